@@ -27,6 +27,8 @@ class FakeHub(BaseHTTPRequestHandler):
     """`models` or `datasets`."""
     asked: ClassVar[list[str]] = []
     """Every request: `GET /api/models/acme/tiny/revision/main`."""
+    breaks_off: ClassVar[str] = ""
+    """The file in whose middle the connection ends, once."""
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -52,8 +54,18 @@ class FakeHub(BaseHTTPRequestHandler):
             self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
         elif path.startswith(resolve):
             data = (self.place / path.removeprefix(resolve)).read_bytes()
-            etag = f'"{hashlib.sha1(data).hexdigest()}"'
-            self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT}, body=body)
+            headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            if first:
+                self.asked[-1] += f" from {first}"
+                headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            if body and path.endswith(self.breaks_off or "\0"):
+                type(self).breaks_off = ""
+                self._send(200, data, headers, body=False)
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+                return
+            self._send(206 if first else 200, data[first:], headers, body=body)
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
 

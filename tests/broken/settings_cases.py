@@ -447,6 +447,13 @@ CASES = (
         recipe=edited("  tune:\n", "  model:\n"),
     ),
     Case(
+        "metric of texts for classes",
+        "recipe.yaml:22 (steps.report.metrics.1)",
+        "rougeL is about texts, and the data set holds labels",
+        "metrics that apply: accuracy, macro_f1, mcc, ece, brier",
+        recipe=edited("[accuracy, macro_f1]", "[accuracy, rougeL]"),
+    ),
+    Case(
         "several mistakes",
         "recipe.yaml:15 (steps.tune.rows_per_step)",
         "(and 1 more: recipe.yaml:17 (steps.tune.precision): wanted 'auto'",

@@ -30,6 +30,8 @@ from luthier.models.counting import branches
 from luthier.models.describe import describe
 from luthier.models.foresight import rows_of
 from luthier.models.load import base_folder
+from luthier.models.sources.endpoint import Endpoint
+from luthier.models.steps.base import Base
 from luthier.text.dataset import as_outlined, read_examples, summary
 from luthier.text.messages import Example
 from luthier.tune.steps.tune import Tune
@@ -249,6 +251,43 @@ def test_slices_leave_out_who_has_no_likelihoods(store: Store, base: Artifact) -
         ("base", "mail"),
         ("base", "web"),
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "field", "says"),
+    [
+        ("text", {"metrics": ["rougeL", "accuracy"]}, "metrics.1", "accuracy is about classes, and the data set holds"),
+        ("text", {"metrics": ["brier"]}, "metrics.0", "brier needs scores of labels"),
+        ("label", {"metrics": ["accuracy", "rougeL"]}, "metrics.1", "rougeL is about texts, and the data set holds"),
+        ("label", {"metrics": ["perplexity"]}, "metrics.0", "perplexity is about texts"),
+        ("label", {"baselines": ["majority", "lead"]}, "baselines.1", "baseline 'lead' cannot do tasks of labels"),
+        ("label", {"reward_model": "judge"}, "reward_model", "judges written answers"),
+    ],
+)
+def test_what_rows_rule_out_is_refused_before_anything_is_made(
+    task: str, settings: dict[str, Any], field: str, says: str
+) -> None:
+    step = Evaluate.model_validate({"data": "data", "model": "tune", **settings})
+    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={"data": Outline(task=task, rows={"test": 4})})
+    with pytest.raises(RecipeError, match=says) as caught:
+        step.foresee(outlook)
+    assert caught.value.where.field == field
+    if "metrics" in settings:
+        usual = "rougeL, chrf, token_f1, exact_match" if task == "text" else "accuracy, macro_f1, mcc, ece, brier"
+        assert caught.value.remedy.startswith(f"metrics that apply: {usual}, ")
+
+
+def test_what_an_endpoint_does_not_tell_is_refused_before_it_is_asked() -> None:
+    outlines = {"data": Outline(task="text", rows={"test": 4}), "model": Outline(remote=True)}
+    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines)
+    with pytest.raises(RecipeError, match="perplexity needs logprobs, which this endpoint's answers do not have"):
+        Evaluate(data="data", metrics=("perplexity",)).foresee(outlook)
+    Evaluate(data="data", metrics=("chrf",)).foresee(outlook)
+    by_text = Base(source=Endpoint(url="http://127.0.0.1:1/v1", model="theirs", labels="text"))
+    outlines = {"data": Outline(task="label", rows={"test": 4}), "model": Outline(remote=True)}
+    outlook = Outlook(inputs={}, upstream={"model": by_text}, base=Path(), outlines=outlines)
+    with pytest.raises(RecipeError, match="brier needs label_scores, which this endpoint's answers do not have"):
+        Evaluate(data="data", metrics=("accuracy", "brier")).foresee(outlook)
 
 
 def test_what_cannot_be_is_refused(store: Store, texts: Artifact, labels: Artifact, base: Artifact) -> None:

@@ -13,14 +13,17 @@ from eval.evaluations import base_model, label_examples, made
 from eval.probing import pairs_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
+from luthier.core.step import Outlook
 from luthier.core.store import Store
 from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.baselines.length import Length
+from luthier.eval.forecast import aside_of, forecast
 from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
 from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.export import export
-from luthier.models.load import open_model, outputs_of
+from luthier.models.foresight import rows_of
+from luthier.models.load import base_folder, open_model, outputs_of
 from luthier.models.reward_model import Judge, Reading
 from luthier.models.sources.folder import Folder
 from luthier.text.ids import Text, encoded
@@ -197,6 +200,36 @@ def test_metrics_of_texts_are_refused_where_answers_are_ranked(store: Store, hel
         made(store, step, {"data": held, "model": tuned})
     found = made(store, step.model_copy(update={"pairs": False}), {"data": held, "model": tuned})
     assert set(found.read_json("metrics.json")["models"]["tuned"]) == {"rougeL"}
+
+
+def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
+    held: Artifact, tuned: Artifact, rewarding: Artifact
+) -> None:
+    step = Evaluate(data="data", model="tune", tasks=())
+    outlook = Outlook(inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, base=Path())
+    text = Text.load(base_folder(tuned))
+    read = scored = 0
+    for example in choose(held, "test", None, pairs=True).examples:
+        offer = offer_of(example)
+        prompt, answers = text.options(offer.prompt, offer.answers)
+        scored += sum(map(len, answers))
+        read += len(prompt) + sum(map(len, answers))
+    assert forecast(step, outlook).tokens == pytest.approx(2 * read, rel=0.1), "by the tuned model and its base"
+    rows = rows_of(None, outlook, "test")
+    assert rows is not None
+    aside = aside_of(step, outlook, rows)
+    assert rows.number * aside.headed == pytest.approx(scored, rel=0.25)
+    by_head = Outlook(inputs={"data": held, "model": rewarding}, upstream={}, base=Path())
+    assert aside_of(step, by_head, rows) == (aside.tokens, 0.0, True)
+    single = aside_of(step.model_copy(update={"pairs": False}), outlook, rows)
+    assert single == (0.0, 0.0, False)
+
+
+@pytest.mark.parametrize(("task", "is_known"), [("pairs", True), ("label", False), ("text", False)])
+def test_paces_of_pairs_are_those_of_pairs_alone(held: Artifact, tuned: Artifact, task: str, *, is_known: bool) -> None:
+    pace = {"task": task, "flops_per_s": 1e9, "bf16": False, "writes": False}
+    outlook = Outlook(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
+    assert ("as the last evaluation" in forecast(Evaluate(data="data", model="tune"), outlook).how) == is_known
 
 
 def test_baselines_that_cannot_rank_are_refused(store: Store, held: Artifact, tuned: Artifact) -> None:

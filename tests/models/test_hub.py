@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from luthier.cli.app import run_command
 from luthier.core.errors import DataError, ModelError
 from luthier.core.events import Event
 from luthier.core.step import Outlook
 from luthier.core.store import Store
+from luthier.flow.base_models import get_model
 from luthier.models.describe import describe
 from luthier.models.sources.hub import Hub
 from luthier.models.sources.wheel import Wheel
@@ -137,3 +141,61 @@ def test_what_a_package_does_not_hold(index: Path, tmp_path: Path) -> None:
     for path in ("tiny_llm/n.gguf", "tiny_llm/none"):
         with pytest.raises(DataError, match="holds no"):
             make_base(Store(tmp_path / "store"), Wheel(package="tiny-llm", version="2.0", path=path), tmp_path)
+
+
+@pytest.fixture
+def fetched(hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
+    """The hub, and a user who has nothing yet."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return hub
+
+
+def test_models_get_fetches_from_the_hub(fetched: type[FakeHub], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models", "get", "acme/tiny"]) == 0
+    told = capsys.readouterr()
+    folder = Path(told.out.strip())
+    assert (folder / "model.safetensors").is_file()
+    size = sum(path.stat().st_size for path in fetched.place.iterdir() if path.suffix != ".bin") / 1e6
+    assert "acme/tiny: fetching acme/tiny (revision main) from the hub" in told.err
+    assert re.search(rf"{size:,.1f}/{size:,.1f} MB", told.err), told.err
+    fetched.asked.clear()
+    assert run_command(["models", "get", "acme/tiny"]) == 0
+    assert capsys.readouterr().out.strip() == str(folder)
+    assert fetched.asked == [], "what is here is not fetched again"
+    assert run_command(["models", "describe", "acme/tiny"]) == 0, "a recipe with `model: acme/tiny` finds it, too"
+
+
+def test_a_file_goes_on_after_a_broken_connection(fetched: type[FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    fetched.breaks_off = "model.safetensors"
+    data = (fetched.place / "model.safetensors").read_bytes()
+    assert (get_model("acme/tiny") / "model.safetensors").read_bytes() == data
+    assert any(re.search(r"model.safetensors from \d+000$", asked) for asked in fetched.asked), fetched.asked
+
+
+def test_whole_files_of_a_download_that_was_stopped_are_not_fetched_again(fetched: type[FakeHub]) -> None:
+    published = replace(Hub(id="acme/tiny")._published(), online=True)
+    published.snapshot(["config.json"])
+    fetched.asked.clear()
+    get_model("acme/tiny")
+    got = [asked for asked in fetched.asked if asked.startswith("GET") and "/resolve/" in asked]
+    assert got
+    assert not any(asked.endswith("/config.json") for asked in got)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("HF_ENDPOINT", "http://127.0.0.1:9", "the hub cannot be reached"),
+        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE forbids"),
+    ],
+)
+def test_without_a_hub_it_is_said_in_words(
+    fetched: type[FakeHub], monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", variable == "HF_HUB_OFFLINE")
+    with pytest.raises(ModelError, match=says):
+        get_model("acme/tiny")

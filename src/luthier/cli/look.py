@@ -183,6 +183,8 @@ def chat(
 
     target = Target.read(model, overrides, "chat {}")
     session = open_chat(target, system=system, max_tokens=max_tokens, temperature=temperature)
+    for warning in session.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
     if prompt is not None or as_json:
         asked = prompt if prompt is not None else sys.stdin.read().strip()
         answer = session.ask(asked)

@@ -71,13 +71,23 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
         str | None, typer.Option(help="Which requests, when --from is traces, such as: rating < 0.")
     ] = None,
     after: Annotated[
-        Path | None,
-        typer.Option(metavar="RECIPE", help="When --from is traces: the recipe of the released model, to go on from."),
+        str | None,
+        typer.Option(
+            metavar="RECIPE[:STEP]",
+            help="When --from is traces: the recipe of the model to go on from; else the model with the most recent "
+            "request.",
+        ),
     ] = None,
     template: Annotated[
         str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The base model; smollm2-135m-instruct when not given.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model; smollm2-135m-instruct when not given. With --from traces: start from it, on the "
+            "traffic alone."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
@@ -85,7 +95,7 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
 
     source = only_source(sources or ())
     if after is not None:
-        written = write_after(name, source, after, others=(template, model, table, where, prompt, answer))
+        written = write_after(name, source, after, where=where, others=(template, model, table, prompt, answer))
     else:
         written = write_recipe(
             name,

@@ -119,6 +119,9 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
     label: Annotated[str | None, typer.Option(help="The true class.")] = None,
     correction: Annotated[str | None, typer.Option(help="What the answer should have been.")] = None,
     comment: Annotated[str, typer.Option(help="Anything else.")] = "",
+    new_class: Annotated[
+        bool, typer.Option("--new-class", help="The label is a class that the model does not know yet.")
+    ] = False,
     by: Annotated[str, typer.Option(help="Who says it; of one person the last counts.")] = "",
     place: Place = None,
     as_json: Json = False,
@@ -128,10 +131,17 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
     from luthier.traffic.opinion import Opinion
 
     thumb = None if up is None else ("up" if up else "down")
-    said = Opinion.said(
-        id=id, thumb=thumb, rating=rating, label=label, correction=correction, comment=comment, user=by
-    ).feedback(datetime.now(UTC))
-    traffic.opinion(place, said)
+    given = Opinion.said(
+        id=id,
+        thumb=thumb,
+        rating=rating,
+        label=label,
+        correction=correction,
+        comment=comment,
+        user=by,
+        new_class=new_class,
+    )
+    said = traffic.opinion(place, given.feedback(datetime.now(UTC)), new_class=new_class)
     if as_json:
         say_json(said.model_dump(mode="json", exclude_unset=True))
         return

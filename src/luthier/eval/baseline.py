@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from luthier.core.component import Component
-from luthier.eval.rows import Reply, Task, TaskKind
+from luthier.eval.rows import Reply, Task, TaskKind, TaskType
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example
@@ -31,7 +31,7 @@ class Baseline(Component):
         return cls.can(task)
 
     @classmethod
-    def can(cls, task: Task) -> bool:
+    def can(cls, task: Task | TaskType) -> bool:
         """Whether it can do a task."""
         return task.kind in cls.tasks and task.pairs == cls.pairs
 

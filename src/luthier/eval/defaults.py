@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from luthier.core.component import member, members
+from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Bench, Probe
-from luthier.eval.rows import Task
+from luthier.eval.rows import Task, TaskType
 from luthier.eval.task import EvalTask
 from luthier.metrics.metric import Metric, Need
 
@@ -47,7 +49,7 @@ def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
     return (*named, Probe.parse("preference"))
 
 
-def unfit(metric: Metric, task: Task, missing: frozenset[Need] = frozenset()) -> str:
+def unfit(metric: Metric, task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> str:
     """Why a metric cannot be measured on a task, by a model whose answers lack something; empty when it can."""
     if task.pairs and metric.kind not in (*LABEL_METRICS, "macro_precision", "macro_recall", "micro_f1", "weighted_f1"):
         return (
@@ -55,11 +57,53 @@ def unfit(metric: Metric, task: Task, missing: frozenset[Need] = frozenset()) ->
         )
     if "label_scores" in metric.needs and task.kind != "label":
         return f"{metric.kind} needs scores of labels, and the data set holds texts"
-    if "logprobs" in metric.needs and task.kind != "text":
+    if task.kind == "label" and (metric.about == "texts" or "logprobs" in metric.needs):
         return f"{metric.kind} is about texts, and the data set holds labels"
+    if task.kind == "text" and metric.about == "classes":
+        return f"{metric.kind} is about classes, and the data set holds texts"
     if lacks := sorted(metric.needs & missing):
         return f"{metric.kind} needs {', '.join(lacks)}, which this endpoint's answers do not have"
     return ""
+
+
+def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> None:
+    """`RecipeError`, at its place in `metrics`, for the first that cannot be measured; it names those that can."""
+    for at, metric in enumerate(metrics):
+        if why := unfit(metric, task, missing):
+            remedy = f"metrics that apply: {', '.join(_applicable(task, missing))}"
+            remedy += "; `task` in the step that prepares the data says whether answers are classes or texts"
+            raise RecipeError(why, where=Where(field=f"metrics.{at}"), remedy=remedy)
+
+
+def _applicable(task: Task | TaskType, missing: frozenset[Need]) -> list[str]:
+    """The metrics that can be measured on a task without a scorer, those that are measured by default first."""
+    usual = PAIR_METRICS if task.pairs else LABEL_METRICS if task.kind == "label" else TEXT_METRICS
+    known = members(Metric)
+    names = [*usual, *(name for name in sorted(known) if name not in usual)]
+    parsed = {name: Metric.parse(name) for name in names if _is_plain(known[name])}
+    return [name for name, metric in parsed.items() if not metric.scored and not unfit(metric, task, missing)]
+
+
+def _is_plain(metric: type[Metric]) -> bool:
+    """Whether a metric can be named without settings."""
+    return not any(field.is_required() for field in metric.model_fields.values())
+
+
+def refuse_baselines(baselines: Sequence[Baseline], task: Task | TaskType) -> None:
+    """`RecipeError` for the first baseline that cannot do a task."""
+    for at, baseline in enumerate(baselines):
+        if not baseline.can(task):
+            able = [kind for kind, other in members(Baseline).items() if other.can(task)]
+            what = f"baseline {baseline.kind!r} cannot do tasks of {'pairs' if task.pairs else f'{task.kind}s'}"
+            raise RecipeError(what, where=Where(field=f"baselines.{at}"), remedy=did_you_mean(baseline.kind, able))
+
+
+def refuse_judge(task: Task | TaskType) -> None:
+    """`RecipeError` for a reward model that has nothing to judge."""
+    if task.kind != "text":
+        what = "a reward model judges written answers, and these rows ask for a choice"
+        remedy = "set pairs: false" if task.pairs else "leave reward_model out"
+        raise RecipeError(what, where=Where(field="reward_model"), remedy=remedy)
 
 
 def _metric(name: str, task: Task) -> Metric:

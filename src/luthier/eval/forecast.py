@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.counted import counted
 from luthier.core.step import Forecast, Outline, Outlook, Work
@@ -11,6 +11,7 @@ from luthier.eval.forgetting.items import characters, items
 from luthier.eval.pairs import are_pairs
 from luthier.eval.question import Writing
 from luthier.eval.respondent import TOGETHER
+from luthier.eval.rows import TaskType
 from luthier.models.counting import branches
 from luthier.models.foresight import (
     BASE_BYTES,
@@ -27,6 +28,7 @@ from luthier.models.foresight import (
 from luthier.models.load import cpu_has_bf16, has_network, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
 from luthier.text.dataset import examples_ahead, summary
+from luthier.text.preference import rejected_share
 
 if TYPE_CHECKING:
     from luthier.eval.kept import Kept
@@ -51,6 +53,8 @@ _WORDS_BYTES = 400 << 20
 """What an evaluation of a plain classifier holds: Python with polars and scikit-learn."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
+PAIRS = "pairs"
+"""How paces call the task of choosing one of two answers, whose rows are longer than those of a task of classes."""
 _TELLING = 24
 """Answers from which their time tells how quick the next will come: that of fewer is mostly the opening of models."""
 _CLASS_TOKENS = 8
@@ -70,7 +74,6 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
     writes = _written(step, outlook, rows)
     models = len(writes)
-    tokens = round(rows.number * models * rows.tokens)
     if not has_network(outlook):
         models = 2 if step.against is not None else 1
         how = f"{rows.how}; {counted(models, 'model')}, of which a plain classifier takes no time to speak of"
@@ -78,23 +81,25 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         return (
             Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
         )
+    aside = aside_of(step, outlook, rows)
+    tokens = round(rows.number * models * (rows.tokens + (aside.tokens if aside.pairs else 0.0)))
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
     model = model_of(outlook)
     if model is None:
         return Forecast(how="the model is not made yet, so its size is unknown")
     written = rows.number * sum(writes)
-    alike = {"task": known} if (known := _task(outlook)) else {}
+    known = PAIRS if aside.pairs else _task(outlook)
+    alike = {"task": known} if known else {}
     before = pace_of(outlook, model, bf16=_narrow(step), writes=bool(written), **alike)
     speed = undisturbed(before) or _READS * flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
     flops, writing_s = _flops(model, computed), 0.0
-    if not any(writes):
-        flops += _flops(model, rows.number * models * _chosen_among(step, outlook, rows), headed=True)
-    elif before:
-        flops += _flops(model, written, headed=True)
-    else:
+    flops += rows.number * models * _flops(model, aside.tokens, headed=aside.headed)
+    if any(writes) and before:
+        flops += _flops(model, written, headed=written)
+    elif any(writes):
         writing_s = written * _token_s(step, model, rows, speed)
     kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
     told = ", as the last evaluation" if before else ""
@@ -121,27 +126,35 @@ def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
     model, rows = model_of(outlook), rows_of(known.made, outlook, step.split)
     if model is None or rows is None:
         return {}
-    answers = rows._replace(number=known.made)
+    answers, aside = rows._replace(number=known.made), aside_of(step, outlook, rows)
     written = known.made * statistics.fmean(_written(step, outlook, rows, task))
-    aside = written or known.made * _chosen_among(step, outlook, rows)
-    flops = _flops(model, _computed(answers)) + _flops(model, aside, headed=True)
+    flops = _flops(model, _computed(answers)) + _flops(model, written, headed=written)
+    flops += known.made * _flops(model, aside.tokens, headed=aside.headed)
+    task = PAIRS if aside.pairs else task
     by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
     sizes = {"parameters": model.parameters, "task": task, "bf16": _narrow(step), "writes": bool(written)}
     return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
 
 
-def _flops(model: Description, tokens: float, *, headed: bool = False) -> float:
-    """Operations that reading so many tokens takes; each that is written needs the head as well."""
-    head = model.vocab * model.hidden_size if headed else 0
-    return 2 * (model.parameters - model.embedding_parameters + head) * tokens
+def _flops(model: Description, tokens: float, *, headed: float = 0.0) -> float:
+    """Operations that reading so many tokens takes; those that are written or scored (`headed`) need the head, too."""
+    body = model.parameters - model.embedding_parameters
+    return 2 * (body * tokens + model.vocab * model.hidden_size * headed)
 
 
 def _task(outlook: Outlook) -> str | None:
     """Whether classes or texts are answered, as far as that is known."""
     if (made := outlook.inputs.get("data")) is not None:
-        task: str | None = made.read_json("summary.json").get("task")
-        return task
+        return summary(made).task
     return outlook.outlines.get("data", Outline()).task
+
+
+def task_ahead(step: Evaluate, outlook: Outlook) -> TaskType | None:
+    """The kind of answer that rows ask for; None where nothing tells yet."""
+    kind = _task(outlook)
+    if step.pairs and _holds_pairs(step, outlook):
+        return TaskType("label", pairs=True)
+    return TaskType("label" if kind == "label" else "text") if kind else None
 
 
 def _written(step: Evaluate, outlook: Outlook, rows: Rows, task: str | None = None) -> list[float]:
@@ -154,14 +167,31 @@ def _written(step: Evaluate, outlook: Outlook, rows: Rows, task: str | None = No
     return [like_rows if tuned else most, *base, *([like_rows] if step.against is not None else [])]
 
 
-def _chosen_among(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
-    """Tokens that are read for each row beside its own answer, where one of some classes is chosen: those of the others
-    to their ends, what they begin with in common once."""
+class Aside(NamedTuple):
+    """What a model reads for each row beside the row's own conversation."""
+
+    tokens: float = 0.0
+    headed: float = 0.0
+    """Tokens whose log-probability is wanted, those of the row's own answer included."""
+    pairs: bool = False
+    """Whether one of two answers is chosen."""
+
+
+def aside_of(step: Evaluate, outlook: Outlook, rows: Rows) -> Aside:
+    """Of pairs, the other answer; of classes, the others to their ends, what they begin with in common once; of texts,
+    the reference again where its likelihood is a metric."""
     made, known = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
-    if has_head(outlook) or (step.pairs and _holds_pairs(step, outlook)):
-        return 0.0
+    if step.pairs and _holds_pairs(step, outlook):
+        rejected = rows.tokens * rejected_share(examples_ahead(outlook, step.split, SAMPLE))
+        return Aside(rejected, 0.0 if has_head(outlook) else rows.answers + rejected, pairs=True)
+    if has_head(outlook):
+        return Aside()
+    if any(_written(step, outlook, rows)):
+        likely = any("logprobs" in metric.needs for metric in step.metrics or ())
+        return Aside(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else Aside()
     classes = known.answers if made is None else summary(made).labels
-    return max(0.0, branches(classes, tokenizer_of(outlook)) - rows.answers)
+    among = max(0.0, branches(classes, tokenizer_of(outlook)) - rows.answers)
+    return Aside(among, among)
 
 
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:

@@ -16,6 +16,7 @@ from luthier.text.messages import as_openai, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
+    from luthier.core.step import Outlook
     from luthier.eval.ask import Question
     from luthier.text.messages import Example, Message
 
@@ -52,6 +53,19 @@ class Remote(Voice):
         return [Written(one.text, one.tokens, one.finished) for one in said]
 
 
+def lacking_ahead(outlook: Outlook, normalise: str) -> frozenset[Need]:
+    """The same of a model that may not be made yet."""
+    from luthier.models.load import is_remote
+    from luthier.models.sources.endpoint import Endpoint
+
+    if (made := outlook.inputs.get("model")) is not None:
+        return lacking(made, normalise)
+    if not is_remote(outlook):
+        return frozenset()
+    source = getattr(outlook.upstream.get("model"), "source", None)
+    return _untold(normalise, by_text=isinstance(source, Endpoint) and source.labels == "text")
+
+
 def lacking(model: Artifact, normalise: str) -> frozenset[Need]:
     """What the answers of a model cannot have: nothing when its weights are here."""
     from luthier.models.load import is_endpoint
@@ -60,7 +74,11 @@ def lacking(model: Artifact, normalise: str) -> frozenset[Need]:
         return frozenset()
     from luthier.models.endpoint import Client
 
+    return _untold(normalise, by_text=Client.of(model, model.folder).settings.labels == "text")
+
+
+def _untold(normalise: str, *, by_text: bool) -> frozenset[Need]:
+    """What an endpoint does not tell, by whether it is only asked to write a label."""
     if normalise != "sum":
         raise RecipeError("changes nothing for an endpoint; leave it out", where=Where(field="normalise"))
-    by_text = Client.of(model, model.folder).settings.labels == "text"
     return frozenset({"logprobs", "label_scores"}) if by_text else frozenset({"logprobs"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.counted import counted
@@ -44,6 +44,14 @@ class Reply:
     def of_scores(cls, scores: Mapping[str, float]) -> Reply:
         """The likeliest label; of equal ones, the first by name."""
         return cls(prediction=max(sorted(scores), key=lambda label: scores[label]), scores=scores)
+
+
+class TaskType(NamedTuple):
+    """What kind of answer rows ask for, which is known before they are read."""
+
+    kind: TaskKind
+    pairs: bool = False
+    """Whether each row holds two answers, of which one is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from luthier.flow.recipe import MODEL_STEP, Recipe
 from luthier.flow.run import run
 from luthier.models.catalog import CATALOG, ENCODERS, resolve
 from luthier.models.source import is_hub_id
+from luthier.models.sources.hub import Hub
 from luthier.models.steps.base import Base
 
 
@@ -56,7 +57,16 @@ def known_base(name: str) -> Outline:
 
 
 def get_model(name: str, events: Events | None = None) -> Path:
-    """Bring a base model or a text encoder here; returns the folder, in Hugging Face's layout."""
-    if name in ENCODERS:
-        return resolve(name, Path(), ENCODERS).in_place(Path(), (events or Events()).of(name).note)
+    """Bring a base model or a text encoder here, from the hub too; returns the folder, in Hugging Face's layout.
+
+    Files that are here are not fetched again.
+    """
+    said, is_encoder = (events or Events()).of(name), name in ENCODERS
+    source = resolve(name, Path(), ENCODERS) if is_encoder else resolve(name, Path())
+    is_here = not is_encoder and plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+    if isinstance(source, Hub) and not is_here:
+        said.note(f"fetching {source.id} (revision {source.revision}) from the hub")
+        source.bring(lambda done, total: said.progress(done / 1e6, total / 1e6, "MB"), encoder=is_encoder)
+    if is_encoder:
+        return source.in_place(Path(), said.note)
     return base_model(name, events).folder

@@ -105,6 +105,8 @@ class Session:
     speaker: Speaker
     notes: list[str]
     """What was decided for the user, and why."""
+    warnings: list[str] = field(default_factory=list)
+    """What was asked for and changes nothing."""
     turns: list[Message] = field(default_factory=list)
     alone: bool = False
     """Whether each question is answered without those before it, as a model that chooses classes has learnt to."""
@@ -140,15 +142,18 @@ def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int,
     before = Prompt.of(artifact)
     if system is not None:
         before = before.model_copy(update={"instruction": None})
-    speaker = _speaker(artifact, before, max_tokens, temperature)
+    chooses = chooses_classes(artifact)
+    speaker = _speaker(artifact, before, max_tokens, 0.0 if chooses else temperature)
     session = Session(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
+    if chooses and temperature:
+        session.warnings.append("--temperature changes nothing: this model answers with the likeliest of its classes")
     if before != Prompt():
         shown = sum(message.role == "user" for message in before.shown)
         session.notes.append(f"in front, as chosen: {before.instruction or 'no instruction'!r} and {shown} examples")
     if system is None and (learnt := learnt_system(artifact)):
         system = learnt
         session.notes.append(f"system message, as in the training data: {learnt!r}")
-    if chooses_classes(artifact):
+    if chooses:
         session.alone = True
         session.notes.append("each line is answered by itself, as in the training data")
     if system:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.addresses import is_database, secret_in_clear
 from luthier.core.counted import counted
-from luthier.core.errors import InputError, LuthierError, UnknownName, Where, did_you_mean
+from luthier.core.errors import InputError, LuthierError, RecipeError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside, writing
 from luthier.core.paths import is_variable
+from luthier.flow.nearby import find_recipe
 from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
 from luthier.flow.source_text import parse_yaml
@@ -28,9 +29,13 @@ from luthier.models.catalog import CATALOG
 if TYPE_CHECKING:
     from luthier.data.intake.propose import Base, Proposal
     from luthier.data.profile import Profile
+    from luthier.flow.released import Released
+    from luthier.flow.served import ServedModel
 
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
+FEW_ROWS = 200
+"""Rows below which `new` says that a model trained on them alone has little to learn from."""
 _TEMPLATES = files("luthier.flow") / "templates"
 _SQLITE = b"SQLite format 3\0"
 """What a database of SQLite begins with."""
@@ -87,13 +92,19 @@ def write_recipe(
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
 
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
-    `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. `prompt` and `answer`
-    are columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else they are
-    chosen.
+    `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
+    recipe goes on from the model that answered (`write_after`), unless none is known, a base `model` is named, or
+    columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a backslash and an
+    n are a new line; else they are chosen.
     """
     if source is not None and template is not None:
         remedy = "leave one of them out: a recipe made from your data needs no template"
         raise InputError("--from and --template were both given", where=Where(field="--template"), remedy=remedy)
+    traffic = _traffic(source)
+    served = _served(traffic) if traffic is not None and model is None else []
+    is_plain = table is None and prompt is None and answer is None
+    if traffic is not None and is_plain and any(one.made for one in served):
+        return _write_next(name, traffic, served, where)
     folder = _folder(name)
     path = folder / "recipe.yaml"
     base = _Base(model or MODEL, folder)
@@ -103,14 +114,13 @@ def write_recipe(
     if table is not None and not is_url:
         remedy = "leave it out, or give the URL of a database: --from sqlite:///file.db"
         raise InputError("--table belongs to a database", where=Where(field="--table"), remedy=remedy)
-    traffic = _traffic(source)
     if where is not None and traffic is None:
         remedy = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=Where(field="--where"), remedy=remedy)
     is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
-        made = _from_traces(traffic, where, folder, base, columns)
+        made = _from_traces(traffic, where, folder, base, columns, served if model is None else None)
     elif source is None:
         made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
     elif is_url and (table is not None or is_database(str(source))):
@@ -127,24 +137,92 @@ def write_recipe(
     return Written(path=path, decisions=made.decisions, notes=made.notes)
 
 
-def write_after(name: str, source: str | None, after: Path, *, others: tuple[str | None, ...] = ()) -> Written:
-    """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released."""
-    from luthier.flow.next_recipe import NEW_CLASSES, write_next
+def write_after(
+    name: str, source: str | None, after: str, *, where: str | None = None, others: tuple[str | None, ...] = ()
+) -> Written:
+    """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released or served.
+
+    `after` is the recipe, or one of its steps: `RECIPE:STEP`.
+    """
     from luthier.flow.released import find_released, only_alias
-    from luthier.flow.traffic import kept_folder
+    from luthier.flow.served import served_models
+    from luthier.flow.traffic import kept_folder, traffic_of
+    from luthier.traffic.place import is_traffic
 
     if source != "traces" or any(others):
-        remedy = "give --from traces, and leave the other options out: all else is as in that recipe"
+        remedy = "give --from traces, and leave --template, --model and --table out: all else is as in that recipe"
         raise InputError("--after goes on from a recipe by its traffic", where=Where(field="--after"), remedy=remedy)
+    file, step = _recipe_and_step(after)
+    every = served_models(traffic_of(file)) if is_traffic(traffic_of(file)) else []
+    served = [one for one in every if one.made and _is_meant(one.made, file, step)]
+    if served:
+        return _write_next(name, traffic_of(file), served[:1], where)
+    released = find_released(only_alias(file), file)
+    told = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
+    return _write_beside(name, released, kept_folder(file), where, {"against": told})
+
+
+def _recipe_and_step(word: str) -> tuple[Path, str | None]:
+    """What `--after` names."""
+    file, colon, step = word.rpartition(":")
+    path, step_name = (Path(file), step) if colon and not Path(word).exists() else (Path(word), None)
+    path = find_recipe(path)
+    if not path.is_file():
+        raise RecipeError("there is no such recipe", where=Where(file=str(path)), remedy="check --after")
+    return path, step_name
+
+
+def _is_meant(made: Released, file: Path, step: str | None) -> bool:
+    """Whether a served model is that of a recipe, and of the step that is named, if any."""
+    return Path(made.recipe.file).resolve() == file.resolve() and step in (None, made.step)
+
+
+def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str | None) -> Written:
+    """The next recipe after the model with the most recent requests, of those that a recipe here makes."""
+    chosen = next(one for one in served if one.made)
+    released = chosen.made
+    assert released is not None, "it was chosen for that"
+    here = f"{released.recipe.file}:{released.step}"
+    told = f"goes on from {here}, which answered as {chosen.name} ({counted(chosen.requests, 'request')})"
+    if not chosen.is_current:
+        told += f"; the recipe, its data or Luthier changed since, so `luthier run` makes {released.step} anew"
+    decisions = {"model": told}
+    if len(served) > 1:
+        every = "; ".join(one.line() for one in served)
+        decisions["chosen"] = (
+            f"the model with the most recent request among {len(served)}: {every}. "
+            "--after RECIPE:STEP chooses another, --model BASE starts from a base model"
+        )
+    return _write_beside(name, released, traffic, where, decisions)
+
+
+def _write_beside(
+    name: str, released: Released, traffic: Path, where: str | None, decisions: dict[str, str]
+) -> Written:
+    """Write the next recipe beside the one that made a model."""
+    from luthier.flow.next_recipe import NEW_CLASSES, write_next
+
     if not re.fullmatch(NAME_PATTERN, name):
-        raise InputError(f"{name!r} cannot name a recipe", where=Where(field="NAME"), remedy="such as support-2")
-    released = find_released(only_alias(after), after)
-    path, rows, strange = write_next(name, released, kept_folder(after), datetime.now(UTC))
-    told = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is held against"
-    decisions = {"against": told, "rows": f"people's words make {counted(rows, 'row')}"}
-    if strange:
-        decisions["classes"] = f"{NEW_CLASSES}: {', '.join(strange)}"
-    return Written(path=path, decisions=decisions)
+        stands = f"it is written beside {released.recipe.file}, whose data and store it shares"
+        raise InputError(
+            f"{name!r} cannot name a recipe", where=Where(field="NAME"), remedy=f"such as support-2; {stands}"
+        )
+    data = released.recipe.base / f"{name}.jsonl"
+    if data.exists():
+        raise InputError(
+            "is there already; it was not touched", where=Where(file=str(data)), remedy="take another name"
+        )
+    written = write_next(name, released, traffic, datetime.now(UTC), where=where, from_model=True)
+    decisions = {
+        **decisions,
+        "rows": f"the {counted(written.kept_rows, 'row')} of that recipe stay; what people said makes "
+        f"{counted(written.rows, 'row')} more",
+    }
+    if not written.goes_on:
+        decisions["start"] = "tuning starts from the base model: what this technique learns cannot be tuned further"
+    if written.strange:
+        decisions["classes"] = f"{NEW_CLASSES}: {', '.join(written.strange)}"
+    return Written(path=written.path, decisions=decisions)
 
 
 def _columns(prompt: str | None, answer: str | None, source: Path | str | None, *, is_tool: bool) -> _Columns:
@@ -282,7 +360,16 @@ def _traffic(source: Path | str | None) -> Path | None:
     return Path(source) if is_traffic(Path(source)) else None
 
 
-def _from_traces(traffic: Path, where: str | None, folder: Path, base: _Base, columns: _Columns) -> _Text:
+def _from_traces(
+    traffic: Path,
+    where: str | None,
+    folder: Path,
+    base: _Base,
+    columns: _Columns,
+    served: list[ServedModel] | None,
+) -> _Text:
+    """From the rows of traffic alone, over a base model; `served` are models that no recipe here makes, None where a
+    base model was named."""
     from luthier.data.intake.from_traces import propose_traces
     from luthier.data.intake.layouts import Layout
     from luthier.traffic.where import Where as Condition
@@ -290,7 +377,30 @@ def _from_traces(traffic: Path, where: str | None, folder: Path, base: _Base, co
     if where is not None:
         Condition(where)
     wanted = Layout(prompt=columns.prompt, answer=columns.answer)
-    return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where, wanted=wanted), base)
+    proposal = propose_traces(traffic, _shown(str(traffic), folder), where, wanted=wanted)
+    made = _proposed(proposal, base)
+    note = _base_note(proposal.profile.rows, base.word, served)
+    return made._replace(recipe=f"# {note}\n{made.recipe}", notes=(note, *made.notes))
+
+
+def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
+    """That a recipe starts from a base model, on how many rows, and why."""
+    told = f"starts from the base model {model} on {counted(rows, 'row')} of traffic alone"
+    if rows < FEW_ROWS:
+        told += f", which is little: a new model wants {FEW_ROWS} or more"
+    if served is None:
+        return f"{told} (--model)"
+    if not served:
+        return f"{told}. No served model is known: no request here names the model that answered it"
+    every = "; ".join(one.line() for one in served)
+    return f"{told}. No recipe here makes a model that answered: {every}. --after RECIPE:STEP goes on from one"
+
+
+def _served(traffic: Path) -> list[ServedModel]:
+    """Models that answered the requests of some traffic."""
+    from luthier.flow.served import served_models
+
+    return served_models(traffic)
 
 
 def _from_there(model: str | None, folder: Path) -> str | None:

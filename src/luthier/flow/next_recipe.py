@@ -1,8 +1,9 @@
-"""The next recipe: the one that made the released model, over its data and what people said of the traffic since.
+"""The next recipe: the one that made the served model, over its data and what people said of the traffic since.
 
-What the released model was made of stays in it as it is, under names with the round's number, and is found in the
+What the served model was made of stays in it as it is, under names with the round's number, and is found in the
 store. Its data set is mixed with what was said; every step that depends on the data is there once more, over the
-mixture: the tuning, the evaluation (held in pairs against the released model), the gate and the monitor.
+mixture: the tuning (of the served model, or of what that was tuned from), the evaluation (held in pairs against the
+served model), the gate and the monitor.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from luthier.flow.plan import Plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.source_text import parse_yaml
 from luthier.text.dataset import summary
+from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
     from luthier.flow.released import Released
 
 HELD_OUT = 0.2
 """The share of what was said that is held out, where the recipe counts rows instead."""
+FEWEST_APART = 20
+"""Rows (those of one user count once) from which some are held out: of fewer, the share that is drawn may be all."""
 _SAID: dict[Makes, str | None] = {
     "labels": None,
     "pairs": None,
@@ -76,11 +80,27 @@ class Written(NamedTuple):
     """How many rows people's words came to."""
     strange: list[str]
     """Classes that people named and the data had not, each with its rows and the nearest that it had."""
+    kept_rows: int
+    """How many rows the served model's data set holds, which stay."""
+    goes_on: bool
+    """Whether tuning starts from the served model."""
 
 
-def write_next(name: str, released: Released, traffic: Path, until: datetime) -> Written:
+def write_next(
+    name: str,
+    released: Released,
+    traffic: Path,
+    until: datetime,
+    *,
+    where: str | None = None,
+    from_model: bool = False,
+) -> Written:
     """Write `NAME.jsonl`, what people said before a moment, and `NAME.yaml`, which learns from it, beside the recipe of
-    the released model."""
+    the served model.
+
+    `where` chooses among the requests. With `from_model`, tuning starts from the served model where its technique can
+    be merged into weights; otherwise from what that model was tuned from.
+    """
     base = released.recipe.base
     path, said = base / f"{name}.yaml", base / f"{name}.jsonl"
     if path.exists():
@@ -88,19 +108,30 @@ def write_next(name: str, released: Released, traffic: Path, until: datetime) ->
             "there is a recipe already; it was not touched", where=Where(file=str(path)), remedy="take another name"
         )
     learnt = _Learnt.of(released.plan, released.step)
-    rows = _write_said(said, traffic, learnt.makes, released, until)
+    rows = _write_said(said, traffic, learnt.makes, released, until, where)
     strange = _strange((row["label"] for row in rows), learnt.classes) if learnt.makes == "labels" else []
-    told = json.loads(json.dumps(_next(released, learnt, name), default=str))  # YAML marks what is the same object
+    goes_on = from_model and _can_be_tuned_on(released)
+    following = _next(released, learnt, name, rows, from_model=goes_on)
+    told = json.loads(json.dumps(following, default=str))  # YAML marks what is the same object
     text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     head = (
         f"{_schema(released.recipe)}# After {Path(released.recipe.file).name}:{released.step} "
-        f"({released.digest[:12]}), which was released as {released.alias}:\n"
+        f"({released.digest[:12]}), which answered as {released.alias}:\n"
         f"# its data, and {len(rows)} rows of what people said before {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.\n"
     )
     if strange:
         head += f"# {NEW_CLASSES}: {', '.join(strange)}.\n"
     write_aside(path, (head + text).encode())
-    return Written(path, len(rows), strange)
+    return Written(path, len(rows), strange, sum(learnt.rows.values()), goes_on)
+
+
+def _can_be_tuned_on(released: Released) -> bool:
+    """Whether another training can start from a model: its weights are whole or can be made so, and it has no head of
+    classes, to which none could be added."""
+    step = released.recipe.steps[released.step]
+    if not isinstance(step, Tune):
+        return False
+    return step.technique.merges(None) == "plain" and not step.objective.wants_head()
 
 
 def _strange(named: Iterable[str], known: list[str]) -> list[str]:
@@ -124,6 +155,8 @@ class _Learnt(NamedTuple):
     """What traffic must become to teach the same."""
     classes: list[str]
     """The classes of that data set; none where it learnt texts."""
+    rows: Mapping[str, int]
+    """Its rows, by split."""
 
     @classmethod
     def of(cls, what: Plan, model: str) -> _Learnt:
@@ -135,7 +168,7 @@ class _Learnt(NamedTuple):
                 kind = getattr(getattr(steps[name], "objective", None), "kind", "")
                 told = summary(what.artifact(data))
                 makes: Makes = "labels" if told.task == "label" else "chat"
-                return cls(data, _BY_OBJECTIVE.get(kind, makes), told.labels)
+                return cls(data, _BY_OBJECTIVE.get(kind, makes), told.labels, told.rows)
         remedy = "release a model that a step `tune` made of data"
         raise RecipeError(f"{model} learnt from no data", where=Where(file=what.recipe.file), remedy=remedy)
 
@@ -152,18 +185,18 @@ def _before(recipe: Recipe, names: list[str]) -> list[str]:
     return found
 
 
-def _write_said(path: Path, traffic: Path, makes: Makes, released: Released, until: datetime) -> list[dict[str, Any]]:
+def _write_said(
+    path: Path, traffic: Path, makes: Makes, released: Released, until: datetime, where: str | None
+) -> list[dict[str, Any]]:
     """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
     means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
-    where = f'(model = "{released.alias}" or release in ({means}))'
-    if _SAID[makes]:
-        where += f" and {_SAID[makes]}"
-    source = Traces(path=str(traffic), makes=makes, where=where, until=until)
+    conditions = [f'(model = "{released.alias}" or release in ({means}))', _SAID[makes], where and f"({where})"]
+    source = Traces(path=str(traffic), makes=makes, where=" and ".join(filter(None, conditions)), until=until)
     found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, Record)]
     if not found:
         remedy = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
         raise DataError(
-            f"people said nothing of {released.alias} that can be learnt from",
+            f"people said nothing of {released.alias} that can be learnt from{' (--where)' if where else ''}",
             where=Where(file=str(traffic)),
             remedy=remedy,
         )
@@ -178,29 +211,44 @@ def _needed(told: dict[str, Any], ends: list[str], base: Path) -> dict[str, Any]
     return {**told, "steps": {name: step for name, step in told["steps"].items() if name in needed}}
 
 
-def _next(released: Released, learnt: _Learnt, name: str) -> dict[str, Any]:
+def _next(
+    released: Released, learnt: _Learnt, name: str, rows: list[dict[str, Any]], *, from_model: bool
+) -> dict[str, Any]:
     """The next recipe as plain data."""
-    recipe, this = released.recipe, Round.of(released.recipe.name)
+    recipe = released.recipe
     written: dict[str, Any] = parse_yaml(recipe.text, recipe.file).data
     old = [released.step, *_before(recipe, [released.step])]
     data_sets = {learnt.data, *(one for one in _before(recipe, [learnt.data]) if recipe.steps[one].makes == "dataset")}
     fresh = [one for one in recipe.steps if learnt.data in _before(recipe, [one])]
     further = [one for one in _before(recipe, fresh) if one not in fresh]
-    was = {one: f"{one}-{this.number}" for one in (*fresh, learnt.data) if one in old}
-    said = f"said-{Round.of(name).number}"
+    again = [one for one in (*fresh, learnt.data) if one in old]
+    number = _free_number(recipe, again, Round.of(recipe.name).number)
+    was = {one: f"{one}-{number}" for one in again}
+    said = f"said-{_free_number(recipe, ['said'], max(Round.of(name).number, number))}"
 
     def kept(one: str) -> dict[str, Any]:
         return _renamed(recipe, one, written["steps"][one], was)
 
     def renewed(one: str) -> dict[str, Any]:
         step = _renamed(recipe, one, written["steps"][one], dict.fromkeys(data_sets, learnt.data))
+        if from_model and one == released.step:
+            step = {**step, "model": was[released.step]}
         return _held_against(step, recipe.steps[one], released.step, was[released.step])
 
     steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
-    steps[said] = _said(recipe, learnt, written, f"{name}.jsonl")
+    steps[said] = _said(recipe, learnt, written, f"{name}.jsonl", rows)
     steps[learnt.data] = {"kind": "mix", "data": [was[learnt.data], said]}
     whole = {**written, "name": name, "steps": steps | {one: renewed(one) for one in fresh}}
-    return _needed(whole, fresh, recipe.base)
+    below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
+    return _needed(whole, [one for one in fresh if one not in below], recipe.base)
+
+
+def _free_number(recipe: Recipe, names: list[str], least: int) -> int:
+    """The first number from `least` on that no step of these names has: `tune-2` is the second round's model."""
+    number = least
+    while any(f"{name}-{number}" in recipe.steps for name in names):
+        number += 1
+    return number
 
 
 def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -225,16 +273,26 @@ def _held_against(written: dict[str, Any], step: Any, model: str, released: str)
     return written
 
 
-def _said(recipe: Recipe, learnt: _Learnt, written: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """What people said, prepared as the first data were."""
+def _said(
+    recipe: Recipe, learnt: _Learnt, written: Mapping[str, Any], file: str, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What people said, prepared as the first data were. Few rows may be of one class, and none of them is held out."""
     chain = [learnt.data, *_before(recipe, [learnt.data])]
     first = next((one for one in recipe.order() if one in chain and isinstance(recipe.steps[one], Prepare)), None)
     like: dict[str, Any] = {"kind": "prepare"} if first is None else dict(written["steps"][first])
     columns = {"prompt": "text", "answer": "label"} if learnt.makes == "labels" else {}
     system = {name: value for name, value in like.get("source", {}).items() if name == "system"}
     held_out = like.get("split", {}).get("test")
+    share = held_out if isinstance(held_out, float) and held_out else HELD_OUT
     return {
         **like,
         "source": {"kind": "jsonl", "path": file, **columns, **system, "id": "trace", "group": "user"},
-        "split": {"test": held_out if isinstance(held_out, float) and held_out else HELD_OUT},
+        "split": {"test": share if _apart(rows) >= FEWEST_APART else 0},
+        **({"task": "label", "min_classes": 1} if learnt.makes == "labels" else {}),
     }
+
+
+def _apart(rows: list[dict[str, Any]]) -> int:
+    """How many parts the split may tear rows into: those of one user stay together."""
+    users = [row.get("user") or "" for row in rows]
+    return len({*users} - {""}) + users.count("")

@@ -46,7 +46,7 @@ def _changes(alias: str, base: Path) -> list[Release]:
         return releases.history(ledger, alias)
 
 
-def _since(changes: list[Release]) -> datetime | None:
+def since_of(changes: list[Release]) -> datetime | None:
     """When the model that answers now began to; None when it is the first of its name."""
     other = next((at for at, change in enumerate(changes) if change.stable.model != changes[0].stable.model), None)
     return None if other is None else changes[other - 1].at
@@ -56,7 +56,7 @@ def find_released(alias: str, recipe: Path) -> Released:
     """The recipe, among that which is named and those beside it, that made what a name means now."""
     named = Recipe.load(recipe)
     changes = _changes(alias, named.base)
-    digest, since = changes[0].stable.digest, _since(changes)
+    digest, since = changes[0].stable.digest, since_of(changes)
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
     for what in _plans(named):
         for step in what:

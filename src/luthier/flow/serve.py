@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from luthier.text.recogniser import Recogniser
     from luthier.traffic.keys import Scope
     from luthier.traffic.place import Keeping
+    from luthier.traffic.record import Feedback
 
 _LOG = logging.getLogger("luthier.serve")
 
@@ -194,7 +195,14 @@ class _Kept:
         """The routes for feedback."""
         from luthier.traffic.routes import feedback_routes
 
-        return [] if self.recorder is None else [(feedback_routes(self.recorder.record), "infer")]
+        return [] if self.recorder is None else [(feedback_routes(self.recorder.record, self._checked), "infer")]
+
+    def _checked(self, feedback: Feedback) -> Feedback:
+        """Feedback whose label is a class of the model that answered."""
+        from luthier.flow.true_class import check_served
+
+        assert self.recorder is not None, "without a recorder there is no route for feedback"
+        return check_served(self.recorder, feedback)
 
     def close(self) -> None:
         """Let what was recorded be written."""

@@ -80,14 +80,20 @@ def as_json(told: Told) -> dict[str, Any]:
     return {**told.trace.model_dump(mode="json"), "feedback": said}
 
 
-def opinion(place: Path | None, feedback: Feedback) -> None:
-    """Keep what a person says of a request that is kept."""
+def opinion(place: Path | None, feedback: Feedback, *, new_class: bool = False) -> Feedback:
+    """Keep what a person says of a request that is kept; returns what was kept.
+
+    A label that is no class of the model that answered is refused, unless it is said to be a new one.
+    """
+    from luthier.flow.true_class import check_label
     from luthier.traffic.read import find
     from luthier.traffic.write import write
 
     folder = kept_folder(place)
-    find(folder, feedback.trace)
-    write(folder, [feedback])
+    trace = find(folder, feedback.trace).trace
+    kept = feedback if new_class else check_label(feedback, trace, option="give --new-class")
+    write(folder, [kept])
+    return kept
 
 
 def lines(told: Told) -> Iterator[str]:

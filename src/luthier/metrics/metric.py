@@ -82,6 +82,8 @@ class Metric(Component):
     added: ClassVar[float] = 1.0
     """What is added to a difference for each kind of row that changed: one, as Bonett and Price do, or half a row, as
     Agresti and Min do, where a row weighs on the share of its own label."""
+    about: ClassVar[Literal["classes", "texts"] | None] = None
+    """What answers must be for the value to mean something: classes, or free texts; None: either."""
     form: ClassVar[Form] = "text"
     """What every reference must hold."""
     held_against: ClassVar[bool] = True

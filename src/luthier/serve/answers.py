@@ -33,6 +33,11 @@ class Shape:
             "system_fingerprint": f"lt_{release[:16]}" if release else None,
         }
 
+    def warn(self, unused: Iterable[str]) -> None:
+        """Say in every answer and chunk which settings of sampling change nothing."""
+        why = "changes nothing: this model chooses the likeliest of its classes"
+        self.head["warnings"] = [{"param": name, "message": f"{name} {why}"} for name in unused]
+
     def answer(self, answers: Sequence[Whole], usage: Usage) -> Json:
         """All answers, whole."""
         choices = [self.choice(number, one) for number, one in enumerate(answers)]

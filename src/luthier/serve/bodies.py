@@ -1,7 +1,8 @@
-"""What clients may send: OpenAI's parameters, each either kept or refused by name. Nothing is ignored.
+"""What clients may send: OpenAI's parameters, each either kept or refused by name. Nothing is ignored in silence.
 
 A parameter at the value that changes nothing (`frequency_penalty: 0`) is taken, since clients send such; at any other
-value it is refused. `null` is as good as leaving it out.
+value it is refused. `null` is as good as leaving it out. Settings of sampling go to a model that chooses among classes
+whatever their value: they change nothing there, and the answer says so.
 """
 
 from __future__ import annotations
@@ -40,8 +41,13 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "function_call": (),
     "prompt_cache_key": (),
     "prompt_cache_retention": (),
+    "top_k": (-1, 0),
+    "min_p": (0, 0.0),
+    "repetition_penalty": (1, 1.0),
 }
-"""OpenAI's parameters that this server does not have, and the values at which they ask for nothing."""
+"""Parameters of OpenAI and vLLM that this server does not have, and the values at which they ask for nothing."""
+_SAMPLING = ("frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "repetition_penalty")
+"""Those of them that say how tokens are drawn."""
 
 
 def _no_flag(value: Any) -> Any:
@@ -61,7 +67,7 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     absent: ClassVar[frozenset[str]] = frozenset()
-    """Of the parameters that this server does not have, those that OpenAI has here."""
+    """Of the parameters that this server does not have, those that OpenAI or vLLM has here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -70,15 +76,20 @@ class Body(BaseModel):
         if not isinstance(data, dict):
             return data
         kept = {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
-        for name in set(kept) - set(cls.model_fields):
+        for name in list(kept):
             if name in cls.absent and (kept[name] is None or kept[name] in _NEUTRAL[name]):
                 del kept[name]
-            else:
-                raise Refusal(f"this server has no parameter {name!r}" + _instead(name), param=name, code=_CODE)
+            elif name not in cls.model_fields:
+                raise without_parameter(name)
         return kept
 
 
 _CODE = "unsupported_parameter"
+
+
+def without_parameter(name: str) -> Refusal:
+    """That this server cannot do what a parameter asks for."""
+    return Refusal(f"this server has no parameter {name!r}" + _instead(name), param=name, code=_CODE)
 
 
 def _instead(name: str) -> str:
@@ -296,6 +307,14 @@ class Chat(_Asking):
     """Newer name of `user`."""
     store: bool = True
     """Whether the request may be learnt from; OpenAI's word for it."""
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    """Taken by models that choose among classes, where it changes nothing; models that write text refuse it, and the
+    five that follow."""
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Number] | None = None
+    top_k: Whole | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
 
     def query(self) -> Query:
         """The request as engines understand it."""
@@ -318,6 +337,7 @@ class Chat(_Asking):
             stop=self.stops,
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs or 0,
+            unsupported=tuple(name for name in _SAMPLING if getattr(self, name) is not None),
         )
 
     def _tools(self) -> Tools | None:

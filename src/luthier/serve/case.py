@@ -25,13 +25,15 @@ _NOTHING, _STATUS = Usage(), ENDED.index("status")
 class _Hidden:
     """What a case keeps beside the beginning of its trace."""
 
-    __slots__ = ("_began", "_tell", "end", "first_token_s", "ready")
+    __slots__ = ("_began", "_tell", "end", "first_token_s", "ready", "unused")
     _tell: Callable[[Case], None]
     end: End | None
     """How it ended; None while it is under way."""
     first_token_s: float | None
     ready: Fragment | None
     """What was made ready of its trace."""
+    unused: Sequence[str]
+    """Settings of sampling that were asked for and change nothing."""
 
 
 class Case(_Hidden):
@@ -41,6 +43,7 @@ class Case(_Hidden):
     def __init__(self, prefix: str, asked: Asked, tell: Callable[[Case], None], key: str | None) -> None:
         self._began, self._tell = time.monotonic(), tell
         self.end = self.first_token_s = self.ready = None
+        self.unused = ()
         self.id = f"{prefix}-{secrets.token_hex(14)}"
         self.at = datetime.now(UTC)
         self.asked: Asked = asked

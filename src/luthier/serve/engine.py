@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
+from luthier.serve.bodies import without_parameter
 from luthier.serve.query import Piece, Query, Verb
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message
@@ -41,6 +42,13 @@ class Answering(ABC):
 
         `Refusal` for what cannot be answered, before the first piece; `Busy` when too many wait already.
         """
+
+    def unused(self, query: Query) -> tuple[str, ...]:
+        """Settings of sampling that were asked for and change nothing for this model; `Refusal` for one that should and
+        cannot."""
+        for name in query.unsupported:
+            raise without_parameter(name)
+        return ()
 
     def as_learnt(self, query: Query) -> Query:
         """A query as the model is to read it."""

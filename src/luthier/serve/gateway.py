@@ -232,6 +232,9 @@ class Gateway:
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.fleet.using(route.model))
             _require_able(model, asking.queries[0].verb)
+            if unused := model.unused(asking.queries[0]):
+                asking.case.unused = _as_sent(unused, asking.case.parameters)
+                asking.shape.warn(asking.case.unused)
             if model.chooses:
                 asking.case.asked = "label"
             self._shadow(asking, route)
@@ -399,8 +402,14 @@ def _require_able(model: Answering, verb: Verb) -> None:
 
 
 def _named(case: Case) -> dict[str, str]:
-    """The request's id, by which feedback names it."""
-    return {"X-Request-Id": case.id}
+    """The request's id, by which feedback names it, and which of its settings change nothing."""
+    unused = {"X-Unused-Parameters": ", ".join(case.unused)} if case.unused else {}
+    return {"X-Request-Id": case.id, **unused}
+
+
+def _as_sent(names: Sequence[str], said: Mapping[str, Any]) -> list[str]:
+    """Names of settings as the client wrote them, where one has two names."""
+    return [next((other for other in _LIMITS if other in said), name) if name in _LIMITS else name for name in names]
 
 
 def _said(body: Chat | Completion, *but: str) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Query:
     logprobs: bool = False
     top_logprobs: int = 0
     """How many alternatives are told of each token."""
+    unsupported: tuple[str, ...] = ()
+    """Settings of sampling, by name, that were asked for and that no engine follows (`Answering.unused`)."""
     by_id: bool = False
     """Whether tokens are told by their ids, and the one that ends an answer among them."""
 

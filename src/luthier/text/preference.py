@@ -66,6 +66,14 @@ def _checked(pair: Pair, name: str) -> Pair | str:
     return "a tie: both answers are the same" if same else pair
 
 
+def rejected_share(examples: Sequence[Example]) -> float:
+    """Characters of the answers that were not preferred, as a share of those of the conversations that end with the
+    preferred ones: so many tokens are read on top."""
+    pairs = [(one, pair) for one in examples if isinstance(pair := pair_of(one), Pair)]
+    whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
+    return sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
+
+
 def with_plain_rejected(messages: Sequence[Message], meta: dict[str, Any]) -> dict[str, Any]:
     """A row's columns, with the answer alone where the other side of a pair repeats the whole conversation: what is
     edited later in the prompt then needs no second edit."""

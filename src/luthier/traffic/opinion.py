@@ -34,6 +34,9 @@ class Opinion(BaseModel):
     correction: _Text | None = None
     """What the answer should have been."""
     comment: _Text = ""
+    new_class: bool = False
+    """Whether the label is a class that the model does not know yet. Otherwise a label that is none of its classes is
+    refused."""
     user: Annotated[str, Field(max_length=256)] = ""
     """Who says it; of one person the last counts."""
 
@@ -60,7 +63,14 @@ class Opinion(BaseModel):
             raise ValueError(f"says nothing: one of {', '.join(_SAID)} is wanted")
         if self.thumb is not None and self.rating is not None:
             raise ValueError("`thumb` and `rating` say the same; one of them is wanted")
+        if self.new_class and self.label is None and self.correction is None:
+            raise ValueError("`new_class` goes with a `label`")
         return self
+
+    @property
+    def names_class(self) -> bool:
+        """Whether it may name the true class: by a label, or by the correction of an answer that is a class."""
+        return self.label is not None or self.correction is not None
 
     def feedback(self, at: datetime) -> Feedback:
         """The same as a record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,19 +29,27 @@ class Received(BaseModel):
     """In seconds since 1970."""
 
 
-def feedback_routes(record: Callable[[Feedback], None]) -> APIRouter:
+def feedback_routes(
+    record: Callable[[Feedback], None], check: Callable[[Feedback], Feedback] | None = None
+) -> APIRouter:
     """`POST /v1/feedback`; whoever mounts it sees to keys, limits and the shape of errors.
 
-    An opinion about a request of which no trace is kept is taken as well: the trace may be on its way.
+    An opinion about a request of which no trace is kept is taken as well: the trace may be on its way. `check` looks at
+    true classes, in a thread, one at a time: it returns what is to be recorded, or raises.
     """
     from fastapi import APIRouter
 
     routes = APIRouter(tags=["feedback"])
+    one_at_a_time = asyncio.Semaphore(1)
 
     async def give(opinion: Opinion) -> Any:
         """Say what an answer was worth, or what it should have been."""
         now = datetime.now(UTC)
-        record(opinion.feedback(now))
+        said = opinion.feedback(now)
+        if check is not None and opinion.names_class and not opinion.new_class:
+            async with one_at_a_time:
+                said = await asyncio.to_thread(check, said)
+        record(said)
         return Received(id=opinion.id, created=int(now.timestamp()))
 
     routes.add_api_route("/v1/feedback", give, methods=["POST"], response_model=Received, operation_id="give_feedback")

@@ -26,7 +26,7 @@ from luthier.models.foresight import (
 )
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, has_gpu
-from luthier.text.preference import Pair, pair_of
+from luthier.text.preference import rejected_share
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import AT_ONCE, Computed, gain, operations_of, speed_here
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
@@ -99,10 +99,7 @@ def _second(step: Tune, outlook: Outlook, rows: Rows) -> float:
         return 0.0
     from luthier.text.dataset import examples_ahead
 
-    some = examples_ahead(outlook, "train", SAMPLE)
-    pairs = [(one, pair) for one in some if isinstance(pair := pair_of(one), Pair)]
-    whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
-    return rows.tokens * sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
+    return rows.tokens * rejected_share(examples_ahead(outlook, "train", SAMPLE))
 
 
 def _beside(step: Tune, outlook: Outlook) -> int:

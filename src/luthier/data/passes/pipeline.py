@@ -49,6 +49,7 @@ class Options:
     batch_rows: int = BATCH_ROWS
     workers: int = 1
     task: Literal["auto", "label", "text"] = "auto"
+    min_classes: int = 2
 
 
 class Prepared(NamedTuple):
@@ -73,18 +74,16 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
         with quiet_collector(), Workers(options.workers, kept.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
             engine = Engine(chosen, kept, events, workers, work.base, work.kept, ticker, ticker.settling)
-            return _prepare(engine, reader, split, work, options.task)
+            return _prepare(engine, reader, split, work, options)
     finally:
         kept.put_back()
 
 
-def _prepare(
-    engine: Engine, reader: Reader, split: Split, work: Work, asked: Literal["auto", "label", "text"]
-) -> Prepared:
+def _prepare(engine: Engine, reader: Reader, split: Split, work: Work, options: Options) -> Prepared:
     spill, books = engine.run(reader), engine.books
     left = Left.scan(spill, split, books, engine.events, engine.workers)
     last_look(spill, engine.operators, books, engine.workers)
-    task = _decide_task(left, asked, work)
+    task = _decide_task(left, options, work)
     if task == "label" and reader.source.system:
         _warn_of_classes(_system_of(spill) or reader.source.system, left.answers.labels, work)
     assigned = assign(split, left.keys(task), work.seed)
@@ -153,8 +152,8 @@ class _Ticker:
         return True
 
 
-def _decide_task(left: Left, asked: Literal["auto", "label", "text"], work: Work) -> Task:
-    decision = left.answers.decide()
+def _decide_task(left: Left, options: Options, work: Work) -> Task:
+    asked, decision = options.task, left.answers.decide()
     if asked == "auto":
         work.events.note(f"task: {decision.task} ({decision.why})")
     task: Task = decision.task if asked == "auto" else asked
@@ -166,9 +165,13 @@ def _decide_task(left: Left, asked: Literal["auto", "label", "text"], work: Work
             where=Where(field="task"),
             remedy=remedy,
         )
-    if task == "label" and answers.distinct == 1:
-        message = f"all {answers.rows} rows have the same answer, {answers.labels[0]!r}: there is nothing to tell apart"
-        remedy = "give rows of at least two classes, or set `task: text`"
+    if task == "label" and 0 < answers.distinct < options.min_classes:
+        message = f"wanted {options.min_classes} classes (min_classes), came {answers.distinct}"
+        if answers.distinct == 1:
+            message = f"all {answers.rows} rows have the same answer, {answers.labels[0]!r}"
+            message += ": there is nothing to tell apart"
+        remedy = "give rows of more classes, or set `task: text`; where a step `mix` adds the rows to others, set "
+        remedy += f"`min_classes: {answers.distinct}`"
         raise DataError(message, where=Where(field="answer"), remedy=remedy)
     return task
 

@@ -86,7 +86,7 @@ class Hub(Source):
             noun="data set",
             where=Where(file=self.name),
             error=DataError,
-            example=f"source: {{kind: hub, name: {self.name}, online: true}}",
+            example=f"write `source: {{kind: hub, name: {self.name}, online: true}}`",
         )
         card = published.snapshot([_CARD]) / _CARD
         told = self._patterns(card)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,9 @@ class Prepare(Step):
     """How many rows are held out, and what stays together."""
     task: Literal["auto", "label", "text"] = "auto"
     """Whether answers are a few classes or free text; `auto` looks at them and says what it found."""
+    min_classes: Annotated[int, Field(ge=1)] = 2
+    """Fewest classes that rows of a task of classes must have: with one there is nothing to tell apart. 1 for rows that
+    a step `mix` adds to others."""
 
     @model_validator(mode="after")
     def _group_is_known(self) -> Prepare:
@@ -63,7 +66,7 @@ class Prepare(Step):
         """Run the pipeline; returns memory, and the speed of all but models and pairs of rows, where it is that."""
         start = time.perf_counter()
         size = bytes_read(self.source, work.base) or 0
-        options = Options(workers=self._workers(size), task=self.task)
+        options = Options(workers=self._workers(size), task=self.task, min_classes=self.min_classes)
         prepared = prepare(self.source, self.ops, self.split, work, options)
         seconds = time.perf_counter() - start
         unit = 1 if sys.platform == "darwin" else 1024

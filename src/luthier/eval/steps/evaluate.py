@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
-from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.scorer import Scorer
 from luthier.core.step import (
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from luthier.eval.ask import Question
     from luthier.eval.contestant import Contestant
     from luthier.eval.probe import Bench
-    from luthier.eval.rows import Task
+    from luthier.eval.rows import Task, TaskType
     from luthier.eval.voice import Voice
 
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
@@ -153,25 +151,36 @@ class Evaluate(Step):
         """The same models with what the reward model says of their answers, when there is one."""
         if (artifact := work.inputs.get("reward_model")) is None:
             return models
+        from luthier.eval.defaults import refuse_judge
         from luthier.eval.judged import with_rewards
         from luthier.models.reward_model import Judge, Reading
         from luthier.text.ids import encoded
         from luthier.text.prompt import Prompt
         from luthier.text.verdict import asked
 
-        if task.kind != "text":
-            what = "a reward model judges written answers, and these rows ask for a choice"
-            remedy = "set pairs: false" if task.pairs else "leave reward_model out"
-            raise RecipeError(what, where=Where(field=f"steps.{work.name}.reward_model"), remedy=remedy)
+        refuse_judge(task)
         before = Prompt.of(artifact)
         how = Reading(partial(encoded, before=before), partial(asked, before=before))
         return with_rewards(models, Judge(artifact, how, self.dtype), task)
 
     def foresee(self, outlook: Outlook) -> Forecast:
-        """Predict from an earlier evaluation of the same kind of rows, else from the model's size."""
-        from luthier.eval.forecast import forecast
+        """Predict from an earlier evaluation of the same kind of rows, else from the model's size; refuse what rows of
+        their kind cannot be measured by."""
+        from luthier.eval.forecast import forecast, task_ahead
 
+        if (task := task_ahead(self, outlook)) is not None:
+            self._refuse_unfit(task, outlook)
         return forecast(self, outlook)
+
+    def _refuse_unfit(self, task: TaskType, outlook: Outlook) -> None:
+        """`RecipeError` for what the kind of the rows, or of the model, rules out."""
+        from luthier.eval.defaults import refuse_baselines, refuse_judge, refuse_metrics
+        from luthier.eval.remote import lacking_ahead
+
+        if self.reward_model is not None:
+            refuse_judge(task)
+        refuse_metrics(self.metrics or (), task, lacking_ahead(outlook, self.normalise))
+        refuse_baselines(self.baselines or (), task)
 
     def _turned(self, task: Task, work: Work) -> Task:
         """The rows that are asked, and a note of those that are not."""
@@ -188,7 +197,7 @@ class Evaluate(Step):
         return found
 
     def _metrics(self, task: Task, work: Work) -> tuple[Metric, ...]:
-        from luthier.eval.defaults import metrics_for, unfit
+        from luthier.eval.defaults import metrics_for, refuse_metrics
         from luthier.eval.remote import lacking
         from luthier.eval.scoring import reading
 
@@ -199,22 +208,16 @@ class Evaluate(Step):
             holds = "pairs of answers" if task.pairs else f"{task.kind}s"
             work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {holds})")
             return chosen
-        for metric in self.metrics:
-            if why := unfit(metric, task, missing):
-                raise RecipeError(why, where=Where(field=f"steps.{work.name}.metrics"))
+        refuse_metrics(self.metrics, task, missing)
         return self.metrics
 
     def _baselines(self, task: Task, model: Artifact) -> tuple[Baseline, ...]:
-        from luthier.eval.defaults import baselines_for
+        from luthier.eval.defaults import baselines_for, refuse_baselines
         from luthier.models.load import is_plain
 
         if self.baselines is None:
             return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_plain(model))
-        for baseline in self.baselines:
-            if not baseline.can(task):
-                able = [kind for kind, other in members(Baseline).items() if other.can(task)]
-                what = f"baseline {baseline.kind!r} cannot do tasks of {'pairs' if task.pairs else f'{task.kind}s'}"
-                raise RecipeError(what, where=Where(field="baselines"), remedy=did_you_mean(baseline.kind, able))
+        refuse_baselines(self.baselines, task)
         return self.baselines
 
     def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:

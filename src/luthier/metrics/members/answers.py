@@ -49,6 +49,7 @@ class TokenF1(Metric):
     """Mean F1 of the words that answer and reference share; the best reference of each row counts."""
 
     kind: Literal["token_f1"] = "token_f1"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
 
     def statistics(self, answers: Answers) -> Block:
         import numpy as np

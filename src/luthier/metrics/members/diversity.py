@@ -33,6 +33,7 @@ class Distinct(Linear):
     """Share of the answers' runs of words that are different ones (distinct-n); 1 when nothing is said twice."""
 
     kind: Literal["distinct"] = "distinct"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     held_against: ClassVar[bool] = False
     n: int = Field(default=2, ge=1, le=8)
     """How many words a run has."""
@@ -62,6 +63,7 @@ class SelfBleu(Linear):
     """Mean BLEU of each answer against all others; high when answers are alike. A lone answer has 0."""
 
     kind: Literal["self_bleu"] = "self_bleu"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     bounds: ClassVar[tuple[float, float]] = (0.0, 100.0)
     usual: ClassVar[tuple[float, float]] = (0.0, 100.0)

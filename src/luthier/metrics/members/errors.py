@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class ErrorRate(Metric):
     """Base of error rates: all edits over all units of the references; above 1 when much is inserted."""
 
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     bounds: ClassVar[tuple[float, float]] = (0.0, float("inf"))
 

@@ -41,11 +41,13 @@ class Accuracy(RightRows):
     """Share of rows whose prediction is exactly one of the references."""
 
     kind: Literal["accuracy"] = "accuracy"
+    about: ClassVar[Literal["classes", "texts"] | None] = "classes"
 
 
 class OfAllRows(RightRows):
     """Base of metrics of labels that come to the share of right rows, since every row has one label."""
 
+    about: ClassVar[Literal["classes", "texts"] | None] = "classes"
     single_reference: ClassVar[bool] = True
 
     def statistics(self, answers: Answers) -> Block:
@@ -56,6 +58,7 @@ class OfAllRows(RightRows):
 class ByClass(Metric):
     """Base of metrics over classes: for each class, rows rightly predicted, rows predicted, rows that bear it."""
 
+    about: ClassVar[Literal["classes", "texts"] | None] = "classes"
     single_reference: ClassVar[bool] = True
     added: ClassVar[float] = 0.5
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ class Meteor(Metric):
     """Mean METEOR: a mean of precision and recall of aligned words, less a penalty for breaks in their order."""
 
     kind: Literal["meteor"] = "meteor"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     words: Literal["split", "spaces"] = "split"
     """What a word is: `split` takes punctuation for words of their own, `spaces` cuts at spaces only."""
     synonyms: bool = True

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class OneLabel(Metric):
     """Base of metrics of one label: shares of rows rightly given it."""
 
+    about: ClassVar[Literal["classes", "texts"] | None] = "classes"
     proportion: ClassVar[bool] = True
     label: str | None = None
     """The label that is meant; left out, the one that fewest rows bear, as the note then says."""

@@ -36,6 +36,7 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u
 class Rouge(Metric):
     """Base of the ROUGE family."""
 
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     version: ClassVar[int] = 2
 
     words: Literal["latin", "unicode"] = "latin"

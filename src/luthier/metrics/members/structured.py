@@ -23,6 +23,7 @@ class JsonValid(Metric):
     """Share of rows whose answer is JSON, and obeys a JSON Schema when one is given; references are not read."""
 
     kind: Literal["json_valid"] = "json_valid"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     proportion: ClassVar[bool] = True
     form: ClassVar[Form] = "json"
     fenced: bool = True
@@ -69,6 +70,7 @@ class JsonFieldF1(Metric):
     """Mean F1 of fields: each leaf of the reference's JSON with its path and value, found or not; no JSON counts 0."""
 
     kind: Literal["json_field_f1"] = "json_field_f1"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     form: ClassVar[Form] = "json"
     fenced: bool = True
     """Whether JSON may stand in a fence (```), with words around it."""
@@ -102,6 +104,7 @@ class ToolCalls(Metric):
     """
 
     kind: Literal["tool_calls"] = "tool_calls"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     proportion: ClassVar[bool] = True
     form: ClassVar[Form] = "calls"
     order: bool = False

@@ -26,6 +26,7 @@ PIECE = 1000
 class Counted(Metric):
     """Base of metrics whose counts a row come from sacrebleu."""
 
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     bounds: ClassVar[tuple[float, float]] = (0.0, 100.0)
     usual: ClassVar[tuple[float, float]] = (0.0, 100.0)
 

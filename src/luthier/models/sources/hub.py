@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
-from luthier.core.hub import Published
+from luthier.core.hub import Progress, Published
 from luthier.models.describe import read_licence
 from luthier.models.source import (
     KEPT,
@@ -26,6 +26,7 @@ from luthier.models.source import (
 
 _PATTERNS = [*KEPT, "*.safetensors", "*.safetensors.index.json", "additional_chat_templates/*.jinja"]
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_ENCODER = [*KEPT, *SENTENCE, *_WEIGHTS]
 _NOT_LOADED = ["*/*.safetensors", "consolidated*.safetensors", "*.bin", "*.pt", "*.pth"]
 
 
@@ -58,9 +59,16 @@ class Hub(ModelSource):
 
     def in_place(self, base: Path, say: Say) -> Path:
         """The folder of the hub's cache, fetched into it first when `online`."""
-        place = self._published().snapshot([*KEPT, *SENTENCE, *_WEIGHTS])
+        place = self._published().snapshot(_ENCODER)
         check_folder(place)
         return place
+
+    def bring(self, progress: Progress, *, encoder: bool = False) -> Path:
+        """Fetch the model into the hub's cache, whether or not `online`; what is there already is not fetched again."""
+        published = replace(self._published(), online=True)
+        if encoder:
+            return published.snapshot(_ENCODER, (), progress)
+        return published.snapshot(_PATTERNS, _NOT_LOADED, progress)
 
     def here(self, base: Path) -> Path | None:
         """The folder of the hub's cache, where the whole model is in it; the hub is not asked."""
@@ -89,5 +97,5 @@ class Hub(ModelSource):
             noun="model",
             where=Where(field="model"),
             error=ModelError,
-            example=f"model: {{kind: hub, id: {self.id}, online: true}}",
+            example=f"run `luthier models get {self.id}`, or write `model: {{kind: hub, id: {self.id}, online: true}}`",
         )

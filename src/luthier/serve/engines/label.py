@@ -203,7 +203,7 @@ class _NetworkJudge:
 
 
 class _Open(Answering):
-    """A model that chooses classes."""
+    """A model that chooses classes: settings of sampling change nothing, since the likeliest class is the answer."""
 
     able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
     chooses: ClassVar[bool] = True
@@ -228,6 +228,11 @@ class _Open(Answering):
             self._closed = True
             await asyncio.to_thread(self._gathering.close)
             self._judge.leave()
+
+    def unused(self, query: Query) -> tuple[str, ...]:
+        asked = ("temperature", "top_p", "seed", "max_tokens")
+        given = [name for name in asked if getattr(query, name) is not None]
+        return (*given, *(("stop",) if query.stop else ()), *query.unsupported)
 
     async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
         _refuse(query)
@@ -265,9 +270,6 @@ def _refuse(query: Query) -> None:
     asked: dict[str, object] = {
         "tools": query.tools,
         "response_format": query.schema,
-        "stop": query.stop or None,
-        "temperature": query.temperature or None,
-        "top_p": None if query.top_p == 1 else query.top_p,
     }
     for param, value in asked.items():
         if value is not None:
