@@ -365,7 +365,7 @@ def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]],
     is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
     if prompt or asking or len(texts) != 2 or not is_text:
         return None
-    first, second, why = direction(*texts, rows)
+    first, second, why = direction(texts[0], texts[1], rows)
     note = f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why}){told}"
     return Layout(prompt=first, answer=second, note=note)
 

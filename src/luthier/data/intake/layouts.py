@@ -214,6 +214,6 @@ def _two_columns(columns: Sequence[str], rows: Rows) -> Layout | None:
     """Two columns, of which one is taken to answer the other."""
     if len(columns) != 2 or not rows:
         return None
-    prompt, answer, why = direction(*columns, rows)
+    prompt, answer, why = direction(columns[0], columns[1], rows)
     note = f"a guess from two columns: {answer!r} answers {prompt!r} ({why})"
     return Layout(prompt=prompt, answer=answer, note=note)
