@@ -223,7 +223,7 @@ def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
             model = technique.adapt(plain, 0)
     except (NotImplementedError, RuntimeError):  # torch: there are no values to compute with
         return None
-    return sum(one.numel() for one in model.parameters() if one.requires_grad)
+    return sum(int(one.numel()) for one in model.parameters() if one.requires_grad)
 
 
 def rate_for_width(best: float, hidden_size: int) -> float:
