@@ -207,7 +207,8 @@ def test_tuning(facts: ReportFacts) -> None:
     assert (tuning.technique, tuning.objective, tuning.steps, tuning.cut_rows) == ("lora", "sft", 5, 1)
     assert (tuning.trainable_parameters, tuning.parameters, tuning.tokens) == (36, 1000, 250)
     assert tuning.rows == 24
-    assert (tuning.trained_rows, tuning.left_out) == (1, {"training ended before its turn": 1})
+    assert (tuning.trained_rows, tuning.training_rows) == (1, 12)
+    assert tuning.left_out == {"training ended before its turn": 1, "not drawn: `rows` asks for fewer": 10}
     assert tuning.settings["technique.r"] == "16"
     assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]
