@@ -194,7 +194,7 @@ BEFORE = (
     ),
     _typed(
         "traced too early",
-        "recipe.yaml",
+        "recipe.yaml (steps.data)",
         "the step 'data' is not made yet",
         "`luthier run recipe.yaml",
         "trace",

@@ -47,8 +47,8 @@ steps:
     kind: tune
     data: data
     technique: {kind: lora, r: 2}
-    rows: 16
     rows_per_step: 8
+    learning_rate: 1.0e-2
     epochs: 2
     keep_epochs: 1
     precision: float32
@@ -56,7 +56,7 @@ steps:
   merged: {kind: merge, models: [tune, early], weights: [0.5, 0.5]}
   report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
   fair: {kind: thresholds, report: report, column: region, positive: billing, least: 3}
-  ask: {kind: assign, report: report, rows: 4, judges: [anna]}
+  ask: {kind: assign, report: report, models: [tuned, tfidf], rows: 12, judges: [anna]}
   people: {kind: judgments, assignment: ask}
   pairs: {kind: preferences, judgments: people}
   gate: {kind: gate, report: report, rules: ["accuracy >= 0.0"]}
@@ -95,7 +95,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert run_command(["run", "--only", "ask"]) == 0
         sitting = open_sitting(":ask")
         for item in sitting.left("anna"):
-            sitting.say("anna", item, "1", None)
+            sitting.say("anna", item, "a", None)
         sitting.save(folder / "judgments.jsonl")
         assert run_command(["run"]) == 0
         yield folder

@@ -17,7 +17,7 @@ def find_model(named: Target | str | None) -> tuple[str, Artifact]:
     """What to call it, and the model."""
     target = Target.of(named)
     word = target.word or ""
-    if not word or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
+    if target.word is None or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
         return _last_model(target)
     try:
         found = find_artifact(target)

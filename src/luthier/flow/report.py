@@ -52,7 +52,7 @@ def _nothing_made(plan: Plan) -> UnknownName:
 
 
 def _unmade(plan: Plan) -> UnknownName:
-    """The error that a step is not made, of the last that an earlier run made with other settings where there is one."""
+    """The error that a step is not made: of the last that an earlier run made with other settings, if any."""
     last = next((name for name in reversed(plan.unmade) if plan.runs_that_made(name)), plan.unmade[-1])
     return plan.not_made(last, "report {}", whole=True)
 

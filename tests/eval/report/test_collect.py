@@ -138,7 +138,7 @@ def tuned(store: Store) -> Artifact:
             "trainable_parameters": 36,
         },
         "log.jsonl": "".join(json.dumps(line) + "\n" for line in log) + '{"step": 6, "loss": NaN}\n',
-        "learnt.parquet": pl.DataFrame({"id": ["a", "b"], "cut": [True, False]}),
+        "learnt.parquet": pl.DataFrame({"id": ["a", "b"], "seen": [3, 0], "cut": [True, False]}),
         "rendered.json": {"rows": [example.facts().tunings[0].rendered[0].model_dump()]},
     }
     timing = {
@@ -217,6 +217,8 @@ def test_tuning(facts: ReportFacts) -> None:
     assert (tuning.technique, tuning.objective, tuning.steps, tuning.cut_rows) == ("lora", "sft", 5, 1)
     assert (tuning.trainable_parameters, tuning.parameters, tuning.tokens) == (36, 1000, 250)
     assert tuning.rows == 24
+    assert (tuning.trained_rows, tuning.training_rows) == (1, 12)
+    assert tuning.left_out == {"training ended before its turn": 1, "not drawn: `rows` asks for fewer": 10}
     assert tuning.settings["technique.r"] == "16"
     assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]

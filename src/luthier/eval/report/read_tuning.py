@@ -65,7 +65,10 @@ def _trained(artifact: Artifact) -> dict[str, Any]:
         return {}
     import polars as pl
 
-    rows = pl.read_parquet(artifact.path("learnt.parquet")).unique("id", maintain_order=True)
+    rows = pl.read_parquet(artifact.path("learnt.parquet"))
+    if "seen" not in rows.columns:
+        return {}
+    rows = rows.unique("id", maintain_order=True)
     why = pl.col("nothing") if "nothing" in rows.columns else pl.lit(None, pl.String)
     rows = rows.select(pl.col("seen"), why.alias("why"))
     trained = rows.filter(pl.col("seen") > 0).height
