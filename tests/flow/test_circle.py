@@ -149,7 +149,7 @@ def test_without_a_known_model_it_is_said_that_the_base_learns_little(
     assert run_command(["new", "better", "--from", "traces"]) == 0
     said = (
         "starts from the base model smollm2-135m-instruct on 4 rows of traffic alone, which is little: "
-        "a new model wants 200 or more. No recipe here makes a model that answered: elsewhere:tune (0123456789ab"
+        "a new model wants 50 or more. No recipe here makes a model that answered: elsewhere:tune (0123456789ab"
     )
     assert said in capsys.readouterr().out
     assert said in (desk / "better" / "recipe.yaml").read_text()

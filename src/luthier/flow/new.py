@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
-FEW_ROWS = 200
-"""Rows below which `new` says that a model trained on them alone has little to learn from."""
 _TEMPLATES = files("luthier.flow") / "templates"
 _SQLITE = b"SQLite format 3\0"
 """What a database of SQLite begins with."""
@@ -385,6 +383,8 @@ def _from_traces(
 
 def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
     """That a recipe starts from a base model, on how many rows, and why."""
+    from luthier.data.checks.few_rows import FEW_ROWS
+
     told = f"starts from the base model {model} on {counted(rows, 'row')} of traffic alone"
     if rows < FEW_ROWS:
         told += f", which is little: a new model wants {FEW_ROWS} or more"
