@@ -100,7 +100,7 @@ def choose(
     file: its prompt, its answer, or both.
     """
     if wanted != _NOTHING:
-        check_wanted(wanted, list(columns), file)
+        _check_wanted(wanted, list(columns), file)
         settings, reasons, other = _spoken(columns, rows, file, task, wanted)
         found = _with_belonging(columns, settings, reasons, other)
         return found if wanted.prompt else _with_other_texts(found, columns)
@@ -151,15 +151,15 @@ def _with_other_texts(choice: Choice, columns: Mapping[str, ColumnProfile]) -> C
     return choice._replace(more=tuple(more), suspects=suspects, notes=tuple(_ranked(free, _NOTES)))
 
 
-def check_wanted(wanted: Layout, columns: Sequence[str], file: str) -> None:
+def _check_wanted(wanted: Layout, columns: Sequence[str], file: str) -> None:
     """Raise what is wrong with a prompt or an answer that somebody asks for."""
     for field in ("prompt", "answer"):
         for column in Template.parse(text, field).columns if (text := getattr(wanted, field)) else ():
             if column not in columns:
                 raise no_column(column, columns, Where(file=file, field=field))
-    if column := repeated(wanted.prompt, wanted.answer):
-        what = f"{column!r} is named as both prompt and answer, so that a model would learn to repeat it"
-        others = ", ".join(one for one in columns if one != column)
+    if (both := repeated(wanted.prompt, wanted.answer)) is not None:
+        what = f"{both!r} is named as both prompt and answer, so that a model would learn to repeat it"
+        others = ", ".join(one for one in columns if one != both)
         remedy = f"name another column for one of them: {others}"
         raise DataError(what, where=Where(file=file, field="answer"), remedy=remedy)
 
@@ -330,27 +330,31 @@ def _spoken(
     answer = wanted.answer or ({"label": label, "text": reply}[task] if task else first)
     why_answer = "as asked for; " if wanted.answer else ""
     if answer is None and task != "label" and (guess := _guess(free, rows, wanted.prompt)):
-        prompt, answer = guess.prompt, guess.answer
-        why_prompt = guess.note
+        settings, why_prompt = {"prompt": guess.prompt, "answer": guess.answer}, guess.why
     elif answer is None:
         raise _no_answer(free, file, task)
     elif wanted.prompt:
-        prompt, why_prompt = wanted.prompt, "as asked for"
+        settings, why_prompt = {"prompt": wanted.prompt, "answer": answer}, "as asked for"
     elif (found := _prompt(columns, {reply, label, *Template.parse(answer, "answer").columns})) is None:
         remedy = _name_them(columns)
         raise DataError("no column looks like a question or a text", where=Where(file=file), remedy=remedy)
     else:
-        prompt, why_prompt = found
-    if (column := columns.get(answer)) is not None:
+        settings, why_prompt = {"prompt": found[0], "answer": answer}, found[1]
+    if (column := columns.get(settings["answer"])) is not None:
         why_answer += _why_answer(column, is_label=column.is_class)
-    settings, reasons = (
-        {"prompt": prompt, "answer": answer},
-        {"prompt": why_prompt, "answer": why_answer.removesuffix("; ")},
-    )
+    reasons = {"prompt": why_prompt, "answer": why_answer.removesuffix("; ")}
     return settings, reasons, (reply if answer == label else label if answer == reply else None) or ""
 
 
-def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], prompt: str | None) -> Layout | None:
+class _Guess(NamedTuple):
+    """Two columns that are taken for prompt and answer, and why."""
+
+    prompt: str
+    answer: str
+    why: str
+
+
+def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], prompt: str | None) -> _Guess | None:
     """Prompt and answer where names do not tell them: two texts, or one beside what asks; with the reason."""
     known = _ranked(columns, f"{_PROMPTS} {_GIVEN} {_REPLIES} {_CLASSES} {_GROUPS} {_HANDLERS} {_TIMES}")
     texts = [name for name, column in columns.items() if name not in known and _may_ask(column) and not column.is_class]
@@ -361,13 +365,13 @@ def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]],
     other = texts or (figures if len(columns) == 2 else [])
     if len(other) == 1 and (prompt or len(asking) == 1):
         note = f"{other[0]!r} is the only other {'text' if texts else 'column'}{told}"
-        return Layout(prompt=prompt or asking[0], answer=other[0], note=note)
+        return _Guess(prompt or asking[0], other[0], note)
     is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
     if prompt or asking or len(texts) != 2 or not is_text:
         return None
     first, second, why = direction(texts[0], texts[1], rows)
     note = f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why}){told}"
-    return Layout(prompt=first, answer=second, note=note)
+    return _Guess(first, second, note)
 
 
 def _name_them(columns: Mapping[str, ColumnProfile]) -> str:
