@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from luthier.core.artifact import Artifact
-from luthier.data.passes.columns import column, places
+from luthier.data.passes.columns import column
 from luthier.data.passes.spill import Spill, SpillWriter
-from luthier.data.passes.tables import dump, example_schema, from_arrow, spill_schema
+from luthier.data.passes.tables import dump, example_schema, from_arrow, numbered, spill_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.text.dataset import MADE
 from luthier.text.parquet import batches
@@ -45,7 +43,7 @@ class Rows:
         classes: list[str] = []
         for split in splits:
             for table in tables(artifact, split):
-                writer.write(_numbered(table, writer.rows, writer.schema))
+                writer.write(numbered(table, writer.rows))
                 ids += table.column("id").to_pylist()
                 classes += [sys.intern(label) for label in table.column("label").to_pylist() if label is not None]
         rows = cls(writer.close(), ids, classes)
@@ -80,14 +78,6 @@ def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
 
     with ParquetFile(artifact.path(f"examples/{split}.parquet")) as file:
         yield from batches(file, READ_ROWS)
-
-
-def _numbered(table: pa.RecordBatch, start: int, schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    columns = [places(np.arange(start, start + table.num_rows))]
-    columns += [table.column(name) for name in schema.names[1:]]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordBatch:

@@ -8,31 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from luthier.core.artifact import Artifact
 from luthier.core.files import write_aside, writing
 from luthier.core.step import Work
 from luthier.data.augment.rows import as_examples, tables
 from luthier.data.operator import Drop
 from luthier.data.passes.apply import drop_event, opening, shown_openings
-from luthier.data.passes.columns import places
-from luthier.data.passes.tables import Event, EventWriter, TableWriter, example_schema, from_arrow, spill_schema
-from luthier.data.row import Batch, Row
+from luthier.data.passes.tables import Event, EventWriter, TableWriter, example_schema, from_arrow, numbered
+from luthier.data.row import Row
 from luthier.text.dataset import Summary, splits, summary
 
 
 def read_rows(artifact: Artifact, split: str) -> Iterator[list[Row]]:
     """A split's rows in order, some at a time, as operators see them; the number of a row is its place."""
-    import pyarrow as pa
-
     at = 0
-    names = spill_schema({}).names[1:]
     for table in tables(artifact, split):
-        numbers = places(np.arange(at, at + table.num_rows))
-        columns = [numbers, *(table.column(name) for name in names)]
-        batch: Batch = from_arrow(pa.RecordBatch.from_arrays(columns, schema=spill_schema({})))
-        yield batch.rows
+        yield from_arrow(numbered(table, at)).rows
         at += table.num_rows
 
 

@@ -127,6 +127,17 @@ def from_arrow(table: pa.RecordBatch) -> Batch:
     return Batch(rows, columns)
 
 
+def numbered(table: pa.RecordBatch, start: int) -> pa.RecordBatch:
+    """Examples as rows between passes, numbered from `start`; a column that their data set has not is empty."""
+    import pyarrow as pa
+
+    schema, known = spill_schema({}), set(table.schema.names)
+    columns = [places(np.arange(start, start + table.num_rows))]
+    for one in list(schema)[1:]:
+        columns.append(table.column(one.name) if one.name in known else pa.nulls(table.num_rows, one.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
 def to_bytes(table: pa.RecordBatch) -> bytes:
     """An Arrow batch with its schema, for another process."""
     import pyarrow as pa
