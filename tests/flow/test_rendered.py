@@ -15,6 +15,7 @@ from luthier.models.load import base_folder
 from luthier.text.dataset import read_examples
 from luthier.text.ids import Text
 from tests.flow.test_chat_template import RECIPE, chat, write_chats
+from tests.text.conversations import TOOLS
 from tests.workshop import own_cache, tiny_model
 
 GLAIVE = Path(__file__).resolve().parents[3] / "shared/data/llamafactory_demo/glaive_toolcall_en_demo.json"
@@ -73,7 +74,7 @@ def test_rows_are_told_as_they_are_trained_on(made: Path, capsys: pytest.Capture
         assert sequence["trained"] == encoded.learnt
         assert "".join(one["text"] for one in sequence["stretches"]) == encoded.text
         turns = text.turns(example.messages)
-        reference = text.tokenizer.apply_chat_template(turns, tools=list(example.tools), tokenize=False)
+        reference = text.tokenizer.apply_chat_template(turns, tools=list(TOOLS), tokenize=False)  # keys as in the file
         assert encoded.text == reference
         assert (sequence["tokens"], sequence["trained_tokens"]) == (len(encoded.ids), sum(encoded.learnt))
         trained = [one["text"] for one in sequence["stretches"] if one["trained"]]

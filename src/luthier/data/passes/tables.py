@@ -104,7 +104,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "line": [row.line for row in rows],
         "kind": [row.kind for row in rows],
         "messages": [_said(row.messages, exclude_defaults=True).decode() for row in rows],
-        "tools": [dump(row.tools) if row.tools else "[]" for row in rows],
+        "tools": [_AS_GIVEN.encode(row.tools) if row.tools else "[]" for row in rows],
         "meta": [dump(row.meta) if row.meta else "{}" for row in rows],
         "group": [row.group for row in rows],
         "row": [row.row for row in rows],
@@ -191,6 +191,8 @@ _said = MESSAGES.serializer.to_json
 """What `MESSAGES.dump_json` calls, which takes as long as this to gather its arguments."""
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 """Made once: `json.dumps` makes one for each value."""
+_AS_GIVEN = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+"""For schemas of tools: a model reads their keys in this order, in training as when it is served."""
 
 
 class TableWriter:
