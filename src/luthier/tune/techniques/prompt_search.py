@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -148,4 +149,4 @@ class PromptSearch(StandaloneTechnique):
         """The model that the prompt stands in front of."""
         from luthier.tune.outlook import outline
 
-        return outline(outlook)
+        return replace(outline(outlook), merging=self.merging)
