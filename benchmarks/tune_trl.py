@@ -93,13 +93,8 @@ def defaults(rows: str, folder: str, allowed_cpu_s: float, seed: int) -> dict[st
     from trl import SFTConfig, SFTTrainer
 
     warnings.filterwarnings("ignore")
-    begun = 0.0
 
     class Stop(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            nonlocal begun
-            begun = cpu_s()
-
         def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
             control.should_training_stop |= cpu_s() - begun >= allowed_cpu_s
 
@@ -112,6 +107,7 @@ def defaults(rows: str, folder: str, allowed_cpu_s: float, seed: int) -> dict[st
         trainer = SFTTrainer(
             model=str(model_folder()), args=settings, train_dataset=data, peft_config=lora, callbacks=[Stop()]
         )
+        begun = cpu_s()
         trainer.train()
         used = cpu_s() - begun
         trainer.model.save_pretrained(folder)

@@ -217,7 +217,12 @@ def test_rows_that_share_every_token_are_parted_by_sums(monkeypatch: pytest.Monk
     wanted = packs(rows, 2000, share_from=1)
     grown: list[int] = []
     grow = luthier.models.pack._grow
-    monkeypatch.setattr(luthier.models.pack, "_grow", lambda ids, share: grown.append(len(ids)) or grow(ids, share))
+
+    def counting(ids: list[list[int]], share_from: int) -> object:
+        grown.append(len(ids))
+        return grow(ids, share_from)
+
+    monkeypatch.setattr(luthier.models.pack, "_grow", counting)
     found = packs(rows, 2000, share_from=1)
     assert [one.ids.tolist() for one in found] == [one.ids.tolist() for one in wanted]
     assert len(grown) == len(found)
