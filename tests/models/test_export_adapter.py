@@ -168,7 +168,7 @@ def test_the_real_models_adapter_opens_from_anywhere(
     to = export(adapter, tmp_path / "out", "adapter")
     monkeypatch.chdir("/")
     opened = opened_by_peft(to, dtype="float32")
-    torch.testing.assert_close(logits(opened), logits(load(adapter, "float32").model))
+    torch.testing.assert_close(logits(opened), logits(load(adapter, "float32").model), atol=1e-3, rtol=1e-3)
     assert run(to).strip(), "it answers"
 
 
