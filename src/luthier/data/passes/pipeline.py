@@ -170,8 +170,9 @@ def _decide_task(left: Left, options: Options, work: Work) -> Task:
         if answers.distinct == 1:
             message = f"all {answers.rows} rows have the same answer, {answers.labels[0]!r}"
             message += ": there is nothing to tell apart"
-        remedy = "give rows of more classes, or set `task: text`; where a step `mix` adds the rows to others, set "
-        remedy += f"`min_classes: {answers.distinct}`"
+        fewest = "two" if options.min_classes == 2 else f"{options.min_classes}"
+        remedy = f"give rows of at least {fewest} classes, or set `task: text`; where a step `mix` adds the rows to "
+        remedy += f"others, set `min_classes: {answers.distinct}`"
         raise DataError(message, where=Where(field="answer"), remedy=remedy)
     return task
 
