@@ -146,7 +146,7 @@ def test_a_script_goes_on_until_its_lines_end(place: Path) -> None:
     ("fields", "why"),
     [
         ({"kind": "script"}, "either `lines`"),
-        ({"kind": "calculator", "call": "calc"}, "wanted a group"),
+        ({"kind": "calculator", "call": "calc"}, "expected a group"),
         ({"kind": "calculator", "call": "("}, "no regular expression"),
         ({"kind": "calculator", "turns": 1}, "greater than or equal to 2"),
     ],

@@ -36,7 +36,7 @@ def test_a_list_of_words_is_read(tmp_path: Path) -> None:
     assert regard.score(["Spiffy!", "honest"], tmp_path) == [pytest.approx(2 / 19**0.5), 0.0]
     assert regard.fingerprint(tmp_path)
     (tmp_path / "words.txt").write_text("spiffy\n")
-    with pytest.raises(RecipeError, match="wanted a word"):
+    with pytest.raises(RecipeError, match="expected a word"):
         regard.score(["x"], tmp_path)
     with pytest.raises(RecipeError, match="no such file"):
         Regard.parse({"kind": "valence", "words": "none.txt"}).score(["x"], tmp_path)

@@ -247,7 +247,7 @@ DELIMITED = (
 
 JSON = (
     _talk("line 17 cut off", "", "is not JSON: Expecting", MEND, '{"messages": [{"role": "user"'),
-    _talk("line 17 an array", "", "wanted a JSON object, got an array", MEND, [1, 2]),
+    _talk("line 17 an array", "", "expected a JSON object, got an array", MEND, [1, 2]),
     _talk("line 17 with NaN", "", "NaN is not a JSON number", MEND, '{"messages": [], "score": NaN}'),
     _talk("line 17 too large a number", "", "1e999 is too large", MEND, '{"messages": [], "score": 1e999}'),
     _talk("line 17 too deep", "", "nested too deeply", MEND, f'{{"a": {"[" * 100_000}{"]" * 100_000}}}'),
@@ -270,7 +270,7 @@ JSON = (
     _talk(
         "an object for content",
         "messages[0]",
-        "wanted text, got an object",
+        "expected text, got an object",
         MEND,
         _said({"role": "user", "content": {"a": 1}}, ANSWERED),
     ),
@@ -285,15 +285,15 @@ JSON = (
     _talk("no messages", "messages", "the row has no 'messages'", "did you mean 'message'?", {"message": []}),
     _talk("messages of nothing", "messages", "the list of messages is empty", MEND, {"messages": []}),
     _talk("a call without a name", "messages[1]", "no function name", MEND, _called([{"id": "1"}])),
-    _talk("calls as a number", "messages[1]", "wanted a list of tool calls", MEND, _called(7)),
+    _talk("calls as a number", "messages[1]", "expected a list of tool calls", MEND, _called(7)),
     _talk(
         "a name that is a list",
         "messages[0].name",
-        "wanted text, got a list",
+        "expected text, got a list",
         MEND,
         _said({**ASKED, "name": ["a"]}, ANSWERED),
     ),
-    _talk("tools as a number", "tools", "wanted a list of tool schemas", MEND, _said(ASKED, ANSWERED, tools=7)),
+    _talk("tools as a number", "tools", "expected a list of tool schemas", MEND, _said(ASKED, ANSWERED, tools=7)),
     _file(
         "one array",
         "talk.jsonl:1",

@@ -74,16 +74,16 @@ USAGE = (
     _typed("unknown part", "KIND", "there is no operator 'pi'", "'pii'", "parts", "operator", "pi", kind="UnknownName"),
 )
 OVERRIDES = (
-    _given("no sign", f"{LINE} (rows)", "wanted PATH=VALUE", "steps.tune.technique.r=32", "rows"),
-    _given("no path", f"{LINE} (=5)", "wanted PATH=VALUE", "steps.tune.technique.r=32", "=5"),
-    _given("a gap in the path", f"{LINE} (steps..r=5)", "wanted PATH=VALUE", "steps.tune", "steps..r=5"),
+    _given("no sign", f"{LINE} (rows)", "expected PATH=VALUE", "steps.tune.technique.r=32", "rows"),
+    _given("no path", f"{LINE} (=5)", "expected PATH=VALUE", "steps.tune.technique.r=32", "=5"),
+    _given("a gap in the path", f"{LINE} (steps..r=5)", "expected PATH=VALUE", "steps.tune", "steps..r=5"),
     _given(
         "unknown setting", f"{LINE} (steps.tune.technique.rr)", "no setting 'rr'", "'r'", "steps.tune.technique.rr=5"
     ),
     _given(
         "wrong value",
         f"{LINE} (steps.tune.technique.r)",
-        "wanted a whole number, came 'abc'",
+        "expected a whole number, got 'abc'",
         "(then 16)",
         "steps.tune.technique.r=abc",
     ),

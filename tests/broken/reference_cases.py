@@ -61,24 +61,24 @@ CASES = (
     Case(
         "nothing",
         "recipe.yaml:13 (steps.tune.data)",
-        "the name of a step, came nothing",
+        "the name of a step, got nothing",
         "known: data",
         recipe=edited(DATA_OF_TUNE, "data:\n    technique"),
     ),
     Case(
         "a list",
         "recipe.yaml:13 (steps.tune.data)",
-        "the name of a step, came a list",
+        "the name of a step, got a list",
         "known: data",
         recipe=edited(DATA_OF_TUNE, "data: [data]\n    technique"),
     ),
     # gates
     Case("sign of a rule", RULE, "column 10: '=' has no meaning in a rule", "step gate", recipe=_rule("accuracy => 0")),
-    Case("per cent of nothing", RULE, "column 13: wanted a number", "step gate", recipe=_rule("accuracy >= %")),
+    Case("per cent of nothing", RULE, "column 13: expected a number", "step gate", recipe=_rule("accuracy >= %")),
     Case(
         "findings of nothing", RULE, "column 1: no data was checked", "`validate`", recipe=_rule("no serious findings")
     ),
-    Case("half a rule", RULE, "column 12: wanted a number, or a model", "step gate", recipe=_rule("accuracy >=")),
+    Case("half a rule", RULE, "column 12: expected a number, or a model", "step gate", recipe=_rule("accuracy >=")),
     Case("metric of a rule", RULE, "metric 'acuracy' is unknown", "'accuracy'", recipe=_rule("acuracy >= 0.5")),
     Case("opponent of a rule", RULE, "model 'bse' is unknown", "'base'", recipe=_rule("accuracy > bse")),
     Case(
@@ -108,7 +108,7 @@ CASES = (
     Case(
         "a rule for rules",
         "recipe.yaml:26 (steps.gate.rules)",
-        "wanted a list, came 'accuracy >= 0.0'",
+        "expected a list, got 'accuracy >= 0.0'",
         "write a list",
         recipe=edited('["accuracy >= 0.0"]', "accuracy >= 0.0"),
     ),
@@ -149,7 +149,7 @@ CASES = (
     Case(
         "half a hub id",
         "recipe.yaml:4 (model.id)",
-        "wanted OWNER/NAME",
+        "expected OWNER/NAME",
         "model hub",
         recipe=_model("{kind: hub, id: mine}"),
     ),

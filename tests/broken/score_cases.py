@@ -30,7 +30,7 @@ def _compare(name: str, at: str, says: str, do: str, a: list[Any], b: list[Any],
 CASES = (
     _line("line 17 cut off", "", "is not JSON: Expecting", FORM, '{"prediction": "a"'),
     _line("line 17 too deep", "", "it is too large", FORM, f'{{"prediction": {"[" * 100_000}{"]" * 100_000}}}'),
-    _line("line 17 an array", "", "wanted a JSON object, came an array", FORM, [1]),
+    _line("line 17 an array", "", "expected a JSON object, got an array", FORM, [1]),
     _line("no prediction", "", 'lacks "prediction"', "each row needs", {"id": "16", "reference": "a"}),
     _line("near a prediction", "", 'lacks "prediction"', "'predicton'", {"predicton": "a", "reference": "a"}),
     _line("no reference", "", 'lacks "reference"', "each row needs", {"id": "16", "prediction": "a"}),
@@ -45,14 +45,14 @@ CASES = (
     _line(
         "a number for an answer",
         "prediction",
-        "wanted text, came 3",
+        "expected text, got 3",
         "may be empty",
         {"prediction": 3, "reference": "a"},
     ),
     _line(
         "text for references",
         "references",
-        "wanted a valid list, came 'a'",
+        "expected a valid list, got 'a'",
         "Several accepted answers",
         {"prediction": "a", "references": "a"},
     ),
@@ -67,7 +67,7 @@ CASES = (
     _line(
         "scores in words",
         "label_scores.a",
-        "wanted a valid number, came 'x'",
+        "expected a valid number, got 'x'",
         "A score for each label",
         {**PLAIN[0], "label_scores": {"a": "x"}},
         rows=SURE,
@@ -75,7 +75,7 @@ CASES = (
     _line(
         "scores as a list",
         "label_scores",
-        "wanted a valid dictionary, came [1]",
+        "expected a valid dictionary, got [1]",
         "A score for each label",
         {**PLAIN[0], "label_scores": [1]},
         rows=SURE,
@@ -90,7 +90,7 @@ CASES = (
     _line(
         "infinite likelihood",
         "logprob",
-        "wanted a finite number, came nan",
+        "expected a finite number, got nan",
         "log-likelihood",
         '{"prediction": "a", "reference": "b", "logprob": NaN, "tokens": 3}',
     ),

@@ -191,7 +191,7 @@ def test_text_of_parquet_that_is_no_utf8_breaks_its_row_only(tmp_path: Path) -> 
     good, broken = _read({"kind": "parquet", "path": "t.parquet"}, tmp_path)
     assert good == [{"text": "one", "n": 1}, {"text": "three", "n": 3}]
     assert [(one.line, one.field) for one in broken] == [(2, "text")]
-    assert "wanted text in UTF-8" in broken[0].problem
+    assert "expected text in UTF-8" in broken[0].problem
 
 
 def test_an_arrow_file_that_points_out_of_itself_is_refused(tmp_path: Path) -> None:

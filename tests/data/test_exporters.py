@@ -142,9 +142,9 @@ def test_rows_given_out_and_spoilt_are_told(chats: Any, make: Make, write: Write
     lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
     row = json.loads(lines[0])
     for change, problem in (
-        ({"id": "../../etc"}, "wanted an id of 16"),
-        ({"origin": {"source": "jsonl", "file": "f", "line": "5"}}, "wanted an origin"),
-        ({"meta": "[]"}, "wanted an object"),
+        ({"id": "../../etc"}, "expected an id of 16"),
+        ({"origin": {"source": "jsonl", "file": "f", "line": "5"}}, "expected an origin"),
+        ({"meta": "[]"}, "expected an object"),
         ({"id": json.loads(lines[1])["id"]}, "ids must differ"),
     ):
         path = write("spoilt.jsonl", [{**row, **change}, *map(json.loads, lines[1:])])

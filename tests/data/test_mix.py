@@ -209,7 +209,7 @@ def test_trace_and_compare_say_what_a_mixture_left_out_and_why(
     assert run_command(["trace", min(kept)]) == 0
     told = capsys.readouterr().out.splitlines()
     assert "all: in the split train" in told
-    assert "all: came once more and was left out then by mix: stands in another data set: b" in told
+    assert "all: got once more and was left out then by mix: stands in another data set: b" in told
     assert run_command(["compare", "recipe.yaml:a", "recipe.yaml:all"]) == 0
     missing = len(set(ids(made["a"])) - set(ids(made["all"])))
     assert f"  not drawn: {missing}" in capsys.readouterr().out.splitlines()

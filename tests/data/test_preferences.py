@@ -129,8 +129,8 @@ def test_what_people_preferred_becomes_pairs(store: Store) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "wanted one of"),
-        ({"report": "a", "judgments": "b"}, "wanted one of"),
+        ({}, "expected one of"),
+        ({"report": "a", "judgments": "b"}, "expected one of"),
         ({"judgments": "b", "model": "base"}, "model chooses among what probes asked"),
         ({"judgments": "b", "probes": ["refusal"]}, "probes chooses"),
     ],

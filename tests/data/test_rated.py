@@ -100,8 +100,8 @@ def test_what_cannot_be_paired_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({}, "wanted one of `data`, `report` and `judgments`"),
-        ({"data": "data", "report": "report"}, "wanted one of `data`, `report` and `judgments`"),
+        ({}, "expected one of `data`, `report` and `judgments`"),
+        ({"data": "data", "report": "report"}, "expected one of `data`, `report` and `judgments`"),
         ({"data": "data", "probes": ["refusal"]}, "probes chooses among what probes asked"),
         ({"report": "report", "margin": 2}, "margin is about rated answers"),
     ],

@@ -198,7 +198,7 @@ def test_text_that_is_no_utf8_is_a_broken_row_named_by_its_key(tmp_path: Path) -
     assert isinstance(broken, Broken)
     assert isinstance(good, Record)
     assert str(broken.error()).startswith(
-        "t:1 (message): wanted text in UTF-8, came other bytes (the row with code = a7)"
+        "t:1 (message): expected text in UTF-8, got other bytes (the row with code = a7)"
     )
 
 

@@ -439,7 +439,7 @@ def test_a_sitemap_that_unpacks_to_gigabytes_is_cut(site: Site, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("reply", "says"),
     [
-        (Reply(b"%PDF", headers={"Content-Type": "application/pdf"}), "wanted a page, came application/pdf"),
+        (Reply(b"%PDF", headers={"Content-Type": "application/pdf"}), "expected a page, got application/pdf"),
         (Reply(b"x", headers={"Content-Encoding": "br"}), "came packed as 'br'"),
         (Reply(b"x", headers={"Content-Encoding": "gzip"}), "packed in a damaged way"),
         (Reply(b"<html></html>", headers={"Content-Type": "text/html"}), "has no main text"),

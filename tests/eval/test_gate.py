@@ -53,8 +53,8 @@ def test_grammar(text: str, rule: Rule) -> None:
         ("macro_f2 > base", 1, "did you mean 'macro_f1'"),
         ("accuracy > bse", 12, "did you mean 'base'"),
         ("accuracy = 0.8", 10, "no meaning"),
-        ("accuracy 0.8", 10, "wanted one of"),
-        ("accuracy >", 11, "wanted a number, or a model"),
+        ("accuracy 0.8", 10, "expected one of"),
+        ("accuracy >", 11, "expected a number, or a model"),
         ("accuracy > base -", 18, "wanted"),
         ("accuracy > 0.8 0.9", 16, "nothing more"),
         ("accuracy > base 0.1", 17, "wanted"),
@@ -202,8 +202,8 @@ def test_rules_about_data_and_models_stand_in_one_gate(store: Store, evaluated: 
     [
         ({"rules": ["accuracy > base"]}, "a gate holds nothing"),
         ({"report": "r", "rules": ["no serious findings"]}, "column 1: no data was checked"),
-        ({"findings": "f", "rules": ["no dreadful findings"]}, "wanted a severity"),
-        ({"findings": "f", "rules": ["no serious finding"]}, "wanted `findings`"),
+        ({"findings": "f", "rules": ["no dreadful findings"]}, "expected a severity"),
+        ({"findings": "f", "rules": ["no serious finding"]}, "expected `findings`"),
         ({"report": "r", "rules": ["label_errors < 2%"]}, "metric 'label_errors' is unknown"),
     ],
 )

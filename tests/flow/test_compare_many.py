@@ -37,7 +37,7 @@ def test_the_first_stands_against_each(tmp_path: Path) -> None:
     assert any(mine["p_holm"] > its["p_holm"] for mine, its in zip(rows, before, strict=True))
     said = "\n".join(found.lines())
     assert f"minus {bad}" in said
-    assert "so many rows would show" in said
+    assert "smallest detectable difference:" in said
 
 
 def test_a_file_against_itself_is_remarked_on(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_another_recipes_evaluation_stands_beside(made: Path, capsys: pytest.Cap
     assert [run["name"] for run in told["runs"]] == ["report", "tickets:report"]
     assert all(one["difference"] == 0 for one in told["runs"][1]["compared"])
     assert run_command(["report", "--beside", "recipe.yaml:data"]) == 2
-    assert "wanted an evaluation to stand beside, came a dataset" in capsys.readouterr().err
+    assert "expected an evaluation to stand beside, got a dataset" in capsys.readouterr().err
 
 
 def test_gates_are_shown_to_ci_at_the_rules_own_lines(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

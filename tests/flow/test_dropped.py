@@ -86,7 +86,7 @@ def test_dropped_rows_are_found_however_the_data_set_is_named(
 def test_what_is_no_data_set_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["run", "--only", "validate"]) == 0
     assert run_command(["show", "validate", "--dropped"]) == 2
-    assert "wanted a data set, which has dropped rows, came findings" in capsys.readouterr().err
+    assert "expected a data set, which has dropped rows, got findings" in capsys.readouterr().err
 
 
 def test_new_names_the_step_and_its_rows_go_to_annotators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,7 @@ def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
         ("{kind: monitor, signals: [drift]}", "name their step in `data`"),
         ("{kind: monitor, signals: [latency, latency]}", "two signals give a number 'latency.p50'"),
         ("{kind: monitor, alerts: [{when: 'latency.p95 > 1', fro: 5m}]}", "there is no setting 'fro'"),
-        ("{kind: monitor, alerts: [{when: 'latency.p95 > 1', for: soon}]}", "wanted a time such as"),
+        ("{kind: monitor, alerts: [{when: 'latency.p95 > 1', for: soon}]}", "expected a time such as"),
         ("{kind: monitor, signals: [{kind: schema_validity, form: {type: 7}}]}", "is no JSON schema"),
         ("{kind: monitor, channels: [{kind: webhook}]}", "url"),
         ("{kind: monitor, signals: [{kind: metric, metric: perplexity}]}", "which requests do not have"),

@@ -159,7 +159,7 @@ def test_a_recipe_is_compared_with_itself_under_overrides(made: Made, capsys: py
     assert printed(capsys, "compare", made.as_it_stands, made.with_override) == told
     assert "identical" in printed(capsys, "compare", made.as_it_stands, "recipe.yaml")
     assert run_command(["compare", "recipe.yaml", OVERRIDE]) == 2
-    assert "wanted two things to compare, came one" in capsys.readouterr().err
+    assert "expected two things to compare, got one" in capsys.readouterr().err
 
 
 def test_a_recipe_is_served_beside_itself_under_overrides(made: Made) -> None:

@@ -70,7 +70,7 @@ def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]
         assert httpx.post(f"{running.told['url']}/feedback", json=opinion, trust_env=False).status_code == 200
         untold = httpx.post(f"{running.told['url']}/feedback", content=json.dumps(opinion), trust_env=False)
         assert untold.status_code == 415
-        assert untold.json()["error"]["message"] == "wanted a body of type application/json, came 'none'"
+        assert untold.json()["error"]["message"] == "expected a body of type application/json, got 'none'"
         assert running.stop(signal.SIGINT)[0] == 0
     capsys.readouterr()
     assert run_command(["traces", "show", said.id, "--json"]) == 0
@@ -158,7 +158,7 @@ def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
         (["./tiny-model", "--traces", "--keep", "{sample: 2}"], "sample"),
         (["./tiny-model", "--traces", "--keep", "{pii: [person]}"], "person is found by a recogniser"),
         (["./tiny-model", "--traces", "--keep", "[1"], "--keep: is no mapping in YAML"),
-        (["./tiny-model", "--pipeline", "x"], "--pipeline: wanted a mapping"),
+        (["./tiny-model", "--pipeline", "x"], "--pipeline: expected a mapping"),
         (["./tiny-model", "--traces", "--keep", "{names: {kind: spacy, model: nobody-has-it}}"], "nobody-has-it"),
         (["./tiny-model", "--host", "0.0.0.0"], "can be reached from elsewhere"),
         (["./tiny-model", "--host", "203.0.113.7"], "elsewhere"),

@@ -88,7 +88,7 @@ def test_findings_are_named_in_plain_words(folder: Path, capsys: pytest.CaptureF
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     assert run_command(["plan"]) == 2
     said = capsys.readouterr().err
-    assert "wanted a step that makes findings; 'data' makes a dataset" in said
+    assert "expected a step that makes findings; 'data' makes a dataset" in said
     assert "known: validate" in said
     (folder / "recipe.yaml").write_text(RECIPE.replace("label_errors < 2%", "label_eror < 2%"), encoding="utf-8")
     assert run_command(["plan"]) == 2

@@ -223,7 +223,7 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     ("text", "more", "said"),
     [
         (RECIPE[: RECIPE.index("  gate:")], [], "has no gate"),
-        (RECIPE, [], "wanted one step of kind `monitor`"),
+        (RECIPE, [], "expected one step of kind `monitor`"),
         (RECIPE + MONITOR, ["--on", "nothing"], "no alert is called 'nothing'"),
     ],
 )

@@ -59,11 +59,11 @@ def test_metrics_that_fit_are_chosen(tmp_path: Path) -> None:
     ("bad", "said"),
     [
         ("{not json", "is not JSON"),
-        ("[1]", "wanted a JSON object"),
+        ("[1]", "expected a JSON object"),
         ({"predicton": "x", "reference": "y"}, 'lacks "prediction"'),
         ({"prediction": "x"}, 'lacks "reference"'),
         ({"prediction": "x", "reference": "y", "references": ["y"]}, "both"),
-        ({"prediction": 3, "reference": "y"}, "wanted text, came 3"),
+        ({"prediction": 3, "reference": "y"}, "expected text, got 3"),
         ({"prediction": "x", "references": []}, "at least 1"),
         ('{"prediction": "x", "reference": "y", "id": "z", "group": "a", "label_scores": {"a": NaN}}', "finite"),
         ({"prediction": "x", "reference": "y", "group": "web"}, "lacks 'id'"),

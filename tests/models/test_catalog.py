@@ -56,7 +56,7 @@ def test_a_catalog_name_wins_over_a_folder_of_that_name(tmp_path: Path) -> None:
         ("./nowhere", "no folder", "OWNER/NAME"),
         ("none.gguf", "no file", "recipe's folder"),
         ({"kind": "hubb", "id": "a/b"}, "unknown; did you mean 'hub'", "parts model"),
-        ({"kind": "hub", "id": "only-a-name"}, "wanted OWNER/NAME", "parts model"),
+        ({"kind": "hub", "id": "only-a-name"}, "expected OWNER/NAME", "parts model"),
         ({"kind": "folder", "paht": "x"}, "did you mean 'path'", "parts model"),
         ({"id": "a/b"}, "a mapping with `kind`", "parts model"),
     ],

@@ -220,7 +220,7 @@ def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("models: [tune, other]", "models: [tune]"), "wanted at least 2 of them, came 1"),
+        (("models: [tune, other]", "models: [tune]"), "expected at least 2 of them, got 1"),
         (("models: [tune, other]", "models: [tune, other]\n    density: 0.5"), r"`method: \{kind: ties, density: …\}`"),
         (("models: [tune, other]", "models: [tune, tune]"), "named twice"),
         (("models: [tune, other]", "models: [tune, other]\n    weights: [1.0]"), "2 models and 1 weights"),

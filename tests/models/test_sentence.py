@@ -114,7 +114,7 @@ def test_the_identity_follows_what_decides_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("modules.json", "{", "wanted a list of modules"),
+        ("modules.json", "{", "expected a list of modules"),
         ("modules.json", '[{"type": "x.Transformer", "path": ""}, {"type": "x.CNN", "path": "c"}]', "names no pooling"),
         ("1_Pooling/config.json", '{"pooling_mode": "median"}', "median"),
         ("1_Pooling/config.json", '{"pooling_mode": "mean", "include_prompt": false}', "without its prompt"),

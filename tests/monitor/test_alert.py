@@ -41,7 +41,7 @@ def test_for_is_written_for_and_comes_back() -> None:
     ("settings", "said"),
     [
         ({"when": "x", "fro": "10m"}, "there is no setting 'fro'"),
-        ({"when": "x", "for": "ten"}, "wanted a time"),
+        ({"when": "x", "for": "ten"}, "expected a time"),
         ({"when": "x", "for": -1}, "greater than or equal"),
         ({"for": "10m"}, "when"),
         ({"when": "x", "severity": "bad"}, "severity"),

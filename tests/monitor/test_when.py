@@ -35,11 +35,11 @@ def test_a_condition_is_read(text: str, name: str, sign: str, report: bool, marg
 @pytest.mark.parametrize(
     ("text", "column", "said"),
     [
-        ("", 1, "wanted a number of a signal"),
+        ("", 1, "expected a number of a signal"),
         ("acuracy < 1", 1, "did you mean 'accuracy'"),
         ("accuracy = 1", 10, "has no meaning"),
         ("accuracy < base", 12, "`report`"),
-        ("accuracy < 0.9 on labels", 19, "wanted a number"),
+        ("accuracy < 0.9 on labels", 19, "expected a number"),
         ("accuracy < 0.9 on 0 labels", 19, "from 1 to 20,000"),
         ("accuracy < 0.9 on 2.5 labels", 19, "whole number"),
         ("accuracy < 0.9 on 99999 labels", 19, "20,000"),
@@ -72,7 +72,7 @@ def test_a_time_comes_back_as_it_is_written(seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["10", "m", "1 week", "-5m", "5mm", ""])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="wanted a time"):
+    with pytest.raises(ValueError, match="expected a time"):
         seconds_of(text)
 
 

@@ -209,7 +209,7 @@ def test_what_was_meant_is_said_of_a_wrong_path_verb_or_model(served: Served) ->
     for response, says in (
         (served.post("/chat/completions", {}), "nothing at /chat/completions; did you mean /v1/chat/completions?"),
         (served.get("/"), "nothing at /; /docs tells what there is"),
-        (served.get(CHAT), "wanted POST /v1/chat/completions, came GET"),
+        (served.get(CHAT), "wanted POST /v1/chat/completions, got GET"),
         (served.post(CHAT, {**ASKED, "model": "tinny"}), "'tinny' is not served here; did you mean 'tiny'?"),
         (served.post(CHAT, {**ASKED, "model": "gpt-4"}), "'gpt-4' is not served here; known: "),
     ):
@@ -309,9 +309,9 @@ def test_what_is_wrong_with_feedback_is_said_as_with_all_else() -> None:
         for body, says in (
             ('{"id": "c-1"}', "says nothing: one of thumb, rating, label, correction, comment is wanted"),
             ('{"id": "c-1", "thumb": "sideways"}', "thumb: input should be 'up' or 'down'"),
-            ('{"id": "c-1", "rating": true}', "rating: wanted a number from -1 to 1, came true"),
+            ('{"id": "c-1", "rating": true}', "rating: expected a number from -1 to 1, got true"),
             ('{"thumb": "up"}', "id: field required"),
-            ("[]", "wanted a JSON object"),
+            ("[]", "expected a JSON object"),
             ('{"id": ', "the body is no JSON: Expecting value"),
         ):
             answer = client.post("/v1/feedback", content=body, headers={"content-type": "application/json"})

@@ -78,7 +78,7 @@ def test_a_person_says_something_at_the_command_line(kept: Path, capsys: pytest.
         (["feedback", "chatcmpl-5", "--up", "--rating", "1"], "one of them"),
         (["feedback", "chatcmpl-77", "--up"], "no trace 'chatcmpl-77' is kept"),
         (["traces", "show", "chatcmpl-77"], "no trace"),
-        (["traces", "list", "--since", "yesterday"], "wanted a moment"),
+        (["traces", "list", "--since", "yesterday"], "expected a moment"),
         (["traces", "list", "--where", "ratng < 0"], "unknown"),
     ],
 )

@@ -139,9 +139,9 @@ def test_opinions_in_a_line_come_along(tmp_path: Path) -> None:
     ("line", "told"),
     [
         ("nonsense", "no JSON"),
-        ("[1]", "wanted a mapping"),
-        ('{"prompt": "Hi", "completion": "Hello"}', "wanted a moment"),
-        ('{"at": "2026-11-20T12:00:00Z"}', "wanted one of messages"),
+        ("[1]", "expected a mapping"),
+        ('{"prompt": "Hi", "completion": "Hello"}', "expected a moment"),
+        ('{"at": "2026-11-20T12:00:00Z"}', "expected one of messages"),
         ('{"prompt": "Hi", "at": "soon"}', "isoformat"),
         ('{"prompt": "Hi", "at": "2026-11-20T12:00:00Z", "latency": "quick"}', "could not convert"),
         ('{"id": "a", "at": "2026-11-20T12:00:00Z", "model": "m", "status": "x"}', "status"),

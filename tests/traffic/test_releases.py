@@ -284,7 +284,7 @@ def test_models_are_released_at_the_command_line(
     assert [one["did"] for one in told("history", ALIAS)] == ["roll-back", "promote", "canary", "release"]
     assert "nothing is tried" in told("compare", ALIAS, code=2)["error"]["message"]
     assert "both given" in told(ALIAS, ":tune", "--canary", "10%", "--shadow", code=2)["error"]["message"]
-    assert "wanted a share" in told(ALIAS, ":tune", "--canary", "some", code=2)["error"]["message"]
+    assert "expected a share" in told(ALIAS, ":tune", "--canary", "some", code=2)["error"]["message"]
     assert "nothing is released" in told("promote", "other@prod", code=2)["error"]["message"]
     told(ALIAS, ":model", "--shadow")
     assert told("compare", ALIAS, code=2)["error"]["remedy"].startswith("`luthier serve`")

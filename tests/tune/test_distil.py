@@ -183,7 +183,7 @@ def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
     )
     recipe = Recipe.of(read_yaml(small_recipe(tmp_path, text)), tmp_path)
     assert recipe.references(recipe.steps["student"]) == {"data": "data", "model": "model", "teacher": "tune"}
-    with pytest.raises(RecipeError, match="wanted a step that makes a model; 'data' makes a dataset"):
+    with pytest.raises(RecipeError, match="expected a step that makes a model; 'data' makes a dataset"):
         Recipe.of(read_yaml(small_recipe(tmp_path, text.replace("teacher: tune", "teacher: data"))), tmp_path)
 
 

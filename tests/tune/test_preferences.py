@@ -375,7 +375,7 @@ def test_margins_and_ties_of_rewards(text: Text) -> None:
     for given_rewards in ([1.0, -1.0], [-1.0, 1.0]):
         loss = Reward(margin="row", ties="learn").loss(torch.tensor(given_rewards), pack(rows), None).total
         assert float(loss) == pytest.approx(1.126928, abs=1e-5)
-    with pytest.raises(DataError, match="wanted a margin of 0 or more, got -1"):
+    with pytest.raises(DataError, match="expected a margin of 0 or more, got -1"):
         Reward(margin="row").lessons([preferring(given[0], "delivery", row=-1)], text)
 
 

@@ -224,7 +224,7 @@ def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -
     outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
     step = search(shots=(0, 4, 8, 64))
     for refused in (lambda: step.foresee(outlook), lambda: shop.tune(step)):
-        with pytest.raises(InputError, match="7 rows are held back, which leaves 7 to show, came 8, 64") as caught:
+        with pytest.raises(InputError, match="7 rows are held back, which leaves 7 to show, got 8, 64") as caught:
             refused()
         assert caught.value.where == Where(field="technique.shots")
     usual = search(shots=(0, 4, 8))

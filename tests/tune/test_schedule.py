@@ -55,8 +55,8 @@ def test_an_averaging_optimizer_keeps_the_rate_constant() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"optimizer": "schedule_free", "schedule": "cosine"}, "wants a constant learning rate, came schedule 'cosine'"),
-    ({"decay": 0.1}, "decay belongs to the schedule wsd, came 'auto'"),
+    ({"optimizer": "schedule_free", "schedule": "cosine"}, "wants a constant learning rate, got schedule 'cosine'"),
+    ({"decay": 0.1}, "decay belongs to the schedule wsd, got 'auto'"),
     ({"schedule": "wsd", "decay": 0.9, "warmup": 0.2}, "warmup and decay are 1.1 of all steps together"),
 ]
 

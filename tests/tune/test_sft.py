@@ -56,7 +56,7 @@ def test_no_turn_chosen_is_said(text: Text) -> None:
 
 
 def test_a_choice_of_turns_says_something() -> None:
-    with pytest.raises(ValidationError, match="wanted a `tag`, a `name`, or both"):
+    with pytest.raises(ValidationError, match="expected a `tag`, a `name`, or both"):
         Sft(learn={})
 
 
@@ -88,7 +88,7 @@ def test_a_row_that_weighs_nothing_is_not_learnt(text: Text) -> None:
 
 @pytest.mark.parametrize("worth", [-1, math.nan, "much", None, True, math.inf])
 def test_a_weight_that_is_no_weight_is_refused_with_its_line(worth: Any, text: Text) -> None:
-    with pytest.raises(DataError, match=r"tickets\.csv:1.*wanted a weight of 0 or more"):
+    with pytest.raises(DataError, match=r"tickets\.csv:1.*expected a weight of 0 or more"):
         Sft(weight="worth").lessons([talk({"content": "yes"}, meta={"worth": worth})], text)
 
 

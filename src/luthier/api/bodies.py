@@ -104,7 +104,7 @@ class JobWanted(Body):
         if self.hyperparameters is not None and self.method is not None:
             raise Refusal("hyperparameters are given in `method`: leave one of them out", param="hyperparameters")
         if len(self.metadata or {}) > 16 or any(len(name) > 64 for name in self.metadata or {}):
-            raise Refusal("wanted at most 16 entries with keys of at most 64 characters", param="metadata")
+            raise Refusal("expected at most 16 entries with keys of at most 64 characters", param="metadata")
         return self
 
     def wish(self) -> Wish:

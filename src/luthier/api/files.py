@@ -109,9 +109,9 @@ def _expiry(anchor: str | None, seconds: str | None) -> int | None:
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        raise Refusal("wanted the anchor 'created_at'", param="expires_after.anchor")
+        raise Refusal("expected the anchor 'created_at'", param="expires_after.anchor")
     if seconds is None or not seconds.isascii() or not seconds.isdigit() or not 3600 <= int(seconds[:9]) <= 2592000:
-        raise Refusal("wanted seconds from 3600 to 2592000", param="expires_after.seconds")
+        raise Refusal("expected seconds from 3600 to 2592000", param="expires_after.seconds")
     return int(seconds)
 
 

@@ -114,7 +114,7 @@ def _metadata(request: Request) -> Mapping[str, str] | None:
         if (key := _METADATA.fullmatch(name)) is not None:
             found[key[1]] = value
         elif name.startswith("metadata") and (name, value) != ("metadata", "null"):
-            raise Refusal("wanted metadata[NAME]=VALUE", param="metadata")
+            raise Refusal("expected metadata[NAME]=VALUE", param="metadata")
     return found or None
 
 

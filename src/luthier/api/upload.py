@@ -31,7 +31,7 @@ async def receive_form(request: Request, incoming: Incoming) -> Form:
     """Take a form apart as it comes; its file goes where it is kept."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise Refusal("wanted a form (multipart/form-data) with `file` and `purpose`", status=415)
+        raise Refusal("expected a form (multipart/form-data) with `file` and `purpose`", status=415)
     form = Form(incoming)
     incoming.check_room()
     looked = 0

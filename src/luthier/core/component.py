@@ -115,7 +115,7 @@ class Component(BaseModel):
         if not isinstance(value, dict) or "kind" not in value:
             article = "an" if cls.role[0] in "aeiou" else "a"
             context = {"role": f"{article} {cls.role}", "hint": did_you_mean("", members(cls))}
-            raise PydanticCustomError("part", "wanted {role}: its kind, or a mapping with `kind`; {hint}", context)
+            raise PydanticCustomError("part", "expected {role}: its kind, or a mapping with `kind`; {hint}", context)
         member = _of_its_module(cls, value["kind"]) if isinstance(value["kind"], str) else None
         if member is None:
             kind = str(value["kind"])
@@ -191,11 +191,11 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
             and is_variable(value)
             and not any(isinstance(m, Environment) for m in field.metadata)
         ):
-            words = "'{name}' takes no environment variable, came {value}; write the value itself"
+            words = "'{name}' takes no environment variable, got {value}; write the value itself"
             raise PydanticCustomError("environment", words, {"name": name, "value": value})
         if isinstance(value, bool) and _wants_number(field.annotation):
             context = {"name": name, "value": str(value).lower()}
-            raise PydanticCustomError("number", "'{name}' wants a number, came {value}", context)
+            raise PydanticCustomError("number", "'{name}' wants a number, got {value}", context)
     return data
 
 

@@ -47,7 +47,9 @@ class Phrase:
         """The next word, which must be of this kind, and one of those when any are named."""
         word = self.next
         if word.kind != kind or (among and word.text not in among):
-            raise self.wrong(word.column, f"wanted {wanted}, came {word.text!r}" if word.text else f"wanted {wanted}")
+            raise self.wrong(
+                word.column, f"expected {wanted}, got {word.text!r}" if word.text else f"expected {wanted}"
+            )
         return self._words.pop(0)
 
     def has(self, kind: str, *texts: str) -> bool:

@@ -57,7 +57,7 @@ class Split(BaseModel):
         if isinstance(value, dict):
             for name in ("test", "validation"):
                 if isinstance(value.get(name), float) and value[name] >= 1:
-                    what = f"{name}: a share is below 1 and a count is a whole number, came {value[name]}"
+                    what = f"{name}: a share is below 1 and a count is a whole number, got {value[name]}"
                     raise ValueError(f"{what}; write a share such as 0.1, or a count such as 200")
         return refuse_unknown_settings(cls, value)
 

@@ -24,7 +24,7 @@ Role = Literal["tuned", "base", "other", "plain"]
 TUNED, BASE, AGAINST = "tuned", "base", "against"
 """The names of the model that is asked about, when it was tuned, of the model that it began with, and of a further one,
 such as the one that is released."""
-_TITLES: Mapping[str, str] = {TUNED: "the tuned model", AGAINST: "the model it is held against"}
+_TITLES: Mapping[str, str] = {TUNED: "the tuned model", AGAINST: "the compared model"}
 _ROLES: Mapping[str, Role] = {TUNED: "tuned", AGAINST: "other"}
 
 

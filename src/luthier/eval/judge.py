@@ -96,7 +96,7 @@ def judge_people(text: str, rule: Rule, judgments: Artifact) -> Ruling:
     told = read_opinion(judgments)
     if rule.model is not None:
         remedy = f"give a number; `people.difference` is {told.subject} minus {told.rival}"
-        raise RecipeError(f"{rule.name} is held against numbers only", where=Where(field="rules"), remedy=remedy)
+        raise RecipeError(f"{rule.name} is compared with numbers only", where=Where(field="rules"), remedy=remedy)
     if rule.name not in told.numbers:
         what = f"these judgments do not say {rule.name!r}"
         raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(rule.name, told.numbers))

@@ -57,7 +57,7 @@ def _difference(row: dict[str, Any]) -> str:
     p = row.get("p_holm", row["p"])
     sure = "clear of zero" if row["low"] > 0 or row["high"] < 0 else "not clear of zero"
     interval = f"({row['low']:+.4f} to {row['high']:+.4f}; {sure}"
-    power = f"; so many rows would show {row['detectable']:.4f}" if "detectable" in row else ""
+    power = f"; smallest detectable difference: {row['detectable']:.4f}" if "detectable" in row else ""
     return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']}{power})"
 
 
@@ -65,7 +65,7 @@ def compare_all(targets: Sequence[Target], metrics: Sequence[str] = ()) -> Compa
     """Two things, or the first against each of the others."""
     if len(targets) < 2:
         remedy = "name two; PATH=VALUE belongs to the recipe before it"
-        raise InputError("wanted two things to compare, came one", where=Where(field=str(targets[0])), remedy=remedy)
+        raise InputError("expected two things to compare, got one", where=Where(field=str(targets[0])), remedy=remedy)
     first, *others = targets
     return compare_two(first, others[0], metrics) if len(others) == 1 else compare_many(first, others, metrics)
 
@@ -115,7 +115,7 @@ def compare_two(one: Target | str, other: Target | str, metrics: Sequence[str] =
 
         found = compare_data(a.artifact, b.artifact)
         return Compared(facts={**found.model_dump(mode="json"), "counts": found.counts(), **same})
-    message = f"wanted two evaluations, two data sets or two files of predictions; came a {kinds[0]} and a {kinds[1]}"
+    message = f"expected two evaluations, two data sets or two files of predictions; got a {kinds[0]} and a {kinds[1]}"
     raise InputError(
         message, where=Where(field=f"{first} {second}"), remedy="name steps of the same kind, as RECIPE:STEP"
     )

@@ -114,7 +114,7 @@ def open_sitting(word: str) -> Sitting:
     """What `RECIPE:STEP` (a step of kind `assign`) asks people."""
     found = find_artifact(word)
     if found.artifact.manifest.makes != "assignment":
-        what = f"wanted a step of kind `assign`, came one that makes a {found.artifact.manifest.makes}"
+        what = f"expected a step of kind `assign`, got one that makes a {found.artifact.manifest.makes}"
         raise RecipeError(what, where=Where(field=word), remedy="add a step {kind: assign, report: …} to the recipe")
     store = recipe_store(found.plan.recipe.base if found.plan else Path())
     form = Form.parse(found.artifact.read_json(ABOUT)["form"])

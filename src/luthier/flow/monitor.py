@@ -57,7 +57,7 @@ def open_monitor(word: str | None = None) -> Opened:
     """The monitor of a recipe: `RECIPE:STEP`, or the only step of its kind in the recipe that is named or here."""
     found = find_artifact(word if word is not None and ":" in word else f"{_file(word)}:{_only_step(word)}")
     if found.artifact.manifest.makes != "monitor":
-        what = f"wanted a step of kind `monitor`, came one that makes a {found.artifact.manifest.makes}"
+        what = f"expected a step of kind `monitor`, got one that makes a {found.artifact.manifest.makes}"
         raise RecipeError(what, where=Where(field=word), remedy="add a step {kind: monitor, …} to the recipe")
     assert found.plan is not None, "a monitor is found through its recipe"
     return _opened(found.plan, str(found.step))

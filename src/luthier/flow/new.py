@@ -231,7 +231,7 @@ def _columns(prompt: str | None, answer: str | None, source: Path | str | None, 
             remedy = "leave it out: the file names its own columns" if is_tool else "give the data by --from"
             raise InputError(what, where=Where(field=option), remedy=remedy)
         if text is not None and not text.strip():
-            raise InputError("wanted a column, got nothing", where=Where(field=option), remedy="name a column")
+            raise InputError("expected a column, got nothing", where=Where(field=option), remedy="name a column")
     return _Columns(*(text and text.replace("\\n", "\n") for text in (prompt, answer)))
 
 

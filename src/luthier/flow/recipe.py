@@ -191,7 +191,7 @@ class Recipe(BaseModel):
         made = steps[other].makes
         if made != wanted:
             able = [key for key, step in steps.items() if step.makes == wanted]
-            message = f"wanted a step that makes {a(wanted)}; {other!r} makes {a(made)}"
+            message = f"expected a step that makes {a(wanted)}; {other!r} makes {a(made)}"
             raise RecipeError(message, where=where, remedy=did_you_mean(other, able))
 
     def order(self) -> list[str]:

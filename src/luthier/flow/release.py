@@ -33,7 +33,7 @@ def release(alias: str, named: Target | str, canary: str | None, *, shadow: bool
 def _share(text: str) -> float:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*(%))?\s*", text)
     if found is None:
-        what = f"wanted a share, came {text!r}"
+        what = f"expected a share, got {text!r}"
         raise InputError(what, where=Where(field="--canary"), remedy="for example --canary 10%")
     return float(found[1]) / (100 if found[2] else 1)
 

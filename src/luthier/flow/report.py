@@ -72,7 +72,7 @@ def _evaluation(word: str) -> tuple[str, Artifact]:
     found = find_compared(word)
     makes = found.artifact.manifest.makes
     if makes != "evaluation":
-        what = f"wanted an evaluation to stand beside, came a {makes}"
+        what = f"expected an evaluation to stand beside, got a {makes}"
         raise InputError(what, where=Where(field=word), remedy="name a step that evaluates, as RECIPE:STEP")
     return found.name, found.artifact
 

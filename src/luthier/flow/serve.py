@@ -249,7 +249,7 @@ def _wrong(error: yaml.YAMLError | ValidationError | ValueError) -> str:
         return str(error).split("\n", 1)[0]
     first = error.errors()[0]
     said = first["msg"].removeprefix("Value error, ")
-    said = "wanted a mapping" if first["type"].startswith(("model_", "dict_")) else said[:1].lower() + said[1:]
+    said = "expected a mapping" if first["type"].startswith(("model_", "dict_")) else said[:1].lower() + said[1:]
     return ": ".join([*(str(step) for step in first["loc"][:1]), said])
 
 

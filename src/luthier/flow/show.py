@@ -167,7 +167,7 @@ def _find_dataset(target: Target) -> Found:
     if (makes := found.artifact.manifest.makes) != "dataset":
         remedy = "name the step that made the data set, such as recipe.yaml:data"
         raise InputError(
-            f"wanted a data set, which has dropped rows, came {a(makes)}", where=Where(field=text), remedy=remedy
+            f"expected a data set, which has dropped rows, got {a(makes)}", where=Where(field=text), remedy=remedy
         )
     return found
 

@@ -111,7 +111,7 @@ def parse_yaml(text: str, file: str) -> SourceText:
     if not isinstance(data, dict):
         came = {type(None): "nothing", list: "a list", str: "text"}.get(type(data), "a single value")
         remedy = "begin with `luthier: 1`, or let `luthier new` write one"
-        raise RecipeError(f"wanted a recipe (a mapping), came {came}", where=Where(file=file, line=1), remedy=remedy)
+        raise RecipeError(f"expected a recipe (a mapping), got {came}", where=Where(file=file, line=1), remedy=remedy)
     return SourceText(file, data, reader.lines, text)
 
 
@@ -210,9 +210,9 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
         where = Where(file=COMMAND_LINE, field=text)
         if is_step(text, data):
             remedy = f"`--only` stands before every step: --only {text}"
-            raise RecipeError("wanted PATH=VALUE, came the name of a step", where=where, remedy=remedy)
+            raise RecipeError("expected PATH=VALUE, got the name of a step", where=where, remedy=remedy)
         if not sign or not all(path.split(".")):
-            raise RecipeError("wanted PATH=VALUE", where=where, remedy="for example steps.tune.technique.r=32")
+            raise RecipeError("expected PATH=VALUE", where=where, remedy="for example steps.tune.technique.r=32")
         data = _assign(data, path.split("."), _value(value, where), where)
         given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
     _refuse_unknown_steps(data, given, given_as=assignments)

@@ -54,7 +54,7 @@ def moment(text: str | None, name: str) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError as error:
         remedy = "for example 2026-11-01, 2026-11-01T12:00, 30m, 6h, 7d"
-        raise InputError(f"wanted a moment, came {text!r}", where=Where(field=name), remedy=remedy) from error
+        raise InputError(f"expected a moment, got {text!r}", where=Where(field=name), remedy=remedy) from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 

@@ -78,7 +78,7 @@ def opened(circle: Circle, released: Released) -> Opened:
     found = monitor_of(recipe)
     if found is None:
         remedy = "add one: monitor: {kind: monitor, report: …, signals: […], alerts: […]}"
-        raise RecipeError("wanted one step of kind `monitor`", where=Where(file=recipe.file), remedy=remedy)
+        raise RecipeError("expected one step of kind `monitor`", where=Where(file=recipe.file), remedy=remedy)
     known = [rule.name for rule in found.plan.rules]
     for name in circle.alerts:
         if name not in known:

@@ -175,14 +175,14 @@ def _words(problems: list[ErrorDetails], key: Key, data: Any, model: type[BaseMo
         wants.remove("a whole number")
     if not wants:
         text, _, remedy = first["msg"].removeprefix("Value error, ").partition("; ")
-        came = f", came {_came(first['input'])}" if first["type"] == "part" else ""
+        came = f", got {_came(first['input'])}" if first["type"] == "part" else ""
         return text + came, remedy or _manual(owner)
     expected = [str(problem.get("ctx", {}).get("expected", "")) for problem in problems]
     near = _near(first["input"], " ".join(expected))
     if first["type"] == "string_type" and owner is not None and _reads(owner, str(key[-1])):
-        return f"wanted the name of a step, came {_came(first['input'])}", _to_add(str(key[-1]), owner, data)
+        return f"expected the name of a step, got {_came(first['input'])}", _to_add(str(key[-1]), owner, data)
     came = str(len(first["input"])) if first["type"] == "too_short" and first["input"] else _came(first["input"])
-    return f"wanted {' or '.join(wants)}, came {came}", near or _to_set(wants, field, owner)
+    return f"expected {' or '.join(wants)}, got {came}", near or _to_set(wants, field, owner)
 
 
 def _wanted(problem: ErrorDetails) -> str:

@@ -67,15 +67,15 @@ class Answers:
                 raise DataError(f"{len(self)} predictions stand beside {len(column)} {name}")
         for row, (prediction, references) in enumerate(zip(self.predictions, self.references, strict=True)):
             if not isinstance(prediction, str):
-                raise _wrong(row, "prediction", f"wanted a text, got {type(prediction).__name__}")
+                raise _wrong(row, "prediction", f"expected a text, got {type(prediction).__name__}")
             if not references or not all(isinstance(text, str) for text in references):
                 raise _wrong(row, "reference", "is missing or no text")
         for row, scores in enumerate(self.label_scores or ()):
             if len(scores) < 2 or not all(math.isfinite(score) for score in scores.values()):
-                raise _wrong(row, "label_scores", "wanted a finite score for each of at least two labels")
+                raise _wrong(row, "label_scores", "expected a finite score for each of at least two labels")
         for row, value in enumerate(self.logprobs or ()):
             if not math.isfinite(value):
-                raise _wrong(row, "logprobs", f"wanted a finite log-likelihood, got {value}")
+                raise _wrong(row, "logprobs", f"expected a finite log-likelihood, got {value}")
         self._check_columns()
 
     def _check_columns(self) -> None:
@@ -84,7 +84,7 @@ class Answers:
                 raise DataError(f"{len(self)} predictions stand beside {len(numbers)} scores {name!r}")
             for row, number in enumerate(numbers):
                 if number is not None and not math.isfinite(number):
-                    raise _wrong(row, f"scores.{name}", f"wanted a finite number or null, got {number}")
+                    raise _wrong(row, f"scores.{name}", f"expected a finite number or null, got {number}")
 
     def select(self, rows: Sequence[int]) -> Answers:
         """The same for some rows only, by number."""

@@ -160,7 +160,7 @@ def _line(text: str, where: Where) -> Line:
     except (ValueError, RecursionError) as error:
         raise DataError("is not JSON: it is too large", where=where, remedy=_WANTED) from error
     if not isinstance(row, dict):
-        raise DataError(f"wanted a JSON object, came {_KINDS.get(type(row), 'null')}", where=where, remedy=_WANTED)
+        raise DataError(f"expected a JSON object, got {_KINDS.get(type(row), 'null')}", where=where, remedy=_WANTED)
     if "prediction" not in row:
         raise DataError('lacks "prediction"', where=where, remedy=_remedy("prediction", row))
     try:
@@ -171,7 +171,7 @@ def _line(text: str, where: Where) -> Line:
         place = Where(file=where.file, line=where.line, field=field)
         wanted = first["msg"].replace("Input should be", "wanted").replace("a valid string", "text").partition(", ")[0]
         about = descriptions(Line).get(str(first["loc"][0]), "")
-        raise DataError(f"{wanted}, came {first['input']!r}"[:300], where=place, remedy=f"{field}: {about}") from error
+        raise DataError(f"{wanted}, got {first['input']!r}"[:300], where=place, remedy=f"{field}: {about}") from error
     if line.reference is None and line.references is None:
         raise DataError('lacks "reference"', where=where, remedy=_remedy("reference", row))
     if line.reference is not None and line.references is not None:

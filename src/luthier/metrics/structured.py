@@ -35,7 +35,7 @@ def reference_of(text: str, row: int, kind: str) -> Any:
     """A reference's JSON value; `DataError` names the row that has none."""
     value = parsed(text, fenced=True)
     if value is MISSING:
-        what = f"row {row + 1}: {kind} wants JSON for a reference, came {text[:60]!r}"
+        what = f"row {row + 1}: {kind} wants JSON for a reference, got {text[:60]!r}"
         raise DataError(what, where=Where(field="reference"), remedy=f"leave the row or the metric {kind} out")
     return value
 

@@ -165,7 +165,7 @@ def _check_sizes(config: dict[str, Any], path: Path) -> None:
         value = config.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
             where = Where(file=str(path), field=name)
-            message = f"wanted a whole number above 0, came {value!r}"
+            message = f"expected a whole number above 0, got {value!r}"
             raise ModelError(message, where=where, remedy="fetch the model again, or mend its config.json")
 
 

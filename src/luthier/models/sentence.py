@@ -115,7 +115,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         told = json.loads(path.read_text(encoding="utf-8"))
         return [(str(one["type"]).rpartition(".")[2], folder / str(one["path"])) for one in told][1:]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError("wanted a list of modules with `type` and `path`", where=Where(file=str(path))) from error
+        raise ModelError("expected a list of modules with `type` and `path`", where=Where(file=str(path))) from error
 
 
 def _pooling(folder: Path, modules: Sequence[tuple[str, Path]]) -> list[Pooling]:

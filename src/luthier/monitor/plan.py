@@ -94,9 +94,9 @@ def _read(text: str, usual: Mapping[str, Window], numbers: Mapping[str, Signal])
 def _clear(alert: Alert, when: When, usual: Mapping[str, Window], numbers: Mapping[str, Signal]) -> When:
     clear = _read(str(alert.clear), usual, numbers)
     if clear.name != when.name or clear.window != when.window:
-        raise ValueError(f"`clear` must be about {when.name} {when.window}, as `when` is; came {alert.clear!r}")
+        raise ValueError(f"`clear` must be about {when.name} {when.window}, as `when` is; got {alert.clear!r}")
     if clear.upward == when.upward:
-        raise ValueError(f"`clear` must point the other way than `when`; came {alert.when!r} and {alert.clear!r}")
+        raise ValueError(f"`clear` must point the other way than `when`; got {alert.when!r} and {alert.clear!r}")
     return clear
 
 

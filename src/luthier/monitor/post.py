@@ -56,5 +56,5 @@ def _address(url: str) -> str:
         raise Unsent(error.message) from None
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or not address.isascii():
-        raise Unsent("wanted an address that begins with https:// or http://")
+        raise Unsent("expected an address that begins with https:// or http://")
     return address

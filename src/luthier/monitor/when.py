@@ -81,12 +81,12 @@ def _window(words: Phrase) -> Window:
     if kind.text == "on":
         words.take("name", "labels, ratings, requests or answers", COUNTED)
         if not word.text.isdigit() or not 0 < int(word.text) <= MOST_ROWS:
-            raise words.wrong(word.column, f"wanted a whole number from 1 to {MOST_ROWS:,}, came {word.text!r}")
+            raise words.wrong(word.column, f"expected a whole number from 1 to {MOST_ROWS:,}, got {word.text!r}")
         return Window(events=int(word.text))
     unit = words.take("name", "s, m, h or d", UNITS)
     seconds = float(word.text) * UNITS[unit.text]
     if not 1 <= seconds <= LONGEST_S or seconds != int(seconds):
-        raise words.wrong(word.column, f"wanted whole seconds, at most 31 days, came {word.text}{unit.text}")
+        raise words.wrong(word.column, f"wanted whole seconds, at most 31 days, got {word.text}{unit.text}")
     return Window(seconds=int(seconds))
 
 
@@ -96,7 +96,7 @@ def seconds_of(value: Any) -> Any:
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
     if found is None:
-        raise ValueError(f"wanted a time such as 30s, 10m, 2h or 1d, came {value!r}")
+        raise ValueError(f"expected a time such as 30s, 10m, 2h or 1d, got {value!r}")
     return float(found[1]) * UNITS[found[2]]
 
 

@@ -163,7 +163,7 @@ def _said(request: Request, error: HTTPException) -> str:
     """What is wrong with a request that no route takes, and which one is near."""
     path = request.url.path[:200]
     if error.status_code == 405:
-        return f"wanted {(error.headers or {}).get('Allow', 'another method')} {path}, came {request.method}"
+        return f"expected {(error.headers or {}).get('Allow', 'another method')} {path}, got {request.method}"
     if error.status_code != 404:
         return str(error.detail)
     paths = {getattr(route, "path", "") for route in request.app.routes}

@@ -52,7 +52,7 @@ _SAMPLING = ("frequency_penalty", "presence_penalty", "logit_bias", "top_k", "mi
 
 def _no_flag(value: Any) -> Any:
     if isinstance(value, bool):
-        raise PydanticCustomError("number", "wanted a number, came {value}", {"value": str(value).lower()})
+        raise PydanticCustomError("number", "expected a number, got {value}", {"value": str(value).lower()})
     return value
 
 
@@ -270,11 +270,11 @@ class _Asking(Body):
     @model_validator(mode="after")
     def _together(self) -> _Asking:
         if isinstance(self.stop, list) and not 1 <= len(self.stop) <= 4:
-            raise Refusal("wanted one to four stop texts", param="stop")
+            raise Refusal("expected one to four stop texts", param="stop")
         if self.stream_options is not None and not self.stream:
             raise Refusal("stream_options go with `stream: true` only", param="stream_options")
         if len(self.metadata) > 16 or any(len(key) > 64 for key in self.metadata):
-            raise Refusal("wanted at most 16 entries with keys of at most 64 characters", param="metadata")
+            raise Refusal("expected at most 16 entries with keys of at most 64 characters", param="metadata")
         return self
 
     @property
@@ -401,7 +401,7 @@ class Completion(_Asking):
         if all(isinstance(one, int) for one in self.prompt):
             return [tuple(one for one in self.prompt if isinstance(one, int))]
         if len(self.prompt) * self.n > MOST_ANSWERS:
-            raise Refusal(f"wanted at most {MOST_ANSWERS} answers in all (prompts times n)", param="prompt")
+            raise Refusal(f"expected at most {MOST_ANSWERS} answers in all (prompts times n)", param="prompt")
         found = [one if isinstance(one, str) else tuple(one) for one in self.prompt if not isinstance(one, int)]
         if () in found:
             raise Refusal("a list of tokens is empty", param="prompt")

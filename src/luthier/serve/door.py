@@ -90,7 +90,7 @@ class Door:
         kind, _, key = headers.get("authorization", "").partition(" ")
         caller = ring.caller(key.strip()) if kind.lower() == "bearer" else None
         if caller is None:
-            what = "this key opens nothing here" if key else "wanted a key: `Authorization: Bearer lk-…`"
+            what = "this key opens nothing here" if key else "expected a key: `Authorization: Bearer lk-…`"
             raise Refusal(what, code="invalid_api_key", status=401)
         self._count(caller)
         return caller

@@ -27,7 +27,7 @@ async def read_object(request: Request) -> dict[str, Any]:
         raise other
     value = read_json(await request.body())
     if not isinstance(value, dict):
-        raise Refusal("wanted a JSON object")
+        raise Refusal("expected a JSON object")
     return value
 
 
@@ -36,7 +36,7 @@ def other_than_json(request: Request) -> Refusal | None:
     told = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if told == "application/json":
         return None
-    return Refusal(f"wanted a body of type application/json, came {told[:80] or 'none'!r}", status=415)
+    return Refusal(f"expected a body of type application/json, got {told[:80] or 'none'!r}", status=415)
 
 
 def validated(value: Mapping[str, Any], kind: type[Kind]) -> Kind:
@@ -89,7 +89,7 @@ def first_wrong(errors: Sequence[Mapping[str, Any]]) -> Refusal:
     """
     found = max(errors, key=lambda one: sum(map(_is_name, one["loc"])))
     if found["type"] == "model_attributes_type":
-        return Refusal("wanted a JSON object")
+        return Refusal("expected a JSON object")
     if found["type"] == "json_invalid":
         return Refusal(f"the body is no JSON: {found.get('ctx', {}).get('error', found['msg'])}")
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"] if _is_name(step))

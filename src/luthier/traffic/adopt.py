@@ -71,7 +71,7 @@ def _told(error: Exception) -> str:
 
 def _records(value: Any, name: str, model: str) -> Iterator[Trace | Feedback]:
     if not isinstance(value, dict):
-        raise TypeError(f"wanted a mapping, came {type(value).__name__}")
+        raise TypeError(f"expected a mapping, got {type(value).__name__}")
     if is_otlp(value):
         yield from spans(value)
     elif isinstance(value.get("trace"), str) or _is_own(value):
@@ -121,7 +121,7 @@ def _pair(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | No
             return value[asked], found if isinstance(found, dict) and "choices" in found else _response(found, value)
     asked_by = next((key for key in _ASKED if value.get(key) is not None), None)
     if asked_by is None:
-        raise KeyError(f"wanted one of {', '.join(_ASKED)}")
+        raise KeyError(f"expected one of {', '.join(_ASKED)}")
     if isinstance(value.get("response"), dict) and "choices" in value["response"]:
         return _request(value[asked_by]), value["response"]
     answered_by = next((key for key in _ANSWERED if value.get(key) is not None and key != asked_by), None)
@@ -144,7 +144,7 @@ def _response(said: Any, value: Mapping[str, Any]) -> dict[str, Any] | None:
 def _moment(value: Mapping[str, Any], response: Mapping[str, Any] | None) -> datetime:
     found = next((value[key] for key in _MOMENTS if value.get(key) is not None), _mapping(response).get("created"))
     if found is None:
-        raise KeyError(f"wanted a moment in one of {', '.join(_MOMENTS)}")
+        raise KeyError(f"expected a moment in one of {', '.join(_MOMENTS)}")
     if isinstance(found, str) and not found.replace(".", "", 1).isdigit():
         at = datetime.fromisoformat(found)
         return at if at.tzinfo else at.replace(tzinfo=UTC)

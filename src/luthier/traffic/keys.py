@@ -168,13 +168,13 @@ def _scopes(text: str) -> frozenset[Scope]:
 
 def _check(name: str, scopes: Collection[Scope], requests_per_minute: int | None) -> None:
     if not _NAME.fullmatch(name):
-        what = f"wanted a name of letters, digits and ._@- (at most 64), came {name[:80]!r}"
+        what = f"expected a name of letters, digits and ._@- (at most 64), got {name[:80]!r}"
         raise InputError(what, where=Where(field="NAME"), remedy="for example support-bot")
     if not scopes or (unknown := sorted(set(scopes) - set(SCOPES))):
         what = f"there is no scope {unknown[0]!r}" if scopes else "a key without a scope opens nothing"
         raise InputError(what, where=Where(field="--scope"), remedy=f"scopes are {', '.join(SCOPES)}")
     if requests_per_minute is not None and requests_per_minute < 1:
-        raise InputError(f"wanted at least 1, came {requests_per_minute}", where=Where(field="--requests-per-minute"))
+        raise InputError(f"expected at least 1, got {requests_per_minute}", where=Where(field="--requests-per-minute"))
 
 
 def _digest(key: str) -> str:

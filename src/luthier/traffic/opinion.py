@@ -45,7 +45,7 @@ class Opinion(BaseModel):
     def _no_flag(cls, value: Any) -> Any:
         if isinstance(value, bool):
             raise PydanticCustomError(
-                "number", "wanted a number from -1 to 1, came {came}", {"came": str(value).lower()}
+                "number", "expected a number from -1 to 1, got {came}", {"came": str(value).lower()}
             )
         return value
 

@@ -89,7 +89,7 @@ def release(ledger: Ledger, alias: str, model: Model) -> Release:
 def try_out(ledger: Ledger, alias: str, model: Model, *, share: float | None = None) -> Release:
     """Let a model answer a share of users (a canary), or be asked unheard where no share is given (a shadow)."""
     if share is not None and not 0 < share < 1:
-        what = f"wanted a share between 0 % and 100 %, came {100 * share:g} %"
+        what = f"expected a share between 0 % and 100 %, got {100 * share:g} %"
         raise InputError(what, where=Where(field="--canary"), remedy="for example --canary 10%")
     with ledger.writing() as session:
         now = _known(session, alias)
@@ -172,7 +172,7 @@ def history(ledger: Ledger, alias: str) -> list[Release]:
 
 def _check(alias: str) -> None:
     if not _NAME.fullmatch(alias):
-        what = f"wanted a name such as support@prod, came {alias[:120]!r}"
+        what = f"expected a name such as support@prod, got {alias[:120]!r}"
         remedy = "what it is for, @, and where: letters, digits and ._-"
         raise InputError(what, where=Where(field="ALIAS"), remedy=remedy)
 

@@ -22,7 +22,7 @@ from luthier.core.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     import polars as pl
 
-_TEXT, _NUMBER, _YES, _MOMENT = "a text in quotes", "a number", "true or false", 'a moment such as "2026-11-01"'
+_TEXT, _NUMBER, _YES, _MOMENT = "a quoted string", "a number", "true or false", 'a moment such as "2026-11-01"'
 SAID = {"rating": _NUMBER, "label": _TEXT, "correction": _TEXT, "comment": _TEXT}
 NAMES = {
     **dict.fromkeys(("id", "asked", "model", "release", "arm", "finish", "error", "user", "key", "text"), _TEXT),
@@ -58,7 +58,7 @@ class Where:
         self._deep = 0
         self._tree = self._any()
         if self._tokens[0].kind != "end":
-            self._wrong("wanted `and`, `or` or nothing more")
+            self._wrong("expected `and`, `or` or nothing more")
 
     def of(self, opinions: pl.DataFrame) -> pl.Expr:
         """The condition over the columns of traces, given what was said of them (`read.summed`)."""
@@ -85,7 +85,7 @@ class Where:
         if self._sign("("):
             found = self._any()
             if not self._sign(")"):
-                self._wrong("wanted `)`")
+                self._wrong("expected `)`")
             return found
         return self._test()
 
@@ -94,7 +94,7 @@ class Where:
         if self._word("is"):
             is_not = self._word("not")
             if not (self._word("missing") or self._word("null")):
-                self._wrong("wanted `missing`")
+                self._wrong("expected `missing`")
             return ("not", ("missing", name)) if is_not else ("missing", name)
         if self._word("contains"):
             if wanted != _TEXT:
@@ -105,24 +105,24 @@ class Where:
             return ("not", self._among(name, wanted)) if is_not else self._among(name, wanted)
         token = self._tokens[0]
         if is_not or token.text not in _SIGNS:
-            self._wrong("wanted one of = != < <= > >= in contains is")
+            self._wrong("expected one of = != < <= > >= in contains is")
         self._tokens.pop(0)
         return (_SIGNS[token.text], name, self._value(wanted))
 
     def _among(self, name: str, wanted: str) -> tuple[Any, ...]:
         if not self._sign("("):
-            self._wrong("wanted `(`")
+            self._wrong("expected `(`")
         values = [self._value(wanted)]
         while self._sign(","):
             values.append(self._value(wanted))
         if not self._sign(")"):
-            self._wrong("wanted `,` or `)`")
+            self._wrong("expected `,` or `)`")
         return ("in", name, values)
 
     def _name(self) -> tuple[str, str]:
         token = self._tokens[0]
         if token.kind != "name":
-            self._wrong("wanted a name, such as rating")
+            self._wrong("expected a name, such as rating")
         if token.text.startswith("meta.") and len(token.text) > len("meta."):
             wanted = _TEXT
         elif token.text in NAMES:
@@ -136,7 +136,7 @@ class Where:
         token = self._tokens[0]
         made = _value(token, wanted)
         if made is None:
-            self._wrong(f"wanted {wanted}")
+            self._wrong(f"expected {wanted}")
         self._tokens.pop(0)
         return made
 
@@ -154,7 +154,7 @@ class Where:
 
     def _wrong(self, what: str) -> NoReturn:
         token = self._tokens[0]
-        came = f", came {token.text!r}" if token.text and what.startswith("wanted") else ""
+        came = f", got {token.text!r}" if token.text and what.startswith("wanted") else ""
         raise _error(self.text, token.column, f"{what}{came}")
 
 

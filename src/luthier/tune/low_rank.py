@@ -52,7 +52,7 @@ class LowRank(Technique):
     @classmethod
     def _some_targets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not value or (isinstance(value, str) and value != "all-linear"):
-            raise ValueError("wanted 'all-linear' or a list of layer names such as [q_proj, v_proj]")
+            raise ValueError("expected 'all-linear' or a list of layer names such as [q_proj, v_proj]")
         return tuple(sorted(set(value))) if isinstance(value, tuple) else value
 
     def wrap(self, model: Any, seed: int, register: Any = None, **more: Any) -> Any:

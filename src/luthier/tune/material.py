@@ -136,7 +136,7 @@ class Material:
 
         key = digest_of([self._work.inputs["model"].digest, str(next(model.parameters()).dtype)])
         seen = {lesson for step in range(course.steps) for lesson in course.lessons_of(step)}
-        self._work.events.note(f"the model reads {counted(len(seen), 'row')} once as it is, to be compared with later")
+        self._work.events.note(f"computing reference log-probabilities ({counted(len(seen), 'row')})")
         self.lessons.refer(seen, read, digest_of([key, len(seen)]))
         if self._step.held_out is not None:
             self._held.refer(range(len(self._held)), read, key)
@@ -163,7 +163,7 @@ class Material:
     def _taught(self, lessons: Iterator[Lesson]) -> Iterator[Lesson]:
         """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
         teacher = self._open_teacher()
-        self._work.events.note("the teacher reads the rows once")
+        self._work.events.note("computing the teacher's log-probabilities")
         yield from taught(lessons, self._step.objective, teacher)
 
     @cached_property

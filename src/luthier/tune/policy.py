@@ -61,7 +61,7 @@ class Policy(Objective):
     @model_validator(mode="after")
     def _has_others(self) -> Self:
         if self.compares and self.rollout.samples < 2:
-            raise ValueError("an answer is held against others to the same prompt: at least 2 `samples`")
+            raise ValueError("an answer is compared with others to the same prompt: at least 2 `samples`")
         if self.rollout.redraw and not self.compares:
             what = f"under {self.kind} as it is set answers that are all worth the same teach as others do"
             raise ValueError(f"{what}, and `redraw` would leave out what always succeeds or always fails; leave it out")

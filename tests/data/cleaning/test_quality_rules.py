@@ -130,7 +130,7 @@ def test_at_a_limit_gopher_keeps_and_fineweb_drops() -> None:
     assert at_limit.breaks(ten) is None
     assert at_limit._replace(open=True).breaks(ten) == 0.5
     assert at_limit._replace(open=True).says(0.5) == "0.5, wanted under 0.5 (a paper)"
-    assert at_limit.says(0.75) == "0.75, wanted at most 0.5 (a paper)"
+    assert at_limit.says(0.75) == "0.75, expected at most 0.5 (a paper)"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def _row(prompt: str, answer: str) -> Row:
 
 def test_a_drop_names_the_rule_the_value_and_the_source() -> None:
     outcome = Quality(rules=("gopher", "fineweb")).apply([_row("too short", "yes")])
-    assert outcome.drops[0].reason == "quality words: 2, wanted at least 50 (Gopher, appendix A1.1)"
+    assert outcome.drops[0].reason == "quality words: 2, expected at least 50 (Gopher, appendix A1.1)"
     assert outcome.attributes["words"] == [3]
 
 

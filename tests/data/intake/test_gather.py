@@ -86,7 +86,7 @@ def test_messages_of_several_conversations_may_stand_between_each_other() -> Non
     ("row", "problem", "line"),
     [
         (("a", "ghost", "x", 3), "role 'ghost' is unknown, in conversation 'a', which begins on line 2", 4),
-        (("a", "user", "x", "noon"), "wanted a number or a time such as 2026-05-01T10:00:00Z, got 'noon'", 4),
+        (("a", "user", "x", "noon"), "expected a number or a time such as 2026-05-01T10:00:00Z, got 'noon'", 4),
         (("", "user", "x", 3), "the row names no conversation", 4),
     ],
 )

@@ -79,7 +79,7 @@ TAGGED = [{"text": f"where is my parcel {n}", "labels": ["late", "lost"] if n % 
 
 def test_several_classes_of_a_row_are_never_cut_to_the_first(make: Make, write: Write) -> None:
     source = {"kind": "jsonl", "path": write("rows.jsonl", TAGGED), "prompt": "text", "answer": "labels"}
-    with pytest.raises(DataError, match="wanted one answer, got a list of 2, such as 'late'") as refused:
+    with pytest.raises(DataError, match="expected one answer, got a list of 2, such as 'late'") as refused:
         make(source=source, split={"test": 0})
     assert 'answer: "{labels}"' in refused.value.remedy
     assert refused.value.where.line == 2
@@ -109,7 +109,7 @@ def test_turns_marked_as_read_only_stay_so(make: Make, write: Write) -> None:
     assert spoken[-1]["tag"] == "gold"
 
 
-@pytest.mark.parametrize(("mark", "wanted"), [({"weight": 0.5}, "wanted 0 or 1"), ({"train": "no"}, "true or false")])
+@pytest.mark.parametrize(("mark", "wanted"), [({"weight": 0.5}, "expected 0 or 1"), ({"train": "no"}, "true or false")])
 def test_a_mark_that_says_neither_is_refused(make: Make, write: Write, mark: dict[str, Any], wanted: str) -> None:
     path = write("rows.jsonl", [{"messages": [CHAT[0], {**CHAT[1], **mark}]}] * 2)
     with pytest.raises(DataError, match=wanted):
@@ -167,7 +167,7 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a person": (
         {"messages": [{"author": {"name": "Ann"}, "content": "x"}]},
-        "wanted a word for who speaks, got an object",
+        "expected a word for who speaks, got an object",
         "user",
     ),
     "no role": ({"messages": [{"content": "x"}]}, "no role", "user"),
@@ -178,7 +178,7 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "the image has no address",
         "a path, a URL",
     ),
-    "list as text": ({"question": {"a": 1}, "answer": "x"}, "wanted text, got an object", ""),
+    "list as text": ({"question": {"a": 1}, "answer": "x"}, "expected text, got an object", ""),
     "call": (
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1"}}]}]},
         "wanted JSON",

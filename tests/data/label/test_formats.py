@@ -386,7 +386,7 @@ def test_broken_files(write: Write, tmp_path: Path) -> None:
     write("odd.json", json.dumps([*LABEL_STUDIO, 5, {"data": "x", "annotations": []}]))
     _, broken, _ = read(tmp_path, path="odd.json", question="sentiment", format="label_studio")
     assert [one.problem for one in broken if not one.left_out] == [
-        "wanted a JSON object, got a number",
+        "expected a JSON object, got a number",
         "the task has no `data` or no `annotations`",
     ]
     write("nobody.csv", "item,text,annotator,label\n1,t,,a\n1,t,x,a\n")

@@ -195,7 +195,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "said"),
-    [({"keep": "newest", "by": "when"}, "no column 'when'"), ({"keep": "newest", "by": "at"}, "wanted a date")],
+    [({"keep": "newest", "by": "when"}, "no column 'when'"), ({"keep": "newest", "by": "at"}, "expected a date")],
 )
 def test_a_column_that_cannot_be_compared_is_named_with_its_line(rule: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:

@@ -31,7 +31,7 @@ def test_listed_words_are_counted_and_scored() -> None:
 
 def test_rude_rows_are_dropped_when_asked() -> None:
     rows = [_row("this is bullshit"), _row("all fine"), _row("all fine", "bullshit")]
-    assert Toxicity(action="drop").apply(rows).drops[0].reason == "toxic: 0.3333, wanted at most 0"
+    assert Toxicity(action="drop").apply(rows).drops[0].reason == "toxic: 0.3333, expected at most 0"
     assert set(Toxicity(action="drop").apply(rows).drops) == {0, 2}
     assert set(Toxicity(action="drop", of="answer").apply(rows).drops) == {2}
     assert set(Toxicity(action="drop", at_most=0.5).apply(rows).drops) == {2}
@@ -86,8 +86,8 @@ def test_tokens_are_those_of_the_tokenizer(tmp_path: Path) -> None:
     named = Tokens(tokenizer="tok", at_least=3, at_most=4).at(_tokenizer_in(tmp_path, "tok"))
     outcome = named.apply([_row("you are a fool"), _row("you are"), _row("fool", "")])
     assert outcome.attributes["tokens"] == [5, 3, 1]
-    assert outcome.drops[0].reason == "too many tokens: 5, wanted at most 4"
-    assert outcome.drops[2].reason == "too few tokens: 1, wanted at least 3"
+    assert outcome.drops[0].reason == "too many tokens: 5, expected at most 4"
+    assert outcome.drops[2].reason == "too few tokens: 1, expected at least 3"
     assert Tokens().apply([_row("abcdefgh", "ijk")]).attributes["tokens"] == [3]
     assert Tokens(tokenizer="tok").fingerprint(tmp_path)
     with pytest.raises(RecipeError, match="cannot read a tokenizer"):

@@ -71,7 +71,7 @@ def test_a_changed_operator_over_all_rows_leaves_those_before_it_alone(
     ops[3] = {"kind": "near_dedup", "threshold": 0.5}
     second = make(source=source, ops=ops, kept=kept)
     assert seen == []
-    assert _taken_over(second) == "taken over from before: reading, normalise, pii, exact_dedup"
+    assert _taken_over(second) == "reused from an earlier run: reading, normalise, pii, exact_dedup"
     assert second.files() == make(source=source, ops=ops).files() != first.files()
 
 
@@ -81,7 +81,7 @@ def test_another_split_asks_no_operator(make: Make, source: dict[str, Any], kept
     seen.clear()
     again = make(source=source, ops=ops, split={"test": 7}, seed=8, kept=kept)
     assert seen == []
-    assert _taken_over(again) == "taken over from before: reading, normalise, exact_dedup, pii"
+    assert _taken_over(again) == "reused from an earlier run: reading, normalise, exact_dedup, pii"
     assert again.files() == make(source=source, ops=ops, split={"test": 7}, seed=8).files()
 
 
@@ -287,7 +287,7 @@ def test_a_making_that_was_refused_leaves_its_passes(make: Make, source: dict[st
     with pytest.raises(DataError, match="no row is left to train on"):
         make(source=source, ops=["normalise"], split={"test": len(ROWS)}, kept=kept)
     again = make(source=source, ops=["normalise"], split={"test": 3}, kept=kept)
-    assert _taken_over(again) == "taken over from before: reading, normalise"
+    assert _taken_over(again) == "reused from an earlier run: reading, normalise"
 
 
 def test_four_makings_are_kept(make: Make, source: dict[str, Any], kept: Path) -> None:

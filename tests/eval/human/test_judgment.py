@@ -72,9 +72,9 @@ def test_a_pass_is_kept_in_json_and_an_empty_cell_is_no_judgment(tmp_path: Path)
     [
         ({"item": "nowhere", "judge": "anna", "value": "A"}, "item", "another assignment"),
         ({"item": ITEM, "judge": "ana", "value": "A"}, "judge", "did you mean 'anna'"),
-        ({"item": ITEM, "judge": "anna", "value": "C"}, "value", "wanted A, B or tie, came 'C'"),
-        ({"item": ITEM, "judge": "anna", "value": "A", "seconds": "long"}, "seconds", "wanted a number"),
-        ({"item": ITEM, "judge": "anna", "value": "A", "at": "yesterday"}, "at", "wanted a time"),
+        ({"item": ITEM, "judge": "anna", "value": "C"}, "value", "wanted A, B or tie, got 'C'"),
+        ({"item": ITEM, "judge": "anna", "value": "A", "seconds": "long"}, "seconds", "expected a number"),
+        ({"item": ITEM, "judge": "anna", "value": "A", "at": "yesterday"}, "at", "expected a time"),
         ({"item": ITEM, "judge": "anna", "valeu": "A"}, None, "did you mean 'value'"),
     ],
 )
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, line: dict[str, ob
     ("name", "text", "said"),
     [
         ("j.jsonl", b"{nope\n", "is not JSON"),
-        ("j.jsonl", b"[1]\n", "wanted an object"),
+        ("j.jsonl", b"[1]\n", "expected an object"),
         ("j.jsonl", b"\xff\xfe", "UTF-8"),
         ("j.csv", b'item,judge,value\n"open', "not a whole CSV"),
     ],

@@ -30,7 +30,7 @@ def test_a_clear_taste_is_told_and_an_even_one_is_not() -> None:
     assert (clear.numbers["people.difference"].low or 0) > 0
     assert clear.numbers["people.planted_right"].value == 1
     even = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.5)), seed=3))
-    assert even.sentence.startswith("People cannot be said to prefer tuned or base")
+    assert even.sentence.startswith("No clear preference between tuned and base")
     assert even.stop.startswith("Not decided after 60 rows")
     worse = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("base", 0.9))))
     assert worse.sentence.startswith("People prefer base to tuned: tuned is preferred in 1")
@@ -195,4 +195,4 @@ def test_models_that_say_the_same_everywhere_are_even_though_nobody_judged() -> 
     assert asked.sheets == {"anna": ()}
     found = _opinion(asked, [])
     assert found.numbers["people.points"].value == 0.5
-    assert found.sentence.startswith("People cannot be said to prefer")
+    assert found.sentence.startswith("No clear preference between")

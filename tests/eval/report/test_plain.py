@@ -43,7 +43,7 @@ def test_findings_stand_with_their_remedies() -> None:
 
 def test_probes_stand_row_against_row() -> None:
     """A gap that shrank is better, though its difference is below zero; baselines are not told of."""
-    _, _, table = markdown(example.facts()).partition("Tasks and probes, row against row:")
+    _, _, table = markdown(example.facts()).partition("Tasks and probes, paired by row:")
     line = next(line for line in table.splitlines() if "bias.gap" in line)
     assert "| better |" in line
     assert "−0.062" in line or "-0.062" in line

@@ -50,7 +50,7 @@ def test_one_reward_alone_is_not_shown_twice() -> None:
 
 def test_the_page_shows_curves_and_answers_as_text() -> None:
     page = render(example.facts(tunings=(tuning(),)))
-    assert "How it learnt from its own answers" in page
+    assert "Reward and divergence during training" in page
     assert "How the loss fell" not in page
     assert "equal_prompts" in page
     assert "The same prompts over time" in page

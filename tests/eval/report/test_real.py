@@ -27,7 +27,7 @@ def test_labels(store: Store, labels: Artifact, tuned: Artifact) -> None:
     html = render(facts)
     Page(html)
     assert markdown(facts).startswith("# tickets")
-    for heading in ("The gain, row against row", "Label by label", "What it takes for what", "Can its certainty"):
+    for heading in ("Difference on the same rows", "Label by label", "Confusion matrix", "Can its certainty"):
         assert heading in html
 
 
@@ -39,4 +39,4 @@ def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
     Page(html)
     assert "Sample answers" in html
     assert "ROUGE-L" in html
-    assert "What it takes for what" not in html
+    assert "Confusion matrix" not in html

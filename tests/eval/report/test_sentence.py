@@ -68,7 +68,7 @@ def test_ahead_of_the_plain_baseline_by_chance() -> None:
     comparisons = (example.comparison("base", 0.414, 0.045, 1e-9), example.comparison("tfidf", 0.006, 0.02, 0.6))
     said = verdict_sentence(example.evaluation(comparisons=comparisons))
     assert "0.6 points ahead of the plain classifier" in said
-    assert said.endswith("which chance alone could explain.")
+    assert said.endswith("which is within chance.")
 
 
 @pytest.mark.parametrize(("difference", "words"), [(-0.1, "is worse than"), (0.001, "cannot be told from")])

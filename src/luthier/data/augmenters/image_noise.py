@@ -119,7 +119,7 @@ class ImageNoise(Augmenter):
                 return base64.b64decode(value.partition(",")[2] if value.startswith(_DATA) else value, validate=True)
             except (binascii.Error, ValueError) as error:
                 remedy = "if it is a path, set `folder` to where it starts"
-                what = f"wanted an image as a data URL or base64, came {value[:40]!r}"
+                what = f"expected an image as a data URL or base64, got {value[:40]!r}"
                 raise DataError(what, where=where, remedy=remedy) from error
         try:
             folder = locate(self.folder, base).resolve()

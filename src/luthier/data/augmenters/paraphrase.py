@@ -44,7 +44,7 @@ class Paraphrase(Augmenter):
     @classmethod
     def _holds_the_text(cls, ask: str) -> str:
         if "{text}" not in ask:
-            raise ValueError("wanted {text} where the message shall stand")
+            raise ValueError("expected {text} where the message shall stand")
         return ask
 
     def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:

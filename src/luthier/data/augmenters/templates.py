@@ -89,7 +89,7 @@ class Templates(Augmenter):
     def _hold_the_text(cls, phrases: tuple[str, ...]) -> tuple[str, ...]:
         for phrase in phrases:
             if phrase.count("{text}") != 1 or phrase.strip() == "{text}":
-                raise ValueError(f"wanted a phrase around {{text}}, came {phrase!r}")
+                raise ValueError(f"expected a phrase around {{text}}, got {phrase!r}")
         return phrases
 
     @model_validator(mode="after")

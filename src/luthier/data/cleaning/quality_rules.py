@@ -72,7 +72,7 @@ class Rule(NamedTuple):
         """The measure beside the limit that it breaks, with the limit's source."""
         too_low = value < self.least or (self.open and value == self.least)
         sign = ("over" if self.open else "at least") if too_low else ("under" if self.open else "at most")
-        return f"{value:.4g}, wanted {sign} {self.least if too_low else self.most:g} ({self.source})"
+        return f"{value:.4g}, expected {sign} {self.least if too_low else self.most:g} ({self.source})"
 
 
 _GOPHER = "Gopher, appendix A1.1"

@@ -84,7 +84,7 @@ class Reading:
             name = ", ".join(f"{column} = {_value(value)}" for column, value in told)
         for column, value in zip(names, row, strict=True):
             if isinstance(value, Undecodable):
-                problem = "wanted text in UTF-8, came other bytes"
+                problem = "expected text in UTF-8, got other bytes"
                 remedy = "store it as UTF-8, or `CAST` the column to BLOB in a `query`"
                 return Broken(chosen.name, line, problem, column, remedy, key=name)
         values = {column: _value(value) for column, value in zip(names, row, strict=True)}

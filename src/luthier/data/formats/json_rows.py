@@ -115,7 +115,7 @@ class _Text:
     def skip(self, wanted: str) -> None:
         """Take a character that must come."""
         if (came := self.peek()) != wanted:
-            raise _LostError(f"is not JSON: wanted {wanted!r}, came {repr(came) if came else 'the end of the file'}")
+            raise _LostError(f"is not JSON: expected {wanted!r}, got {repr(came) if came else 'the end of the file'}")
         self._take(self._at + 1)
 
     def opens_rows(self) -> bool:
@@ -221,7 +221,7 @@ def _element(text: _Text, name: str) -> Record | Broken:
     line = text.line
     value, problem = text.value()
     if not problem and not isinstance(value, dict):
-        problem = f"wanted a JSON object, got {kind_of(value)}"
+        problem = f"expected a JSON object, got {kind_of(value)}"
     return Broken(name, line, problem) if problem else Record(value, name, line)
 
 

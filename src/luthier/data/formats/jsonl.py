@@ -38,7 +38,7 @@ def record(text: str, name: str, number: int) -> Record | Broken:
     except ValueError as error:
         return Broken(name, number, str(error))
     if not isinstance(value, dict):
-        return Broken(name, number, f"wanted a JSON object, got {kind_of(value)}")
+        return Broken(name, number, f"expected a JSON object, got {kind_of(value)}")
     return Record(value, name, number)
 
 

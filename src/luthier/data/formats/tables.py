@@ -91,7 +91,7 @@ def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
 def _record(values: dict[str, Any] | str, name: str, number: int) -> Record | Broken:
     if isinstance(values, str):
         problem, remedy = (
-            "wanted text in UTF-8, came other bytes",
+            "expected text in UTF-8, got other bytes",
             "write the text anew as UTF-8, or the column as bytes",
         )
         return Broken(name, number, problem, values, remedy)

@@ -238,7 +238,7 @@ def moment(value: Any, field: str) -> float:
     try:
         time = datetime.fromisoformat(_ZONE.sub("", text))
     except ValueError as error:
-        what = f"wanted a number or a time such as 2026-05-01T10:00:00Z, got {text!r}"
+        what = f"expected a number or a time such as 2026-05-01T10:00:00Z, got {text!r}"
         raise UnusableRowError(what, field, "write it so, or leave `order` out where rows stand in order") from error
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 

@@ -242,7 +242,7 @@ class Mapping:
         if isinstance(found, str):
             found = from_json(found, column or "") if found.strip() else None
         if found is not None and not (isinstance(found, list) and all(isinstance(tool, dict) for tool in found)):
-            raise UnusableRowError("wanted a list of tool schemas", column)
+            raise UnusableRowError("expected a list of tool schemas", column)
         return tuple(found or ())
 
 
@@ -263,7 +263,7 @@ def _differ(values: Sequence[Any]) -> bool:
 def _one_answer(values: Sequence[Any], column: str) -> Any:
     """The first of several accepted answers; an error for several values that are told of a row together."""
     if _differ(values) and not _are_accepted(column):
-        what = f"wanted one answer, got a list of {len(values)}, such as {str(values[0])[:40]!r}"
+        what = f"expected one answer, got a list of {len(values)}, such as {str(values[0])[:40]!r}"
         remedy = (
             f'write `answer: "{{{column}}}"` to learn all of a row together, with commas between, or give one a row; '
             "of a column called `answers`, the first is learnt"
@@ -280,9 +280,9 @@ def own_name(values: dict[str, Any]) -> Own:
     origin = _object(values, "origin") if "origin" in values else _place_in_table(values)
     name, place = values["id"], (origin.get("source"), origin.get("file"), origin.get("line"))
     if not isinstance(name, str) or not _ID.fullmatch(name):
-        raise UnusableRowError(f"wanted an id of 16 hexadecimal digits, got {name!r}", "id")
+        raise UnusableRowError(f"expected an id of 16 hexadecimal digits, got {name!r}", "id")
     if [type(value) for value in place] != [str, str, int]:
-        raise UnusableRowError("wanted an origin with source, file and line", "origin")
+        raise UnusableRowError("expected an origin with source, file and line", "origin")
     return Own(name, *place)  # type: ignore[arg-type]  # their types were just seen
 
 
@@ -315,7 +315,7 @@ def _object(values: dict[str, Any], column: str) -> dict[str, Any]:
     value = cell(values, column)
     found = from_json(value, column) if isinstance(value, str) else value
     if not isinstance(found, dict):
-        raise UnusableRowError("wanted an object", column)
+        raise UnusableRowError("expected an object", column)
     return found
 
 

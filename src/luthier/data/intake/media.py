@@ -47,7 +47,7 @@ def medium(part: Mapping[str, Any], field: str) -> Medium:
         (part[key] for key in (name, kind, f"{kind}_url", "value", "url", "path", "source") if part.get(key)), None
     )
     if (address := _address(value, kind)) is None:
-        raise UnusableRowError(f"the {kind} has no address", field, "wanted a path, a URL, or the content in base64")
+        raise UnusableRowError(f"the {kind} has no address", field, "expected a path, a URL, or the content in base64")
     return Medium(kind, address)
 
 

@@ -63,7 +63,7 @@ def as_text(value: Any, field: str) -> str:
     if isinstance(value, (int, float)):
         return str(value)
     what = "a list" if isinstance(value, list) else "an object"
-    raise UnusableRowError(f"wanted text, got {what}", field)
+    raise UnusableRowError(f"expected text, got {what}", field)
 
 
 def as_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
@@ -83,7 +83,7 @@ def conversation(value: Any, field: str) -> tuple[Message, ...]:
             return said
         value = from_json(value, field)
     if not isinstance(value, list):
-        raise UnusableRowError("wanted a list of messages", field)
+        raise UnusableRowError("expected a list of messages", field)
     if not value:
         raise UnusableRowError("the list of messages is empty", field)
     return tuple(_message(item, f"{field}[{index}]") for index, item in enumerate(value))
@@ -91,7 +91,7 @@ def conversation(value: Any, field: str) -> tuple[Message, ...]:
 
 def _message(item: Any, field: str) -> Message:
     if not isinstance(item, dict):
-        raise UnusableRowError("wanted a message with a role and content", field)
+        raise UnusableRowError("expected a message with a role and content", field)
     name = _first(item, _WHO)
     role = ROLES.get(name.lower()) if isinstance(name, str) else None
     if name == CALL:
@@ -103,11 +103,11 @@ def _message(item: Any, field: str) -> Message:
         remedy = did_you_mean(name.lower(), known) if isinstance(name, str) else f"known: {', '.join(known)}"
         what = f"role {name!r} is unknown" if name is not None else "a message has no role"
         if isinstance(name, (dict, list)):
-            what = f"wanted a word for who speaks, got {'a list' if isinstance(name, list) else 'an object'}"
+            what = f"expected a word for who speaks, got {'a list' if isinstance(name, list) else 'an object'}"
         raise UnusableRowError(what, field, remedy)
     calls = item.get("tool_calls") or []
     if not isinstance(calls, list):
-        raise UnusableRowError("wanted a list of tool calls", field)
+        raise UnusableRowError("expected a list of tool calls", field)
     return Message(
         role=role,
         content=_content(_first(item, _SAID), field),
@@ -131,7 +131,7 @@ def _learnt(item: dict[str, Any], field: str) -> bool:
         value = item.get(key)
         if value is not None and value not in (0, 1):
             wanted = "0 or 1" if key == "weight" else "true or false"
-            raise UnusableRowError(f"wanted {wanted}, got {value!r}", f"{field}.{key}")
+            raise UnusableRowError(f"expected {wanted}, got {value!r}", f"{field}.{key}")
         if value == 0:
             return False
     return True
@@ -150,7 +150,7 @@ def _content(value: Any, field: str) -> str:
     texts: list[str] = []
     for part in value:
         if not isinstance(part, dict):
-            raise UnusableRowError("wanted parts with a type", field)
+            raise UnusableRowError("expected parts with a type", field)
         if not is_text(part):
             texts.append(medium(part, field).mark)
             continue

@@ -107,7 +107,7 @@ class ExactDedup(SetOperator):
             return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
         why = of_rows(sum(tried.dropped.values()), profile.looked_at, "repeats an earlier one", "repeat an earlier one")
         contested = tried.flagged.get("conflict", 0)
-        more = f"; {contested} share a prompt and not the answer (`conflict: drop` leaves them out)"
+        more = f"; {contested} have the same prompt but different answers (`conflict: drop` leaves them out)"
         return Suggestion({}, why + (more if contested else ""))
 
 

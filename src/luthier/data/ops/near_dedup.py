@@ -77,7 +77,7 @@ class NearDedup(SetOperator):
         check(self.keep, self.by)
         if self.measure == "edit":
             if self.unit == "char" and self.threshold < _LEAST_EDIT:
-                raise ValueError(f"`measure: edit` finds twins from 0.8 on, came threshold {self.threshold:g}")
+                raise ValueError(f"`measure: edit` finds twins from 0.8 on, got threshold {self.threshold:g}")
             if self.size != type(self).model_fields["size"].default:
                 raise ValueError("`measure: edit` compares characters or words one by one; leave out `size`")
         return self

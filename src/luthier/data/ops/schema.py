@@ -228,7 +228,7 @@ def _error(row: Row, name: str, how: str, rule: ColumnRule) -> DataError:
     shown = value if len(value) <= 40 else f"{value[:40]}…"
     wanted = ", ".join(f"{key} {setting}" for key, setting in rule.model_dump(exclude_defaults=True).items())
     return DataError(
-        f"{name} is {how}: came {shown!r}, wanted {wanted or 'a value'}",
+        f"{name} is {how}: got {shown!r}, expected {wanted or 'a value'}",
         where=Where(file=row.file, line=row.line, field=name),
         remedy="mend the row, or set `action: drop` to leave such rows out and list them",
     )

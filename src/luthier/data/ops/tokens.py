@@ -79,9 +79,9 @@ class Tokens(RowOperator):
         outcome = Outcome(attributes={"tokens": counts})
         for place, count in enumerate(counts):
             if count < self.at_least:
-                outcome.drops[place] = Drop(f"too few tokens: {count}, wanted at least {self.at_least}")
+                outcome.drops[place] = Drop(f"too few tokens: {count}, expected at least {self.at_least}")
             elif self.at_most is not None and count > self.at_most:
-                outcome.drops[place] = Drop(f"too many tokens: {count}, wanted at most {self.at_most}")
+                outcome.drops[place] = Drop(f"too many tokens: {count}, expected at most {self.at_most}")
         return outcome
 
     def _counts(self, texts: Sequence[str]) -> list[int]:

@@ -87,7 +87,7 @@ class Toxicity(RowOperator):
         if self.action == "drop":
             for place, value in enumerate(score):
                 if value > self.at_most:
-                    outcome.drops[place] = Drop(f"toxic: {value:g}, wanted at most {self.at_most:g}")
+                    outcome.drops[place] = Drop(f"toxic: {value:g}, expected at most {self.at_most:g}")
         return outcome
 
     def _by_words(self, texts: Sequence[str]) -> tuple[list[int], list[float]]:

@@ -113,7 +113,7 @@ def _prepare(engine: Engine, reader: Reader, split: Split, work: Work, options: 
             f"{what}: the text has marks in their place; set `media: drop` in the source to leave such rows out"
         )
     if engine.begun:
-        work.events.note(f"taken over from before: {', '.join(('reading', *engine.taken_over))}")
+        work.events.note(f"reused from an earlier run: {', '.join(('reading', *engine.taken_over))}")
     _speak(work, summary, books, assigned)
     return Prepared(reader.rows, not engine.begun)
 
@@ -166,7 +166,7 @@ def _decide_task(left: Left, options: Options, work: Work) -> Task:
             remedy=remedy,
         )
     if task == "label" and 0 < answers.distinct < options.min_classes:
-        message = f"wanted {options.min_classes} classes (min_classes), came {answers.distinct}"
+        message = f"expected {options.min_classes} classes (min_classes), got {answers.distinct}"
         if answers.distinct == 1:
             message = f"all {answers.rows} rows have the same answer, {answers.labels[0]!r}"
             message += ": there is nothing to tell apart"

@@ -58,7 +58,7 @@ class Zendesk(FileSource):
         if not comments:
             return Broken(record.file, record.line, "the ticket came without its comments", "comments", _WITH_COMMENTS)
         if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
-            return Broken(record.file, record.line, "wanted a ticket with a list of comments", "comments")
+            return Broken(record.file, record.line, "expected a ticket with a list of comments", "comments")
         ordered = sorted(comments, key=lambda one: str(one.get("created_at") or ""))
         public = [one for one in ordered if one.get("public", True)]
         talk = conversation(Speech("", self._text(one), desk=_is_desk(one, ticket)) for one in public)

@@ -61,7 +61,7 @@ class Preferences(Step):
     @model_validator(mode="after")
     def _from_one(self) -> Preferences:
         if sum(one is not None for one in (self.data, self.report, self.judgments)) != 1:
-            raise ValueError("wanted one of `data`, `report` and `judgments`")
+            raise ValueError("expected one of `data`, `report` and `judgments`")
         if self.report is None and (changed := {"model", "probes"} & self.model_fields_set):
             raise ValueError(f"{min(changed)} chooses among what probes asked; people's judgments have none")
         if self.data is None and (changed := {"rating", "margin", "take"} & self.model_fields_set):

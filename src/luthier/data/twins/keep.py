@@ -75,7 +75,9 @@ def _number(row: Row, column: str, *, is_time: bool) -> float:
         wanted = (
             "a date such as 2026-03-01, a time such as 2026-03-01T10:00:00Z, or a number" if is_time else "a number"
         )
-        raise DataError(f"wanted {wanted}, got {value!r}", where=where, remedy="mend the row, or choose another column")
+        raise DataError(
+            f"expected {wanted}, got {value!r}", where=where, remedy="mend the row, or choose another column"
+        )
     return found
 
 

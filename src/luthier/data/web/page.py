@@ -25,7 +25,7 @@ def kind_of(headers: Mapping[str, str]) -> str:
         return "page"
     if kind in _TEXTS:
         return "text"
-    raise Unfetched(f"wanted a page, came {kind or 'nothing'}")
+    raise Unfetched(f"expected a page, got {kind or 'nothing'}")
 
 
 def decoded(body: bytes, headers: Mapping[str, str]) -> str:

@@ -63,5 +63,5 @@ def whole(value: Value, low: int, high: int) -> int:
     except (TypeError, ValueError):
         number = float("nan")
     if isinstance(value, bool) or number != round(number, 0) or not low <= number <= high:
-        raise WrongValue(f"wanted a whole number from {low} to {high}, came {value!r}")
+        raise WrongValue(f"expected a whole number from {low} to {high}, got {value!r}")
     return int(number)

@@ -42,7 +42,7 @@ class Pairwise(Form):
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
         found = _KEYS.get(str(value).strip().lower())
         if found is None or (found == "tie" and not self.ties):
-            raise WrongValue(f"wanted {'A, B or tie' if self.ties else 'A or B'}, came {value!r}")
+            raise WrongValue(f"expected {'A, B or tie' if self.ties else 'A or B'}, got {value!r}")
         return found
 
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:

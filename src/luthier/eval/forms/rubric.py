@@ -74,14 +74,14 @@ class Rubric(Form):
     def typed(self, text: str) -> Value:
         came = text.replace(",", " ").split()
         if len(came) != len(self.criteria):
-            raise WrongValue(f"wanted {len(self.criteria)} numbers, came {len(came)}")
+            raise WrongValue(f"expected {len(self.criteria)} numbers, got {len(came)}")
         return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, ("",))
 
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
         names = [one.name for one in self.criteria]
         if not isinstance(value, dict) or set(value) != set(names):
             came = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
-            raise WrongValue(f"wanted a number for each of {', '.join(names)}; came {came}")
+            raise WrongValue(f"expected a number for each of {', '.join(names)}; got {came}")
         return {name: whole(value[name], 0, self.most) for name in names}
 
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:

@@ -53,22 +53,22 @@ class Spans(Form):
         for part in (one for one in text.split(";") if one.strip()):
             told = _TYPED.fullmatch(part.rstrip())
             if told is None:
-                raise WrongValue(f"wanted {self.legend}; came {part.strip()!r}")
+                raise WrongValue(f"expected {self.legend}; got {part.strip()!r}")
             kept = {name: value.strip() for name, value in told.groupdict().items() if value}
             found.append(kept)
         if not found:
-            raise WrongValue(f"wanted {self.legend}; came nothing")
+            raise WrongValue(f"expected {self.legend}; got nothing")
         return found
 
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
         if not isinstance(value, list):
-            raise WrongValue(f"wanted a list of faults, came {value!r}")
+            raise WrongValue(f"expected a list of faults, got {value!r}")
         return [self._fault(one, answers[0]) for one in value]
 
     def _fault(self, one: Any, answer: str) -> dict[str, Any]:
         """A fault with its place; given by its text, or by `start` and `end`."""
         if not isinstance(one, dict) or one.get("severity") not in ("minor", "major"):
-            raise WrongValue(f"wanted a fault with severity minor or major, came {one!r}")
+            raise WrongValue(f"expected a fault with severity minor or major, got {one!r}")
         text = one.get("text")
         start = one.get("start", answer.find(text) if isinstance(text, str) else -1)
         end = one.get("end", start + len(text) if isinstance(text, str) else -1)

@@ -133,5 +133,5 @@ def _yaml(file: Path) -> dict[str, Any]:
         line = mark.line + 1 if (mark := getattr(error, "problem_mark", None)) else None
         raise RecipeError("is not YAML", where=Where(file=str(file), line=line)) from error
     if not isinstance(told, dict):
-        raise RecipeError("wanted the settings of a task or group", where=Where(file=str(file)))
+        raise RecipeError("expected the settings of a task or group", where=Where(file=str(file)))
     return told

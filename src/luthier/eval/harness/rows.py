@@ -114,7 +114,7 @@ def _rows(path: Path) -> Iterator[Doc]:
         ".arrow": _arrow,
     }
     if path.suffix not in readers:
-        what = f"cannot be read as rows: wanted one of {', '.join(readers)}"
+        what = f"cannot be read as rows: expected one of {', '.join(readers)}"
         raise DataError(what, where=Where(file=str(path)))
     try:
         yield from readers[path.suffix](path)
@@ -143,7 +143,7 @@ def _json(text: str, path: Path, line: int) -> Any:
 def _objects(told: Sequence[Any], path: Path, line: int | None = None) -> Iterator[Doc]:
     for one in told:
         if not isinstance(one, dict):
-            what = f"wanted an object, came {type(one).__name__}"
+            what = f"expected an object, got {type(one).__name__}"
             raise DataError(what, where=Where(file=str(path), line=line))
         yield one
 

@@ -137,7 +137,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
             except json.JSONDecodeError as error:
                 raise DataError(not_json(error), where=Where(file=str(path), line=number)) from error
             if not isinstance(told, dict):
-                raise DataError("wanted an object on each line", where=Where(file=str(path), line=number))
+                raise DataError("expected an object on each line", where=Where(file=str(path), line=number))
             found.append((number, told))
     return found
 
@@ -179,7 +179,7 @@ def _seconds(told: dict[str, Any], where: Where) -> float | None:
         return None if value is None else float(value)
     except (TypeError, ValueError) as error:
         at = Where(file=where.file, line=where.line, field="seconds")
-        raise DataError(f"wanted a number, came {value!r}", where=at) from error
+        raise DataError(f"expected a number, got {value!r}", where=at) from error
 
 
 def _time(told: dict[str, Any], where: Where) -> str:
@@ -190,7 +190,7 @@ def _time(told: dict[str, Any], where: Where) -> str:
         moment = datetime.fromisoformat(str(value))
     except ValueError as error:
         at = Where(file=where.file, line=where.line, field="at")
-        raise DataError(f"wanted a time such as 2026-05-01T12:00:00+00:00, came {value!r}", where=at) from error
+        raise DataError(f"expected a time such as 2026-05-01T12:00:00+00:00, got {value!r}", where=at) from error
     return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()
 
 

@@ -255,7 +255,7 @@ def _sentence(form: Form, numbers: Mapping[str, Number], subject: str, rival: st
         won = f"{subject} has {told.value:+.2f} points beside {rival}"
         range_ = f"95 % interval {_ends(told)}"
     if not sure:
-        return f"People cannot be said to prefer {subject} or {rival}: {won} ({range_}).{without}"
+        return f"No clear preference between {subject} and {rival}: {won} ({range_}).{without}"
     better, worse = (subject, rival) if told.value > 0 else (rival, subject)
     return f"People prefer {better} to {worse}: {won} ({range_}).{without}"
 

@@ -51,7 +51,7 @@ class Memorisation(Probe):
     def _with_a_secret(cls, canaries: tuple[str, ...]) -> tuple[str, ...]:
         for canary in canaries:
             if len(_SECRET.findall(canary)) != 1 or _SECRET.search(canary) is None or canary.startswith("{"):
-                raise ValueError(f"wants a text and then digits in braces, such as `code {{731942}}`; came {canary!r}")
+                raise ValueError(f"wants a text and then digits in braces, such as `code {{731942}}`; got {canary!r}")
         return canaries
 
     def measure(self, bench: Bench) -> list[Measure]:

@@ -79,7 +79,7 @@ def _read(path: Path) -> list[Pair]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-            raise RecipeError(f"has no column {missing[0]!r}", where=where, remedy=f"wanted {', '.join(_COLUMNS)}")
+            raise RecipeError(f"has no column {missing[0]!r}", where=where, remedy=f"expected {', '.join(_COLUMNS)}")
         found = [Pair(row["sent_more"], row["sent_less"], row["bias_type"]) for row in reader]
     if not found:
         raise RecipeError("has no pairs", where=where)

@@ -53,7 +53,7 @@ class Templates(Probe):
         counts = {name: len(members) for name, members in persons.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             told = ", ".join(f"{name}: {count}" for name, count in counts.items())
-            raise ValueError(f"wants equally many persons in every group, came {told}")
+            raise ValueError(f"wants equally many persons in every group, got {told}")
         return persons
 
     def measure(self, bench: Bench) -> list[Measure]:

@@ -72,5 +72,5 @@ def _read(path: Path) -> Mapping[str, float]:
             found[word.lower()] = float(valence)
         except ValueError:
             where = Where(file=str(path), line=number, field="words")
-            raise RecipeError("wanted a word, a tab and a number", where=where) from None
+            raise RecipeError("expected a word, a tab and a number", where=where) from None
     return found

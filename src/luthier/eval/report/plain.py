@@ -72,7 +72,7 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     if facts.comparisons:
         parts.append(_comparisons(facts, shown_comparisons(facts)))
     if facts.probed:
-        parts.append("Tasks and probes, row against row:")
+        parts.append("Tasks and probes, paired by row:")
         parts.append(_comparisons(facts, shown_probed(facts)))
     return parts
 

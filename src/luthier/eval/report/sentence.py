@@ -102,7 +102,7 @@ def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
         return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{sureness(comparison)}."
     return (
         f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, {plain.title}{sureness(comparison)}, "
-        "which chance alone could explain."
+        "which is within chance."
     )
 
 
@@ -115,7 +115,7 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
     its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
     if its == own:
         return f"A plain {_noun(facts)} does as well: {plain.title} and {tuned.title} both score {its}. {then}."
-    scores = f"{plain.title} scores {its}, {tuned.title} {own}, and chance alone could explain the difference"
+    scores = f"{plain.title} scores {its}, {tuned.title} {own}, and the difference is within chance"
     return f"A plain {_noun(facts)} does as well: {scores}. {then}."
 
 

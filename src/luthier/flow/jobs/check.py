@@ -104,7 +104,7 @@ def _preference(row: Mapping[str, Any]) -> str:
     _only(row, _PREFERENCE, "input")
     given = row.get("input")
     if not isinstance(given, dict):
-        raise UnusableRowError("wanted an object with `messages`", "input")
+        raise UnusableRowError("expected an object with `messages`", "input")
     _only(given, _INPUT, "messages", "input.")
     if given.get("tools"):
         raise UnusableRowError("pairs of answers with tools cannot be learnt here", "input.tools")
@@ -120,9 +120,9 @@ def _preference(row: Mapping[str, Any]) -> str:
 def _answer(value: Any, name: str) -> str:
     turns = _turns(value, name)
     if len(turns) != 1 or turns[0].role != "assistant":
-        raise UnusableRowError("wanted one turn of the assistant", name)
+        raise UnusableRowError("expected one turn of the assistant", name)
     if not turns[0].content.strip() or turns[0].tool_calls:
-        raise UnusableRowError("wanted an answer in words", name)
+        raise UnusableRowError("expected an answer in words", name)
     return turns[0].content
 
 
@@ -140,11 +140,11 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 def _turns(value: Any, field: str) -> tuple[Message, ...]:
     """Turns as OpenAI writes them: stricter than what data may look like elsewhere."""
     if not isinstance(value, list) or not value:
-        raise UnusableRowError("wanted a list of messages", field)
+        raise UnusableRowError("expected a list of messages", field)
     for at, item in enumerate(value):
         where = f"{field}[{at}]"
         if not isinstance(item, dict):
-            raise UnusableRowError("wanted a message with a role and content", where)
+            raise UnusableRowError("expected a message with a role and content", where)
         if unknown := sorted(set(item) - _MESSAGE):
             raise UnusableRowError(f"there is no place for {str(unknown[0])[:60]!r}", where)
         if item.get("role") not in _ROLES:
@@ -158,15 +158,15 @@ def _check_content(item: Mapping[str, Any], where: str) -> None:
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                raise UnusableRowError("wanted parts of type 'text'", f"{where}.content")
+                raise UnusableRowError("expected parts of type 'text'", f"{where}.content")
         return
     if not isinstance(content, str) and not (content is None and item.get("tool_calls")):
-        raise UnusableRowError("wanted text", f"{where}.content")
+        raise UnusableRowError("expected text", f"{where}.content")
 
 
 def _check_tools(value: Any, field: str) -> None:
     if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
-        raise UnusableRowError("wanted a list of tool schemas", field)
+        raise UnusableRowError("expected a list of tool schemas", field)
 
 
 def check_lines(path: Path) -> None:

@@ -33,7 +33,9 @@ def _named(said: str) -> Tunable:
     name, equals, word = said.partition("=")
     found = Tunable(name.strip(), _placed((word if equals else said).strip()))
     if not found.name or not found.word or len(found.name) > 200:
-        raise InputError("wanted NAME=MODEL, or a model", where=Where(field="--tune"), remedy="gpt-4o-mini=qwen3-0.6b")
+        raise InputError(
+            "expected NAME=MODEL, or a model", where=Where(field="--tune"), remedy="gpt-4o-mini=qwen3-0.6b"
+        )
     try:
         artifact = base_model(found.word)
     except LuthierError as error:

@@ -58,7 +58,7 @@ class Ranked(Linear):
     def undefined(self, answers: Answers) -> str:
         if self.judged(answers):
             return ""
-        return "all rows bear one label, or none the wanted one: there is nothing to rank"
+        return "all rows bear one label, or none the expected one: there is nothing to rank"
 
 
 class Auroc(Ranked):

@@ -47,7 +47,7 @@ class Lsa(Embedder):
     def keep(self, space: Space, folder: Path) -> None:
         """Write terms, their weights, and directions: words of the texts stand there in clear."""
         if not isinstance(space, Latent):
-            raise TypeError(f"wanted a space of `lsa`, got {type(space).__name__}")
+            raise TypeError(f"expected a space of `lsa`, got {type(space).__name__}")
         space.save(folder)
 
     def kept(self, folder: Path, *, base: Path) -> Space:

@@ -48,14 +48,14 @@ class Endpoint(ModelSource):
     @classmethod
     def _an_address_and_no_password(cls, url: str) -> str:
         if not re.fullmatch(r"https?://[^\s@?#]+", url):
-            raise ValueError("wanted an address as in https://api.openai.com/v1, without a password or a query")
+            raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
         return url
 
     @field_validator("key_env")
     @classmethod
     def _a_name_and_no_key(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch("[A-Z_][A-Z0-9_]{0,63}", name):
-            raise ValueError("wanted the name of an environment variable in capitals, never the key itself")
+            raise ValueError("expected the name of an environment variable in capitals, never the key itself")
         return name
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:

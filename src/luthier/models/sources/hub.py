@@ -45,7 +45,7 @@ class Hub(ModelSource):
     @classmethod
     def _two_names(cls, value: str) -> str:
         if not is_hub_id(value):
-            raise ValueError("wanted OWNER/NAME, as on the hub")
+            raise ValueError("expected OWNER/NAME, as on the hub")
         return value
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:

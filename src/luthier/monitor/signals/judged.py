@@ -34,7 +34,7 @@ class Judged(Signal):
     @classmethod
     def _needs_no_reference(cls, value: Scorer) -> Scorer:
         if "judge" not in value.writes:
-            raise ValueError(f"wanted a scorer that judges, came {value.kind!r}")
+            raise ValueError(f"expected a scorer that judges, got {value.kind!r}")
         if getattr(value, "against", "scale") != "scale":
             raise ValueError("requests have no reference; let the judge work on a scale (`against: scale`)")
         return value

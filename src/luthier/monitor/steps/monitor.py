@@ -58,13 +58,13 @@ class Monitor(Step):
                 raise ValueError(f"two signals give a number {name!r}; give one of them a `name`")
         for rule in rules_of(self.alerts, self.signals, {}):
             if math.isnan(rule.limit + rule.clear_limit) and self.report is None:
-                raise ValueError(f"alert {rule.name!r} is held against a report; name the evaluation in `report`")
+                raise ValueError(f"alert {rule.name!r} is compared with a report; name the evaluation in `report`")
         learning = [signal.called for signal in self.signals if signal.learns]
         if learning and self.data is None:
-            raise ValueError(f"{learning[0]} is held against the training data; name their step in `data`")
+            raise ValueError(f"{learning[0]} is compared with the training data; name their step in `data`")
         held = [signal.called for signal in self.signals if signal.needs_report]
         if held and self.report is None:
-            raise ValueError(f"{held[0]} is held against a report; name the evaluation in `report`")
+            raise ValueError(f"{held[0]} is compared with a report; name the evaluation in `report`")
         return self
 
     def make(self, work: Work) -> Mapping[str, Any]:

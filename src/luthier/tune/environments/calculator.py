@@ -43,7 +43,7 @@ class Calculator(Environment):
         except re.error as error:
             raise ValueError(f"no regular expression: {error}") from error
         if not groups:
-            raise ValueError("wanted a group in brackets around what is to be calculated")
+            raise ValueError("expected a group in brackets around what is to be calculated")
         return call
 
     def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:

@@ -28,7 +28,7 @@ class Script(Environment):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if bool(self.lines) == (self.column is not None):
-            raise ValueError("wanted either `lines`, the same for all rows, or a `column` that has them")
+            raise ValueError("expected either `lines`, the same for all rows, or a `column` that has them")
         return self
 
     def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
@@ -48,4 +48,4 @@ class Script(Environment):
             return lines
         origin = talk.example.origin
         where = Where(file=origin.file, line=origin.line, field=self.column)
-        raise DataError(f"wanted a text or a list of texts, got {told!r}", where=where, remedy="mend the row")
+        raise DataError(f"expected a text or a list of texts, got {told!r}", where=where, remedy="mend the row")

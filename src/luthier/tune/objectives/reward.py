@@ -102,7 +102,7 @@ class Reward(PairObjective):
             origin = example.origin
             where = Where(file=origin.file, line=origin.line, field=self.margin)
             came = example.meta.get(self.margin)
-            raise DataError(f"wanted a margin of 0 or more, got {came!r}", where=where, remedy="swap the two answers")
+            raise DataError(f"expected a margin of 0 or more, got {came!r}", where=where, remedy="swap the two answers")
         return self.scale * found
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:

@@ -38,7 +38,7 @@ class Turns(BaseModel):
     @model_validator(mode="after")
     def _says_something(self) -> Turns:
         if self.tag is None and self.name is None:
-            raise ValueError("wanted a `tag`, a `name`, or both")
+            raise ValueError("expected a `tag`, a `name`, or both")
         return self
 
     def wanted(self, message: Message) -> bool:
@@ -128,5 +128,5 @@ def weight_of(example: Example, column: str | None) -> float:
     except (TypeError, ValueError):
         weight = math.nan
     if not (math.isfinite(weight) and weight >= 0):
-        raise DataError(f"wanted a weight of 0 or more, got {value!r}", where=where)
+        raise DataError(f"expected a weight of 0 or more, got {value!r}", where=where)
     return weight

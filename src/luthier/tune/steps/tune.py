@@ -156,7 +156,7 @@ class Tune(Step):
     def _epochs_agree(self) -> Self:
         if self.keep_epochs >= math.ceil(self.epochs) and self.keep_epochs:
             before = math.ceil(self.epochs) - 1
-            what = f"the last epoch is kept anyway, and {before} end before it, came keep_epochs {self.keep_epochs}"
+            what = f"the last epoch is kept anyway, and {before} end before it, got keep_epochs {self.keep_epochs}"
             raise ValueError(f"{what}; leave it out" if not before else f"{what}; at most {before}")
         return self
 
@@ -195,11 +195,11 @@ class Tune(Step):
     def _schedule_agrees(self) -> Self:
         if self.optimizer.averages and self.schedule not in ("auto", "constant"):
             words = (
-                f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate, came schedule"
+                f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate, got schedule"
             )
             raise ValueError(f"{words} {self.schedule!r}; leave it out, or write constant")
         if self.decay is not None and self.schedule != "wsd":
-            raise ValueError(f"decay belongs to the schedule wsd, came {self.schedule!r}; leave it out, or write wsd")
+            raise ValueError(f"decay belongs to the schedule wsd, got {self.schedule!r}; leave it out, or write wsd")
         if self.schedule == "wsd" and (both := self.warmup + (self.decay or DECAY)) > 1:
             raise ValueError(f"warmup and decay are {both:g} of all steps together; at most 1")
         return self

@@ -119,7 +119,7 @@ class PromptSearch(StandaloneTechnique):
         """
         missing = [str(count) for count in self.shots if count > able]
         if missing and self.shots != type(self).model_fields["shots"].default:
-            what = f"{held} rows are held back, which leaves {able} to show, came {', '.join(missing)}"
+            what = f"{held} rows are held back, which leaves {able} to show, got {', '.join(missing)}"
             where = Where(field="technique.shots")
             raise InputError(what, where=where, remedy="show fewer, hold back fewer (`held_back`), or give more rows")
         return tuple(count for count in self.shots if count <= able)

@@ -1,0 +1,46 @@
+"""Sentences that stopped readers: none of them comes back in what the program says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "luthier"
+FILES = [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.jinja"), *SOURCE.rglob("*.yaml")]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "have the same prompt but different answers",
+        "take the sign away from the next line",
+        "Confusion matrix",
+        "computing reference log-probabilities",
+        "; so many rows would show",
+        "a quoted string",
+        "cannot be said to prefer",
+        "cannot be told from the base model",
+        "Can its certainty be trusted",
+        "Difference on the same rows",
+        "Reward and divergence during training",
+        "chance alone could explain",
+        "computing the teacher's log-probabilities",
+        "reused from an earlier run:",
+        "the compared model",
+        "which this one is compared with",
+        "Every row is accounted for: of",
+        "crying it falsely",
+        "too sure of themselves",
+        "rows that changed sides",
+        "Numbers hide what a change feels like",
+    ],
+)
+def test_a_sentence_that_stopped_readers_is_gone(sentence: str) -> None:
+    assert [path.name for path in FILES if sentence in path.read_text(encoding="utf-8")] == []
+
+
+def test_errors_say_what_was_expected_and_what_they_got() -> None:
+    old = re.compile(r"""["'](?:[^"'\n]*[:;] )?wanted (?:an? |one of |either )[^"'\n]*, came """)
+    assert [path.name for path in FILES if old.search(path.read_text(encoding="utf-8"))] == []
