@@ -27,7 +27,7 @@ class Measured(Fact):
     detail: dict[str, float] = Field(default_factory=dict)
     """Each group's own value."""
     detectable: float | None = None
-    """The smallest difference from nothing that smallest detectable difference: in four runs of five."""
+    """The smallest difference from nothing that so many rows show in four runs of five."""
 
 
 class ModelFacts(Fact):
