@@ -281,7 +281,7 @@ JSON = (
         "known types: text, image",
         _said({"role": "user", "content": [{"type": "file", "file": {"file_id": "x"}}]}, ANSWERED),
     ),
-    _talk("messages as text", "messages", "wanted JSON in this cell", MEND, {"messages": "hello"}),
+    _talk("messages as text", "messages", "expected JSON in this cell", MEND, {"messages": "hello"}),
     _talk("no messages", "messages", "the row has no 'messages'", "did you mean 'message'?", {"message": []}),
     _talk("messages of nothing", "messages", "the list of messages is empty", MEND, {"messages": []}),
     _talk("a call without a name", "messages[1]", "no function name", MEND, _called([{"id": "1"}])),

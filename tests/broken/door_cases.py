@@ -137,13 +137,13 @@ BEFORE = (
     _typed(
         "neither recipe nor digest",
         "RECIPE:STEP",
-        "came 'tickets'",
+        "got 'tickets'",
         "for example recipe.yaml:tune",
         "show",
         "tickets",
         kind="UnknownName",
     ),
-    _typed("data for a recipe", "tickets.csv:1", "came text", "luthier: 1", "show", "tickets.csv", kind="RecipeError"),
+    _typed("data for a recipe", "tickets.csv:1", "got text", "luthier: 1", "show", "tickets.csv", kind="RecipeError"),
     _typed(
         "unknown digest",
         "{folder}/.luthier",
@@ -278,7 +278,7 @@ AFTER = (
     _typed(
         "data beside a model",
         "recipe.yaml:data recipe.yaml:tune",
-        "came a dataset and a model",
+        "got a dataset and a model",
         "of the same kind",
         "compare",
         "recipe.yaml:data",

@@ -127,7 +127,7 @@ CASES = (
     _folder(
         "text for a size",
         "tiny-model/config.json (hidden_size)",
-        "came 'big'",
+        "got 'big'",
         "mend its config.json",
         _config(hidden_size="big"),
         RUN,
@@ -135,7 +135,7 @@ CASES = (
     _folder(
         "no heads",
         "tiny-model/config.json (num_attention_heads)",
-        "came 0",
+        "got 0",
         "mend its config.json",
         _config(num_attention_heads=0),
         RUN,

@@ -129,13 +129,11 @@ CASES = (
         recipe=_model("tickets.csv"),
         kind="ModelError",
     ),
-    Case(
-        "a number for a model", "recipe.yaml:4 (model)", "came 7", "known: endpoint, folder, gguf", recipe=_model("7")
-    ),
+    Case("a number for a model", "recipe.yaml:4 (model)", "got 7", "known: endpoint, folder, gguf", recipe=_model("7")),
     Case(
         "a list for a model",
         "recipe.yaml:4 (model)",
-        "came a list",
+        "got a list",
         "known: endpoint, folder, gguf",
         recipe=_model("[tiny-model]"),
     ),

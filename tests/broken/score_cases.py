@@ -9,7 +9,7 @@ from tests.broken.case import Case, json_lines, with_line_17
 GOOD = [{"id": str(n), "prediction": "ab"[n % 2], "reference": "ab"[n % 3 % 2]} for n in range(30)]
 PLAIN = [{"prediction": "a", "reference": "a"} for _ in range(30)]
 SURE = [{**row, "label_scores": {"a": 0.5, "b": 0.5}} for row in PLAIN]
-FORM = "one JSON object a line is wanted"
+FORM = "one JSON object a line is expected"
 
 
 def _score(name: str, at: str, says: str, do: str, content: str | bytes, *metrics: str) -> Case:

@@ -109,7 +109,7 @@ def test_a_sitting_is_blind_forgives_and_goes_on(
     out = capsys.readouterr().out
     assert f"1 of {total}" in out
     assert f"3 of {total}" in out
-    assert "! wanted A, B or tie, got 'what?'" in out
+    assert "! expected A, B or tie, got 'what?'" in out
     assert f"anna             2 of {total} judged" in out
     assert "tuned" not in out.split(" judged")[0]
 

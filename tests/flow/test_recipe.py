@@ -89,7 +89,7 @@ def test_objects_and_yaml_make_the_same_recipe(folder: Path) -> None:
         ("name: tickets", "name: ../tickets", 2, "small letters"),
         ("name: tickets", "nome: tickets", 2, "did you mean 'name'"),
         ("seed: 3", "seed: -3", 3, "at least 0"),
-        ("luthier: 1", "luthier: 2", 1, "wanted 1, got 2"),
+        ("luthier: 1", "luthier: 2", 1, "expected 1, got 2"),
         ("model: tiny-model", "model: smollm2-135m-instrukt", 4, "did you mean 'smollm2-135m-instruct'"),
         ("ops: [normalise, exact_dedup]", "ops: [normalize]", 9, "did you mean 'normalise'"),
     ],

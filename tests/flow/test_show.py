@@ -140,6 +140,6 @@ def test_a_base_model_is_exported_by_its_step_and_by_its_folder(
     assert run_command(["export", "tiny-model", "--to", str(tmp_path / "x"), "--format", "adapter"]) == 2
     assert "is a whole model, not an adapter" in capsys.readouterr().err
     assert run_command(["export", "nothing-known", "--to", str(tmp_path / "x")]) == 2
-    assert "wanted RECIPE:STEP, RUN:STEP or the beginning" in " ".join(capsys.readouterr().err.split())
+    assert "expected RECIPE:STEP, RUN:STEP or the beginning" in " ".join(capsys.readouterr().err.split())
     assert run_command(["export", "tiny-model", "--to", str(tmp_path / "x"), "--no-base"]) == 2
     assert "every other form holds the whole model" in capsys.readouterr().err

@@ -209,7 +209,7 @@ def test_what_was_meant_is_said_of_a_wrong_path_verb_or_model(served: Served) ->
     for response, says in (
         (served.post("/chat/completions", {}), "nothing at /chat/completions; did you mean /v1/chat/completions?"),
         (served.get("/"), "nothing at /; /docs tells what there is"),
-        (served.get(CHAT), "wanted POST /v1/chat/completions, got GET"),
+        (served.get(CHAT), "expected POST /v1/chat/completions, got GET"),
         (served.post(CHAT, {**ASKED, "model": "tinny"}), "'tinny' is not served here; did you mean 'tiny'?"),
         (served.post(CHAT, {**ASKED, "model": "gpt-4"}), "'gpt-4' is not served here; known: "),
     ):

@@ -183,7 +183,7 @@ def test_a_later_format_is_refused(shop: Bench, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(artifact.path(name).read_bytes())
     told = json.loads((tmp_path / "classifier.json").read_text())
     (tmp_path / "classifier.json").write_text(json.dumps({**told, "format": 2}))
-    with pytest.raises(ModelError, match="wanted format 1 of a plain classifier, got 2"):
+    with pytest.raises(ModelError, match="expected format 1 of a plain classifier, got 2"):
         TextClassifier.open(tmp_path)
 
 

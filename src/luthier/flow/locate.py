@@ -150,6 +150,6 @@ def find_artifact(named: Target | str | None) -> Found:
         return Found(find_digest(target.plain()))
     if text.endswith((".yaml", ".yml")) and not Path(text).exists():
         raise RecipeError("there is no such recipe", where=Where(file=text), remedy="`luthier new NAME` writes one")
-    message = f"wanted RECIPE:STEP, RUN:STEP or the beginning of an artifact's digest, got {text!r}"
+    message = f"expected RECIPE:STEP, RUN:STEP or the beginning of an artifact's digest, got {text!r}"
     remedy = "for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps"
     raise UnknownName(message, where=Where(field="RECIPE:STEP"), remedy=remedy)

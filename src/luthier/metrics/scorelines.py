@@ -169,7 +169,9 @@ def _line(text: str, where: Where) -> Line:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         place = Where(file=where.file, line=where.line, field=field)
-        wanted = first["msg"].replace("Input should be", "wanted").replace("a valid string", "text").partition(", ")[0]
+        wanted = (
+            first["msg"].replace("Input should be", "expected").replace("a valid string", "text").partition(", ")[0]
+        )
         about = descriptions(Line).get(str(first["loc"][0]), "")
         raise DataError(f"{wanted}, got {first['input']!r}"[:300], where=place, remedy=f"{field}: {about}") from error
     if line.reference is None and line.references is None:
@@ -179,7 +181,7 @@ def _line(text: str, where: Where) -> Line:
     return line
 
 
-_WANTED = "one JSON object a line is wanted, with prediction and reference"
+_WANTED = "one JSON object a line is expected, with prediction and reference"
 _KINDS = {list: "an array", str: "a string", bool: "true or false", int: "a number", float: "a number"}
 
 

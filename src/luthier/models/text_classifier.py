@@ -129,7 +129,7 @@ class TextClassifier:
         """Read what `save` wrote; `ModelError` for a folder of a later version."""
         told = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         if told["format"] != FORMAT:
-            what = f"wanted format {FORMAT} of a plain classifier, got {told['format']!r}"
+            what = f"expected format {FORMAT} of a plain classifier, got {told['format']!r}"
             raise ModelError(what, where=Where(file=str(folder / SETTINGS_FILE)), remedy="open it with a newer luthier")
         given = Settings(told["classifier"]["C"], told["vectorizer"]["ngram_range"][1], told["min_df"])
         return cls(open_pipeline(folder), given)

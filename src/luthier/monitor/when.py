@@ -86,7 +86,7 @@ def _window(words: Phrase) -> Window:
     unit = words.take("name", "s, m, h or d", UNITS)
     seconds = float(word.text) * UNITS[unit.text]
     if not 1 <= seconds <= LONGEST_S or seconds != int(seconds):
-        raise words.wrong(word.column, f"wanted whole seconds, at most 31 days, got {word.text}{unit.text}")
+        raise words.wrong(word.column, f"expected whole seconds, at most 31 days, got {word.text}{unit.text}")
     return Window(seconds=int(seconds))
 
 

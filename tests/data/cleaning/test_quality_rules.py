@@ -129,7 +129,7 @@ def test_at_a_limit_gopher_keeps_and_fineweb_drops() -> None:
     at_limit = Rule("r", lambda text: 0.5, 0, 0.5, "a paper")
     assert at_limit.breaks(ten) is None
     assert at_limit._replace(open=True).breaks(ten) == 0.5
-    assert at_limit._replace(open=True).says(0.5) == "0.5, wanted under 0.5 (a paper)"
+    assert at_limit._replace(open=True).says(0.5) == "0.5, expected under 0.5 (a paper)"
     assert at_limit.says(0.75) == "0.75, expected at most 0.5 (a paper)"
 
 

@@ -171,7 +171,7 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "user",
     ),
     "no role": ({"messages": [{"content": "x"}]}, "no role", "user"),
-    "not messages": ({"messages": "hello"}, "wanted JSON", ""),
+    "not messages": ({"messages": "hello"}, "expected JSON", ""),
     "empty list": ({"messages": []}, "is empty", ""),
     "picture": (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -181,7 +181,7 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "list as text": ({"question": {"a": 1}, "answer": "x"}, "expected text, got an object", ""),
     "call": (
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1"}}]}]},
-        "wanted JSON",
+        "expected JSON",
         "",
     ),
 }

@@ -73,7 +73,7 @@ def test_rows_are_dropped_with_column_and_rule(make: Make, write: Write) -> None
     asked = {"source": source, "split": {"test": 0}, "task": "text"}
     made = make(**asked, ops=[{"kind": "schema", "columns": columns}])
     assert made.summary.dropped == {"schema age not an integer": 1, "schema level not allowed": 1}
-    with pytest.raises(DataError, match="age is not an integer: got 'old', wanted type integer") as caught:
+    with pytest.raises(DataError, match="age is not an integer: got 'old', expected type integer") as caught:
         make(**asked, ops=[{"kind": "schema", "columns": columns, "action": "stop"}])
     assert (caught.value.where.line, caught.value.where.field) == (3, "age")
 

@@ -72,7 +72,7 @@ def test_a_pass_is_kept_in_json_and_an_empty_cell_is_no_judgment(tmp_path: Path)
     [
         ({"item": "nowhere", "judge": "anna", "value": "A"}, "item", "another assignment"),
         ({"item": ITEM, "judge": "ana", "value": "A"}, "judge", "did you mean 'anna'"),
-        ({"item": ITEM, "judge": "anna", "value": "C"}, "value", "wanted A, B or tie, got 'C'"),
+        ({"item": ITEM, "judge": "anna", "value": "C"}, "value", "expected A, B or tie, got 'C'"),
         ({"item": ITEM, "judge": "anna", "value": "A", "seconds": "long"}, "seconds", "expected a number"),
         ({"item": ITEM, "judge": "anna", "value": "A", "at": "yesterday"}, "at", "expected a time"),
         ({"item": ITEM, "judge": "anna", "valeu": "A"}, None, "did you mean 'value'"),

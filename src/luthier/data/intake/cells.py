@@ -21,4 +21,4 @@ def from_json(text: str, field: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnusableRowError("wanted JSON in this cell", field) from error
+        raise UnusableRowError("expected JSON in this cell", field) from error

@@ -20,7 +20,7 @@ import json as _json
 _turns, _row = _json.loads({told!r})
 answer = {function}(_turns, _row)
 if answer is not None and not isinstance(answer, str):
-    raise TypeError("wanted a text or None, came " + type(answer).__name__)
+    raise TypeError("expected a text or None, got " + type(answer).__name__)
 answer = _json.dumps(answer)
 """
 
