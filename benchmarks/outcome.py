@@ -285,9 +285,11 @@ def _against(bench: Bench, mine: Answers, its: Answers, name: str) -> dict[str, 
 
 
 def _training_cpu_s(tune: Artifact) -> float:
-    """CPU-seconds of the training itself."""
+    """CPU-seconds of the training itself; of one that was interrupted, by the pace after that."""
     timing = tune.timing()["measures"]
-    return float(timing["train_s"] * timing["flops_per_s"] / timing["flops_per_cpu_s"])
+    steps = map(json.loads, tune.path("log.jsonl").read_text(encoding="utf-8").splitlines())
+    seconds = sum(step.get("computed", 0) for step in steps) / timing["computed_tokens_per_s"]
+    return float(seconds * timing["flops_per_s"] / timing["flops_per_cpu_s"])
 
 
 def _conclude(lines: Sequence[Mapping[str, Any]]) -> None:
