@@ -138,3 +138,25 @@ def test_other_endings_are_refused_before_anything_is_lost(
     source = str(made[0].parent / "tickets.csv")
     assert run_command(["predict", f"{made[0]}:tune", source, "--to", str(out)]) == 2
     assert ".jsonl or .csv" in capsys.readouterr().err
+
+
+def test_a_plain_classifier_predicts_as_it_was_measured(made: tuple[Path, Result]) -> None:
+    plain = ["steps.tune={kind: tune, data: data, technique: plain}"]
+    result = Recipe.load(made[0], plain).run(progress=False)
+    asked = read_examples(result["data"].artifact, "test")
+    told = result["tune"].predict([example.messages[:-1] for example in asked])
+    hits = sum(one.prediction == example.label for one, example in zip(told, asked, strict=True))
+    assert hits / len(asked) == pytest.approx(result["report"].metrics["accuracy"]["value"])
+
+
+def test_overrides_say_which_model_predicts(made: tuple[Path, Result], capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = made[0]
+    override = "steps.tune={kind: tune, data: data, technique: plain}"
+    Recipe.load(recipe, [override]).run(progress=False)
+    words = ["predict", f"{recipe}:tune", str(recipe.parent / "tickets.csv")]
+    assert run_command([*words, override, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert run_command([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"] != plain["predictions"]
+    assert run_command([*words, "steps.tune.epochs=2"]) == 2
+    assert "luthier run" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,10 @@ def predict(
         str, typer.Argument(metavar="RECIPE:STEP|MODEL", help="A tuned step, a recipe's last model, or a base model.")
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="New rows: a table, JSON lines or any other source.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH=VALUE …]", help="The recipe's overrides, as they were given to `luthier run`."),
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(help="Where to write: .jsonl for `luthier score`, .csv for a spreadsheet; else printed."),
@@ -44,11 +49,12 @@ def predict(
     from luthier.core.events import Events
     from luthier.core.render import choose
     from luthier.flow.find_model import find_model
+    from luthier.flow.locate import Target
     from luthier.flow.predict import check_form, predict_file
 
     if to is not None:
         check_form(to)
-    name, artifact = find_model(model)
+    name, artifact = find_model(Target.read(model, overrides, f"predict {{}} {shlex.quote(str(file))}"))
     with choose(sys.stderr) as listener:
         found = predict_file(
             artifact,

@@ -173,6 +173,7 @@ def _answers(
     from luthier.eval.contestant import TUNED, voices
     from luthier.eval.kept import Kept
     from luthier.eval.rows import Task
+    from luthier.eval.steps.evaluate import Evaluate
     from luthier.models.load import outputs_of
     from luthier.models.sequence import REWARD
 
@@ -187,7 +188,8 @@ def _answers(
         work = Work(
             name="predict", inputs={}, folder=folder, scratch=folder, base=Path(), seed=0, events=events.of("predict")
         )
-        question = Question(normalise="sum", max_new_tokens=max_new_tokens, dtype="float32", likelihood=False)
+        usual = {name: Evaluate.model_fields[name].default for name in ("normalise", "dtype")}
+        question = Question(**usual, max_new_tokens=max_new_tokens, likelihood=False)
         voice = voices({TUNED: model}, question, work)[0]
         task = Task(
             kind="label" if options else "text",
