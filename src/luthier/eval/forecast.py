@@ -195,11 +195,11 @@ def aside_of(step: Evaluate, outlook: Outlook, rows: Rows) -> Aside:
 
 
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
-    """Whether rows hold two answers of which one is chosen, as far as some of them tell, or a model with a head of its
-    own, which writes nothing."""
-    return are_pairs(examples_ahead(outlook, step.split, SAMPLE)) or (
-        "data" not in outlook.inputs and has_head(outlook)
-    )
+    """Whether rows hold two answers of which one is chosen, as far as some of them tell; or a model with a head of its
+    own, which writes nothing, over rows without classes."""
+    if are_pairs(examples_ahead(outlook, step.split, SAMPLE)):
+        return True
+    return "data" not in outlook.inputs and has_head(outlook) and _task(outlook) != "label"
 
 
 def _token_s(step: Evaluate, model: Description, rows: Rows, speed: float) -> float:

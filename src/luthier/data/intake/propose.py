@@ -39,7 +39,8 @@ _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
 
-_SHORT_VALUES = re.compile(r"(\d+ different short values in \d+ rows): (?:(?!each combination).)*", re.DOTALL)
+_SHORT_VALUES = " different short values in "
+"""In the reason for a column of classes."""
 PLAIN_FIRST = "luthier run recipe.yaml 'steps.tune={kind: tune, data: data, technique: plain}' --only report"
 """The proposed recipe with a plain classifier in place of the network."""
 _ONE_SIDED = frozenset({"quality"})
@@ -108,8 +109,9 @@ def propose_from(
     read = read.model_copy(update={**asked.settings, **wanted.settings})
     profile, choice = survey(read, base, name, task)
     reasons = {f"source.{name}": why for name, why in {**asked.reasons, **choice.reasons}.items()}
-    if profile.spellings and (found := _SHORT_VALUES.fullmatch(reasons.get("source.answer", ""))):
-        reasons["source.answer"] = f"{found[1]}: {_classes(profile)}"  # with what the texts of the classes show
+    values, colon, told = reasons.get("source.answer", "").partition(": ")
+    if profile.spellings and colon and _SHORT_VALUES in values and "each combination" not in told:
+        reasons["source.answer"] = f"{values}: {_classes(profile)}"  # with what the texts of the classes show
     chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
     source: dict[str, Any] = {**written, **asked.settings, **choice.settings}
     if profile.broken:
