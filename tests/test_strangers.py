@@ -49,9 +49,11 @@ def _walk(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(folder)
 
 
-def _without_names(recipe: Path) -> None:
-    """Take the recognizer of names out of a recipe, which needs a wheel that is fetched."""
-    text = recipe.read_text(encoding="utf-8")
+def _shorten(recipe: Path) -> None:
+    """Take the recognizer of names out of a recipe, which needs a wheel that is fetched, and train for a second."""
+    text = recipe.read_text(encoding="utf-8").replace(
+        "objective: sft, epochs: 4", "objective: sft, rows: 24, epochs: 1"
+    )
     at = text.index(", names: {")
     recipe.write_text(text[:at] + "}" + text[text.index("\n", at) :], encoding="utf-8")
 
@@ -65,8 +67,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _walk(folder, patch)
         assert run_command(["new", "support", "--from", "tickets.csv", "--model", "./tiny"]) == 0
         (folder / "proposed.yaml").write_bytes((folder / "support" / "recipe.yaml").read_bytes())
-        _without_names(folder / "support" / "recipe.yaml")
-        assert run_command(["run", "support", *SHORT]) in (0, 1, 3)
+        _shorten(folder / "support" / "recipe.yaml")
+        assert run_command(["run", "support"]) in (0, 1, 3)
     return folder
 
 
@@ -115,13 +117,13 @@ class TestSupportLead:
         assert next(one for one in ops if isinstance(one, dict) and one["kind"] == "pii")["names"]["kind"] == "rampart"
 
     def test_plan_says_what_it_costs(self, say: Say) -> None:
-        said, _ = say("plan", "support", *SHORT)
-        assert "cached" in said
         said, _ = say("plan", "support")
+        assert "cached" in said
+        said, _ = say("plan", "support", "steps.tune.epochs=2")
         assert "to make" in said
 
     def test_the_report_tells_what_was_left_out_and_what_helps(self, desk: Path) -> None:
-        (page,) = (desk / "support" / ".luthier" / "reports").glob("support*.html")
+        (page,) = (desk / "support" / ".luthier" / "reports").glob("support.html")
         report = page.read_text(encoding="utf-8")
         assert "empty answer" in report
         assert "What may change it" in report
@@ -131,7 +133,8 @@ class TestSupportLead:
 
     def test_rows_that_were_left_out_are_listed(self, say: Say) -> None:
         said, _ = say("show", "support:data", "--dropped")
-        assert said.startswith("support:data: 15 of 180 rows left out\n15 × empty answer\n")
+        assert said.startswith("support:data: 16 of 180 rows left out\n15 × empty answer\n")
+        assert "1 × near duplicate" in said
         assert "(row 15)" in said, "as the spreadsheet counts"
 
     def test_rows_are_shown_as_the_model_sees_them(self, say: Say) -> None:
@@ -174,20 +177,20 @@ class TestSupportLead:
         assert json.loads(said)["metrics"]["accuracy"]["value"] == pytest.approx(right / 19)
 
     def test_a_plain_classifier_is_tried_and_no_report_is_lost(self, desk: Path, say: Say) -> None:
-        reports = desk / "support" / ".luthier" / "reports"
-        before = {path.name: path.read_bytes() for path in reports.glob("*.html")}
+        page = desk / "support" / ".luthier" / "reports" / "support.html"
+        before = page.read_bytes()
         said, _ = say("run", "support", PLAIN, "--only", "report")
         assert "The plain classifier scores" in said
-        said, _ = say("report", "support", *SHORT)
-        after = {path.name: path.read_bytes() for path in reports.glob("*.html")}
-        assert before.items() <= after.items(), "what was there is as it was"
+        assert "report: support/.luthier/reports/support.part.html" in said
+        said, _ = say("report", "support", PLAIN)
+        assert page.read_bytes() == before, "the finished report is as it was"
         said, _ = say("runs", "support")
         assert said.count("done") >= 2
         assert "plain" in said
 
     @pytest.mark.slow  # a server of its own, and a second training
     def test_what_people_say_of_answers_makes_the_next_model(self, desk: Path, say: Say) -> None:
-        with command(desk, "support", *SHORT) as running:
+        with command(desk, "support/recipe.yaml:tune") as running:
             client = running.client()
             turns: list[Any] = [{"role": "user", "content": "Wo bleibt mein Paket?"}]
             told = client.chat.completions.create(model="support:tune", messages=turns, temperature=0.7)
@@ -241,7 +244,7 @@ class TestEngineer:
         _, told = say("plan", "trl", ends=(2,))
         assert "have tools" in told
         assert "set `chat_template: hermes` in the recipe" in told
-        path.write_text(path.read_text(encoding="utf-8").replace("seed: ", "chat_template: hermes\nseed: ", 1))
+        path.write_text(path.read_text(encoding="utf-8").replace("\nseed: ", "\nchat_template: hermes\nseed: ", 1))
         assert "trl: about" in say("plan", "trl")[0]
 
     def test_python_gives_tables_numbers_and_predictions(self, result: Result) -> None:
@@ -257,6 +260,7 @@ class TestEngineer:
         assert '⟦<tool_call>\n{"name": "lookup"' in said
         assert said.count("⟦") == 3, "both turns of the assistant, and the sign that is explained"
 
+    @pytest.mark.slow  # a process of its own that imports PEFT
     def test_an_adapter_loads_in_peft(self, bench: Path, result: Result, say: Say) -> None:
         say("export", "agent:tune", *SHORT, "--to", "adapter", "--format", "adapter")
         program = (
