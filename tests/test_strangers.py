@@ -204,7 +204,8 @@ class TestSupportLead:
         assert "goes on from support/recipe.yaml:tune" in said
         assert "what people said makes 1 row more" in said
         say("run", "support/better.yaml", ends=(0, 1, 3))
-        assert (desk / "support" / ".luthier" / "reports" / "better.html").is_file()
+        report = (desk / "support" / ".luthier" / "reports" / "better.html").read_text(encoding="utf-8")
+        assert "Rows fixed / broken" in report, "it is told beside the model that was served"
 
 
 class TestEngineer:
