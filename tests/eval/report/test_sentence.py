@@ -162,5 +162,5 @@ def test_a_model_that_is_named_takes_the_place_of_the_base_model() -> None:
     said = verdict_sentence(facts)
     assert said.startswith("The tuned model is better than the model that was served by 41.4 points of accuracy")
     figures = key_figures(facts)
-    assert [one.name for one in figures[:2]] == ["Tuned model", "The model that was served"]
+    assert [one.name for one in figures[:2]] == ["Tuned model", "Model that was served"]
     assert figures[-1].note == "by the tuning, against the model that was served"
