@@ -104,7 +104,9 @@ def _usage(error: Any) -> InputError:
         return InputError("a command is wanted", where=Where(field=command), remedy=f"`{command} --help` lists them")
     said = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     said = said[:1].lower() + said[1:]
-    remedy = _ours(said) or f"`{command} --help` shows how it is called"
+    remedy = f"`{command} --help` shows how it is called"
+    if ours := _ours(said):
+        said, remedy = said.partition(". Did you mean")[0], ours  # a command that is spelled alike does something else
     if command.endswith(" new") and "extra argument" in said:
         remedy = f"put a pattern into quotes, so that your shell leaves it whole: --from '2024/*.csv'; {remedy}"
     return InputError(said, where=Where(field=command), remedy=remedy)

@@ -10,7 +10,8 @@ import csv
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from luthier.models.load import data_of
 from luthier.text.messages import Example, Message, Origin, said_for
 
 if TYPE_CHECKING:
+    from luthier.data.ops.label_spelling import LabelSpelling
     from luthier.data.row import Record
     from luthier.data.source import Source
     from luthier.eval.rows import Reply
@@ -81,16 +83,19 @@ class Asking:
     system_column: str | None
     source: Source | None
     """The source of the training rows, where one recipe step read them."""
+    spelling: LabelSpelling | None
+    """How that step wrote classes."""
 
     @classmethod
     def of(cls, model: Artifact, prompt: str | None) -> Asking:
         """By the data set that a model was trained on; a base model is asked plainly."""
-        source = _source_of(model)
+        source, spelling = _source_of(model)
         return cls(
             prompt=prompt or (source.prompt if source else None),
             system=learnt_system(model),
             system_column=source.system_column if source else None,
             source=source,
+            spelling=spelling,
         )
 
     def example(self, row: Row, number: int, where: Where | None = None) -> Example:
@@ -153,16 +158,26 @@ def _plain(turn: Mapping[str, Any] | Message) -> dict[str, Any]:
     return turn.model_dump(exclude_defaults=True) | {"role": turn.role} if isinstance(turn, Message) else dict(turn)
 
 
-def _source_of(model: Artifact) -> Source | None:
-    """The source of the rows that a model was trained on, where a step of its data's lineage read them."""
+def _source_of(model: Artifact) -> tuple[Source | None, LabelSpelling | None]:
+    """The source of the rows that a model was trained on, and how classes were spelled, where a step of its data's
+    lineage read them."""
+    from luthier.data.operator import Operator
+    from luthier.data.ops.label_spelling import LabelSpelling
     from luthier.data.source import Source as AnySource
     from luthier.text.dataset import lineage
 
     data = data_of(model)
     for one in lineage(data) if data is not None else ():
         if isinstance(settings := one.manifest.settings.get("source"), dict):
-            return AnySource.parse(settings)
-    return None
+            ops = one.manifest.settings.get("ops")
+            named = (
+                [op for op in ops if isinstance(op, dict) and op.get("kind") == "label_spelling"]
+                if isinstance(ops, list)
+                else []
+            )
+            spelling = Operator.parse(named[0]) if named else None
+            return AnySource.parse(settings), spelling if isinstance(spelling, LabelSpelling) else None
+    return None, None
 
 
 def _answers(
@@ -230,16 +245,16 @@ class PredictedFile:
     records: Sequence[Record]
     predictions: Sequence[Prediction]
     references: Sequence[str | None]
-    """The right answer of each row, where the file has the recipe's column of answers."""
+    """The right answer of each row, in the model's spelling, where the file has the recipe's column of answers and the
+    row has one."""
     broken: int
     """Rows that could not be read or asked, which the caller was told of."""
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """One object a row, as `luthier score` reads them."""
-        scored = all(reference is not None for reference in self.references)
         for record, told, reference in zip(self.records, self.predictions, self.references, strict=True):
             line: dict[str, Any] = {"id": f"{record.file}:{record.line}", "prediction": told.prediction}
-            if scored:
+            if reference is not None:
                 line["reference"] = reference
             if told.probabilities is not None:
                 line["label_scores"] = {label: round(share, 6) for label, share in told.probabilities.items()}
@@ -314,9 +329,10 @@ def predict_file(
         remedy = "`--prompt` names the column, or a template such as '{subject} {body}'"
         raise DataError(f"none of {broken} rows can be asked", where=Where(file=str(path)), remedy=remedy)
     told = _answers(model, examples, max_new_tokens, events or Events(), kept)
-    return PredictedFile(
-        records=records, predictions=told, references=_references(records, asking.source), broken=broken
-    )
+    references = _references(records, asking.source)
+    if asking.spelling is not None:
+        references = _respelled(references, asking.spelling, _classes(model))
+    return PredictedFile(records=records, predictions=told, references=references, broken=broken)
 
 
 def _references(records: Sequence[Record], source: Source | None) -> list[str | None]:
@@ -331,4 +347,13 @@ def _references(records: Sequence[Record], source: Source | None) -> list[str | 
     except DataError:
         return nothing
     parts = [mapping.try_parts(record.values) for record in records]
-    return [one.messages[-1].content if one and one.messages[-1].role == "assistant" else None for one in parts]
+    answers = [one.messages[-1].content if one and one.messages[-1].role == "assistant" else "" for one in parts]
+    return [answer if answer.strip() else None for answer in answers]
+
+
+def _respelled(references: Sequence[str | None], spelling: LabelSpelling, classes: Collection[str]) -> list[str | None]:
+    """Right answers in the spelling of the model's classes, as its training rows have them."""
+    given = Counter(answer for answer in references if answer is not None)
+    counts = given + Counter(dict.fromkeys(classes, given.total() + 1))  # a spelling of the model outweighs the file's
+    wanted = spelling.wanted_spellings(counts)
+    return [None if answer is None else wanted.get(answer, answer) for answer in references]

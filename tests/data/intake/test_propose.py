@@ -238,6 +238,16 @@ def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
     assert found.trials["normalise"].edited == 1
 
 
+def test_no_plain_classifier_is_proposed_for_preferences(tmp_path: Path) -> None:
+    """The preferred answers may be classes: a plain classifier would learn them without what they were preferred to."""
+    asked = [f"{verb} {thing} {number}" for number in range(8) for verb in ("pay", "send") for thing in ("a", "b", "c")]
+    rows = [{"prompt": text, "chosen": text.split()[0], "rejected": "I do not know"} for text in asked]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    proposal = propose(tmp_path / "pairs.jsonl")
+    assert (proposal.task, proposal.objective) == ("label", "dpo")
+    assert "technique" not in proposal.reasons
+
+
 def test_pairs_of_answers_are_learnt_by_dpo_and_cleaned_alike(tmp_path: Path, make: Any) -> None:
     rows = [
         {

@@ -83,6 +83,8 @@ def test_follows_the_scheme_of_the_reader(page: Path, scheme: str, dark: bool) -
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_nothing_is_wider_than_the_screen(page: Path, width: int) -> None:
     """The page stands in a frame of the wanted width; its policy is taken out so that the frame can be measured."""
+    behind = example.facts(evaluations=(example.evaluation(advice=example.advice()),))
+    page.write_text(render(behind), encoding="utf-8")
     inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
     outer = (
         f'<!doctype html><iframe id="f" width="{width}" height="900" style="border:0" srcdoc="{markup.escape(inner)}">'
@@ -94,3 +96,21 @@ def test_nothing_is_wider_than_the_screen(page: Path, width: int) -> None:
     found = re.search(r"width (\d+)", browse(page, "--dump-dom", "--window-size=1400,1000"))
     assert found is not None
     assert int(found[1]) <= width
+
+
+def test_commands_of_the_advice_are_read_whole_on_a_phone(page: Path) -> None:
+    """They are wrapped, not cut, and the numbers of the list stand inside the page."""
+    behind = example.facts(evaluations=(example.evaluation(advice=example.advice()),))
+    inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render(behind))
+    measure = (
+        '<script>onload=()=>setTimeout(()=>{const d=document.getElementById("f").contentDocument;'
+        'const all=[...d.querySelectorAll(".advice pre")];document.getElementById("w").textContent="hidden "'
+        '+Math.max(...all.map(e=>e.scrollWidth-e.clientWidth))+" of "+all.length+" at "'
+        '+parseFloat(d.defaultView.getComputedStyle(d.querySelector(".advice")).paddingLeft)},1000)</script>'
+    )
+    frame = f'<iframe id="f" width="390" height="900" style="border:0" srcdoc="{markup.escape(inner)}"></iframe>'
+    page.write_text(f'<!doctype html>{frame}<p id="w"></p>{measure}', encoding="utf-8")
+    found = re.search(r"hidden (-?\d+) of (\d+) at ([\d.]+)", browse(page, "--dump-dom", "--window-size=1400,1000"))
+    assert found is not None
+    assert (int(found[1]), int(found[2])) == (0, 2)
+    assert float(found[3]) >= 20

@@ -9,6 +9,7 @@ from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import LOWER_IS_BETTER, Comparison, ModelFacts
 from luthier.eval.report.numbers import HUNDRED, OPEN
 from luthier.eval.report.sentence import points, rows_per_hundred, standing, verdict_sentence
+from luthier.eval.report.views import key_figures
 from luthier.metrics.metric import Metric
 from tests.eval.report import example
 
@@ -147,3 +148,19 @@ def test_what_is_surely_better_is_better_by_something() -> None:
     assert "by 3.0 points of accuracy (95 % interval 0.03 to 5.97, p = 0.040)" in verdict_sentence(facts)
     assert points(0.0, "accuracy") == "0.0 points of accuracy"
     assert points(0.0004, "perplexity") == "0.0004 of perplexity"
+
+
+def test_a_model_that_is_named_takes_the_place_of_the_base_model() -> None:
+    """`against: STEP`, as `new --from traces` writes it: what was served before is what has to be beaten."""
+    named = [
+        model.model_copy(update={"role": "other", "title": "the model that was served"})
+        if model.role == "base"
+        else model
+        for model in example.models()
+    ]
+    facts = example.evaluation(models=tuple(named))
+    said = verdict_sentence(facts)
+    assert said.startswith("The tuned model is better than the model that was served by 41.4 points of accuracy")
+    figures = key_figures(facts)
+    assert [one.name for one in figures[:2]] == ["Tuned model", "Model that was served"]
+    assert figures[-1].note == "by the tuning, against the model that was served"

@@ -134,7 +134,8 @@ def propose_from(
     )
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
-    if chosen == "label" and (why := why_plain_first(profile, source, round(left * (1 - split["test"])))):
+    rows = round(left * (1 - split["test"]))
+    if (objective, chosen) == ("sft", "label") and (why := why_plain_first(profile, source, rows)):
         reasons["technique"] = f"lora; try `plain` first: {why}"
     return Proposal(
         task=chosen,

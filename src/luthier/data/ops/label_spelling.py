@@ -55,7 +55,7 @@ class LabelSpelling(SetOperator):
             if len(row.answer) > _LONGEST_CHARS or len(counts) > _MOST_CLASSES:
                 return Outcome(notes=["label_spelling: the answers are not classes; nothing was done"])
             counts[row.answer] += 1
-        wanted = self._wanted(counts)
+        wanted = self.wanted_spellings(counts)
         outcome = Outcome(notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(wanted.items())])
         if wanted:
             prompts = _Prompts(wanted, {wanted.get(label, label) for label in counts})
@@ -70,7 +70,7 @@ class LabelSpelling(SetOperator):
             outcome.notes.extend(prompts.notes())
         return outcome
 
-    def _wanted(self, counts: Counter[str]) -> dict[str, str]:
+    def wanted_spellings(self, counts: Counter[str]) -> dict[str, str]:
         """Each spelling that is not the one to be written, with that one."""
         usual = spellings(counts)
         named = {label: self._also(label, usual) for label in counts}

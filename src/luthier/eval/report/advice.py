@@ -41,8 +41,10 @@ class Made:
     validations: Sequence[ValidationFacts] = ()
 
     def command(self, *assignments: str, only: str = "") -> str:
-        """`luthier run` with the overrides that the recipe was run with, and further ones."""
+        """`luthier run` with the overrides that the recipe was run with, and further ones, which take their place."""
         given = [line.removeprefix(_GIVEN) for line in self.text.splitlines() if line.startswith(_GIVEN)]
+        changed = {one.partition("=")[0] for one in assignments}
+        given = [one for one in given if one.partition("=")[0] not in changed]
         ends = ["--only", only] if only else []
         return shlex.join(["luthier", "run", PurePath(self.file).name, *given, *assignments, *ends])
 

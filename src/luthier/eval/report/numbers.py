@@ -26,6 +26,7 @@ NAMES = {
     "ece": "Calibration error",
     "brier": "Brier score",
     "exact_match": "Exact match",
+    "tool_calls": "Tool calls",
     "token_f1": "Token F1",
     "bleu": "BLEU",
     "chrf": "chrF",

@@ -16,7 +16,7 @@ def verdict_sentence(facts: EvaluationFacts) -> str:
     tuned = next(iter(facts.of_role("tuned")), None)
     if tuned is None:
         return _untuned(facts)
-    base = next(iter(facts.of_role("base")), None)
+    base = next(iter((*facts.of_role("base"), *facts.of_role("other"))), None)
     plain = best_plain(facts)
     if plain is not None and not _ahead(tuned, plain, facts.main_metric):
         return _plain_first(facts, tuned, base, plain)
@@ -126,19 +126,19 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
     comparison = facts.compared(tuned.name, base.name, facts.main_metric)
     if comparison is None:
         values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
-        return f"{it} was not compared with the base model row by row ({values} {on})"
+        return f"{it} was not compared with {base.title} row by row ({values} {on})"
     gap, sure = points(comparison.difference, facts.main_metric), sureness(comparison)
     if comparison.difference == 0:
         value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
         apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","
-        return f"{it} scores the same as the base model, {value}{apart} {on}"
+        return f"{it} scores the same as {base.title}, {value}{apart} {on}"
     match standing(comparison):
         case "better":
-            return f"{it} is better than the base model by {gap}{sure} {on}"
+            return f"{it} is better than {base.title} by {gap}{sure} {on}"
         case "worse":
-            return f"{it} is worse than the base model by {gap}{sure} {on}"
+            return f"{it} is worse than {base.title} by {gap}{sure} {on}"
         case _:
-            return f"{it} cannot be told from the base model: they differ by {gap}{sure} {on}"
+            return f"{it} cannot be told from {base.title}: they differ by {gap}{sure} {on}"
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:

@@ -80,19 +80,25 @@ def key_figures(facts: EvaluationFacts) -> list[Figure]:
     metric = facts.main_metric
     figures = [
         _score_figure(model, metric, "accent" if model.role == "tuned" else "")
-        for model in [*facts.of_role("tuned")[:1], *facts.of_role("base")[:1], best_plain(facts)]
+        for model in [*facts.of_role("tuned")[:1], *_reference_models(facts)[:1], best_plain(facts)]
         if model is not None and metric in model.metrics
     ]
     comparison = against_base(facts)
     if comparison is not None and comparison.fixed is not None and comparison.broken is not None:
-        note = "by the tuning, against the base model"
+        note = f"by the tuning, against {_reference_models(facts)[0].title}"
         figures.append(Figure(f"{comparison.fixed} / {comparison.broken}", "Rows fixed / broken", note))
     return figures
 
 
+def _reference_models(facts: EvaluationFacts) -> tuple[ModelFacts, ...]:
+    """What the tuned model has to be better than: the base model, else the one that `against` names."""
+    return facts.of_role("base") or facts.of_role("other")
+
+
 def against_base(facts: EvaluationFacts) -> Comparison | None:
-    """The comparison of the tuned with the base model on the main metric; else any with counts of flips."""
-    tuned, base = facts.of_role("tuned"), facts.of_role("base")
+    """The comparison of the tuned with the base model, or with the one that `against` names, on the main metric; else
+    any with counts of flips."""
+    tuned, base = facts.of_role("tuned"), _reference_models(facts)
     if not tuned or not base:
         return None
     same = [each for each in facts.comparisons if (each.a, each.b) == (tuned[0].name, base[0].name)]
@@ -107,7 +113,7 @@ def meaning(facts: EvaluationFacts) -> str:
         return ""
     words = []
     if said := rows_per_hundred(comparison):
-        words.append(f"Against the base model that is {said}.")
+        words.append(f"Against {_reference_models(facts)[0].title} that is {said}.")
     if comparison.detectable is not None:
         least = points(comparison.detectable, comparison.metric).partition(" of ")[0]
         larger = abs(comparison.difference) > comparison.detectable
