@@ -311,7 +311,9 @@ def _conclude(lines: Sequence[Mapping[str, Any]]) -> None:
         "clearly_ahead_of_trl": ([line["trl_low"] > 0 for line in lines], 1.0),
     }
     for name, (held, goal) in figures.items():
-        share = sum(held) / max(1, len(held))
+        if not held:
+            continue
+        share = sum(held) / len(held)
         told = {"figure": name, "value": round(share, 3), "goal": goal, "reached": share >= goal, "sets": len(held)}
         print(json.dumps(told), flush=True)
 

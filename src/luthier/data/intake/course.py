@@ -26,6 +26,9 @@ Steps of 16 came to 0.845 on the top-ups, six passes in steps of 8 to 0.925. So 
 wherever few steps of 32 would come about. Nothing was measured of near classes between 38 and 64 of those, nor of more
 than twelve classes. Of text there is one measure, 400 replies in two passes: 25 steps of 32 rows and 100 of 8 came to a
 ROUGE-L of 0.340 and 0.344, and to a perplexity of 2.82 and 2.57 at a third more CPU; their steps stay large.
+
+On thirteen sets of labels with 140 to 300 rows what is proposed here lay from 2.4 points behind TF-IDF to 33.6 ahead,
+nowhere behind by more than chance (benchmarks/results/outcome.txt).
 """
 
 from __future__ import annotations
