@@ -103,8 +103,8 @@ class TestSupportLead:
         assert "read as cp1252" in said
         assert "fields are separated by semicolon" in said
         assert "the first 2 lines are titles above the header, not data: 'Auswertung 2025'" in said
-        assert "15 of 180 rows have nothing to learn and will be dropped: 15 × empty answer" in said
-        assert "prompt: 'Betreff' and 'Nachricht' together are what was written" in said
+        assert "15 of 180 rows have nothing to train on and will be dropped: 15 × empty answer" in said
+        assert "prompt: 'Betreff' and 'Nachricht' are combined into the prompt" in said
         assert "'Kunden-Konto' as 'Kundenkonto', 'Rueckerstattung' as 'Rückerstattung'" in said
         assert "pii: names of persons in the 180 rows seen" in said
         assert "try `plain` first" in said

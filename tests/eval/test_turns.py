@@ -87,7 +87,7 @@ def test_intervals_and_tests_go_over_conversations(by_turn: Artifact) -> None:
     assert "wilson" not in scores["exact_match"]["signature"]
     assert all("McNemar" not in row["test"] for row in by_turn.read_json("comparisons.json"))
     summary = by_turn.read_json("summary.json")
-    assert "48 turns of 24 conversations: intervals and tests go over the latter." in summary["notes"]
+    assert "48 turns of 24 conversations: intervals and tests are computed over conversations." in summary["notes"]
     assert {one["rows"] for one in summary["slices"] if one["value"] == "1"} == {24}
 
 

@@ -407,5 +407,5 @@ def test_an_option_is_told_once_with_its_whole_value(place: Path, capsys: pytest
     (place / "mine.yaml").write_text(told + "micro_batch_size: 4\nnum_epochs: 1\nmy_share: 0.25\n", encoding="utf-8")
     assert run_command(["new", "mine", "--from", "mine.yaml"]) == 0
     shown = capsys.readouterr().out
-    assert "  · my_share: 0.25: unknown to this importer; it was not taken over\n" in shown
+    assert "  · my_share: 0.25: unknown to this importer, and ignored\n" in shown
     assert "  · datasets.0.type: alpaca: no counterpart: " in shown

@@ -76,7 +76,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     models = len(writes)
     if not has_network(outlook):
         models = 2 if step.against is not None else 1
-        how = f"{rows.how}; {counted(models, 'model')}, of which a plain classifier takes no time to speak of"
+        how = f"{rows.how}; {counted(models, 'model')}, the time of the plain classifier is negligible"
         seconds = beside_s(models, rows.number)
         return (
             Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)

@@ -170,9 +170,13 @@ def _ends(score: Mapping[str, Any]) -> str:
 
 def _why(rule: Rule, verdict: Verdict, seen: Seen, needed: int | None) -> str:
     limit = f"{rule.margin:.4g}"
-    side = {"PASS": "wholly on the right side of", "FAIL": "wholly on the wrong side of", "INCONCLUSIVE": "across"}
+    side = {
+        "PASS": "entirely on the passing side of",
+        "FAIL": "entirely on the failing side of",
+        "INCONCLUSIVE": "which includes",
+    }
     sentence = f"{seen.said}, {side[verdict]} {limit}"
     if verdict != "INCONCLUSIVE":
         return f"{sentence}."
-    more = f"about {needed:,} more rows would decide" if needed else "more rows of this kind would hardly decide"
+    more = f"about {needed:,} more rows would decide" if needed else "even many more rows are unlikely to decide"
     return f"{sentence}; {more}."

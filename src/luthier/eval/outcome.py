@@ -155,7 +155,8 @@ def _notes(task: Task, models: Sequence[Contestant]) -> list[str]:
         notes.append(f"{asked:,} of the {task.available:,} rows of {task.split} were asked.")
     if conversations([example.id for example in task.examples]):
         notes.append(
-            f"{len(task.examples):,} turns of {asked:,} conversations: intervals and tests go over the latter."
+            f"{len(task.examples):,} turns of {asked:,} conversations: intervals and tests are computed over "
+            "conversations."
         )
     for model in models:
         cut = sum(reply.finished is False for reply in model.replies)

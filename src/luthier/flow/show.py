@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -153,7 +154,7 @@ def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
 def _find_dataset(target: Target) -> Found:
     """The data set that is meant: `RECIPE:STEP`, a digest, a step of the recipe here, or the data set of a recipe."""
     text = target.word or ""
-    if target.is_recipe:
+    if target.is_recipe and not (Path(text).is_dir() and text and not (Path(text) / "recipe.yaml").is_file()):
         what = find_plan(target)
         made = [name for name, step in what.recipe.steps.items() if step.makes == "dataset"]
         if not made:

@@ -112,7 +112,7 @@ class Findings(_Plain):
             return (
                 f"The data are fit to train on; {counted(len(warnings), 'finding')} {verb} a look: {_titles(warnings)}."
             )
-        return "The data are fit to train on: nothing was found that needs mending."
+        return "No problems were found in the data."
 
     @property
     def numbers(self) -> dict[str, Number]:

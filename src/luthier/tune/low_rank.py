@@ -123,7 +123,7 @@ class LowRank(Technique):
     def rate(self, hidden_size: int) -> Rate:
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""
         value = rate_for_width(BEST_RATE, hidden_size)
-        why = f"LoRA on a model {hidden_size} wide; ten times full fine-tuning's, falling with width"
+        why = f"LoRA, hidden size {hidden_size}; ten times the rate of full fine-tuning, lower for larger hidden sizes"
         if self.b_rate == 1:
             return Rate(value, why)
         return Rate(float(f"{value / self.b_rate**0.5:.3g}"), f"{why}; A's, B learns {self.b_rate:g} times quicker")

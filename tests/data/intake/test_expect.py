@@ -67,7 +67,7 @@ def test_a_sorted_file_is_looked_at_to_its_end(tmp_path: Path) -> None:
     rows = [{"prompt": f"ask {n} " + "so " * (n // 50), "answer": f"class {n // 50:02d}"} for n in range(2000)]
     (tmp_path / "f.jsonl").write_text(_jsonl(rows))
     found = expected(Source.parse({"kind": "jsonl", "path": "f.jsonl"}), Split(test=0.1), tmp_path)
-    assert (found.rows, found.how) == ({"test": 200, "validation": 0, "train": 1800}, "before any is dropped")
+    assert (found.rows, found.how) == ({"test": 200, "validation": 0, "train": 1800}, "before operators drop any")
     assert (found.task, len(found.answers)) == ("label", 40)
     assert len(found.examples) == OUTLINED
     seen = [len(one["messages"][0]["content"]) for one in found.examples]

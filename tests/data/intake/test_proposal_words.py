@@ -19,7 +19,7 @@ def test_rows_with_nothing_to_learn_are_counted_as_such_and_not_as_copies(tmp_pa
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     proposal = propose(tmp_path / "rows.jsonl")
     assert "none was seen so far" in proposal.reasons["ops.exact_dedup"]
-    said = "6 of 66 rows have nothing to learn and will be dropped: 1 × empty answer, 5 × empty prompt"
+    said = "6 of 66 rows have nothing to train on and will be dropped: 1 × empty answer, 5 × empty prompt"
     assert f"# {said}\n" in render_recipe(proposal, "mine")
 
 

@@ -51,7 +51,7 @@ def test_the_cheapest_way_stands_first_and_each_has_its_command(place: Path) -> 
     assert [one.what for one in found[:3]] == [
         "Take the plain classifier as the model.",
         "Train for 2 passes.",
-        "Draw the learning curve, which says whether more rows help.",
+        "Compute the learning curve to see whether more rows help.",
     ]
     assert found[3].what.startswith("Merge the classes ")
     assert all(one.command.startswith("luthier run recipe.yaml ") for one in found)

@@ -27,7 +27,7 @@ def test_labels(store: Store, labels: Artifact, tuned: Artifact) -> None:
     html = render(facts)
     Page(html)
     assert markdown(facts).startswith("# tickets")
-    for heading in ("Difference on the same rows", "Label by label", "Confusion matrix", "Can its certainty"):
+    for heading in ("Difference on the same rows", "Label by label", "Confusion matrix", "Calibration"):
         assert heading in html
 
 

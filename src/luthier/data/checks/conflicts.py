@@ -49,7 +49,7 @@ class Conflicts(Check):
         number = share_of(len(marks), len(data.rows), self.measures["conflicts"])
         severity = graded(number.value, self.warning, self.serious)
         share = f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
-        said = f"{share} have a twin with another answer"
+        said = f"{share} have a near-identical prompt but a different answer"
         yield Found(
             Finding(
                 name=self.kind,

@@ -60,7 +60,7 @@ class EmbeddingOutliers(Check):
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if places else "Neighbours",
                 sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) {say} "
-                f"something unlike every other row, as far as the embedder `{self.embedder.kind}` sees; the usual "
+                f"something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the usual "
                 f"distance to the nearest {near} is {usual:.2f}.",
                 rows=len(places),
                 numbers={"embedding_outliers": number},

@@ -140,7 +140,7 @@ def _other(foreign: list[bytes], file: str) -> Encoding:
     if name in _LATIN_LETTERS or _mixes_letters(data.decode(name, "replace")):
         name = _heard(foreign[:_HEARD_LINES])
     high = _high(data)
-    how = "told from its bytes, which are not UTF-8; set `encoding` if letters look wrong"
+    how = "detected, because the file is not UTF-8; set `encoding` if letters look wrong"
     if high < _SURE_BYTES:
         how = f"guessed from {high} bytes that are not UTF-8; look at the letters, and set `encoding` if they are wrong"
     return Encoding(name, f"{file}: read as {name} ({how})")

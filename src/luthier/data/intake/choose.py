@@ -458,15 +458,18 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     if headings and bodies:
         return (
             f"{{{headings[0]}}}\n\n{{{bodies[0]}}}",
-            f"{headings[0]!r} and {bodies[0]!r} together are what was written",
+            f"{headings[0]!r} and {bodies[0]!r} are combined into the prompt",
         )
     if named:
         words = texts[named[0]].mean_words
-        return named[0], f"the text by its name; {counted(round(words), 'word')} on average"
+        return named[0], f"chosen because of its column name; {counted(round(words), 'word')} on average"
     longest = max(texts, key=lambda name: texts[name].mean_words, default=None)
     if longest is None:
         return None
-    return longest, f"the longest text; {counted(round(texts[longest].mean_words), 'word')} on average"
+    return (
+        longest,
+        f"chosen because it has the longest text; {counted(round(texts[longest].mean_words), 'word')} on average",
+    )
 
 
 def _may_ask(column: ColumnProfile) -> bool:

@@ -39,7 +39,7 @@ def expected(source: Source, split: Split, base: Path) -> Outline:
         examples=[as_outlined(_example(source, *one)) for one in spread(seen.rows, OUTLINED)],
         task=answers.decide().task if answers.rows else None,
         answers=sorted(answers.labels),
-        how="before any is dropped" if seen.whole else f"told from the first {len(seen.rows):,}",
+        how="before operators drop any" if seen.whole else f"told from the first {len(seen.rows):,}",
     )
 
 

@@ -252,7 +252,7 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
     held = max(1, round(rows * (found / profile.looked_at if all_seen else share)))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
     return {"test": share}, (
-        f"about {counted(held, 'row')}: {measure} measured on them is known to ±{width:.0f} points or better"
+        f"about {counted(held, 'row')}: {measure} measured on them has a margin of ±{width:.0f} points or less"
     )
 
 
@@ -331,7 +331,7 @@ def render_recipe(proposal: Proposal, name: str, base: Base = DEFAULT_BASE) -> s
 def _lines(proposal: Proposal, name: str, base: Base) -> Iterator[str]:
     profile = proposal.profile
     yield f"# Made from {_one_line(profile.size_told)}."
-    yield f"# What is said below about them was seen in {profile.looked_at}."
+    yield f"# Numbers in the comments below are from rows seen: {profile.looked_at}."
     yield from (f"# {_one_line(note)}" for note in dict.fromkeys(profile.notes))
     yield "# `luthier plan` shows what would be done, `luthier run` does it."
     yield "luthier: 1"

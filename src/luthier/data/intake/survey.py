@@ -90,7 +90,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     if left:
         told = by_name(dict(sorted(left.items())))
         notes.append(
-            f"{of_rows(left.total(), len(looked), 'has', 'have')} nothing to learn and will be dropped: {told}"
+            f"{of_rows(left.total(), len(looked), 'has', 'have')} nothing to train on and will be dropped: {told}"
         )
         found = found.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
     return _with_rows(found, rows, answers if whole else Counter()), choice

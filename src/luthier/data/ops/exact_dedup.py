@@ -104,7 +104,7 @@ class ExactDedup(SetOperator):
         """Always: it costs next to nothing, and a test row that was trained on spoils the measure."""
         tried = profile.trials.get("exact_dedup")
         if tried is None:
-            return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
+            return Suggestion({}, "removes rows that would be in both training and test; none was seen so far")
         why = of_rows(sum(tried.dropped.values()), profile.looked_at, "repeats an earlier one", "repeat an earlier one")
         contested = tried.flagged.get("conflict", 0)
         more = f"; {contested} have the same prompt but different answers (`conflict: drop` leaves them out)"

@@ -103,7 +103,7 @@ class LabelSpelling(SetOperator):
         why = f"{many} spelling{'s' * (many > 1)} of classes can be brought together, such as {shown}"
         certain = spellings(Counter(profile.answers))
         if also := {old: new for old, new in sorted(profile.spellings.items()) if certain.get(old) != new}:
-            return Suggestion({"also": also}, f"{why}; see whether `also` is right")
+            return Suggestion({"also": also}, f"{why}; check `also` before you run")
         return Suggestion({}, why)
 
 

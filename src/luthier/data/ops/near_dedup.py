@@ -174,9 +174,7 @@ class NearDedup(SetOperator):
         tried = profile.trials.get("near_dedup")
         compared: dict[str, str] = {"of": "both"} if profile.with_tools else {}
         if tried is None:
-            return Suggestion(
-                compared, "near copies across training and test flatter the measure; none was seen so far"
-            )
+            return Suggestion(compared, "removes near copies, which make test scores too high; none was seen so far")
         copies = sum(tried.dropped.values())
         why = of_rows(copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one")
         stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"

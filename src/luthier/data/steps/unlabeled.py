@@ -57,7 +57,7 @@ class Unlabeled(Step):
         if (data := outlook.inputs.get("data")) is None:
             return Outline(task="text")
         rows = summary(data).dropped.get(EMPTY_ANSWER, 0)
-        return Outline(rows={"train": rows}, task="text", how="before any is dropped")
+        return Outline(rows={"train": rows}, task="text", how="before operators drop any")
 
 
 def _prepared(data: Artifact) -> Prepare:

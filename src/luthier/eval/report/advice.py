@@ -131,8 +131,8 @@ def _rows(made: Made, step: str) -> Advice | None:
         return Advice(what="Add rows to the source, and run it again.", why=why, command=made.command())
     check = f"steps.enough={{kind: validate, data: {made.step_of(data.digest)}, checks: [enough]}}"
     return Advice(
-        what="Draw the learning curve, which says whether more rows help.",
-        why=f"The model was trained on {count(has)} rows; the check `enough` was not made.",
+        what="Compute the learning curve to see whether more rows help.",
+        why=f'The model was trained on {count(has)} rows; the check "enough" was not run.',
         command=made.command(check, only="enough"),
     )
 

@@ -117,7 +117,11 @@ def meaning(facts: EvaluationFacts) -> str:
     if comparison.detectable is not None:
         least = points(comparison.detectable, comparison.metric).partition(" of ")[0]
         larger = abs(comparison.difference) > comparison.detectable
-        seen = "what was found is larger" if larger else "what was found is smaller, so more rows are needed to be sure"
+        seen = (
+            "the measured difference is larger"
+            if larger
+            else "the measured difference is smaller, so more rows are needed"
+        )
         words.append(
             f"With {numbers.count(comparison.rows or facts.rows)} rows, a difference of {least} would be noticed "
             f"four times in five; {seen}."

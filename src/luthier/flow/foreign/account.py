@@ -26,7 +26,7 @@ class Account:
     def sentences(self) -> dict[str, str]:
         """By option, why it has no counterpart, for people."""
         found = {name: f"no counterpart: {why}" for name, why in self.left.items()}
-        return found | dict.fromkeys(self.unknown, "unknown to this importer; it was not taken over")
+        return found | dict.fromkeys(self.unknown, "unknown to this importer, and ignored")
 
     def comments(self) -> list[str]:
         """The whole account, a line each."""

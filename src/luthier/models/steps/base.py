@@ -70,7 +70,7 @@ class Base(Step):
         }
         write_json(work.folder / "model.json", card)
         if card["licence"] is None:
-            work.events.warning("the model states no licence: find out whether you may use it")
+            work.events.warning("the model states no licence; check that you may use it")
         return {"seconds": time.perf_counter() - started, "bytes": told.disk_bytes}
 
     def foresee(self, outlook: Outlook) -> Forecast:

@@ -23,7 +23,7 @@ def reliability(facts: Reliability, *, name: str, title: str, desc: str) -> str:
     drawing.line(across(0), up(0), across(1), up(1), "honest")
     drawing.text(across(0.5), up(0) + 36, "stated probability →", "tick", "middle")
     drawing.text(across(0) + 6, up(1) + 14, "↑ share that was right", "tick")
-    drawing.text(across(0.98), up(0) - 8, "below the line: too sure", "tick", "end")
+    drawing.text(across(0.98), up(0) - 8, "below the line: overconfident", "tick", "end")
     most = max((part.rows for part in facts.bins), default=1)
     for part in facts.bins:
         if part.accuracy.value is None:
