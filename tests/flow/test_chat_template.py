@@ -155,7 +155,7 @@ def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word
     for kind in ("hf", "adapter"):
         assert (folder / kind / "chat_template.jinja").read_text() == source
         assert Text.load(folder / kind).template.source == source
-    assert "AutoTokenizer.from_pretrained(FOLDER)" in (folder / "adapter" / "README.md").read_text()
+    assert "AutoTokenizer.from_pretrained(folder)" in (folder / "adapter" / "README.md").read_text()
     assert f"with the chat template {word}" in (folder / "adapter" / "README.md").read_text()
 
 
