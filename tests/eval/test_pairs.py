@@ -23,7 +23,7 @@ from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.export import export
 from luthier.models.foresight import rows_of
-from luthier.models.load import base_folder, open_model, outputs_of
+from luthier.models.load import base_folder, cpu_has_bf16, open_model, outputs_of
 from luthier.models.reward_model import Judge, Reading
 from luthier.models.sources.folder import Folder
 from luthier.text.ids import Text, encoded
@@ -227,7 +227,7 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
 
 @pytest.mark.parametrize(("task", "is_known"), [("pairs", True), ("label", False), ("text", False)])
 def test_paces_of_pairs_are_those_of_pairs_alone(held: Artifact, tuned: Artifact, task: str, *, is_known: bool) -> None:
-    pace = {"task": task, "flops_per_s": 1e9, "bf16": False, "writes": False}
+    pace = {"task": task, "flops_per_s": 1e9, "bf16": cpu_has_bf16(), "writes": False}
     outlook = Outlook(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
     assert ("as the last evaluation" in forecast(Evaluate(data="data", model="tune"), outlook).how) == is_known
 

@@ -200,7 +200,7 @@ def test_an_assignment_that_cannot_be_is_refused(
     ("rule", "said"),
     [
         ("people.diference > 0", "did you mean 'people.difference'"),
-        ("people.points > base", "held against numbers only"),
+        ("people.points > base", "compared with numbers only"),
         ("people.planted_right > 0.5", "do not say 'people.planted_right'"),
     ],
 )

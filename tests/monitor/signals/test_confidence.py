@@ -120,5 +120,5 @@ def test_too_small_a_report_is_refused(signal: Any, tmp_path: Path) -> None:
     training = Training(prompts=[], answers=[], base=tmp_path, seed=0, measured=measured(FEWEST - 1))
     with pytest.raises(DataError, match=f"{FEWEST} are needed"):
         signal.learn(training, tmp_path / "reference")
-    with pytest.raises(ValueError, match="held against a report"):
+    with pytest.raises(ValueError, match="compared with a report"):
         Monitor(signals=(signal,))

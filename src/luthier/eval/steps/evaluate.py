@@ -168,9 +168,10 @@ class Evaluate(Step):
         their kind cannot be measured by."""
         from luthier.eval.forecast import forecast, task_ahead
 
+        expected = forecast(self, outlook)  # which refuses a split without rows
         if (task := task_ahead(self, outlook)) is not None:
             self._refuse_unfit(task, outlook)
-        return forecast(self, outlook)
+        return expected
 
     def _refuse_unfit(self, task: TaskType, outlook: Outlook) -> None:
         """`RecipeError` for what the kind of the rows, or of the model, rules out."""
