@@ -21,7 +21,7 @@ FILES = [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.jinja"), *SOURCE.rglob("*.yaml"
         "; so many rows would show",
         "a text in quotes",
         "cannot be said to prefer",
-        "cannot be told from the base model",
+        "cannot be told from {base",
         "Can its certainty be trusted",
         "The gain, row against row",
         "How it learnt from its own answers",

@@ -138,7 +138,7 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
         case "worse":
             return f"{it} is worse than {base.title} by {gap}{sure} {on}"
         case _:
-            return f"{it} cannot be told from {base.title}: they differ by {gap}{sure} {on}"
+            return f"No clear difference between {tuned.title} and {base.title}: they differ by {gap}{sure} {on}"
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:
