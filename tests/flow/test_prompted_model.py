@@ -37,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("prompted")
     begin = RECIPE.index("technique:")
     text = RECIPE[:begin] + SEARCHED + RECIPE[RECIPE.index("precision: float32") + len("precision: float32") :]
+    text = text.replace("    kind: evaluate\n", "    kind: evaluate\n    dtype: float32\n")
     small_recipe(folder, text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", own_cache(folder))

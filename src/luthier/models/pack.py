@@ -163,7 +163,7 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM, beside
         together = sorted(read[at] for number in numbers for at in lessons[number])
         return sum(segment.end - segment.begin for segment in _grow(together, share_from)[0])
 
-    new = [len(read[mates[0]]) - link for mates, link in zip(lessons, links, strict=True)]
+    new = [len(read[mates[0]]) - link for mates, link in zip(lessons, links[: len(lessons)], strict=True)]
     sums = [0, *accumulate(new)]
 
     def size_of_run(first: int, last: int) -> int:
