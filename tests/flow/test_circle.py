@@ -213,7 +213,10 @@ def test_chat_says_that_a_temperature_changes_nothing_for_a_classifier(
     assert run_command([*asked, "--temperature", "2"]) == 0
     said = capsys.readouterr()
     assert said.out == plain.out
-    assert "warning: --temperature changes nothing: this model answers with the likeliest of its classes" in said.err
+    assert (
+        "warning: --temperature changes nothing: this model was trained to answer with a class and is read greedily"
+        in said.err
+    )
 
 
 @pytest.mark.slow  # a server of its own

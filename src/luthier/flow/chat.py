@@ -146,7 +146,9 @@ def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int,
     speaker = _speaker(artifact, before, max_tokens, 0.0 if chooses else temperature)
     session = Session(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
     if chooses and temperature:
-        session.warnings.append("--temperature changes nothing: this model answers with the likeliest of its classes")
+        session.warnings.append(
+            "--temperature changes nothing: this model was trained to answer with a class and is read greedily"
+        )
     if before != Prompt():
         shown = sum(message.role == "user" for message in before.shown)
         session.notes.append(f"in front, as chosen: {before.instruction or 'no instruction'!r} and {shown} examples")
