@@ -223,9 +223,9 @@ def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
 _DRAWN = ("gold", "rewards", "rollout", "shown", "stop")
 ELSEWHERE = {("prompt_search", "max_new_tokens")} | {
     (kind, name) for kind, part in members(roles()["objective"]).items() if part.draws for name in _DRAWN
-} | {("ppo", "value_rate"), ("ppo", "value_start")}  # fmt: skip
-"""Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout, and those of the
-critic in tests/tune/test_critic.py."""
+} | {("ppo", "value_rate"), ("ppo", "value_start"), ("plain", "c"), ("plain", "min_df"), ("plain", "words")}  # fmt: skip
+"""Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout, those of the
+critic in tests/tune/test_critic.py, and those of the plain classifier in tests/tune/test_plain.py."""
 
 
 def test_04_no_option_of_the_step_is_forgotten() -> None:

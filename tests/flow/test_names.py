@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -117,14 +118,14 @@ def test_no_name_stands_in_anything_that_is_kept(shop: Path) -> None:
     typed = ["feedback", answer.id, "--comment", "Peter Hoffmann fragt nach", "--in", "shop/.luthier/traffic"]
     assert run_command(typed) in (0, None)
     assert run_command(["export", "shop/recipe.yaml:data", "--to", "out", "--format", "jsonl"]) in (0, None)
-    (kept,) = traces(shop / "shop" / ".luthier" / "traffic")
+    kept = next(one for one in traces(shop / "shop" / ".luthier" / "traffic") if one.id == answer.id)
     assert kept.messages[-1].content == "Hallo,\ndas Gerät druckt nicht.\nViele Grüße\n[PERSON]"
     assert kept.user is not None
     assert kept.user.startswith("[PERSON:")
     assert kept.meta == {"agent": "[PERSON]"}
     assert kept.answer is not None
     assert kept.answer.content in BODIES, "an answer that is a class stays one"
-    (first, *_) = feedback(shop / "shop" / ".luthier" / "traffic")
+    first, *_ = (one for one in feedback(shop / "shop" / ".luthier" / "traffic") if one.trace == answer.id)
     assert (first.comment, first.label) == ("[PERSON] sagt: falsch", "Drucker")
     found = [
         (path.relative_to(shop), name)
@@ -159,8 +160,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_command_may_say_otherwise(shop: Path) -> None:
+def test_a_command_may_say_otherwise(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--keep` outweighs the recipe; what is written by hand is kept as the server kept it last."""
+    shop = Path(shutil.copytree(shop, tmp_path / "copy", symlinks=True))
+    monkeypatch.chdir(shop)
     asked: list[Any] = [{"role": "user", "content": "Gruß\nSabine Krämer"}]
     with command(shop, "shop/recipe.yaml:tune", "--keep", "{names: null}") as running:
         running.client().chat.completions.create(model="shop:tune", messages=asked)

@@ -231,7 +231,7 @@ def test_other_scripts_are_found_by_their_letters(tmp_path: Path, encoding: str,
     rows = "".join(f'"{text} {n}",yes\n' for n in range(40))
     good, _, said = _read(tmp_path / "t.csv", f"text,label\n{rows}".encode(encoding))
     assert good[0].values["text"] == f"{text} 0"
-    assert "told from its bytes" in said[0]
+    assert "detected, because the file is not UTF-8" in said[0]
 
 
 def test_mixed_encodings_name_each_foreign_line(tmp_path: Path) -> None:
