@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
