@@ -221,9 +221,12 @@ def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
 
 
 _DRAWN = ("gold", "rewards", "rollout", "shown", "stop")
-ELSEWHERE = {("prompt_search", "max_new_tokens")} | {
-    (kind, name) for kind, part in members(roles()["objective"]).items() if part.draws for name in _DRAWN
-} | {("ppo", "value_rate"), ("ppo", "value_start")} | {("plain", name) for name in ("c", "min_df", "words")}  # fmt: skip
+ELSEWHERE = (
+    {("prompt_search", "max_new_tokens")}
+    | {(kind, name) for kind, part in members(roles()["objective"]).items() if part.draws for name in _DRAWN}
+    | {("ppo", "value_rate"), ("ppo", "value_start")}
+    | {("plain", name) for name in ("c", "min_df", "words")}
+)
 """Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout, those of the
 critic in tests/tune/test_critic.py, and those of the plain classifier in tests/tune/test_plain.py."""
 
