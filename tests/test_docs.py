@@ -237,7 +237,8 @@ def _techniques() -> dict[str, list[str]]:
 
 
 def test_the_table_of_techniques_names_them_all() -> None:
-    assert set(_techniques()) == set(members(AnyTechnique))
+    own = {kind for kind, part in members(AnyTechnique).items() if part.__module__.startswith("luthier.")}
+    assert set(_techniques()) == own
 
 
 @pytest.mark.model
