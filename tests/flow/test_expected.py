@@ -80,7 +80,8 @@ def test_a_first_plan_counts_tokens_as_one_with_the_data_made(
 ) -> None:
     """Only the base is there: GSM8K was told a third too few tokens, German nearly half."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
-    recipe = Recipe.load(small_recipe(tmp_path, rows=10))
+    text = RECIPE.replace("metrics: [accuracy, macro_f1]", "metrics: [token_f1]").replace("accuracy >=", "token_f1 >=")
+    recipe = Recipe.load(small_recipe(tmp_path, text, rows=10))
     rows = [{"message": asked, "category": answer, "customer": asked} for asked, answer in SAID[kind]]
     write_csv(tmp_path / "tickets.csv", rows)
     recipe.run(Events(), only=["model"])
