@@ -80,4 +80,4 @@ def test_passes_over_a_branch_are_made_each_time(hub: type[FakeHub], make: Calla
     for revision, is_taken_over in (("main", False), (COMMIT, True)):
         for is_again in (False, True):
             made = make(source={**source, "revision": revision}, ops=["normalise"], task="text", kept=tmp_path / "kept")
-            assert ("taken over from before" in made.notes) is (is_again and is_taken_over)
+            assert ("reused from an earlier run" in made.notes) is (is_again and is_taken_over)

@@ -188,4 +188,4 @@ def test_what_is_taken_over_from_a_making_before_changes_nothing(
         return
     again = make(**second, kept=kept)
     assert again.files() == fresh.files()
-    assert [note for note in again.notes.split("\n") if not note.startswith("taken over")] == fresh.notes.split("\n")
+    assert [note for note in again.notes.split("\n") if not note.startswith("reused from")] == fresh.notes.split("\n")

@@ -29,6 +29,7 @@ steps:
     kind: prepare
     source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
     split: {test: 30}
+  unlabeled: {kind: unlabeled, data: data}
   checked: {kind: validate, data: data, checks: [imbalance]}
   more: {kind: augment, data: data, augmenters: [noise], share: 0.1}
   both: {kind: mix, data: [data, more]}
@@ -84,6 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("every")
     tiny_model(folder / "tiny-model")
     rows = [{**row, "region": ("north", "south")[n % 2]} for n, row in enumerate(tickets(130))]
+    rows += [{**row, "message": f"{row['message']} Again.", "category": ""} for row in rows[:4]]
     with (folder / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

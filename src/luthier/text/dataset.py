@@ -226,10 +226,15 @@ def rows_with_tools(artifact: Artifact, split: str) -> Iterator[dict[str, Any]]:
 
 
 def _stream(artifact: Artifact, split: str, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(_split_file(artifact, split)) as file:
-        yield from parquet.batches(file, size, names)
+    try:
+        with ParquetFile(_split_file(artifact, split)) as file:
+            yield from parquet.batches(file, size, names)
+    except (ArrowException, OSError):
+        artifact.check()  # a file that was changed is named as such
+        raise
 
 
 def _split_file(artifact: Artifact, split: str) -> Path:

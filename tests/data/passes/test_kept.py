@@ -57,7 +57,7 @@ def _spy(monkeypatch: pytest.MonkeyPatch, kind: Any, verb: str, found: list[str]
 
 
 def _taken_over(made: Any) -> str:
-    return "".join(line for line in made.notes.split("\n") if line.startswith("taken over"))
+    return "".join(line for line in made.notes.split("\n") if line.startswith("reused from"))
 
 
 def test_a_changed_operator_over_all_rows_leaves_those_before_it_alone(

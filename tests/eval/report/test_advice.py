@@ -119,6 +119,7 @@ def test_a_model_that_is_ahead_needs_no_advice(place: Path) -> None:
 
 def test_a_plain_classifier_is_not_advised_to_be_one(place: Path) -> None:
     plain = overrides_of(advised("recipe.yaml")[0])
+    assert run_command(["run", "recipe.yaml", *plain, "--only", "report"]) == 0
     assert advised("recipe.yaml", *plain) == ()
 
 

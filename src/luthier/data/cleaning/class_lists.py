@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 _AND = r"(?:and|or|und|oder|et|ou|y|o)"
+_S, _SS = r"\s{0,32}", r"\s{1,32}"
 _BETWEEN = re.compile(
-    rf"""["'’”»`*)\]]{{0,3}}\s*(?:[,;/|•·]\s*(?:{_AND}\s+)?|(?<=\s){_AND}\s+|&\s*|(?<=\n))"""
-    r"""\s*(?:[-*•]\s+|\d{1,3}[.):]\s*)?["'‘“„«`*(\[]{0,3}"""
+    rf"""["'’”»`*)\]]{{0,3}}{_S}(?:[,;/|•·]{_S}(?:{_AND}{_SS})?|(?<=\s){_AND}{_SS}|&{_S}|(?<=\n))"""
+    rf"""{_S}(?:[-*•]{_SS}|\d{{1,3}}[.):]{_S})?["'‘“„«`*(\[]{{0,3}}"""
 )
 """What may stand between two classes of a list: a comma, a word such as `or`, a line with its bullet or number."""
 _LONGEST_BETWEEN = 32

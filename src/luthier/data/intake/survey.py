@@ -301,5 +301,5 @@ def _few_names(seen: Profile) -> str:
     places = ", ".join(f"{place} in {rows}" for place, rows in seen.names.items())
     return (
         f"names of persons are seen in few of {counted(seen.looked_at, 'row')} ({places}) and stay in clear; "
-        "`{kind: pii, names: rampart}` among `ops` takes them out (docs/howto/personal-data.md)"
+        "`{kind: pii, names: rampart}` among `ops` takes them out (`luthier docs personal-data`)"
     )

@@ -45,7 +45,8 @@ _GREETED = re.compile(
     re.IGNORECASE,
 )
 _SIGNED = re.compile(
-    rf"(?<!\w){_any_of(_ENDINGS)}[ ]?[,.!–-]*[ ]*\n*[ \t]*[–-]*[ ]?{_NAME}[ ]*[.]?[ ]*(?=\n|\Z)",
+    rf"(?<!\w){_any_of(_ENDINGS)}[ ]?[,.!–-]{{0,4}}[ ]{{0,8}}\n{{0,4}}[ \t]{{0,8}}[–-]{{0,4}}[ ]?{_NAME}"
+    r"[ ]{0,8}[.]?[ ]{0,8}(?=\n|\Z)",
     re.IGNORECASE,
 )
 _INTRODUCED = re.compile(rf"(?<!\w){_any_of(_INTRODUCTIONS)} {_NAME}", re.IGNORECASE)
