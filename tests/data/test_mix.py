@@ -209,7 +209,7 @@ def test_trace_and_compare_say_what_a_mixture_left_out_and_why(
     assert run_command(["trace", min(kept)]) == 0
     told = capsys.readouterr().out.splitlines()
     assert "all: in the split train" in told
-    assert "all: got once more and was left out then by mix: stands in another data set: b" in told
+    assert "all: came once more and was left out then by mix: stands in another data set: b" in told
     assert run_command(["compare", "recipe.yaml:a", "recipe.yaml:all"]) == 0
     missing = len(set(ids(made["a"])) - set(ids(made["all"])))
     assert f"  not drawn: {missing}" in capsys.readouterr().out.splitlines()
@@ -368,7 +368,7 @@ def test_a_test_split_that_was_given_is_what_is_measured_on(tmp_path: Path, caps
 
     datasets.DatasetDict({"train": rows(0, 60), "test": rows(59, 80)}).save_to_disk(tmp_path / "saved")
     assert run_command(["new", str(tmp_path / "mine"), "--from", str(tmp_path / "saved")]) == 0
-    assert "there are train, test (docs/howto/mix.md: a test split that is given)" in capsys.readouterr().out
+    assert "there are train, test (`luthier docs mix`: a test split that is given)" in capsys.readouterr().out
     page = (Path(__file__).parents[2] / "docs" / "howto" / "mix.md").read_text(encoding="utf-8")
     told = page.partition("## A test split that is given")[2].partition("```yaml\n")[2].partition("```")[0]
     steps = {name: step for name, step in yaml.safe_load(told)["steps"].items() if name != "tune"}

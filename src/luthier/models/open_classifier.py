@@ -32,7 +32,7 @@ def open_pipeline(folder: str | Path) -> Any:
 
     told = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
     if told["format"] != FORMAT:
-        raise ValueError(f"{SETTINGS_FILE}: wanted format {FORMAT}, got {told['format']!r}; use the file beside it")
+        raise ValueError(f"{SETTINGS_FILE}: expected format {FORMAT}, got {told['format']!r}; use the file beside it")
     arrays = load_file(Path(folder) / WEIGHTS_FILE)
     settings = {**told["vectorizer"], "ngram_range": tuple(told["vectorizer"]["ngram_range"])}
     vocabulary = {term: column for column, term in enumerate(told["vocabulary"])}

@@ -154,7 +154,7 @@ class Where:
 
     def _wrong(self, what: str) -> NoReturn:
         token = self._tokens[0]
-        came = f", got {token.text!r}" if token.text and what.startswith("wanted") else ""
+        came = f", got {token.text!r}" if token.text and what.startswith("expected") else ""
         raise _error(self.text, token.column, f"{what}{came}")
 
 

@@ -116,7 +116,7 @@ def test_worst_findings_come_first_and_numbers_are_counted(prepared: Made, check
 
 
 def test_nothing_found_is_said_as_well() -> None:
-    assert "nothing was found" in Findings(rows=100, looked_at=100, findings=()).sentence
+    assert "No problems were found" in Findings(rows=100, looked_at=100, findings=()).sentence
 
 
 def test_rows_of_marks_are_a_table_that_others_read(prepared: Made, checked: Callable[..., Checked]) -> None:

@@ -90,9 +90,7 @@ class JudgeAgreement(FromScorer):
         for row, (judge, human) in enumerate(zip(*(answers.columns[name] for name in self.scored), strict=True)):
             if judge is not None and human is not None:
                 if not (0 <= judge <= 1 and 0 <= human <= 1):
-                    what = (
-                        f"row {row + 1}: wanted scores from 0 to 1, got {judge:g} of the judge and {human:g} of people"
-                    )
+                    what = f"row {row + 1}: scores are from 0 to 1, got {judge:g} of the judge and {human:g} of people"
                     raise DataError(what, where=Where(field="scores"), remedy="bring people's scores to 0 … 1")
                 told[row] = (judge - human) ** 2, judge**2 + human**2, judge + human, 1
         return told
