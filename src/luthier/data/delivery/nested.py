@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.bounds import bounded, size_of
 from luthier.data.exporter import Line
-from luthier.data.passes.tables import dump
+from luthier.data.passes.tables import dump, dump_tools
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ def _row(line: Line) -> dict[str, Any]:
     return {
         **{name: line[name] for name in ("id", "origin", "kind", "label")},
         "messages": [_message(message) for message in line["messages"]],
-        "tools": dump(line["tools"]) if "tools" in line else None,
+        "tools": dump_tools(line["tools"]) if "tools" in line else None,
         "meta": dump(line["meta"]),
     }
 

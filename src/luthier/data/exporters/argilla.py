@@ -11,7 +11,7 @@ from luthier.core.counted import counted
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
 from luthier.data.label.asking import Choices, choices
 from luthier.data.label.judgment import judgments_of
-from luthier.data.passes.tables import dump
+from luthier.data.passes.tables import dump, dump_tools
 
 _FIELD = "text"
 _ALLOWED = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -47,7 +47,10 @@ def record(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
     """A row as a record."""
     question = asked.question(line)
     kept = {name: value for name, value in question.kept.items() if name not in ("id", "origin")}
-    flat = {name: value if isinstance(value, str) else dump(value) for name, value in kept.items()}
+    flat = {
+        name: value if isinstance(value, str) else dump_tools(value) if name == "tools" else dump(value)
+        for name, value in kept.items()
+    }
     made: dict[str, Any] = {
         "id": question.kept["id"],
         "fields": {_FIELD: question.text},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.exporter import Exporter, Line, Outgoing, Say, joined
-from luthier.data.passes.tables import dump
+from luthier.data.passes.tables import dump, dump_tools
 
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
@@ -59,7 +59,7 @@ def _cells(line: Line) -> list[Any]:
         "prompt": joined(asked),
         "answer": joined(messages[-1:]),
         "messages": dump(messages),
-        "tools": dump(line["tools"]) if "tools" in line else "",
+        "tools": dump_tools(line["tools"]) if "tools" in line else "",
         "meta": dump(line["meta"]),
     }
     return [values[name] for name in COLUMNS]

@@ -104,7 +104,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "line": [row.line for row in rows],
         "kind": [row.kind for row in rows],
         "messages": [_said(row.messages, exclude_defaults=True).decode() for row in rows],
-        "tools": [_AS_GIVEN.encode(row.tools) if row.tools else "[]" for row in rows],
+        "tools": [dump_tools(row.tools) if row.tools else "[]" for row in rows],
         "meta": [dump(row.meta) if row.meta else "{}" for row in rows],
         "group": [row.group for row in rows],
         "row": [row.row for row in rows],
@@ -180,6 +180,11 @@ def give_back() -> None:
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
+
+
+def dump_tools(tools: Any) -> str:
+    """Schemas of tools as JSON, their keys in the order in which they were given."""
+    return _AS_GIVEN.encode(tools)
 
 
 def dump(value: Any) -> str:
