@@ -253,7 +253,7 @@ def test_what_was_decided_is_said(shop: Bench) -> None:
     shop.tune(Tune(**{**QUICK, "learning_rate": "auto"}, rows=8))
     said = " | ".join(shop.said("note"))
     assert "learning rate" in said
-    assert "ten times full fine-tuning" in said
+    assert "ten times the rate of full fine-tuning" in said
     assert "at most" in said
     progress = [event for event in shop.heard if event.kind == "progress" and event.unit == "rows"]
     assert progress[-1].done == progress[-1].total == 8

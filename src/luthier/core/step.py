@@ -211,10 +211,13 @@ class Step(Component):
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the artifact's bytes: all but those marked `Beside`."""
-        beside = {
-            name for name, info in type(self).model_fields.items() if any(isinstance(m, Beside) for m in info.metadata)
-        }
+        beside = self._beside()
         return {name: value for name, value in self.settings().items() if name not in beside}
+
+    @classmethod
+    def _beside(cls) -> set[str]:
+        """The fields that change nothing in the artifact."""
+        return {name for name, info in cls.model_fields.items() if any(isinstance(m, Beside) for m in info.metadata)}
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact: settings, code revision, inputs' digests, contents read, seed."""
@@ -225,7 +228,9 @@ class Step(Component):
 
     def code(self) -> str:
         """The revision of the code that decides this step's bytes: that of the step and its parts, and all it uses."""
-        return revision(*sorted({type(part).__module__ for part in nested(self)}))
+        usual = {name: type(self).model_fields[name].default for name in self._beside()}
+        parts = nested(self.model_copy(update=usual))
+        return revision(*sorted({type(part).__module__ for part in parts}))
 
     def contents(self, base: Path) -> dict[str, str]:
         """Digests of everything that the step's parts read from outside, by role, kind and place; and of the code of
