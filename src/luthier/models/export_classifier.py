@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,12 +41,7 @@ def _compare(artifact: Artifact, folder: Path, script: Path) -> str:
 
     from luthier.models.text_classifier import TextClassifier
 
-    spec = importlib.util.spec_from_file_location("exported_classifier", script)
-    assert spec is not None, "it was just written"
-    assert spec.loader is not None, "a file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    pipeline = module.open_pipeline(folder)
+    pipeline = runpy.run_path(str(script))["open_pipeline"](folder)  # an import would leave its bytecode in the export
     terms = sorted(pipeline[0].vocabulary)
     texts = ["", *(" ".join(terms[at : at + 7]) for at in range(0, len(terms), max(1, len(terms) // _TERMS)))]
     wanted = TextClassifier.open(artifact.folder).probabilities(texts)
