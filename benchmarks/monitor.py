@@ -37,7 +37,8 @@ from luthier.traffic.read import traces
 from luthier.traffic.record import Trace
 from luthier.traffic.recorder import Recorder
 
-GOAL_US = 50.0
+GOAL_US = 1000.0
+"""A request waits for the redaction of its answer, and for one line that is appended."""
 GOAL_CPU = 0.02
 GOAL_QUERY_S = 1.0
 A_DAY = 10_000_000
@@ -93,7 +94,7 @@ def request(number: int) -> Trace:
 
 
 def recording(*, quick: bool) -> Iterator[Figure]:
-    """A request's own path, and the processor time of the process that writes."""
+    """A request's own path, and the processor time of compaction."""
     count = 2_000 if quick else 20_000
     folder = Path(tempfile.mkdtemp())
     ours, theirs = list[tuple[float, float]](), list[tuple[float, float]]()
@@ -124,7 +125,9 @@ def recording(*, quick: bool) -> Iterator[Figure]:
         note = {"value": round(mine, 1), "goal": GOAL_US, "unit": "us", "peer": peer, "peer_value": round(its, 1)}
         yield {"figure": f"recording_p99_{kind}", **note}
     begun = _begin_s()
-    print(f"a writer takes {begun:.2f} s of a processor to begin and end, once; the shares below are without them")
+    print(
+        f"compaction takes {begun:.2f} s of a processor to begin and end, each time; the shares below are without them"
+    )
     spent = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - begun) / count
     own = statistics.mean(one[1] for one in ours)
     yield {"figure": "recording_cpu_per_request", "value": round(1e6 * (spent + own)), "unit": "us", "size": size}
@@ -138,7 +141,7 @@ def recording(*, quick: bool) -> Iterator[Figure]:
 
 
 def _begin_s() -> float:
-    """What a writer takes of the processor that keeps a single request, libraries included."""
+    """What compaction of a single request takes of the processor, libraries included."""
     folder = Path(tempfile.mkdtemp())
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with Recorder(folder, Keeping(segment_bytes=1)) as recorder:
@@ -185,9 +188,9 @@ def ending(*, quick: bool) -> Iterator[Figure]:
     end, once that is sent, and beside. Whole answers and streams, in turns.
 
     A trace is recorded before the last byte of the answer goes, so that a killed server loses none. What is known of
-    it before is made ready while the model is at work; it is counted for Prometheus behind the last byte. The writer
-    redacts and writes in a process of its own. The gateway is a whole one, asked without a network between, and its
-    model sleeps a millisecond before each end. The clock and the processor are read at requests in turns, since
+    it before is made ready while the model is at work; it is counted for Prometheus behind the last byte. Beside are
+    the recorder's thread and the process that compacts. The gateway is a whole one, asked without a network between,
+    and its model sleeps a millisecond before each end. The clock and the processor are read at requests in turns, since
     reading one takes time, too.
     """
     found, beside, page = asyncio.run(_ends(1_000 if quick else 5_000))
@@ -198,7 +201,7 @@ def ending(*, quick: bool) -> Iterator[Figure]:
         goal = {"goal": GOAL_US} if part == "ended" else {}
         note = {"median": round(statistics.median(times), 1), **goal, "unit": said[part], "requests": len(times)}
         yield {"figure": f"ending_{part}_p99_{kind}", "value": round(_p99(times), 1), **note}
-    parts = {part: round(statistics.mean(found[part, "cpu"])) for part in said} | {"writer": round(1e6 * beside)}
+    parts = {part: round(statistics.mean(found[part, "cpu"])) for part in said} | {"beside": round(1e6 * beside)}
     whole = sum(parts.values())
     yield {"figure": "ending_all_cpu_per_request", "value": whole, "unit": "us", **parts}
     share = whole / 1e6 * A_DAY / 86400 / (os.cpu_count() or 1)
@@ -211,7 +214,7 @@ Times = dict[tuple[str, str], list[float]]
 
 
 async def _ends(count: int) -> tuple[Times, float, str]:
-    """How long each part took of so many requests of each sort, what the writer took for one, and what was counted."""
+    """How long each part took of so many requests of each sort, what was done beside for one, and what was counted."""
     from luthier.serve.app import build_app
     from luthier.serve.case import Case
     from luthier.serve.fleet import Fleet, Opened
@@ -250,12 +253,11 @@ async def _ends(count: int) -> tuple[Times, float, str]:
         serving = Timing(fleet, recorder=recorder)
         serving.meter.settle = timed("counted", serving.meter.settle)  # type: ignore[method-assign]  # to be timed
         app = build_app(serving, ring=lambda: Ring({}, wanted=False))
-        before = _spent_s(recorder._writer.pid)
+        before = _beside_s(recorder)
         for number in range(2 * count):
             stream, now = turns[number % len(turns)]
             await _ask(app, number, stream=stream)
-        recorder.flush()
-        beside = (_spent_s(recorder._writer.pid) - before) / (2 * count)
+        beside = (_beside_s(recorder) - before) / (2 * count)
         page = serving.meter.page().decode()
         assert recorder.lost == 0
     shutil.rmtree(folder)
@@ -309,18 +311,21 @@ async def _ask(app: Any, number: int, *, stream: bool) -> None:
 
 
 def _warm(recorder: Recorder) -> None:
-    """Let the writer load what it needs: it has once made Parquet."""
+    """Let everything be loaded that is needed, and Parquet be made once."""
     for number in range(6000):
         recorder.record(request(number))
-    recorder.flush()
     while not any(recorder.folder.glob("traces/*/*.parquet")):
         time.sleep(0.01)
 
 
-def _spent_s(process: int) -> float:
-    """Processor time of a process so far."""
-    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+def _beside_s(recorder: Recorder) -> float:
+    """Processor time of the recorder's thread and of compaction so far."""
+    if recorder._compaction is not None:
+        recorder._compaction.wait()
+    assert recorder._thread is not None, "something was recorded"
+    thread = time.clock_gettime(time.pthread_getcpuclockid(recorder._thread.ident or 0))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return thread + children.ru_utime + children.ru_stime
 
 
 def answered(*, quick: bool) -> Iterator[Figure]:
@@ -400,7 +405,7 @@ def gateway(kind: str) -> None:
 
 
 def keeping(*, quick: bool) -> Iterator[Figure]:
-    """As many requests as the writer takes, each with words of its own: memory, disk, and the bound on the disk."""
+    """As many requests as one thread records, each with words of its own: memory, disk, and the bound on the disk."""
     count, most = (20_000, 1 << 20) if quick else (100_000, 4 << 20)
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("LUTHIER_BENCH_DIR")))
     chance, words = np.random.default_rng(0), np.array(_ASKED.split())
@@ -411,27 +416,21 @@ def keeping(*, quick: bool) -> Iterator[Figure]:
             text = " ".join(words[chance.integers(0, len(words), 30)])
             asked = (told.messages[0], told.messages[1].model_copy(update={"content": text}))
             recorder.record(told.model_copy(update={"messages": asked}))
-            while recorder.waiting_bytes > _IN_FLIGHT:
-                time.sleep(0.002)
-        recorder.flush(600)
         seconds = time.perf_counter() - began
-        peak = _peak_kb(recorder._writer.pid) * 1024
         lost = recorder.lost
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     rows = sum(_rows(path) for path in folder.glob("traces/*/*.parquet"))
     size = sum(path.stat().st_size for path in folder.glob("traces/*/*.parquet"))
-    spooled = sum(path.stat().st_size for path in folder.glob("spool/*"))
+    lines = sum(path.stat().st_size for path in folder.glob("segments/*"))
     shutil.rmtree(folder)
     assert lost == 0
     each = size / max(1, rows)
-    print(f"{count:,} requests in {seconds:.0f} s; {rows:,} are Parquet ({size / 1e6:.1f} MB), {spooled / 1e6:.1f} MB")
+    print(f"{count:,} requests in {seconds:.0f} s; {rows:,} in Parquet ({size / 1e6:.1f} MB), {lines / 1e6:.1f} MB not")
     a_day = {"unit": "GB a day", "rows": A_DAY, "bytes_each": round(each)}
     yield {"figure": "kept_a_second", "value": round(count / seconds), "goal": round(A_DAY / 86400), "unit": "requests"}
     yield {"figure": "kept_on_disk_at_10M_a_day", "value": round(each * A_DAY / 1e9, 2), **a_day}
     yield {"figure": "kept_beyond_the_bound", "value": max(0, size - most), "goal": 0, "unit": "bytes", "bound": most}
-    yield {"figure": "writer_peak", "value": round(peak / 1e6), "unit": "MB", "rows": count}
-
-
-_IN_FLIGHT = 8 << 20
+    yield {"figure": "compaction_peak", "value": round(peak / 1e6), "unit": "MB", "rows": count}
 
 
 def _rows(path: Path) -> int:
@@ -441,15 +440,10 @@ def _rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def _peak_kb(process: int) -> int:
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def week(*, quick: bool) -> Iterator[Figure]:
     """A dashboard's query over a week of ten million requests a day, in a process of its own.
 
-    The counts are made and put together by the code that the writer uses, from segments of ten thousand requests; the
+    The counts are made and put together by the code that compaction uses, from segments of ten thousand requests; the
     requests themselves are left out, since the query does not read them. A segment that is being written lies there.
     """
     a_day = A_DAY // 20 if quick else A_DAY
@@ -460,7 +454,7 @@ def week(*, quick: bool) -> Iterator[Figure]:
     open_lines = _open_segment(folder, datetime(2026, 11, 22, 23, 59, tzinfo=UTC))
     size = sum(path.stat().st_size for path in folder.glob("rollup/*/*.parquet"))
     spent = time.process_time() - began
-    print(f"7 days of {a_day:,} requests: counts of {size / 1e6:.1f} MB, made in {spent:.0f} s; {open_lines:,} spooled")
+    print(f"7 days of {a_day:,} requests: counts of {size / 1e6:.1f} MB, made in {spent:.0f} s; {open_lines:,} lines")
     front = os.environ.get("LUTHIER_BENCH_FRONT", "").split()  # such as what keeps a machine quiet meanwhile
     command = [*front, sys.executable, __file__, "--query", str(folder)]
     found = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)]
@@ -523,12 +517,12 @@ def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) 
 
 def _open_segment(folder: Path, at: datetime) -> int:
     """A segment that is half full; returns how many requests it holds."""
-    from luthier.traffic.spool import Line, Segment, encoded
+    from luthier.traffic.segment import Line, Segment, encode_lines
 
     count = _SEGMENT // 2
     lines = (request(number).model_copy(update={"at": at}) for number in range(count))
-    segment = Segment.new(folder, "open")
-    segment.write(encoded(Line("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
+    segment = Segment(folder, "open")
+    segment.write(encode_lines(Line("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
     segment.close()
     return count
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import openai
-from orjson import Fragment
+from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.artifact import Artifact
@@ -23,9 +23,7 @@ from luthier.serve.fleet import Fleet, Opened
 from luthier.serve.gateway import Gateway
 from luthier.serve.ring import RingWatch
 from luthier.serve.running import Listening, Place, run_gateway
-from luthier.traffic.handed import Begun, End, begun, ended, parsed
-from luthier.traffic.lines import loads
-from luthier.traffic.record import Trace
+from luthier.traffic.record import END_FIELDS, Trace, TraceEnd, TraceStart
 from luthier.traffic.seams import Resolver
 from tuning import made
 from workshop import tiny_model
@@ -40,14 +38,13 @@ class Heard:
     traces: list[Trace] = field(default_factory=list)
     bell: threading.Condition = field(default_factory=threading.Condition)
 
-    def ready(self, told: Begun) -> Fragment:
-        return begun(told)
+    def ready(self, start: TraceStart) -> dict[str, Any]:
+        return dict(start)
 
-    def end(self, ready: Fragment | None, end: End) -> None:
-        assert ready is not None
-        value = parsed(loads(ended(ready, end)))
+    def end(self, ready: dict[str, Any], end: TraceEnd) -> None:
+        fields = to_jsonable_python({**ready, **dict(zip(END_FIELDS, end, strict=True))})
         with self.bell:
-            self.traces.append(Trace.model_validate(value["trace"]))
+            self.traces.append(Trace.model_validate(fields))
             self.bell.notify_all()
 
     def wait(self, count: int = 1, seconds: float = 20) -> list[Trace]:

@@ -310,7 +310,7 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
     from luthier.traffic import stream
     from luthier.traffic.compact import compact
     from luthier.traffic.place import Keeping
-    from luthier.traffic.spool import segments
+    from luthier.traffic.segment import segments
     from luthier.traffic.write import write
 
     chance, log = random.Random(5), [event.model_copy(update={"at": event.at}) for event in desk_traffic(60)]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic_core import to_jsonable_python
 
 from luthier.serve.case import Case
 from luthier.serve.metering import Load, Meter
 from luthier.serve.query import Usage, Whole
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message, ToolCall
-from luthier.traffic.handed import ENDED, End, begun, ended, parsed
-from luthier.traffic.lines import loads
-from luthier.traffic.record import Trace
+from luthier.traffic.record import END_FIELDS, Trace, TraceEnd
 
 _LABELS = ("model", "asked", "arm", "status", "kind", "le")
 
@@ -31,7 +30,7 @@ class Over(NamedTuple):
     model: str
     asked: str
     arm: str
-    end: End
+    end: TraceEnd
 
 
 def over(model: str = "m", *, status: int = 200, latency_s: float = 0.1, first_s: float | None = None) -> Over:
@@ -39,14 +38,20 @@ def over(model: str = "m", *, status: int = 200, latency_s: float = 0.1, first_s
     case(heard.append).done(Whole(text="Hi."), Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=2))
     end = heard[0].end
     assert end is not None
-    told = {**dict(zip(ENDED, end, strict=True)), "status": status, "latency_s": latency_s, "first_token_s": first_s}
-    return Over(model, "chat", "stable", tuple(told[name] for name in ENDED))
+    told = {
+        **dict(zip(END_FIELDS, end, strict=True)),
+        "status": status,
+        "latency_s": latency_s,
+        "first_token_s": first_s,
+    }
+    return Over(model, "chat", "stable", tuple(told[name] for name in END_FIELDS))
 
 
 def trace_of(over: Case) -> Trace:
     """What a reader of the traces will find."""
     assert over.end is not None
-    return Trace.model_validate(parsed(loads(ended(begun(over.begun), over.end)))["trace"])
+    fields = {**over.begun, **dict(zip(END_FIELDS, over.end, strict=True))}
+    return Trace.model_validate(to_jsonable_python(fields))
 
 
 def values(meter: Meter) -> dict[tuple[str, ...], float]:
@@ -63,7 +68,7 @@ def test_a_case_is_a_trace_in_two_parts() -> None:
     call = ToolCall(name="find", arguments={"order": 7}, id="call_1")
     case(heard.append).done(Whole(text="", calls=[call], finish="tool_calls"), Usage(prompt_tokens=7))
     case(heard.append).refused(Refusal("too much", status=413))
-    assert {*heard[0].begun, *ENDED} == set(Trace.model_fields)
+    assert {*heard[0].begun, *END_FIELDS} == set(Trace.model_fields)
     called, refused = map(trace_of, heard)
     assert called.answer == Message(role="assistant", tool_calls=(call,))
     assert [one.content for one in called.messages] == ["Be brief.", "Hello?"]

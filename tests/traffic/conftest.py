@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.text.messages import Message
-from luthier.traffic.handed import ENDED, Begun, End
-from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -37,10 +36,12 @@ def trace(number: int, **more: Any) -> Trace:
     return Trace(**told | more)
 
 
-def in_two(whole: Trace) -> tuple[Begun, End]:
+def in_two(whole: Trace) -> tuple[TraceStart, TraceEnd]:
     """A request as a gateway tells of it: its beginning, and its end."""
     fields = dict(whole)
-    return {name: one for name, one in fields.items() if name not in ENDED}, tuple(fields[name] for name in ENDED)
+    return {name: one for name, one in fields.items() if name not in END_FIELDS}, tuple(
+        fields[name] for name in END_FIELDS
+    )
 
 
 def opinion(number: int, **more: Any) -> Feedback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -14,26 +15,27 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from luthier.core.errors import InputError
+from luthier.core.errors import InputError, Unwritable
 from luthier.traffic import compact as compacting
+from luthier.traffic.arrivals import Arrivals
 from luthier.traffic.compact import Compacted, compact
 from luthier.traffic.folder import view
 from luthier.traffic.place import Keeping, traffic_folder
 from luthier.traffic.read import feedback, find, frame, said, told, traces
 from luthier.traffic.record import Feedback, Trace
-from luthier.traffic.spool import Line, Segment, encoded, is_held, segments
+from luthier.traffic.segment import Line, Segment, encode_lines, is_held, segments
 from luthier.traffic.where import Where
 from traffic.conftest import DAY, opinion, trace
 
 
 def write(folder: Path, *records: Trace | Feedback) -> Path:
     """A segment that a writer is done with."""
-    segment = Segment.new(folder, "test")
+    segment = Segment(folder, "test")
     lines = [
         Line("traces" if isinstance(one, Trace) else "feedback", one.model_dump(mode="json", exclude_defaults=True))
         for one in records
     ]
-    segment.write(encoded(lines))
+    segment.write(encode_lines(lines))
     segment.close()
     return segment.path
 
@@ -48,22 +50,60 @@ def test_where_traffic_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert traffic_folder(tmp_path) == Path("/srv/traffic")
 
 
-def test_a_torn_last_line_is_cut_off_and_the_stream_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "spool" / "ab-00000000000000000001.jsonl"
-    path.parent.mkdir()
-    whole = b'{"n":7,"trace":{"id":"a","at":"2026-11-20T12:00:00Z","model":"m"}}\n'
-    for torn in (b'{"n":8,"tra', b"\x00\x00\x00", b'{"n":8,"trace":{"id":"caf\xc3'):
-        path.write_bytes(whole + torn)
-        assert ids(tmp_path) == ["a"]
-        segment = Segment.latest(tmp_path, "ab")
-        assert segment is not None
-        assert segment.last == 7
-        segment.close()
-        assert path.read_bytes() == whole
+@pytest.mark.parametrize("torn", [b'{"tra', b"\x00\x00\x00", b'{"trace":{"id":"caf\xc3'])
+def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path, torn: bytes) -> None:
+    path = write(tmp_path, trace(1))
+    with path.open("ab") as file:
+        file.write(torn)
+    assert ids(tmp_path) == ["chatcmpl-1"]
+    assert compact(tmp_path, Keeping(), closed=[path]) == Compacted(segments=1, rows=1, broken=1)
+    assert ids(tmp_path) == ["chatcmpl-1"]
+    assert (tmp_path / "broken.jsonl").read_bytes() == torn + b"\n"
+
+
+def test_a_trace_counts_once_its_words_are_there_or_can_no_longer_come(tmp_path: Path) -> None:
+    segment = Segment(tmp_path, "ab")
+    arrivals = Arrivals(tmp_path)
+    lines = [Line("traces", one.model_dump(mode="json", exclude_defaults=True)) for one in (trace(1), trace(2))]
+    bare = [Line("traces", {name: line.record[name] for name in ("id", "at", "model")}, True) for line in lines]
+    segment.write(encode_lines(bare))
+    assert ids(tmp_path) == []
+    assert list(arrivals.fresh()) == []
+    segment.write(encode_lines(lines[:1]))
+    assert list(traces(tmp_path)) == list(arrivals.fresh()) == [trace(1)]
+    segment.close()
+    (late,) = arrivals.fresh()
+    assert list(arrivals.fresh()) == []
+    assert list(traces(tmp_path)) == [trace(1), late]
+    assert isinstance(late, Trace)
+    assert (late.id, late.messages) == ("chatcmpl-2", ())
+    assert compact(tmp_path, Keeping(), closed=segments(tmp_path)).rows == 2
+    assert list(traces(tmp_path)) == [trace(1), late]
+
+
+def test_a_line_that_the_disk_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Segment(tmp_path, "ab")
+    segment.write(b"one\n")
+    real, room = os.write, 2
+
+    def full(file: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written, room = real(file, data[:room]), 0
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(Unwritable, match="the disk is full"):
+            segment.write(b"two\n")
+    segment.write(b"three\n")
+    segment.close()
+    assert segment.path.read_bytes() == b"one\nthree\n"
 
 
 def test_a_segment_is_held_by_its_writer_only(tmp_path: Path) -> None:
-    segment = Segment.new(tmp_path, "ab")
+    segment = Segment(tmp_path, "ab")
     segment.write(b"{}\n")
     assert is_held(segment.path)
     assert compact(tmp_path, Keeping()) == Compacted()
@@ -73,7 +113,7 @@ def test_a_segment_is_held_by_its_writer_only(tmp_path: Path) -> None:
 
 
 def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
-    segment = Segment.new(tmp_path, "ab")
+    segment = Segment(tmp_path, "ab")
     segment.close()
     assert segments(tmp_path) == []
 
@@ -81,7 +121,7 @@ def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
 def test_broken_lines_are_counted_and_kept(tmp_path: Path) -> None:
     path = write(tmp_path, trace(1))
     with path.open("ab") as file:
-        file.write(b'nonsense\n{"n":1,"other":{}}\n{"n":2,"trace":{"id":"x"}}\n')
+        file.write(b'nonsense\n{"other":{}}\n{"trace":{"id":"x"}}\n')
     assert ids(tmp_path) == ["chatcmpl-1"]
     assert compact(tmp_path, Keeping(), closed=[path]) == Compacted(segments=1, rows=1, broken=3)
     assert ids(tmp_path) == ["chatcmpl-1"]
@@ -154,7 +194,7 @@ def test_numbers_and_moments_beyond_all_measure_break_nothing(tmp_path: Path) ->
     huge = trace(1, prompt_tokens=10**30, status=10**12, parameters={"stop": json.loads('"\\ud83d"')})
     path = write(tmp_path, huge, trace(2))
     with path.open("ab") as file:
-        file.write(b'{"n":9,"trace":{"id":"x","at":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
+        file.write(b'{"trace":{"id":"x","at":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
     assert len(ids(tmp_path)) == 2
     assert compact(tmp_path, Keeping(), closed=[path]).broken == 1
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-2"]
@@ -170,7 +210,7 @@ import sys
 from pathlib import Path
 from luthier.traffic.compact import compact
 from luthier.traffic.place import Keeping
-from luthier.traffic.spool import segments
+from luthier.traffic.segment import segments
 import luthier.traffic.tables
 folder = Path(sys.argv[1])
 print("go", flush=True)
@@ -221,7 +261,7 @@ def test_a_replacement_counts_from_the_moment_it_is_decided(
     with pytest.raises(KeyboardInterrupt):
         compact(tmp_path, Keeping(), closed=[path])
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
-    assert len(view(tmp_path).spooled) == (1 if moment == "undecided" else 0)
+    assert len(view(tmp_path).segments) == (1 if moment == "undecided" else 0)
     monkeypatch.setattr(place, "_finish", real)
     compact(tmp_path, Keeping(days=10000), closed=segments(tmp_path))
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
@@ -256,7 +296,7 @@ def test_what_is_said_is_joined_and_of_each_person_the_last_counts(tmp_path: Pat
         find(tmp_path, "chatcmpl-3")
 
 
-def test_a_query_reads_what_is_spooled_and_what_is_parquet(tmp_path: Path) -> None:
+def test_a_query_reads_segments_and_parquet(tmp_path: Path) -> None:
     assert frame(tmp_path, "traces").collect().height == 0
     compact(tmp_path, Keeping(), closed=[write(tmp_path, *(trace(n, latency_s=n) for n in range(10)))])
     write(tmp_path, trace(11, latency_s=11))

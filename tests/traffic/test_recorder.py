@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
-import signal
+import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
 from luthier.core.errors import DataError, Unwritable
-from luthier.text.messages import Message
+from luthier.text.messages import Message, ToolCall
+from luthier.text.pii.found import Found
 from luthier.text.recogniser import Recogniser
 from luthier.traffic.place import Keeping
 from luthier.traffic.read import feedback, traces
+from luthier.traffic.record import END_FIELDS, Trace
 from luthier.traffic.recorder import Recorder, is_sampled
-from luthier.traffic.spool import segments
+from luthier.traffic.segment import segments
 from luthier.traffic.write import write
-from traffic.conftest import opinion, trace
+from traffic.conftest import in_two, opinion, trace
 
 SERVER = """
 import sys
@@ -44,80 +51,35 @@ while True:
 """
 
 
-def killed(folder: Path, begin: int, after_s: float) -> list[int]:
-    """The requests that a server answered before it was killed."""
+def begin_server(folder: Path, begin: int) -> subprocess.Popen[str]:
+    """A server that answers requests from a number on."""
     command = [sys.executable, "-c", SERVER, str(folder), str(begin), str(Path(__file__).parent.parent)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    first = process.stdout.readline()
-    time.sleep(after_s)
+    assert process.stdout.readline() == f"{begin}\n"
+    return process
+
+
+def kill_server(process: subprocess.Popen[str]) -> list[int]:
+    """The requests that a server answered before it is killed, the first one apart."""
     process.kill()
     rest, _ = process.communicate()
-    return [int(line) for line in (first + rest).splitlines()]
-
-
-def wait_until_written(folder: Path, ids: set[str]) -> list[str]:
-    """The ids of all traces once those that are wanted are there: what the pipe held is written after a kill."""
-    end = time.monotonic() + 30
-    while True:
-        found = [one.id for one in traces(folder)]
-        if ids <= set(found) or time.monotonic() > end:
-            return found
-        time.sleep(0.05)
+    return [int(line) for line in rest.splitlines()]
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_server_that_is_killed_loses_no_request_that_it_answered(tmp_path: Path, kills: int) -> None:
     chance, answered, begin = random.Random(7), set[str](), 0
     for _ in range(kills):
-        numbers = killed(tmp_path, begin, chance.uniform(0, 0.3))
+        server = begin_server(tmp_path, begin)
+        time.sleep(chance.uniform(0, 0.3))
+        numbers = [begin, *kill_server(server)]
         answered |= {f"chatcmpl-{number}" for number in numbers}
         begin = max(numbers) + 1000
-    found = wait_until_written(tmp_path, answered)
+    found = [one.id for one in traces(tmp_path)]
     assert answered <= set(found)
     assert len(found) == len(set(found))
     assert len(found) - len(answered) <= kills  # recorded, and killed before the answer's end
-
-
-def kill_writer(recorder: Recorder) -> None:
-    """Kill the process that writes, and wait until another one is there, or none will be."""
-    killed = recorder._writer
-    killed.kill()
-    end = time.monotonic() + 30
-    while recorder._writer is killed and not recorder._closed:
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_writer_that_is_killed_is_followed_by_another(tmp_path: Path, kills: int) -> None:
-    chance, number = random.Random(3), 0
-    with Recorder(tmp_path, Keeping(segment_bytes=20_000)) as recorder:
-        for _ in range(kills):
-            recorder._deaths.clear()
-            end = time.monotonic() + chance.uniform(0.05, 0.2)
-            while time.monotonic() < end and recorder.waiting_bytes < 2 << 20:  # writers are killed as they begin
-                recorder.record(trace(number))
-                number += 1
-            kill_writer(recorder)
-    found = [one.id for one in traces(tmp_path)]
-    assert len(found) == number
-    assert len(set(found)) == number
-    assert recorder.lost == 0
-
-
-def test_a_writer_that_dies_at_once_is_given_up_and_what_is_lost_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Recorder(tmp_path) as recorder:
-        for number in range(4):
-            recorder.record(trace(number))
-            kill_writer(recorder)
-        recorder.record(trace(9))
-    assert recorder.lost > 0
-    assert recorder.flush()
-    assert recorder.waiting_bytes == 0
-    assert "dies again and again" in caplog.text
 
 
 def test_what_was_recorded_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -188,18 +150,39 @@ def test_a_sample_is_decided_by_the_id(tmp_path: Path) -> None:
     assert not is_sampled("anything", 0.0)
 
 
-def test_what_is_not_written_yet_waits_in_memory_within_the_bound(tmp_path: Path) -> None:
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A disk that takes no line until the patch is undone."""
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        yield patch
+
+
+def test_on_a_full_disk_serving_goes_on_and_what_waits_is_bounded(
+    tmp_path: Path, full_disk: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with Recorder(tmp_path, Keeping(waiting_bytes=4 << 20, pii=())) as recorder:
-        os.kill(recorder._writer.pid, signal.SIGSTOP)
-        try:
-            for number in range(100):
-                recorder.record(trace(number, error="x" * 100_000))
-            assert not recorder.flush(timeout_s=0.05)
-            assert recorder.lost > 0
-            assert 3 << 20 < recorder.waiting_bytes <= 4 << 20
-        finally:
-            os.kill(recorder._writer.pid, signal.SIGCONT)
+        for number in range(100):
+            recorder.record(trace(number, error="x" * 100_000))
+        assert not recorder.flush(timeout_s=0.05)
+        assert recorder.lost > 0
+        assert 3 << 20 < recorder.waiting_bytes <= 4 << 20
+        assert caplog.text.count("the disk is full") == 1
+        full_disk.undo()
     assert len(list(traces(tmp_path))) == recorder.recorded == 100 - recorder.lost
+
+
+def test_several_processes_record_at_once(tmp_path: Path) -> None:
+    servers = [begin_server(tmp_path, begin) for begin in (0, 1_000_000)]
+    time.sleep(0.3)
+    answered = [number for server in servers for number in kill_server(server)]
+    found = [one.id for one in traces(tmp_path)]
+    assert {f"chatcmpl-{number}" for number in answered} <= set(found)
+    assert len(found) == len(set(found)) <= len(answered) + 2
 
 
 def test_a_fork_records_in_a_stream_of_its_own(tmp_path: Path) -> None:
@@ -218,11 +201,11 @@ def test_a_fork_records_in_a_stream_of_its_own(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_is_waited_for(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
-        (tmp_path / "spool").rmdir()
-        (tmp_path / "spool").write_text("in the way")
+        (tmp_path / "segments").rmdir()
+        (tmp_path / "segments").write_text("in the way")
         recorder.record(trace(1))
         assert not recorder.flush(timeout_s=0.5)
-        (tmp_path / "spool").unlink()
+        (tmp_path / "segments").unlink()
         assert recorder.flush()
     assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1"]
 
@@ -233,26 +216,119 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
         Recorder(tmp_path / "file")
 
 
-def test_settings_that_are_nested_too_deep_end_no_recording(tmp_path: Path) -> None:
-    deep: list[object] = []
-    for _ in range(5000):
-        deep = [deep]
-    with Recorder(tmp_path) as recorder:
-        recorder.record(trace(1).model_copy(update={"parameters": {"deep": deep}}))
-        middling: list[object] = []
-        for _ in range(240):
-            middling = [middling]
-        recorder.record(trace(2, parameters={"deep": middling}))
-        recorder.record(trace(3))
-    assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-3"]
-    assert recorder.lost == 0
+def nested(depth: int) -> list[object]:
+    found: list[object] = []
+    for _ in range(depth):
+        found = [found]
+    return found
 
 
-def test_what_json_cannot_say_in_utf8_is_kept_all_the_same(tmp_path: Path) -> None:
+def test_what_is_nested_too_deep_goes_and_the_rest_stays(tmp_path: Path) -> None:
+    asked = [
+        trace(1).model_copy(update={"parameters": {"deep": nested(50_000)}}),
+        trace(2, parameters={"deep": nested(240)}),
+        trace(3),
+    ]
     with Recorder(tmp_path) as recorder:
-        recorder.record(trace(1, parameters={"stop": json.loads('"\\ud83d"')}))
-        recorder.record(trace(2))
-    assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2"]
+        recorder.record(asked[0])
+        for one in asked:
+            start, end = in_two(one.model_copy(update={"id": f"{one.id}-parts"}))
+            recorder.end(recorder.ready(start), end)
+        start, end = in_two(trace(4))
+        recorder.end(recorder.ready(start), ({"content": nested(50_000)}, *end[1:]))
+    first, *_, last = traces(tmp_path)
+    assert (first.id, first.parameters, first.answer) == ("chatcmpl-1", {}, asked[0].answer)
+    assert (last.id, last.answer, last.messages) == ("chatcmpl-4", None, trace(4).messages)
+    assert len(list(traces(tmp_path))) == recorder.recorded == 5
+
+
+def test_both_parts_of_a_request_are_a_whole_trace(tmp_path: Path) -> None:
+    call = ToolCall(name="find", arguments={"order": "\0\n"}, id="call_1")
+    whole = trace(
+        1,
+        answer=Message(role="assistant", content="A\nB\0", tool_calls=(call,)),
+        scores={"billing": 0.75},
+        user="C-1",
+        parameters={"temperature": 0.5},
+        meta={"shop": "nl"},
+        first_token_s=0.1,
+    )
+    start, end = in_two(whole)
+    assert {*start, *END_FIELDS} == set(Trace.model_fields)
+    with Recorder(tmp_path) as recorder:
+        recorder.end(recorder.ready(start), end)
+    assert list(traces(tmp_path)) == [whole]
+
+
+def test_half_a_character_becomes_a_question_mark(tmp_path: Path) -> None:
+    half = json.loads('"\\ud83d"')
+    with Recorder(tmp_path) as recorder:
+        recorder.record(trace(1, parameters={"stop": half}, error=half))
+        recorder.record(trace(2, parameters={"top_p": float("nan")}))
+    assert [(one.parameters, one.error) for one in traces(tmp_path)] == [({"stop": "?"}, "?"), ({"top_p": None}, "")]
+
+
+class SlowNames(Recogniser):
+    """Finds one name, once it is let."""
+
+    kind: Literal["slow_names"] = "slow_names"
+    let: ClassVar[threading.Event] = threading.Event()
+
+    def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
+        self.let.wait()
+        return [[Found(m.start(), m.end(), "person", m[0]) for m in re.finditer("John Smith", one)] for one in texts]
+
+
+def test_a_trace_waits_for_its_names_and_nobody_for_the_trace(tmp_path: Path) -> None:
+    asked = trace(1, messages=(Message(role="user", content="My name is John Smith."),), error="by John Smith")
+    SlowNames.let.clear()
+    with Recorder(tmp_path, Keeping(names=(SlowNames(),), segment_bytes=100)) as recorder:
+        recorder.record(asked)
+        start, end = in_two(asked.model_copy(update={"id": "chatcmpl-2"}))
+        recorder.end(recorder.ready(start), end)
+        assert list(traces(tmp_path)) == []
+        assert not recorder.flush(timeout_s=0.05)
+        shutil.copytree(tmp_path, tmp_path / "killed")
+        SlowNames.let.set()
+        assert recorder.flush()
+        kept = list(traces(tmp_path))
+        assert [(one.messages[0].content, one.error) for one in kept] == [("My name is [PERSON].", "by [PERSON]")] * 2
+    assert list(traces(tmp_path)) == kept
+    assert b"John" not in b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+    assert [(one.id, one.messages, one.latency_s) for one in traces(tmp_path / "killed")] == [
+        ("chatcmpl-1", (), 0.25),
+        ("chatcmpl-2", (), 0.25),
+    ]
+
+
+def test_words_that_find_no_room_until_their_names_are_found_are_lost_alone(tmp_path: Path) -> None:
+    SlowNames.let.clear()
+    with Recorder(tmp_path, Keeping(names=(SlowNames(),), waiting_bytes=500)) as recorder:
+        for number in range(4):
+            recorder.record(trace(number))
+        SlowNames.let.set()
+    kept = list(traces(tmp_path))
+    assert (len(kept), recorder.recorded) == (4, 4)
+    assert [one.messages for one in kept].count(()) == recorder.lost > 0
+
+
+def test_a_sample_is_decided_before_the_answer(tmp_path: Path) -> None:
+    with Recorder(tmp_path, Keeping(sample=0.25)) as recorder:
+        for number in range(200):
+            start, end = in_two(trace(number))
+            recorder.end(recorder.ready(start), end)
+    kept = [one.id for one in traces(tmp_path)]
+    assert recorder.recorded == len(kept)
+    assert recorder.left_out == 200 - len(kept)
+    assert 20 < len(kept) < 80
+
+
+def test_a_full_segment_becomes_parquet(tmp_path: Path) -> None:
+    with Recorder(tmp_path, Keeping(segment_bytes=2000)) as recorder:
+        for number in range(50):
+            recorder.record(trace(number))
+    assert [one.id for one in traces(tmp_path)] == [f"chatcmpl-{number}" for number in range(50)]
+    assert list(tmp_path.glob("traces/2026-11-20/*.parquet"))
 
 
 def test_a_change_holds_for_all_that_is_recorded_afterwards(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Traffic in short: the counts are those of the requests, whatever is still spooled, put together, or gone."""
+"""Traffic in short: the counts are those of the requests, whatever is still in segments, put together, or gone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luthier.traffic.folder import view
 from luthier.traffic.place import Keeping
 from luthier.traffic.read import frame
 from luthier.traffic.rollup import dashboard
-from luthier.traffic.spool import segments
+from luthier.traffic.segment import segments
 from luthier.traffic.write import write
 from tests.traffic.conftest import DAY, trace
 

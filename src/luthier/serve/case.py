@@ -6,20 +6,16 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from luthier.serve.query import Usage, Whole
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message
-from luthier.traffic.handed import ENDED, Begun, End
-from luthier.traffic.record import Arm, Asked, Finish
-
-if TYPE_CHECKING:
-    from orjson import Fragment
+from luthier.traffic.record import END_FIELDS, Arm, Asked, Finish, TraceEnd, TraceStart
 
 CLOSED = 499
 """The status of a request whose client went away before it was answered."""
-_NOTHING, _STATUS = Usage(), ENDED.index("status")
+_NOTHING, _STATUS = Usage(), END_FIELDS.index("status")
 
 
 class _Hidden:
@@ -27,11 +23,11 @@ class _Hidden:
 
     __slots__ = ("_began", "_tell", "end", "first_token_s", "ready", "unused")
     _tell: Callable[[Case], None]
-    end: End | None
+    end: TraceEnd | None
     """How it ended; None while it is under way."""
     first_token_s: float | None
-    ready: Fragment | None
-    """What was made ready of its trace."""
+    ready: Any
+    """What the recorder made of the beginning of its trace."""
     unused: Sequence[str]
     """Settings of sampling that were asked for and change nothing."""
 
@@ -57,7 +53,7 @@ class Case(_Hidden):
         self.meta: dict[str, str] = {}
 
     @property
-    def begun(self) -> Begun:
+    def begun(self) -> TraceStart:
         """The beginning of its trace."""
         return self.__dict__
 
@@ -77,7 +73,7 @@ class Case(_Hidden):
         other.parameters, other.meta, other.arm = self.parameters, {**self.meta, "shadow_of": self.id}, "shadow"
         return other
 
-    def prepare(self, ready: Callable[[Begun], Fragment | None]) -> None:
+    def prepare(self, ready: Callable[[TraceStart], Any]) -> None:
         """The model is at work: make the beginning of the trace, so that its end alone is left."""
         if self.end is None:
             self.ready = ready(self.__dict__)

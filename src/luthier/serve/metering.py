@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from luthier.traffic.handed import End
+from luthier.traffic.record import TraceEnd
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _BOUNDS = [*map(floatToGoString, _SECONDS), "+Inf"]
@@ -44,7 +44,7 @@ class Over(Protocol):
         ...
 
     @property
-    def end(self) -> End | None:
+    def end(self) -> TraceEnd | None:
         """How it ended."""
         ...
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from luthier.traffic.compact import day_of
 from luthier.traffic.folder import GRACE_S, replaced
+from luthier.traffic.place import SEGMENTS
 from luthier.traffic.record import Feedback, Trace
-from luthier.traffic.spool import Line, read, segments
+from luthier.traffic.segment import Line, is_held, read_lines, segments
 
 
 class Arrivals:
@@ -22,6 +23,7 @@ class Arrivals:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[str, int] = {}
+        self._pending: dict[str, dict[str, Line]] = {}
         self._looked: float | None = None
 
     @property
@@ -31,34 +33,35 @@ class Arrivals:
 
     def skip(self) -> None:
         """Take everything that is written now as read."""
-        self._read = {name: len(_whole(data)) for name, data in self._each({})}
-        self._looked = time.monotonic()
+        self._read, self._pending = {}, {}
+        for _ in self._lines():
+            pass
 
     def fresh(self) -> Iterator[Trace | Feedback]:
         """Every record that was written since, in the order of its segment; what cannot be read is left to compacting,
         which keeps it apart."""
+        for line in self._lines():
+            if isinstance(line, Line) and day_of(line.record):
+                kind: type[Trace] | type[Feedback] = Trace if line.table == "traces" else Feedback
+                yield kind.model_validate(line.record)
+
+    def _lines(self) -> Iterator[Line | bytes]:
+        """The whole lines of each segment from where it was read to; segments that were replaced come after those that
+        were not, so that one which moves meanwhile is not missed."""
         looked, known = time.monotonic(), dict[str, int]()
-        for name, data in self._each(self._read):
-            whole = _whole(data)
-            known[name] = self._read.get(name, 0) + len(whole)
-            for line in read(whole):
-                if isinstance(line, Line) and day_of(line.record):
-                    kind: type[Trace] | type[Feedback] = Trace if line.table == "traces" else Feedback
-                    yield kind.model_validate(line.record)
+        for path in (*segments(self._folder), *replaced(self._folder, SEGMENTS)):
+            name = path.name.rpartition("~")[2]
+            if name not in known:
+                begin, is_over = self._read.get(name, 0), not is_held(path)
+                data = self._bytes(path, begin)
+                whole = data[: data.rfind(b"\n") + 1]
+                known[name] = begin + len(whole)
+                yield from read_lines(whole, is_over=is_over, pending=self._pending.setdefault(name, {}))
+        self._pending = {name: pending for name, pending in self._pending.items() if name in known}
         self._read, self._looked = known, looked
 
-    def _each(self, begin: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-        """The bytes of each segment from where it was read to; those that were replaced come after those that were
-        not, so that one which moves meanwhile is not missed."""
-        seen = set[str]()
-        for path in (*segments(self._folder), *replaced(self._folder, "spool")):
-            name = path.name.rpartition("~")[2]
-            if name not in seen:
-                seen.add(name)
-                yield name, self._bytes(path, begin.get(name, 0))
-
     def _bytes(self, path: Path, begin: int) -> bytes:
-        for place in (path, self._folder / "gone" / f"spool~{path.name}"):
+        for place in (path, self._folder / "gone" / f"{SEGMENTS}~{path.name}"):
             try:
                 with place.open("rb") as file:
                     file.seek(begin)
@@ -66,8 +69,3 @@ class Arrivals:
             except FileNotFoundError:
                 continue
         return b""
-
-
-def _whole(data: bytes) -> bytes:
-    """As far as lines are whole."""
-    return data[: data.rfind(b"\n") + 1]

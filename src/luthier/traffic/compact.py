@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,13 +19,13 @@ from luthier.core.errors import LuthierError
 from luthier.core.files import writing
 from luthier.traffic.folder import Output, finish_all, replace, view, waiting
 from luthier.traffic.place import Keeping
-from luthier.traffic.spool import TABLES, Line, Table, is_held, read
+from luthier.traffic.segment import TABLES, Line, Table, is_held, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ORPHAN_S = 60.0
-"""A segment that nobody holds may be gone on with so long: by a writer that follows one which died."""
+"""A segment that nobody holds may be about to be held so long: it is opened, then locked."""
 _ROWS = 5000
 """Rows of one group: what a reader holds at once."""
 _SMALL_BYTES = 64 << 20
@@ -61,7 +63,7 @@ def compact(folder: Path, keeping: Keeping, *, closed: Sequence[Path] = (), now:
 def _ready(folder: Path, closed: Sequence[Path]) -> list[Path]:
     """Segments whose writer is done with them, or dead for a while."""
     found = []
-    for path in view(folder).spooled:
+    for path in view(folder).segments:
         if path in closed or (not is_held(path) and _age_s(path) > _ORPHAN_S):
             found.append(path)
     return found
@@ -80,7 +82,7 @@ def _segments(folder: Path, paths: Iterable[Path]) -> Compacted:
         name = f"{path.stem}-{secrets.token_hex(4)}"
         rows: dict[tuple[Table, date], list[dict[str, Any]]] = defaultdict(list)
         broken: list[bytes] = []
-        for line in read(path.read_bytes()):
+        for line in read_lines(path.read_bytes(), is_over=True):
             if isinstance(line, Line) and (day := day_of(line.record)):
                 rows[line.table, day].append(line.record)
             else:
@@ -206,10 +208,16 @@ def _came(path: Path) -> date:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
 
 
-def tidy(folder: Path, keeping: Keeping, closed: Sequence[Path]) -> LuthierError | None:
-    """Compact, and hand back what the machine refused: whoever writes goes on, and tries again later."""
+def main(arguments: Sequence[str]) -> None:
+    """`FOLDER KEEPING SEGMENT…`: compact once, beside whoever records; what the machine refuses is said."""
+    folder, keeping, *closed = arguments
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
-        compact(folder, keeping, closed=closed)
+        compact(Path(folder), Keeping.model_validate_json(keeping), closed=[*map(Path, closed)])
     except LuthierError as error:
-        return error
-    return None
+        sys.exit(f"traffic: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

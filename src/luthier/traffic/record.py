@@ -70,8 +70,18 @@ def label_meant(trace: Trace, label: str) -> str:
     return next((one for one in (*written, *(trace.scores or ())) if one.strip().casefold() == meant), label)
 
 
-def said(trace: Mapping[str, Any]) -> dict[str, Any]:
-    """A trace in JSON without what it would say by itself."""
+TraceStart = Mapping[str, Any]
+"""What is known of a request while the model is at work, by the names of a trace's fields."""
+TraceEnd = tuple[Any, ...]
+"""What is known of it at its end only, in the order of `END_FIELDS`."""
+END_FIELDS = (
+    *("answer", "finish", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("latency_s", "first_token_s", "scores"),
+)
+
+
+def without_defaults(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a trace in JSON without those that are as they are by default."""
     found = _without(_TRACE, trace)
     if "messages" in found:
         found["messages"] = [_without(_MESSAGE, one) for one in found["messages"]]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
-from luthier.text.pii.found import ANY, Marks, PiiKind, context_of
+from luthier.text.pii.found import ANY, Found, Marks, PiiKind, context_of
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.scan import find
 from luthier.text.recogniser import TextPart
@@ -35,7 +36,9 @@ class Redactor:
     """Takes personal data out of records as JSON has them."""
 
     def __init__(self, keeping: Keeping) -> None:
-        self._kinds, self._names = keeping.kinds, keeping.names
+        self._kinds, self.names = keeping.kinds, keeping.names
+        """`names` are models, which take some tens of milliseconds a text."""
+        self._one_at_a_time = Lock()
         self._names_in = frozenset(keeping.names_in)
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._replaced)
         self._person = lru_cache(maxsize=_PEOPLE_REMEMBERED)(self._tagged)
@@ -75,8 +78,10 @@ class Redactor:
         """Where something stands; a context is read with the text, and nothing in it is a find."""
         shift = len(context)
         whole = context + text
-        models = self._names if part in self._names_in else ()
-        named = [found for model in models for found in model.find_names([whole])[0]]
+        named = list[Found]()
+        if self.names and part in self._names_in:
+            with self._one_at_a_time:
+                named = [found for model in self.names for found in model.find_names([whole])[0]]
         finds = find(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
         return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
 

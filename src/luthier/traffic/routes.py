@@ -49,7 +49,7 @@ def feedback_routes(
         if check is not None and opinion.names_class and not opinion.new_class:
             async with one_at_a_time:
                 said = await asyncio.to_thread(check, said)
-        record(said)
+        await asyncio.to_thread(record, said)  # names are looked for before it is kept
         return Received(id=opinion.id, created=int(now.timestamp()))
 
     routes.add_api_route("/v1/feedback", give, methods=["POST"], response_model=Received, operation_id="give_feedback")

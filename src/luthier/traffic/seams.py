@@ -9,24 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from orjson import Fragment
-
-from luthier.traffic.handed import Begun, End
-from luthier.traffic.record import Arm
+from luthier.traffic.record import Arm, TraceEnd, TraceStart
 
 
 class Recorder(Protocol):
     """Hears of every request when it is over, refused ones included."""
 
-    def ready(self, told: Begun) -> Fragment | None:
-        """The beginning of a trace, made while the model is at work; None where none is to be kept."""
+    def ready(self, start: TraceStart) -> Any:
+        """Take the beginning of a trace while the model is at work; returns what `end` is given, None where no trace is
+        to be kept."""
         ...
 
-    def end(self, ready: Fragment | None, end: End) -> None:
-        """Take a trace: its beginning, and its end. It is called on the request's own path: it neither waits nor
-        raises."""
+    def end(self, ready: Any, end: TraceEnd) -> None:
+        """Take the end of a trace. It is called on the request's own path: it neither waits nor raises."""
         ...
 
 

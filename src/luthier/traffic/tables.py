@@ -9,9 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from luthier.traffic.lines import dumps
 from luthier.traffic.record import Feedback, Trace
-from luthier.traffic.spool import Table
+from luthier.traffic.segment import Table, dumps
 
 _AT = pa.timestamp("us", tz="UTC")
 SCHEMAS: dict[Table, pa.Schema] = {

@@ -1,4 +1,4 @@
-"""Two lines for an application that asks a model elsewhere: the same log, written by the same process.
+"""Two lines for an application that asks a model elsewhere: it keeps the same log.
 
     from luthier.traffic.watched import watched
 

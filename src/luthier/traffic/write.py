@@ -9,10 +9,10 @@ from pathlib import Path
 
 from luthier.core.files import write_aside, writing
 from luthier.traffic.compact import compact
-from luthier.traffic.place import Keeping
+from luthier.traffic.place import SEGMENTS, Keeping
 from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.redact import Redactor
-from luthier.traffic.spool import Line, Segment, encoded
+from luthier.traffic.segment import Line, Segment, encode_lines
 
 _PART = 5000
 """Records of a log that are taken in at once: a part is there as a whole or not at all."""
@@ -22,9 +22,9 @@ def write(folder: Path, records: Iterable[Trace | Feedback], keeping: Keeping | 
     """Redact records and append them; returns how many."""
     keeping = keeping or Keeping.of(folder)
     lines = list(_lines(records, keeping))
-    segment = Segment.new(folder, "hand")
+    segment = Segment(folder, "hand")
     try:
-        segment.write(encoded(lines))
+        segment.write(encode_lines(lines))
     finally:
         segment.close()
     return len(lines)
@@ -43,23 +43,23 @@ def take_in(folder: Path, digest: str, records: Iterator[Trace | Feedback], keep
             _part(folder, mark, list(_lines(some, keeping)))
             taken += len(some)
         part += 1
-    compact(folder, keeping, closed=sorted((folder / "spool").glob(f"log-{digest}-*.jsonl")))
+    compact(folder, keeping, closed=sorted((folder / SEGMENTS).glob(f"log-{digest}-*.jsonl")))
     return taken
 
 
 def _part(folder: Path, mark: Path, lines: Sequence[Line]) -> None:
     """One part, put in its place by a rename; if only its mark was lost in a kill, it takes its own place again."""
-    path = folder / "spool" / f"log-{mark.name}.jsonl"
+    path = folder / SEGMENTS / f"log-{mark.name}.jsonl"
     known = [*path.parent.glob(path.name), *(folder / "traces").glob(f"*/{path.stem}-*"), *_gone(folder, path)]
     if not known:
-        write_aside(path, encoded(lines))
+        write_aside(path, encode_lines(lines))
     with writing(mark):
         mark.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(mark, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
 def _gone(folder: Path, path: Path) -> Iterator[Path]:
-    return (folder / "gone").glob(f"spool~{path.name}")
+    return (folder / "gone").glob(f"{SEGMENTS}~{path.name}")
 
 
 def _lines(records: Iterable[Trace | Feedback], keeping: Keeping) -> Iterator[Line]:

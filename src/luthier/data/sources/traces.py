@@ -17,7 +17,7 @@ from luthier.data.intake.choose import Choice
 from luthier.data.row import Broken, Record
 from luthier.data.source import Asked, Say, Source
 from luthier.text.messages import as_openai
-from luthier.traffic.place import traffic_folder
+from luthier.traffic.place import is_traffic, traffic_folder
 
 if TYPE_CHECKING:
     from luthier.data.intake.choose import Task
@@ -118,7 +118,7 @@ class Traces(Source):
         from luthier.traffic.where import Where as Condition
 
         folder = self._folder(base)
-        if not (folder / "spool").is_dir() and not any((folder / "traces").glob("????-??-??")):
+        if not is_traffic(folder):
             remedy = "`luthier serve` keeps it, `luthier traces import` takes logs in"
             raise DataError("no traffic is kept here", where=Where(file=str(folder), field="path"), remedy=remedy)
         condition = Condition(f"({self.where}) and {self._meant}" if self.where else self._meant)
