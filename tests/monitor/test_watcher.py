@@ -334,13 +334,13 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
 
 
 def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.traffic import arrivals
+    from luthier.traffic import stream
     from luthier.traffic.write import write
 
     following = Following(tmp_path, BEGIN)
     write(tmp_path, [trace(1), trace(100)])
     until = BEGIN + timedelta(seconds=60)
     assert [one.at for one in following.fresh(until)] == [trace(1).at]
-    monkeypatch.setattr(arrivals, "GRACE_S", 0.0)
+    monkeypatch.setattr(stream, "GRACE_S", 0.0)
     write(tmp_path, [trace(50)])
     assert [one.at for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]

@@ -17,14 +17,13 @@ import pytest
 
 from luthier.core.errors import InputError, Unwritable
 from luthier.traffic import compact as compacting
-from luthier.traffic.arrivals import Arrivals
 from luthier.traffic.compact import Compacted, compact
 from luthier.traffic.folder import view
 from luthier.traffic.place import Keeping, traffic_folder
 from luthier.traffic.read import feedback, find, frame, said, told, traces
 from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.segment import Line, Segment, encode_lines, is_held, segments
-from luthier.traffic.where import Where
+from luthier.traffic.stream import Arrivals
 from traffic.conftest import DAY, opinion, trace
 
 
@@ -306,63 +305,3 @@ def test_a_query_reads_segments_and_parquet(tmp_path: Path) -> None:
         "chatcmpl-9",
         "chatcmpl-11",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("rating < 0", [1]),
-        ("rating >= 0 or label = 'billing'", [2, 3]),
-        ("not rating < 0", [2]),
-        ("rating is missing", [0, 3, 4]),
-        ("correction is not missing", [1]),
-        ('meta.shop in ("nl", "de") and status != 200', [4]),
-        ("text contains 'way' and (latency_s > 0.5 or consent = false)", [0, 2]),
-        ('at >= "2026-11-20T12:03:00Z"', [3, 4]),
-        ('at < "2026-11-20T14:01:00+02:00"', [0]),
-        ("user not in ('C-1')", [1]),
-    ],
-)
-def test_a_condition_chooses(tmp_path: Path, text: str, wanted: list[int]) -> None:
-    write(
-        tmp_path,
-        trace(0, consent=False, user="C-1"),
-        trace(1, user="C-2"),
-        trace(2, latency_s=0.75),
-        trace(3, meta={"shop": "nl"}),
-        trace(4, meta={"shop": "de"}, status=500, answer=None),
-        opinion(1, rating=-1, correction="Tomorrow."),
-        opinion(2, rating=0.5),
-        opinion(3, label="billing"),
-    )
-    for _ in range(2):
-        assert [int(one.trace.id.split("-")[1]) for one in told(tmp_path, where=Where(text))] == wanted
-        compact(tmp_path, Keeping(), closed=segments(tmp_path), now=DAY)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("ratng < 0", "did you mean 'rating'"),
-        ("rating < 'x'", "column 10: expected a number"),
-        ("rating <", "column 9: expected a number"),
-        ("(rating < 0", "expected `)`"),
-        ("rating < 0 so", "nothing more"),
-        ("rating $ 3", "has no meaning"),
-        ("consent = 3", "true or false"),
-        ("at < 'soon'", "a moment"),
-        ("rating contains 'x'", "looks into texts"),
-        ("model in ()", "a quoted string"),
-        ("model in ('a' 'b')", "expected `,` or `)`"),
-        ("rating is gone", "expected `missing`"),
-        ("rating not 3", "expected one of"),
-        ("meta. = 'x'", "unknown"),
-        ("(" * 100, "more than 50"),
-        ("", "expected a name"),
-        ("id = 'a", "has no meaning"),
-    ],
-)
-def test_a_condition_that_is_wrong_is_refused_at_its_place(text: str, said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Where(text)
-    assert said in str(caught.value)

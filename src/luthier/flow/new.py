@@ -370,10 +370,10 @@ def _from_traces(
     base model was named."""
     from luthier.data.intake.from_traces import propose_traces
     from luthier.data.intake.layouts import Layout
-    from luthier.traffic.where import Where as Condition
+    from luthier.traffic.filter import TraceFilter
 
     if where is not None:
-        Condition(where)
+        TraceFilter(where)
     wanted = Layout(prompt=columns.prompt, answer=columns.answer)
     proposal = propose_traces(traffic, _shown(str(traffic), folder), where, wanted=wanted)
     made = _proposed(proposal, base)

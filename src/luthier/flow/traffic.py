@@ -60,10 +60,10 @@ def moment(text: str | None, name: str) -> datetime | None:
 
 def asked(place: Path | None, where: str | None, since: str | None, until: str | None, count: int) -> list[Told]:
     """The latest requests that a condition means, the latest last."""
-    from luthier.traffic.latest import latest
-    from luthier.traffic.where import Where as Condition
+    from luthier.traffic.filter import TraceFilter
+    from luthier.traffic.read import latest
 
-    condition = Condition(where) if where else None
+    condition = TraceFilter(where) if where else None
     return latest(kept_folder(place), count, moment(since, "--since"), moment(until, "--until"), condition)
 
 
@@ -137,12 +137,12 @@ def give_out(
     place: Path | None, to: str, form: Literal["jsonl", "otlp"] | None, which: tuple[str | None, str | None, str | None]
 ) -> int:
     """Write requests (those that a condition and two moments mean) to a file or a collector; returns how many."""
+    from luthier.traffic.filter import TraceFilter
     from luthier.traffic.otlp import send_otlp, write_otlp
     from luthier.traffic.read import told
-    from luthier.traffic.where import Where as Condition
 
     where, since, until = which
-    condition = Condition(where) if where else None
+    condition = TraceFilter(where) if where else None
     found = told(kept_folder(place), moment(since, "--since"), moment(until, "--until"), condition)
     if to.startswith(("http://", "https://")):
         if form == "jsonl":

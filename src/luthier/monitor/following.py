@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from luthier.traffic.record import Feedback, Trace
 
 if TYPE_CHECKING:
-    from luthier.traffic.arrivals import Arrivals
+    from luthier.traffic.stream import Arrivals
 
 LATE = timedelta(minutes=5)
 """A request is written when it is answered, under the time at which it came: so much later at most."""
@@ -47,8 +47,7 @@ class Following:
 
     def _come(self, ahead: Iterable[Trace | Feedback]) -> Iterable[Trace | Feedback]:
         """What may be new, in order of time: of a folder, what was written since; of a file, all of it."""
-        from luthier.traffic.arrivals import Arrivals
-        from luthier.traffic.stream import events
+        from luthier.traffic.stream import Arrivals, events
 
         if self._folder.is_dir():
             self._arrivals = self._arrivals or Arrivals(self._folder)

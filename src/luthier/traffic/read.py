@@ -6,6 +6,7 @@ Only ever imported inside a verb. Segments are read with what is Parquet already
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from luthier.traffic.segment import Line, Table, is_held, read_lines
 from luthier.traffic.tables import SCHEMAS, as_feedback, as_traces, table
 
 if TYPE_CHECKING:
-    from luthier.traffic.where import Where as Predicate
+    from luthier.traffic.filter import TraceFilter
 
 _PIECE = 256
 """Rows that become records at once."""
@@ -75,14 +76,14 @@ def told(
     folder: Path,
     since: datetime | None = None,
     until: datetime | None = None,
-    where: Predicate | None = None,
+    where: TraceFilter | None = None,
     *,
     heard: datetime | None = None,
 ) -> Iterator[Told]:
     """Requests with what was said of them (before `heard`), in order of time; only those that a condition means."""
     about = said(folder, since, heard)
     opinions = summed(about)
-    for rows in _pieces(folder, "traces", since, until, where.of(opinions) if where else None):
+    for rows in _pieces(folder, "traces", since, until, where.expression(opinions) if where else None):
         for trace in as_traces(rows):
             yield Told(trace, about.get(trace.id, ()))
 
@@ -129,6 +130,23 @@ def days(folder: Path, since: datetime | None = None, until: datetime | None = N
         if begin < end:
             found.append((begin, end))
     return found
+
+
+def latest(
+    folder: Path,
+    count: int,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    where: TraceFilter | None = None,
+) -> list[Told]:
+    """At most so many requests that a condition means, the latest last; found day by day, backwards."""
+    found: deque[Told] = deque()
+    for begin, end in days(folder, since, until):
+        room = count - len(found)
+        if room <= 0:
+            break
+        found.extendleft(reversed(deque(told(folder, begin, end, where), maxlen=room)))
+    return list(found)
 
 
 def frame(folder: Path, name: Table, since: datetime | None = None, until: datetime | None = None) -> pl.LazyFrame:

@@ -1,4 +1,5 @@
-"""Requests and what was said of them as one stream in order of time: from a traffic folder, or a file of JSON lines.
+"""Requests and what was said of them as one stream in order of time, from a traffic folder or a file of JSON lines; and
+what was written to a folder since one last looked.
 
 Only ever imported inside a verb.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import count
@@ -15,7 +17,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, Where
+from luthier.traffic.compact import day_of
+from luthier.traffic.folder import GRACE_S, replaced
+from luthier.traffic.place import SEGMENTS
 from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.segment import Line, is_held, read_lines, segments
 
 Event = Trace | Feedback
 _HELD = 10_000
@@ -61,3 +67,60 @@ def _read(line: bytes, path: Path, number: int) -> list[Event]:
             first = error.errors(include_url=False)[0]
             field, what = ".".join(map(str, first["loc"])) or None, f"no {error.title.lower()}: {first['msg']}"
         raise DataError(what, where=Where(file=str(path), line=number, field=field), remedy=remedy) from None
+
+
+class Arrivals:
+    """What was written to a traffic folder since one last looked: each segment is read on from where one was.
+
+    A segment that became Parquet meanwhile is read to its end where it is kept for those who began before.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[str, int] = {}
+        self._pending: dict[str, dict[str, Line]] = {}
+        self._looked: float | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether nothing can have been removed that was not read; otherwise `skip`, and read the whole folder."""
+        return self._looked is not None and time.monotonic() - self._looked < GRACE_S / 2
+
+    def skip(self) -> None:
+        """Take everything that is written now as read."""
+        self._read, self._pending = {}, {}
+        for _ in self._lines():
+            pass
+
+    def fresh(self) -> Iterator[Trace | Feedback]:
+        """Every record that was written since, in the order of its segment; what cannot be read is left to compacting,
+        which keeps it apart."""
+        for line in self._lines():
+            if isinstance(line, Line) and day_of(line.record):
+                kind: type[Trace] | type[Feedback] = Trace if line.table == "traces" else Feedback
+                yield kind.model_validate(line.record)
+
+    def _lines(self) -> Iterator[Line | bytes]:
+        """The whole lines of each segment from where it was read to; segments that were replaced come after those that
+        were not, so that one which moves meanwhile is not missed."""
+        looked, known = time.monotonic(), dict[str, int]()
+        for path in (*segments(self._folder), *replaced(self._folder, SEGMENTS)):
+            name = path.name.rpartition("~")[2]
+            if name not in known:
+                begin, is_over = self._read.get(name, 0), not is_held(path)
+                data = self._bytes(path, begin)
+                whole = data[: data.rfind(b"\n") + 1]
+                known[name] = begin + len(whole)
+                yield from read_lines(whole, is_over=is_over, pending=self._pending.setdefault(name, {}))
+        self._pending = {name: pending for name, pending in self._pending.items() if name in known}
+        self._read, self._looked = known, looked
+
+    def _bytes(self, path: Path, begin: int) -> bytes:
+        for place in (path, self._folder / "gone" / f"{SEGMENTS}~{path.name}"):
+            try:
+                with place.open("rb") as file:
+                    file.seek(begin)
+                    return file.read()
+            except FileNotFoundError:
+                continue
+        return b""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.metrics.arms import Difference, Seen, between
+from luthier.traffic.filter import TraceFilter
 from luthier.traffic.read import Told, told
 from luthier.traffic.record import Arm, Feedback, Trace, label_meant
 from luthier.traffic.releases import Release
-from luthier.traffic.where import Where
 
 SHADOW_OF = "shadow_of"
 """Where the trace of a shadow says which request it is a copy of (`Trace.meta`)."""
@@ -70,7 +70,7 @@ class Versus:
 def compare(folder: Path, release: Release, since: datetime | None = None) -> list[Versus]:
     """What is tried under a name beside what answers to it, since it is tried."""
     arms: dict[Arm, list[Told]] = defaultdict(list)
-    condition = Where(f"model = '{release.alias}'")
+    condition = TraceFilter(f"model = '{release.alias}'")
     for one in told(folder, since or release.at, None, condition):
         if one.trace.arm == "shadow" or _is_of(one.trace, release):
             arms[one.trace.arm].append(_light(one))

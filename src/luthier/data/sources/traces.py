@@ -66,10 +66,10 @@ class Traces(Source):
     @classmethod
     def _can_be_read(cls, where: str | None) -> str | None:
         if where is not None:
-            from luthier.traffic.where import Where as Condition
+            from luthier.traffic.filter import TraceFilter
 
             try:
-                Condition(where)
+                TraceFilter(where)
             except InputError as error:
                 raise ValueError(f"{error.message}; {error.remedy}".rstrip("; ")) from error
         return where
@@ -114,14 +114,14 @@ class Traces(Source):
 
     def _told(self, base: Path) -> Iterator[Told]:
         """Requests that are meant; `DataError` when no traffic is kept."""
+        from luthier.traffic.filter import TraceFilter
         from luthier.traffic.read import told
-        from luthier.traffic.where import Where as Condition
 
         folder = self._folder(base)
         if not is_traffic(folder):
             remedy = "`luthier serve` keeps it, `luthier traces import` takes logs in"
             raise DataError("no traffic is kept here", where=Where(file=str(folder), field="path"), remedy=remedy)
-        condition = Condition(f"({self.where}) and {self._meant}" if self.where else self._meant)
+        condition = TraceFilter(f"({self.where}) and {self._meant}" if self.where else self._meant)
         return told(folder, self.since, self.until, condition, heard=self.until)
 
     @property

@@ -1,4 +1,4 @@
-"""Which requests are meant, as a small language:
+"""Filters of traces, as a small language:
 
     condition = some ("or" some)*        some = one ("and" one)*        one = "not" one | "(" condition ")" | test
     test      = name ("=" | "!=" | "<" | "<=" | ">" | ">=") value | name ["not"] "in" "(" value ("," value)* ")"
@@ -7,13 +7,19 @@
 `rating < 0`, `label is not missing and model = "support@prod"`, `latency_s > 2 or finish != "stop"`,
 `meta.language in ("de", "nl")`. A name is a column of the traces, what people said (`rating`, `label`, `correction`,
 `comment`), or `meta.NAME`. A comparison with something that is missing does not hold, and neither does its opposite.
+
+It is not polars' SQL: `polars.sql_expr` opens the files and addresses that a text names (a subquery with
+`read_parquet('…')`) while it reads the text, before anybody can refuse its expression, and its errors say neither what
+was expected nor where.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import reduce
+from operator import and_, eq, ge, gt, le, lt, ne, or_
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from luthier.core import errors
@@ -39,8 +45,10 @@ _TOKEN = re.compile(
         |(?P<name>[A-Za-z_][\w.-]*)|(?P<sign>[<>]=?|!=|==?|[(),]))""",
     re.VERBOSE,
 )
-_SIGNS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-_DEEPEST = 50
+_SIGNS: dict[str, Callable[[Any, Any], Any]] = {"=": eq, "==": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
+_MAX_TESTS = 50
+_Condition = Callable[["pl.DataFrame"], "pl.Expr"]
+"""What people said, as columns, to an expression."""
 
 
 class _Token(NamedTuple):
@@ -49,39 +57,39 @@ class _Token(NamedTuple):
     column: int
 
 
-class Where:
+class TraceFilter:
     """A condition that was read and found right; `InputError` says at which column it is wrong."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._tokens = [*_tokens(text), _Token("end", "", len(text) + 1)]
-        self._deep = 0
-        self._tree = self._any()
+        self._tests = 0
+        self._condition = self._any()
         if self._tokens[0].kind != "end":
             self._wrong("expected `and`, `or` or nothing more")
 
-    def of(self, opinions: pl.DataFrame) -> pl.Expr:
+    def expression(self, opinions: pl.DataFrame) -> pl.Expr:
         """The condition over the columns of traces, given what was said of them (`read.summed`)."""
-        return _expression(self._tree, opinions)
+        return self._condition(opinions)
 
-    def _any(self) -> tuple[Any, ...]:
+    def _any(self) -> _Condition:
         found = self._all()
         while self._word("or"):
-            found = ("or", found, self._all())
+            found = _joined(or_, found, self._all())
         return found
 
-    def _all(self) -> tuple[Any, ...]:
+    def _all(self) -> _Condition:
         found = self._one()
         while self._word("and"):
-            found = ("and", found, self._one())
+            found = _joined(and_, found, self._one())
         return found
 
-    def _one(self) -> tuple[Any, ...]:
-        self._deep += 1
-        if self._deep > _DEEPEST:
-            self._wrong(f"more than {_DEEPEST} conditions")
+    def _one(self) -> _Condition:
+        self._tests += 1
+        if self._tests > _MAX_TESTS:
+            self._wrong(f"more than {_MAX_TESTS} conditions")
         if self._word("not"):
-            return ("not", self._one())
+            return _opposite(self._one())
         if self._sign("("):
             found = self._any()
             if not self._sign(")"):
@@ -89,27 +97,32 @@ class Where:
             return found
         return self._test()
 
-    def _test(self) -> tuple[Any, ...]:
+    def _test(self) -> _Condition:
         name, wanted = self._name()
         if self._word("is"):
             is_not = self._word("not")
             if not (self._word("missing") or self._word("null")):
                 self._wrong("expected `missing`")
-            return ("not", ("missing", name)) if is_not else ("missing", name)
+            found = _on_column(name, _is_missing if wanted == _TEXT else _is_null)
+            return _opposite(found) if is_not else found
         if self._word("contains"):
             if wanted != _TEXT:
                 self._wrong(f"`contains` looks into texts, and {name} is compared with {wanted}")
-            return ("contains", name, self._value(_TEXT))
+            text = self._value(_TEXT)
+            return _on_column(name, lambda column: column.str.contains(text, literal=True))
         is_not = self._word("not")
         if self._word("in"):
-            return ("not", self._among(name, wanted)) if is_not else self._among(name, wanted)
+            values = self._values(wanted)
+            found = _on_column(name, lambda column: reduce(or_, (column == value for value in values)))
+            return _opposite(found) if is_not else found
         token = self._tokens[0]
         if is_not or token.text not in _SIGNS:
             self._wrong("expected one of = != < <= > >= in contains is")
         self._tokens.pop(0)
-        return (_SIGNS[token.text], name, self._value(wanted))
+        value = self._value(wanted)
+        return _on_column(name, lambda column: _SIGNS[token.text](column, value))
 
-    def _among(self, name: str, wanted: str) -> tuple[Any, ...]:
+    def _values(self, wanted: str) -> list[Any]:
         if not self._sign("("):
             self._wrong("expected `(`")
         values = [self._value(wanted)]
@@ -117,7 +130,7 @@ class Where:
             values.append(self._value(wanted))
         if not self._sign(")"):
             self._wrong("expected `,` or `)`")
-        return ("in", name, values)
+        return values
 
     def _name(self) -> tuple[str, str]:
         token = self._tokens[0]
@@ -192,24 +205,24 @@ def _value(token: _Token, wanted: str) -> Any:
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _expression(tree: tuple[Any, ...], opinions: pl.DataFrame) -> pl.Expr:
-    import polars as pl
+def _joined(sign: Callable[[pl.Expr, pl.Expr], pl.Expr], left: _Condition, right: _Condition) -> _Condition:
+    return lambda opinions: sign(left(opinions), right(opinions))
 
-    head, *rest = tree
-    if head in ("and", "or"):
-        left, right = (_expression(one, opinions) for one in rest)
-        return left & right if head == "and" else left | right
-    if head == "not":
-        return ~_expression(rest[0], opinions)
-    column = _column(rest[0], opinions)
-    if head == "missing":
-        return column.is_null() | (column == "") if NAMES.get(rest[0], _TEXT) == _TEXT else column.is_null()
-    if head == "in":
-        return pl.any_horizontal(column == value for value in rest[1])
-    if head == "contains":
-        return column.str.contains(rest[1], literal=True)
-    found: pl.Expr = getattr(column, head)(rest[1])
-    return found
+
+def _opposite(condition: _Condition) -> _Condition:
+    return lambda opinions: ~condition(opinions)
+
+
+def _on_column(name: str, test: Callable[[pl.Expr], pl.Expr]) -> _Condition:
+    return lambda opinions: test(_column(name, opinions))
+
+
+def _is_null(column: pl.Expr) -> pl.Expr:
+    return column.is_null()
+
+
+def _is_missing(column: pl.Expr) -> pl.Expr:
+    return column.is_null() | (column == "")
 
 
 def _column(name: str, opinions: pl.DataFrame) -> pl.Expr:
