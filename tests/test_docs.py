@@ -21,9 +21,12 @@ import yaml
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
+from luthier.data.operator import Operator
 from luthier.flow import serve
+from luthier.flow.parts import all_roles, part_named, parts_of, settings_of
 from luthier.flow.recipe import Recipe
 from luthier.models.describe import describe
+from luthier.tune.objective import Objective
 from luthier.tune.technique import AnyTechnique
 from tests.flow.test_chat_template import write_chats
 from tests.watching import desk_traffic, write_log
@@ -227,6 +230,18 @@ def _whole(told: Any) -> dict[str, Any]:
     else:
         about, steps = ({**about, **told}, {}) if "model" in told else (about, told)
     return {**about, "steps": {**known, **steps}}
+
+
+def test_the_settings_that_other_tools_are_mapped_to_exist() -> None:
+    parts = [part_named(role, kind) for role, base in all_roles().items() for kind in parts_of(base)]
+    known = {setting["name"] for part in parts for setting in settings_of(part)} | {*Recipe.model_fields}
+    kinds = {*members(AnyTechnique), *members(Objective), *members(Operator), "prepare", "source"}
+    page = (ROOT / "docs" / "howto" / "coming-from.md").read_text(encoding="utf-8").partition("## Training settings")[2]
+    rows = [line.split(" | ")[1] for line in page.partition("## lm-eval")[0].splitlines() if line.startswith("| `")]
+    named = re.compile(r"`(?:(?:objective|technique|source)\.)?([a-z_]+(?:\.[a-z_]+)*)(?:: [\w-]+)?`")
+    found = {name for row in rows for name in named.findall(row)}
+    assert len(found) > 50
+    assert found - known - kinds == set()
 
 
 def _techniques() -> dict[str, list[str]]:

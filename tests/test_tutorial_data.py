@@ -41,5 +41,5 @@ def test_the_operators_that_the_page_names_exist() -> None:
     from luthier.core.component import members
     from luthier.data.operator import Operator
 
-    named = set(re.findall(r"`(?:\{kind: )?([a-z_]+)[`,]", PAGE.split("## Change your mind")[1].split("## Take")[0]))
+    named = set(re.findall(r"`(?:\{kind: )?([a-z_]+)[`,]", PAGE.split("## Change a setting")[1].split("## Export")[0]))
     assert named <= set(members(Operator)) | {"among"}
