@@ -366,3 +366,26 @@ def test_a_change_of_one_that_is_closed_changes_nothing(tmp_path: Path) -> None:
     recorder.close()
     recorder.change(Keeping(pii=()))
     assert recorder.keeping == Keeping()
+
+
+def test_an_old_segment_becomes_parquet_while_nothing_more_comes(tmp_path: Path) -> None:
+    with Recorder(tmp_path, Keeping(segment_s=0.1)) as recorder:
+        recorder.record(trace(1))
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob("traces/2026-11-20/*.parquet")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        recorder.record(trace(2))
+        assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2"]
+
+
+def test_a_recorder_that_begins_finds_what_a_killed_one_left(tmp_path: Path) -> None:
+    kill_server(begin_server(tmp_path, 1))
+    (path, *_) = segments(tmp_path)
+    os.utime(path, (0, 0))
+    with Recorder(tmp_path) as recorder:
+        recorder.record(trace(0))
+    assert path not in segments(tmp_path)
+    found = [one.id for one in traces(tmp_path)]
+    assert {"chatcmpl-0", "chatcmpl-1"} <= set(found)
+    assert len(found) == len(set(found))
