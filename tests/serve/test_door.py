@@ -24,8 +24,8 @@ from luthier.serve.engines.torch import Torch
 from luthier.serve.fleet import Fleet
 from luthier.serve.gateway import Gateway
 from luthier.serve.running import Place, _bind
+from luthier.traffic.feedback import feedback_routes
 from luthier.traffic.keys import Ring, add_key, revoke_key
-from luthier.traffic.routes import feedback_routes
 from serving import Served, serving
 
 ASKED: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from luthier.cli.app import run_command
+from luthier.traffic.feedback import feedback_routes
 from luthier.traffic.read import said
 from luthier.traffic.record import Feedback
-from luthier.traffic.routes import feedback_routes
 from luthier.traffic.write import write
 from traffic.conftest import opinion, trace
 

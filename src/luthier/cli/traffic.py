@@ -128,7 +128,7 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
 ) -> None:
     """Say what an answer was worth, or what it should have been."""
     from luthier.flow import traffic
-    from luthier.traffic.opinion import Opinion
+    from luthier.traffic.feedback import Opinion
 
     thumb = None if up is None else ("up" if up else "down")
     given = Opinion.said(

@@ -193,7 +193,7 @@ class _Kept:
 
     def routes(self) -> list[tuple[APIRouter, Scope]]:
         """The routes for feedback."""
-        from luthier.traffic.routes import feedback_routes
+        from luthier.traffic.feedback import feedback_routes
 
         return [] if self.recorder is None else [(feedback_routes(self.recorder.record, self._checked), "infer")]
 
