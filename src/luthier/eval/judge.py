@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.eval.rule import Rule
+from luthier.core.expressions import Expression
 from luthier.metrics.paired import Z95, more_rows
 from luthier.text.findings import Number, read_findings
 
@@ -48,18 +48,18 @@ class Seen:
     """The quantity and its interval in a sentence."""
 
 
-def judge(text: str, rule: Rule, evaluation: Artifact) -> Ruling:
+def judge(text: str, rule: Expression, evaluation: Artifact) -> Ruling:
     """Hold one rule against an evaluation; `RecipeError` when it asks for something that was not measured."""
     metrics = evaluation.read_json("metrics.json")
     summary = evaluation.read_json("summary.json")
-    if rule.model is None:
+    if rule.reference is None:
         seen = _alone(rule, metrics, summary)
     else:
         seen = _against(rule, metrics, summary, evaluation.read_json("comparisons.json"))
     return _ruling(text, rule, seen)
 
 
-def _ruling(text: str, rule: Rule, seen: Seen) -> Ruling:
+def _ruling(text: str, rule: Expression, seen: Seen) -> Ruling:
     """Decide a rule by what is seen."""
     verdict = decide(rule, seen.low, seen.high)
     needed = None
@@ -77,10 +77,10 @@ def _ruling(text: str, rule: Rule, seen: Seen) -> Ruling:
     )
 
 
-def judge_data(text: str, rule: Rule, findings: Artifact) -> Ruling:
+def judge_data(text: str, rule: Expression, findings: Artifact) -> Ruling:
     """Hold one rule against what a validation found in the data."""
     numbers = read_findings(findings).numbers
-    if rule.model is not None:
+    if rule.reference is not None:
         remedy = "give the rule a number as its limit"
         raise RecipeError(f"{rule.name} is about data, not models", where=Where(field="rules"), remedy=remedy)
     if rule.name not in numbers:
@@ -89,12 +89,12 @@ def judge_data(text: str, rule: Rule, findings: Artifact) -> Ruling:
     return _ruling(text, rule, _of_number(rule.name, numbers[rule.name]))
 
 
-def judge_people(text: str, rule: Rule, judgments: Artifact) -> Ruling:
+def judge_people(text: str, rule: Expression, judgments: Artifact) -> Ruling:
     """Hold one rule against what people said of the answers."""
     from luthier.eval.human.opinion import read_opinion
 
     told = read_opinion(judgments)
-    if rule.model is not None:
+    if rule.reference is not None:
         remedy = f"give a number; `people.difference` is {told.subject} minus {told.rival}"
         raise RecipeError(f"{rule.name} is compared with numbers only", where=Where(field="rules"), remedy=remedy)
     if rule.name not in told.numbers:
@@ -110,7 +110,7 @@ def _of_number(name: str, number: Number) -> Seen:
     return Seen(value=number.value, low=low, high=high, rows=number.rows, said=said)
 
 
-def decide(rule: Rule, low: float, high: float) -> Verdict:
+def decide(rule: Expression, low: float, high: float) -> Verdict:
     """PASS when the whole interval is on the right side of the limit, FAIL when it is wholly on the wrong side."""
     if not rule.upward:
         low, high = -high, -low
@@ -126,25 +126,25 @@ def overall(rulings: Sequence[Ruling]) -> Verdict:
     return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
 
 
-def _alone(rule: Rule, metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> Seen:
+def _alone(rule: Expression, metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> Seen:
     """The subject's own number."""
     score, rows = _score(rule.name, str(summary["subject"]), metrics, summary)
     said = f"{rule.name} of the {summary['subject']} model is {score['value']:.4g} {_ends(score)}"
     return Seen(value=score["value"], low=score["low"], high=score["high"], rows=rows, said=said)
 
 
-def _against(rule: Rule, metrics: Mapping[str, Any], summary: Mapping[str, Any], pairs: Sequence[Any]) -> Seen:
+def _against(rule: Expression, metrics: Mapping[str, Any], summary: Mapping[str, Any], pairs: Sequence[Any]) -> Seen:
     """The subject's number minus another model's on the same rows."""
     subject = str(summary["subject"])
     known = [name for name in summary["order"] if name != subject]
-    if rule.model not in known:
-        what = f"the evaluation has no model {rule.model!r} to compare {subject!r} with"
-        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(str(rule.model), known))
+    if rule.reference not in known:
+        what = f"the evaluation has no model {rule.reference!r} to compare {subject!r} with"
+        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(str(rule.reference), known))
     _score(rule.name, subject, metrics, summary)  # a clear error when it was not measured
     for pair in pairs:
-        if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.model, rule.name):
-            values = [_score(rule.name, name, metrics, summary)[0]["value"] for name in (subject, str(rule.model))]
-            said = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.model}: a difference of "
+        if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.reference, rule.name):
+            values = [_score(rule.name, name, metrics, summary)[0]["value"] for name in (subject, str(rule.reference))]
+            said = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.reference}: a difference of "
             said += f"{pair['difference']:+.4g} {_ends(pair)}"
             return Seen(value=pair["difference"], low=pair["low"], high=pair["high"], rows=pair["rows"], said=said)
     what = f"{rule.name} was not compared in pairs; give it a number as its limit"
@@ -168,7 +168,7 @@ def _ends(score: Mapping[str, Any]) -> str:
     return f"(95 % interval {score['low']:.4g} to {score['high']:.4g})"
 
 
-def _why(rule: Rule, verdict: Verdict, seen: Seen, needed: int | None) -> str:
+def _why(rule: Expression, verdict: Verdict, seen: Seen, needed: int | None) -> str:
     limit = f"{rule.margin:.4g}"
     side = {
         "PASS": "entirely on the passing side of",

@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.expressions import Seconds
 from luthier.core.files import write_aside
 from luthier.core.step import Beside, EvaluationRef, Forecast, Makes, Outlook, Reads, Step, Work
 from luthier.monitor.alert import Alert
 from luthier.monitor.channel import Channel
 from luthier.monitor.plan import FILE, REFERENCES, Rule, rules_of
 from luthier.monitor.signal import Measured, Signal, Training
-from luthier.monitor.when import Seconds
 
 _PLAIN = ("error_rate", "latency", "length", "refusal_rate", "throughput", "tokens")
 _MOST_ROWS = 20_000
@@ -72,7 +72,7 @@ class Monitor(Step):
         report = _figures(work.inputs["report"]) if "report" in work.inputs else {}
         for rule in rules_of(self.alerts, self.signals, report):
             _check(rule, report)
-            if rule.when.report:
+            if rule.when.reference:
                 work.events.note(f"{rule.name}: {rule.when.name} {rule.when.sign} {rule.limit:.4g}")
         if any(signal.learns or signal.needs_report for signal in self.signals):
             training = _training(work)
