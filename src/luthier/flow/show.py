@@ -122,10 +122,10 @@ def describe_artifact(target: Target) -> Shown:
 
 def describe_dropped(target: Target) -> Shown:
     """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
-    from luthier.text.dataset import summary
+    from luthier.text.dataset import DatasetSummary
 
     found = _find_dataset(target)
-    told, dropped = summary(found.artifact), read_dropped(found.artifact)
+    told, dropped = DatasetSummary.read(found.artifact), read_dropped(found.artifact)
     rows_in = told.rows_in + sum(told.made.values())
     facts = {
         "artifact": found.artifact.digest,
@@ -197,7 +197,9 @@ def _as_written(value: Any) -> str:
 
 
 def _dataset(artifact: Artifact) -> dict[str, Any]:
-    summary = artifact.read_json("summary.json")
+    from luthier.text.dataset import DatasetSummary
+
+    summary = DatasetSummary.read(artifact).model_dump(mode="json")
     names = ("rows_in", *(["made"] if summary.get("made") else []), "rows", "dropped", "edited", "task", "labels")
     return {key: summary[key] for key in names if key in summary}
 
@@ -209,12 +211,11 @@ def _model(artifact: Artifact) -> dict[str, Any]:
 
 
 def _evaluation(artifact: Artifact) -> dict[str, Any]:
-    models = artifact.read_json("metrics.json")["models"]
+    from luthier.text.evaluation import EvaluationMetrics
+
     return {
-        name: ", ".join(
-            f"{metric} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for metric, m in metrics.items()
-        )
-        for name, metrics in models.items()
+        name: ", ".join(f"{metric} {m.value:.3f} ({m.low:.3f} to {m.high:.3f})" for metric, m in metrics.items())
+        for name, metrics in EvaluationMetrics.read(artifact).models.items()
     }
 
 

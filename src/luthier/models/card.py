@@ -20,6 +20,7 @@ from luthier.models.answer import PROMPT
 from luthier.models.describe import read_object, read_template
 from luthier.models.load import ADAPTER, base_folder, name_of, origin_artifact, outputs_of, weights_of
 from luthier.models.sequence import padding_in
+from luthier.text.dataset import DatasetSummary
 
 if TYPE_CHECKING:
     from luthier.models.answer import Agreement
@@ -276,7 +277,7 @@ def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
 def _told(artifact: Artifact) -> str:
     """One artifact of the lineage in a sentence."""
     files = {entry.path for entry in artifact.manifest.files}
-    if "summary.json" in files:
+    if artifact.manifest.makes == "dataset":
         return _data(artifact)
     if "tuned.json" not in files:
         told = artifact.read_json("model.json")
@@ -287,9 +288,9 @@ def _told(artifact: Artifact) -> str:
 
 
 def _data(artifact: Artifact) -> str:
-    told = artifact.read_json("summary.json")
-    sources = ", ".join(f"{_short(one['file'])} ({one['rows']} rows)" for one in told["sources"])
-    rows = ", ".join(f"{count} {split}" for split, count in told["rows"].items())
+    summary = DatasetSummary.read(artifact)
+    sources = ", ".join(f"{_short(source.file)} ({source.rows} rows)" for source in summary.sources)
+    rows = ", ".join(f"{count} {split}" for split, count in summary.rows.items())
     return f"data from {sources}; kept {rows}; licence {data_licence(artifact) or 'not stated by its source'}"
 
 

@@ -18,7 +18,7 @@ from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.split import TRAIN
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import has_split, outlined, splits, summary
+from luthier.text.dataset import DatasetSummary, has_split, outlined, splits
 
 ROWS_PER_S = 5_000
 Axis = Literal["gender", "orientation", "religion", "origin", "age", "ability"]
@@ -66,7 +66,7 @@ class Reweigh(Step):
     def make(self, work: Work) -> Mapping[str, Any]:
         """Count pairs, then write every row with its weight, or without those that are left out."""
         data = work.inputs["data"]
-        told = summary(data)
+        told = DatasetSummary.read(data)
         if not has_split(data, TRAIN):
             raise DataError("the data set has no training rows", where=Where(field="data"))
         is_label = told.task == "label"

@@ -92,9 +92,9 @@ class Validate(Step):
         outline = outlook.outlines.get("data")
         rows = sum(outline.rows.values()) if outline and outline.rows else None
         if "data" in outlook.inputs:
-            from luthier.text.dataset import summary
+            from luthier.text.dataset import DatasetSummary
 
-            rows = sum(summary(outlook.inputs["data"]).rows.values())
+            rows = sum(DatasetSummary.read(outlook.inputs["data"]).rows.values())
         if rows is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data are not here yet")
         speed = outlook.history.get("measures", {}).get("rows_per_s")

@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SampleFact, Tried, TuningFacts
 from luthier.models.load import data_of
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
@@ -87,7 +87,7 @@ def _training_rows(artifact: Artifact) -> int | None:
         data = data_of(artifact)
     except UnknownName:
         return None
-    return summary(data).rows.get("train") if data is not None else None
+    return DatasetSummary.read(data).rows.get("train") if data is not None else None
 
 
 def base_of(artifact: Artifact) -> Artifact:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.files import write_aside
+from luthier.core.files import json_bytes, write_aside
 from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, Makes, Outlook, Step, Work
 
 if TYPE_CHECKING:
@@ -65,8 +64,7 @@ class Gate(Step):
         verdict = {"verdict": overall(rulings), "rules": [ruling.as_json() for ruling in rulings]}
         for ruling in rulings:
             work.events.note(f"{ruling.verdict}: {ruling.rule}: {ruling.why}")
-        text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_aside(work.folder / "verdict.json", (text + "\n").encode())
+        write_aside(work.folder / "verdict.json", json_bytes(verdict))
         return {}
 
     def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> Ruling:

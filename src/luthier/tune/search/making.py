@@ -18,7 +18,7 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 from luthier.models.describe import describe
 from luthier.models.load import Dtype, base_folder, is_endpoint, name_of, outputs_of
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
 from luthier.text.messages import Example, Message, answer_of, question_of, said_for
 from luthier.text.prompt import Prompt
 from luthier.tune.search.asking import Asker, Distant, Local
@@ -55,7 +55,7 @@ class Making:
         self._model = work.inputs["model"]
         if outputs_of(self._model):
             raise writes_nothing(name_of(self._model))
-        about = summary(work.inputs["data"])
+        about = DatasetSummary.read(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])
         able = sum(map(can_be_shown, self._pool))

@@ -30,7 +30,7 @@ from luthier.core.step import (
 from luthier.models.describe import Description, describe
 from luthier.models.foresight import has_head, model_of
 from luthier.models.load import base_folder, is_remote, refuse_without_weights
-from luthier.text.dataset import batches, has_split, summary
+from luthier.text.dataset import DatasetSummary, batches, has_split
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.curriculum import Curriculum
 from luthier.tune.heldout import HeldOut
@@ -288,7 +288,7 @@ class Tune(Step):
         data = work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=Where(field="data"))
-        wanted = chosen(work.seed, summary(data).rows["train"], self.rows)
+        wanted = chosen(work.seed, DatasetSummary.read(data).rows["train"], self.rows)
         return [example for some in batches(data, "train", wanted) for example in some]
 
     def agree(self, model: Description) -> None:
