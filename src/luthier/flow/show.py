@@ -205,8 +205,11 @@ def _dataset(artifact: Artifact) -> dict[str, Any]:
 
 
 def _model(artifact: Artifact) -> dict[str, Any]:
-    names = {entry.path for entry in artifact.manifest.files}
-    described: dict[str, Any] = artifact.read_json("tuned.json" if "tuned.json" in names else "model.json")
+    from luthier.text.training import TUNED_CARD, TrainingRecord
+
+    if any(entry.path == TUNED_CARD for entry in artifact.manifest.files):
+        return TrainingRecord.read(artifact).as_json()
+    described: dict[str, Any] = artifact.read_json("model.json")
     return described
 
 

@@ -14,16 +14,16 @@ from luthier.core.artifact import Artifact
 from luthier.core.files import json_bytes, write_aside
 
 SUMMARY, METRICS = "summary.json", "metrics.json"
-Number = int | float
+_Number = int | float
 
 
 class MetricScore(BaseModel):
     """A metric of one model, with its 95 % interval and the signature of how it was measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    value: Number
-    low: Number
-    high: Number
+    value: _Number
+    low: _Number
+    high: _Number
     signature: str = ""
     note: str | None = None
     """What a reader should know, such as that no row disagreed with another."""
@@ -39,7 +39,7 @@ class MeasureScore(MetricScore):
     rows: int
     detail: dict[str, Any] = {}
     """The parts behind the number, such as each group's score."""
-    detectable: Number | None = None
+    detectable: _Number | None = None
     """The smallest difference from nothing that so many rows show in four runs of five."""
 
 

@@ -19,6 +19,7 @@ from luthier.eval.report.read_findings import validation_facts
 from luthier.eval.report.read_runs import as_fact, run_facts
 from luthier.eval.report.read_tuning import base_of, tuning_facts
 from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.text.training import TUNED_CARD
 
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
 MOST_ROWS = 20_000
@@ -46,7 +47,7 @@ def collect(
         makes: _of_kind(artifacts, makes)
         for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments")
     }
-    tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
+    tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, TUNED_CARD)]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
     validations = tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items())

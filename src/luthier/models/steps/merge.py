@@ -20,6 +20,7 @@ from luthier.models.load import base_folder, name_of, refuse_without_weights, we
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
 from luthier.models.source import model_files, tell_dtype, write_json
+from luthier.text.training import TUNED_CARD, TrainingRecord
 
 PARAMETERS_PER_SECOND = 20e6
 """Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
@@ -154,7 +155,7 @@ class Merge(Step):
             "base": name_of(base),
             "models": [name_of(one) for one in models],
         }
-        write_json(folder / "tuned.json", told)
+        write_json(folder / TUNED_CARD, TrainingRecord.model_validate(told).as_json())
         _write_learnt(folder / "learnt.parquet", models)
 
     def foresee(self, outlook: Outlook) -> Forecast:

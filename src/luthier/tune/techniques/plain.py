@@ -16,6 +16,7 @@ from luthier.models.foresight import rows_of
 from luthier.models.load import Dtype
 from luthier.models.text_classifier import MIN_DF, WORDS, C, Settings
 from luthier.text.dataset import DatasetSummary
+from luthier.text.training import TrainingRecord
 from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Plain(StandaloneTechnique):
             "steps": model.iterations,
             "trainable_parameters": model.numbers,
         }
-        write_settings(work.folder / "tuned.json", told)
+        TrainingRecord.model_validate(told).write(work.folder)
 
     def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
         """Predict from the number of classes and the length of the rows; data that hold no labels are refused."""
