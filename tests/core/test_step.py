@@ -10,7 +10,7 @@ import pytest
 
 from luthier.core.component import Component, foreign_code
 from luthier.core.digest import file_digest
-from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.core.step import Beside, DataRef, Forecast, ModelRef, Outlook, Step, Work
 
 
 class Reader(Component):
@@ -37,7 +37,7 @@ class Brew(Step):
     """A step for these tests."""
 
     kind: Literal["test_brew"] = "test_brew"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
     data: DataRef
     model: ModelRef = None
     reader: Reader = Words()

@@ -20,16 +20,13 @@ from luthier.core.digest import digest_of
 from luthier.core.events import StepEvents
 from luthier.core.revision import revision
 
-Makes = Literal[
-    "dataset", "model", "evaluation", "findings", "thresholds", "verdict", "assignment", "judgments", "monitor"
-]
-
 
 @dataclass(frozen=True)
 class Reads:
     """Marks a field that names a step, and says what that step's artifact must be."""
 
-    makes: Makes
+    makes: str
+    """The kind of an `ArtifactType`."""
     optional: bool = False
     """Whether a field left out reads nothing; a model left out is the recipe's own otherwise."""
 
@@ -169,7 +166,8 @@ class Step(Component):
 
     role: ClassVar[str] = "step"
     home: ClassVar[str] = "luthier.*.steps"
-    makes: ClassVar[Makes]
+    makes: ClassVar[str]
+    """The kind of the `ArtifactType` of its artifact."""
     shared: ClassVar[bool] = False
     """True when the artifact is kept for all recipes of this user (a converted base model)."""
     tells_of_machine: ClassVar[bool] = False

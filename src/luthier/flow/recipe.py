@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from luthier.core.component import refuse_unknown_settings
+from luthier.core.artifact_type import ArtifactType
+from luthier.core.component import members, refuse_unknown_settings
 from luthier.core.described import described
 from luthier.core.errors import LuthierError, RecipeError, UnknownName, Where, did_you_mean
 from luthier.core.paths import PathText
@@ -99,6 +100,9 @@ class Recipe(BaseModel):
     def _references(self) -> Self:
         self._check_chat_template()
         for name, step in self.all_steps().items():
+            if step.makes not in members(ArtifactType):
+                where, remedy = Where(field=f"steps.{name}.kind"), did_you_mean(step.makes, members(ArtifactType))
+                raise RecipeError(f"makes {step.makes!r}, which is no artifact type", where=where, remedy=remedy)
             for field, other in self.references(step).items():
                 self._check_reference(name, field, other)
         self.order()
@@ -190,7 +194,7 @@ class Recipe(BaseModel):
             raise RecipeError(f"there is no step {other!r}", where=where, remedy=did_you_mean(other, able))
         made = steps[other].makes
         if made != wanted:
-            able = [key for key, step in steps.items() if step.makes == wanted]
+            able = [key for key, step in steps.items() if step.makes == wanted and key != name]
             message = f"expected a step that makes {a(wanted)}; {other!r} makes {a(made)}"
             raise RecipeError(message, where=where, remedy=did_you_mean(other, able))
 

@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.core.files import write_aside, writing
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, TeacherRef, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, TeacherRef, Work
 from luthier.data.augment.checks import Checks, Inspector
 from luthier.data.augment.desk import Desk, open_desk
 from luthier.data.augment.judge import Classifier
@@ -43,7 +43,7 @@ class Augment(Step):
     """
 
     kind: Literal["augment"] = "augment"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The data set whose training rows are added to."""

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from luthier.core.counted import by_name, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.adjudicator import Adjudicator, Decision
 from luthier.data.adjudicators.label_model import LabelModel
 from luthier.data.label.weak import Votes, account, ballots
@@ -38,7 +38,7 @@ class Label(Step):
     """
 
     kind: Literal["label"] = "label"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set."""

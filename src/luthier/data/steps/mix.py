@@ -15,7 +15,7 @@ from luthier.core.counted import by_name, counted
 from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
 from luthier.core.spread import spread
-from luthier.core.step import Forecast, Makes, Outline, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Outline, Outlook, Reads, Step, Work
 from luthier.data.augment.rows import tables
 from luthier.data.passes.shares import Ask, amounts
 from luthier.data.passes.tables import Event, EventWriter, TableWriter, dump, example_schema
@@ -47,7 +47,7 @@ class Mix(Step):
     """
 
     kind: Literal["mix"] = "mix"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: Annotated[tuple[str, ...], Reads("dataset"), Field(min_length=2)]
     """The data sets that are mixed."""

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Outlook, Reads, Step, Work
 from luthier.data.pair_row import pair_row
 from luthier.data.rated import Take
 from luthier.text.probed import PROBED, read
@@ -38,7 +38,7 @@ class Preferences(Step):
     """
 
     kind: Literal["preferences"] = "preferences"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: Annotated[str | None, Reads("dataset", optional=True)] = None
     """The step that made a data set of single answers with ratings, or with thumbs up and down."""

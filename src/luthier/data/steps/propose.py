@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.core.artifact import Artifact
 from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where
-from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, ModelRef, Outline, Outlook, Step, Work
 from luthier.data.label.confidence import probabilities, temperature
 from luthier.data.label.judgment import PROPOSAL
 from luthier.data.passes.remake import Remade, asked_text, read_rows
@@ -37,7 +37,7 @@ class Propose(Step):
     """
 
     kind: Literal["propose"] = "propose"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set."""

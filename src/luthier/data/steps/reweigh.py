@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.checks.bias_terms import TERMS, named_groups
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
@@ -41,7 +41,7 @@ class Reweigh(Step):
     """
 
     kind: Literal["reweigh"] = "reweigh"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.counted import of_rows
 from luthier.core.errors import DataError, Where
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.label.judgment import PROPOSAL, judgments_of
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
@@ -34,7 +34,7 @@ class Select(Step):
     """
 
     kind: Literal["select"] = "select"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set; where rows are chosen by uncertainty, a step `propose`."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, Where
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.ops.label_spelling import LabelSpelling
 from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.passes.reader import EMPTY_ANSWER
@@ -25,7 +25,7 @@ class Unlabeled(Step):
     """
 
     kind: Literal["unlabeled"] = "unlabeled"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step `prepare` that left the rows out."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.component import members
-from luthier.core.step import DataRef, Forecast, Makes, Outlook, Step, TeacherRef, Work
+from luthier.core.step import DataRef, Forecast, Outlook, Step, TeacherRef, Work
 from luthier.data.check import Check
 from luthier.text.findings import COUNTS
 
@@ -34,7 +34,7 @@ class Validate(Step):
     """
 
     kind: Literal["validate"] = "validate"
-    makes: ClassVar[Makes] = "findings"
+    makes: ClassVar[str] = "findings"
 
     data: DataRef
     """The step that made the data set."""

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Outlook, Reads, Step, Work
 from luthier.eval.form import Form
 from luthier.eval.forms.pairwise import Pairwise
 from luthier.text.evaluation import EvaluationSummary
@@ -29,7 +29,7 @@ class Assign(Step):
     """
 
     kind: Literal["assign"] = "assign"
-    makes: ClassVar[Makes] = "assignment"
+    makes: ClassVar[str] = "assignment"
 
     report: Annotated[str, Reads("evaluation")]
     """The step that evaluated the models."""

@@ -15,7 +15,6 @@ from luthier.core.scorer import Scorer
 from luthier.core.step import (
     DataRef,
     Forecast,
-    Makes,
     ModelRef,
     Outlook,
     Reads,
@@ -44,7 +43,7 @@ class Evaluate(Step):
     """Answer held-out rows with the tuned model, its base and plain baselines; measure all and compare in pairs."""
 
     kind: Literal["evaluate"] = "evaluate"
-    makes: ClassVar[Makes] = "evaluation"
+    makes: ClassVar[str] = "evaluation"
     tells_of_machine: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
         "limit": "rows", "max_samples": "rows", "compare_with": "against", "max_tokens": "max_new_tokens",

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import json_bytes, write_aside
-from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, Makes, Outlook, Step, Work
+from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, Outlook, Step, Work
 
 if TYPE_CHECKING:
     from luthier.core.expressions import Expression
@@ -36,7 +36,7 @@ class Gate(Step):
     """
 
     kind: Literal["gate"] = "gate"
-    makes: ClassVar[Makes] = "verdict"
+    makes: ClassVar[str] = "verdict"
 
     report: EvaluationRef = None
     """The step that made the evaluation."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import json_bytes, write_aside
-from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Outlook, Reads, Step, Work
 
 EvaluationIn = Annotated[str, Reads("evaluation")]
 
@@ -24,7 +24,7 @@ class FitThresholds(Step):
     """
 
     kind: Literal["thresholds"] = "thresholds"
-    makes: ClassVar[Makes] = "thresholds"
+    makes: ClassVar[str] = "thresholds"
 
     report: EvaluationIn
     """The step that made the evaluation."""

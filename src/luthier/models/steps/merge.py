@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
-from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
 from luthier.models.foresight import has_head, tokenizer_of, told_of_template
 from luthier.models.load import base_folder, name_of, refuse_without_weights, weights_of
@@ -35,7 +35,7 @@ class Merge(Step):
     """
 
     kind: Literal["merge"] = "merge"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
 
     models: Annotated[tuple[str, ...], Reads("model"), Field(min_length=2)]
     """The steps whose models are merged."""

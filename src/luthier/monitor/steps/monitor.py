@@ -13,7 +13,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.expressions import Seconds
 from luthier.core.files import json_bytes, write_aside
-from luthier.core.step import Beside, EvaluationRef, Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import Beside, EvaluationRef, Forecast, Outlook, Reads, Step, Work
 from luthier.monitor.alert import Alert
 from luthier.monitor.channel import Channel
 from luthier.monitor.plan import FILE, REFERENCES, Rule, rules_of
@@ -32,7 +32,7 @@ class Monitor(Step):
     """
 
     kind: Literal["monitor"] = "monitor"
-    makes: ClassVar[Makes] = "monitor"
+    makes: ClassVar[str] = "monitor"
 
     data: Annotated[str | None, Reads("dataset", optional=True)] = None
     """The data that the model was trained on: what drift is held against."""

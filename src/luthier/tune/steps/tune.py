@@ -18,7 +18,6 @@ from luthier.core.step import (
     Beside,
     DataRef,
     Forecast,
-    Makes,
     ModelRef,
     Outline,
     Outlook,
@@ -60,7 +59,7 @@ class Tune(Step):
     """Fine-tune a model on the training rows of a data set."""
 
     kind: Literal["tune"] = "tune"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
     tells_of_machine: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate", "num_train_epochs": "epochs", "num_epochs": "epochs", "n_epochs": "epochs",
