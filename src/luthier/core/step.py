@@ -69,6 +69,24 @@ class Work:
         """The name of the artifact that is being made."""
         return self.folder.parent.name
 
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        done: float | None = None,
+        total: float = 0,
+        unit: str = "steps",
+    ) -> bool:
+        """Pass the numbers of one of the work's own steps (from 1) to who listens; returns whether to stop.
+
+        How far the work is, is `step` of `total`, or `done` of `total` in another unit. A recipe's step that is to stop
+        raises `Interrupted`: what it did so far is no artifact, and its scratch is kept.
+        """
+        if done is None:
+            return self.events.progress(step, total, unit, **metrics)
+        return self.events.progress(done, total, unit, step=step, **metrics)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
