@@ -27,7 +27,7 @@ from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 from luthier.models.sources.endpoint import Endpoint
-from luthier.text.dataset import Summary, summary
+from luthier.text.dataset import DatasetSummary
 from tests.endpoint import Body, Reply, completion
 
 THINGS = {
@@ -77,8 +77,8 @@ class Made:
     said: list[Event]
 
     @property
-    def summary(self) -> Summary:
-        return summary(self.artifact)
+    def summary(self) -> DatasetSummary:
+        return DatasetSummary.read(self.artifact)
 
     @property
     def notes(self) -> str:
@@ -165,7 +165,7 @@ class Bench:
 
     @property
     def train_rows(self) -> int:
-        return summary(self.data).rows["train"]
+        return DatasetSummary.read(self.data).rows["train"]
 
     def around(self) -> Around:
         desk = open_desk(self.model, self.folder / "asked") if self.model is not None else None

@@ -12,8 +12,8 @@ from eval.probing import bench_of, data_of, pairs_of, real_voices
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.core.store import Store
+from luthier.eval.gate_vocabulary import parse_rule
 from luthier.eval.probe import Measure, Probe
-from luthier.eval.rule import parse
 from luthier.eval.voice import Voice
 
 KINDS = sorted(members(Probe))
@@ -99,7 +99,7 @@ def has_an_interval_a_power_and_a_difference(one: Measure) -> None:
 
 def is_known_to_gates(one: Measure) -> None:
     assert one.signature.startswith(f"{one.name}|v:1|")
-    assert parse(f"{one.name} <= base").name == one.name
+    assert parse_rule(f"{one.name} <= base").name == one.name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,9 +14,9 @@ import pytest
 from documented import undescribed
 from endpoint import serving
 from luthier.core.component import members
+from luthier.core.expressions import Window
 from luthier.monitor.plan import MonitorPlan
 from luthier.monitor.signal import Reading, Row, Signal, Span, Training
-from luthier.monitor.when import Window
 from luthier.monitor.windows import PARTS, ROWS_OF_PART
 from luthier.text.messages import Message as Turn
 from luthier.traffic.record import Feedback, Trace

@@ -227,13 +227,13 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
 def test_people_and_rules_label(tmp_path: Path) -> None:
     """`recipes/label` wants no model: what it makes is held to what its messages are about."""
     from luthier.data.delivery.export import export
-    from luthier.text.dataset import read_examples, summary
+    from luthier.text.dataset import DatasetSummary, read_examples
 
     shutil.copytree(ROOT / "recipes" / "label", tmp_path / "label", ignore=shutil.ignore_patterns(".luthier"))
     result = Recipe.load(tmp_path / "label").run()
     people, weak, chosen = (result[name].artifact for name in ("people", "weak", "next"))
-    assert summary(people).labels == summary(weak).labels == ["account", "billing", "delivery"]
-    assert sum(summary(people).rows.values()) == 30
+    assert DatasetSummary.read(people).labels == DatasetSummary.read(weak).labels == ["account", "billing", "delivery"]
+    assert sum(DatasetSummary.read(people).rows.values()) == 30
     for example in read_examples(people, "train"):
         assert example.meta["judgments"]
         assert example.meta["adjudication"]["rule"] == "weighted"
@@ -245,6 +245,6 @@ def test_people_and_rules_label(tmp_path: Path) -> None:
         for row in rows
     ]
     assert sum(right) >= len(rows) - 1 >= 27
-    assert summary(chosen).rows == {"train": 10}
+    assert DatasetSummary.read(chosen).rows == {"train": 10}
     export(chosen, tmp_path / "ask", "label-studio")
     assert len(json.loads((tmp_path / "ask" / "train.json").read_text())) == 10

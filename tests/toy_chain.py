@@ -20,7 +20,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.events import Events
 from luthier.core.files import write_aside, writing
 from luthier.core.remote import open_store
-from luthier.core.step import DataRef, Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import DataRef, Forecast, Outlook, Reads, Step, Work
 from luthier.core.store import Store
 
 COUNT = 12
@@ -45,7 +45,7 @@ class Numbers(Toy):
     """Draws numbers one by one from a state that it keeps in its checkpoint."""
 
     kind: Literal["toy_numbers"] = "toy_numbers"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
     bytes: int = 0
     """How much to write beside the numbers."""
     memory: int = 0
@@ -71,7 +71,7 @@ class Squares(Toy):
     """Squares the numbers, and keeps no checkpoint."""
 
     kind: Literal["toy_squares"] = "toy_squares"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
     data: DataRef
 
     def make(self, work: Work) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ class Total(Toy):
     """Adds the squares up."""
 
     kind: Literal["toy_total"] = "toy_total"
-    makes: ClassVar[Makes] = "evaluation"
+    makes: ClassVar[str] = "evaluation"
     data: Annotated[str, Reads("dataset")]
 
     def make(self, work: Work) -> Mapping[str, Any]:

@@ -78,7 +78,8 @@ def deciding() -> dict[str, set[str]]:
         ("models/sources/folder.py", {"base"}),
         ("text/ids.py", {*ASKING, "synonyms"}),
         ("eval/ask.py", {"evaluate", "gate"}),
-        ("eval/rule.py", {"gate"}),
+        ("eval/gate_vocabulary.py", {"gate"}),
+        ("core/expressions.py", {"gate"}),
     ],
 )
 def test_a_changed_line_makes_exactly_these_steps_again(

@@ -10,7 +10,8 @@ import pytest
 
 from luthier.core.component import Component, foreign_code
 from luthier.core.digest import file_digest
-from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.core.events import Event, Events
+from luthier.core.step import Beside, DataRef, Forecast, ModelRef, Outlook, Step, Work
 
 
 class Reader(Component):
@@ -37,7 +38,7 @@ class Brew(Step):
     """A step for these tests."""
 
     kind: Literal["test_brew"] = "test_brew"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
     data: DataRef
     model: ModelRef = None
     reader: Reader = Words()
@@ -90,6 +91,21 @@ def test_what_stands_beside_the_artifact_is_in_no_name_and_no_manifest() -> None
     assert watched.recipe_digest(INPUTS, {}, 7) == plain.recipe_digest(INPUTS, {}, 7)
     assert watched.deciding() == plain.deciding()
     assert watched.settings() != plain.settings()
+
+
+def test_who_listens_to_a_steps_numbers_may_ask_it_to_stop(tmp_path: Path) -> None:
+    heard: list[Event] = []
+
+    def listen(event: Event) -> bool:
+        heard.append(event)
+        return float(event.measures["loss"]) < 1
+
+    events = Events(listen, lambda event: None).of("tune")
+    work = Work(name="tune", inputs={}, folder=tmp_path, scratch=tmp_path, base=tmp_path, seed=0, events=events)
+    assert work.report(1, {"loss": 2.0}, total=9) is False
+    assert work.report(2, {"loss": 0.5}, done=8, total=36, unit="rows") is True
+    assert [(one.done, one.total, one.unit) for one in heard] == [(1, 9, "steps"), (8, 36, "rows")]
+    assert [dict(one.measures) for one in heard] == [{"loss": 2.0}, {"step": 2, "loss": 0.5}]
 
 
 def test_contents_follow_the_files_that_parts_read(tmp_path: Path) -> None:

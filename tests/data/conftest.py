@@ -16,7 +16,7 @@ from luthier.core.events import Event, Events
 from luthier.core.step import Work
 from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.steps.prepare import Prepare
-from luthier.text.dataset import Summary, summary
+from luthier.text.dataset import DatasetSummary
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -42,8 +42,8 @@ class Made:
     said: list[Event] = field(default_factory=list)
 
     @property
-    def summary(self) -> Summary:
-        return summary(self.artifact)
+    def summary(self) -> DatasetSummary:
+        return DatasetSummary.read(self.artifact)
 
     @property
     def notes(self) -> str:

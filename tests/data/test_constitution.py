@@ -14,7 +14,7 @@ from luthier.core.errors import DataError
 from luthier.core.step import Outline, Outlook
 from luthier.data.steps.constitution import Constitution
 from luthier.flow.recipe import Recipe
-from luthier.text.dataset import examples_ahead, read_examples, summary
+from luthier.text.dataset import DatasetSummary, examples_ahead, read_examples
 from luthier.text.messages import prompt_of
 from luthier.text.preference import Pair, pair_of
 from tests.endpoint import Body, Server, serving
@@ -71,7 +71,7 @@ def test_each_pair_knows_its_rule_and_its_parents(tmp_path: Path, server: Server
         assert pair.meta["rule"] in RULES
         assert pair.meta["parents"]["answer"] == pair.meta["parents"]["revision"] == pair.meta["model"]
     assert {pair.meta["rule"] for pair in pairs} == set(RULES)
-    books = summary(result["rules"].artifact)
+    books = DatasetSummary.read(result["rules"].artifact)
     assert books.dropped == {
         "its revision is empty": 1, "its revision is its answer again": 1,
         "the model finds the first answer better by the rule": 1,
@@ -96,7 +96,7 @@ def test_a_model_that_cannot_revise_is_told_so(tmp_path: Path) -> None:
 
 
 def test_rows_beyond_those_that_are_asked_for_stand_in_the_books(tmp_path: Path, server: Server) -> None:
-    books = summary(made(tmp_path, server, rows=3, chosen=False)["rules"].artifact)
+    books = DatasetSummary.read(made(tmp_path, server, rows=3, chosen=False)["rules"].artifact)
     assert books.dropped["not among the first 3"] == 8 - 3 + 4 - 3
     assert books.rows_in == 12 == sum(books.rows.values()) + sum(books.dropped.values())
 

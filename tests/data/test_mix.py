@@ -24,7 +24,7 @@ from luthier.data.passes.shares import Ask, amounts, shares
 from luthier.data.steps.mix import Mix
 from luthier.flow.recipe import Recipe
 from luthier.flow.run import StepResult
-from luthier.text.dataset import read_examples, summary
+from luthier.text.dataset import DatasetSummary, read_examples
 
 PLAIN = Ask(None, 1.0, None, 1)
 
@@ -123,7 +123,7 @@ def test_everything_is_kept_with_its_id_origin_and_group(tmp_path: Path) -> None
     for split in ("train", "test"):
         whole = pl.concat([made[name].frame(f"examples/{split}.parquet") for name in ("a", "b")])
         assert made["all"].frame(f"examples/{split}.parquet").equals(whole)
-    told = summary(made["all"].artifact)
+    told = DatasetSummary.read(made["all"].artifact)
     assert (told.rows_in, told.dropped, told.made) == (60, {}, {})
     assert [source.file for source in told.sources] == ["a.jsonl", "b.jsonl"]
 
@@ -133,7 +133,7 @@ def test_weights_draw_and_the_books_say_what_was_left(tmp_path: Path) -> None:
     found = read_examples(made["all"].artifact, "train")
     names = Counter(example.origin.file for example in found)
     assert names["a.jsonl"] == names["b.jsonl"] > 10
-    told = summary(made["all"].artifact)
+    told = DatasetSummary.read(made["all"].artifact)
     assert told.dropped["not drawn"] == told.rows_in - sum(told.rows.values()) > 0
     events = made["all"].frame("events.parquet")
     assert set(events["id"]) == set(ids(made["a"])) - set(ids(made["all"]))
@@ -156,7 +156,7 @@ def test_repeats_are_copies_with_ids_of_their_own(tmp_path: Path) -> None:
         assert set(copy.meta["augmented"]["parents"]) < small
     times = Counter((copy.meta["augmented"]["parents"][0] if copy in copies else copy.id) for copy in whole)
     assert max(times.values()) - min(times[one] for one in small) <= 2
-    assert summary(made["all"].artifact).made == {"mix": len(copies)}
+    assert DatasetSummary.read(made["all"].artifact).made == {"mix": len(copies)}
     assert story(made["all"].artifact, copies[0].id)["made"]["did"] == ["repeated"]
 
 
@@ -171,7 +171,7 @@ def test_what_one_holds_out_no_other_trains_on(tmp_path: Path) -> None:
     train = {_prompt(example) for example in read_examples(made["all"].artifact, "train")}
     assert held
     assert not held & train
-    told = summary(made["all"].artifact)
+    told = DatasetSummary.read(made["all"].artifact)
     assert told.dropped["held out in another data set"] > 0
     reasons = set(made["all"].frame("events.parquet")["reason"])
     assert reasons == {"held out in another data set: a", "held out in another data set: b"}
@@ -186,7 +186,7 @@ def test_a_row_that_stands_in_both_is_taken_once(tmp_path: Path) -> None:
     found = [*ids(made["all"]), *ids(made["all"], "test")]
     assert len(found) == len(set(found))
     assert set(found) <= {*ids(made["a"]), *ids(made["a"], "test"), *ids(made["b"]), *ids(made["b"], "test")}
-    told = summary(made["all"].artifact)
+    told = DatasetSummary.read(made["all"].artifact)
     assert told.dropped["stands in another data set"] > 0
     assert told.rows_in == 100
     drops = made["all"].frame("events.parquet").filter(pl.col("reason") == "stands in another data set: a")
@@ -270,9 +270,9 @@ def test_classes_meet_classes_and_become_text_beside_text(tmp_path: Path) -> Non
     text += "  same: {kind: mix, data: [c, d]}\n  other: {kind: mix, data: [c, t]}\n"
     (tmp_path / "recipe.yaml").write_text(text)
     made = Recipe.load(tmp_path).run().steps
-    told = summary(made["same"].artifact)
+    told = DatasetSummary.read(made["same"].artifact)
     assert (told.task, told.labels) == ("label", ["no", "so", "yes"])
-    told = summary(made["other"].artifact)
+    told = DatasetSummary.read(made["other"].artifact)
     assert (told.task, told.labels) == ("text", [])
     found = read_examples(made["other"].artifact, "train")
     assert {(example.kind, example.label) for example in found} == {("chat", None)}
@@ -297,7 +297,7 @@ def test_a_plan_tells_the_rows_before_anything_is_made(tmp_path: Path) -> None:
     planned = recipe.plan()["all"]
     assert planned.forecast is not None
     assert "120 rows" in planned.forecast.how
-    assert summary(made["all"].artifact).rows_in == 120
+    assert DatasetSummary.read(made["all"].artifact).rows_in == 120
 
 
 @pytest.mark.parametrize(
@@ -374,4 +374,4 @@ def test_a_test_split_that_was_given_is_what_is_measured_on(tmp_path: Path, caps
     steps = {name: step for name, step in yaml.safe_load(told)["steps"].items() if name != "tune"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"luthier": 1, "name": "given", "seed": 7, "steps": steps}))
     made = Recipe.load(tmp_path / "recipe.yaml").run()
-    assert summary(made["data"].artifact).rows == {"train": 59, "test": 21}
+    assert DatasetSummary.read(made["data"].artifact).rows == {"train": 59, "test": 21}

@@ -14,7 +14,7 @@ from luthier.core.errors import DataError
 from luthier.core.store import Store
 from luthier.data.exporters.openai import preference
 from luthier.data.steps.preferences import Preferences
-from luthier.text.dataset import read_examples, summary
+from luthier.text.dataset import DatasetSummary, read_examples
 from luthier.text.messages import Message
 from luthier.text.probed import PROBED, Probed, read, write
 
@@ -58,7 +58,7 @@ def test_failures_become_pairs_and_the_books_balance(store: Store) -> None:
         ("Question 5", "good", "Here you are."),
     ]
     assert {row.kind for row in rows} == {"preference"}
-    told = summary(found)
+    told = DatasetSummary.read(found)
     assert told.rows_in == 6
     assert told.dropped == {
         "did not fail": 1,
@@ -121,7 +121,7 @@ def test_what_people_preferred_becomes_pairs(store: Store) -> None:
     assert rows[0].messages[0].name == "Ann"
     assert rows[0].origin.source == "judgments"
     assert (rows[0].meta["margin"], rows[0].meta["judges"]) == (0.5, 2)
-    assert summary(found).dropped == {"the same pair came before": 1}
+    assert DatasetSummary.read(found).dropped == {"the same pair came before": 1}
     with pytest.raises(DataError, match="preferred no answer"):
         made(store, Preferences(judgments="people"), {"judgments": judged(store, [])})
 

@@ -14,7 +14,7 @@ from luthier.core.errors import DataError
 from luthier.core.store import Store
 from luthier.data.rated import Better, Left, pairs_by_rating, rating_of
 from luthier.data.steps.preferences import Preferences
-from luthier.text.dataset import read_examples, summary
+from luthier.text.dataset import DatasetSummary, read_examples
 from luthier.text.messages import Example, answer_of
 from luthier.text.preference import Pair, pair_of
 from tuning import chat
@@ -75,7 +75,7 @@ def test_the_step_makes_pairs_of_every_split(tmp_path: Path) -> None:
     store = Store(tmp_path)
     data = dataset(store, ROWS, [rated("Really?", "yes", rating=5), rated("Really?", "no", rating=1)])
     found = made(store, Preferences(data="data"), {"data": data})
-    assert summary(found).rows == {"train": 1, "test": 1}
+    assert DatasetSummary.read(found).rows == {"train": 1, "test": 1}
     (row,) = read_examples(found, "train")
     pair = pair_of(row)
     assert isinstance(pair, Pair)
@@ -83,7 +83,7 @@ def test_the_step_makes_pairs_of_every_split(tmp_path: Path) -> None:
     assert row.kind == "preference"
     events = polars.read_parquet(found.path("events.parquet"))
     assert events.height == 7
-    told_of = summary(found)
+    told_of = DatasetSummary.read(found)
     assert told_of.rows_in == sum(told_of.rows.values()) + sum(told_of.dropped.values())
 
 

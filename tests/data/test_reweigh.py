@@ -12,7 +12,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.store import Store
 from luthier.data.steps.reweigh import Reweigh
-from luthier.text.dataset import read_examples, summary
+from luthier.text.dataset import DatasetSummary, read_examples
 from luthier.text.messages import Example
 from luthier.tune.objectives.sft import weight_of
 
@@ -51,7 +51,7 @@ def test_no_label_goes_with_a_group_under_the_weights(store: Store, data: Artifa
         assert value == pytest.approx(of_group * of_label / total, rel=1e-4)
         assert of_group == pytest.approx(50, abs=1e-3)
     assert {row.meta["weight"] for row in read_examples(found, "test")} == {1.0}
-    assert summary(found).rows == {"train": 100, "test": 4}
+    assert DatasetSummary.read(found).rows == {"train": 100, "test": 4}
 
 
 def test_kamiran_and_calders_own_weights(store: Store) -> None:
@@ -69,7 +69,7 @@ def test_sampling_leaves_equal_shares(store: Store, data: Artifact) -> None:
     share = {group: left[group, "yes"] / (left[group, "yes"] + left[group, "no"]) for group in ("north", "south")}
     assert share["north"] == pytest.approx(share["south"], abs=0.05)
     assert share["north"] == pytest.approx(0.55, abs=0.05)
-    told = summary(found)
+    told = DatasetSummary.read(found)
     assert sum(left.values()) + told.dropped["balanced away"] == 100
     assert not any("weight" in row.meta for row in read_examples(found, "train"))
     again = made(Store(store.root / "other"), Reweigh(data="data", column="region", how="sample"), {"data": data})

@@ -32,7 +32,7 @@ from luthier.models.foresight import rows_of
 from luthier.models.load import base_folder
 from luthier.models.sources.endpoint import Endpoint
 from luthier.models.steps.base import Base
-from luthier.text.dataset import as_outlined, read_examples, summary
+from luthier.text.dataset import DatasetSummary, as_outlined, read_examples
 from luthier.text.messages import Example
 from luthier.tune.steps.tune import Tune
 from workshop import tickets
@@ -330,7 +330,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert rows is not None
     inner = model.parameters - model.embedding_parameters
     flops = 2 * inner * (30 * (rows.tokens - rows.shared) + rows.shared)
-    others = branches(summary(labels).labels, base_folder(base)) - rows.answers
+    others = branches(DatasetSummary.read(labels).labels, base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
     assert later.seconds == pytest.approx(beside_s(1, 30) + flops / 1e6)
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from eval.evaluations import evaluation, made
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
+from luthier.core.expressions import Expression, ExpressionError
 from luthier.core.step import Outlook
 from luthier.core.store import Store
+from luthier.eval.gate_vocabulary import parse_rule
 from luthier.eval.judge import Seen, decide, judge_data
-from luthier.eval.rule import Rule, WrongRule, parse
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.text.findings import Finding, Findings, Number, write_findings
@@ -30,21 +31,21 @@ def evaluated(store: Store) -> Artifact:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("macro_f1 > base", Rule("macro_f1", ">", "base", 0.0)),
-        ("rouge_l >= base - 0.01", Rule("rougeL", ">=", "base", -0.01)),
-        ("rougeL>=base-0.01", Rule("rougeL", ">=", "base", -0.01)),
-        ("accuracy >= 0.8", Rule("accuracy", ">=", None, 0.8)),
-        ("accuracy > tfidf + 2e-2", Rule("accuracy", ">", "tfidf", 0.02)),
-        ("bias.gap <= 0.05", Rule("bias.gap", "<=", None, 0.05)),
-        ("  mcc > -.1 ", Rule("mcc", ">", None, -0.1)),
-        ("accuracy >= 80%", Rule("accuracy", ">=", None, 0.8)),
-        ("bleu >= 29%", Rule("bleu", ">=", None, 29.0)),
-        ("bleu >= 30", Rule("bleu", ">=", None, 30.0)),
-        ("wmt.chrf >= base - 1%", Rule("wmt.chrf", ">=", "base", -1.0)),
+        ("macro_f1 > base", Expression("macro_f1", ">", "base", 0.0)),
+        ("rouge_l >= base - 0.01", Expression("rougeL", ">=", "base", -0.01)),
+        ("rougeL>=base-0.01", Expression("rougeL", ">=", "base", -0.01)),
+        ("accuracy >= 0.8", Expression("accuracy", ">=", None, 0.8)),
+        ("accuracy > tfidf + 2e-2", Expression("accuracy", ">", "tfidf", 0.02)),
+        ("bias.gap <= 0.05", Expression("bias.gap", "<=", None, 0.05)),
+        ("  mcc > -.1 ", Expression("mcc", ">", None, -0.1)),
+        ("accuracy >= 80%", Expression("accuracy", ">=", None, 0.8)),
+        ("bleu >= 29%", Expression("bleu", ">=", None, 29.0)),
+        ("bleu >= 30", Expression("bleu", ">=", None, 30.0)),
+        ("wmt.chrf >= base - 1%", Expression("wmt.chrf", ">=", "base", -1.0)),
     ],
 )
-def test_grammar(text: str, rule: Rule) -> None:
-    assert parse(text) == rule
+def test_grammar(text: str, rule: Expression) -> None:
+    assert parse_rule(text) == rule
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def test_grammar(text: str, rule: Rule) -> None:
     ],
 )
 def test_faults_have_a_column(text: str, column: int, said: str) -> None:
-    with pytest.raises(WrongRule, match=said) as caught:
-        parse(text)
+    with pytest.raises(ExpressionError, match=said) as caught:
+        parse_rule(text)
     assert f"column {column}:" in str(caught.value)
     with pytest.raises(ValidationError, match=f"column {column}"):
         Gate(report="report", rules=(text,))
@@ -88,7 +89,7 @@ def test_faults_have_a_column(text: str, column: int, said: str) -> None:
     ],
 )
 def test_verdict_by_the_whole_interval(text: str, low: float, high: float, verdict: str) -> None:
-    assert decide(parse(text), low, high) == verdict
+    assert decide(parse_rule(text), low, high) == verdict
     assert Seen(value=low, low=low, high=high, rows=1, said="").rows == 1
 
 
@@ -186,7 +187,7 @@ def found(tmp_path: Path) -> Artifact:
     ],
 )
 def test_rules_about_data(found: Artifact, text: str, verdict: str) -> None:
-    ruling = judge_data(text, parse(text, findings=True), found)
+    ruling = judge_data(text, parse_rule(text, findings=True), found)
     assert ruling.verdict == verdict
     assert (ruling.more_rows is not None) == (verdict == "INCONCLUSIVE")
 
@@ -219,4 +220,4 @@ def test_what_the_checks_leave_out_is_refused_before_anything_runs(found: Artifa
         with pytest.raises(RecipeError, match=said):
             Gate(findings="f", rules=(text,)).foresee(Outlook(inputs={}, upstream=upstream, base=Path()))
         with pytest.raises(RecipeError):
-            judge_data(text, parse(text, findings=True), found)
+            judge_data(text, parse_rule(text, findings=True), found)

@@ -37,23 +37,83 @@ class Louder(RowOperator):
 '''
 
 
+STEPS = '''
+import json
+from typing import Annotated, Any, ClassVar, Literal
+
+from luthier.core.artifact_type import ArtifactType
+from luthier.core.step import DataRef, Forecast, Reads, Step
+from luthier.text.dataset import read_examples
+
+
+class WordCounts(ArtifactType):
+    """How often each word is in a data set."""
+
+    kind: Literal["word_counts"] = "word_counts"
+
+    def describe(self, artifact: Any) -> dict[str, Any]:
+        return {"words": len(artifact.read_json("words.json"))}
+
+
+class CountWords(Step):
+    """Count the words of a data set."""
+
+    kind: Literal["count_words"] = "count_words"
+    makes: ClassVar[str] = "word_counts"
+    data: DataRef
+
+    def make(self, work: Any) -> dict[str, Any]:
+        words: dict[str, int] = {}
+        for example in read_examples(work.inputs["data"], "train"):
+            for word in example.messages[0].content.split():
+                words[word] = words.get(word, 0) + 1
+        (work.folder / "words.json").write_text(json.dumps(words, sort_keys=True))
+        return {}
+
+    def foresee(self, outlook: Any) -> Forecast:
+        return Forecast(seconds=1.0)
+
+
+class CommonWords(CountWords):
+    """Keep the words that are there more than once."""
+
+    kind: Literal["common_words"] = "common_words"
+    data: Annotated[str, Reads("word_counts")]
+
+    def make(self, work: Any) -> dict[str, Any]:
+        counts = work.inputs["data"].read_json("words.json")
+        words = {word: count for word, count in counts.items() if count > 1}
+        (work.folder / "words.json").write_text(json.dumps(words, sort_keys=True))
+        return {}
+'''
+
+
+def _install(site: Path, name: str, code: str) -> Path:
+    """A folder with an installed package that brings parts; a file, as the smallest have it."""
+    (site / f"{name}-1.0.dist-info").mkdir(parents=True)
+    (site / f"{name}.py").write_text(code)
+    (site / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (site / f"{name}-1.0.dist-info" / "entry_points.txt").write_text(f"[luthier.parts]\n{name} = {name}\n")
+    return site
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with an installed package `louder` that brings an operator; a file, as the smallest have it."""
-    site = tmp_path / "site"
-    (site / "louder-1.0.dist-info").mkdir(parents=True)
-    (site / "louder.py").write_text(OPERATOR)
-    (site / "louder-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: louder\nVersion: 1.0\n")
-    (site / "louder-1.0.dist-info" / "entry_points.txt").write_text("[luthier.parts]\nlouder = louder\n")
-    return site
+    """Where a package `louder` is installed, which brings an operator."""
+    return _install(tmp_path / "site", "louder", OPERATOR)
+
+
+def _luthier(folder: Path, site: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of Luthier's with the packages of a site."""
+    paths = os.pathsep.join((str(site), *sys.path))
+    environment = {**os.environ, "PYTHONPATH": paths, "LUTHIER_CACHE": own_cache(folder)}
+    command = [sys.executable, "-m", "luthier", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def _data(folder: Path, site: Path) -> dict[str, Any]:
     """What a run says of the data set that it made or found."""
-    paths = os.pathsep.join((str(site), *sys.path))
-    environment = {**os.environ, "PYTHONPATH": paths, "LUTHIER_CACHE": own_cache(folder)}
-    command = [sys.executable, "-m", "luthier", "run", "recipe.yaml", "--only", "data", "--json"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = _luthier(folder, site, "run", "recipe.yaml", "--only", "data", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(done.stdout)["steps"]["data"]
     return told
@@ -78,6 +138,29 @@ def test_changed_code_of_a_plug_in_makes_its_data_anew(tmp_path: Path, site: Pat
     changed = _data(tmp_path, site)
     assert not changed["cached"]
     assert not _loud(changed)
+
+
+def test_a_plug_in_adds_a_type_of_artifact(tmp_path: Path) -> None:
+    site = _install(tmp_path / "site", "counting", STEPS)
+    added = "  words: {kind: count_words, data: data}\n  common: {kind: common_words, data: words}\n"
+    small_recipe(tmp_path, RECIPE.rstrip() + "\n" + added)
+    done = _luthier(tmp_path, site, "run", "recipe.yaml", "--only", "common", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = [json.loads(_luthier(tmp_path, site, "show", f":{name}", "--json").stdout) for name in ("words", "common")]
+    assert [one["makes"] for one in shown] == ["word_counts", "word_counts"]
+    assert shown[0]["summary"]["words"] > shown[1]["summary"]["words"] > 0
+    small_recipe(tmp_path, RECIPE.rstrip() + "\n" + added.replace("data: words", "data: data"))
+    refused = _luthier(tmp_path, site, "plan", "recipe.yaml")
+    assert "expected a step that makes word_counts; 'data' makes a dataset" in refused.stderr
+
+
+def test_a_step_of_no_known_type_is_refused(tmp_path: Path) -> None:
+    code = STEPS.replace('makes: ClassVar[str] = "word_counts"', 'makes: ClassVar[str] = "word_count"')
+    site = _install(tmp_path / "site", "counting", code)
+    small_recipe(tmp_path, RECIPE.rstrip() + "\n  words: {kind: count_words, data: data}\n")
+    refused = _luthier(tmp_path, site, "plan", "recipe.yaml")
+    assert "(steps.words.kind): makes 'word_count', which is no artifact type" in refused.stderr
+    assert "did you mean 'word_counts'?" in refused.stderr
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"

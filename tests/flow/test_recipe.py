@@ -36,6 +36,35 @@ def test_overrides_are_checked_by_the_same_schema(folder: Path) -> None:
         Recipe.load(folder, ["steps.tune.technique.r=much"])
 
 
+def test_overrides_from_python_are_those_of_the_command_line(folder: Path) -> None:
+    first = Recipe.load(folder, ["seed=9"])
+    changed = first.with_overrides(
+        {
+            "steps.tune.technique.r": 32,
+            "steps.tune.learning_rate": 1e-5,
+            "steps.gate.rules": ("accuracy > base",),
+            "name": "other",
+        }
+    )
+    texts = ["steps.tune.technique.r=32", "steps.tune.learning_rate=1.0e-05", "steps.gate.rules=[accuracy > base]"]
+    assert changed.overrides == ("seed=9", *texts, 'name="other"')
+    assert changed == Recipe.load(folder, changed.overrides)
+    assert (changed.base, changed.file) == (first.base, first.file)
+    assert changed.with_overrides({"seed": 0, "name": first.name}).seed == 0
+    assert first.steps["tune"].model_dump()["technique"]["r"] == 4
+    with pytest.raises(LuthierError, match="there is no step 'tun'"):
+        first.with_overrides({"steps.tun.technique.r": 3})
+
+
+def test_a_recipe_made_in_memory_takes_overrides(folder: Path) -> None:
+    loaded = Recipe.load(folder)
+    made = Recipe.model_validate(loaded.model_dump(mode="json"))
+    technique = loaded.steps["tune"].model_copy().technique  # type: ignore[attr-defined]  # a step `tune` has one
+    changed = made.with_overrides({"steps.tune.technique": technique, "steps.tune.rows": None})
+    assert changed.steps == made.steps
+    assert changed.overrides[1] == "steps.tune.rows=null"
+
+
 @pytest.mark.parametrize(
     ("given", "field", "words"),
     [

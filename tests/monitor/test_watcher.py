@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from luthier.core.component import Component
+from luthier.core.expressions import Window
 from luthier.metrics.metric import Metric
 from luthier.monitor.channel import Channel, Post, Unsent
 from luthier.monitor.desk import Desk
 from luthier.monitor.following import Following
 from luthier.monitor.message import Message
 from luthier.monitor.plan import MonitorPlan
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 from watching import BEGIN, desk_traffic, label, plan_of, run, trace, watcher, write_log
 from workshop import tickets

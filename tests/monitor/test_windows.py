@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.core.expressions import Window
 from luthier.monitor.signal import Row
-from luthier.monitor.when import Window
 from luthier.monitor.windows import PARTS, ROWS_OF_PART, key_of, lots_of, window
 
 

@@ -21,6 +21,7 @@ from luthier.models.describe import describe
 from luthier.models.load import load
 from luthier.text.messages import Example, Message
 from luthier.text.prompt import Prompt
+from luthier.text.training import TrainingRecord
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.search.asking import Local
@@ -194,7 +195,8 @@ def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> No
     assert search(**{**small, "budget": 50}).foresee(outlook).how.startswith("50 scored rows; 20 rows")
     work = shop.work(step, 3, None)
     measures = step.make(work)
-    asked = json.loads((work.folder / "tuned.json").read_text())["scored_rows"]
+    asked = TrainingRecord.model_validate_json((work.folder / "tuned.json").read_bytes()).scored_rows
+    assert asked is not None
     assert asked <= 70
     assert measures["scored_rows_per_s"] > asked / measures["search_s"], "reading the model is no row's time"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError, ModelError
+from luthier.core.errors import DataError, Interrupted, ModelError
+from luthier.core.events import Event, Events
 from luthier.core.step import Outlook
 from luthier.models.describe import describe
 from luthier.models.kernels.calls import torch_only
@@ -134,6 +136,21 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C compiler is here")
+def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) -> None:
+    shop, step = bench(tmp_path), Tune(**QUICK, technique=Lora(r=4))
+    heard: list[Event] = []
+
+    def listen(event: Event) -> bool:
+        heard.append(event)
+        return event.kind == "progress" and event.measures.get("step") == 2
+
+    work = replace(shop.work(step), events=Events(listen).of("tune"))
+    with pytest.raises(Interrupted, match="stopped after step 2"):
+        step.make(work)
+    assert "loss" in heard[-1].measures
+    assert not (work.folder / "tuned.json").exists()
+
+
 def test_begun_without_kernels_it_goes_on_without_them(tmp_path: Path) -> None:
     step = Tune(**{**QUICK, "precision": "bfloat16"}, technique=Lora(r=4), checkpoint_steps=2)
     with torch_only():

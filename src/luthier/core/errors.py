@@ -101,7 +101,7 @@ class CorruptArtifact(LuthierError):
 
 
 class Interrupted(LuthierError):
-    """The run was stopped by the user; what was finished is kept."""
+    """The run was stopped by the user, or by who listens to its numbers; what was finished is kept."""
 
     exit_code: ClassVar[int] = 130
 

@@ -40,7 +40,8 @@ class Event:
         return {**values, "measures": dict(self.measures)} if self.measures else values
 
 
-Listener = Callable[[Event], None]
+Listener = Callable[[Event], bool | None]
+"""Hears of events; one that returns True for progress asks the step to stop."""
 
 
 class Events:
@@ -50,11 +51,11 @@ class Events:
         self._listeners = listeners
         self._turn = threading.RLock()
 
-    def emit(self, event: Event) -> None:
-        """Hand the event to every listener."""
+    def emit(self, event: Event) -> bool:
+        """Hand the event to every listener; returns whether one of them asks to stop."""
         with self._turn:
-            for listener in self._listeners:
-                listener(event)
+            asked = [listener(event) is True for listener in self._listeners]
+            return any(asked)
 
     def of(self, step: str) -> StepEvents:
         """The same stream, speaking for one step."""
@@ -68,9 +69,12 @@ class StepEvents:
         self._stream = stream
         self.step = step
 
-    def progress(self, done: float, total: float, unit: str, **measures: float | str) -> None:
-        """How far the work is: `done` of `total` in `unit`, with numbers worth seeing (loss, rows/s)."""
-        self._say(Event(kind="progress", step=self.step, done=done, total=total, unit=unit, measures=measures))
+    def progress(self, done: float, total: float, unit: str, /, **measures: float | str) -> bool:
+        """How far the work is: `done` of `total` in `unit`, with numbers worth seeing (loss, rows/s).
+
+        Returns whether a listener asks the step to stop.
+        """
+        return self._say(Event(kind="progress", step=self.step, done=done, total=total, unit=unit, measures=measures))
 
     def note(self, text: str) -> None:
         """Something that was decided for the user, and why."""
@@ -80,6 +84,7 @@ class StepEvents:
         """Something the user should look at, though the work goes on."""
         self._say(Event(kind="warning", step=self.step, text=text))
 
-    def _say(self, event: Event) -> None:
-        self._stream.emit(event)
+    def _say(self, event: Event) -> bool:
+        asked = self._stream.emit(event)
         heed()
+        return asked

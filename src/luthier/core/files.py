@@ -115,13 +115,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _pretty(value: dict[str, Any]) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """Plain data as the JSON files of artifacts hold it: keys sorted, the same bytes every time."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def seal(value: dict[str, Any]) -> bytes:
     """A JSON document with a digest of itself under `seal`."""
-    return _pretty({**value, "seal": xxhash.xxh3_128_hexdigest(_pretty(value))})
+    return json_bytes({**value, "seal": xxhash.xxh3_128_hexdigest(json_bytes(value))})
 
 
 def unseal(data: bytes, place: Path | str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from luthier.core.errors import InputError, Where
 
-Progress = Callable[[float, float], None]
+Progress = Callable[[float, float], object]
 """Told the bytes that are here and the bytes of all files."""
 
 

@@ -20,16 +20,13 @@ from luthier.core.digest import digest_of
 from luthier.core.events import StepEvents
 from luthier.core.revision import revision
 
-Makes = Literal[
-    "dataset", "model", "evaluation", "findings", "thresholds", "verdict", "assignment", "judgments", "monitor"
-]
-
 
 @dataclass(frozen=True)
 class Reads:
     """Marks a field that names a step, and says what that step's artifact must be."""
 
-    makes: Makes
+    makes: str
+    """The kind of an `ArtifactType`."""
     optional: bool = False
     """Whether a field left out reads nothing; a model left out is the recipe's own otherwise."""
 
@@ -71,6 +68,24 @@ class Work:
     def digest(self) -> str:
         """The name of the artifact that is being made."""
         return self.folder.parent.name
+
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        done: float | None = None,
+        total: float = 0,
+        unit: str = "steps",
+    ) -> bool:
+        """Pass the numbers of one of the work's own steps (from 1) to who listens; returns whether to stop.
+
+        How far the work is, is `step` of `total`, or `done` of `total` in another unit. A recipe's step that is to stop
+        raises `Interrupted`: what it did so far is no artifact, and its scratch is kept.
+        """
+        if done is None:
+            return self.events.progress(step, total, unit, **metrics)
+        return self.events.progress(done, total, unit, step=step, **metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +184,8 @@ class Step(Component):
 
     role: ClassVar[str] = "step"
     home: ClassVar[str] = "luthier.*.steps"
-    makes: ClassVar[Makes]
+    makes: ClassVar[str]
+    """The kind of the `ArtifactType` of its artifact."""
     shared: ClassVar[bool] = False
     """True when the artifact is kept for all recipes of this user (a converted base model)."""
     tells_of_machine: ClassVar[bool] = False

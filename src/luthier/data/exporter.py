@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.text.dataset import columns, splits, summary
+from luthier.text.dataset import DatasetSummary, columns, splits
 
 Line = dict[str, Any]
 """`{"id", "origin": {"source", "file", "line"}, "kind", "messages", "label", "meta"}`, and `tools` where there are."""
@@ -32,12 +32,12 @@ class Outgoing:
     @property
     def labels(self) -> list[str]:
         """The classes, when answers are classes; of rows without a label, those that they may have."""
-        told = summary(self.artifact)
+        told = DatasetSummary.read(self.artifact)
         return told.labels or told.choices
 
     def rows(self, split: str) -> int:
         """How many rows a split has."""
-        return summary(self.artifact).rows[split]
+        return DatasetSummary.read(self.artifact).rows[split]
 
     def lines(self, split: str) -> Iterator[Line]:
         """A split's rows in source order, in bounded memory."""

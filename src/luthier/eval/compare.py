@@ -6,10 +6,10 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
-from luthier.eval.outcome import read_summary
 from luthier.eval.tables import read_answers
 from luthier.metrics.metric import Metric
 from luthier.metrics.paired import check_signatures, compare, with_holm
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
 
 SHOWN = 50
 """Rows listed of each kind of flip."""
@@ -21,20 +21,20 @@ def compare_evaluations(a: Artifact, b: Artifact, *, seed: int = 0) -> dict[str,
     `{"a", "b", "rows", "comparisons": [...], "fixed": [ids], "broken": [ids]}`; flips (for labels) are rows that b's
     model had wrong and a's has right, and the other way round.
     """
-    about_a, about_b = read_summary(a), read_summary(b)
-    if about_a["task"] != about_b["task"]:
-        raise RecipeError(f"one evaluation is about {about_a['task']}s, the other about {about_b['task']}s")
-    ids_a, answers_a = read_answers(a, about_a["subject"])
-    ids_b, answers_b = read_answers(b, about_b["subject"])
-    if about_a["rows_digest"] != about_b["rows_digest"]:
+    about_a, about_b = EvaluationSummary.read(a), EvaluationSummary.read(b)
+    if about_a.task != about_b.task:
+        raise RecipeError(f"one evaluation is about {about_a.task}s, the other about {about_b.task}s")
+    ids_a, answers_a = read_answers(a, about_a.subject)
+    ids_b, answers_b = read_answers(b, about_b.subject)
+    if about_a.rows_digest != about_b.rows_digest:
         raise DataError(_difference(ids_a, ids_b), remedy="evaluate both models on the same data, split and rows")
     family = []
-    for metric in _shared(a, b, about_a["subject"], about_b["subject"]):
+    for metric in _shared(a, b, about_a.subject, about_b.subject):
         family.append(compare(metric, answers_a, answers_b, seed=seed))
-    fixed, broken = _flips(a, b, about_a, about_b) if about_a["task"] == "label" else ([], [])
+    fixed, broken = _flips(a, b, about_a.subject, about_b.subject) if about_a.task == "label" else ([], [])
     return {
-        "a": {"artifact": a.digest, "model": about_a["subject"], "digest": about_a["digests"][about_a["subject"]]},
-        "b": {"artifact": b.digest, "model": about_b["subject"], "digest": about_b["digests"][about_b["subject"]]},
+        "a": {"artifact": a.digest, "model": about_a.subject, "digest": about_a.digests[about_a.subject]},
+        "b": {"artifact": b.digest, "model": about_b.subject, "digest": about_b.digests[about_b.subject]},
         "rows": len(ids_a),
         "comparisons": [{"a": "a", "b": "b", **comparison.as_json()} for comparison in with_holm(family)],
         "fixed": fixed[:SHOWN],
@@ -44,14 +44,14 @@ def compare_evaluations(a: Artifact, b: Artifact, *, seed: int = 0) -> dict[str,
 
 def _shared(a: Artifact, b: Artifact, subject_a: str, subject_b: str) -> list[Metric]:
     """Metrics that both evaluations have, with the settings of the first; signatures must agree."""
-    scores_a = a.read_json("metrics.json")["models"][subject_a]
-    scores_b = b.read_json("metrics.json")["models"][subject_b]
+    scores_a = EvaluationMetrics.read(a).models[subject_a]
+    scores_b = EvaluationMetrics.read(b).models[subject_b]
     kinds = [kind for kind in scores_a if kind in scores_b]
     if not kinds:
         raise RecipeError("the two evaluations have no metric in common")
     for kind in kinds:
-        check_signatures(scores_a[kind]["signature"], scores_b[kind]["signature"], kind)
-    return [Metric.parse(setting) for setting in read_summary(a)["measured"] if setting["kind"] in kinds]
+        check_signatures(scores_a[kind].signature, scores_b[kind].signature, kind)
+    return [Metric.parse(setting) for setting in EvaluationSummary.read(a).measured if setting["kind"] in kinds]
 
 
 def _difference(a: list[str], b: list[str]) -> str:
@@ -61,9 +61,9 @@ def _difference(a: list[str], b: list[str]) -> str:
     return f"the two evaluations are not about the same rows: {both:,} of {len(a):,} and {len(b):,} are in both"
 
 
-def _flips(a: Artifact, b: Artifact, about_a: dict[str, Any], about_b: dict[str, Any]) -> tuple[list[str], list[str]]:
-    ids, told_a = read_answers(a, about_a["subject"])
-    _, told_b = read_answers(b, about_b["subject"])
+def _flips(a: Artifact, b: Artifact, subject_a: str, subject_b: str) -> tuple[list[str], list[str]]:
+    ids, told_a = read_answers(a, subject_a)
+    _, told_b = read_answers(b, subject_b)
     pairs = list(zip(ids, told_a.predictions, told_b.predictions, told_a.references, strict=True))
     fixed = [name for name, mine, its, real in pairs if mine in real and its not in real]
     broken = [name for name, mine, its, real in pairs if its in real and mine not in real]

@@ -27,7 +27,7 @@ from luthier.models.foresight import (
 )
 from luthier.models.load import cpu_has_bf16, has_network, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
-from luthier.text.dataset import examples_ahead, summary
+from luthier.text.dataset import DatasetSummary, examples_ahead
 from luthier.text.preference import rejected_share
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _flops(model: Description, tokens: float, *, headed: float = 0.0) -> float:
 def _task(outlook: Outlook) -> str | None:
     """Whether classes or texts are answered, as far as that is known."""
     if (made := outlook.inputs.get("data")) is not None:
-        return summary(made).task
+        return DatasetSummary.read(made).task
     return outlook.outlines.get("data", Outline()).task
 
 
@@ -189,7 +189,7 @@ def aside_of(step: Evaluate, outlook: Outlook, rows: Rows) -> Aside:
     if any(_written(step, outlook, rows)):
         likely = any("logprobs" in metric.needs for metric in step.metrics or ())
         return Aside(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else Aside()
-    classes = known.answers if made is None else summary(made).labels
+    classes = known.answers if made is None else DatasetSummary.read(made).labels
     among = max(0.0, branches(classes, tokenizer_of(outlook)) - rows.answers)
     return Aside(among, among)
 

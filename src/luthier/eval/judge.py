@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.eval.rule import Rule
+from luthier.core.expressions import Expression
 from luthier.metrics.paired import Z95, more_rows
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
 from luthier.text.findings import Number, read_findings
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -48,18 +49,17 @@ class Seen:
     """The quantity and its interval in a sentence."""
 
 
-def judge(text: str, rule: Rule, evaluation: Artifact) -> Ruling:
+def judge(text: str, rule: Expression, evaluation: Artifact) -> Ruling:
     """Hold one rule against an evaluation; `RecipeError` when it asks for something that was not measured."""
-    metrics = evaluation.read_json("metrics.json")
-    summary = evaluation.read_json("summary.json")
-    if rule.model is None:
+    metrics, summary = EvaluationMetrics.read(evaluation), EvaluationSummary.read(evaluation)
+    if rule.reference is None:
         seen = _alone(rule, metrics, summary)
     else:
         seen = _against(rule, metrics, summary, evaluation.read_json("comparisons.json"))
     return _ruling(text, rule, seen)
 
 
-def _ruling(text: str, rule: Rule, seen: Seen) -> Ruling:
+def _ruling(text: str, rule: Expression, seen: Seen) -> Ruling:
     """Decide a rule by what is seen."""
     verdict = decide(rule, seen.low, seen.high)
     needed = None
@@ -77,10 +77,10 @@ def _ruling(text: str, rule: Rule, seen: Seen) -> Ruling:
     )
 
 
-def judge_data(text: str, rule: Rule, findings: Artifact) -> Ruling:
+def judge_data(text: str, rule: Expression, findings: Artifact) -> Ruling:
     """Hold one rule against what a validation found in the data."""
     numbers = read_findings(findings).numbers
-    if rule.model is not None:
+    if rule.reference is not None:
         remedy = "give the rule a number as its limit"
         raise RecipeError(f"{rule.name} is about data, not models", where=Where(field="rules"), remedy=remedy)
     if rule.name not in numbers:
@@ -89,12 +89,12 @@ def judge_data(text: str, rule: Rule, findings: Artifact) -> Ruling:
     return _ruling(text, rule, _of_number(rule.name, numbers[rule.name]))
 
 
-def judge_people(text: str, rule: Rule, judgments: Artifact) -> Ruling:
+def judge_people(text: str, rule: Expression, judgments: Artifact) -> Ruling:
     """Hold one rule against what people said of the answers."""
     from luthier.eval.human.opinion import read_opinion
 
     told = read_opinion(judgments)
-    if rule.model is not None:
+    if rule.reference is not None:
         remedy = f"give a number; `people.difference` is {told.subject} minus {told.rival}"
         raise RecipeError(f"{rule.name} is compared with numbers only", where=Where(field="rules"), remedy=remedy)
     if rule.name not in told.numbers:
@@ -106,11 +106,11 @@ def judge_people(text: str, rule: Rule, judgments: Artifact) -> Ruling:
 def _of_number(name: str, number: Number) -> Seen:
     low, high = number.ends
     said = f"{name} ({number.about}) is {number.value:.4g}"
-    said += f" {_ends({'low': low, 'high': high})}" if low < high else ""
+    said += f" {_ends(low, high)}" if low < high else ""
     return Seen(value=number.value, low=low, high=high, rows=number.rows, said=said)
 
 
-def decide(rule: Rule, low: float, high: float) -> Verdict:
+def decide(rule: Expression, low: float, high: float) -> Verdict:
     """PASS when the whole interval is on the right side of the limit, FAIL when it is wholly on the wrong side."""
     if not rule.upward:
         low, high = -high, -low
@@ -126,49 +126,48 @@ def overall(rulings: Sequence[Ruling]) -> Verdict:
     return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
 
 
-def _alone(rule: Rule, metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> Seen:
+def _alone(rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSummary) -> Seen:
     """The subject's own number."""
-    score, rows = _score(rule.name, str(summary["subject"]), metrics, summary)
-    said = f"{rule.name} of the {summary['subject']} model is {score['value']:.4g} {_ends(score)}"
-    return Seen(value=score["value"], low=score["low"], high=score["high"], rows=rows, said=said)
+    score, rows = _score(rule.name, summary.subject, metrics, summary)
+    said = f"{rule.name} of the {summary.subject} model is {score.value:.4g} {_ends(score.low, score.high)}"
+    return Seen(value=score.value, low=score.low, high=score.high, rows=rows, said=said)
 
 
-def _against(rule: Rule, metrics: Mapping[str, Any], summary: Mapping[str, Any], pairs: Sequence[Any]) -> Seen:
+def _against(rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSummary, pairs: Sequence[Any]) -> Seen:
     """The subject's number minus another model's on the same rows."""
-    subject = str(summary["subject"])
-    known = [name for name in summary["order"] if name != subject]
-    if rule.model not in known:
-        what = f"the evaluation has no model {rule.model!r} to compare {subject!r} with"
-        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(str(rule.model), known))
+    subject = summary.subject
+    known = [name for name in summary.order if name != subject]
+    if rule.reference not in known:
+        what = f"the evaluation has no model {rule.reference!r} to compare {subject!r} with"
+        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(str(rule.reference), known))
     _score(rule.name, subject, metrics, summary)  # a clear error when it was not measured
     for pair in pairs:
-        if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.model, rule.name):
-            values = [_score(rule.name, name, metrics, summary)[0]["value"] for name in (subject, str(rule.model))]
-            said = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.model}: a difference of "
-            said += f"{pair['difference']:+.4g} {_ends(pair)}"
+        if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.reference, rule.name):
+            values = [_score(rule.name, name, metrics, summary)[0].value for name in (subject, str(rule.reference))]
+            said = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.reference}: a difference of "
+            said += f"{pair['difference']:+.4g} {_ends(pair['low'], pair['high'])}"
             return Seen(value=pair["difference"], low=pair["low"], high=pair["high"], rows=pair["rows"], said=said)
     what = f"{rule.name} was not compared in pairs; give it a number as its limit"
     raise RecipeError(what, where=Where(field="rules"))
 
 
-def _score(name: str, model: str, metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _score(name: str, model: str, metrics: EvaluationMetrics, summary: EvaluationSummary) -> tuple[MetricScore, int]:
     """A model's number by name, and over how many rows."""
-    scores: dict[str, Any] = metrics["models"][model]
-    measures: dict[str, Any] = metrics.get("measures", {}).get(model, {})
+    scores, measures = metrics.models[model], metrics.measures.get(model, {})
     if name in scores:
-        return scores[name], int(summary["rows"])
+        return scores[name], summary.rows
     if name in measures:
-        return measures[name], int(measures[name]["rows"])
+        return measures[name], measures[name].rows
     what = f"{name} was not measured for {model!r}"
     remedy = f"add it to the evaluation's metrics or probes ({did_you_mean(name, [*scores, *measures])})"
     raise RecipeError(what, where=Where(field="rules"), remedy=remedy)
 
 
-def _ends(score: Mapping[str, Any]) -> str:
-    return f"(95 % interval {score['low']:.4g} to {score['high']:.4g})"
+def _ends(low: float, high: float) -> str:
+    return f"(95 % interval {low:.4g} to {high:.4g})"
 
 
-def _why(rule: Rule, verdict: Verdict, seen: Seen, needed: int | None) -> str:
+def _why(rule: Expression, verdict: Verdict, seen: Seen, needed: int | None) -> str:
     limit = f"{rule.margin:.4g}"
     side = {
         "PASS": "entirely on the passing side of",

@@ -1,8 +1,7 @@
-"""The documents of an evaluation: `metrics.json`, `comparisons.json`, `summary.json`."""
+"""What an evaluation found: `metrics.json`, `comparisons.json`, `summary.json`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from luthier.eval.rows import Task
 from luthier.eval.turns import conversations, last_turns
 from luthier.metrics.metric import Metric
 from luthier.metrics.metric import Score as Measured
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary, MeasureScore, MetricScore
 from luthier.text.probed import Probed
 
 SAMPLES = 20
@@ -26,9 +26,11 @@ SAMPLES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an evaluation found, as JSON documents by file name, and what the user should look at."""
+    """What an evaluation found, and what the user should look at."""
 
-    documents: Mapping[str, Any]
+    metrics: EvaluationMetrics
+    comparisons: Sequence[Mapping[str, Any]]
+    summary: EvaluationSummary
     warnings: Sequence[str]
     probed: Sequence[Probed]
     """What probes asked, row by row."""
@@ -49,12 +51,13 @@ def measure(
     compared = analysis.comparisons(metrics, answers, models[0].name, seed)
     suffix = f"|rows:{task.digest[:12]}|asked:{digest_of(dict(asked))[:12]}"
     told = _facts(bench, metrics, models, measured, compared, name)
-    documents = {
-        "metrics.json": {"models": _scores(measured, suffix), "measures": _measures(measures, suffix)},
-        "comparisons.json": [*compared, *_probed(measures, models[0].name)],
-        "summary.json": {**_summary(task, models, told, asked), "measured": [one.settings() for one in metrics]},
-    }
-    return Outcome(documents=documents, warnings=told.notes, probed=bench.kept)
+    return Outcome(
+        metrics=EvaluationMetrics(models=_scores(measured, suffix), measures=_measures(measures, suffix)),
+        comparisons=[*compared, *_probed(measures, models[0].name)],
+        summary=_summary(task, models, told, asked, metrics),
+        warnings=told.notes,
+        probed=bench.kept,
+    )
 
 
 def _probed(measures: Sequence[Measure], subject: str) -> list[dict[str, Any]]:
@@ -64,30 +67,37 @@ def _probed(measures: Sequence[Measure], subject: str) -> list[dict[str, Any]]:
     return [{"a": subject, "b": other, "family": "probes", **found.as_json()} for other, found in pairs]
 
 
-def _scores(measured: Mapping[str, Mapping[str, Measured]], suffix: str) -> dict[str, dict[str, Any]]:
+def _scores(measured: Mapping[str, Mapping[str, Measured]], suffix: str) -> dict[str, dict[str, MetricScore]]:
     return {
-        model: {kind: {**score.as_json(), "signature": score.signature + suffix} for kind, score in of_model.items()}
+        model: {
+            kind: MetricScore.model_validate({**score.as_json(), "signature": score.signature + suffix})
+            for kind, score in of_model.items()
+        }
         for model, of_model in measured.items()
     }
 
 
-def _measures(measures: Sequence[Measure], suffix: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _measures(measures: Sequence[Measure], suffix: str) -> dict[str, dict[str, MeasureScore]]:
+    found: dict[str, dict[str, MeasureScore]] = {}
     for measure in measures:
         shown = {**measure.as_json(), "signature": measure.signature + suffix}
-        found.setdefault(measure.model, {})[measure.name] = shown
+        found.setdefault(measure.model, {})[measure.name] = MeasureScore.model_validate(shown)
     return found
 
 
 def _summary(
-    task: Task, models: Sequence[Contestant], told: facts.EvaluationFacts, asked: Mapping[str, Any]
-) -> dict[str, Any]:
+    task: Task,
+    models: Sequence[Contestant],
+    told: facts.EvaluationFacts,
+    asked: Mapping[str, Any],
+    metrics: Sequence[Metric],
+) -> EvaluationSummary:
     """The facts of the report, with how the rows were asked and the answer in plain words."""
     subject = models[0].name
     best = best_plain(told)
     against = [name for name in ("base", "against", best.name if best else "") if name and name != subject]
     headline = [told.compared(subject, other, told.main_metric) for other in dict.fromkeys(against)]
-    return {
+    found = {
         **told.model_dump(mode="json", exclude={"everything", "probed", "advice"}),
         "verdict_sentence": verdict_sentence(told),
         "subject": subject,
@@ -100,7 +110,9 @@ def _summary(
         "rows_available": task.available,
         "rows_digest": task.digest,
         "asked": dict(asked),
+        "measured": [metric.settings() for metric in metrics],
     }
+    return EvaluationSummary.model_validate(found)
 
 
 def _facts(
@@ -180,9 +192,3 @@ def attributes(data: Artifact) -> dict[str, dict[str, Any]]:
                 if column != "id" and frame[column].dtype in (pl.String, pl.Boolean, pl.Int64):
                     found[column] = dict(zip(frame["id"].to_list(), frame[column].to_list(), strict=True))
     return found
-
-
-def read_summary(evaluation: Artifact) -> dict[str, Any]:
-    """An evaluation's `summary.json`."""
-    summary: dict[str, Any] = json.loads(evaluation.path("summary.json").read_text(encoding="utf-8"))
-    return summary

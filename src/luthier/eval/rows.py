@@ -114,14 +114,14 @@ def choose(data: Artifact, split: str, limit: int | None, *, pairs: bool = False
 
     With `pairs`, rows that all hold two answers are a task of telling which one people preferred.
     """
-    from luthier.text.dataset import has_split, read_examples, summary
+    from luthier.text.dataset import DatasetSummary, has_split, read_examples
 
     if not has_split(data, split):
         raise RecipeError(f"the data set has no split {split!r}", where=Where(field="split"))
     every = [example for example in read_examples(data, split) if example.messages]
     if not every:
         raise DataError(f"split {split!r} has no rows", remedy="set a larger share in the split of `prepare`")
-    about = summary(data)
+    about = DatasetSummary.read(data)
     kept = {example.id for example in sorted(every, key=lambda example: example.id)[:limit]}
     examples = tuple(example for example in every if example.id in kept)
     if pairs and are_pairs(examples):

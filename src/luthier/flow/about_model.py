@@ -7,7 +7,8 @@ from typing import Any
 from luthier.core.component import members
 from luthier.flow.find_model import find_model
 from luthier.models.describe import describe
-from luthier.models.load import TUNED_CARD, base_folder, is_plain, refuse_endpoint
+from luthier.models.load import base_folder, is_plain, refuse_endpoint
+from luthier.text.training import TrainingRecord
 
 _TOKENS_A_PASS = 4096
 """The forward pass for which the memory is told."""
@@ -19,7 +20,7 @@ def describe_model(word: str) -> dict[str, Any]:
 
     name, artifact = find_model(word)
     if is_plain(artifact):
-        tuned = artifact.read_json(TUNED_CARD)
+        tuned = TrainingRecord.read(artifact).as_json()
         sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}
         size = sum(entry.size for entry in artifact.manifest.files)
         return {"name": name, "folder": str(artifact.folder), "technique": "plain", **sizes, "disk_bytes": size}
@@ -27,7 +28,7 @@ def describe_model(word: str) -> dict[str, Any]:
     told = describe(base_folder(artifact))
     facts = {"name": name, "folder": str(artifact.folder)}
     if "model" in artifact.manifest.inputs:
-        tuned = artifact.read_json(TUNED_CARD)
+        tuned = TrainingRecord.read(artifact).as_json()
         facts |= {key: tuned[key] for key in ("base", "trainable_parameters") if key in tuned}
         facts["technique"] = tuned["technique"]["kind"]
     memory = {}

@@ -15,6 +15,7 @@ from luthier.flow.learnt import learnt_system
 from luthier.flow.locate import Found, Target, find_artifact
 from luthier.flow.wording import a
 from luthier.models.load import is_plain
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.text.findings import Findings, read_findings
 from luthier.text.prompt import Prompt
 
@@ -185,11 +186,15 @@ def _subject(evaluation: Artifact) -> Measured:
     """What the evaluation is about, beside the base model and the plain ones that answered the same rows."""
     from luthier.models.card import Measured
 
-    told, found = evaluation.read_json("summary.json"), evaluation.read_json("metrics.json")["models"]
-    titles = {model["name"]: model["title"] for model in told["models"] if model["name"] != told["subject"]}
+    about = EvaluationSummary.read(evaluation)
+    found = {
+        name: {metric: score.as_json() for metric, score in scores.items()}
+        for name, scores in EvaluationMetrics.read(evaluation).models.items()
+    }
+    others = (model for model in about.models if model.name != about.subject)
     return Measured(
-        values=found[told["subject"]],
-        beside={title: found[name] for name, title in titles.items() if name in found},
-        where=f"{told['rows']} rows of `{told['split']}` (`{told['rows_digest'][:12]}`)",
-        said=told["verdict_sentence"],
+        values=found[about.subject],
+        beside={model.title: found[model.name] for model in others if model.name in found},
+        where=f"{about.rows} rows of `{about.split}` (`{about.rows_digest[:12]}`)",
+        said=about.verdict_sentence,
     )

@@ -46,7 +46,7 @@ def _last_model(target: Target) -> tuple[str, Artifact]:
 
 def chooses_classes(artifact: Artifact) -> bool:
     """Whether a model was tuned on rows that are answered with one of a few classes."""
-    from luthier.text.dataset import summary
+    from luthier.text.dataset import DatasetSummary
 
     data = data_of(artifact)
-    return data is not None and summary(data).task == "label"
+    return data is not None and DatasetSummary.read(data).task == "label"

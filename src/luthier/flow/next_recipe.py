@@ -28,7 +28,7 @@ from luthier.eval.steps.evaluate import Evaluate
 from luthier.flow.plan import Plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.source_text import parse_yaml
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class _Learnt(NamedTuple):
             data = Recipe.references(steps[name]).get("data")
             if steps[name].makes == "model" and data is not None:
                 kind = getattr(getattr(steps[name], "objective", None), "kind", "")
-                told = summary(what.artifact(data))
+                told = DatasetSummary.read(what.artifact(data))
                 makes: Makes = "labels" if told.task == "label" else "chat"
                 return cls(data, _BY_OBJECTIVE.get(kind, makes), told.labels, told.rows)
         remedy = "release a model that a step `tune` made of data"

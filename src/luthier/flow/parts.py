@@ -16,6 +16,7 @@ from luthier.core.errors import UnknownName, Where, did_you_mean
 
 _BASES = (
     "luthier.core.step",
+    "luthier.core.artifact_type",
     "luthier.models.source",
     "luthier.models.merger",
     "luthier.models.embedder",

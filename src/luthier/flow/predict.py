@@ -219,10 +219,10 @@ def _answers(
 
 def _classes(model: Artifact) -> dict[str, str]:
     """The classes that a model chooses among, each with what the assistant says for it; empty for one that writes."""
-    from luthier.text.dataset import has_split, read_examples, summary
+    from luthier.text.dataset import DatasetSummary, has_split, read_examples
 
     data = data_of(model)
-    about = summary(data) if data is not None else None
+    about = DatasetSummary.read(data) if data is not None else None
     if data is None or about is None or about.task != "label":
         return {}
     return said_for(about.labels, read_examples(data, "train") if has_split(data, "train") else ())

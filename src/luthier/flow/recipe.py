@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -20,8 +22,10 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
-from luthier.core.component import refuse_unknown_settings
+from luthier.core.artifact_type import ArtifactType
+from luthier.core.component import members, refuse_unknown_settings
 from luthier.core.described import described
 from luthier.core.errors import LuthierError, RecipeError, UnknownName, Where, did_you_mean
 from luthier.core.paths import PathText
@@ -99,6 +103,9 @@ class Recipe(BaseModel):
     def _references(self) -> Self:
         self._check_chat_template()
         for name, step in self.all_steps().items():
+            if step.makes not in members(ArtifactType):
+                where, remedy = Where(field=f"steps.{name}.kind"), did_you_mean(step.makes, members(ArtifactType))
+                raise RecipeError(f"makes {step.makes!r}, which is no artifact type", where=where, remedy=remedy)
             for field, other in self.references(step).items():
                 self._check_reference(name, field, other)
         self.order()
@@ -190,7 +197,7 @@ class Recipe(BaseModel):
             raise RecipeError(f"there is no step {other!r}", where=where, remedy=did_you_mean(other, able))
         made = steps[other].makes
         if made != wanted:
-            able = [key for key, step in steps.items() if step.makes == wanted]
+            able = [key for key, step in steps.items() if step.makes == wanted and key != name]
             message = f"expected a step that makes {a(wanted)}; {other!r} makes {a(made)}"
             raise RecipeError(message, where=where, remedy=did_you_mean(other, able))
 
@@ -255,6 +262,15 @@ class Recipe(BaseModel):
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
+    def with_overrides(self, values: Mapping[str, Any]) -> Self:
+        """The recipe with other values by path, as `luthier run` takes them: `{"steps.tune.epochs": 3}`.
+
+        They are checked as the recipe is, and stand among its `overrides`.
+        """
+        source = self._source or SourceText(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
+        texts = tuple(f"{path}={_as_override(value)}" for path, value in values.items())
+        return type(self).of(override(source, texts), self.base)
+
     def plan(self) -> Plan:
         """What is cached, what will be made, and what it will cost."""
         from luthier.flow.plan import plan
@@ -274,6 +290,17 @@ class Recipe(BaseModel):
             return run(self, events, only)
         with choose() as listener:
             return run(self, Events(listener), only)
+
+
+def _as_override(value: Any) -> str:
+    """A value as an override has it: YAML in one line; numbers as YAML writes them, since to it `1e-05` is a text."""
+    import yaml
+
+    plain = to_jsonable_python(value)
+    if isinstance(plain, str):
+        return json.dumps(plain, ensure_ascii=False)
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _path_to(step: Step, setting: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from luthier.core.errors import InputError, UnknownName, Unwritable, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast
 from luthier.flow.plan import STORE, Plan
+from luthier.text.evaluation import EvaluationSummary
 
 if TYPE_CHECKING:
     from luthier.eval.report.facts.report import ReportFacts
@@ -184,7 +185,7 @@ def headline(artifacts: Mapping[str, Artifact]) -> list[str]:
             told = artifact.read_json("people.json")
             lines += [told["sentence"], told["stop"]]
         if artifact.manifest.makes == "evaluation":
-            lines.append(str(artifact.read_json("summary.json")["verdict_sentence"]))
+            lines.append(EvaluationSummary.read(artifact).verdict_sentence)
         if artifact.manifest.makes == "verdict":
             verdict = artifact.read_json("verdict.json")
             lines += [f"gate {rule['verdict']}: {rule['rule']}" for rule in verdict["rules"]]

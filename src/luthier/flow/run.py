@@ -20,6 +20,7 @@ from luthier.core.step import Forecast, Work
 from luthier.flow.memory import peak_bytes, reset_peak
 from luthier.flow.plan import Plan, Planned, plan
 from luthier.flow.recipe import Recipe
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,9 +58,8 @@ class StepResult:
         """Of an evaluation: `value`, `low`, `high` and `signature` of each metric, for the model that it is about."""
         if (makes := self.artifact.manifest.makes) != "evaluation":
             raise ModelError(f"this step makes a {makes}, not an evaluation", remedy="take the step that evaluates")
-        subject = self.artifact.read_json("summary.json")["subject"]
-        found: dict[str, dict[str, Any]] = self.artifact.read_json("metrics.json")["models"][subject]
-        return found
+        found = EvaluationMetrics.read(self.artifact).models[EvaluationSummary.read(self.artifact).subject]
+        return {name: score.as_json() for name, score in found.items()}
 
     def predict(self, rows: Iterable[Row], **settings: Any) -> list[Prediction]:
         """What the step's model says of new rows; see `luthier.flow.predict.predict` for rows and settings."""

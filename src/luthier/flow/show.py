@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 from luthier.core.artifact import Artifact
+from luthier.core.artifact_type import ArtifactType
+from luthier.core.component import member
 from luthier.core.counted import counted
 from luthier.core.errors import InputError, Where
 from luthier.core.ledger import Run
@@ -105,7 +107,7 @@ def describe_artifact(target: Target) -> Shown:
     found = find_artifact(target)
     artifact = found.artifact
     manifest = artifact.manifest
-    summary = _SUMMARIES[manifest.makes](artifact)
+    summary = member(ArtifactType, manifest.makes).model_validate({}).describe(artifact)
     facts = {
         "artifact": artifact.digest,
         "kind": manifest.kind,
@@ -122,10 +124,10 @@ def describe_artifact(target: Target) -> Shown:
 
 def describe_dropped(target: Target) -> Shown:
     """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
-    from luthier.text.dataset import summary
+    from luthier.text.dataset import DatasetSummary
 
     found = _find_dataset(target)
-    told, dropped = summary(found.artifact), read_dropped(found.artifact)
+    told, dropped = DatasetSummary.read(found.artifact), read_dropped(found.artifact)
     rows_in = told.rows_in + sum(told.made.values())
     facts = {
         "artifact": found.artifact.digest,
@@ -194,77 +196,3 @@ def _as_written(value: Any) -> str:
         value = {"kind": value["kind"], **value}
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _dataset(artifact: Artifact) -> dict[str, Any]:
-    summary = artifact.read_json("summary.json")
-    names = ("rows_in", *(["made"] if summary.get("made") else []), "rows", "dropped", "edited", "task", "labels")
-    return {key: summary[key] for key in names if key in summary}
-
-
-def _model(artifact: Artifact) -> dict[str, Any]:
-    names = {entry.path for entry in artifact.manifest.files}
-    described: dict[str, Any] = artifact.read_json("tuned.json" if "tuned.json" in names else "model.json")
-    return described
-
-
-def _evaluation(artifact: Artifact) -> dict[str, Any]:
-    models = artifact.read_json("metrics.json")["models"]
-    return {
-        name: ", ".join(
-            f"{metric} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for metric, m in metrics.items()
-        )
-        for name, metrics in models.items()
-    }
-
-
-def _findings(artifact: Artifact) -> dict[str, Any]:
-    from luthier.text.findings import read_findings
-
-    told = read_findings(artifact)
-    return {
-        "told": told.sentence,
-        **{finding.name: f"{finding.severity}: {finding.sentence}" for finding in told.findings},
-    }
-
-
-def _verdict(artifact: Artifact) -> dict[str, Any]:
-    verdict = artifact.read_json("verdict.json")
-    return {"verdict": verdict["verdict"], **{rule["rule"]: rule["verdict"] for rule in verdict["rules"]}}
-
-
-def _assignment(artifact: Artifact) -> dict[str, Any]:
-    about = artifact.read_json("about.json")
-    sheets = {judge: f"{len(items)} items" for judge, items in artifact.read_json("sheets.json").items()}
-    return {"form": about["form"]["kind"], "models": ", ".join(about["models"]), **sheets}
-
-
-def _judgments(artifact: Artifact) -> dict[str, Any]:
-    told = artifact.read_json("people.json")
-    return {"told": told["sentence"], "stop": told["stop"], "judgments": told["judgments"]}
-
-
-def _thresholds(artifact: Artifact) -> dict[str, Any]:
-    told = artifact.read_json("thresholds.json")
-    return {"positive": told["positive"], "by": told["column"], **told["by_group"]}
-
-
-def _monitor(artifact: Artifact) -> dict[str, Any]:
-    told = artifact.read_json("monitor.json")
-    signals = [signal.get("name") or signal["kind"] for signal in told["signals"]]
-    alerts = {alert.get("name") or alert["when"]: alert["when"] for alert in told["alerts"]}
-    models = {"models": ", ".join(told["models"])} if told.get("models") else {}
-    return {"every": told["every"], **models, "signals": ", ".join(signals), "alerts": alerts, "report": told["report"]}
-
-
-_SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
-    "dataset": _dataset,
-    "model": _model,
-    "evaluation": _evaluation,
-    "findings": _findings,
-    "verdict": _verdict,
-    "assignment": _assignment,
-    "judgments": _judgments,
-    "thresholds": _thresholds,
-    "monitor": _monitor,
-}

@@ -216,7 +216,8 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
         data = _assign(data, path.split("."), _value(value, where), where)
         given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
     _refuse_unknown_steps(data, given, given_as=assignments)
-    return SourceText(source.file, data, source.lines, source.text, tuple(given), assignments)
+    given = [*source.given, *given]
+    return SourceText(source.file, data, source.lines, source.text, tuple(given), (*source.overrides, *assignments))
 
 
 def _refuse_unknown_steps(data: dict[str, Any], given: Sequence[Key], given_as: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, UnknownName, Where
 from luthier.flow.here import find_digest
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
 from luthier.traffic.record import Feedback, Trace, label_meant
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _learnt_classes(artifact: Artifact) -> Sequence[str]:
     if heads := outputs_of(artifact):
         return heads
     data = data_of(artifact)
-    told = summary(data) if data is not None else None
+    told = DatasetSummary.read(data) if data is not None else None
     return told.labels if told is not None and told.task == "label" else ()
 
 

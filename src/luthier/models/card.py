@@ -20,6 +20,8 @@ from luthier.models.answer import PROMPT
 from luthier.models.describe import read_object, read_template
 from luthier.models.load import ADAPTER, base_folder, name_of, origin_artifact, outputs_of, weights_of
 from luthier.models.sequence import padding_in
+from luthier.text.dataset import DatasetSummary
+from luthier.text.training import TUNED_CARD, TrainingRecord, kind_of
 
 if TYPE_CHECKING:
     from luthier.models.answer import Agreement
@@ -276,20 +278,20 @@ def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
 def _told(artifact: Artifact) -> str:
     """One artifact of the lineage in a sentence."""
     files = {entry.path for entry in artifact.manifest.files}
-    if "summary.json" in files:
+    if artifact.manifest.makes == "dataset":
         return _data(artifact)
-    if "tuned.json" not in files:
+    if TUNED_CARD not in files:
         told = artifact.read_json("model.json")
         template = f", with the chat template {_short(told['chat_template'])}" if "chat_template" in told else ""
         return f"base model {told['name']} ({told.get('origin') or 'origin not stated'}){template}"
-    told = artifact.read_json("tuned.json")
-    return _merged(artifact, told) if "merge" in told else "; ".join(_tuning(artifact, told))
+    record = TrainingRecord.read(artifact)
+    return _merged(artifact, record) if record.merge else "; ".join(_tuning(artifact, record))
 
 
 def _data(artifact: Artifact) -> str:
-    told = artifact.read_json("summary.json")
-    sources = ", ".join(f"{_short(one['file'])} ({one['rows']} rows)" for one in told["sources"])
-    rows = ", ".join(f"{count} {split}" for split, count in told["rows"].items())
+    summary = DatasetSummary.read(artifact)
+    sources = ", ".join(f"{_short(source.file)} ({source.rows} rows)" for source in summary.sources)
+    rows = ", ".join(f"{count} {split}" for split, count in summary.rows.items())
     return f"data from {sources}; kept {rows}; licence {data_licence(artifact) or 'not stated by its source'}"
 
 
@@ -303,12 +305,12 @@ def data_licence(artifact: Artifact) -> str | None:
     return f"{stated} (of the package {source['package']} {source['version']})" if stated else None
 
 
-def _tuning(artifact: Artifact, told: Mapping[str, Any]) -> Iterator[str]:
+def _tuning(artifact: Artifact, record: TrainingRecord) -> Iterator[str]:
     """What a tuning did, by its own books."""
-    for role in ("technique", "objective"):
-        part = told.get(role)
-        if part is not None:
-            yield f"{role} {part['kind'] if isinstance(part, Mapping) else part}"
+    for role, part in (("technique", record.technique), ("objective", record.objective)):
+        if part:
+            yield f"{role} {kind_of(part)}"
+    told = record.as_json()
     names = {
         "rows": "rows", "rows_seen": "rows seen", "steps": "steps", "learnt_tokens": "learnt tokens in one pass",
         "trainable_parameters": "trained parameters",
@@ -316,8 +318,8 @@ def _tuning(artifact: Artifact, told: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{told[name]} {words}" for name, words in names.items() if name in told)
     if (seen := _tokens_seen(artifact)) is not None:
         yield f"{seen} tokens seen"
-    if "learning_rate" in told:
-        yield f"learning rate {told['learning_rate']:g} ({told['learning_rate_why']})"
+    if record.learning_rate is not None:
+        yield f"learning rate {record.learning_rate:g} ({record.learning_rate_why})"
 
 
 def _tokens_seen(artifact: Artifact) -> int | None:
@@ -330,10 +332,10 @@ def _tokens_seen(artifact: Artifact) -> int | None:
     return int((table["tokens"] * table["seen"]).sum())
 
 
-def _merged(artifact: Artifact, told: Mapping[str, Any]) -> str:
+def _merged(artifact: Artifact, record: TrainingRecord) -> str:
     inputs = artifact.manifest.inputs
-    parts = ", ".join(f"`{inputs[f'models.{at}'][:12]}` × {weight:g}" for at, weight in enumerate(told["weights"]))
-    return f"merged by {told['merge']['kind']} from {parts}, over `{inputs['model'][:12]}`"
+    parts = ", ".join(f"`{inputs[f'models.{at}'][:12]}` × {weight:g}" for at, weight in enumerate(record.weights))
+    return f"merged by {kind_of(record.merge or {})} from {parts}, over `{inputs['model'][:12]}`"
 
 
 def _settings(steps: list[Artifact]) -> str:

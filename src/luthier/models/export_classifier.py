@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -14,6 +14,7 @@ from luthier.core.errors import ModelError
 from luthier.models import open_classifier
 from luthier.models.card import data_licences, history, lineage
 from luthier.models.open_classifier import SETTINGS_FILE, WEIGHTS_FILE
+from luthier.text.training import TrainingRecord
 
 if TYPE_CHECKING:
     from luthier.models.card import Measured
@@ -55,13 +56,13 @@ def _compare(artifact: Artifact, folder: Path, script: Path) -> str:
 
 def _card(artifact: Artifact, measures: Measured | None, checked: str) -> str:
     """The README: front matter that the hub reads, then plain text."""
-    told: dict[str, Any] = artifact.read_json("tuned.json")
+    record = TrainingRecord.read(artifact)
     front = {"library_name": "sklearn", "pipeline_tag": "text-classification", "tags": ["luthier", "sklearn"]}
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n",
         "# Plain classifier\n",
-        f"TF-IDF of words with logistic regression, made with Luthier from {told['rows']:,} rows of "
-        f"{len(told['classes'])} classes; {told['features']:,} features. There is no base model, and no pickle.\n",
+        f"TF-IDF of words with logistic regression, made with Luthier from {record.rows:,} rows of "
+        f"{len(record.classes)} classes; {record.features:,} features. There is no base model, and no pickle.\n",
         "```python\nfrom open_classifier import open_pipeline  # needs scikit-learn and safetensors\n\n"
         'pipeline = open_pipeline(".")\npipeline.predict_proba(["..."])\n```\n',
         f"Written as `sklearn`, opened again by `open_classifier.py` and checked: {checked}.\n",

@@ -27,6 +27,7 @@ from luthier.models.load import (
     outputs_of,
 )
 from luthier.models.speed import cores
+from luthier.text.dataset import DatasetSummary
 
 SAMPLE = 256
 """Rows whose tokens are counted: their mean is that of all to a few per cent."""
@@ -217,7 +218,7 @@ def outlined_places(expected: Outline) -> ToolPlaces | None:
 def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest: Longest | None = None) -> Rows | None:
     """The rows of a split that will be read, at most `wanted`; None when nothing says how many."""
     made, expected = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
-    counts = made.read_json("summary.json")["rows"] if made is not None else expected.rows or {}
+    counts = DatasetSummary.read(made).rows if made is not None else expected.rows or {}
     if made is not None and not counts.get(split):
         has = ", ".join(f"{count:,} in {name}" for name, count in counts.items()) or "none at all"
         remedy = "give more rows, loosen what drops them, or see `split` in the step that prepares the data"

@@ -22,6 +22,7 @@ from luthier.models.describe import describe, read_object
 from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
+from luthier.text.training import TrainingRecord, kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,6 @@ ADAPTER = "adapter"
 ENDPOINT = "endpoint.json"
 """Settings of a model that is reached over HTTP, in the artifact of such a base."""
 MODEL_CARD = "model.json"
-TUNED_CARD = "tuned.json"
 _CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of processors (x86 and ARM) that multiply bfloat16 in hardware."""
 
@@ -199,9 +199,8 @@ def name_of(artifact: Artifact) -> str:
     """The base model's name; for a tuned one followed by its technique, once for each time it was tuned."""
     if "model" not in artifact.manifest.inputs:
         return str(artifact.read_json(MODEL_CARD)["name"])
-    technique = artifact.read_json(TUNED_CARD).get("technique", "tuned")
-    kind = technique.get("kind", "tuned") if isinstance(technique, dict) else technique
-    return f"{name_of(artifact.parent('model'))}+{kind}"
+    kind = kind_of(TrainingRecord.read(artifact).technique)
+    return f"{name_of(artifact.parent('model'))}+{kind or 'tuned'}"
 
 
 def pick_dtype(dtype: Dtype = "auto") -> torch.dtype:
@@ -294,8 +293,8 @@ def open_quantised(artifact: Artifact, dtype: torch.dtype, scheme: Scheme) -> An
 
 def scheme_of(artifact: Artifact) -> Scheme | None:
     """How the model under an adapter was packed while it was tuned; None when it was whole."""
-    technique = artifact.read_json(TUNED_CARD).get("technique") if "model" in artifact.manifest.inputs else None
-    if not isinstance(technique, dict) or technique.get("kind") != "qlora":
+    technique = TrainingRecord.read(artifact).technique if "model" in artifact.manifest.inputs else ""
+    if isinstance(technique, str) or technique.get("kind") != "qlora":
         return None
     return Scheme(technique["bits"], technique["group"])
 
@@ -427,10 +426,10 @@ def outputs_of(artifact: Artifact) -> tuple[str, ...]:
     if is_endpoint(artifact):
         return ()
     if is_plain(artifact):
-        return tuple(artifact.read_json(TUNED_CARD)["classes"])
+        return TrainingRecord.read(artifact).classes
     own = weights_of(artifact)
-    told = own.read_json(TUNED_CARD).get("classes", ()) if "model" in own.manifest.inputs else ()
-    return tuple(told) or (() if is_adapter(own) else outputs_in(own.folder))
+    classes = TrainingRecord.read(own).classes if "model" in own.manifest.inputs else ()
+    return classes or (() if is_adapter(own) else outputs_in(own.folder))
 
 
 def _open(artifact: Artifact, dtype: torch.dtype) -> Any:

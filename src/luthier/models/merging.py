@@ -19,7 +19,7 @@ from luthier.models.source import write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 Combine = Callable[[str, "Tensor"], "Tensor"]
 """Takes a weight's name and its changes (models, …)."""
 

@@ -64,7 +64,8 @@ def odds(model: Any, asked: Sequence[tuple[list[int], list[list[int]]]], **how: 
 
 def verdict_of(artifact: Artifact) -> Any:
     """What a generative judge was taught to be asked; None for any other model."""
-    from luthier.models.load import TUNED_CARD, is_endpoint, weights_of
+    from luthier.models.load import is_endpoint, weights_of
+    from luthier.text.training import TrainingRecord
 
     own = artifact if is_endpoint(artifact) else weights_of(artifact)
-    return own.read_json(TUNED_CARD).get("verdict") if "model" in own.manifest.inputs else None
+    return TrainingRecord.read(own).verdict if "model" in own.manifest.inputs else None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 from luthier.core.component import refuse_unknown_settings
 from luthier.core.described import described
-from luthier.monitor.when import Seconds
+from luthier.core.expressions import Seconds
 
 Severity = Literal["info", "warning", "critical"]
 NoData = Literal["ok", "keep", "alert"]

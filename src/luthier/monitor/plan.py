@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
+from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, Window, parse_expression
 from luthier.monitor.alert import Alert
 from luthier.monitor.signal import Signal, all_numbers
-from luthier.monitor.when import When, Window, parse
 
 FILE = "monitor.json"
 REFERENCES = "references"
@@ -20,9 +20,9 @@ class Rule:
     """An alert whose conditions are read and whose limits are numbers."""
 
     alert: Alert
-    when: When
+    when: Expression
     limit: float
-    clear: When | None
+    clear: Expression | None
     clear_limit: float
     enough: int
     """With fewer events there is no data."""
@@ -58,14 +58,39 @@ class MonitorPlan:
         yield from {(signal.called, spec): (signal, spec) for signal, spec in (*asked, *usual)}.values()
 
 
+class AlertVocabulary(Vocabulary):
+    """The numbers of signals, each with its usual window, and the release's own report."""
+
+    name_wanted = "a number of a signal"
+    limit_wanted = "a number, or `report`"
+
+    def __init__(self, numbers: Mapping[str, Signal], windows: Mapping[str, Window] | None = None) -> None:
+        self._numbers = numbers
+        self._windows = windows or {}
+
+    def find_name(self, token: ExpressionToken) -> str:
+        return token.match(self._numbers, "number")
+
+    def find_reference(self, token: ExpressionToken) -> str:
+        if token.text != "report":
+            raise token.error(f"expected {self.limit_wanted}, got {token.text!r}")
+        return token.text
+
+    def scale(self, name: str) -> float:
+        """A per cent is a hundredth of the number's scale: one point of BLEU's."""
+        return self._numbers[name].whole
+
+    def default_window(self, name: str) -> Window:
+        return self._windows.get(name) or self._numbers[name].usual
+
+
 def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> list[Rule]:
-    """Alerts with their conditions read; `ValueError` (a `WrongRule` among them) says what is wrong with one."""
+    """Alerts with their conditions read; `ValueError` (an `ExpressionError` among them) says what is wrong with one."""
     numbers = all_numbers(signals)
-    usual = {number: signal.usual for number, signal in numbers.items()}
     found = []
     for alert in alerts:
-        when = _read(alert.when, usual, numbers)
-        clear = None if alert.clear is None else _clear(alert, when, {**usual, when.name: when.window}, numbers)
+        when = parse_expression(alert.when, AlertVocabulary(numbers))
+        clear = None if alert.clear is None else _clear(alert, when, numbers)
         limit = _limit(when, report)
         usually = max(numbers[when.name].enough(when.name, when.window), 2 if alert.certain else 1)
         found.append(
@@ -85,14 +110,8 @@ def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping
     return found
 
 
-def _read(text: str, usual: Mapping[str, Window], numbers: Mapping[str, Signal]) -> When:
-    """A condition, of which a per cent is a hundredth of the number's scale: one point of BLEU's."""
-    when = parse(text, usual)
-    return when._replace(margin=round(when.margin * numbers[when.name].whole, 9)) if "%" in text else when
-
-
-def _clear(alert: Alert, when: When, usual: Mapping[str, Window], numbers: Mapping[str, Signal]) -> When:
-    clear = _read(str(alert.clear), usual, numbers)
+def _clear(alert: Alert, when: Expression, numbers: Mapping[str, Signal]) -> Expression:
+    clear = parse_expression(str(alert.clear), AlertVocabulary(numbers, {when.name: when.window}))
     if clear.name != when.name or clear.window != when.window:
         raise ValueError(f"`clear` must be about {when.name} {when.window}, as `when` is; got {alert.clear!r}")
     if clear.upward == when.upward:
@@ -100,9 +119,9 @@ def _clear(alert: Alert, when: When, usual: Mapping[str, Window], numbers: Mappi
     return clear
 
 
-def _limit(when: When, report: Mapping[str, float]) -> float:
+def _limit(when: Expression, report: Mapping[str, float]) -> float:
     """The limit as a number; nan where the report is not there yet, as while a recipe is read."""
-    return report.get(when.name, float("nan")) + when.margin if when.report else when.margin
+    return report.get(when.name, float("nan")) + when.margin if when.reference else when.margin
 
 
 def read_plan(artifact: Artifact, name: str) -> MonitorPlan:

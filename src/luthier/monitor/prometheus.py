@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from luthier.core.expressions import Expression, Window, format_duration
 from luthier.monitor.plan import MonitorPlan, Rule
-from luthier.monitor.when import When, Window, duration
 
 PREFIX = "luthier_signal"
 _OPPOSITE = {">": "<=", ">=": "<", "<": ">=", "<=": ">"}
@@ -21,13 +21,13 @@ _OPPOSITE = {">": "<=", ">=": "<", "<": ">=", "<=": ">"}
 
 def window_label(spec: Window) -> str:
     """A window as a label's value: `10m`, `200 events`."""
-    return f"{spec.events} events" if spec.events else duration(spec.seconds)
+    return f"{spec.events} events" if spec.events else format_duration(spec.seconds)
 
 
 def rules(plan: MonitorPlan) -> dict[str, Any]:
     """A file of rules as Prometheus loads it."""
     alerts = [_alert(plan, rule) for rule in plan.rules]
-    group = {"name": f"luthier {plan.name}", "interval": duration(plan.every_s), "rules": alerts}
+    group = {"name": f"luthier {plan.name}", "interval": format_duration(plan.every_s), "rules": alerts}
     return {"groups": [group]}
 
 
@@ -36,9 +36,9 @@ def _alert(plan: MonitorPlan, rule: Rule) -> dict[str, Any]:
     said = f"{rule.when.name} is {{{{ $value | humanize }}}}; the limit is {rule.limit:.6g}"
     found: dict[str, Any] = {"alert": rule.name, "expr": expression(plan, rule)}
     if alert.hold:
-        found["for"] = duration(alert.hold)
+        found["for"] = format_duration(alert.hold)
     if alert.keep_firing_for:
-        found["keep_firing_for"] = duration(alert.keep_firing_for)
+        found["keep_firing_for"] = format_duration(alert.keep_firing_for)
     labels = {"severity": alert.severity, "monitor": plan.name}
     annotations = {"summary": alert.when, "description": said}
     if alert.act:
@@ -72,7 +72,7 @@ def _end(rule: Rule) -> str:
     return "_low" if rule.when.upward else "_high"
 
 
-def _series(plan: MonitorPlan, when: When, suffix: str) -> str:
+def _series(plan: MonitorPlan, when: Expression, suffix: str) -> str:
     labels = f'monitor="{plan.name}",signal="{when.name}",window="{window_label(when.window)}"'
     return f"max({PREFIX}{suffix}{{{labels}}})"
 
@@ -96,7 +96,7 @@ def dashboard(plan: MonitorPlan) -> dict[str, Any]:
         "tags": ["luthier"],
         "timezone": "browser",
         "schemaVersion": 39,
-        "refresh": duration(plan.every_s),
+        "refresh": format_duration(plan.every_s),
         "time": {"from": "now-7d", "to": "now"},
         "templating": {
             "list": [{"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"}]

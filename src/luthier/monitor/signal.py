@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import Field
 
 from luthier.core.component import Component
-from luthier.monitor.when import Window
+from luthier.core.expressions import Window
 from luthier.traffic.record import Feedback, Trace
 
 Events = Literal["requests", "feedback"]

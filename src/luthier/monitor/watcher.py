@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from luthier.core.digest import digest_of
+from luthier.core.expressions import Window
 from luthier.monitor.message import Message, Tells
 from luthier.monitor.plan import MonitorPlan, Rule
 from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span
 from luthier.monitor.state import State, step
-from luthier.monitor.when import Window
 from luthier.monitor.windows import Kept, key_of, window
 from luthier.monitor.worst import LABEL, examples, worst_slice
 from luthier.traffic.record import Feedback, Trace

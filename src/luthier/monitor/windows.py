@@ -12,8 +12,8 @@ from typing import Protocol
 
 import xxhash
 
+from luthier.core.expressions import Window
 from luthier.monitor.signal import Row
-from luthier.monitor.when import Window
 
 PARTS = 60
 """A window of time moves on by a sixtieth of its length at once, and by no less than a second."""

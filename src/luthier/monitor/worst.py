@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from luthier.core.expressions import Expression
 from luthier.monitor.message import Slice
 from luthier.monitor.signal import Eye, Row, Span
-from luthier.monitor.when import When
 
 SHOWN = 3
 LABEL = "label"
@@ -16,7 +16,7 @@ FEWEST = 10
 _MOST_SLICES = 50
 
 
-def worst_slice(eye: Eye, when: When, rows: Sequence[Row]) -> Slice | None:
+def worst_slice(eye: Eye, when: Expression, rows: Sequence[Row]) -> Slice | None:
     """The slice that is beyond the whole by most; None where no slice is worse than the whole."""
     whole, rowwise = _value(eye, when, rows), _mean(eye, rows)
     sign = 1.0 if when.upward else -1.0
@@ -29,7 +29,7 @@ def worst_slice(eye: Eye, when: When, rows: Sequence[Row]) -> Slice | None:
     return max(found, key=lambda one: one[:2])[2] if found else None
 
 
-def _value(eye: Eye, when: When, rows: Sequence[Row]) -> float | None:
+def _value(eye: Eye, when: Expression, rows: Sequence[Row]) -> float | None:
     reading = eye.measure(rows, Span(0.0, len(rows), ends=False)).get(when.name)
     return None if reading is None else reading.value
 
@@ -49,7 +49,7 @@ def _slices(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return dict(sorted(able, key=lambda one: (-len(one[1]), one[0]))[:_MOST_SLICES])
 
 
-def examples(eye: Eye, when: When, rows: Sequence[Row]) -> tuple[str, ...]:
+def examples(eye: Eye, when: Expression, rows: Sequence[Row]) -> tuple[str, ...]:
     """The ids of the requests that are farthest on the wrong side, the latest first among equals."""
     each = eye.each(rows)
     if each is None:

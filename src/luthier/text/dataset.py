@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.described import described
 from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.files import write_aside
 from luthier.core.spread import spread
 from luthier.core.step import Outline, Outlook
 from luthier.text import parquet
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MADE = "augmented"
 """The key of `meta` under which a made row says who made it, out of which rows, and what was done."""
+SUMMARY = "summary.json"
 BATCH = 256
 """Examples that are read at once."""
 OUTLINED = 256
@@ -54,8 +56,8 @@ class Rightness(BaseModel):
     """The part of what was found that was wanted, and its interval; None when nothing was found."""
 
 
-class Summary(BaseModel):
-    """What went in and what became of it; every row is accounted for."""
+class DatasetSummary(BaseModel):
+    """What went in and what became of it (`summary.json`); every row is accounted for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     rows_in: int
@@ -80,17 +82,21 @@ class Summary(BaseModel):
     """How right operators were on labelled samples, by operator and kind."""
 
     @model_validator(mode="after")
-    def _adds_up(self) -> Summary:
+    def _adds_up(self) -> DatasetSummary:
         came = self.rows_in + sum(self.made.values())
         out = sum(self.rows.values()) + sum(self.dropped.values())
         if out != came:
             raise ValueError(f"{came} rows went in or were made and {out} came out: the books do not balance")
         return self
 
+    @classmethod
+    def read(cls, dataset: Artifact) -> DatasetSummary:
+        """That of a data set."""
+        return cls.model_validate(dataset.read_json(SUMMARY))
 
-def summary(artifact: Artifact) -> Summary:
-    """The data set's summary."""
-    return Summary.model_validate(artifact.read_json("summary.json"))
+    def write(self, folder: Path) -> None:
+        """Write `summary.json` into a folder."""
+        write_aside(folder / SUMMARY, (self.model_dump_json(indent=1) + "\n").encode())
 
 
 def lineage(artifact: Artifact) -> Iterator[Artifact]:
@@ -155,7 +161,7 @@ def first_examples(artifact: Artifact, split: str, number: int) -> list[Example]
 
 def spread_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
     """So many of a split's examples at most, evenly from its first to its last."""
-    return examples_at(artifact, split, spread(range(summary(artifact).rows[split]), number))
+    return examples_at(artifact, split, spread(range(DatasetSummary.read(artifact).rows[split]), number))
 
 
 def examples_ahead(outlook: Outlook, split: str, number: int) -> list[Example]:
@@ -170,7 +176,7 @@ def outlined(outlook: Outlook, field: str = "data") -> Outline:
     """What the data set that a field names holds, or is expected to hold."""
     if (made := outlook.inputs.get(field)) is None:
         return outlook.outlines.get(field, Outline())
-    told, split = summary(made), splits(made)[0]
+    told, split = DatasetSummary.read(made), splits(made)[0]
     examples = spread_examples(made, split, OUTLINED)
     return Outline(
         rows=told.rows,

@@ -17,7 +17,7 @@ from luthier.core.component import refuse_unknown_settings
 from luthier.core.described import described
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.metrics.metric import Metric
-from luthier.text.dataset import batches, columns, has_split, summary
+from luthier.text.dataset import DatasetSummary, batches, columns, has_split
 from luthier.text.messages import Example, prompt_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Parted(NamedTuple):
 
 def part(held_out: HeldOut | None, data: Artifact, seed: int, used: int | None) -> Parted:
     """Which rows are held out; a share is one of the rows that are `used` (None: all)."""
-    count = summary(data).rows["train"]
+    count = DatasetSummary.read(data).rows["train"]
     if held_out is None:
         return Parted("train", (), range(count))
     wanted = held_out.rows
@@ -114,7 +114,7 @@ def part(held_out: HeldOut | None, data: Artifact, seed: int, used: int | None) 
         if not has_split(data, "validation"):
             remedy = "set `split: {validation: 0.1}` in `prepare`, or hold back a share of the training rows"
             raise DataError("the data set has no validation split", where=_WHERE, remedy=remedy)
-        return Parted("validation", range(summary(data).rows["validation"]), range(count))
+        return Parted("validation", range(DatasetSummary.read(data).rows["validation"]), range(count))
     share = USUAL_SHARE if isinstance(wanted, str) else wanted
     number = share if isinstance(share, int) else max(1, round(share * min(count, used or count)))
     return _hold_back(data, seed, number)
@@ -169,7 +169,7 @@ def check_metric(held_out: HeldOut, data: Artifact, objective: Objective) -> Non
     if isinstance(metric, str):
         what = f"{metric} is measured on pairs of answers, and {objective.kind} learns from none"
         raise RecipeError(what, where=where, remedy="use loss")
-    if summary(data).task != "label":
+    if DatasetSummary.read(data).task != "label":
         what = f"{metric.kind} is measured on labels, and the data set holds texts"
         raise RecipeError(what, where=where, remedy="use loss")
     if "logprobs" in metric.needs:

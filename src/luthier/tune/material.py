@@ -14,7 +14,7 @@ from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
-from luthier.text.dataset import BATCH, batches, examples_at, has_split, summary
+from luthier.text.dataset import BATCH, DatasetSummary, batches, examples_at, has_split
 from luthier.text.messages import Example, prompt_of, said_for
 from luthier.text.prompt import Prompt
 from luthier.tune.curriculum import ordered
@@ -77,7 +77,7 @@ class Material:
     def about(self) -> About:
         """What the objective may know of the whole data set."""
         examples = chain.from_iterable(batches(self._data, "train"))
-        labels = summary(self._data).labels
+        labels = DatasetSummary.read(self._data).labels
         return About(classes=said_for(labels, examples) if labels else {}, seed=self._work.seed)
 
     @cached_property
@@ -257,7 +257,7 @@ class Material:
 
         examples = asked(self._data, self._parted)
         streams = [batches(self._data, split) for split in dict.fromkeys(["train", self._parted.split])]
-        said = said_for(summary(self._data).labels, chain.from_iterable(chain.from_iterable(streams)))
+        said = said_for(DatasetSummary.read(self._data).labels, chain.from_iterable(chain.from_iterable(streams)))
         encoded = [self._text.options(prompt_of(one), said.values(), one.tools) for one in examples]
         return Questions(
             prompts=[prompt for prompt, _ in encoded],

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from luthier.core.errors import Interrupted
 from luthier.core.step import Work
 from luthier.tune.schedule import Course
 
@@ -36,9 +37,12 @@ class Speed:
         held_out = {name: round(value, 4) for name, value in stepped.measures.items() if name.startswith("held_out_")}
         loss = {"loss": round(stepped.loss, 4)}
         told = {name: round(stepped.measures[name], 4) for name in SHOWN if name in stepped.measures}
-        self._work.events.progress(done, self._course.total, "rows", step=stepped.step, **loss, **told, **held_out)
+        metrics = {**loss, **told, **held_out}
+        stop = self._work.report(stepped.step, metrics, done=done, total=self._course.total, unit="rows")
         if stepped.skipped and stepped.rows:
             self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
+        if stop:
+            raise Interrupted(f"stopped after step {stepped.step}: who listens to its numbers asked for it")
 
     def measures(self, aside_s: float, drawing_s: float) -> dict[str, float]:
         """Rates of what this process learnt, without the seconds that went into measuring and keeping states; that of

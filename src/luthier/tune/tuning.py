@@ -14,6 +14,7 @@ from luthier.core.step import Work
 from luthier.models.describe import describe
 from luthier.models.speed import cores
 from luthier.text.prompt import Prompt
+from luthier.text.training import TrainingRecord
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import operations_of
 from luthier.tune.material import Material
@@ -23,7 +24,7 @@ from luthier.tune.rendered import write_rendered
 from luthier.tune.saved import EPOCHS, refuse_idle
 from luthier.tune.schedule import DECAY, Course
 from luthier.tune.speed import Speed
-from luthier.tune.technique import Technique, write_settings
+from luthier.tune.technique import Technique
 from luthier.tune.watching import Watching
 
 if TYPE_CHECKING:
@@ -238,8 +239,7 @@ class Tuning:
         step = self._step
         folder.mkdir(parents=True, exist_ok=True)
         self._technique.save(self.trained, folder, self._base, self._name)
-        write_settings(
-            folder / "tuned.json",
+        record = TrainingRecord.model_validate(
             {
                 "technique": step.technique.settings(),
                 "objective": step.objective.settings(),
@@ -254,8 +254,9 @@ class Tuning:
                 "learning_rate_why": self._rate.why,
                 **told,
                 **step.objective.card(material.about),
-            },
+            }
         )
+        record.write(folder)
         lines = training.log[:steps]
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         saved = (told["held_out"] or {}).get("saved_step", steps)

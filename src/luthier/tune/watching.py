@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.errors import Interrupted
 from luthier.core.step import Work
 from luthier.tune.tracker import Ending, Tracked, Tracker, Writer
 
@@ -50,7 +51,8 @@ class Watching:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        how: Ending = "finished" if kind is None else "stopped" if kind is KeyboardInterrupt else "failed"
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Interrupted)
+        how: Ending = "finished" if kind is None else "stopped" if stopped else "failed"
         for writer in self._writers:
             writer.end(how)
 

@@ -12,7 +12,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where
 from luthier.data.row import MESSAGES, Row
 from luthier.data.twins.text_keys import digest8
-from luthier.text.dataset import columns, splits, summary
+from luthier.text.dataset import DatasetSummary, columns, splits
 from luthier.text.messages import Message, spelled_out
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Material:
         cls, artifact: Artifact, limit: int, seed: int, model: Artifact | None = None, base: Path = Path()
     ) -> Material:
         """Read a data set; of more rows than `limit`, those whose ids hash lowest, which is a draw by content."""
-        told = summary(artifact)
+        told = DatasetSummary.read(artifact)
         available = sum(told.rows.values())
         below = _bound(artifact, limit) if available > limit else None
         rows = (row for split in splits(artifact) for row in _read(artifact, split, below))

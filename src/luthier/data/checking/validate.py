@@ -18,7 +18,7 @@ class Validated(NamedTuple):
 
 
 def validate(
-    checks: Sequence[Check], data: Material, tick: Callable[[int, str], None] = lambda done, name: None
+    checks: Sequence[Check], data: Material, tick: Callable[[int, str], object] = lambda done, name: None
 ) -> Validated:
     """Make every check whose needs are met; the worst findings come first, in the order of the checks' kinds."""
     lacks = data.lacks()

@@ -12,7 +12,7 @@ import yaml
 
 from luthier.core.artifact import Artifact
 from luthier.models.card import data_licence, without_places
-from luthier.text.dataset import Summary, lineage, summary
+from luthier.text.dataset import DatasetSummary, lineage
 from luthier.text.findings import Findings
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -21,7 +21,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
-    told = summary(artifact)
+    told = DatasetSummary.read(artifact)
     front = yaml.safe_dump(_front(artifact, name, told), sort_keys=True, allow_unicode=True)
     parts = [
         f"---\n{front}---\n",
@@ -36,7 +36,7 @@ def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
     return "\n".join(parts)
 
 
-def _front(artifact: Artifact, name: str, told: Summary) -> dict[str, Any]:
+def _front(artifact: Artifact, name: str, told: DatasetSummary) -> dict[str, Any]:
     rows, licences = sum(told.rows.values()), _licences(artifact)
     return {
         "license": "other" if len(licences) > 1 else licences[0] if licences else "unknown",
@@ -47,7 +47,7 @@ def _front(artifact: Artifact, name: str, told: Summary) -> dict[str, Any]:
     }
 
 
-def _what(told: Summary) -> str:
+def _what(told: DatasetSummary) -> str:
     rows = ", ".join(f"{count:,} {split}" for split, count in told.rows.items())
     if told.task == "text":
         return f"Conversations with free answers: {rows} rows."
@@ -55,7 +55,7 @@ def _what(told: Summary) -> str:
     return f"Texts with one of {len(told.labels)} classes ({shown}): {rows} rows."
 
 
-def _counts(told: Summary) -> str:
+def _counts(told: DatasetSummary) -> str:
     """Every row that went in, by what became of it."""
     lines = [f"| read | {told.rows_in} |"]
     lines += [f"| {split} | {count} |" for split, count in told.rows.items()]
@@ -65,7 +65,7 @@ def _counts(told: Summary) -> str:
     return "## Rows\n\n| what | rows |\n|---|---|\n" + "\n".join(lines) + "\n"
 
 
-def _sources(artifact: Artifact, told: Summary) -> str:
+def _sources(artifact: Artifact, told: DatasetSummary) -> str:
     licence = "; ".join(_licences(artifact)) or "not stated by the source; find it out before you pass the rows on"
     lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in told.sources]
     read = sorted({pair for made in lineage(artifact) for pair in made.manifest.reads.items()})
@@ -88,7 +88,7 @@ def _licences(artifact: Artifact) -> list[str]:
 def _operators(artifact: Artifact) -> str:
     """The settings that made the data set, and those before them that made what it was made of."""
     made = [*lineage(artifact)][::-1]
-    edited = sorted({operator for one in made for operator in summary(one).edited})
+    edited = sorted({operator for one in made for operator in DatasetSummary.read(one).edited})
     said = f"Texts were edited by {', '.join(edited)}.\n\n" if edited else ""
     text = yaml.safe_dump([_settings(one) for one in made], sort_keys=False, allow_unicode=True)
     return f"## What was done\n\n{said}```yaml\n{text}```\n"

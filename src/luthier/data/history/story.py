@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, did_you_mean
-from luthier.text.dataset import MADE, splits, summary
+from luthier.text.dataset import MADE, DatasetSummary, splits
 
 if TYPE_CHECKING:
     import polars
@@ -51,7 +51,7 @@ def children(artifact: Artifact, example_id: str) -> list[dict[str, Any]]:
     """The training rows that were made out of an example: `{"id", "by"}`, in order."""
     import polars as pl
 
-    if not summary(artifact).made:
+    if not DatasetSummary.read(artifact).made:
         return []
     named = pl.col("meta").str.contains(f'"{example_id}"', literal=True)
     frame = _scan(artifact, "examples/train.parquet").filter(named).select("id", "meta").collect()

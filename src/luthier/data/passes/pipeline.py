@@ -11,7 +11,6 @@ import numpy as np
 
 from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
-from luthier.core.files import write_aside
 from luthier.core.process import release_memory, reuse_memory
 from luthier.core.step import Work
 from luthier.data.operator import Drop, Operator
@@ -31,7 +30,7 @@ from luthier.data.passes.workers import Workers
 from luthier.data.source import HAS_ANSWER, Source
 from luthier.data.split import NAMES, NOT_TAKEN, TRAIN, Assigned, Split, assign
 from luthier.data.task import Answers, Task
-from luthier.text.dataset import Rightness, SourceCount, Summary
+from luthier.text.dataset import DatasetSummary, Rightness, SourceCount
 from luthier.text.dropped import place_in_file
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _prepare(engine: Engine, reader: Reader, split: Split, work: Work, options: 
     result.write(work.folder, engine.workers)
     measured = {one.name: proof for one in engine.operators if (proof := one.operator.prove(work.base))}
     summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
-    write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
+    summary.write(work.folder)
     if (broken := reader.first_broken) is not None:
         where = place_in_file(broken.file, broken.line, broken.row)
         work.events.warning(f"left out, and listed by `luthier show --dropped`: {where}: {broken.problem}")
@@ -218,9 +217,9 @@ def _drop_not_taken(spill: Spill, left: Left, assigned: Assigned, books: Books, 
 
 def _summary(
     reader: Reader, result: Result, books: Books, labels: Answers | None, measured: dict[str, dict[str, Rightness]]
-) -> Summary:
+) -> DatasetSummary:
     sources = [SourceCount(source=reader.kind, file=file, rows=rows) for file, rows in reader.files.items()]
-    return Summary(
+    return DatasetSummary(
         rows_in=reader.rows,
         rows={name: result.count(name) for name in result.names()},
         dropped=dict(sorted(books.dropped.items())),
@@ -233,7 +232,7 @@ def _summary(
     )
 
 
-def _speak(work: Work, summary: Summary, books: Books, assigned: Assigned) -> None:
+def _speak(work: Work, summary: DatasetSummary, books: Books, assigned: Assigned) -> None:
     """Tell the user what was found and decided."""
     for note in (*books.notes, *assigned.notes):
         work.events.note(note)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import write_aside, writing
+from luthier.core.files import writing
 from luthier.core.step import Work
 from luthier.data.augment.rows import as_examples, tables
 from luthier.data.operator import Drop
 from luthier.data.passes.apply import drop_event, opening, shown_openings
 from luthier.data.passes.tables import Event, EventWriter, TableWriter, example_schema, from_arrow, numbered
 from luthier.data.row import Row
-from luthier.text.dataset import Summary, splits, summary
+from luthier.text.dataset import DatasetSummary, splits
 
 
 def read_rows(artifact: Artifact, split: str) -> Iterator[list[Row]]:
@@ -63,15 +63,15 @@ class Remade:
         self._events.write([drop_event(row, self.work.name, Drop(reason), text)])
         self._dropped[reason.partition(": ")[0]] += 1
 
-    def close(self, *, task: Literal["label", "text"], labels: Sequence[str]) -> Summary:
+    def close(self, *, task: Literal["label", "text"], labels: Sequence[str]) -> DatasetSummary:
         """Finish every file, and write the books."""
-        told = summary(self.before)
+        told = DatasetSummary.read(self.before)
         rows = {split: self._writers[split].rows for split in splits(self.before) if split in self._writers}
         for writer in self._writers.values():
             writer.close()
         self._events.close()
         self._take_over()
-        found = Summary(
+        found = DatasetSummary(
             rows_in=sum(told.rows.values()),
             rows=rows,
             dropped=dict(sorted(self._dropped.items())),
@@ -81,7 +81,7 @@ class Remade:
             choices=told.choices,
             sources=told.sources,
         )
-        write_aside(self.work.folder / "summary.json", (found.model_dump_json(indent=1) + "\n").encode())
+        found.write(self.work.folder)
         return found
 
     def _take_over(self) -> None:

@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.core.files import write_aside, writing
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, TeacherRef, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, TeacherRef, Work
 from luthier.data.augment.checks import Checks, Inspector
 from luthier.data.augment.desk import Desk, open_desk
 from luthier.data.augment.judge import Classifier
@@ -28,7 +28,7 @@ from luthier.data.split import TRAIN
 from luthier.data.twins.near import Index
 from luthier.data.twins.text_keys import compared
 from luthier.models.embedder import Space
-from luthier.text.dataset import MADE, Summary, outlined, splits, summary
+from luthier.text.dataset import MADE, SUMMARY, DatasetSummary, outlined, splits
 
 ROWS_PER_S = 400.0
 """Made rows, checks included, on one core of a common server; models take their own time."""
@@ -43,7 +43,7 @@ class Augment(Step):
     """
 
     kind: Literal["augment"] = "augment"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The data set whose training rows are added to."""
@@ -111,7 +111,7 @@ class Augment(Step):
 def _train_rows(outlook: Outlook) -> int | None:
     """Training rows of the input, made or expected."""
     if (made := outlook.inputs.get("data")) is not None:
-        return summary(made).rows.get(TRAIN)
+        return DatasetSummary.read(made).rows.get(TRAIN)
     expected = outlook.outlines.get("data")
     return expected.rows.get(TRAIN) if expected is not None and expected.rows else None
 
@@ -122,7 +122,7 @@ class _Augmenting:
     def __init__(self, step: Augment, work: Work) -> None:
         self._step, self._work = step, work
         self._data: Artifact = work.inputs["data"]
-        self._before = summary(self._data)
+        self._before = DatasetSummary.read(self._data)
         step._refuse_without_model()
         self._named = named(step.augmenters)
         with writing(work.scratch):
@@ -155,7 +155,7 @@ class _Augmenting:
 
     def _copy(self) -> None:
         """Everything but the training split, the events and the books, as it is."""
-        own = {f"examples/{TRAIN}.parquet", "events.parquet", "summary.json", "augment.json"}
+        own = {f"examples/{TRAIN}.parquet", "events.parquet", SUMMARY, "augment.json"}
         for entry in self._data.manifest.files:
             if entry.path not in own:
                 target = self._work.folder / entry.path
@@ -198,7 +198,7 @@ class _Augmenting:
             for reason, count in tally.refused.items():
                 refused[f"made, {reason}"] = refused.get(f"made, {reason}", 0) + count
         rows = {**self._before.rows, TRAIN: self._before.rows[TRAIN] + kept}
-        told = Summary(
+        told = DatasetSummary(
             rows_in=sum(self._before.rows.values()),
             rows=rows,
             dropped=dict(sorted(refused.items())),
@@ -209,7 +209,7 @@ class _Augmenting:
             made={name: tally.made for name, tally in tallies.items()},
         )
         folder = self._work.folder
-        write_aside(folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
+        told.write(folder)
         books = {name: tally.as_json() for name, tally in tallies.items()}
         write_aside(folder / "augment.json", (dump(books) + "\n").encode())
         for line in _sentences(tallies):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
-from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, ModelRef, Outline, Outlook, Step, Work
 from luthier.data.pair_row import pair_row
 from luthier.data.passes.remake import Remade, read_rows
 from luthier.data.row import Row
@@ -56,7 +56,7 @@ class Constitution(Step):
     """
 
     kind: Literal["constitution"] = "constitution"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step whose questions are answered."""

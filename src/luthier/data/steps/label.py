@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from luthier.core.counted import by_name, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.adjudicator import Adjudicator, Decision
 from luthier.data.adjudicators.label_model import LabelModel
 from luthier.data.label.weak import Votes, account, ballots
@@ -20,7 +20,7 @@ from luthier.data.label_function import LabelFunction, named
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.passes.tables import dump
 from luthier.data.row import Row
-from luthier.text.dataset import as_outlined, outlined, splits, summary
+from luthier.text.dataset import DatasetSummary, as_outlined, outlined, splits
 from luthier.text.messages import Example, Message
 
 ROWS_PER_S = 20_000
@@ -38,7 +38,7 @@ class Label(Step):
     """
 
     kind: Literal["label"] = "label"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set."""
@@ -65,7 +65,7 @@ class Label(Step):
         """Let all vote, weigh the votes, and write the rows."""
         started = time.perf_counter()
         data = work.inputs["data"]
-        told = summary(data)
+        told = DatasetSummary.read(data)
         which = self._splits(work, labelled=told.task == "label")
         names = named(self.functions)
         votes: Votes = [[] for _ in names]
@@ -176,6 +176,6 @@ class Label(Step):
 def rows_ahead(outlook: Outlook) -> int | None:
     """Rows of the data set that a step reads, made or expected."""
     if (made := outlook.inputs.get("data")) is not None:
-        return sum(summary(made).rows.values())
+        return sum(DatasetSummary.read(made).rows.values())
     expected = outlook.outlines.get("data")
     return sum(expected.rows.values()) if expected is not None and expected.rows else None

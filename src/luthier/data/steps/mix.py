@@ -15,14 +15,14 @@ from luthier.core.counted import by_name, counted
 from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
 from luthier.core.spread import spread
-from luthier.core.step import Forecast, Makes, Outline, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Outline, Outlook, Reads, Step, Work
 from luthier.data.augment.rows import tables
 from luthier.data.passes.shares import Ask, amounts
 from luthier.data.passes.tables import Event, EventWriter, TableWriter, dump, example_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.data.split import TEST, TRAIN, VALIDATION
 from luthier.data.twins.text_keys import digest8, prompt_key
-from luthier.text.dataset import MADE, Summary, has_split, outlined, summary
+from luthier.text.dataset import MADE, DatasetSummary, has_split, outlined
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +47,7 @@ class Mix(Step):
     """
 
     kind: Literal["mix"] = "mix"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: Annotated[tuple[str, ...], Reads("dataset"), Field(min_length=2)]
     """The data sets that are mixed."""
@@ -116,7 +116,7 @@ class Mix(Step):
         found: list[Mapping[str, int] | None] = []
         for at in range(len(self.data)):
             made = outlook.inputs.get(f"data.{at}")
-            found.append(summary(made).rows if made else outlook.outlines.get(f"data.{at}", Outline()).rows)
+            found.append(DatasetSummary.read(made).rows if made else outlook.outlines.get(f"data.{at}", Outline()).rows)
         return found
 
 
@@ -160,7 +160,7 @@ class _Mixing:
     def __init__(self, step: Mix, work: Work) -> None:
         self._step, self._work = step, work
         self._parts = [_Part(name, work.inputs[f"data.{at}"]) for at, name in enumerate(step.data)]
-        self._told = [summary(part.artifact) for part in self._parts]
+        self._told = [DatasetSummary.read(part.artifact) for part in self._parts]
         self._is_label = all(told.task == "label" for told in self._told)
         self._dropped: dict[str, int] = {}
         self._copies = 0
@@ -227,8 +227,8 @@ class _Mixing:
             yield from (_copy(kept, number) for number in range(1, times))
             self._copies += times - 1
 
-    def _conclude(self, rows: dict[str, int]) -> Summary:
-        told = Summary(
+    def _conclude(self, rows: dict[str, int]) -> DatasetSummary:
+        told = DatasetSummary(
             rows_in=sum(sum(one.rows.values()) for one in self._told),
             rows=rows,
             dropped=dict(sorted(self._dropped.items())),
@@ -238,7 +238,7 @@ class _Mixing:
             sources=[source for one in self._told for source in one.sources],
             made={"mix": self._copies} if self._copies else {},
         )
-        write_aside(self._work.folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
+        told.write(self._work.folder)
         parts = {part.name: sum(part.times.values()) for part in self._parts}
         write_aside(self._work.folder / "mix.json", (json.dumps(parts, indent=1, ensure_ascii=False) + "\n").encode())
         why = f" ({by_name(told.dropped)})" if told.dropped else ""

@@ -12,8 +12,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.files import write_aside
-from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Outlook, Reads, Step, Work
 from luthier.data.pair_row import pair_row
 from luthier.data.rated import Take
 from luthier.text.probed import PROBED, read
@@ -39,7 +38,7 @@ class Preferences(Step):
     """
 
     kind: Literal["preferences"] = "preferences"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: Annotated[str | None, Reads("dataset", optional=True)] = None
     """The step that made a data set of single answers with ratings, or with thumbs up and down."""
@@ -71,7 +70,7 @@ class Preferences(Step):
     def make(self, work: Work) -> Mapping[str, Any]:
         """Read what was asked, and write the pairs."""
         from luthier.data.passes.tables import Event, EventWriter
-        from luthier.text.dataset import SourceCount, Summary
+        from luthier.text.dataset import DatasetSummary, SourceCount
 
         mine = self._mine(work)
         events = EventWriter(work.folder / "events.parquet")
@@ -94,7 +93,7 @@ class Preferences(Step):
         for split in counts:
             _write(work.folder / "examples" / f"{split}.parquet", list(kept[split].values()))
         every = [pair for rows in mine.values() for pair, _ in rows]
-        told = Summary(
+        told = DatasetSummary(
             rows_in=len(every),
             rows=counts,
             dropped=dict(sorted(dropped.items())),
@@ -103,7 +102,7 @@ class Preferences(Step):
             labels=[],
             sources=[SourceCount(source=every[0].source, file=every[0].file, rows=len(every))],
         )
-        write_aside(work.folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
+        told.write(work.folder)
         work.events.note(f"{counted(sum(counts.values()), 'pair')} of {counted(len(every), 'row')}")
         return {}
 

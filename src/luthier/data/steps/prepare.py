@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import Forecast, Outline, Outlook, Step, Work
 from luthier.data.intake.expect import bytes_read, expected
 from luthier.data.operator import Operator
 from luthier.data.passes.pipeline import Options, prepare
@@ -39,7 +39,7 @@ class Prepare(Step):
     """
 
     kind: Literal["prepare"] = "prepare"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     source: Source
     """Where the rows come from, and what their columns mean."""

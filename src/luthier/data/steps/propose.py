@@ -12,13 +12,13 @@ from pydantic import Field
 from luthier.core.artifact import Artifact
 from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where
-from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, ModelRef, Outline, Outlook, Step, Work
 from luthier.data.label.confidence import probabilities, temperature
 from luthier.data.label.judgment import PROPOSAL
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import outlined, splits, summary
+from luthier.text.dataset import DatasetSummary, outlined, splits
 from luthier.text.messages import Message
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Propose(Step):
     """
 
     kind: Literal["propose"] = "propose"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set."""
@@ -59,7 +59,7 @@ class Propose(Step):
 
         started = time.perf_counter()
         data = work.inputs["data"]
-        told = summary(data)
+        told = DatasetSummary.read(data)
         labels = self._labels(told.labels or told.choices)
         total = sum(told.rows.values())
         scorer = Scorer(work.inputs["model"], labels, self.normalise, work)
@@ -110,7 +110,7 @@ class Propose(Step):
         at = 0
         for split in splits(data):
             for rows in read_rows(data, split):
-                if split == wanted and summary(data).task == "label":
+                if split == wanted and DatasetSummary.read(data).task == "label":
                     pairs += list(zip(rows, scores[at : at + len(rows)], strict=True))
                 at += len(rows)
         known = [(one, row.answer) for row, one in pairs if one and len(one) == len(labels) and row.answer in labels]

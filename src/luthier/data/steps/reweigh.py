@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.checks.bias_terms import TERMS, named_groups
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.split import TRAIN
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import has_split, outlined, splits, summary
+from luthier.text.dataset import DatasetSummary, has_split, outlined, splits
 
 ROWS_PER_S = 5_000
 Axis = Literal["gender", "orientation", "religion", "origin", "age", "ability"]
@@ -41,7 +41,7 @@ class Reweigh(Step):
     """
 
     kind: Literal["reweigh"] = "reweigh"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set."""
@@ -66,7 +66,7 @@ class Reweigh(Step):
     def make(self, work: Work) -> Mapping[str, Any]:
         """Count pairs, then write every row with its weight, or without those that are left out."""
         data = work.inputs["data"]
-        told = summary(data)
+        told = DatasetSummary.read(data)
         if not has_split(data, TRAIN):
             raise DataError("the data set has no training rows", where=Where(field="data"))
         is_label = told.task == "label"

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.counted import of_rows
 from luthier.core.errors import DataError, Where
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.label.judgment import PROPOSAL, judgments_of
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
@@ -19,7 +19,7 @@ from luthier.data.selector import Candidate, Pool, Selector
 from luthier.data.selectors.mmr import Mmr
 from luthier.data.selectors.uncertainty import Uncertainty
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import has_split, outlined, splits, summary
+from luthier.text.dataset import DatasetSummary, has_split, outlined, splits
 
 SELECTED = "selected"
 """The column of `meta` with a chosen row's rank and score."""
@@ -34,7 +34,7 @@ class Select(Step):
     """
 
     kind: Literal["select"] = "select"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step that made the data set; where rows are chosen by uncertainty, a step `propose`."""
@@ -49,7 +49,7 @@ class Select(Step):
         """Read, choose, and write the chosen rows."""
         started = time.perf_counter()
         data = work.inputs["data"]
-        told = summary(data)
+        told = DatasetSummary.read(data)
         if not has_split(data, self.split):
             raise DataError(f"the data set has no split {self.split!r}", where=Where(field="split"))
         pool = self._pool(work)
@@ -81,7 +81,7 @@ class Select(Step):
 
     def _write(self, work: Work, marks: Mapping[str, dict[str, Any]]) -> None:
         data = work.inputs["data"]
-        told = summary(data)
+        told = DatasetSummary.read(data)
         made = Remade(work, data)
         picked: list[Row] = []
         for split in splits(data):

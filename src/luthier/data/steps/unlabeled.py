@@ -7,14 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, Where
-from luthier.core.files import write_aside
-from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
 from luthier.data.ops.label_spelling import LabelSpelling
 from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.passes.reader import EMPTY_ANSWER
 from luthier.data.split import Split
 from luthier.data.steps.prepare import BASE_BYTES, Prepare
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
 
 
 class Unlabeled(Step):
@@ -26,7 +25,7 @@ class Unlabeled(Step):
     """
 
     kind: Literal["unlabeled"] = "unlabeled"
-    makes: ClassVar[Makes] = "dataset"
+    makes: ClassVar[str] = "dataset"
 
     data: DataRef
     """The step `prepare` that left the rows out."""
@@ -34,15 +33,15 @@ class Unlabeled(Step):
     def make(self, work: Work) -> Mapping[str, Any]:
         """Read the source once more, keep the rows without an answer, and note the classes of the others."""
         data = work.inputs["data"]
-        before, told = _prepared(data), summary(data)
+        before, told = _prepared(data), DatasetSummary.read(data)
         if EMPTY_ANSWER not in told.dropped:
             what, remedy = "no row of the data set was left out for an empty answer", "leave the step out"
             raise DataError(what, where=Where(field="data"), remedy=remedy)
         source = before.source.model_copy(update={"unlabeled": "only", "system": None})
         operators = [one for one in before.ops if not isinstance(one, LabelSpelling)]
         prepare(source, operators, Split(test=0), work, Options(task="text"))
-        found = summary(Artifact(work.folder, data.manifest, data.find)).model_copy(update={"choices": told.labels})
-        write_aside(work.folder / "summary.json", (found.model_dump_json(indent=1) + "\n").encode())
+        kept = DatasetSummary.read(Artifact(work.folder, data.manifest, data.find))
+        kept.model_copy(update={"choices": told.labels}).write(work.folder)
         return {}
 
     def foresee(self, outlook: Outlook) -> Forecast:
@@ -56,7 +55,7 @@ class Unlabeled(Step):
         """The rows that were left out for an empty answer, some of which operators may leave out."""
         if (data := outlook.inputs.get("data")) is None:
             return Outline(task="text")
-        rows = summary(data).dropped.get(EMPTY_ANSWER, 0)
+        rows = DatasetSummary.read(data).dropped.get(EMPTY_ANSWER, 0)
         return Outline(rows={"train": rows}, task="text", how="before operators drop any")
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.component import members
-from luthier.core.step import DataRef, Forecast, Makes, Outlook, Step, TeacherRef, Work
+from luthier.core.step import DataRef, Forecast, Outlook, Step, TeacherRef, Work
 from luthier.data.check import Check
 from luthier.text.findings import COUNTS
 
@@ -34,7 +34,7 @@ class Validate(Step):
     """
 
     kind: Literal["validate"] = "validate"
-    makes: ClassVar[Makes] = "findings"
+    makes: ClassVar[str] = "findings"
 
     data: DataRef
     """The step that made the data set."""
@@ -92,9 +92,9 @@ class Validate(Step):
         outline = outlook.outlines.get("data")
         rows = sum(outline.rows.values()) if outline and outline.rows else None
         if "data" in outlook.inputs:
-            from luthier.text.dataset import summary
+            from luthier.text.dataset import DatasetSummary
 
-            rows = sum(summary(outlook.inputs["data"]).rows.values())
+            rows = sum(DatasetSummary.read(outlook.inputs["data"]).rows.values())
         if rows is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data are not here yet")
         speed = outlook.history.get("measures", {}).get("rows_per_s")

@@ -19,6 +19,7 @@ from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.numbers import count
 from luthier.eval.report.sentence import best_plain, standing
 from luthier.models.catalog import CATALOG
+from luthier.text.dataset import DatasetSummary
 
 MOST_EPOCHS = 8.0
 """From so many passes on, more of them are not proposed: rows are known by heart."""
@@ -116,7 +117,7 @@ def _rows(made: Made, step: str) -> Advice | None:
     data = made.artifacts.get(made.step_of(made.artifacts[step].manifest.inputs.get("data", "")))
     if data is None:
         return None
-    has = int(data.read_json("summary.json")["rows"].get("train", 0))
+    has = DatasetSummary.read(data).rows.get("train", 0)
     if isinstance(limit, int) and limit < has:
         why = f"It was trained on {count(limit)} of {count(has)} training rows."
         return Advice(what="Train on all rows.", why=why, command=made.command(f"steps.{step}.rows=null"))

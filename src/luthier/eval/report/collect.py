@@ -11,14 +11,15 @@ from typing import Any
 from luthier.core.artifact import Artifact
 from luthier.eval.human.opinion import read_opinion
 from luthier.eval.report import advice as advising
-from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import Comparison, EvaluationFacts, ModelFacts, Row
 from luthier.eval.report.facts.models import Measured as MeasuredFacts
 from luthier.eval.report.facts.report import Cost, GateFacts, Made, PeopleFacts, Provenance, ReportFacts, RuleFacts
 from luthier.eval.report.read_data import data_facts
 from luthier.eval.report.read_findings import validation_facts
-from luthier.eval.report.read_runs import run_facts
+from luthier.eval.report.read_runs import as_fact, run_facts
 from luthier.eval.report.read_tuning import base_of, tuning_facts
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.text.training import TUNED_CARD
 
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
 MOST_ROWS = 20_000
@@ -46,7 +47,7 @@ def collect(
         makes: _of_kind(artifacts, makes)
         for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments")
     }
-    tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
+    tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, TUNED_CARD)]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
     validations = tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items())
@@ -78,12 +79,13 @@ def collect(
 
 def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
     """An evaluation's `summary.json` holds the facts; the rows come from its predictions and the data's examples."""
-    summary = finite(artifact.read_json("summary.json"))
-    known = {field: summary[field] for field in EvaluationFacts.model_fields if field in summary}
+    summary = EvaluationSummary.read(artifact)
+    told = finite(summary.as_json())
+    known = {field: told[field] for field in EvaluationFacts.model_fields if field in told}
     facts = EvaluationFacts.model_validate({**known, "name": name})
-    measured = finite(artifact.read_json("metrics.json")) if _has(artifact, "metrics.json") else {}
-    models = tuple(_with_metrics(model, measured) for model in facts.models)
-    everything = tuple(_rows(artifact, str(summary.get("split", "test")))) if facts.rows <= MOST_ROWS else ()
+    metrics = EvaluationMetrics.read(artifact)
+    models = tuple(_with_metrics(model, metrics) for model in facts.models)
+    everything = tuple(_rows(artifact, summary.split)) if facts.rows <= MOST_ROWS else ()
     probed = _probed(artifact)
     return facts.model_copy(update={"models": models, "everything": everything, "probed": probed})
 
@@ -145,29 +147,21 @@ def _whole(value: Any) -> int | None:
     return None if value is None else round(value)
 
 
-def _with_metrics(model: ModelFacts, measured: Mapping[str, Any]) -> ModelFacts:
+def _with_metrics(model: ModelFacts, found: EvaluationMetrics) -> ModelFacts:
     """A model with whole signatures, which name the rows, and with what probes found."""
-    scores = measured.get("models", {}).get(model.name, {})
-    metrics = {kind: _score(scores[kind]) if kind in scores else score for kind, score in model.metrics.items()}
-    probed = measured.get("measures", {}).get(model.name, {})
+    scores = found.models.get(model.name, {})
+    metrics = {kind: as_fact(scores[kind]) if kind in scores else score for kind, score in model.metrics.items()}
     measures = {
         name: MeasuredFacts(
-            score=_score(told),
-            rows=told.get("rows", 0),
-            detail=_numbers(told.get("detail")),
-            detectable=told.get("detectable"),
+            score=as_fact(score), rows=score.rows, detail=_numbers(score.detail), detectable=score.detectable
         )
-        for name, told in probed.items()
+        for name, score in found.measures.get(model.name, {}).items()
     }
     return model.model_copy(update={"metrics": metrics, "measures": measures})
 
 
-def _score(told: Mapping[str, Any]) -> Score:
-    return Score.model_validate({key: told[key] for key in Score.model_fields if key in told})
-
-
-def _numbers(told: Mapping[str, Any] | None) -> dict[str, float]:
-    return {str(name): float(value) for name, value in (told or {}).items() if isinstance(value, int | float)}
+def _numbers(told: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in told.items() if isinstance(value, int | float)}
 
 
 def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:

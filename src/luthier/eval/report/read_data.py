@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.eval.report.facts.data import Counted, DataFacts, Edit, LabelCount, LeftOut, Rightness, Source
-from luthier.text.dataset import Summary, frame, splits, summary
+from luthier.text.dataset import DatasetSummary, frame, splits
 from luthier.text.dropped import place_in_file, read_dropped
 
 DROPS_OF_EACH = 3
@@ -18,7 +18,7 @@ MOST_EDITS = 20
 
 def data_facts(name: str, artifact: Artifact) -> DataFacts:
     """What the report says of one data set."""
-    told = summary(artifact)
+    told = DatasetSummary.read(artifact)
     order = [split for split in splits(artifact) if split in told.rows]
     order += [split for split in told.rows if split not in order]
     return DataFacts(
@@ -44,7 +44,7 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
     )
 
 
-def _labels(artifact: Artifact, told: Summary, order: list[str]) -> tuple[LabelCount, ...]:
+def _labels(artifact: Artifact, told: DatasetSummary, order: list[str]) -> tuple[LabelCount, ...]:
     if not told.labels:
         return ()
     present = set(splits(artifact))
@@ -54,7 +54,7 @@ def _labels(artifact: Artifact, told: Summary, order: list[str]) -> tuple[LabelC
     )
 
 
-def _counted(told: Summary) -> Iterable[Counted]:
+def _counted(told: DatasetSummary) -> Iterable[Counted]:
     """The tables that operators kept, with all places in one order."""
     for operator, table in told.counts.items():
         places = tuple(sorted({place for row in table.values() for place in row}))
@@ -86,7 +86,7 @@ def _place(told: dict[str, Any]) -> str:
     return place_in_file(told.get("file"), told.get("line"), told.get("row"))
 
 
-def _sources(artifact: Artifact, told: Summary) -> tuple[Source, ...]:
+def _sources(artifact: Artifact, told: DatasetSummary) -> tuple[Source, ...]:
     by_name: dict[str, list[Any]] = {}
     for each in told.sources:
         by_name.setdefault(each.source, []).append(each)

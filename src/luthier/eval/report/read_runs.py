@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError
 from luthier.eval.compare import compare_evaluations
-from luthier.eval.outcome import read_summary
 from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import Comparison, RunFacts
 from luthier.metrics.paired import holm
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
 
 
 def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
@@ -21,15 +21,15 @@ def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
     found = []
     first = next(iter(evaluations.values()))
     for name, evaluation in evaluations.items():
-        about = read_summary(evaluation)
-        scores = evaluation.read_json("metrics.json")["models"][about["subject"]]
+        about = EvaluationSummary.read(evaluation)
+        scores = EvaluationMetrics.read(evaluation).models[about.subject]
         compared, why = ((), "") if evaluation is first else _compared(evaluation, first, name)
         found.append(
             RunFacts(
                 name=name,
-                model=str(about["subject"]),
-                rows=int(about["rows"]),
-                scores={metric: _score(told) for metric, told in scores.items()},
+                model=about.subject,
+                rows=about.rows,
+                scores={metric: as_fact(score) for metric, score in scores.items()},
                 compared=compared,
                 why=why,
             )
@@ -37,8 +37,9 @@ def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
     return _corrected(found)
 
 
-def _score(told: Mapping[str, object]) -> Score:
-    return Score.model_validate({key: told[key] for key in Score.model_fields if key in told})
+def as_fact(score: MetricScore) -> Score:
+    """A number with its interval as a fact of a report."""
+    return Score(value=score.value, low=score.low, high=score.high, signature=score.signature)
 
 
 def _compared(evaluation: Artifact, first: Artifact, name: str) -> tuple[tuple[Comparison, ...], str]:

@@ -11,7 +11,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SampleFact, Tried, TuningFacts
 from luthier.models.load import data_of
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
+from luthier.text.training import TrainingRecord, kind_of
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
@@ -28,34 +29,37 @@ HELD_OUT = "held_out_"
 
 def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
     """What the report says of one tuning."""
-    told = artifact.read_json("tuned.json")
+    record = TrainingRecord.read(artifact)
     settings = artifact.manifest.settings
     base = base_of(artifact)
     parameters = _json(base, "model.json").get("parameters")
     lines = _lines(artifact, "log.jsonl")
-    trained = _trained(artifact) if told.get("trainable_parameters") else {}
+    trained = _trained(artifact) if record.trainable_parameters else {}
     return TuningFacts(
         name=name,
-        technique=_kind(told.get("technique") or settings.get("technique")),
-        objective=_kind(told.get("objective") or settings.get("objective")),
-        optimizer=_kind(told.get("optimizer") or settings.get("optimizer")),
-        settings={**{key: value for key, value in flat(settings).items() if key != "kind"}, **_chosen(told)},
-        steps=told.get("steps"),
-        stopped=told.get("stopped", ""),
-        rows=told.get("rows_seen", told.get("rows")),
+        technique=kind_of(record.technique or settings.get("technique") or ""),
+        objective=kind_of(record.objective or settings.get("objective") or ""),
+        optimizer=kind_of(record.optimizer or settings.get("optimizer") or ""),
+        settings={
+            **{key: value for key, value in flat(settings).items() if key != "kind"},
+            **_chosen(record.as_json()),
+        },
+        steps=record.steps,
+        stopped=record.stopped,
+        rows=record.rows if record.rows_seen is None else record.rows_seen,
         **trained,
-        tokens=tokens_read(told, lines),
-        learnt_tokens=told.get("learnt_tokens") or None,  # a policy learns no token that was written before
-        trainable_parameters=told.get("trainable_parameters"),
+        tokens=_tokens_read(lines),
+        learnt_tokens=record.learnt_tokens or None,  # a policy learns no token that was written before
+        trainable_parameters=record.trainable_parameters,
         parameters=parameters,
-        cut_rows=_cut_rows(artifact, told),
+        cut_rows=_cut_rows(artifact),
         rendered=tuple(RenderedFact.model_validate(row) for row in _json(artifact, "rendered.json").get("rows", ())),
         log=_log(lines),
         samples=_samples(lines),
         tried=_tried(artifact),
-        prompts=told.get("prompts"),
-        why=told.get("prompt_why", ""),
-        merged=_merged(told, settings),
+        prompts=record.prompts,
+        why=record.prompt_why,
+        merged=_merged(record, settings),
     )
 
 
@@ -87,7 +91,7 @@ def _training_rows(artifact: Artifact) -> int | None:
         data = data_of(artifact)
     except UnknownName:
         return None
-    return summary(data).rows.get("train") if data is not None else None
+    return DatasetSummary.read(data).rows.get("train") if data is not None else None
 
 
 def base_of(artifact: Artifact) -> Artifact:
@@ -97,10 +101,8 @@ def base_of(artifact: Artifact) -> Artifact:
     return artifact
 
 
-def tokens_read(told: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> int | None:
-    """Tokens of all rows that were read: as the card says, else summed over the log."""
-    if isinstance(told.get("tokens"), int):
-        return int(told["tokens"])
+def _tokens_read(lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """Tokens of all rows that were read, summed over the log."""
     counted = [line["tokens"] for line in lines if isinstance(line.get("tokens"), int)]
     return sum(counted) if counted else None
 
@@ -116,20 +118,16 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {prefix: shown}
 
 
-def _kind(part: Any) -> str:
-    return str(part.get("kind", "")) if isinstance(part, Mapping) else str(part or "")
-
-
 def _chosen(told: Mapping[str, Any]) -> dict[str, str]:
     """What was chosen while tuning, and why (`learning_rate`, `learning_rate_why`)."""
     return {key: value for key, value in flat(dict(told)).items() if f"{key}_why" in told or key.endswith("_why")}
 
 
-def _merged(told: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    if "merge" not in told:
+def _merged(record: TrainingRecord, settings: Mapping[str, Any]) -> str:
+    if record.merge is None:
         return ""
-    parts = (f"{name} × {weight:g}" for name, weight in zip(settings["models"], told["weights"], strict=True))
-    return f"{', '.join(parts)}, by {_kind(told['merge'])}"
+    parts = (f"{name} × {weight:g}" for name, weight in zip(settings["models"], record.weights, strict=True))
+    return f"{', '.join(parts)}, by {kind_of(record.merge)}"
 
 
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:
@@ -138,9 +136,7 @@ def _json(artifact: Artifact, name: str) -> dict[str, Any]:
     return found
 
 
-def _cut_rows(artifact: Artifact, told: Mapping[str, Any]) -> int | None:
-    if isinstance(told.get("cut_rows"), int):
-        return int(told["cut_rows"])
+def _cut_rows(artifact: Artifact) -> int | None:
     if not any(entry.path == "learnt.parquet" for entry in artifact.manifest.files):
         return None
     import polars as pl

@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Outlook, Reads, Step, Work
 from luthier.eval.form import Form
 from luthier.eval.forms.pairwise import Pairwise
+from luthier.text.evaluation import EvaluationSummary
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
@@ -28,7 +29,7 @@ class Assign(Step):
     """
 
     kind: Literal["assign"] = "assign"
-    makes: ClassVar[Makes] = "assignment"
+    makes: ClassVar[str] = "assignment"
 
     report: Annotated[str, Reads("evaluation")]
     """The step that evaluated the models."""
@@ -102,7 +103,7 @@ class Assign(Step):
         return {}
 
     def _models(self, evaluation: Artifact) -> list[str]:
-        known = [str(name) for name in evaluation.read_json("summary.json")["order"]]
+        known = EvaluationSummary.read(evaluation).order
         models = list(self.models) if self.models is not None else [name for name in known if name in ("tuned", "base")]
         for name in models:
             if name not in known:
@@ -121,16 +122,14 @@ class Assign(Step):
 def _candidates(evaluation: Artifact, models: list[str]) -> list[Candidate]:
     """The rows that every model answered, with what was asked."""
     from luthier.eval.human.assign import Candidate
-    from luthier.eval.outcome import read_summary
     from luthier.eval.tables import read_answers
     from luthier.eval.turns import as_asked
     from luthier.text.dataset import read_examples
     from luthier.text.messages import prompt_of
 
-    split = str(read_summary(evaluation)["split"])
     prompts = {
         one.id: tuple(turn.model_dump(mode="json", exclude_defaults=True) for turn in prompt_of(one))
-        for one in as_asked(read_examples(evaluation.parent("data"), split))
+        for one in as_asked(read_examples(evaluation.parent("data"), EvaluationSummary.read(evaluation).split))
     }
     told = {model: read_answers(evaluation, model) for model in models}
     ids, first = told[models[0]]

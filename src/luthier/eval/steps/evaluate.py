@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import write_aside
+from luthier.core.files import json_bytes, write_aside
 from luthier.core.scorer import Scorer
 from luthier.core.step import (
     DataRef,
     Forecast,
-    Makes,
     ModelRef,
     Outlook,
     Reads,
@@ -45,7 +43,7 @@ class Evaluate(Step):
     """Answer held-out rows with the tuned model, its base and plain baselines; measure all and compare in pairs."""
 
     kind: Literal["evaluate"] = "evaluate"
-    makes: ClassVar[Makes] = "evaluation"
+    makes: ClassVar[str] = "evaluation"
     tells_of_machine: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
         "limit": "rows", "max_samples": "rows", "compare_with": "against", "max_tokens": "max_new_tokens",
@@ -291,6 +289,6 @@ class Evaluate(Step):
             work.events.warning(warning)
         if outcome.probed:
             write_aside(work.folder / PROBED, write_probed(outcome.probed))
-        for name, document in outcome.documents.items():
-            text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            write_aside(work.folder / name, (text + "\n").encode())
+        outcome.metrics.write(work.folder)
+        outcome.summary.write(work.folder)
+        write_aside(work.folder / "comparisons.json", json_bytes(outcome.comparisons))

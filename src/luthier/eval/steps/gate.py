@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -10,18 +9,18 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.files import write_aside
-from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, Makes, Outlook, Step, Work
+from luthier.core.files import json_bytes, write_aside
+from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, Outlook, Step, Work
 
 if TYPE_CHECKING:
+    from luthier.core.expressions import Expression
     from luthier.eval.judge import Ruling
-    from luthier.eval.rule import Rule
 
 
 def _checked(text: str, info: ValidationInfo) -> str:
-    from luthier.eval.rule import parse
+    from luthier.eval.gate_vocabulary import parse_rule
 
-    parse(text, findings=bool(info.data.get("findings")), people=bool(info.data.get("people")))
+    parse_rule(text, findings=bool(info.data.get("findings")), people=bool(info.data.get("people")))
     return text
 
 
@@ -37,7 +36,7 @@ class Gate(Step):
     """
 
     kind: Literal["gate"] = "gate"
-    makes: ClassVar[Makes] = "verdict"
+    makes: ClassVar[str] = "verdict"
 
     report: EvaluationRef = None
     """The step that made the evaluation."""
@@ -65,15 +64,14 @@ class Gate(Step):
         verdict = {"verdict": overall(rulings), "rules": [ruling.as_json() for ruling in rulings]}
         for ruling in rulings:
             work.events.note(f"{ruling.verdict}: {ruling.rule}: {ruling.why}")
-        text = json.dumps(verdict, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_aside(work.folder / "verdict.json", (text + "\n").encode())
+        write_aside(work.folder / "verdict.json", json_bytes(verdict))
         return {}
 
     def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> Ruling:
+        from luthier.eval.gate_vocabulary import is_about_models, is_about_people, parse_rule
         from luthier.eval.judge import judge, judge_data, judge_people
-        from luthier.eval.rule import is_about_models, is_about_people, parse
 
-        rule = parse(text, findings=self.findings is not None, people=self.people is not None)
+        rule = parse_rule(text, findings=self.findings is not None, people=self.people is not None)
         if is_about_people(rule):
             return judge_people(text, rule, inputs["people"])
         if "findings" in inputs and not (is_about_models(rule) and "report" in inputs):
@@ -82,13 +80,13 @@ class Gate(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Refuse rules about what the evaluation's settings leave out; the work itself takes no time."""
-        from luthier.eval.rule import is_about_models, is_about_people, parse
+        from luthier.eval.gate_vocabulary import is_about_models, is_about_people, parse_rule
         from luthier.eval.steps.evaluate import Evaluate
 
         evaluation, checked = outlook.upstream.get("report"), outlook.upstream.get("findings")
         for number, text in enumerate(self.rules):
             where = Where(field=f"rules.{number}")
-            rule = parse(text, findings=checked is not None, people=self.people is not None)
+            rule = parse_rule(text, findings=checked is not None, people=self.people is not None)
             if is_about_people(rule):
                 continue
             if checked is not None and not (is_about_models(rule) and evaluation is not None):
@@ -98,20 +96,20 @@ class Gate(Step):
         return Forecast(seconds=0.1, how="reads the evaluation's numbers")
 
 
-def _check_data(rule: Rule, checked: Step, where: Where) -> None:
+def _check_data(rule: Expression, checked: Step, where: Where) -> None:
     """`RecipeError` when no check of the validation has the number that a rule names."""
     known = checked.measured()
     if known is not None and rule.name not in known:
         what = f"the validation does not measure {rule.name}"
         raise RecipeError(what, where=where, remedy=f"add its check to `checks`; {did_you_mean(rule.name, known)}")
-    if rule.model is not None:
-        what = f"{rule.name} is about data, which has no {rule.model}"
+    if rule.reference is not None:
+        what = f"{rule.name} is about data, which has no {rule.reference}"
         raise RecipeError(what, where=where, remedy="give the rule a number as its limit")
 
 
-def _check(rule: Rule, evaluation: Any, where: Where) -> None:
+def _check(rule: Expression, evaluation: Any, where: Where) -> None:
     """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
-    from luthier.eval.rule import is_of_a_task
+    from luthier.eval.gate_vocabulary import is_of_a_task
 
     probed = [name for probe in evaluation.probes for name in probe.measures]
     if is_of_a_task(rule.name):
@@ -122,17 +120,19 @@ def _check(rule: Rule, evaluation: Any, where: Where) -> None:
             raise RecipeError(
                 f"the evaluation does not measure {rule.name}", where=where, remedy=_hint(rule.name, measured)
             )
-    if rule.model == "base" and not evaluation.compare_base:
+    if rule.reference == "base" and not evaluation.compare_base:
         raise RecipeError("the evaluation leaves the base out", where=where, remedy="set its compare_base to true")
-    if rule.model == "against" and evaluation.against is None:
+    if rule.reference == "against" and evaluation.against is None:
         remedy = "name the step of the model to compare with in its `against`"
         raise RecipeError("the evaluation holds its model against no other", where=where, remedy=remedy)
     known = None if evaluation.baselines is None else ["base", "against", *(one.kind for one in evaluation.baselines)]
-    if rule.model is not None and known is not None and rule.model not in known:
-        raise RecipeError(f"the evaluation has no {rule.model}", where=where, remedy=did_you_mean(rule.model, known))
+    if rule.reference is not None and known is not None and rule.reference not in known:
+        raise RecipeError(
+            f"the evaluation has no {rule.reference}", where=where, remedy=did_you_mean(rule.reference, known)
+        )
 
 
-def _check_task(rule: Rule, evaluation: Any, where: Where) -> None:
+def _check_task(rule: Expression, evaluation: Any, where: Where) -> None:
     """`RecipeError` when a rule names the score of a task that the evaluation does not ask."""
     if evaluation.tasks is None:
         return  # whether `forgetting` is asked, the held-out rows decide

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.digest import canonical, file_digest
 from luthier.core.files import write_aside
 from luthier.core.paths import PathText, locate
-from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Outlook, Reads, Step, Work
 from luthier.eval.form import Form
 
 
@@ -22,7 +22,7 @@ class Judgments(Step):
     """
 
     kind: Literal["judgments"] = "judgments"
-    makes: ClassVar[Makes] = "judgments"
+    makes: ClassVar[str] = "judgments"
 
     assignment: Annotated[str, Reads("assignment")]
     """The step that says what is asked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,8 +9,8 @@ from pydantic import Field
 
 from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.files import write_aside
-from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.files import json_bytes, write_aside
+from luthier.core.step import Forecast, Outlook, Reads, Step, Work
 
 EvaluationIn = Annotated[str, Reads("evaluation")]
 
@@ -25,7 +24,7 @@ class FitThresholds(Step):
     """
 
     kind: Literal["thresholds"] = "thresholds"
-    makes: ClassVar[Makes] = "thresholds"
+    makes: ClassVar[str] = "thresholds"
 
     report: EvaluationIn
     """The step that made the evaluation."""
@@ -43,20 +42,20 @@ class FitThresholds(Step):
         import numpy as np
 
         from luthier.eval.bias.scores import probabilities
-        from luthier.eval.outcome import read_summary
         from luthier.eval.tables import read_answers
         from luthier.eval.thresholds import FILE, Thresholds, fit
         from luthier.text.dataset import read_examples
+        from luthier.text.evaluation import EvaluationSummary
 
         report = work.inputs["report"]
-        about = read_summary(report)
-        if self.positive not in about["labels"]:
-            remedy = did_you_mean(self.positive, about["labels"])
+        about = EvaluationSummary.read(report)
+        if self.positive not in about.labels:
+            remedy = did_you_mean(self.positive, about.labels)
             raise RecipeError(f"no label is {self.positive!r}", where=Where(field="positive"), remedy=remedy)
-        ids, answers = read_answers(report, about["subject"])
+        ids, answers = read_answers(report, about.subject)
         if answers.label_scores is None:
             raise RecipeError("the model gave no scores of labels", where=Where(field="report"))
-        told = {one.id: one.meta.get(self.column) for one in read_examples(report.parent("data"), about["split"])}
+        told = {one.id: one.meta.get(self.column) for one in read_examples(report.parent("data"), about.split)}
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(ids):
             if told.get(name) is not None:
@@ -73,8 +72,7 @@ class FitThresholds(Step):
         real = {g: np.array([self.positive in answers.references[row] for row in mine]) for g, mine in groups.items()}
         chosen = fit(chances, real, self.constraint)  # as they are: rounded, the one just above 1 would be 1
         found = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
-        text = json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
-        write_aside(work.folder / FILE, (text + "\n").encode())
+        write_aside(work.folder / FILE, json_bytes(found.model_dump(mode="json")))
         work.events.note("; ".join(f"{group}: from {value:.3f} on" for group, value in chosen.items()))
         return {}
 

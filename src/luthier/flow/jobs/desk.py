@@ -19,8 +19,8 @@ from luthier.flow.jobs.process import end
 from luthier.flow.jobs.records import Job, State, Wish
 from luthier.flow.jobs.tunable import Tunable
 from luthier.flow.jobs.writing import TRAINING, VALIDATION, take, without_step
-from luthier.models.load import TUNED_CARD
 from luthier.serve.refusal import Refusal
+from luthier.text.training import TrainingRecord
 from luthier.traffic import releases
 
 _PAUSABLE: tuple[State, ...] = ("queued", "running")
@@ -167,7 +167,7 @@ class Desk:
 
     def steps(self, artifact: str) -> int:
         """After how many steps a model is as it is."""
-        return int(self.store.open(artifact).read_json(TUNED_CARD)["steps"])
+        return TrainingRecord.read(self.store.open(artifact)).steps or 0
 
     def last_step(self, artifact: str) -> Mapping[str, Any]:
         """The numbers of a model's last step."""

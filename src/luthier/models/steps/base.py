@@ -12,7 +12,7 @@ from pydantic import model_validator
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.core.paths import PathText
-from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.core.step import Forecast, Outline, Outlook, Step, Work
 from luthier.models.catalog import entry_of
 from luthier.models.chat_template import chat_template_text, fitting_templates, missing_tokens, replace_template
 from luthier.models.describe import describe
@@ -26,7 +26,7 @@ class Base(Step):
     """Take a model from its source, as safetensors with its tokenizer, chat template and generation settings."""
 
     kind: Literal["base"] = "base"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
     shared: ClassVar[bool] = True
 
     source: ModelSource

@@ -13,13 +13,14 @@ from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
-from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
 from luthier.models.foresight import has_head, tokenizer_of, told_of_template
 from luthier.models.load import base_folder, name_of, refuse_without_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
 from luthier.models.source import model_files, tell_dtype, write_json
+from luthier.text.training import TUNED_CARD, TrainingRecord
 
 PARAMETERS_PER_SECOND = 20e6
 """Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
@@ -34,7 +35,7 @@ class Merge(Step):
     """
 
     kind: Literal["merge"] = "merge"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
 
     models: Annotated[tuple[str, ...], Reads("model"), Field(min_length=2)]
     """The steps whose models are merged."""
@@ -154,7 +155,7 @@ class Merge(Step):
             "base": name_of(base),
             "models": [name_of(one) for one in models],
         }
-        write_json(folder / "tuned.json", told)
+        write_json(folder / TUNED_CARD, TrainingRecord.model_validate(told).as_json())
         _write_learnt(folder / "learnt.parquet", models)
 
     def foresee(self, outlook: Outlook) -> Forecast:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.expressions import Window
 from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
 

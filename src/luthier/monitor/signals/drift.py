@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.core.expressions import Window
 from luthier.core.files import write_aside
 from luthier.models.embedder import Embedder
 from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training, answer_text, question_text
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
 _SPACE, _WORDS = "space", "words.json"

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.expressions import Window
 from luthier.core.scorer import Desk, Scored, Scorer
 from luthier.monitor.estimate import mean
 from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, answer_text, question_text
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
 

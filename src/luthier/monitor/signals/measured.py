@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
+from luthier.core.expressions import Window
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, Score
 from luthier.monitor.signal import Events, Reading, Row, Signal, Span, answer_text
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace, label_meant
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from luthier.core.expressions import Window
 from luthier.monitor.estimate import rate
 from luthier.monitor.signal import Reading, Row, Signal, Span
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.expressions import Window
 from luthier.core.files import write_aside
 from luthier.monitor.estimate import mean
 from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training, question_text
-from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
 _FILE = "words.json"

@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.files import write_aside
-from luthier.core.step import Beside, EvaluationRef, Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.core.expressions import Seconds
+from luthier.core.files import json_bytes, write_aside
+from luthier.core.step import Beside, EvaluationRef, Forecast, Outlook, Reads, Step, Work
 from luthier.monitor.alert import Alert
 from luthier.monitor.channel import Channel
 from luthier.monitor.plan import FILE, REFERENCES, Rule, rules_of
 from luthier.monitor.signal import Measured, Signal, Training
-from luthier.monitor.when import Seconds
+from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
 
 _PLAIN = ("error_rate", "latency", "length", "refusal_rate", "throughput", "tokens")
 _MOST_ROWS = 20_000
@@ -31,7 +32,7 @@ class Monitor(Step):
     """
 
     kind: Literal["monitor"] = "monitor"
-    makes: ClassVar[Makes] = "monitor"
+    makes: ClassVar[str] = "monitor"
 
     data: Annotated[str | None, Reads("dataset", optional=True)] = None
     """The data that the model was trained on: what drift is held against."""
@@ -72,7 +73,7 @@ class Monitor(Step):
         report = _figures(work.inputs["report"]) if "report" in work.inputs else {}
         for rule in rules_of(self.alerts, self.signals, report):
             _check(rule, report)
-            if rule.when.report:
+            if rule.when.reference:
                 work.events.note(f"{rule.name}: {rule.when.name} {rule.when.sign} {rule.limit:.4g}")
         if any(signal.learns or signal.needs_report for signal in self.signals):
             training = _training(work)
@@ -81,8 +82,7 @@ class Monitor(Step):
         told = {
             name: value for name, value in self.deciding().items() if name in ("signals", "alerts", "models", "every")
         }
-        text = json.dumps({**told, "report": report}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_aside(work.folder / FILE, (text + "\n").encode())
+        write_aside(work.folder / FILE, json_bytes({**told, "report": report}))
         return {}
 
     def foresee(self, outlook: Outlook) -> Forecast:
@@ -108,9 +108,8 @@ def _check(rule: Rule, report: Mapping[str, float]) -> None:
 
 def _figures(evaluation: Artifact) -> dict[str, float]:
     """What the evaluation measured of the model that it is about, by metric."""
-    subject = evaluation.read_json("summary.json")["subject"]
-    measured = evaluation.read_json("metrics.json")["models"][subject]
-    return {name: float(score["value"]) for name, score in measured.items() if math.isfinite(score["value"])}
+    measured = EvaluationMetrics.read(evaluation).models[EvaluationSummary.read(evaluation).subject]
+    return {name: float(score.value) for name, score in measured.items() if math.isfinite(score.value)}
 
 
 def _training(work: Work) -> Training:
@@ -144,7 +143,7 @@ def _measured(evaluation: Artifact) -> list[Measured]:
 
     from luthier.metrics.members.calibration import probabilities
 
-    subject = evaluation.read_json("summary.json")["subject"]
+    subject = EvaluationSummary.read(evaluation).subject
     frame = pl.read_parquet(evaluation.path("predictions.parquet"))
     mine = frame.filter((pl.col("model") == subject) & pl.col("scores").is_not_null())
     if mine.is_empty():

@@ -87,20 +87,20 @@ class Label(Engine):
 
 def _taught(model: Artifact) -> dict[str, str]:
     """The classes, and what the model was taught to say for each."""
-    from luthier.text.dataset import read_examples, summary
+    from luthier.text.dataset import DatasetSummary, read_examples
 
     data = data_of(model)
-    if data is None or summary(data).task != "label":
+    if data is None or DatasetSummary.read(data).task != "label":
         raise ModelError("this model was not tuned to choose classes", remedy="serve it with the engine `torch`")
-    return said_for(summary(data).labels, read_examples(data, "train"))
+    return said_for(DatasetSummary.read(data).labels, read_examples(data, "train"))
 
 
 def _fitted(model: Artifact, judge: _Judge, most: int) -> float | None:
     """The temperature that fits rows which the model did not learn from."""
-    from luthier.text.dataset import read_examples, summary
+    from luthier.text.dataset import DatasetSummary, read_examples
 
     data = data_of(model)
-    if data is None or not most or "validation" not in summary(data).rows:
+    if data is None or not most or "validation" not in DatasetSummary.read(data).rows:
         return None
     rows = [row for row in read_examples(data, "validation") if row.label is not None][:most]
     scores = judge.scores([_Asked(prompt_of(row), row.tools) for row in rows]) if rows else []

@@ -18,9 +18,10 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 from luthier.models.describe import describe
 from luthier.models.load import Dtype, base_folder, is_endpoint, name_of, outputs_of
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
 from luthier.text.messages import Example, Message, answer_of, question_of, said_for
 from luthier.text.prompt import Prompt
+from luthier.text.training import TrainingRecord
 from luthier.tune.search.asking import Asker, Distant, Local
 from luthier.tune.search.candidates import (
     Candidate,
@@ -34,7 +35,6 @@ from luthier.tune.search.candidates import (
 )
 from luthier.tune.search.outlook import useless_far, writes_nothing
 from luthier.tune.search.race import Standing, cost, enough_for, plan_rounds, race
-from luthier.tune.technique import write_settings
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
@@ -55,7 +55,7 @@ class Making:
         self._model = work.inputs["model"]
         if outputs_of(self._model):
             raise writes_nothing(name_of(self._model))
-        about = summary(work.inputs["data"])
+        about = DatasetSummary.read(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])
         able = sum(map(can_be_shown, self._pool))
@@ -227,7 +227,7 @@ class Making:
             "prompt": best.name,
             "prompt_why": why,
         }
-        write_settings(folder / "tuned.json", told)
+        TrainingRecord.model_validate(told).write(folder)
         lines = [_line(one, candidates[one.place], lengths[one.place]) for one in standings]
         write_aside(folder / "search.jsonl", "".join(f"{canonical(line)}\n" for line in lines).encode())
         self._write_learnt(candidates, standings)

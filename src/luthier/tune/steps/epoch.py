@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, Where
-from luthier.core.step import Forecast, Makes, ModelRef, Outline, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.tune.outlook import outline
 from luthier.tune.saved import EPOCHS, refuse_idle
 
@@ -28,7 +28,7 @@ class Epoch(Step):
     """
 
     kind: Literal["epoch"] = "epoch"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
 
     tuned: Annotated[str, Reads("model")]
     """The step that trained."""

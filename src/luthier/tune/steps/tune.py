@@ -18,7 +18,6 @@ from luthier.core.step import (
     Beside,
     DataRef,
     Forecast,
-    Makes,
     ModelRef,
     Outline,
     Outlook,
@@ -30,7 +29,7 @@ from luthier.core.step import (
 from luthier.models.describe import Description, describe
 from luthier.models.foresight import has_head, model_of
 from luthier.models.load import base_folder, is_remote, refuse_without_weights
-from luthier.text.dataset import batches, has_split, summary
+from luthier.text.dataset import DatasetSummary, batches, has_split
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.curriculum import Curriculum
 from luthier.tune.heldout import HeldOut
@@ -60,7 +59,7 @@ class Tune(Step):
     """Fine-tune a model on the training rows of a data set."""
 
     kind: Literal["tune"] = "tune"
-    makes: ClassVar[Makes] = "model"
+    makes: ClassVar[str] = "model"
     tells_of_machine: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate", "num_train_epochs": "epochs", "num_epochs": "epochs", "n_epochs": "epochs",
@@ -288,7 +287,7 @@ class Tune(Step):
         data = work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=Where(field="data"))
-        wanted = chosen(work.seed, summary(data).rows["train"], self.rows)
+        wanted = chosen(work.seed, DatasetSummary.read(data).rows["train"], self.rows)
         return [example for some in batches(data, "train", wanted) for example in some]
 
     def agree(self, model: Description) -> None:

@@ -15,7 +15,8 @@ from luthier.models.describe import Description
 from luthier.models.foresight import rows_of
 from luthier.models.load import Dtype
 from luthier.models.text_classifier import MIN_DF, WORDS, C, Settings
-from luthier.text.dataset import summary
+from luthier.text.dataset import DatasetSummary
+from luthier.text.training import TrainingRecord
 from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Plain(StandaloneTechnique):
         model.save(work.folder)
         rows = counted(len(learned), "row")
         work.events.note(f"{rows}, {len(model.classes)} classes, {model.features:,} runs of words as features")
-        if missing := sorted({*summary(work.inputs["data"]).labels} - {*model.classes}):
+        if missing := sorted({*DatasetSummary.read(work.inputs["data"]).labels} - {*model.classes}):
             none = "class has" if len(missing) == 1 else "classes have"
             work.events.warning(f"{len(missing)} {none} no training row and will never be named: {', '.join(missing)}")
         self._tell(work, model, len(learned))
@@ -96,7 +97,7 @@ class Plain(StandaloneTechnique):
             "steps": model.iterations,
             "trainable_parameters": model.numbers,
         }
-        write_settings(work.folder / "tuned.json", told)
+        TrainingRecord.model_validate(told).write(work.folder)
 
     def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
         """Predict from the number of classes and the length of the rows; data that hold no labels are refused."""
@@ -108,7 +109,7 @@ class Plain(StandaloneTechnique):
         found = rows_of(rows, outlook)
         if found is None:
             return Forecast(how="unknown until the data are here; no base model is read")
-        classes = len(summary(made).labels if made is not None else ahead.answers)
+        classes = len(DatasetSummary.read(made).labels if made is not None else ahead.answers)
         factor, power = FEATURES
         weights = factor * (found.number * found.characters) ** power * (classes if classes != 2 else 1)
         pace, told = _pace(outlook)
@@ -125,7 +126,7 @@ class Plain(StandaloneTechnique):
 
 
 def _check(data: Artifact) -> None:
-    if (task := summary(data).task) != "label":
+    if (task := DatasetSummary.read(data).task) != "label":
         raise _no_classes(task)
 
 

@@ -1,0 +1,96 @@
+"""What the rules of a gate can name (their grammar is `luthier.core.expressions`).
+
+A name is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score of a task (`arc_easy.acc`, or
+`arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said
+(`people.difference`); a reference is `base`, `against` or a baseline (`tfidf`); a per cent is a hundredth of the
+metric's scale: one point of BLEU's; `no serious findings` counts those, `no warning findings` those and worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from luthier.core.component import members
+from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, parse_expression, simplify_name
+from luthier.eval.task import SCORES
+from luthier.text.findings import COUNTS
+
+PEOPLE = "people."
+PEOPLE_MEASURES = tuple(
+    PEOPLE + name for name in ("points", "difference", "agreement", "planted_right", "ties", "first_shown")
+)
+"""What people's judgments say; `people.difference.NAME` is the difference from a further model."""
+
+
+def parse_rule(text: str, *, findings: bool = False, people: bool = False) -> Expression:
+    """Read a rule; `ExpressionError` says at which column it is wrong, and what was wanted there.
+
+    With `findings`, rules about the data are read as well; which numbers their checks have, the findings know. With
+    `people`, so are rules about what people said.
+    """
+    return parse_expression(text, GateVocabulary(findings=findings, people=people))
+
+
+class GateVocabulary(Vocabulary):
+    """The metrics, measures and models of an evaluation, and the numbers of findings and of people's judgments."""
+
+    name_wanted = "the name of a metric"
+    limit_wanted = "a number, or a model such as base"
+
+    def __init__(self, *, findings: bool, people: bool) -> None:
+        self._findings = findings
+        self._people = people
+        self._measures = _measures()
+
+    def find_name(self, token: ExpressionToken) -> str:
+        if token.text.startswith(PEOPLE):
+            if not self._people:
+                raise token.error("nobody was asked; name a step of kind `judgments` in `people`")
+            is_pair = token.text.startswith(f"{PEOPLE}difference.")
+            return token.text if is_pair else token.match(PEOPLE_MEASURES, "measure")
+        is_measure = simplify_name(token.text) in map(simplify_name, self._measures)
+        if is_of_a_task(token.text) or (self._findings and not is_measure):
+            return token.text
+        return token.match(self._measures, "metric")
+
+    def find_reference(self, token: ExpressionToken) -> str:
+        from luthier.eval.baseline import Baseline
+
+        return token.match(["base", "against", *members(Baseline)], "model")
+
+    def severities(self, token: ExpressionToken) -> Collection[str]:
+        if not self._findings:
+            raise token.error("no data was checked; name a `validate` step in `findings`")
+        return {name.rpartition(".")[2] for name in COUNTS}
+
+    def scale(self, name: str) -> float:
+        """What a whole is of a metric or of a task's score: 100 of those that are written from 0 to 100, else 1."""
+        from luthier.metrics.metric import Metric
+
+        found = members(Metric).get(name.rpartition(".")[2])
+        return found.whole() if found is not None else 1.0
+
+
+def is_about_models(rule: Expression) -> bool:
+    """Whether a rule is about an evaluation, rather than about what was found in data."""
+    return rule.name in _measures() or is_of_a_task(rule.name)
+
+
+def is_of_a_task(name: str) -> bool:
+    """Whether a name is that of a task's score, such as `arc_easy.acc`: which tasks there are, the evaluation knows."""
+    return any(part in SCORES for part in name.split(".")[1:])
+
+
+def is_about_people(rule: Expression) -> bool:
+    """Whether a rule is about what people said of the answers."""
+    return rule.name.startswith(PEOPLE)
+
+
+def _measures() -> list[str]:
+    """Everything that an evaluation can measure: metrics, and the measures of probes."""
+    from luthier.eval.probe import Probe
+    from luthier.metrics.metric import Metric
+
+    probes = members(Probe).values()
+    metrics = members(Metric)
+    return [*metrics, *(name for probe in probes for name in probe.measures)]
