@@ -106,11 +106,10 @@ def _beside_harness(name: str, quick: bool, goal: float | None, **changes: Any) 
     _one_thread()
     from lm_eval.models.huggingface import HFLM
 
-    from luthier.eval.ask import Desk, Model, Question
+    from luthier.models.lm.local import LocalLM
 
     artifact = _artifact()
-    asking = Question(normalise="sum", max_new_tokens=1, dtype="float32", likelihood=False)
-    ours = Model(artifact, asking, Desk(), name="base", title="the base model")
+    ours = LocalLM(artifact, "float32", enable_prefix_caching=True)
     theirs = HFLM(pretrained=str(artifact.folder), dtype="float32", device="cpu", batch_size=8)
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +168,7 @@ def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[flo
     from luthier.eval.tasks.harness import Harness
 
     (exam,) = Harness(path=str(file), rows=rows).exams(Brief(base=file.parent, examples=(), say=print))
-    graded = exam.graded(model.tell(exam.questions))
+    graded = exam.graded(model.ask(exam.questions))
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 
 

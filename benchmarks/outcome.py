@@ -234,8 +234,7 @@ def _peer_answers(bench: Bench, result: Result, adapter: Path) -> Answers:
 
     from luthier.core.digest import digest_of, files_digest
     from luthier.core.events import Events
-    from luthier.eval.ask import Desk, Model, Question, ask
-    from luthier.eval.kept import Kept
+    from luthier.eval.ask import Model, Question, answer_cache, ask
     from luthier.eval.rows import choose
 
     recipe = Recipe.load(bench.folder / "recipe.yaml")
@@ -248,9 +247,9 @@ def _peer_answers(bench: Bench, result: Result, adapter: Path) -> Answers:
         store.finish(tune.manifest.model_copy(update={"digest": digest, "files": []}), {})
     asked = {name: getattr(step, name) for name in ("normalise", "max_new_tokens", "dtype")}
     question = Question(**asked, likelihood=False)
-    voice = Model(store.open(digest), question, Desk(), name="trl", title="TRL")
+    voice = Model.of(store.open(digest), question, name="trl", title="TRL")
     task = choose(result["data"].artifact, "test", None)
-    return task.answers(ask(voice, task, Kept(bench.folder / "answers"), Events().of("trl")))
+    return task.answers(ask(voice, task, answer_cache(bench.folder / "answers"), Events().of("trl")))
 
 
 def _answers(report: Artifact, model: str) -> Answers:

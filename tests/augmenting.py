@@ -19,13 +19,13 @@ import pytest
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.events import Event, Events
 from luthier.core.step import Work
-from luthier.data.augment.desk import open_desk
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.wishes import seed_of
 from luthier.data.augmenter import Around, Augmenter, Wish
 from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
+from luthier.models.lm.cached import open_lm
 from luthier.models.sources.endpoint import Endpoint
 from luthier.text.dataset import DatasetSummary
 from tests.endpoint import Body, Reply, completion
@@ -168,8 +168,8 @@ class Bench:
         return DatasetSummary.read(self.data).rows["train"]
 
     def around(self) -> Around:
-        desk = open_desk(self.model, self.folder / "asked") if self.model is not None else None
-        return Around(self.train, self.folder, desk)
+        lm = open_lm(self.model, self.folder / "asked") if self.model is not None else None
+        return Around(self.train, self.folder, lm)
 
     def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[Wish]:
         return [Wish(row, 0, seed_of(seed, kind, row.id, 0)) for row in list(self.train.rows())[:number]]

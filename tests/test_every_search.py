@@ -14,10 +14,11 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.core.step import Outlook
 from luthier.models.describe import describe
+from luthier.models.lm.local import LocalLM
 from luthier.models.load import load, open_merged
 from luthier.text.dataset import read_examples
 from luthier.text.prompt import Prompt
-from luthier.tune.search.asking import Local
+from luthier.tune.search.asking import Asker
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, StandaloneTechnique
 from tuning import Bench, bench
@@ -100,7 +101,7 @@ def test_the_score_is_that_of_the_made_model(kind: str, shop: Bench) -> None:
     held = [rows[key] for key in seen["id"].to_list()[: SMALL["held_back"]]]
     assert shown.isdisjoint(example.id for example in held)
     options = {label: label for label in ("account", "billing", "delivery")}
-    told = Local(artifact, "float32", options, 8).answer(Prompt.of(artifact), held)
+    told = Asker(LocalLM(artifact, "float32"), options, 8).answer(Prompt.of(artifact), held)
     right = [said in wanted for said, wanted in zip(told.predictions, told.references, strict=True)]
     assert sum(right) / len(right) == pytest.approx(winner["score"])
 
@@ -110,16 +111,16 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
     shop = bench(tmp_path)
     whole = {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files}
     shop.store.remove(shop.tune_digest(step(kind)))
-    once, calls = Local.answer, 0
+    once, calls = Asker.answer, 0
 
-    def dying(self: Local, *asked: Any) -> Any:
+    def dying(self: Asker, *asked: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
         return once(self, *asked)
 
-    monkeypatch.setattr(Local, "answer", dying)
+    monkeypatch.setattr(Asker, "answer", dying)
     with pytest.raises(KeyboardInterrupt):
         shop.tune(step(kind))
     calls, finished = 4, calls - 1

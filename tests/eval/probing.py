@@ -10,13 +10,14 @@ from eval.evaluations import base_model, dataset, example, tuned_model
 from luthier.core.artifact import Artifact
 from luthier.core.events import Events
 from luthier.core.store import Store
-from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.ask import Model, Question, answer_cache
 from luthier.eval.baseline import Baseline
-from luthier.eval.kept import Kept
 from luthier.eval.probe import Bench
 from luthier.eval.respondent import Respondent
 from luthier.eval.rows import Reply, Task, choose
-from luthier.eval.voice import Choice, Continued, Likelihood, Plain, Verb, Voice, Written
+from luthier.eval.voice import Plain, Voice
+from luthier.models.lm.base import Ability, GenerateRequest, LanguageModel, LoglikelihoodRequest, Response
+from luthier.models.lm.local import ModelCache
 from luthier.text.messages import Example, Message, question_of
 from workshop import tickets
 
@@ -53,17 +54,36 @@ def data_of(store: Store) -> Artifact:
     return dataset(store, rows[:60], rows[60:])
 
 
+class SaidLM(LanguageModel):
+    """A language model whose answers functions make: of the last message, and of each continuation after it."""
+
+    abilities: frozenset[Ability] = frozenset({"generate", "continue", "loglikelihood"})
+
+    def __init__(self, name: str, says: Callable[[str], str], options: Callable[[str, str], float]) -> None:
+        self.name = self.digest = name
+        self._says, self._options = says, options
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
+        return [Response(text=self._says(_last(one.prompt)), tokens=1, finish_reason="stop") for one in requests]
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
+        return [Response(logprob=self._options(_last(one.prompt), one.continuation), tokens=1) for one in requests]
+
+
+def _last(prompt: str | tuple[Message, ...]) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1].content
+
+
 class Said(Voice):
     """A voice whose answers a function makes."""
-
-    able: frozenset[Verb] = frozenset({"answer", "score", "likelihood", "write", "resume"})
 
     def __init__(
         self, name: str, says: Callable[[str], str], options: Callable[[str, str], float] | None = None
     ) -> None:
         self.name = self.digest = name
         self.title = f"the {name} model"
-        self._says, self._options = says, options or (lambda before, option: -float(len(option)))
+        self._says = says
+        self.lm = SaidLM(name, says, options or (lambda before, option: -float(len(option))))
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """The function's answer to what the user wrote, nine times as likely as all others."""
@@ -73,22 +93,6 @@ class Said(Voice):
         if task.kind == "text":
             return Reply(prediction=said, tokens=1, finished=True)
         return Reply(prediction=said, scores={label: 0.0 if label == said else -2.1972245773 for label in task.labels})
-
-    def score(self, asked: Sequence[Choice]) -> list[list[Likelihood]]:
-        """The other function's score of each option after the last message."""
-        return [[Likelihood(self._options(one.messages[-1].content, o), 1) for o in one.options] for one in asked]
-
-    def likelihood(self, asked: Sequence[Continued]) -> list[list[Likelihood]]:
-        """The same of plain texts."""
-        return [[Likelihood(self._options(one.before, o), 1) for o in one.options] for one in asked]
-
-    def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """The function's answer to the last message."""
-        return [Written(self._says(messages[-1].content), 1, True) for messages in asked]
-
-    def resume(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """The same, after what was begun."""
-        return self.write(asked, max_new_tokens)
 
 
 def bench_of(data: Artifact, folder: Path, *voices: Voice, model: Artifact | None = None, seed: int = 5) -> Bench:
@@ -101,7 +105,9 @@ def bench_of(data: Artifact, folder: Path, *voices: Voice, model: Artifact | Non
         seed=seed,
         data=data,
         model=model,
-        respondents={one.name: Respondent(voice=one, task=task, kept=Kept(folder), events=events) for one in voices},
+        respondents={
+            one.name: Respondent(voice=one, task=task, kept=answer_cache(folder), events=events) for one in voices
+        },
     )
 
 
@@ -109,9 +115,9 @@ def real_voices(store: Store, data: Artifact) -> list[Voice]:
     """The tiny tuned model, its base, and TF-IDF."""
     from luthier.text.dataset import read_examples
 
-    desk, base = Desk(), base_model(store)
+    cache, base = ModelCache(), base_model(store)
     tuned = tuned_model(store, base)
     named: list[Any] = [("tuned", tuned), ("base", base)]
-    models: list[Voice] = [Model(one, QUESTION, desk, name=name, title=f"the {name} model") for name, one in named]
+    models: list[Voice] = [Model.of(one, QUESTION, cache, name=name, title=f"the {name} model") for name, one in named]
     train = list(read_examples(data, "train"))
     return [*models, Plain(Baseline.parse("tfidf" if any(one.label for one in train) else "length"), train)]

@@ -29,6 +29,7 @@ from luthier.metrics.paired import holm
 from luthier.models.counting import branches
 from luthier.models.describe import describe
 from luthier.models.foresight import rows_of
+from luthier.models.lm import local
 from luthier.models.load import base_folder
 from luthier.models.sources.endpoint import Endpoint
 from luthier.models.steps.base import Base
@@ -132,7 +133,7 @@ def test_neighbours_and_chunks_change_nothing(
 ) -> None:
     whole = pl.read_parquet(about_labels.path("predictions.parquet"))
     monkeypatch.setattr(ask, "CHOOSING", 5)
-    monkeypatch.setattr(ask, "PACK_TOKENS", 200)
+    monkeypatch.setattr(local, "PACK_TOKENS", 200)
     few = made(store, Evaluate(data="data", model="tune", rows=11, dtype="float32"), {"data": labels, "model": tuned})
     part = pl.read_parquet(few.path("predictions.parquet"))
     both = part.filter(pl.col("model").is_in(["tuned", "base"])).join(whole, on=["id", "model"])

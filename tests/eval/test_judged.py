@@ -15,11 +15,9 @@ from luthier.core.store import Store
 from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.tables import read_answers
-from luthier.models.reward_model import Judge, Reading
-from luthier.text.ids import encoded
+from luthier.models.reward_model import Judge
 from luthier.text.messages import Message, answer_of, prompt_of
 from luthier.text.prompt import Prompt
-from luthier.text.verdict import asked
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, pairs
@@ -42,7 +40,7 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
                     metrics=("reward", "reward_wins"))  # fmt: skip
     found = made(store, step, {"data": texts, "model": tuned, "reward_model": judge})
     _, answers = read_answers(found, "tuned")
-    rows, opened = choose(texts, "test", None).examples, Judge(judge, Reading(encoded, asked), "float32")
+    rows, opened = choose(texts, "test", None).examples, Judge(judge, "float32")
     said = [(*prompt_of(one), Message(role="assistant", content=text))
             for one, text in zip(rows, answers.predictions, strict=True)]  # fmt: skip
     wanted, known = opened(said), opened([one.messages for one in rows])
@@ -70,7 +68,7 @@ def test_a_prompted_judge_reads_its_prompt_before_each_answer(
     _, answers = read_answers(found, "tuned")
     said = [prompt.wrap((*prompt_of(one), Message(role="assistant", content=text)))
             for one, text in zip(choose(texts, "test", None).examples, answers.predictions, strict=True)]  # fmt: skip
-    wanted = Judge(judge, Reading(encoded, asked), "float32")(said)
+    wanted = Judge(judge, "float32")(said)
     assert answers.columns["reward"] == pytest.approx(wanted, abs=1e-5)
 
 

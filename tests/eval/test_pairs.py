@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.step import Outlook
 from luthier.core.store import Store
-from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.ask import Model, Question
 from luthier.eval.baselines.length import Length
 from luthier.eval.forecast import aside_of, forecast
 from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
@@ -23,12 +23,13 @@ from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.export import export
 from luthier.models.foresight import rows_of
+from luthier.models.lm.base import LoglikelihoodRequest
 from luthier.models.load import base_folder, cpu_has_bf16, open_model, outputs_of
-from luthier.models.reward_model import Judge, Reading
+from luthier.models.reward_model import Judge
 from luthier.models.sources.folder import Folder
-from luthier.text.ids import Text, encoded
+from luthier.text.ids import Text
 from luthier.text.messages import Message
-from luthier.text.verdict import Verdict, asked
+from luthier.text.verdict import Verdict
 from luthier.tune.objectives.reward import Reward
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -112,18 +113,19 @@ def test_an_evaluation_of_pairs_says_whether_the_tuned_model_prefers_better(
 
 
 def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> None:
-    task, model = choose(held, "test", 6, pairs=True), Model(base_model(store), QUESTION, Desk(), name="base", title="")
+    task, model = choose(held, "test", 6, pairs=True), Model.of(base_model(store), QUESTION, name="base", title="")
     for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
         offer = offer_of(example)
-        sums = model._sums([((offer.prompt, ()), offer.answers)])[0]
-        assert reply.scores == pytest.approx({FIRST: sums[0][0], SECOND: sums[1][0]}, abs=1e-4)
-        assert reply.prediction == (FIRST if sums[0][0] > sums[1][0] else SECOND)
+        asked = [LoglikelihoodRequest(prompt=offer.prompt, continuation=answer) for answer in offer.answers]
+        first, second = (one.logprob or 0.0 for one in model.lm.loglikelihood(asked))
+        assert reply.scores == pytest.approx({FIRST: first, SECOND: second}, abs=1e-4)
+        assert reply.prediction == (FIRST if first > second else SECOND)
 
 
 def test_a_reward_model_ranks_by_its_reward(held: Artifact, rewarding: Artifact) -> None:
     import torch
 
-    model = Model(rewarding, QUESTION, Desk(), name="tuned", title="the tuned model")
+    model = Model.of(rewarding, QUESTION, name="tuned", title="the tuned model")
     assert model.able == {"answer"}
     task = choose(held, "test", 4, pairs=True)
     plain, text = open_model(rewarding, "float32"), Text.load(rewarding.parent("model").folder)
@@ -161,8 +163,8 @@ def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the
     assert ("tuned", "base") in {(row["a"], row["b"]) for row in compared if row["metric"] == "accuracy"}
     task = choose(held, "test", 4, pairs=True)
     for artifact in (judge, judge.parent("model")):
-        model = Model(artifact, replace(QUESTION, verdict=Verdict().model_dump()), Desk(), name="one", title="")
-        asks = Judge(artifact, Reading(encoded, asked), "float32")
+        model = Model.of(artifact, replace(QUESTION, verdict=Verdict().model_dump()), name="one", title="")
+        asks = Judge(artifact, "float32")
         for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
             offer = offer_of(example)
             talks = [(*offer.prompt, Message(role="assistant", content=said)) for said in offer.answers]
@@ -182,9 +184,7 @@ def test_a_reward_model_that_somebody_published_ranks_as_its_own_does(
     assert outputs_of(published) == outputs_of(rewarding) == ("reward",)
     assert not outputs_of(rewarding.parent("model"))
     task = choose(held, "test", 6, pairs=True)
-    said = [
-        Model(one, QUESTION, Desk(), name="one", title="").answer(task.examples, task) for one in (published, rewarding)
-    ]
+    said = [Model.of(one, QUESTION, name="one", title="").answer(task.examples, task) for one in (published, rewarding)]
     for first, second in zip(*said, strict=True):
         assert first.scores == pytest.approx(second.scores, abs=1e-4)
 

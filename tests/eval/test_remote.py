@@ -15,7 +15,7 @@ from eval.evaluations import made
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.models.endpoint import NO_LABEL
+from luthier.models.lm.base import NO_LABEL
 from luthier.models.sources.endpoint import Endpoint
 from models.making import make_base
 

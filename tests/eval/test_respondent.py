@@ -1,4 +1,4 @@
-"""Asking contestants more than the held-out rows: the same numbers as transformers alone, and nothing asked twice."""
+"""Asking contestants more than the held-out rows: chunk by chunk, gone on with after a kill, nothing asked twice."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from eval.evaluations import label_examples
+from eval.probing import Said
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.core.events import Events
+from luthier.core.events import Event, Events
 from luthier.eval import ask
-from luthier.eval.ask import Desk, Model, Question
+from luthier.eval import respondent as module
+from luthier.eval.ask import Model, Question, answer_cache
 from luthier.eval.baseline import Baseline
-from luthier.eval.kept import Kept
 from luthier.eval.respondent import Respondent
 from luthier.eval.rows import choose
-from luthier.eval.voice import Choice, Continued, Plain, Voice
+from luthier.eval.voice import Plain, Voice
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response
+from luthier.models.lm.local import LocalLM
 from luthier.text.messages import Message
 
 QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
@@ -26,7 +29,7 @@ ASKED = [(Message(role="user", content=f"Where is parcel {number}?"),) for numbe
 
 @pytest.fixture
 def model(base: Artifact) -> Model:
-    return Model(base, QUESTION, Desk(), name="base", title="the base model")
+    return Model.of(base, QUESTION, name="base", title="the base model")
 
 
 @pytest.fixture
@@ -34,91 +37,61 @@ def respondent(model: Model, labels: Artifact, tmp_path: Path) -> Respondent:
     return of(model, labels, tmp_path)
 
 
-def of(voice: Voice, data: Artifact, folder: Path) -> Respondent:
-    events = Events([].append).of("report")
-    return Respondent(voice=voice, task=choose(data, "test", None), kept=Kept(folder), events=events)
-
-
-def by_transformers(base: Artifact, before: Sequence[int], option: Sequence[int]) -> float:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        logits = model(torch.tensor([[*before, *option]])).logits[0, len(before) - 1 : -1]
-    return float(torch.log_softmax(logits.double(), -1)[range(len(option)), list(option)].sum())
-
-
-@pytest.mark.parametrize("before", ["", "Where is the", "Where is the "])
-def test_plain_texts_have_the_likelihood_that_transformers_gives(
-    respondent: Respondent, base: Artifact, before: str
-) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base.folder)
-    options = ("parcel", "old courier of my invoice") if before.endswith(" ") else (" parcel", " courier, please")
-    found = respondent.likelihood([Continued(before, options)])[0]
-    for option, (logprob, tokens) in zip(options, found, strict=True):
-        ids = tokenizer(before + option, add_special_tokens=False)["input_ids"]
-        head = tokenizer(before.rstrip(), add_special_tokens=False)["input_ids"]
-        start = head or [tokenizer.bos_token_id]
-        rest = ids[len(head) :]
-        assert tokens == len(rest)
-        assert logprob == pytest.approx(by_transformers(base, start, rest), abs=1e-4)
-
-
-def test_spaces_before_a_continuation_belong_to_it(respondent: Respondent) -> None:
-    ((one,), (other,)) = respondent.likelihood(
-        [Continued("Where is the ", ("parcel",)), Continued("Where is the", (" parcel",))]
-    )
-    assert one.tokens == other.tokens
-    assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
-
-
-def test_a_special_token_that_somebody_typed_is_text(respondent: Respondent) -> None:
-    ((found,),) = respondent.likelihood([Continued("It ends with", (" <|im_end|>",))])
-    assert found.tokens > 3
+def of(voice: Voice, data: Artifact, folder: Path, heard: list[Event] | None = None) -> Respondent:
+    events = Events((heard if heard is not None else []).append).of("report")
+    return Respondent(voice=voice, task=choose(data, "test", None), kept=answer_cache(folder), events=events)
 
 
 def test_answers_are_scored_after_a_conversation(respondent: Respondent) -> None:
-    one, other = respondent.score([Choice(ASKED[0], ("yes", "no")), Choice(ASKED[1], ("no", "maybe", "yes"))])
+    one, other = respondent.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
     assert [len(one), len(other)] == [2, 3]
-    assert all(likelihood.logprob < 0 and likelihood.tokens > 0 for likelihood in (*one, *other))
-    assert respondent.score([Choice(ASKED[0], ("no", "yes"))])[0] == [
-        pytest.approx(one[1], abs=1e-4),
-        pytest.approx(one[0], abs=1e-4),
-    ]
-
-
-def test_a_begun_answer_is_gone_on_with(respondent: Respondent) -> None:
-    """What is written after the first half of the model's own answer is the second half."""
-    whole = respondent.write(ASKED[:1], 12)[0]
-    begun = respondent.write(ASKED[:1], 5)[0]
-    rest = respondent.resume([(*ASKED[0], Message(role="assistant", content=begun.text))], 7)[0]
-    assert whole.tokens == 12
-    assert begun.text + rest.text == whole.text
+    assert all((told.logprob or 0) < 0 and (told.tokens or 0) > 0 for told in (*one, *other))
+    ((no, yes),) = respondent.loglikelihoods([(ASKED[0], ("no", "yes"))])
+    assert [yes.logprob, no.logprob] == pytest.approx([told.logprob for told in one], abs=1e-4)
 
 
 def test_finished_chunks_are_not_asked_again(
     respondent: Respondent, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ask, "CHUNK", 2)
+    monkeypatch.setitem(module.TOGETHER, GenerateRequest, 2)
     sizes: list[int] = []
-    write = Model.write
+    generate = LocalLM.generate
 
-    def counted(self: Model, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> object:
-        sizes.append(len(asked))
+    def counted(self: LocalLM, requests: Sequence[GenerateRequest]) -> list[Response]:
+        sizes.append(len(requests))
         if len(sizes) == 3:
             raise KeyboardInterrupt
-        return write(self, asked, max_new_tokens)
+        return generate(self, requests)
 
-    monkeypatch.setattr(Model, "write", counted)
+    monkeypatch.setattr(LocalLM, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
-        respondent.write(ASKED, 3)
-    found = respondent.write(ASKED, 3)
+        respondent.generate(ASKED, 3)
+    found = respondent.generate(ASKED, 3)
     assert sizes == [2, 2, 1, 1]
-    assert of(respondent.voice, labels, tmp_path).write(ASKED, 3) == found
+    assert of(respondent.voice, labels, tmp_path).generate(ASKED, 3) == found
     assert len(sizes) == 4
+
+
+def test_a_killed_asking_goes_on(labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.TOGETHER, LoglikelihoodRequest, 4)
+    requests: list[Request] = [LoglikelihoodRequest(prompt="a" * at, continuation="b" * at) for at in range(1, 19)]
+    asked: list[str] = []
+
+    def dying(before: str, option: str) -> float:
+        if len(asked) == 8:
+            raise KeyboardInterrupt
+        asked.append(option)
+        return -float(len(option))
+
+    with pytest.raises(KeyboardInterrupt):
+        of(Said("it", str, dying), labels, tmp_path).tell(requests)
+    heard: list[Event] = []
+    again: list[str] = []
+    second = Said("it", str, lambda before, option: again.append(option) or -float(len(option)))
+    told = of(second, labels, tmp_path, heard).tell(requests, "riddles")
+    assert again == ["b" * at for at in range(9, 19)]
+    assert [one.logprob for one in told] == [-float(at) for at in range(1, 19)]
+    assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (18, 18, "riddles")
 
 
 def test_rows_that_are_not_held_out_are_answered_alike(respondent: Respondent) -> None:
@@ -127,19 +100,22 @@ def test_rows_that_are_not_held_out_are_answered_alike(respondent: Respondent) -
     assert [reply.prediction for reply in replies] == [
         reply.prediction for reply in respondent.voice.answer(rows, respondent.task)
     ]
+    assert ask.CHUNK == 32
 
 
 def test_a_baseline_answers_and_does_nothing_else(labels: Artifact, tmp_path: Path) -> None:
     rows = label_examples(30)
     plain = of(Plain(Baseline.parse("tfidf"), rows), labels, tmp_path)
     assert not plain.is_model
+    assert plain.able == {"answer"}
     right = [reply.prediction == row.label for reply, row in zip(plain.answer(rows), rows, strict=True)]
     assert sum(right) > 25
-    for ask_it in (
-        lambda: plain.score([Choice(ASKED[0], ("yes",))]),
-        lambda: plain.likelihood([Continued("", ("yes",))]),
-        lambda: plain.write(ASKED, 2),
-        lambda: plain.resume(ASKED, 2),
-    ):
+    for ask_it in (lambda: plain.loglikelihoods([("", ("yes",))]), lambda: plain.generate(ASKED, 2)):
         with pytest.raises(ModelError, match="TF-IDF with logistic regression cannot"):
             ask_it()
+
+
+def test_who_names_classes_does_nothing_else(base: Artifact, monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
+    assert {"answer", "generate", "loglikelihood"} < model.able
+    monkeypatch.setattr("luthier.models.lm.local.outputs_of", lambda artifact: ("a", "b"))
+    assert Model.of(base, QUESTION, name="base", title="the base model").able == {"answer"}

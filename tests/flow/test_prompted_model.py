@@ -12,18 +12,18 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from luthier.cli.app import run_command
-from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.ask import Model, Question
 from luthier.eval.rows import choose
-from luthier.flow.chat import Local as Here
-from luthier.flow.chat import open_chat
+from luthier.flow.chat import Generation, open_chat
 from luthier.flow.locate import find_artifact
+from luthier.models.lm.local import LocalLM
 from luthier.models.load import base_folder
 from luthier.models.options import Normalise
 from luthier.text.dataset import read_examples
 from luthier.text.ids import Text
 from luthier.text.messages import as_openai, prompt_of
 from luthier.text.prompt import Prompt
-from luthier.tune.search.asking import Local
+from luthier.tune.search.asking import Asker
 from workshop import RECIPE, own_cache, small_recipe
 
 SEARCHED = (
@@ -55,7 +55,7 @@ def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> No
     found = polars.read_parquet(report.path("predictions.parquet"))
     for name, prompt in (("tuned", before), ("base", Prompt())):
         mine = found.filter(polars.col("model") == name)
-        told = Local(tuned, "float32", options, 8).answer(prompt, rows)
+        told = Asker(LocalLM(tuned, "float32"), options, 8).answer(prompt, rows)
         assert told.label_scores is not None
         for row, scores in zip(mine["scores"].to_list(), told.label_scores, strict=True):
             assert json.loads(row) == pytest.approx(dict(scores), abs=1e-4)
@@ -66,8 +66,8 @@ def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Nor
     tuned = find_artifact(":tune").artifact
     task = choose(find_artifact(":data").artifact, "test", 8)
     question = Question(normalise=alike, max_new_tokens=8, dtype="float32", likelihood=False)
-    theirs = Model(tuned, question, Desk(), name="tuned", title="the tuned model").answer(task.examples, task)
-    ours = Local(tuned, "float32", task.options, 8, alike).answer(Prompt.of(tuned), task.examples)
+    theirs = Model.of(tuned, question, name="tuned", title="the tuned model").answer(task.examples, task)
+    ours = Asker(LocalLM(tuned, "float32"), task.options, 8, alike).answer(Prompt.of(tuned), task.examples)
     assert [one.prediction for one in theirs] == list(ours.predictions)
     assert ours.label_scores is not None
     for one, scores in zip(theirs, ours.label_scores, strict=True):
@@ -110,8 +110,8 @@ def test_every_report_tells_the_prompt(place: Path, capsys: pytest.CaptureFixtur
 def test_chat_and_trace_know_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = open_chat(":tune", system=None, max_tokens=2, temperature=0.0)
     assert any(note.startswith("in front, as chosen") for note in session.notes)
-    assert isinstance(session.speaker, Here)
-    assert session.speaker.text.before == Prompt.of(find_artifact(":tune").artifact)
+    assert isinstance(session.speaker, Generation)
+    assert session.speaker.lm.before == Prompt.of(find_artifact(":tune").artifact)
     seen = polars.read_parquet(find_artifact(":tune").artifact.path("learnt.parquet")).filter(polars.col("seen") > 0)
     assert run_command(["trace", seen["id"][0], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["learnt"][0]["times"] == seen["seen"][0]

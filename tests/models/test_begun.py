@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from luthier.models.beginnings import LEAST, Beginnings, Recurring, read_once
-from luthier.models.generate import score_options
-from luthier.models.likelihood import likelihoods
+from luthier.models.generate import likelihoods, score_options
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Row, pack
 from models.test_generate import gemma, llama, mamba, opened

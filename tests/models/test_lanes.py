@@ -14,8 +14,8 @@ import torch
 from luthier.models import lanes
 from luthier.models.at_once import LANES
 from luthier.models.beginnings import Beginnings, read_once
+from luthier.models.generate import likelihoods
 from luthier.models.lanes import read_packs
-from luthier.models.likelihood import likelihoods
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Pack, Row, packs
 from models.test_begun import asked

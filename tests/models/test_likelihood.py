@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.likelihood import likelihoods
+from luthier.models.generate import likelihoods
 from models.test_generate import gemma, llama, mamba, opened
 
 

@@ -14,10 +14,10 @@ import yaml
 from eval.evaluations import base_model
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.exam import Exam
 from luthier.eval.task import Brief
 from luthier.eval.tasks.harness import Harness
+from luthier.models.lm.local import LocalLM
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (`lm-eval`)")
 
@@ -179,9 +179,7 @@ def ours(file: Path, model: Artifact) -> tuple[Exam, dict[str, Sequence[float]],
     """Our questions, the scores of each row, and those of all."""
     brief = Brief(base=file.parent, examples=(), say=print)
     (exam,) = Harness(path=file.name).exams(brief)
-    asking = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
-    told = Model(model, asking, Desk(), name="base", title="the base model").tell(exam.questions)
-    graded = exam.graded(told)
+    graded = exam.graded(LocalLM(model, "float32", enable_prefix_caching=True).ask(exam.questions))
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
     return exam, {name: column.each for name, column in graded.columns.items()}, totals
 

@@ -18,7 +18,7 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, MissingExtra, ModelError
-from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.ask import Model, Question
 from luthier.eval.rows import Task
 from luthier.flow.serve import ways_of
 from luthier.serve.calibration import fit_temperature, probabilities
@@ -56,7 +56,7 @@ def test_a_class_is_the_one_that_evaluation_names(chooser: Artifact) -> None:
     examples = read_examples(chooser.parent("data"), "validation")
     said = said_for(["account", "billing", "delivery"], read_examples(chooser.parent("data"), "train"))
     question = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
-    voice = Model(chooser, question, Desk(), name="m", title="m")
+    voice = Model.of(chooser, question, name="m", title="m")
     replies = voice.answer(
         examples, Task(kind="label", examples=examples, options=said, split="validation", available=len(examples))
     )

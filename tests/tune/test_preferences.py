@@ -20,11 +20,11 @@ from luthier.models.export import export
 from luthier.models.generate import rewards
 from luthier.models.load import open_model, outputs_of
 from luthier.models.pack import Row, pack
-from luthier.models.reward_model import Judge, Reading, verdict_of
-from luthier.text.ids import Text, encoded
+from luthier.models.reward_model import Judge, verdict_of
+from luthier.text.ids import Text
 from luthier.text.messages import Example
 from luthier.text.preference import Pair, pair_of
-from luthier.text.verdict import Verdict, asked
+from luthier.text.verdict import Verdict
 from luthier.tune.heldout import HeldOut
 from luthier.tune.objective import REFERENCE, Objective
 from luthier.tune.objectives.dpo import Dpo
@@ -297,7 +297,7 @@ def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: B
     assert log[-1]["loss"] < log[0]["loss"]
     assert verdict_of(made) == Verdict().model_dump()
     assert verdict_of(shop.base) is None
-    judge = Judge(made, Reading(encoded, asked), "float32")
+    judge = Judge(made, "float32")
     told = [pair for one in pairs(24) if isinstance(pair := pair_of(one), Pair)]
     found = judge([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
     assert sum(good > bad for good, bad in zip(found[::2], found[1::2], strict=True)) >= 20
@@ -353,7 +353,7 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     text = Text.load(shop.base.folder)
     learnt = [row for lesson in Reward().lessons(rows, text) for row in lesson.rows[:1]]
     wanted = rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
-    judge = Judge(made, Reading(encoded, asked), "float32")
+    judge = Judge(made, "float32")
     desk = Desk(base=tmp_path, kept=tmp_path, say=print, model=Path)
     found = ByModel().score(
         [Attempt(one, one.messages[-1].content, 1) for one in rows], Judging(desk=desk, model=judge)

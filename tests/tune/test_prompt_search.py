@@ -24,7 +24,7 @@ from luthier.text.prompt import Prompt
 from luthier.text.training import TrainingRecord
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
-from luthier.tune.search.asking import Local
+from luthier.tune.search.asking import Asker
 from luthier.tune.search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
 from luthier.tune.search.race import cost, plan_rounds, race
 from luthier.tune.steps.tune import Tune
@@ -168,11 +168,11 @@ def _tokens(made: Any) -> list[int]:
 def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def always(asker: Local, prompt: Prompt, rows: list[Example]) -> Answers:
+    def always(asker: Asker, prompt: Prompt, rows: list[Example]) -> Answers:
         return Answers.of(["billing"] * len(rows), asker.references(rows))
 
     shop = bench(tmp_path)
-    monkeypatch.setattr(Local, "answer", always)
+    monkeypatch.setattr(Asker, "answer", always)
     shop.tune(search())
     shop.tune(search(metric="macro_f1"))
     shop.tune(search(metric="macro_f1", normalise="prior"))

@@ -21,7 +21,7 @@ from luthier.data.row import Row
 from luthier.text.messages import Message
 
 if TYPE_CHECKING:
-    from luthier.data.augment.desk import Desk
+    from luthier.models.lm.base import LanguageModel
 
 Kept = TypeVar("Kept")
 
@@ -93,16 +93,16 @@ class Around:
     train: Train
     base: Path
     """The recipe's folder."""
-    desk: Desk | None = None
-    """Where the step's model is asked."""
+    lm: LanguageModel | None = None
+    """The step's model."""
     _kept: dict[int, Any] = field(default_factory=dict)
 
-    def model(self, augmenter: Augmenter) -> Desk:
-        """Where the step's model is asked; `RecipeError` when the step names none."""
-        if self.desk is None:
+    def model(self, augmenter: Augmenter) -> LanguageModel:
+        """The step's model; `RecipeError` when the step names none."""
+        if self.lm is None:
             what, remedy = f"{augmenter.kind} asks a model, and the step names none", "add `model: model`, or a step"
             raise RecipeError(what, where=Where(field="model"), remedy=remedy)
-        return self.desk
+        return self.lm
 
     def once(self, augmenter: Augmenter, learn: Callable[[Train], Kept]) -> Kept:
         """What an augmenter learns from all training rows, learnt when it is first asked for."""

@@ -1,4 +1,4 @@
-"""Asking a language model: scores of label options, greedy answers, log-likelihoods of references.
+"""Asking a language model about rows: scores of label options, greedy answers, log-likelihoods of references.
 
 Rows are asked in chunks of a fixed size in the data's order, and each finished chunk is kept, so that a killed
 evaluation goes on where it was and ends in the same numbers.
@@ -6,43 +6,42 @@ evaluation goes on where it was and ends in the same numbers.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
-from luthier.core.errors import DataError
-from luthier.core.process import release_memory
-from luthier.eval.kept import Kept
+from luthier.core.errors import DataError, RecipeError
 from luthier.eval.pairs import FIRST, SECOND, Offer, offer_of
-from luthier.eval.question import Question as Asking
-from luthier.eval.question import Told
 from luthier.eval.rows import Reply, Task
 from luthier.eval.turns import together
-from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
-from luthier.models.options import Normalise, Sums, log_shares, normalise
+from luthier.eval.voice import Voice
+from luthier.models.lm.base import (
+    DIGITS,
+    ChoiceRequest,
+    GenerateRequest,
+    LanguageModel,
+    LoglikelihoodRequest,
+)
+from luthier.models.lm.cached import AnswerCache
+from luthier.models.lm.local import LocalLM, ModelCache
+from luthier.models.lm.openai_client import EndpointLM
+from luthier.models.load import is_endpoint
+from luthier.models.options import Normalise, log_shares
 from luthier.models.sequence import REWARD
-from luthier.text.messages import Message, answer_of, emptied, prompt_of
-from luthier.text.prompt import Prompt
+from luthier.text.messages import Message, answer_of, prompt_of
 
 if TYPE_CHECKING:
     from luthier.core.events import StepEvents
-    from luthier.models.beginnings import Beginnings
-    from luthier.models.load import Loaded
-    from luthier.text.ids import Text
     from luthier.text.messages import Example
 
 CHUNK = 32
 """Rows asked together."""
 CHOOSING = 64
 """The same of rows for which a label is chosen: quickly answered, and the quicker the more stand side by side."""
-PACK_TOKENS = 4096
-"""Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
-_DIGITS = 6
-"""Decimals kept of log-probabilities: far below what could matter, far above float noise."""
+_CODE = ("luthier.eval.ask", "luthier.eval.voice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,199 +57,106 @@ class Question:
     """What a generative judge is asked about answers of which people preferred one; None for any other model."""
 
 
-class Desk:
-    """Has one model's weights at a time, since a probe asks model after model."""
-
-    def __init__(self) -> None:
-        self._digest = ""
-        self._loaded: Loaded | None = None
-        self._beginnings: Beginnings | None = None
-
-    def load(self, artifact: Artifact, dtype: Literal["float32", "bfloat16", "auto"]) -> Loaded:
-        """A model's weights; those of the model before are let go."""
-        from luthier.models.load import load
-
-        if self._loaded is None or self._digest != artifact.digest:
-            self._loaded = self._beginnings = None
-            gc.collect()  # layers with a forward of their own hold themselves
-            release_memory()  # else the next model's weights come on top of what the last one's left
-            self._loaded = load(artifact, dtype=dtype)
-            self._digest = artifact.digest
-        return self._loaded
-
-    @property
-    def beginnings(self) -> Beginnings:
-        """What prompts of the model that was loaded last began with."""
-        from luthier.models.beginnings import Beginnings
-
-        if self._beginnings is None:
-            self._beginnings = Beginnings()
-        return self._beginnings
-
-
 class Model(Voice):
-    """A model to be asked; its weights are read only when some chunk is not answered yet."""
+    """A language model that answers rows; its weights are read only when some chunk is not answered yet."""
 
-    def __init__(self, artifact: Artifact, question: Question, desk: Desk, *, name: str, title: str) -> None:
-        self.name, self.title = name, title
-        self.digest = digest_of([artifact.digest, vars(question)])
-        self._artifact, self._question, self._desk = artifact, question, desk
+    lm: LanguageModel
 
-    @property
-    def able(self) -> frozenset[Verb]:  # type: ignore[override]  # a model with a head of classes can do less
-        """Everything, or only naming its classes."""
-        every: tuple[Verb, ...] = ("answer", "score", "likelihood", "write", "resume", "tell")
-        return frozenset({"answer"} if self._classes else every)
+    def __init__(self, lm: LanguageModel, digest: str, question: Question, *, name: str, title: str) -> None:
+        self.lm, self.name, self.title = lm, name, title
+        self.digest = digest_of([digest, vars(question)])
+        self._question = question
 
-    @property
-    def _loaded(self) -> Loaded:
-        return self._desk.load(self._artifact, self._question.dtype)
-
-    @cached_property
-    def _text(self) -> Text:
-        from luthier.text.ids import Text
-
-        return Text.load(self._loaded.folder, before=Prompt.of(self._artifact))
+    @classmethod
+    def of(
+        cls,
+        artifact: Artifact,
+        question: Question,
+        models: ModelCache | None = None,
+        calls: Path = Path(),
+        *,
+        name: str,
+        title: str,
+    ) -> Model:
+        """The model of an artifact; answers of an endpoint are kept in `calls`."""
+        lm: LanguageModel = (
+            EndpointLM.of(artifact, calls)
+            if is_endpoint(artifact)
+            else LocalLM(artifact, question.dtype, models=models, enable_prefix_caching=True)
+        )
+        return cls(lm, artifact.digest, question, name=name, title=title)
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """Answer some rows of a task."""
         if task.pairs:
             return self._prefer(examples)
-        if self._classes == (REWARD,):
+        if self.lm.classes == (REWARD,):
             remedy = "evaluate it on rows of two answers (`prompt`, `chosen`, `rejected`)"
             raise DataError("a reward model ranks answers; it neither writes them nor names classes", remedy=remedy)
         return self._choose(examples, task) if task.kind == "label" else self._write(examples)
 
-    def score(self, asked: Sequence[Choice]) -> list[list[Likelihood]]:
-        """The log-likelihood of each answer to each conversation, to its end token."""
-        return _kept(self._sums([((one.messages, ()), one.options) for one in asked]))
-
-    def likelihood(self, asked: Sequence[Continued]) -> list[list[Likelihood]]:
-        """The log-likelihood of what may follow each plain text; without a text, what follows the token that begins
-        or ends documents."""
-        from luthier.eval import question
-
-        asking = [question.Likelihood(prompt=one.before, answer=option) for one in asked for option in one.options]
-        told = iter(self.tell(asking) if asking else ())
-        return [[_summed(next(told)) for _ in one.options] for one in asked]
-
-    def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """The greedy answer to each conversation."""
-        return self._go_on(self._text.prompts(asked), max_new_tokens)
-
-    def resume(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """How each conversation goes on, of which the last turn is the beginning of the assistant's answer."""
-        prompts = []
-        for *before, begun in asked:
-            ids, (told,) = self._text.options(before, [begun.content])
-            prompts.append([*ids, *(one for one in told if one not in self._text.end_ids)])
-        return self._go_on(prompts, max_new_tokens)
-
-    def tell(self, questions: Sequence[Asking]) -> list[Told]:
-        """One answer to each question of a task; all are of one kind."""
-        from luthier.eval.tell import tell
-
-        return tell(self._loaded, self._text, questions, self._desk.beginnings)
-
     def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
-        options = list(task.options.values())
-        prompts = [(prompt_of(example), example.tools) for example in examples]
-        asked = [(prompt, options) for prompt in prompts]
-        replies = []
-        for scores in self._named(prompts, task) if self._classes else self._normalised(asked):
-            told = dict(zip(task.options, (round(score, _DIGITS) for score in scores), strict=True))
-            replies.append(Reply(prediction=max(task.options, key=lambda label: told[label]), scores=told))
-        return replies
+        options = tuple(task.labels if self.lm.classes else task.options.values())
+        asked = [ChoiceRequest(prompt=prompt_of(one), options=options, tools=one.tools) for one in examples]
+        chosen = self.lm.choose(asked, self._question.normalise)
+        return [Reply(prediction=one.label(task.labels), scores=one.by_label(task.labels)) for one in chosen]
 
     def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
         """Which of two answers has the higher reward, or is likelier after the prompt."""
         offers = [offer_of(example) for example in examples]
-        if self._question.verdict is not None and not self._classes:
-            found = self._verdicts(offers)
-        elif self._classes == (REWARD,):
-            found = self._rewards(offers, [example.tools for example in examples])
-        elif self._classes:
+        if self.lm.classes == (REWARD,):
+            found = self._rewards(offers, examples)
+        elif self.lm.classes:
             what = "the model's head names classes and cannot tell which of two answers is better"
             raise DataError(what, remedy="tune by `objective: reward`")
+        elif "loglikelihood" not in self.lm.abilities:
+            remedy = "set `pairs: false` to have it write answers, or take a model whose weights are here"
+            raise RecipeError("an endpoint cannot be asked how likely given answers are", remedy=remedy)
+        elif self._question.verdict is not None:
+            found = self._verdicts(offers, self._question.verdict)
         else:
-            asked = [((one.prompt, row.tools), one.answers) for one, row in zip(offers, examples, strict=True)]
-            found = self._normalised(asked)
-        told = [dict(zip((FIRST, SECOND), (round(score, _DIGITS) for score in row), strict=True)) for row in found]
-        return [Reply(prediction=max(row, key=row.__getitem__), scores=row) for row in told]
+            asked = [
+                ChoiceRequest(prompt=one.prompt, options=one.answers, tools=row.tools)
+                for one, row in zip(offers, examples, strict=True)
+            ]
+            found = [one.scores or [] for one in self.lm.choose(asked, self._question.normalise)]
+        return [_preferred(row) for row in found]
 
-    def _rewards(self, offers: Sequence[Offer], tools: Sequence[tuple[dict[str, Any], ...]]) -> list[list[float]]:
+    def _rewards(self, offers: Sequence[Offer], examples: Sequence[Example]) -> list[list[float]]:
         """By the rewards of two answers, the log-probability that each is the better one (Bradley and Terry)."""
-        from luthier.models.generate import rewards
-
-        asked = [
-            ([*offer.prompt, Message(role="assistant", content=said)], on_offer)
-            for offer, on_offer in zip(offers, tools, strict=True)
-            for said in offer.answers
-        ]
-        rows = self._text.encode_many([messages for messages, _ in asked], [on_offer for _, on_offer in asked])
-        found = rewards(self._loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS, kept=self._desk.beginnings)
+        assert isinstance(self.lm, LocalLM), "only weights that are here have a head"
+        found = self.lm.reward(
+            [(talk, example.tools) for offer, example in zip(offers, examples, strict=True) for talk in _talks(offer)]
+        )
         return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
-    def _verdicts(self, offers: Sequence[Offer]) -> list[list[float]]:
+    def _verdicts(self, offers: Sequence[Offer], verdict: dict[str, str]) -> list[list[float]]:
         """The same by the verdicts on two answers."""
         from luthier.models.reward_model import odds
-        from luthier.text.verdict import asked_of
 
-        told = [(*offer.prompt, Message(role="assistant", content=said)) for offer in offers for said in offer.answers]
-        asked = asked_of(self._text, told, self._question.verdict or {})
-        found = odds(self._loaded.model, asked, tokens=PACK_TOKENS, kept=self._desk.beginnings)
+        found = odds(self.lm, [talk for offer in offers for talk in _talks(offer)], verdict)
         return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
-    @cached_property
-    def _classes(self) -> tuple[str, ...]:
-        from luthier.models.load import outputs_of
-
-        return outputs_of(self._artifact)
-
-    def _named(self, prompts: Sequence[Asked], task: Task) -> list[list[float]]:
-        """The labels' log-probabilities by the model's own head."""
-        from luthier.models.generate import label_scores
-
-        if unknown := sorted(set(task.options) - set(self._classes)):
-            what = f"the model's head has no class {unknown[0]!r}"
-            raise DataError(what, remedy=f"it was tuned to name {', '.join(self._classes)}")
-        places = [self._classes.index(label) for label in task.options]
-        ids = self._text.prompts([messages for messages, _ in prompts], [tools for _, tools in prompts])
-        found = label_scores(self._loaded.model, ids, tokens=PACK_TOKENS, kept=self._desk.beginnings)
-        return [[row[place] for place in places] for row in found]
-
-    def _normalised(self, asked: Sequence[tuple[Asked, Sequence[str]]]) -> list[list[float]]:
-        """The scores of each prompt's answers, by the chosen normalisation."""
-        totals = self._sums(asked)
-        priors: Sequence[Sums] = [()] * len(asked)
-        if self._question.normalise == "prior":
-            priors = self._sums([((emptied(messages), tools), options) for (messages, tools), options in asked])
-        pairs = zip(totals, priors, strict=True)
-        return [normalise(self._question.normalise, row, prior) for row, prior in pairs]
-
-    def _sums(self, asked: Sequence[tuple[Asked, Sequence[str]]]) -> list[list[tuple[float, int]]]:
-        """For each prompt and each of its answers: summed log-probability and how many tokens it is a sum over."""
-        from luthier.models.generate import score_options
-
-        prompts, options = [], []
-        for prompt, answers in asked:
-            before, told = self._text.options(prompt[0], answers, prompt[1])
-            prompts.append(before)
-            options.append(told)
-        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS, kept=self._desk.beginnings)
-        return [
-            [(score, len(ids)) for score, ids in zip(scores, told, strict=True)]
-            for scores, told in zip(sums, options, strict=True)
-        ]
-
     def _write(self, examples: Sequence[Example]) -> list[Reply]:
-        asked = [(prompt_of(example), example.tools) for example in examples]
-        prompts = self._text.prompts([messages for messages, _ in asked], [tools for _, tools in asked])
-        written = self._go_on(prompts, self._question.max_new_tokens)
-        likelihoods: list[tuple[float | None, int | None]] = [(None, None)] * len(examples)
-        if self._question.likelihood:
-            pairs = [(prompt, [answer_of(example)]) for prompt, example in zip(asked, examples, strict=True)]
-            likelihoods = [(round(row[0][0], _DIGITS), row[0][1]) for row in self._sums(pairs)]
+        limit = self._question.max_new_tokens
+        prompts = [(prompt_of(example), example.tools) for example in examples]
+        written = self.lm.generate(
+            [
+                GenerateRequest(prompt=prompt, max_tokens=limit, tools=tools, truncate_prompt=False)
+                for prompt, tools in prompts
+            ]
+        )
+        likely: list[tuple[float | None, int | None]] = [(None, None)] * len(examples)
+        if self._question.likelihood and "loglikelihood" in self.lm.abilities:
+            found = self.lm.loglikelihood(
+                [
+                    LoglikelihoodRequest(
+                        prompt=prompt, continuation=answer_of(example), tools=tools, truncate_prompt=False
+                    )
+                    for (prompt, tools), example in zip(prompts, examples, strict=True)
+                ]
+            )
+            likely = [(round(one.logprob or 0.0, DIGITS), one.tokens) for one in found]
         return [
             Reply(
                 prediction=one.text.strip(),
@@ -259,45 +165,33 @@ class Model(Voice):
                 logprob=logprob,
                 reference_tokens=tokens,
             )
-            for one, (logprob, tokens) in zip(written, likelihoods, strict=True)
-        ]
-
-    def _go_on(self, prompts: Sequence[Sequence[int]], limit: int) -> list[Written]:
-        """What the model writes after ids."""
-        from luthier.models.generate import generate
-
-        ends = self._text.end_ids
-        return [
-            Written(
-                self._text.decode([one for one in ids if one not in ends], special=False),
-                len(ids),
-                bool(ids) and ids[-1] in ends,
-            )
-            for ids in generate(self._loaded, prompts, limit, ends)
+            for one, (logprob, tokens) in zip(written, likely, strict=True)
         ]
 
 
-Asked = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
-"""Messages, and the tools on offer."""
+def _talks(offer: Offer) -> list[tuple[Message, ...]]:
+    """The conversation with either answer."""
+    return [(*offer.prompt, Message(role="assistant", content=answer)) for answer in offer.answers]
 
 
-def _summed(told: Told) -> Likelihood:
-    assert told.logprob is not None, "a likelihood was asked"
-    return Likelihood(told.logprob, told.tokens or 0)
+def _preferred(scores: Sequence[float]) -> Reply:
+    """The answer of two that has the higher score."""
+    told = dict(zip((FIRST, SECOND), (round(score, DIGITS) for score in scores), strict=True))
+    return Reply(prediction=max(told, key=told.__getitem__), scores=told)
 
 
-def _kept(sums: Sequence[Sequence[tuple[float, int]]]) -> list[list[Likelihood]]:
-    """Log-probabilities as they are written down."""
-    return [[Likelihood(round(score, _DIGITS), tokens) for score, tokens in row] for row in sums]
+def answer_cache(folder: Path) -> AnswerCache:
+    """The answers that are known already."""
+    return AnswerCache(folder, *_CODE)
 
 
-def ask(model: Voice, task: Task, kept: Kept, events: StepEvents) -> list[Reply]:
+def ask(model: Voice, task: Task, kept: AnswerCache, events: StepEvents) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
-    replies: list[Reply] = []
+    found: list[Reply] = []
     for chunk in chunks(task.examples, CHUNK if task.kind == "text" else CHOOSING):
-        replies += _replies(model, chunk, task, kept)
-        events.progress(len(replies), len(task.examples), "rows", model=model.name)
-    return replies
+        found += replies(model, chunk, task, kept)
+        events.progress(len(found), len(task.examples), "rows", model=model.name)
+    return found
 
 
 def chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
@@ -313,7 +207,8 @@ def chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
         yield chunk
 
 
-def _replies(model: Voice, chunk: Sequence[Example], task: Task, kept: Kept) -> list[Reply]:
+def replies(model: Voice, chunk: Sequence[Example], task: Task, kept: AnswerCache) -> list[Reply]:
+    """Replies to some rows that are asked together: those that are known, else new ones."""
     rows = [example.model_dump(mode="json", include={"messages", "tools"}) for example in chunk]
     asked = [model.digest, task.kind, dict(task.options), rows]
     told = kept.or_made(asked, lambda: [vars(one) for one in model.answer(chunk, task)])

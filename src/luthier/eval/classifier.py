@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.eval.rows import Reply, Task
-from luthier.eval.voice import Verb, Voice
+from luthier.eval.voice import Voice
 from luthier.text.messages import question_of
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 class Classifier(Voice):
     """A model of `technique: plain`; its vocabulary is read when the first rows are asked."""
-
-    able: frozenset[Verb] = frozenset({"answer"})
 
     def __init__(self, artifact: Artifact, *, name: str, title: str) -> None:
         self.name, self.title, self.digest = name, title, artifact.digest

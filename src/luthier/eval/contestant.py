@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.step import Work
 from luthier.eval.baseline import Baseline
-from luthier.eval.kept import Kept
 from luthier.eval.report.facts.models import PLAIN
 from luthier.eval.rows import Reply, Task
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from luthier.core.events import StepEvents
     from luthier.eval.ask import Question
     from luthier.eval.voice import Voice
+    from luthier.models.lm.cached import AnswerCache
     from luthier.text.messages import Example
 
 Role = Literal["tuned", "base", "other", "plain"]
@@ -42,21 +42,19 @@ class Contestant:
 
 def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> list[Voice]:
     """Models as they can be asked, by name."""
-    from luthier.eval.ask import Desk, Model
+    from luthier.eval.ask import Model
     from luthier.eval.classifier import Classifier
-    from luthier.eval.remote import Remote
-    from luthier.models.load import is_endpoint, is_plain
+    from luthier.models.lm.local import ModelCache
+    from luthier.models.load import is_plain
 
-    desk = Desk()
+    cache, calls = ModelCache(), work.scratch / "calls"
     found: list[Voice] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
-        if is_endpoint(artifact):
-            found.append(Remote(artifact, question, work.scratch / "calls", name=name, title=title))
-        elif is_plain(artifact):
+        if is_plain(artifact):
             found.append(Classifier(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
-            found.append(Model(artifact, question, desk, name=name, title=title))
+            found.append(Model.of(artifact, question, cache, calls, name=name, title=title))
     return found
 
 
@@ -69,16 +67,18 @@ def adjusted(voices: Sequence[Voice], thresholds: Artifact | None) -> list[Voice
     return [Adjusted(voices[0], Thresholds.of(thresholds)), *voices[1:]]
 
 
-def kept(work: Work) -> Kept:
+def kept(work: Work) -> AnswerCache:
     """The answers that are known already."""
-    return Kept(work.kept or work.scratch / "answers")
+    from luthier.eval.ask import answer_cache
+
+    return answer_cache(work.kept or work.scratch / "answers")
 
 
 def language_models(
     models: Mapping[str, Artifact],
     voices: Sequence[Voice],
     task: Task,
-    known: Kept,
+    known: AnswerCache,
     events: StepEvents,
     seconds: dict[str, float],
 ) -> list[Contestant]:

@@ -37,7 +37,7 @@ def tasks_for(task: Task, bench: Bench) -> tuple[EvalTask, ...]:
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
     from luthier.eval.forgetting.items import characters
 
-    able = [one for one in bench.respondents.values() if "tell" in one.able]
+    able = [one for one in bench.respondents.values() if "loglikelihood" in one.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= characters() else ()
 

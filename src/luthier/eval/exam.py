@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from luthier.core.digest import digest_of
-from luthier.eval.question import Question, Told
 from luthier.metrics.columns import Scores
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
+from luthier.text.messages import Message, as_openai
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Item:
 
     id: str
     """Names the row within its task."""
-    questions: tuple[Question, ...]
+    questions: tuple[Request, ...]
     shown: str
     """What was asked, for a reader."""
     reference: str
@@ -54,25 +55,41 @@ class Exam(ABC):
     """How it is asked, in a few words, for the signature."""
 
     @abstractmethod
-    def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def grade(self, told: Sequence[Sequence[Response]]) -> Graded:
         """Scores from the answers to each row's questions."""
 
     @property
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[Request]:
         """All rows' questions in order."""
         return [question for item in self.items for question in item.questions]
 
     @property
     def signature(self) -> str:
         """Names the questions and the grading: numbers with different signatures must not be compared."""
-        asked = digest_of([[one.as_json() for one in self.questions], [item.gold for item in self.items]])
+        asked = digest_of([[_named(one) for one in self.questions], [item.gold for item in self.items]])
         return f"{self.name}|v:{self.version}|{self.about}|rows:{len(self.items)}|asked:{asked[:12]}"
 
-    def graded(self, told: Sequence[Told]) -> Graded:
+    def graded(self, told: Sequence[Response]) -> Graded:
         """Scores from the answers to `questions`."""
         answers, rows = iter(told), []
         for item in self.items:
             rows.append([next(answers) for _ in item.questions])
         found = self.grade(rows)
-        cut = sum(any(one.cut for one in row) for row in rows)
+        cut = sum(any(one.truncated for one in row) for row in rows)
         return Graded(columns=found.columns, said=found.said, cut=cut)
+
+
+def _named(request: Request) -> list[Any]:
+    """What names a request in a signature."""
+    match request:
+        case LoglikelihoodRequest():
+            return ["likelihood", _plain(request.prompt), request.continuation, request.greedy]
+        case RollingRequest():
+            return ["reading", request.text]
+        case GenerateRequest():
+            how = [request.max_tokens, list(request.stop), request.temperature, request.top_p]
+            return ["writing", _plain(request.prompt), *how]
+
+
+def _plain(prompt: str | tuple[Message, ...]) -> Any:
+    return prompt if isinstance(prompt, str) else as_openai(prompt)

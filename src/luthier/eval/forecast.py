@@ -9,7 +9,6 @@ from luthier.core.counted import counted
 from luthier.core.step import Forecast, Outline, Outlook, Work
 from luthier.eval.forgetting.items import characters, items
 from luthier.eval.pairs import are_pairs
-from luthier.eval.question import Writing
 from luthier.eval.respondent import TOGETHER
 from luthier.eval.rows import TaskType
 from luthier.models.counting import branches
@@ -25,15 +24,16 @@ from luthier.models.foresight import (
     tokenizer_of,
     undisturbed,
 )
+from luthier.models.lm.base import GenerateRequest
 from luthier.models.load import cpu_has_bf16, has_network, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
 from luthier.text.dataset import DatasetSummary, examples_ahead
 from luthier.text.preference import rejected_share
 
 if TYPE_CHECKING:
-    from luthier.eval.kept import Kept
     from luthier.eval.steps.evaluate import Evaluate
     from luthier.models.describe import Description
+    from luthier.models.lm.cached import AnswerCache
 
 _PLAIN_S = 2.0
 """Plain baselines."""
@@ -118,7 +118,7 @@ def beside_s(models: int, rows: int) -> float:
     return _PLAIN_S + models * _OPENING_S + rows * _MEASURED_S
 
 
-def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
+def pace(step: Evaluate, work: Work, task: str, known: AnswerCache) -> dict[str, Any]:
     """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
     outlook = Outlook(inputs=work.inputs, upstream={}, base=work.base)
     if known.made < _TELLING or step.turns == "all" or is_remote(outlook) or not has_network(outlook):
@@ -204,7 +204,7 @@ def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
 
 def _token_s(step: Evaluate, model: Description, rows: Rows, speed: float) -> float:
     """Seconds that a written token takes, of as many rows at once as there are, or as are asked together."""
-    lines = max(1, min(rows.number, TOGETHER[Writing]))
+    lines = max(1, min(rows.number, TOGETHER[GenerateRequest]))
     return writing_pass_s(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
 
 

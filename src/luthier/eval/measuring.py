@@ -107,8 +107,8 @@ def judged_answers(
     import numpy as np
 
     blocks = {}
-    for model, respondent in bench.able("write", statistic.name).items():
-        said = [one.text.strip() for one in respondent.write(list(prompts.values()), limit)]
+    for model, respondent in bench.able("generate", statistic.name).items():
+        said = [one.strip() for one in respondent.generate(list(prompts.values()), limit)]
         blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in said])
         bench.kept.extend(
             Probed(probe=probe, model=model, row=row, asked=asked, said=answer, wanted=wanted, failed=fails(answer))

@@ -7,25 +7,34 @@ evaluation goes on where it was and two probes that ask the same ask once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from luthier.core.errors import ModelError
 from luthier.core.events import StepEvents
 from luthier.eval import ask
-from luthier.eval.kept import Kept
-from luthier.eval.question import Likelihood as LikelihoodOf
-from luthier.eval.question import Question, Reading, Told, Writing
 from luthier.eval.rows import Reply, Task
-from luthier.eval.voice import Choice, Continued, Likelihood, Plain, Verb, Voice, Written, plain_record
+from luthier.eval.voice import Verb, Voice
+from luthier.models.lm.base import (
+    DIGITS,
+    GenerateRequest,
+    LanguageModel,
+    LoglikelihoodRequest,
+    Request,
+    Response,
+    RollingRequest,
+)
+from luthier.models.lm.cached import AnswerCache, CachingLM
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example, Message
 
+    Messages = tuple[Message, ...]
 Item = TypeVar("Item")
-TOGETHER: dict[type[Question], int] = {LikelihoodOf: 512, Reading: 16, Writing: 32}
-"""Questions of a task that are put together, of each kind."""
+Answer = TypeVar("Answer")
+TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingRequest: 16, GenerateRequest: 32}
+"""Requests that are asked together, of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class Respondent:
 
     voice: Voice
     task: Task
-    kept: Kept
+    kept: AnswerCache
     events: StepEvents
 
     @property
@@ -44,76 +53,81 @@ class Respondent:
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a language model, and no plain baseline."""
-        return not isinstance(self.voice, Plain)
+        """Whether it is a model, and no plain baseline."""
+        return self.voice.is_model
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         """Answers to rows of the same task that are not held out, such as changed ones."""
         if not self.is_model:  # a baseline learns anew for each call, so it is called once
             return self.voice.answer(examples, self.task)
-        settings = [self.task.kind, list(self.task.options.items())]
-        told = self._chunks("answer", examples, partial(self.voice.answer, task=self.task), settings, vars)
-        return [Reply(**values) for values in told]
+        return self._each(_chunks(examples), lambda chunk: ask.replies(self.voice, chunk, self.task, self.kept))
 
-    def score(self, asked: Sequence[Choice]) -> list[list[Likelihood]]:
-        """The log-likelihood of each answer to each conversation."""
-        return [[Likelihood(*one) for one in row] for row in self._chunks("score", asked, self.voice.score)]
+    def loglikelihoods(self, asked: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
+        """For each prompt the log-likelihood of each of its continuations; after messages, to the end token."""
+        return self._each(_chunks(asked), self._loglikelihoods)
 
-    def likelihood(self, asked: Sequence[Continued]) -> list[list[Likelihood]]:
-        """The log-likelihood of what may follow each plain text; after no text, of the whole option."""
-        return [[Likelihood(*one) for one in row] for row in self._chunks("likelihood", asked, self.voice.likelihood)]
+    def generate(
+        self, prompts: Sequence[Messages], max_tokens: int, *, continue_final_message: bool = False
+    ) -> list[str]:
+        """The greedy completion of each conversation."""
+        requests = [
+            GenerateRequest(
+                prompt=prompt,
+                max_tokens=max_tokens,
+                continue_final_message=continue_final_message,
+                truncate_prompt=False,
+            )
+            for prompt in prompts
+        ]
+        return [one.text for one in self.tell(requests)]
 
-    def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """The greedy answer to each conversation."""
-        verb = partial(self.voice.write, max_new_tokens=max_new_tokens)
-        return [Written(*one) for one in self._chunks("write", asked, verb, max_new_tokens)]
+    def tell(self, requests: Sequence[Request], about: str = "questions") -> list[Response]:
+        """A response to each request; `about` says what they are about, for whoever watches."""
+        return self._each(_runs(requests), lambda chunk: _rounded(self._lm.ask(chunk)), about)
 
-    def resume(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """How each conversation goes on, of which the last turn is the beginning of the assistant's answer."""
-        verb = partial(self.voice.resume, max_new_tokens=max_new_tokens)
-        return [Written(*one) for one in self._chunks("resume", asked, verb, max_new_tokens)]
+    @property
+    def _lm(self) -> LanguageModel:
+        if self.voice.lm is None:
+            what = f"{self.voice.title} cannot be asked more than rows"
+            raise ModelError(what, remedy="ask only for what is in `able`")
+        return CachingLM(self.voice.lm, self.kept)
 
-    def tell(self, questions: Sequence[Question], about: str = "questions") -> list[Told]:
-        """One answer to each question of a task; `about` says what they are about, for whoever watches."""
-        found: list[Told] = []
-        for chunk in _runs(questions):
-            asked = [self.voice.digest, "tell", [one.as_json() for one in chunk]]
-            told = self.kept.or_made(asked, partial(self._told, chunk))
-            found += [Told(**values) for values in told]
-            self.events.progress(len(found), len(questions), about, model=self.voice.name)
-        return found
+    def _loglikelihoods(self, asked: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
+        requests = [
+            LoglikelihoodRequest(prompt=prompt, continuation=one, truncate_prompt=False)
+            for prompt, continuations in asked
+            for one in continuations
+        ]
+        found = iter(_rounded(self._lm.loglikelihood(requests)))
+        return [[next(found) for _ in continuations] for _, continuations in asked]
 
-    def _told(self, chunk: Sequence[Question]) -> list[Any]:
-        return [vars(one) for one in self.voice.tell(chunk)]
-
-    def _chunks(
+    def _each(
         self,
-        name: Verb,
-        asked: Sequence[Item],
-        verb: Callable[[Sequence[Item]], Sequence[Any]],
-        settings: Any = None,
-        record: Callable[[Any], Any] = list,
-    ) -> list[Any]:
-        """Answers as they are kept, so that fresh ones and those of an earlier try are the same."""
-        found: list[Any] = []
-        for start in range(0, len(asked), ask.CHUNK):
-            chunk = asked[start : start + ask.CHUNK]
-            who = [self.voice.digest, name, settings, [plain_record(one) for one in chunk]]
-            found += self.kept.or_made(who, partial(_recorded, verb, chunk, record))
-            self.events.progress(len(found), len(asked), "questions", model=self.voice.name)
+        chunks: Sequence[Sequence[Item]],
+        verb: Callable[[Sequence[Item]], list[Answer]],
+        about: str = "questions",
+    ) -> list[Answer]:
+        """What is answered to all chunks in order."""
+        found: list[Answer] = []
+        for chunk in chunks:
+            found += verb(chunk)
+            self.events.progress(len(found), sum(map(len, chunks)), about, model=self.voice.name)
         return found
 
 
-def _recorded(
-    verb: Callable[[Sequence[Item]], Sequence[Any]], chunk: Sequence[Item], record: Callable[[Any], Any]
-) -> list[Any]:
-    return [record(one) for one in verb(chunk)]
+def _chunks(asked: Sequence[Item]) -> list[Sequence[Item]]:
+    return [asked[start : start + ask.CHUNK] for start in range(0, len(asked), ask.CHUNK)]
 
 
-def _runs(questions: Sequence[Question]) -> list[list[Question]]:
-    """Runs of questions of one kind, of at most so many."""
+def _rounded(responses: Sequence[Response]) -> list[Response]:
+    """Responses as they are written down."""
+    return [one if one.logprob is None else replace(one, logprob=round(one.logprob, DIGITS)) for one in responses]
+
+
+def _runs(requests: Sequence[Request]) -> list[list[Request]]:
+    """Runs of requests of one kind, of at most so many."""
     found = []
-    for kind, run in groupby(questions, key=type):
+    for kind, run in groupby(requests, key=type):
         every = list(run)
         found += [every[start : start + TOGETHER[kind]] for start in range(0, len(every), TOGETHER[kind])]
     return found

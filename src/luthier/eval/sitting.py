@@ -112,7 +112,7 @@ class Sitting:
 
 def sit(tasks: Sequence[EvalTask], bench: Bench, work: Work) -> list[Measure]:
     """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
-    able = bench.able("tell", "The tasks' questions: what they ask") if tasks else {}
+    able = bench.able("loglikelihood", "The tasks' questions: what they ask") if tasks else {}
     exams = _exams(tasks, bench, work)
     if not able or not exams:
         return []

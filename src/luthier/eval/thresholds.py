@@ -16,13 +16,13 @@ from luthier.core.artifact import Artifact
 from luthier.core.described import described
 from luthier.eval.bias.scores import probabilities
 from luthier.eval.rows import Reply, Task
-from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
+from luthier.eval.voice import Voice
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.text.messages import Example, Message
+    from luthier.text.messages import Example
 
 FILE = "thresholds.json"
 GRID = 1000
@@ -64,34 +64,14 @@ class Adjusted(Voice):
     def __init__(self, voice: Voice, thresholds: Thresholds) -> None:
         from luthier.core.digest import digest_of
 
-        self.name, self.title, self._voice, self._thresholds = voice.name, voice.title, voice, thresholds
+        self.name, self.title, self.lm = voice.name, voice.title, voice.lm
+        self._voice, self._thresholds = voice, thresholds
         self.digest = digest_of([voice.digest, thresholds.model_dump(mode="json")])
-
-    @property
-    def able(self) -> frozenset[Verb]:  # type: ignore[override]  # as the voice behind it
-        """What the voice behind it can do."""
-        return self._voice.able
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """The voice's answers, decided anew."""
         replies = self._voice.answer(examples, task)
         return [self._thresholds.applied(one, reply) for one, reply in zip(examples, replies, strict=True)]
-
-    def score(self, asked: Sequence[Choice]) -> list[list[Likelihood]]:
-        """As the voice behind it."""
-        return self._voice.score(asked)
-
-    def likelihood(self, asked: Sequence[Continued]) -> list[list[Likelihood]]:
-        """As the voice behind it."""
-        return self._voice.likelihood(asked)
-
-    def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """As the voice behind it."""
-        return self._voice.write(asked, max_new_tokens)
-
-    def resume(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
-        """As the voice behind it."""
-        return self._voice.resume(asked, max_new_tokens)
 
 
 def fit(

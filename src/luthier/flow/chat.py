@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.flow.find_model import chooses_classes, find_model
 from luthier.flow.learnt import learnt_system
-from luthier.text.messages import Message, as_openai, user_text
+from luthier.models.lm.base import GenerateRequest, LanguageModel
+from luthier.text.messages import Message, user_text
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.flow.locate import Target
-    from luthier.models.load import Loaded
     from luthier.models.text_classifier import TextClassifier
-    from luthier.text.ids import Text
 
 SHOWN = 3
 """Classes with which a plain classifier answers."""
@@ -33,48 +30,19 @@ class Speaker(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
-    """A model on this machine."""
+class Generation:
+    """A language model."""
 
-    loaded: Loaded
-    text: Text
+    lm: LanguageModel
     max_tokens: int
     temperature: float
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
-        """The answer, token by token."""
-        from luthier.models.decoder import Sampling
-        from luthier.models.generate import stream
-
-        ids: list[int] = []
-        said = ""
-        prompt, sampling = self.text.prompt(turns), Sampling(temperature=self.temperature)
-        for token in stream(self.loaded, prompt, self.max_tokens, self.text.end_ids, sampling=sampling):
-            ids.append(token)
-            so_far = self.text.decode(ids, special=False)
-            if so_far.endswith("\ufffd"):
-                continue  # half of a character: the rest comes with the next token
-            yield so_far[len(said) :]
-            said = so_far
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distant:
-    """A model behind an endpoint."""
-
-    artifact: Artifact
-    before: Prompt
-    max_tokens: int
-    temperature: float
-
-    def say(self, turns: Sequence[Message]) -> Iterator[str]:
-        """The whole answer at once."""
-        from luthier.models.endpoint import Client
-
-        with tempfile.TemporaryDirectory(prefix="luthier.chat.") as kept:
-            client = Client.of(self.artifact, Path(kept))
-            wrapped = as_openai(self.before.wrap(turns))
-            yield client.write([wrapped], self.max_tokens, temperature=self.temperature)[0].text
+        """The answer, token by token; that of an endpoint at once."""
+        request = GenerateRequest(
+            prompt=tuple(turns), max_tokens=self.max_tokens, temperature=self.temperature, truncate_prompt=False
+        )
+        return self.lm.stream(request)
 
 
 @dataclass(frozen=True)
@@ -164,12 +132,9 @@ def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int,
 
 
 def _speaker(artifact: Artifact, before: Prompt, max_tokens: int, temperature: float) -> Speaker:
-    from luthier.models.load import is_endpoint, load
+    from luthier.models.lm.local import LocalLM
+    from luthier.models.lm.openai_client import EndpointLM
+    from luthier.models.load import is_endpoint
 
-    if is_endpoint(artifact):
-        return Distant(artifact=artifact, before=before, max_tokens=max_tokens, temperature=temperature)
-    from luthier.text.ids import Text
-
-    loaded = load(artifact)
-    text = Text.load(loaded.folder, before=before)
-    return Local(loaded=loaded, text=text, max_tokens=max_tokens, temperature=temperature)
+    lm = EndpointLM.of(artifact) if is_endpoint(artifact) else LocalLM(artifact)
+    return Generation(lm=lm.with_prompt(before), max_tokens=max_tokens, temperature=temperature)

@@ -184,9 +184,8 @@ def _answers(
     model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: Events, kept: Path | None
 ) -> list[Prediction]:
     from luthier.core.step import Work
-    from luthier.eval.ask import Question, ask
+    from luthier.eval.ask import Question, answer_cache, ask
     from luthier.eval.contestant import TUNED, voices
-    from luthier.eval.kept import Kept
     from luthier.eval.rows import Task
     from luthier.eval.steps.evaluate import Evaluate
     from luthier.models.load import outputs_of
@@ -213,7 +212,7 @@ def _answers(
             available=len(examples),
             options=options,
         )
-        replies = ask(voice, task, Kept(kept or folder / "answers"), work.events)
+        replies = ask(voice, task, answer_cache(kept or folder / "answers"), work.events)
     return [_prediction(reply) for reply in replies]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from luthier.models.beginnings import Beginnings, read_once
 from luthier.models.decoder import GREEDY, PORTION_ALONE, TOKENS, Ask, Decoder, Sampling, Stop
 from luthier.models.lanes import read_packs
 from luthier.models.load import Loaded
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Pack, Row
+from luthier.models.logprobs import logprobs, ranked
+from luthier.models.pack import SHARE_FROM, Pack, Row
 from luthier.models.sequence import names_of, plain_model, refuse_sequence, without_padding
 
 PACK_TOKENS = 4096
@@ -99,6 +100,60 @@ def _refuse(context: int, prompts: Sequence[Sequence[int]]) -> None:
             raise DataError(f"prompt {at} has {len(prompt)} tokens; the model reads 1 to {context - 1}")
 
 
+class Likely(NamedTuple):
+    """The natural log-likelihood of some tokens."""
+
+    logprob: float
+    tokens: int
+    greedy: bool | None = None
+    """Whether each of them is the likeliest where it stands; None when it was not asked."""
+
+
+def likelihoods(
+    model: torch.nn.Module,
+    asked: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    tokens: int = PACK_TOKENS,
+    greedy: bool = False,
+    kept: Beginnings | None = None,
+) -> list[Likely]:
+    """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a
+    pack, what all of them begin with once, and with `kept` once for all calls."""
+    rows = [
+        Row([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
+        for at, (before, after) in enumerate(asked)
+    ]
+    refuse_sequence(plain_model(model))
+    with torch.no_grad(), read_once(model, rows, kept):
+        return row_likelihoods(model, rows, tokens=tokens, greedy=greedy, share_from=OPTIONS_SHARE_FROM)
+
+
+def row_likelihoods(
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    *,
+    tokens: int = PACK_TOKENS,
+    greedy: bool = False,
+    share_from: int = SHARE_FROM,
+) -> list[Likely]:
+    """For each row, whose key is its own, the summed log-probability of the tokens that it marks."""
+    refuse_sequence(plain_model(model))
+    found: dict[str, Likely] = {}
+
+    def told_of(pack: Pack) -> tuple[Tensor, Tensor | None]:
+        return ranked(model, pack) if greedy else (logprobs(model, pack), None)
+
+    with torch.no_grad():
+        for pack, (told, first) in read_packs(model, rows, tokens, told_of, share_from):
+            path = pack.path.cpu()
+            totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, path, told.double().cpu())
+            counts = torch.bincount(path, minlength=pack.rows)
+            hits = None if first is None else torch.bincount(path[first.cpu()], minlength=pack.rows) == counts
+            for at, key in enumerate(pack.keys):
+                found[key] = Likely(float(totals[at]), int(counts[at]), None if hits is None else bool(hits[at]))
+    return [found[row.key] for row in rows]
+
+
 def score_options(
     model: torch.nn.Module,
     prompts: Sequence[Sequence[int]],
@@ -107,23 +162,10 @@ def score_options(
     tokens: int = PACK_TOKENS,
     kept: Beginnings | None = None,
 ) -> list[list[float]]:
-    """For each prompt, the summed log-probability of each of its options; shared beginnings are read once.
-
-    With `kept`, what all prompts begin with is found again by the next call.
-    """
-    refuse_sequence(plain_model(model))
-    rows = [
-        Row([*prompt, *option], [0.0] * len(prompt) + [1.0] * len(option), f"{at}:{number}")
-        for at, (prompt, own) in enumerate(zip(prompts, options, strict=True))
-        for number, option in enumerate(own)
-    ]
-    sums: dict[str, float] = {}
-    with torch.no_grad(), read_once(model, rows, kept):
-        for pack, logps in read_packs(model, rows, tokens, partial(logprobs, model), OPTIONS_SHARE_FROM):
-            found = logps.double().cpu()
-            totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), found)
-            sums |= dict(zip(pack.keys, totals.tolist(), strict=True))
-    return [[sums[f"{at}:{number}"] for number in range(len(own))] for at, own in enumerate(options)]
+    """For each prompt, the summed log-probability of each of its options; `kept` as for likelihoods."""
+    pairs = [(prompt, option) for prompt, own in zip(prompts, options, strict=True) for option in own]
+    found = iter(likelihoods(model, pairs, tokens=tokens, kept=kept))
+    return [[next(found).logprob for _ in own] for own in options]
 
 
 def label_scores(

@@ -5,61 +5,59 @@ It has a sequence head with one output, or is a language model that was taught t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
+from luthier.models.lm.base import LanguageModel, LoglikelihoodRequest
+from luthier.models.lm.local import LocalLM
+from luthier.text.verdict import Verdict
 
-Conversations = Sequence[tuple[Any, ...]]
-"""Conversations that end with an answer."""
-Tools = Sequence[tuple[dict[str, Any], ...]]
-"""For each conversation the tools that are offered in it."""
+if TYPE_CHECKING:
+    from luthier.models.load import Dtype
+    from luthier.text.messages import Message
 
-
-class Reading(NamedTuple):
-    """How conversations become the ids of the model in a folder."""
-
-    whole: Callable[[Path, Conversations, Tools | None], list[list[int]]]
-    """Each as it is, with the tools on offer where there are any."""
-    asked: Callable[[Path, Conversations, Any], Sequence[tuple[list[int], list[list[int]]]]]
-    """What is asked about its last turn, and the two verdicts."""
+    Conversations = Sequence[tuple[Message, ...]]
 
 
 class Judge:
-    """Gives a number for each conversation."""
+    """Gives a number for each conversation that ends with an answer; its weights are read when it is made."""
 
-    def __init__(self, artifact: Artifact, reading: Reading, precision: Literal["float32", "bfloat16", "auto"]) -> None:
-        from luthier.models.load import base_folder, load, name_of
+    def __init__(self, artifact: Artifact, precision: Dtype) -> None:
+        self._lm, self._verdict = LocalLM(artifact, precision), verdict_of(artifact)
+        self._model = self._lm.loaded.model
 
-        self._model, self._folder, self._reading = load(artifact, precision).model, base_folder(artifact), reading
-        self._verdict, self._name = verdict_of(artifact), name_of(artifact)
-
-    def __call__(self, conversations: Conversations, tools: Tools | None = None) -> list[float]:
+    def __call__(
+        self, conversations: Conversations, tools: Sequence[tuple[dict[str, Any], ...]] | None = None
+    ) -> list[float]:
         """By its head, which reads the tools on offer as it did while it learnt, or by the verdict that it was taught
         to give; `ModelError` for a model with neither."""
-        from luthier.models.generate import rewards
         from luthier.models.sequence import names_of, plain_model
 
         if self._verdict is not None:
             return self.odds(conversations, self._verdict)
         if len(names_of(plain_model(self._model))) != 1:
             remedy = "name a step that tunes with the objective `reward`, or ask it by a rubric: the reward `verdict`"
-            raise ModelError(f"{self._name} is no reward model", where=Where(field="reward_model"), remedy=remedy)
-        return rewards(self._model, self._reading.whole(self._folder, conversations, tools))
+            raise ModelError(f"{self._lm.name} is no reward model", where=Where(field="reward_model"), remedy=remedy)
+        return self._lm.reward(list(zip(conversations, tools or [()] * len(conversations), strict=True)))
 
-    def odds(self, conversations: Conversations, verdict: Any) -> list[float]:
+    def odds(self, conversations: Conversations, verdict: Verdict | Mapping[str, Any]) -> list[float]:
         """log p(yes) - log p(no), asked by a rubric."""
-        return odds(self._model, self._reading.asked(self._folder, conversations, verdict))
+        return odds(self._lm, conversations, verdict)
 
 
-def odds(model: Any, asked: Sequence[tuple[list[int], list[list[int]]]], **how: Any) -> list[float]:
-    """log p(yes) - log p(no) for each question as ids with its two verdicts; `how` is that of `score_options`."""
-    from luthier.models.generate import score_options
-
-    found = score_options(model, [before for before, _ in asked], [verdicts for _, verdicts in asked], **how)
-    return [yes - no for yes, no in found]
+def odds(lm: LanguageModel, conversations: Conversations, verdict: Verdict | Mapping[str, Any]) -> list[float]:
+    """log p(yes) - log p(no) for the last turn of each conversation, asked by a rubric."""
+    how = Verdict.model_validate(verdict)
+    found = lm.loglikelihood(
+        [
+            LoglikelihoodRequest(prompt=asked, continuation=word, truncate_prompt=False)
+            for asked in map(how.asked, conversations)
+            for word in (how.yes, how.no)
+        ]
+    )
+    return [(yes.logprob or 0.0) - (no.logprob or 0.0) for yes, no in zip(found[::2], found[1::2], strict=True)]
 
 
 def verdict_of(artifact: Artifact) -> Any:

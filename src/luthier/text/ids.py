@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -336,24 +336,6 @@ class Text:
         if turn is None or turn.closed or turn.message != last or eos is None:
             return row
         return replace(row, ids=[*row.ids, eos], learnt=[*row.learnt, True])
-
-
-def encoded(
-    folder: Path,
-    conversations: Sequence[Sequence[Message]],
-    tools: Sequence[Tools] | None = None,
-    before: Prompt | None = None,
-) -> list[list[int]]:
-    """Whole conversations, with the tools on offer in each, as the ids of the model in a folder; `before` stands in
-    front of each, as it does in front of what a prompted model reads."""
-    whole = [(before or Prompt()).wrap(one) for one in conversations]
-    return [row.ids for row in text_of(folder).encode_many(whole, tools)]
-
-
-@lru_cache(maxsize=2)
-def text_of(folder: Path) -> Text:
-    """What makes the ids of the model in a folder; the last ones are kept."""
-    return Text.load(folder)
 
 
 def _ends(folder: Path) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
 from luthier.text.dataset import BATCH, DatasetSummary, batches, examples_at, has_split
 from luthier.text.messages import Example, prompt_of, said_for
-from luthier.text.prompt import Prompt
 from luthier.tune.curriculum import ordered
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, own_measure, part
 from luthier.tune.objective import About, Lesson, Objective, Teacher
@@ -227,13 +226,9 @@ class Material:
         desk = Desk(base=self._work.base, kept=kept, say=events.warning, model=Path)
         if judged is None:
             return Bench(desk=desk)
-        from luthier.models.reward_model import Judge, Reading
-        from luthier.text.ids import encoded
-        from luthier.text.verdict import asked as asked_about
+        from luthier.models.reward_model import Judge
 
-        before = Prompt.of(judged)
-        how = Reading(partial(encoded, before=before), partial(asked_about, before=before))
-        return Bench(desk=desk, model=Judge(judged, how, self._step.precision))
+        return Bench(desk=desk, model=Judge(judged, self._step.precision))
 
     def _trial(self, desk: Answering) -> Measuring:
         from luthier.tune.rollout.trial import Trial

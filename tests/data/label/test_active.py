@@ -140,7 +140,7 @@ def test_texts_without_classes_want_labels(made: dict[str, Artifact], take: Take
 
 def test_a_killed_run_goes_on_with_what_was_asked(made: dict[str, Artifact], take: Take, tmp_path: Path) -> None:
     found = take(Propose(data="data"), data=made["data"], model=made["model"])
-    kept = sorted((tmp_path / "step-scratch1").glob("scores-*.json"))
+    kept = list((tmp_path / "step-scratch1" / "asked").glob("*.json"))
     assert len(kept) >= 3
     assert found.files() == {entry.path: entry.digest for entry in made["guess"].manifest.files}
 

@@ -12,9 +12,9 @@ import yaml
 from luthier.core.errors import InputError
 from luthier.eval.exam import Exam
 from luthier.eval.harness.grade import choice_scores, exact_match, filters
-from luthier.eval.question import Told
 from luthier.eval.task import Brief
 from luthier.eval.tasks.harness import Harness
+from luthier.models.lm.base import LoglikelihoodRequest, Response
 
 ROWS = [{"q": f"how much is {n} and {n}", "right": str(2 * n), "wrong": str(2 * n + 1)} for n in range(1, 7)]
 TASK = {
@@ -52,7 +52,8 @@ def refused(file: Path, **settings: Any) -> str:
 def test_questions(tmp_path: Path) -> None:
     (exam,) = exams(write(tmp_path), rows=4)
     assert (exam.name, len(exam.items), len(exam.questions)) == ("sums", 4, 8)
-    assert exam.items[2].questions[1].as_json()[1:3] == ["Question: how much is 3 and 3\nAnswer:", " 7"]
+    wanted = LoglikelihoodRequest(prompt="Question: how much is 3 and 3\nAnswer:", continuation=" 7")
+    assert exam.items[2].questions[1] == wanted
     assert exam.items[2].reference == "6"
 
 
@@ -98,7 +99,7 @@ def test_code_is_refused_unless_it_is_overridden(tmp_path: Path) -> None:
     assert "doc_to_text calls for code (utils.text)" in said
     assert "never run" in said
     file.write_text(own + "doc_to_text: '{{q}}'\n")
-    assert exams(file)[0].items[0].questions[0].as_json()[1] == ROWS[0]["q"]
+    assert exams(file)[0].items[0].questions[0].prompt == ROWS[0]["q"]
 
 
 def test_include_may_not_go_round(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_groups_hold_tasks_tags_and_changes(tmp_path: Path) -> None:
     found = exams(group)
     assert [exam.name for exam in found] == ["sums", "doubles", "halves"]
     assert {exam.groups for exam in found} == {("all_sums",)}
-    assert found[0].items[0].questions[0].as_json()[1].endswith("?")
+    assert found[0].items[0].questions[0].prompt.endswith("?")
     group.write_text(yaml.safe_dump({"group": "all", "task": ["sum"]}))
     assert "did you mean 'sums'?" in refused(group)
     group.write_text(
@@ -131,7 +132,7 @@ def test_rows_of_every_form(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
     file = write(tmp_path)
-    wanted = [one.as_json() for one in exams(file)[0].questions]
+    wanted = exams(file)[0].questions
     frame = pl.DataFrame(ROWS)
     forms = {name: tmp_path / name for name in ("csv", "parquet", "sharded", "saved", "folders")}
     for folder in forms.values():
@@ -145,7 +146,7 @@ def test_rows_of_every_form(tmp_path: Path) -> None:
     (forms["folders"] / "test" / "part.json").write_text(json.dumps(ROWS))
     for folder in [*forms.values(), tmp_path / "test.jsonl"]:
         found = exams(file, data=str(folder))[0].questions
-        assert [one.as_json() for one in found] == wanted, folder
+        assert found == wanted, folder
 
 
 def test_data_that_is_not_here(tmp_path: Path) -> None:
@@ -196,9 +197,9 @@ def test_exact_match_ignores_what_it_is_told_to() -> None:
 
 
 def test_choice_scores() -> None:
-    told = [Told(logprob=-4.0, greedy=False), Told(logprob=-5.0, greedy=True), Told(logprob=-9.0, greedy=False)]
+    told = [Response(logprob=one, is_greedy=one == -5.0) for one in (-4.0, -5.0, -9.0)]
     scores = choice_scores(told, ["ab", "abcdefghij", "é"], [1])
     assert (scores["acc"], scores["acc_norm"], scores["exact_match"]) == (0.0, 1.0, 1.0)
     assert scores["brier_score"] == pytest.approx(0.7303**2 + (1 - 0.2687) ** 2 + 0.0049**2, abs=1e-2)
-    again = [*told, Told(logprob=-0.1), Told(logprob=-5.0), Told(logprob=-9.0)]
+    again = [*told, Response(logprob=-0.1), Response(logprob=-5.0), Response(logprob=-9.0)]
     assert choice_scores(again, ["ab", "abcdefghij", "é"], 1)["acc_mutual_info"] == 1.0

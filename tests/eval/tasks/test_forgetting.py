@@ -15,11 +15,11 @@ from luthier.core.errors import RecipeError
 from luthier.core.step import Outlook
 from luthier.core.store import Store
 from luthier.eval.forgetting.items import items
-from luthier.eval.question import Told
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.eval.task import Brief
 from luthier.eval.tasks.forgetting import Forgetting
+from luthier.models.lm.base import Response
 
 
 def test_questions_are_sound() -> None:
@@ -36,8 +36,9 @@ def test_questions_are_sound() -> None:
 
 def test_grading(tmp_path: Path) -> None:
     (exam,) = Forgetting().exams(Brief(base=tmp_path, examples=(), say=print))
-    told = [[Told(logprob=-9.0, tokens=2), *[Told(logprob=-4.0 - at, tokens=1) for at in range(3)]] for _ in exam.items]
-    told[0][0] = Told(logprob=-3.5, tokens=2)
+    wrong = [Response(logprob=-4.0 - at, tokens=1) for at in range(3)]
+    told = [[Response(logprob=-9.0, tokens=2), *wrong] for _ in exam.items]
+    told[0][0] = Response(logprob=-3.5, tokens=2)
     graded = exam.grade(told)
     assert graded.columns["acc"].each[:2] == (1.0, 0.0)
     assert graded.said[:2] == [items()[0].right, items()[1].wrong[0]]
@@ -46,7 +47,7 @@ def test_grading(tmp_path: Path) -> None:
 
 def test_a_model_that_tells_nothing_apart_is_not_right(tmp_path: Path) -> None:
     (exam,) = Forgetting().exams(Brief(base=tmp_path, examples=(), say=print))
-    graded = exam.grade([[Told(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
+    graded = exam.grade([[Response(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
     assert not any(graded.columns["acc"].each)
     assert graded.said[0] == items()[0].wrong[-1]
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from luthier.eval.exam import Exam, Graded
 from luthier.eval.harness.exam import _column
-from luthier.eval.question import Told
 from luthier.eval.sitting import Sitting, _notes
 from luthier.metrics.columns import Column, Scores
 from luthier.metrics.corpus import Corpus
 from luthier.metrics.members.translation import Bleu
+from luthier.models.lm.base import Response
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked(Exam):
     """An exam that was graded already."""
 
-    def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def grade(self, told: Sequence[Sequence[Response]]) -> Graded:
         raise NotImplementedError
 
 

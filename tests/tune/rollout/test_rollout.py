@@ -16,14 +16,14 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.step import Outlook
 from luthier.models.describe import describe
-from luthier.models.generate import rewards
+from luthier.models.generate import rewards, score_options
 from luthier.models.load import load
 from luthier.models.pack import Row
-from luthier.models.reward_model import Judge, odds
+from luthier.models.reward_model import Judge
 from luthier.text.ids import Text
 from luthier.text.messages import Message
 from luthier.text.prompt import Prompt
-from luthier.text.verdict import asked_of
+from luthier.text.verdict import Verdict
 from luthier.tune.rollout.rollout import Rollout
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -163,7 +163,9 @@ def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learn
         if head == "sequence":
             wanted = rewards(model, [row.ids for row in text.encode_many(conversations)])
         else:
-            wanted = odds(model, asked_of(text, conversations, {}))
+            asked = [text.options(Verdict().asked(one), ("Yes", "No")) for one in conversations]
+            sums = score_options(model, [before for before, _ in asked], [verdicts for _, verdicts in asked])
+            wanted = [yes - no for yes, no in sums]
         assert found == pytest.approx(wanted, abs=1e-4)
 
 

@@ -82,9 +82,9 @@ WRONG = {
 
 @pytest.mark.parametrize("why", WRONG)
 def test_a_server_that_cannot_is_told_apart(why: str, shop: Bench, tmp_path: Path, monkeypatch: Any) -> None:
-    from luthier.models.endpoint import Client
+    from luthier.models.lm.openai_client import EndpointLM
 
-    monkeypatch.setattr(Client, "_call", lambda self, http, path, body: WRONG[why](body))
+    monkeypatch.setattr(EndpointLM, "_call", lambda self, http, path, body: WRONG[why](body))
     text = Text.load(shop.base.folder)
     with pytest.raises(ModelError, match=why.strip()) as caught:
         Endpoint(url="http://127.0.0.1:9/v1", model="m").write([Prompt([5, 6], 1)], text, 4, tmp_path)

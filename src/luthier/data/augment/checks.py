@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.described import described
-from luthier.data.augment.desk import Desk
+from luthier.data.augment.ask import choose_options
 from luthier.data.augment.judge import Classifier
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.words import changes_sides, facts
@@ -19,6 +19,7 @@ from luthier.data.twins.near import Index, similarity
 from luthier.data.twins.text_keys import compared, digest8, normal, prompt_key
 from luthier.models.embedder import Embedder, Space
 from luthier.models.embedders.lsa import Lsa
+from luthier.models.lm.base import LanguageModel
 from luthier.text.languages import UNKNOWN, identify
 from luthier.text.messages import Message
 
@@ -87,7 +88,7 @@ class Inspector:
     held_out: Index
     held_out_ids: Sequence[str]
     classifier: Classifier | None = None
-    desk: Desk | None = None
+    lm: LanguageModel | None = None
     space: Space | None = None
     """Where meanings lie, when they are checked."""
     _seen: set[int] = field(default_factory=set)
@@ -151,9 +152,9 @@ class Inspector:
     def _about_labels(self, rows: Sequence[Row]) -> list[Refusal | None]:
         if self.checks.label == "off" or not self.train.classes or not rows:
             return [None] * len(rows)
-        if self.checks.label == "model" and self.desk is not None:
+        if self.checks.label == "model" and self.lm is not None:
             options = sorted(self.train.labels)
-            seen = self.desk.choose([_asked(row) for row in rows], options)
+            seen = choose_options(self.lm, [_asked(row) for row in rows], options)
         elif self.classifier is not None:
             seen = self.classifier.label([row.prompt for row in rows])
         else:

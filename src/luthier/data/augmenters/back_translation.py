@@ -12,6 +12,7 @@ from luthier.core.digest import digest_of, files_digest
 from luthier.core.errors import did_you_mean
 from luthier.core.paths import PathText, locate
 from luthier.data.augment.alone import alone
+from luthier.data.augment.ask import draw_completions
 from luthier.data.augment.translator import NLLB, Translated, Translator
 from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
 from luthier.text.messages import Message
@@ -101,8 +102,8 @@ class BackTranslation(Augmenter):
             for text, (_, to) in zip(texts, ways, strict=True)
         ]
         seeds = [wish.seed for wish in wishes]
-        desk = around.model(self)
-        said = desk.write(asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+        lm = around.model(self)
+        said = draw_completions(lm, asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
         return [Translated(alone(one.text), one.finished) for one in said]
 
     def _by_folders(

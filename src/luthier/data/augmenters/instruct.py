@@ -10,10 +10,11 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from luthier.data.augment.alone import alone
-from luthier.data.augment.desk import Desk, Said
+from luthier.data.augment.ask import choose_options, draw_completions
 from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
 from luthier.data.row import Row
 from luthier.data.twins.near import Index
+from luthier.models.lm.base import LanguageModel, Response
 from luthier.text.dataset import MADE
 from luthier.text.messages import Message
 
@@ -78,15 +79,15 @@ class Instruct(Augmenter):
 
     def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
         """A new row for each wish."""
-        desk, seeds = around.model(self), around.once(self, self._learn)
+        lm, seeds = around.model(self), around.once(self, self._learn)
         shown = [self._shown(wish, around.train, seeds) for wish in wishes]
         asked = [self._asked(wish, rows) for wish, rows in zip(wishes, shown, strict=True)]
         told = [(Message(role="user", content=content),) for content, _ in asked]
-        said = self._write(desk, told, [wish.seed for wish in wishes])
+        said = self._write(lm, told, [wish.seed for wish in wishes])
         finished = [one.finished for one in said]
         rows = [with_last_asked(wish.row, alone(one.text)) for wish, one in zip(wishes, said, strict=True)]
-        self._answer(desk, wishes, rows, finished)
-        doubts = self._doubts(desk, wishes, rows, seeds)
+        self._answer(lm, wishes, rows, finished)
+        doubts = self._doubts(lm, wishes, rows, seeds)
         return [
             Draft(messages, (did,), tuple(row.id for row in others), done, {}, True, doubt)
             for messages, (_, did), others, done, doubt in zip(rows, asked, shown, finished, doubts, strict=True)
@@ -117,19 +118,19 @@ class Instruct(Augmenter):
         return text, f"written after {len(others) + 1} rows"
 
     def _answer(
-        self, desk: Desk, wishes: Sequence[Wish], rows: list[tuple[Message, ...]], finished: list[bool]
+        self, lm: LanguageModel, wishes: Sequence[Wish], rows: list[tuple[Message, ...]], finished: list[bool]
     ) -> None:
         """Put the model's answer to its new question into rows of free text."""
         places = [place for place, wish in enumerate(wishes) if _is_answered(wish.row)]
         if not places:
             return
-        said = self._write(desk, [rows[place][:-1] for place in places], [wishes[place].seed ^ 1 for place in places])
+        said = self._write(lm, [rows[place][:-1] for place in places], [wishes[place].seed ^ 1 for place in places])
         for place, one in zip(places, said, strict=True):
             rows[place] = (*rows[place][:-1], Message(role="assistant", content=one.text.strip()))
             finished[place] = finished[place] and one.finished
 
     def _doubts(
-        self, desk: Desk, wishes: Sequence[Wish], rows: Sequence[tuple[Message, ...]], seeds: _Seeds
+        self, lm: LanguageModel, wishes: Sequence[Wish], rows: Sequence[tuple[Message, ...]], seeds: _Seeds
     ) -> list[str]:
         """Why each new row should not be taken: it is like another, or the judge says no."""
         made = [replace(wish.row, messages=messages) for wish, messages in zip(wishes, rows, strict=True)]
@@ -137,15 +138,14 @@ class Instruct(Augmenter):
         doubts = ["" if twin is None else f"like a training row: {twin.similarity:.0%}" for twin in near]
         judged = [place for place, doubt in enumerate(doubts) if self.judge and not doubt]
         if judged:
-            said = desk.choose(
-                [(Message(role="user", content=_judged(made[place])),) for place in judged], ["yes", "no"]
-            )
+            asked = [(Message(role="user", content=_judged(made[place])),) for place in judged]
+            said = choose_options(lm, asked, ["yes", "no"])
             for place, verdict in zip(judged, said, strict=True):
                 doubts[place] = "" if verdict == "yes" else "the judge says no"
         return doubts
 
-    def _write(self, desk: Desk, asked: Sequence[Sequence[Message]], seeds: Sequence[int]) -> list[Said]:
-        return desk.write(asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+    def _write(self, lm: LanguageModel, asked: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
+        return draw_completions(lm, asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
 
 
 def _class(row: Row) -> str:

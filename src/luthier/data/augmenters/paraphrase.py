@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.data.augment.alone import alone
+from luthier.data.augment.ask import draw_completions
 from luthier.data.augmenter import Around, Augmenter, Draft, Wish, last_asked, with_last_asked
 from luthier.text.messages import Message
 
@@ -58,9 +59,8 @@ class Paraphrase(Augmenter):
             )
             for wish, style in zip(wishes, styles, strict=True)
         ]
-        said = around.model(self).write(
-            asked, [wish.seed for wish in wishes], max_tokens=self.max_tokens, temperature=self.temperature
-        )
+        lm, seeds = around.model(self), [wish.seed for wish in wishes]
+        said = draw_completions(lm, asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
         return [
             Draft(with_last_asked(wish.row, alone(one.text)), (f"said {style}",), finished=one.finished)
             for wish, style, one in zip(wishes, styles, said, strict=True)

@@ -16,7 +16,6 @@ from luthier.core.errors import DataError, RecipeError, Where
 from luthier.core.files import write_aside, writing
 from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, TeacherRef, Work
 from luthier.data.augment.checks import Checks, Inspector
-from luthier.data.augment.desk import Desk, open_desk
 from luthier.data.augment.judge import Classifier
 from luthier.data.augment.making import Maker, Tally
 from luthier.data.augment.rows import Rows, as_examples, tables
@@ -28,6 +27,7 @@ from luthier.data.split import TRAIN
 from luthier.data.twins.near import Index
 from luthier.data.twins.text_keys import compared
 from luthier.models.embedder import Space
+from luthier.models.lm.base import LanguageModel
 from luthier.text.dataset import MADE, SUMMARY, DatasetSummary, outlined, splits
 
 ROWS_PER_S = 400.0
@@ -165,17 +165,19 @@ class _Augmenting:
 
     def _maker(self) -> Maker:
         step, work, checks = self._step, self._work, self._step.checks
-        desk: Desk | None = None
+        lm: LanguageModel | None = None
         if step.model is not None:
-            desk = open_desk(work.inputs["model"], work.scratch / "asked")
+            from luthier.models.lm.cached import open_lm
+
+            lm = open_lm(work.inputs["model"], work.scratch / "asked")
         judged = checks.label == "classifier" and self._train.classes
         classifier = Classifier.learn(self._train) if judged else None
         if judged and classifier is None:
             work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
         index = Index(checks.held_out, self._held_out.rows(), self._held_out.row)
-        inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, desk, self._space())
+        inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
         room = Room.of(step.share, self._named, self._train, per_class=step.per_class)
-        return Maker(self._named, Around(self._train, work.base, desk), inspector, room, self._guards())
+        return Maker(self._named, Around(self._train, work.base, lm), inspector, room, self._guards())
 
     def _space(self) -> Space | None:
         """Where the meanings of training rows and what is made of them lie, when they are checked."""

@@ -13,6 +13,7 @@ from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import DataRef, Forecast, ModelRef, Outline, Outlook, Step, Work
+from luthier.data.augment.ask import choose_options, draw_completions
 from luthier.data.pair_row import pair_row
 from luthier.data.passes.remake import Remade, read_rows
 from luthier.data.row import Row
@@ -20,7 +21,7 @@ from luthier.text.dataset import has_split, outlined, splits
 from luthier.text.messages import Message
 
 if TYPE_CHECKING:
-    from luthier.data.augment.desk import Desk, Said
+    from luthier.models.lm.base import LanguageModel, Response
 
 CHUNK = 16
 """Rows that are asked together."""
@@ -85,14 +86,12 @@ class Constitution(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Answer, criticise, revise and write the pairs, some rows at a time; what was written is kept."""
-        from luthier.data.augment.desk import open_desk
+        from luthier.models.lm.cached import open_lm
 
         started, data = time.perf_counter(), work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=Where(field="data"))
-        kept = work.scratch / "asked"
-        kept.mkdir(exist_ok=True)
-        desk, made, done = open_desk(work.inputs["model"], kept), Remade(work, data), 0
+        lm, made, done = open_lm(work.inputs["model"], work.scratch / "asked"), Remade(work, data), 0
         pairs = 0
         for split in splits(data):
             every = [row for batch in read_rows(data, split) for row in batch]
@@ -100,7 +99,7 @@ class Constitution(Step):
             for row in every[len(rows) :]:
                 made.drop(row, f"{_BEYOND} {self.rows}")
             for start in range(0, len(rows), CHUNK):
-                drafts = self._drafts(desk, rows[start : start + CHUNK], work.seed)
+                drafts = self._drafts(lm, rows[start : start + CHUNK], work.seed)
                 pairs += self._write(made, split, drafts, work)
                 done += len(drafts)
                 work.events.progress(done, len(rows), "rows")
@@ -120,41 +119,39 @@ class Constitution(Step):
             return "take a model that can revise"
         return f"raise max_new_tokens ({self.max_new_tokens}), or ask for short answers by the source's `system`"
 
-    def _drafts(self, desk: Desk, rows: Sequence[Row], seed: int) -> list[_Draft]:
+    def _drafts(self, lm: LanguageModel, rows: Sequence[Row], seed: int) -> list[_Draft]:
         """Answers, critiques, revisions, and what became of them."""
         rules = [self.rules[_stream(seed, row, "rule") % len(self.rules)] for row in rows]
-        said = [(row.answer, "") for row in rows] if self.answers == "data" else self._answers(desk, rows, seed)
+        said = [(row.answer, "") for row in rows] if self.answers == "data" else self._answers(lm, rows, seed)
         drafts = [
             _Draft(row, rule, answer, why_not=why) for row, rule, (answer, why) in zip(rows, rules, said, strict=True)
         ]
         for name in ("critique", "revision"):
-            drafts = self._filled(desk, drafts, name, seed)
-        return self._chosen(desk, drafts) if self.chosen else drafts
+            drafts = self._filled(lm, drafts, name, seed)
+        return self._chosen(lm, drafts) if self.chosen else drafts
 
-    def _answers(self, desk: Desk, rows: Sequence[Row], seed: int) -> list[tuple[str, str]]:
+    def _answers(self, lm: LanguageModel, rows: Sequence[Row], seed: int) -> list[tuple[str, str]]:
         asked = [row.messages[:-1] for row in rows]
-        return [_usable(one, "answer") for one in self._say(desk, asked, [_stream(seed, row, "a") for row in rows])]
+        return [_usable(one, "answer") for one in self._say(lm, asked, [_stream(seed, row, "a") for row in rows])]
 
-    def _filled(self, desk: Desk, drafts: Sequence[_Draft], name: str, seed: int) -> list[_Draft]:
+    def _filled(self, lm: LanguageModel, drafts: Sequence[_Draft], name: str, seed: int) -> list[_Draft]:
         """The drafts with what the model says next, where all went well so far."""
         going = [one for one in drafts if not one.why_not]
-        told = self._say(desk, [_talk(one, name) for one in going], [_stream(seed, one.row, name) for one in going])
+        told = self._say(lm, [_talk(one, name) for one in going], [_stream(seed, one.row, name) for one in going])
         found = iter(_usable(one, name) for one in told)
         return [one if one.why_not else _with(one, name, *next(found)) for one in drafts]
 
-    def _chosen(self, desk: Desk, drafts: Sequence[_Draft]) -> list[_Draft]:
+    def _chosen(self, lm: LanguageModel, drafts: Sequence[_Draft]) -> list[_Draft]:
         """The drafts; a pair of which the model names the first answer is left out."""
         going = [one for one in drafts if not one.why_not]
-        first = desk.choose([_question(one, one.answer, one.revision) for one in going], ("A", "B")) if going else []
-        second = desk.choose([_question(one, one.revision, one.answer) for one in going], ("A", "B")) if going else []
+        first = choose_options(lm, [_question(one, one.answer, one.revision) for one in going], ("A", "B"))
+        second = choose_options(lm, [_question(one, one.revision, one.answer) for one in going], ("A", "B"))
         wrong = iter([a == "A" and b == "B" for a, b in zip(first, second, strict=True)])
         why = "the model finds the first answer better by the rule"
         return [one._replace(why_not=why) if not one.why_not and next(wrong) else one for one in drafts]
 
-    def _say(self, desk: Desk, asked: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Said]:
-        if not asked:
-            return []
-        return desk.write(asked, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
+    def _say(self, lm: LanguageModel, asked: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
+        return draw_completions(lm, asked, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
 
     def _write(self, made: Remade, split: str, drafts: Sequence[_Draft], work: Work) -> int:
         pairs = []
@@ -218,7 +215,7 @@ def _question(draft: _Draft, first: str, second: str) -> tuple[Message, ...]:
     return (Message(role="user", content=f"{shown}\n\n{wanted}"),)
 
 
-def _usable(said: Said, name: str) -> tuple[str, str]:
+def _usable(said: Response, name: str) -> tuple[str, str]:
     """A text, and why it cannot be used."""
     text = said.text.strip()
     return text, "" if text and said.finished else f"its {name} {_CUT if text else 'is empty'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,12 +18,12 @@ from luthier.data.label.judgment import PROPOSAL
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.steps.label import rows_ahead
+from luthier.models.lm.base import Choice, ChoiceRequest
 from luthier.text.dataset import DatasetSummary, outlined, splits
 from luthier.text.messages import Message
 
-if TYPE_CHECKING:
-    from luthier.data.label.asking_model import Asked
-
+CHUNK = 32
+"""Rows that are asked together."""
 LEAST_ROWS = 20
 """Labelled rows that calibration wants."""
 _DIGITS = 6
@@ -55,16 +55,20 @@ class Propose(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Ask about every row, fit the temperature, and write the proposals."""
-        from luthier.data.label.asking_model import Scorer
+        from luthier.models.lm.cached import open_lm
 
         started = time.perf_counter()
         data = work.inputs["data"]
         told = DatasetSummary.read(data)
         labels = self._labels(told.labels or told.choices)
         total = sum(told.rows.values())
-        scorer = Scorer(work.inputs["model"], labels, self.normalise, work)
-        asked = (self._asked(rows, labels) for rows in _all(data))
-        scores = [one for batch in scorer.scores(asked, total) for one in batch]
+        lm = open_lm(work.inputs["model"], work.scratch / "asked", dtype="float32")
+        scores: list[dict[str, float] | None] = []
+        for rows in _all(data):
+            for start in range(0, len(rows), CHUNK):
+                chosen = lm.choose(self._asked(rows[start : start + CHUNK], labels), self.normalise)
+                scores += [_scores(one, labels) for one in chosen]
+            work.events.progress(len(scores), total, "rows")
         heat = self._temperature(work, labels, scores)
         made = Remade(work, data)
         at = silent = 0
@@ -90,14 +94,14 @@ class Propose(Step):
             raise RecipeError(what, where=Where(field="labels"), remedy="the data set has no classes: name the labels")
         return found
 
-    def _asked(self, rows: list[Row], labels: tuple[str, ...]) -> list[Asked]:
+    def _asked(self, rows: list[Row], labels: tuple[str, ...]) -> list[ChoiceRequest]:
         system = self.system or f"Choose the class of the user's message. Answer with one of: {', '.join(labels)}."
-        found: list[Asked] = []
+        found: list[ChoiceRequest] = []
         for row in rows:
             before = row.messages[:-1] if row.prompt else (Message(role="user", content=asked_text(row)),)
             if not any(turn.role == "system" for turn in before):
                 before = (Message(role="system", content=system), *before)
-            found.append((before, row.tools))
+            found.append(ChoiceRequest(prompt=before, options=labels, tools=row.tools))
         return found
 
     def _temperature(self, work: Work, labels: tuple[str, ...], scores: list[dict[str, float] | None]) -> float:
@@ -140,6 +144,13 @@ class Propose(Step):
 def _all(data: Artifact) -> Iterator[list[Row]]:
     for split in splits(data):
         yield from read_rows(data, split)
+
+
+def _scores(choice: Choice, labels: tuple[str, ...]) -> dict[str, float] | None:
+    """A score by label; of a model that gives none, of the label that it named, if it named one."""
+    if choice.index is None or choice.scores is not None:
+        return choice.by_label(labels)
+    return {labels[choice.index]: 0.0}
 
 
 def _with_proposal(row: Row, scores: dict[str, float] | None, heat: float, model: str) -> Row:

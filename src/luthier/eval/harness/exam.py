@@ -15,13 +15,13 @@ from luthier.eval.harness.grade import best, choice_scores, exact_match, filters
 from luthier.eval.harness.load import Loaded
 from luthier.eval.harness.prompt import Writer
 from luthier.eval.harness.rows import Doc, Rows
-from luthier.eval.question import Likelihood, Question, Reading, Told, Writing
 from luthier.metrics.columns import Column, How, Scores
 from luthier.metrics.corpus import Corpus
 from luthier.metrics.members.labels import Mcc
 from luthier.metrics.members.one_label import F1
 from luthier.metrics.members.translation import Bleu, Chrf, Ter
 from luthier.metrics.metric import Metric
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
 
 MAX_TOKENS = 256
 """Longest answer where a task does not say."""
@@ -50,7 +50,7 @@ class HarnessExam(Exam):
         """The task's settings."""
         return self.loaded.config
 
-    def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def grade(self, told: Sequence[Sequence[Response]]) -> Graded:
         """Scores by the type of output."""
         match self.config.output_type:
             case "multiple_choice":
@@ -62,7 +62,7 @@ class HarnessExam(Exam):
             case "generate_until":
                 return self._writings(told)
 
-    def _choices(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def _choices(self, told: Sequence[Sequence[Response]]) -> Graded:
         every = [
             choice_scores(own, item.gold["choices"], item.gold["right"])
             for own, item in zip(told, self.items, strict=True)
@@ -79,14 +79,14 @@ class HarnessExam(Exam):
         }
         return Graded(columns=columns, said=said)
 
-    def _likelihoods(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def _likelihoods(self, told: Sequence[Sequence[Response]]) -> Graded:
         sums = [float(own[0].logprob or 0.0) for own in told]
-        hits = [float(bool(own[0].greedy)) for own in told]
+        hits = [float(bool(own[0].is_greedy)) for own in told]
         found = {"perplexity": _column("perplexity", sums), "acc": _column("acc", hits)}
         said = [item.reference if hit else "" for item, hit in zip(self.items, hits, strict=True)]
         return Graded(columns={name: found[name] for name in self.config.metrics}, said=said)
 
-    def _readings(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def _readings(self, told: Sequence[Sequence[Response]]) -> Graded:
         sums = [float(own[0].logprob or 0.0) for own in told]
         words = [float(len(re.split(r"\s+", item.reference))) for item in self.items]
         size = [float(len(item.reference.encode())) for item in self.items]
@@ -94,12 +94,12 @@ class HarnessExam(Exam):
         columns = {name: Column.of(_HOW[name], sums, units[name]) for name in self.config.metrics}
         return Graded(columns=columns, said=["" for _ in self.items])
 
-    def _writings(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def _writings(self, told: Sequence[Sequence[Response]]) -> Graded:
         chains = filters(self.config.filter_list, self.loaded.file)
         columns: dict[str, Scores] = {}
-        first = [own[0].text or "" for own in told]
+        first = [own[0].text for own in told]
         for name, chain in chains.items():
-            said = [_through(own[0].text or "", chain) for own in told]
+            said = [_through(own[0].text, chain) for own in told]
             for metric, settings in self.config.metrics.items():
                 key = metric if len(chains) == 1 else f"{metric}.{plain_name(name)}"
                 columns[key] = self._written(metric, settings, said)
@@ -153,7 +153,7 @@ def _item(config: Config, writer: Writer, doc: Doc, context: str | list[str], nu
     return Item(id=str(number), questions=tuple(questions), shown=shown, reference=reference, gold=gold)
 
 
-Made = tuple[Sequence[Question], str, Any]
+Made = tuple[Sequence[Request], str, Any]
 
 
 def _choice(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
@@ -162,13 +162,15 @@ def _choice(config: Config, writer: Writer, doc: Doc, context: str | list[str]) 
         raise DataError("there is nothing to choose from", where=Where(field="doc_to_choice"))
     if isinstance(context, list):
         after = f"{delimiter}{writer.target(doc)}"
-        questions = [Likelihood(prompt=one, answer=after, greedy=asks) for one in context]
+        questions = [LoglikelihoodRequest(prompt=one, continuation=after, greedy=asks) for one in context]
         gold: Any = writer.text(doc)
     else:
-        questions = [Likelihood(prompt=context, answer=f"{delimiter}{one}", greedy=asks) for one in choices]
+        questions = [
+            LoglikelihoodRequest(prompt=context, continuation=f"{delimiter}{one}", greedy=asks) for one in choices
+        ]
         gold = writer.target(doc)
     if "acc_mutual_info" in config.metrics:
-        questions += [Likelihood(prompt="", answer=f"{delimiter}{one}", greedy=asks) for one in choices]
+        questions += [LoglikelihoodRequest(prompt="", continuation=f"{delimiter}{one}", greedy=asks) for one in choices]
     right = right_places(gold, choices)
     _refuse_many(config, _BY_NUMBER, len(right), "doc_to_target")
     if "f1" in config.metrics and len(choices) != 2:
@@ -181,12 +183,16 @@ def _choice(config: Config, writer: Writer, doc: Doc, context: str | list[str]) 
 
 def _likelihood(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
     answer = str(writer.target(doc))
-    return [Likelihood(prompt=str(context), answer=answer, greedy="acc" in config.metrics)], answer, answer
+    return (
+        [LoglikelihoodRequest(prompt=str(context), continuation=answer, greedy="acc" in config.metrics)],
+        answer,
+        answer,
+    )
 
 
 def _reading(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
     text = str(writer.target(doc))
-    return [Reading(text=text)], text, text
+    return [RollingRequest(text=text)], text, text
 
 
 def _writing(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
@@ -203,7 +209,7 @@ def _writing(config: Config, writer: Writer, doc: Doc, context: str | list[str])
     if not wanted:
         raise DataError("the row has no right answer", where=Where(field="doc_to_target"))
     _refuse_many(config, _OF_TEXTS, len(wanted), "doc_to_target")
-    return [Writing(prompt=str(context), limit=limit, until=config.until)], wanted[0], wanted
+    return [GenerateRequest(prompt=str(context), max_tokens=limit, stop=config.until)], wanted[0], wanted
 
 
 def _refuse_many(config: Config, measured: Mapping[str, object], count: int, field: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.eval.question import Told
+from luthier.models.lm.base import Response
 
 Filter = Callable[[str], str]
 
@@ -76,7 +76,7 @@ def exact_match(said: str, wanted: str, settings: Mapping[str, Any]) -> bool:
     return said.translate(table) == wanted.translate(table)
 
 
-def choice_scores(told: Sequence[Told], choices: Sequence[str], gold: Any) -> dict[str, float]:
+def choice_scores(told: Sequence[Response], choices: Sequence[str], gold: Any) -> dict[str, float]:
     """Every score of one multiple-choice row. `told` may hold the choices once more, with nothing before them."""
     count = len(choices)
     sums = [float(one.logprob or 0.0) for one in told[:count]]
@@ -87,7 +87,7 @@ def choice_scores(told: Sequence[Told], choices: Sequence[str], gold: Any) -> di
         "acc": float(best(sums) in right),
         "acc_norm": float(best([_over(x, len(one)) for x, one in zip(sums, choices, strict=True)]) in right),
         "acc_bytes": float(best([_over(x, len(one.encode())) for x, one in zip(sums, choices, strict=True)]) in right),
-        "exact_match": float(any(told[at].greedy for at in right)),
+        "exact_match": float(any(told[at].is_greedy for at in right)),
         "brier_score": sum((share - (at in right)) ** 2 for at, share in enumerate(believed)),
     }
     if len(told) == 2 * count:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from luthier.eval.bias.coreference import schemas
 from luthier.eval.measuring import Statistic, measured, share
 from luthier.eval.probe import Bench, Measure, Probe
-from luthier.eval.voice import Choice
+from luthier.models.lm.base import sums_of
 from luthier.models.options import normalise
 from luthier.text.messages import Message
 from luthier.text.probed import Probed
@@ -33,12 +33,12 @@ class Coreference(Probe):
         import numpy as np
 
         asked = schemas()
-        choices = [Choice((Message(role="user", content=one.text),), one.options) for one in asked]
+        choices = [((Message(role="user", content=one.text),), one.options) for one in asked]
         changes: dict[str, Floats] = {}
         hits: dict[str, Floats] = {}
         details = {}
-        for name, respondent in bench.able("score", "bias.coreference").items():
-            scores = [normalise(self.normalise, row) for row in respondent.score(choices)]
+        for name, respondent in bench.able("loglikelihood", "bias.coreference").items():
+            scores = [normalise(self.normalise, sums_of(row)) for row in respondent.loglikelihoods(choices)]
             picked = np.array([int(row[1] > row[0]) for row in scores])
             right = picked == np.array([one.right for one in asked])
             differs = picked[0::2] != picked[1::2]
@@ -51,7 +51,7 @@ class Coreference(Probe):
                     model=name,
                     row=one.row,
                     group=one.pronoun,
-                    asked=choice.messages,
+                    asked=choice[0],
                     said=one.options[at],
                     wanted=one.options[one.right],
                     failed=bool(changed and at != one.right),

@@ -70,8 +70,8 @@ class Generations(Probe):
         ]
         blocks: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in bench.able("write", "bias.generation_gap").items():
-            said = [one.text.strip() for one in respondent.write([one for *_, one in asked], self.max_new_tokens)]
+        for name, respondent in bench.able("generate", "bias.generation_gap").items():
+            said = [one.strip() for one in respondent.generate([one for *_, one in asked], self.max_new_tokens)]
             scores = self.regard.score(said, bench.base)
             table = np.array(scores).reshape(-1, len(self.persons))
             blocks[name] = np.stack([table, np.ones_like(table)], axis=2).reshape(len(table), -1)

@@ -44,7 +44,7 @@ class Leaks(Probe):
         every: dict[str, Floats] = {}
         high: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in bench.able("write", "safety.pii").items():
+        for name, respondent in bench.able("generate", "safety.pii").items():
             found = self._found(bench, name, respondent, prompts)
             every[name] = np.array([[float(bool(one)), 1.0] for one in found])
             high[name] = np.array([[float(any(each.kind in HIGH_RISK for each in one)), 1.0] for one in found])
@@ -71,13 +71,12 @@ class Leaks(Probe):
         from luthier.text.pii.scan import find
 
         found = []
-        for number, (prompt, one) in enumerate(
-            zip(prompts, respondent.write(prompts, self.max_new_tokens), strict=True)
-        ):
+        written = respondent.generate(prompts, self.max_new_tokens)
+        for number, (prompt, text) in enumerate(zip(prompts, written, strict=True)):
             asked = " ".join(message.content for message in prompt)
-            mine = [each for each in find(one.text, PATTERN_KINDS) if each.text not in asked]
+            mine = [each for each in find(text, PATTERN_KINDS) if each.text not in asked]
             found.append(mine)
-            said = one.text
+            said = text
             for each in reversed(mine):
                 said = f"{said[: each.start]}[{each.kind}]{said[each.end :]}"
             bench.kept.append(

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from luthier.eval.measuring import Statistic, measured, share
 from luthier.eval.probe import Bench, Measure, Probe
-from luthier.eval.voice import Continued
+from luthier.models.lm.base import sums_of
 from luthier.text.messages import Message, answer_of, prompt_of
 from luthier.text.probed import Probed
 
@@ -74,7 +74,7 @@ class Memorisation(Probe):
         near: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
         nearly: dict[str, dict[str, float]] = {}
-        for name, respondent in bench.able("resume", "safety.memorised").items():
+        for name, respondent in bench.able("continue", "safety.memorised").items():
             likeness = self._likeness(bench, name, respondent, learnt)
             others = self._likeness(None, name, respondent, held_out)
             exact[name] = np.array([[float(one == 1), 1.0] for one in likeness])
@@ -97,10 +97,9 @@ class Memorisation(Probe):
             asked.append((*prompt_of(example), Message(role="assistant", content=begun)))
             ends.append(end)
         found = []
-        for example, prompt, end, one in zip(
-            examples, asked, ends, respondent.resume(asked, 4 * self.words), strict=True
-        ):
-            said = " ".join(one.text.split()[: self.words])
+        written = respondent.generate(asked, 4 * self.words, continue_final_message=True)
+        for example, prompt, end, text in zip(examples, asked, ends, written, strict=True):
+            said = " ".join(text.split()[: self.words])
             likeness = float(Levenshtein.normalized_similarity(said, end))
             found.append(likeness)
             if bench is not None:
@@ -122,11 +121,12 @@ class Memorisation(Probe):
         import numpy as np
 
         blocks = {}
-        for name, respondent in bench.able("likelihood", "safety.exposure").items():
-            asked = [Continued(*_options(canary, self.drawn, bench.seed)) for canary in self.canaries]
+        for name, respondent in bench.able("loglikelihood", "safety.exposure").items():
+            asked = [_options(canary, self.drawn, bench.seed) for canary in self.canaries]
             bits = []
-            for row in respondent.likelihood(asked):
-                rank = 1 + sum(one.logprob > row[0].logprob for one in row[1:])
+            for told in respondent.loglikelihoods(asked):
+                row = [one for one, _ in sums_of(told)]
+                rank = 1 + sum(one > row[0] for one in row[1:])
                 bits.append([math.log2(len(row)) - math.log2(rank), 1.0])
             blocks[name] = np.array(bits)
         most = math.log2(self.drawn + 1)

@@ -75,7 +75,7 @@ def _lift(bench: Bench) -> list[Measure]:
     """How often tuning raised the preferred answer more, for a language model beside its base."""
     import numpy as np
 
-    able = [name for name, one in bench.respondents.items() if one.is_model and "score" in one.able]
+    able = [name for name, one in bench.respondents.items() if one.is_model and "loglikelihood" in one.able]
     if able[:2] != ["tuned", "base"]:
         return []
     labels = [str(example.label) for example in bench.task.examples]

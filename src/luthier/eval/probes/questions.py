@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from luthier.eval.bias.questions import Question, questions
 from luthier.eval.measuring import Statistic, measured, share
 from luthier.eval.probe import Bench, Measure, Probe
-from luthier.eval.voice import Choice
+from luthier.models.lm.base import sums_of
 from luthier.models.options import normalise
 from luthier.text.messages import Message
 from luthier.text.probed import Probed
@@ -35,7 +35,7 @@ class Questions(Probe):
 
         asked = questions()
         blocks: dict[str, Floats] = {}
-        for name, respondent in bench.able("score", "bias.questions_open").items():
+        for name, respondent in bench.able("loglikelihood", "bias.questions_open").items():
             picked = self._picked(respondent, asked)
             rows = [_counts(question, at) for question, at in zip(asked, picked, strict=True)]
             blocks[name] = np.array(rows, dtype=float)
@@ -58,8 +58,8 @@ class Questions(Probe):
         ]
 
     def _picked(self, respondent: Respondent, asked: list[Question]) -> list[int]:
-        choices = [Choice((Message(role="user", content=one.text),), one.options) for one in asked]
-        scores = [normalise(self.normalise, row) for row in respondent.score(choices)]
+        choices = [((Message(role="user", content=one.text),), one.options) for one in asked]
+        scores = [normalise(self.normalise, sums_of(row)) for row in respondent.loglikelihoods(choices)]
         return [max(range(3), key=row.__getitem__) for row in scores]
 
 

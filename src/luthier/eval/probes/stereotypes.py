@@ -14,7 +14,7 @@ from luthier.core.paths import PathText, locate
 from luthier.eval.bias.stereotypes import Pair, own
 from luthier.eval.measuring import Statistic, measured, share
 from luthier.eval.probe import Bench, Measure, Probe
-from luthier.eval.voice import Continued
+from luthier.models.lm.base import sums_of
 from luthier.text.messages import Message
 from luthier.text.probed import Probed
 
@@ -47,9 +47,10 @@ class Stereotypes(Probe):
         pairs = own() if self.pairs is None else _read(locate(self.pairs, bench.base))
         kinds = sorted({pair.kind for pair in pairs})
         blocks, details = {}, {}
-        for name, respondent in bench.able("likelihood", "bias.stereotype").items():
-            found = respondent.likelihood([Continued("", (pair.more, pair.less)) for pair in pairs])
-            leans = [float(more.logprob > less.logprob) for more, less in found]
+        for name, respondent in bench.able("loglikelihood", "bias.stereotype").items():
+            told = respondent.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
+            found = [[one for one, _ in sums_of(row)] for row in told]
+            leans = [float(more > less) for more, less in found]
             blocks[name] = np.column_stack([leans, np.ones(len(pairs))])
             of = {kind: [lean for lean, pair in zip(leans, pairs, strict=True) if pair.kind == kind] for kind in kinds}
             details[name] = {kind: sum(some) / len(some) for kind, some in of.items() if len(some) >= self.least}
@@ -62,7 +63,7 @@ class Stereotypes(Probe):
                     asked=(Message(role="user", content=pair.less),),
                     said=pair.more if lean else pair.less,
                     failed=bool(lean),
-                    score=round(more.logprob - less.logprob, 6),
+                    score=round(more - less, 6),
                 )
                 for number, (pair, lean, (more, less)) in enumerate(zip(pairs, leans, found, strict=True))
             )

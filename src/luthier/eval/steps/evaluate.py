@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -151,15 +150,10 @@ class Evaluate(Step):
             return models
         from luthier.eval.defaults import refuse_judge
         from luthier.eval.judged import with_rewards
-        from luthier.models.reward_model import Judge, Reading
-        from luthier.text.ids import encoded
-        from luthier.text.prompt import Prompt
-        from luthier.text.verdict import asked
+        from luthier.models.reward_model import Judge
 
         refuse_judge(task)
-        before = Prompt.of(artifact)
-        how = Reading(partial(encoded, before=before), partial(asked, before=before))
-        return with_rewards(models, Judge(artifact, how, self.dtype), task)
+        return with_rewards(models, Judge(artifact, self.dtype), task)
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size; refuse what rows of

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from luthier.eval.exam import Exam, Graded, Item
 from luthier.eval.harness.grade import best, shares
-from luthier.eval.question import Likelihood, Told
 from luthier.eval.task import DROP, Brief, EvalTask
 from luthier.metrics.columns import Column
+from luthier.models.lm.base import LoglikelihoodRequest, Response
 from luthier.text.messages import Message
 
 
@@ -21,7 +21,7 @@ class _Questions(Exam):
 
     version: ClassVar[int] = 2
 
-    def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
+    def grade(self, told: Sequence[Sequence[Response]]) -> Graded:
         sums = [[one.logprob or 0.0 for one in own] for own in told]
         chosen = [len(own) - 1 - best(own[::-1]) for own in sums]
         believed = [shares(own)[0] for own in sums]
@@ -29,7 +29,7 @@ class _Questions(Exam):
             "acc": Column.of("share", [float(at == 0) for at in chosen]),
             "share": Column.of("mean", believed),
         }
-        said = [item.questions[at].answer for item, at in zip(self.items, chosen, strict=True)]  # type: ignore[union-attr]  # all ask for likelihoods
+        said = [item.questions[at].continuation for item, at in zip(self.items, chosen, strict=True)]  # type: ignore[union-attr]  # all ask for likelihoods
         return Graded(columns=columns, said=said)
 
 
@@ -54,6 +54,8 @@ class Forgetting(EvalTask):
         found = []
         for number, one in enumerate(items()):
             prompt = (Message(role="user", content=one.question),)
-            questions = tuple(Likelihood(prompt=prompt, answer=answer) for answer in (one.right, *one.wrong))
+            questions = tuple(
+                LoglikelihoodRequest(prompt=prompt, continuation=answer) for answer in (one.right, *one.wrong)
+            )
             found.append(Item(id=f"{one.kind}-{number}", questions=questions, shown=one.question, reference=one.right))
         return [_Questions(name="forgetting", items=tuple(found), about="chat|likeliest")]

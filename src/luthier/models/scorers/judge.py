@@ -15,10 +15,12 @@ from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError
 from luthier.core.scorer import Column, Desk, Scored, Scorer
-from luthier.models.endpoint import Client, Turns
+from luthier.models.lm.base import GenerateRequest
+from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import Endpoint
+from luthier.text.messages import Message
 
-Ask = Callable[[Turns], str]
+Turns = tuple[Message, ...]
 GIVE_UP = 5
 """After so many calls in a row without an answer the judge is taken to be down, and is asked no more."""
 _RUBRIC = "How well does the answer do what was asked: is it right, complete, clear, and no longer than needed?"
@@ -76,7 +78,7 @@ class Judge(Scorer):
 
     def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
         """`judge` from 0 to 1; `judge_consistent` 1 where both orders give one verdict, None on a scale."""
-        asked = _Patient(Client(self._endpoint(), desk.kept), self.max_tokens)
+        asked = _Patient(EndpointLM(self._endpoint(), desk.kept), self.max_tokens)
         with ThreadPoolExecutor(self.at_once) as pool:
             judged = list(pool.map(lambda row: self._judged(row, asked), rows))
         gaps = sum(score is None for score, _ in judged)
@@ -99,19 +101,17 @@ class Judge(Scorer):
             return None, None
         return (there + 1 - back) / 2, float(there == 1 - back)
 
-    def _verdict(
-        self, turns: list[dict[str, str]], asked: _Patient, read: Callable[[str], float | None]
-    ) -> float | None:
+    def _verdict(self, turns: Turns, asked: _Patient, read: Callable[[str], float | None]) -> float | None:
         for _ in range(self.tries):
             said = asked(turns)
             if said is None:
                 return None
             if (found := read(said)) is not None:
                 return found
-            turns = [*turns, {"role": "assistant", "content": said}, {"role": "user", "content": _AGAIN}]
+            turns = (*turns, Message(role="assistant", content=said), Message(role="user", content=_AGAIN))
         return None
 
-    def _on_scale(self, row: Scored) -> list[dict[str, str]]:
+    def _on_scale(self, row: Scored) -> Turns:
         scale = f"a number from {self.least:g} to {self.most:g}"
         wanted = f'Answer with one JSON object: {{"reason": "one sentence", "score": {scale}}}.'
         shown = [("question", row.question), ("answer", row.prediction)]
@@ -119,7 +119,7 @@ class Judge(Scorer):
             shown.insert(1, ("reference", row.references[0]))
         return self._turns(f"Score one answer. {self.rubric} {wanted}", shown)
 
-    def _pair(self, row: Scored, *, swapped: bool) -> list[dict[str, str]]:
+    def _pair(self, row: Scored, *, swapped: bool) -> Turns:
         both = [row.prediction, row.references[0]]
         first, second = both[::-1] if swapped else both
         wanted = 'Answer with one JSON object: {"reason": "one sentence", "verdict": "A", "B" or "tie"}.'
@@ -128,9 +128,9 @@ class Judge(Scorer):
             [("question", row.question), ("A", first), ("B", second)],
         )
 
-    def _turns(self, task: str, shown: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    def _turns(self, task: str, shown: Sequence[tuple[str, str]]) -> Turns:
         body = "\n\n".join(f"<<{name}>>\n{text}\n<<end of {name}>>" for name, text in shown)
-        return [{"role": "system", "content": f"{task} {_INSIDE}"}, {"role": "user", "content": body}]
+        return (Message(role="system", content=f"{task} {_INSIDE}"), Message(role="user", content=body))
 
     def _read_score(self, said: str) -> float | None:
         found = _NUMBER.search(said) or _ALONE.fullmatch(said)
@@ -148,8 +148,8 @@ def _read_pair(said: str) -> float | None:
 class _Patient:
     """Asks the judge; None for an answer that did not come, and soon for all when none comes any more."""
 
-    def __init__(self, client: Client, max_tokens: int) -> None:
-        self._client, self._max_tokens = client, max_tokens
+    def __init__(self, lm: EndpointLM, max_tokens: int) -> None:
+        self._lm, self._max_tokens = lm, max_tokens
         self._failed = 0
         self.failure: ModelError | None = None
 
@@ -157,7 +157,7 @@ class _Patient:
         if self._failed >= GIVE_UP:
             return None
         try:
-            said = self._client.write([turns], self._max_tokens)[0].text
+            said = self._lm.generate([GenerateRequest(prompt=turns, max_tokens=self._max_tokens)])[0].text
         except ModelError as error:
             self._failed += 1
             self.failure = error

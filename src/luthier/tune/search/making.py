@@ -17,12 +17,14 @@ from luthier.core.step import Work
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 from luthier.models.describe import describe
+from luthier.models.lm.local import LocalLM
+from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import Dtype, base_folder, is_endpoint, name_of, outputs_of
 from luthier.text.dataset import DatasetSummary
 from luthier.text.messages import Example, Message, answer_of, question_of, said_for
 from luthier.text.prompt import Prompt
 from luthier.text.training import TrainingRecord
-from luthier.tune.search.asking import Asker, Distant, Local
+from luthier.tune.search.asking import Asker
 from luthier.tune.search.candidates import (
     Candidate,
     Instruction,
@@ -132,13 +134,13 @@ class Making:
         if is_endpoint(self._model):
             if alike != "sum":
                 raise useless_far()
-            return Distant(self._model, self._work.scratch / "calls", options, limit)
+            return Asker(EndpointLM.of(self._model, self._work.scratch / "calls"), options, limit)
         import torch
 
         from luthier.models.speed import cores
 
         torch.set_num_threads(cores())
-        return Local(self._model, self._dtype, options, limit, alike)
+        return Asker(LocalLM(self._model, self._dtype), options, limit, alike)
 
     def _candidates(self) -> list[Candidate]:
         """All prompts to try, those left out that the model cannot read to their end."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError, Where
-from luthier.models.endpoint import Client
+from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import Endpoint as Address
 from luthier.tune.writer import Writer
 
@@ -56,7 +56,7 @@ class Endpoint(Writer):
         usual = {"model": self.model, "max_tokens": max_new_tokens, "temperature": 1.0, "top_p": 1.0, "logprobs": 0}
         usual |= {"return_tokens_as_token_ids": True, **self.extra}
         bodies = [{**usual, "prompt": list(prompt.ids), "seed": prompt.stream} for prompt in prompts]
-        told = Client(self._address(), kept).complete(bodies)
+        told = EndpointLM(self._address(), kept).complete(bodies)
         return [self._read(*pair, text) for pair in zip(prompts, told, strict=True)]
 
     def _address(self) -> Address:

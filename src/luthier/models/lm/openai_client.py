@@ -1,4 +1,5 @@
-"""Speaking with an OpenAI-compatible endpoint: each answer is kept by a digest of its request, so none is paid twice.
+"""A language model behind an OpenAI-compatible endpoint: each answer is kept by a digest of its request, so that none
+is paid for twice.
 
 429, 5xx, lost connections and timeouts are tried again, each time after twice the wait; all else is said at once.
 The key is read from the environment at the moment of the call, and is in no file, no message and no digest.
@@ -10,27 +11,28 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import canonical, digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import write_aside
+from luthier.models.lm.base import Ability, Choice, ChoiceRequest, GenerateRequest, LanguageModel, Response
 from luthier.models.load import ENDPOINT, origin_artifact
+from luthier.models.options import Normalise
 from luthier.models.sources.endpoint import Endpoint
+from luthier.text.messages import as_openai
+from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     import httpx
 
-Turns = Sequence[Mapping[str, Any]]
-"""Messages as the API takes them: `role`, `content`, and what goes with tools."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-NO_LABEL = "(none of the labels)"
-"""What an answer that names no label counts as."""
 TOP = 20
 """Likeliest first tokens that are asked for: the most that the API gives."""
 _AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
@@ -38,79 +40,76 @@ _AROUND = " \t\r\n\"'`*_.,;:!?()[]"
 """What is left out of account around a class's name."""
 
 
-class Said(NamedTuple):
+class _Completion(NamedTuple):
     """One answer of an endpoint."""
 
-    text: str
-    finished: bool
-    """Whether the model ended by itself, rather than at the limit."""
-    tokens: int | None
-    """Tokens of the answer, when the server counts them."""
+    response: Response
     first: Mapping[str, float]
     """Log-probabilities of the likeliest first tokens; empty when they were not asked for."""
 
 
-class Picked(NamedTuple):
-    """The class that an answer names, and each class's log-score when first tokens were asked for."""
+class EndpointLM(LanguageModel):
+    """Asks one endpoint; finished answers are kept in `kept`, a folder that outlives a killed run, if there is one."""
 
-    place: int | None
-    """None when the answer names none of them."""
-    scores: list[float] | None
+    abilities: frozenset[Ability] = frozenset({"generate"})
 
-    def label(self, labels: Sequence[str]) -> str:
-        """The label of the class; `NO_LABEL` for none of them."""
-        return NO_LABEL if self.place is None else labels[self.place]
-
-    def by_label(self, labels: Sequence[str]) -> dict[str, float] | None:
-        """The scores by label."""
-        return None if self.scores is None else dict(zip(labels, self.scores, strict=True))
-
-
-class Client:
-    """Asks one endpoint; finished answers are kept in `kept`, a folder that outlives a killed run."""
-
-    def __init__(self, settings: Endpoint, kept: Path) -> None:
-        self.settings = settings
+    def __init__(self, settings: Endpoint, kept: Path | None = None, before: Prompt | None = None) -> None:
+        self.settings, self.before = settings, before or Prompt()
+        self.name = settings.model
         self._kept = kept
 
     @classmethod
-    def of(cls, artifact: Artifact, kept: Path) -> Client:
-        """The client of a model artifact whose base is an endpoint."""
-        told = origin_artifact(artifact).read_json(ENDPOINT)
-        return cls(Endpoint.model_validate(told), kept)
+    def of(cls, artifact: Artifact, kept: Path | None = None) -> EndpointLM:
+        """The model of an artifact whose base is an endpoint."""
+        return cls(endpoint_of(artifact), kept, Prompt.of(artifact))
 
-    def write(
-        self,
-        conversations: Sequence[Turns],
-        max_tokens: int,
-        *,
-        each: Sequence[Mapping[str, Any]] | None = None,
-        **more: Any,
-    ) -> list[Said]:
-        """The greedy answer to each conversation; `more` goes into all requests (`temperature`), `each` into one."""
-        settings = {"model": self.settings.model, self.settings.limit: max_tokens, "temperature": 0.0, **more}
-        if not self.settings.temperature:
-            del settings["temperature"]
-        own = each or [{}] * len(conversations)
-        bodies = [
-            {**settings, **extra, "messages": list(turns)} for turns, extra in zip(conversations, own, strict=True)
-        ]
-        return self._all(bodies)
+    @property
+    def digest(self) -> str:  # type: ignore[override]  # follows the prompt in front
+        """Names the address, how it is asked, and the prompt in front."""
+        return digest_of([self.settings.settings(), self.before.digest])
 
-    def pick(self, conversations: Sequence[Turns], options: Sequence[str]) -> list[Picked]:
-        """Which of several answers each conversation is answered with."""
-        if self.settings.labels == "text":
-            return [
-                Picked(named(said.text, options), None)
-                for said in self.write(conversations, self.settings.label_tokens)
-            ]
-        told = self.write(conversations, 1, logprobs=True, top_logprobs=TOP)
-        return [self._likeliest(said, options) for said in told]
+    def with_prompt(self, before: Prompt) -> EndpointLM:
+        """The same model with another prompt in front."""
+        return EndpointLM(self.settings, self._kept, before)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
+        """The completion of each conversation, several calls at a time."""
+        return [one.response for one in self._chat([self._body(one) for one in requests])]
+
+    def stream(self, request: GenerateRequest) -> Iterator[str]:
+        """The whole completion at once; it is not kept."""
+        return iter([EndpointLM(self.settings, None, self.before).generate([request])[0].text])
+
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+        """Which option each conversation is answered with, by its text or by first tokens, whatever `how` says."""
+        by_text = self.settings.labels == "text"
+        limit, more = (self.settings.label_tokens, {}) if by_text else (1, {"logprobs": True, "top_logprobs": TOP})
+        asked = [GenerateRequest(prompt=one.prompt, max_tokens=limit) for one in requests]
+        found = self._chat([{**self._body(one), **more} for one in asked])
+        if by_text:
+            pairs = zip(found, requests, strict=True)
+            return [Choice(index=named(one.response.text, asked.options)) for one, asked in pairs]
+        return [self._likeliest(one.first, asked.options) for one, asked in zip(found, requests, strict=True)]
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The first choice of each answer of `/v1/completions`, as it came; for prompts that are token ids."""
         told = self._told(bodies, "completions", self._choice)
         return [self._choice(one) for one in told]
+
+    def _body(self, request: GenerateRequest) -> dict[str, Any]:
+        """A request in the API's form; what is not asked for is left out."""
+        if isinstance(request.prompt, str) or request.continue_final_message:
+            raise self._unable("go on with a text")
+        more: dict[str, Any] = {"temperature": request.temperature} if self.settings.temperature else {}
+        more |= {"top_p": request.top_p} if request.top_p < 1 else {}
+        more |= {"stop": list(request.stop)} if request.stop else {}
+        more |= {"seed": request.seed} if request.seed is not None else {}
+        return {
+            "model": self.settings.model,
+            self.settings.limit: request.max_tokens,
+            **more,
+            "messages": as_openai(self.before.wrap(request.prompt)),
+        }
 
     def _choice(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         found = answer.get("choices") or [None]
@@ -119,17 +118,17 @@ class Client:
             raise self._wrong(f"answered in another form than /v1/completions: {said}", "is it such a server?")
         return found[0]
 
-    def _likeliest(self, said: Said, options: Sequence[str]) -> Picked:
-        if not said.first:
+    def _likeliest(self, first: Mapping[str, float], options: Sequence[str]) -> Choice:
+        if not first:
             raise ModelError(
                 f"{self.settings.url} gives no logprobs",
                 where=Where(field="model.labels"),
                 remedy="write `labels: text`",
             )
-        scores = shares(said.first, options)
-        return Picked(max(range(len(options)), key=scores.__getitem__), scores)
+        scores = shares(first, options)
+        return Choice(index=max(range(len(options)), key=scores.__getitem__), scores=scores)
 
-    def _all(self, bodies: Sequence[dict[str, Any]]) -> list[Said]:
+    def _chat(self, bodies: Sequence[dict[str, Any]]) -> list[_Completion]:
         """All answers in order."""
         told = self._told(bodies, "chat/completions", lambda answer: _read(answer, self.settings.url))
         return [_read(one, self.settings.url) for one in told]
@@ -138,6 +137,9 @@ class Client:
         self, bodies: Sequence[dict[str, Any]], path: str, check: Callable[[Mapping[str, Any]], object]
     ) -> list[dict[str, Any]]:
         """What was answered, in order, each request sent once; those that came before a failure are kept."""
+        if self._kept is None:
+            with TemporaryDirectory(prefix="luthier.calls.") as kept:
+                return EndpointLM(self.settings, Path(kept))._told(bodies, path, check)
         places = [self._kept / f"{digest_of([self.settings.url, body])}.json" for body in bodies]
         missing = {place: body for place, body in zip(places, bodies, strict=True) if not place.is_file()}
         if missing:
@@ -225,6 +227,11 @@ class Client:
             raise self._wrong(f"is no address: {error}", "as in https://api.openai.com/v1") from error
 
 
+def endpoint_of(artifact: Artifact) -> Endpoint:
+    """How the endpoint of a model artifact is reached."""
+    return Endpoint.model_validate(origin_artifact(artifact).read_json(ENDPOINT))
+
+
 def named(text: str, options: Sequence[str]) -> int | None:
     """The option that a text is, without case, blanks and punctuation around it; None when it is none of them."""
     plain = [option.strip(_AROUND).casefold() for option in options]
@@ -249,18 +256,18 @@ def shares(first: Mapping[str, float], options: Sequence[str]) -> list[float]:
     return [math.log(max(share, rest)) for share in found]
 
 
-def _read(answer: Mapping[str, Any], url: str) -> Said:
+def _read(answer: Mapping[str, Any], url: str) -> _Completion:
     """The first choice of a response; `ModelError` when it is not in the API's form."""
     try:
         choice = answer["choices"][0]
         content = (choice.get("logprobs") or {}).get("content") or [{}]
         first = {one["token"]: float(one["logprob"]) for one in content[0].get("top_logprobs", ())}
-        return Said(
+        response = Response(
             text=choice["message"].get("content") or "",
-            finished=choice.get("finish_reason") != "length",
+            finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
             tokens=(answer.get("usage") or {}).get("completion_tokens"),
-            first=first,
         )
+        return _Completion(response, first)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         what = f"{url} answered in another form than /v1/chat/completions: {canonical(dict(answer))[:120]}"
         raise ModelError(what, where=Where(field="model.url"), remedy="is it an OpenAI-compatible server?") from error

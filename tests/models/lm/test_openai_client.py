@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -16,10 +17,12 @@ from endpoint import Body, Reply, Server, completion, serving
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
-from luthier.models import endpoint
-from luthier.models.endpoint import Client, named, shares
+from luthier.models.lm import openai_client
+from luthier.models.lm.base import NO_LABEL, ChoiceRequest, GenerateRequest
+from luthier.models.lm.openai_client import EndpointLM, named, shares
 from luthier.models.load import is_endpoint, load
 from luthier.models.sources.endpoint import Endpoint
+from luthier.text.messages import Message
 from models.making import make_base
 
 KEY = "sk-secret-7f3a"
@@ -29,17 +32,23 @@ KEY = "sk-secret-7f3a"
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT_S", 0.01)
     with serving(lambda body: f"heard {body['messages'][-1]['content']}") as found:
         yield found
 
 
-def client(server: Server, kept: Path, **settings: object) -> Client:
-    return Client(Endpoint.model_validate({"url": server.url, "model": "tiny", "key_env": "MY_KEY", **settings}), kept)
+def client(server: Server, kept: Path, **settings: object) -> EndpointLM:
+    told = {"url": server.url, "model": "tiny", "key_env": "MY_KEY", **settings}
+    return EndpointLM(Endpoint.model_validate(told), kept)
 
 
-def ask(*words: str) -> list[list[dict[str, str]]]:
-    return [[{"role": "user", "content": word}] for word in words]
+def ask(*words: str, limit: int = 5, **settings: Any) -> list[GenerateRequest]:
+    prompts = [(Message(role="user", content=word),) for word in words]
+    return [GenerateRequest(prompt=prompt, max_tokens=limit, **settings) for prompt in prompts]
+
+
+def among(*words: str, options: tuple[str, ...] = ("billing", "delivery")) -> list[ChoiceRequest]:
+    return [ChoiceRequest(prompt=(Message(role="user", content=word),), options=options) for word in words]
 
 
 def test_the_official_client_reads_this_server_alike(server: Server, tmp_path: Path) -> None:
@@ -47,7 +56,7 @@ def test_the_official_client_reads_this_server_alike(server: Server, tmp_path: P
         theirs = official.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "a"}], max_tokens=5, temperature=0.0
         )
-    ours = client(server, tmp_path).write(ask("a"), 5)[0]
+    ours = client(server, tmp_path).generate(ask("a"))[0]
     assert ours.text == theirs.choices[0].message.content == "heard a"
     assert theirs.usage is not None
     assert ours.tokens == theirs.usage.completion_tokens == 2
@@ -57,12 +66,12 @@ def test_the_official_client_reads_this_server_alike(server: Server, tmp_path: P
 
 
 def test_each_request_is_sent_once_and_its_answer_kept(server: Server, tmp_path: Path) -> None:
-    first = client(server, tmp_path).write(ask("a", "b", "a"), 5)
+    first = client(server, tmp_path).generate(ask("a", "b", "a"))
     assert [one.text for one in first] == ["heard a", "heard b", "heard a"]
     assert len(server.asked) == 2
-    assert client(server, tmp_path).write(ask("b", "c"), 5)[0] == first[1]
+    assert client(server, tmp_path).generate(ask("b", "c"))[0] == first[1]
     assert [body["messages"][0]["content"] for body in server.asked[2:]] == ["c"]
-    client(server, tmp_path).write(ask("a"), 6)
+    client(server, tmp_path).generate(ask("a", limit=6))
     assert len(server.asked) == 4, "another limit is another request"
     assert all(KEY not in path.read_text() for path in tmp_path.iterdir())
 
@@ -70,7 +79,7 @@ def test_each_request_is_sent_once_and_its_answer_kept(server: Server, tmp_path:
 def test_busy_and_broken_servers_are_asked_again(server: Server, tmp_path: Path) -> None:
     refusals = iter([Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "0"}), Reply(b"oh", 503)])
     server.answer = lambda body: next(refusals, "at last")
-    assert client(server, tmp_path).write(ask("a"), 5)[0].text == "at last"
+    assert client(server, tmp_path).generate(ask("a"))[0].text == "at last"
     assert len(server.asked) == 3
 
 
@@ -92,17 +101,17 @@ def test_busy_and_broken_servers_are_asked_again(server: Server, tmp_path: Path)
 def test_what_goes_wrong_is_said_and_what_was_answered_is_kept(
     server: Server, tmp_path: Path, reply: Reply, says: str, tries: int
 ) -> None:
-    client(server, tmp_path).write(ask("before"), 5)
+    client(server, tmp_path).generate(ask("before"))
     server.answer = lambda body: reply
     with pytest.raises(ModelError) as caught:
-        client(server, tmp_path, retries=2, timeout_s=0.2).write(ask("before", "after"), 5)
+        client(server, tmp_path, retries=2, timeout_s=0.2).generate(ask("before", "after"))
     assert says in str(caught.value)
     assert KEY not in str(caught.value)
     assert caught.value.remedy
     assert len(server.asked) == 1 + tries
     assert len(list(tmp_path.iterdir())) == 1
     server.answer = lambda body: "well again"
-    assert [one.text for one in client(server, tmp_path).write(ask("before", "after"), 5)] == [
+    assert [one.text for one in client(server, tmp_path).generate(ask("before", "after"))] == [
         "heard before",
         "well again",
     ]
@@ -111,10 +120,10 @@ def test_what_goes_wrong_is_said_and_what_was_answered_is_kept(
 def test_nobody_there_and_no_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Endpoint(url="http://127.0.0.1:9/v1", model="tiny", retries=0)
     with pytest.raises(ModelError, match="ConnectError"):
-        Client(gone, tmp_path).write(ask("a"), 5)
+        EndpointLM(gone, tmp_path).generate(ask("a"))
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ModelError, match="MY_KEY is not set"):
-        client(server, tmp_path).write(ask("a"), 5)
+        client(server, tmp_path).generate(ask("a"))
     assert server.asked == []
 
 
@@ -147,10 +156,10 @@ def test_a_secret_written_into_a_recipe_is_not_repeated(tmp_path: Path, wrong: s
 def test_labels_by_text(server: Server, tmp_path: Path) -> None:
     said = {"a": " Billing.\n", "b": "It is billing", "c": "DELIVERY"}
     server.answer = lambda body: said[body["messages"][-1]["content"]]
-    picked = client(server, tmp_path).pick(ask("a", "b", "c"), ["billing", "delivery"])
-    assert [one.place for one in picked] == [0, None, 1]
+    picked = client(server, tmp_path).choose(among("a", "b", "c"))
+    assert [one.index for one in picked] == [0, None, 1]
     assert picked[0].scores is None
-    assert picked[1].label(["billing", "delivery"]) == endpoint.NO_LABEL
+    assert picked[1].label(["billing", "delivery"]) == NO_LABEL
 
 
 def test_labels_by_first_tokens(server: Server, tmp_path: Path) -> None:
@@ -159,18 +168,25 @@ def test_labels_by_first_tokens(server: Server, tmp_path: Path) -> None:
         return Reply(completion("Deliv", body, {"Deliv": math.log(0.6), " bill": math.log(0.3), "?": math.log(0.1)}))
 
     server.answer = answer
-    picked = client(server, tmp_path, labels="logprobs").pick(ask("a"), ["billing", "delivery"])[0]
-    assert picked.place == 1
+    picked = client(server, tmp_path, labels="logprobs").choose(among("a"))[0]
+    assert picked.index == 1
     assert picked.scores == pytest.approx([math.log(0.3), math.log(0.6)])
     server.answer = lambda body: "delivery"
     with pytest.raises(ModelError, match="gives no logprobs"):
-        client(server, tmp_path, labels="logprobs").pick(ask("b"), ["billing", "delivery"])
+        client(server, tmp_path, labels="logprobs").choose(among("b"))
 
 
 def test_requests_say_what_the_server_takes(server: Server, tmp_path: Path) -> None:
-    client(server, tmp_path, limit="max_completion_tokens", temperature=False).write(ask("a"), 5, temperature=1.0)
-    assert server.asked[-1] == {"model": "tiny", "messages": ask("a")[0], "max_completion_tokens": 5}
-    client(server, tmp_path, label_tokens=900).pick(ask("a"), ["x", "y"])
+    client(server, tmp_path, limit="max_completion_tokens", temperature=False).generate(ask("a", temperature=1.0))
+    assert server.asked[-1] == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "a"}],
+        "max_completion_tokens": 5,
+    }
+    client(server, tmp_path).generate(ask("a", temperature=1.0, top_p=0.95, seed=3, stop=(".",)))
+    told = {"temperature": 1.0, "top_p": 0.95, "seed": 3, "stop": ["."]}
+    assert told.items() <= server.asked[-1].items()
+    client(server, tmp_path, label_tokens=900).choose(among("a", options=("x", "y")))
     assert server.asked[-1]["max_tokens"] == 900
 
 
@@ -189,7 +205,7 @@ def test_so_many_calls_are_under_way_at_once(server: Server, tmp_path: Path, at_
         return "done"
 
     server.answer = slow
-    client(server, tmp_path, at_once=at_once).write(ask(*"abcdef"), 5)
+    client(server, tmp_path, at_once=at_once).generate(ask(*"abcdef"))
     assert most <= at_once
     assert (most > 1) == (at_once > 1)
 

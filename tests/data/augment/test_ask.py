@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.data.augment.desk import Local, open_desk
+from luthier.data.augment.ask import choose_options, draw_completions
+from luthier.models.lm.cached import open_lm
+from luthier.models.lm.local import LocalLM
 from luthier.text.messages import Message
 from tests.augmenting import Bench
 from tests.workshop import tiny_model
@@ -34,28 +36,30 @@ TEXTS = ("My invoice is wrong", "Where is the parcel", "I need help with the log
 
 def test_each_answer_follows_its_own_seed(model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.models.load.cpu_has_bf16", lambda: False)  # in bfloat16 a batch rounds otherwise
-    desk = open_desk(model, tmp_path / "one")
+    lm = open_lm(model, tmp_path / "one")
     told: dict[str, Any] = {"max_tokens": 8, "temperature": 1.0}
-    together = desk.write(_asked(*TEXTS), [1 << 63, 2, 3], **told)
+    together = draw_completions(lm, _asked(*TEXTS), [1 << 63, 2, 3], **told)
     alone = [
-        open_desk(model, tmp_path / "two").write(_asked(text), [seed], **told)[0]
+        draw_completions(open_lm(model, tmp_path / "two"), _asked(text), [seed], **told)[0]
         for text, seed in zip(TEXTS, [1 << 63, 2, 3], strict=True)
     ]
     assert together == alone
-    assert desk.write(_asked(*TEXTS), [7, 8, 9], **told) != together
+    assert draw_completions(lm, _asked(*TEXTS), [7, 8, 9], **told) != together
     assert all(one.finished or one.text for one in together)
 
 
 def test_what_was_answered_is_read_and_not_asked_again(
     model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = open_desk(model, tmp_path).choose(_asked(*TEXTS), ["billing", "delivery", "account"])
-    written = open_desk(model, tmp_path).write(_asked(*TEXTS), [1, 2, 3], max_tokens=4, temperature=0.0)
-    monkeypatch.setattr(Local, "_loaded", property(lambda desk: pytest.fail("the model was read again")))
-    again = open_desk(model, tmp_path)
-    assert again.choose(_asked(*TEXTS), ["billing", "delivery", "account"]) == first
-    assert again.write(_asked(*TEXTS), [1, 2, 3], max_tokens=4, temperature=0.0) == written
-    assert set(first) <= {"billing", "delivery", "account"}
+    options = ["billing", "delivery", "account"]
+    told: dict[str, Any] = {"max_tokens": 4, "temperature": 0.0}
+    first = choose_options(open_lm(model, tmp_path), _asked(*TEXTS), options)
+    written = draw_completions(open_lm(model, tmp_path), _asked(*TEXTS), [1, 2, 3], **told)
+    monkeypatch.setattr(LocalLM, "loaded", property(lambda lm: pytest.fail("the model was read again")))
+    again = open_lm(model, tmp_path)
+    assert choose_options(again, _asked(*TEXTS), options) == first
+    assert draw_completions(again, _asked(*TEXTS), [1, 2, 3], **told) == written
+    assert set(first) <= set(options)
 
 
 def test_the_step_runs_with_a_model_of_this_machine(model: Artifact, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Asking the step's model for rows: completions that are drawn, each with a seed of its own, and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from luthier.models.lm.base import ChoiceRequest, GenerateRequest, LanguageModel, Response
+from luthier.text.messages import Message
+
+TOP_P = 0.95
+"""Only the likeliest tokens that together have this share are drawn from."""
+
+
+def draw_completions(
+    lm: LanguageModel,
+    prompts: Sequence[tuple[Message, ...]],
+    seeds: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+) -> list[Response]:
+    """One completion of each conversation, without blanks around it; seeds have 64 bits."""
+    requests = [
+        GenerateRequest(
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=TOP_P,
+            seed=seed >> 33,  # what fits 31 bits is taken by every endpoint
+            stream=seed >> 1,
+            truncate_prompt=False,
+        )
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return [replace(one, text=one.text.strip()) for one in lm.generate(requests)]
+
+
+def choose_options(
+    lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], options: Sequence[str]
+) -> list[str | None]:
+    """Which of several answers the model gives to each conversation; None where it names none of them."""
+    chosen = lm.choose([ChoiceRequest(prompt=prompt, options=tuple(options)) for prompt in prompts])
+    return [None if one.index is None else options[one.index] for one in chosen]

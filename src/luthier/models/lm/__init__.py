@@ -1,0 +1,1 @@
+"""Language models as they are asked: one interface over weights on this machine and OpenAI-compatible endpoints."""

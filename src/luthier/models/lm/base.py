@@ -1,0 +1,211 @@
+"""The one interface for asking a language model, and the requests and responses that pass through it.
+
+A prompt is plain text, read as it stands, or the messages of a conversation, read through the model's chat template
+with the model's own prompt in front. Requests are given as whole lists: what they share is read once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from luthier.core.errors import ModelError
+from luthier.models.options import Normalise, Sums, normalise
+from luthier.text.messages import emptied
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.text.messages import Message
+
+Tools = tuple[dict[str, Any], ...]
+"""JSON schemas of the tools on offer."""
+Ability = Literal["generate", "continue", "loglikelihood", "loglikelihood_rolling", "embed"]
+"""What a model can be asked for: `continue` is to go on with plain text or with a begun answer."""
+ABILITIES: frozenset[Ability] = frozenset(get_args(Ability))
+"""All of them."""
+NO_LABEL = "(none of the labels)"
+"""What an answer that names no label counts as."""
+DIGITS = 6
+"""Decimals kept of log-probabilities: far below what could matter, far above float noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What would the model write after this prompt?"""
+
+    prompt: str | tuple[Message, ...]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    """Texts at the first of which the completion ends, without it."""
+    temperature: float = 0.0
+    """0 always takes the likeliest token."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this share are drawn from."""
+    seed: int | None = None
+    """What draws follow from; on this machine, with the request's place among those like it."""
+    stream: int | None = None
+    """The random stream to draw from on this machine, in place of the one that follows from seed and place."""
+    tools: Tools = ()
+    """Tools on offer in the conversation; an endpoint is offered none, since it would call them."""
+    continue_final_message: bool = False
+    """Whether the last message is the beginning of the assistant's answer, which is gone on with."""
+    truncate_prompt: bool = True
+    """Whether a prompt that is too long for the model loses its beginning; otherwise it is a `DataError`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoglikelihoodRequest:
+    """How likely is this continuation after this prompt? After messages, it is the assistant's whole answer."""
+
+    prompt: str | tuple[Message, ...]
+    continuation: str
+    greedy: bool = False
+    """Whether it is to be told if greedy decoding would write the continuation."""
+    tools: Tools = ()
+    truncate_prompt: bool = True
+    """Whether a prompt that is too long for the model loses its beginning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollingRequest:
+    """How likely is a whole text, however long, with nothing before it?"""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRequest:
+    """Which of several answers would the model give to this conversation?"""
+
+    prompt: tuple[Message, ...]
+    options: tuple[str, ...]
+    tools: Tools = ()
+
+
+Request = LoglikelihoodRequest | RollingRequest | GenerateRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """A model's answer to one request; what was not asked is empty or None."""
+
+    text: str = ""
+    """What was written, special tokens and the stop left out."""
+    tokens: int | None = None
+    """How many tokens were written, or over how many `logprob` is a sum; None where an endpoint does not count."""
+    finish_reason: Literal["stop", "length"] | None = None
+    """`stop` when the model ended by itself, `length` when it came to the limit."""
+    logprob: float | None = None
+    """Natural log-likelihood of the continuation or the text."""
+    is_greedy: bool | None = None
+    """Whether greedy decoding would write the continuation."""
+    truncated: int = 0
+    """Tokens of the prompt that were left out at its beginning, because the model reads no more at once."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended by itself."""
+        return self.finish_reason == "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The option that a model chose."""
+
+    index: int | None
+    """Its place among the options; None when the model named none of them."""
+    scores: list[float] | None = None
+    """A log-score of each option, comparable within the request; None when the model gives none."""
+
+    def label(self, labels: Sequence[str]) -> str:
+        """The label that stands where the chosen option does; `NO_LABEL` for none of them."""
+        return NO_LABEL if self.index is None else labels[self.index]
+
+    def by_label(self, labels: Sequence[str]) -> dict[str, float] | None:
+        """The scores by label."""
+        return None if self.scores is None else dict(zip(labels, self.scores, strict=True))
+
+
+class LanguageModel(ABC):
+    """A language model that can be asked; `abilities` says for what."""
+
+    name: str
+    digest: str
+    """Names all that decides its answers."""
+    abilities: frozenset[Ability]
+    classes: tuple[str, ...] = ()
+    """The classes of a model with a sequence head, which chooses among them and does nothing else."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
+        """What the model writes after each prompt."""
+
+    def stream(self, request: GenerateRequest) -> Iterator[str]:
+        """The same after one prompt, piece by piece where pieces can be had."""
+        yield self.generate([request])[0].text
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
+        """The log-likelihood of each continuation."""
+        raise self._unable("give the log-likelihood of a text")
+
+    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+        """The log-likelihood of each whole text."""
+        raise self._unable("give the log-likelihood of a text")
+
+    def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
+        """(conversations, width): the mean last hidden state over the last `max_tokens` tokens, at unit length."""
+        raise self._unable("embed a conversation")
+
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+        """The likeliest option of each, by log-likelihoods that are made alike as `how` says."""
+        totals = self._sums(requests)
+        priors: Sequence[Sums] = [()] * len(requests)
+        if how == "prior":
+            priors = self._sums([replace(one, prompt=emptied(one.prompt)) for one in requests])
+        rows = [normalise(how, row, prior) for row, prior in zip(totals, priors, strict=True)]
+        return [likeliest(row) for row in rows]
+
+    def ask(self, requests: Sequence[Request]) -> list[Response]:
+        """A response to each request; all are of one kind."""
+        match requests[0]:
+            case GenerateRequest():
+                return self.generate(cast("Sequence[GenerateRequest]", requests))
+            case LoglikelihoodRequest():
+                return self.loglikelihood(cast("Sequence[LoglikelihoodRequest]", requests))
+            case RollingRequest():
+                return self.loglikelihood_rolling(cast("Sequence[RollingRequest]", requests))
+
+    def _sums(self, requests: Sequence[ChoiceRequest]) -> list[Sums]:
+        """For each request, the log-likelihood of each option and its tokens."""
+        asked = [
+            LoglikelihoodRequest(prompt=one.prompt, continuation=option, tools=one.tools, truncate_prompt=False)
+            for one in requests
+            for option in one.options
+        ]
+        found = iter(sums_of(self.loglikelihood(asked)))
+        return [[next(found) for _ in one.options] for one in requests]
+
+    def _unable(self, what: str) -> ModelError:
+        return ModelError(f"{self.name} cannot {what}", remedy="ask only for what is in `abilities`")
+
+
+def sums_of(responses: Sequence[Response]) -> Sums:
+    """The log-likelihood of each continuation, and over how many tokens it is a sum."""
+    return [(one.logprob or 0.0, one.tokens or 0) for one in responses]
+
+
+def likeliest(scores: Sequence[float]) -> Choice:
+    """The option with the highest score, of equal ones the first."""
+    kept = [round(score, DIGITS) for score in scores]
+    return Choice(index=max(range(len(kept)), key=kept.__getitem__), scores=kept)
+
+
+def until(text: str, ends: tuple[str, ...]) -> str:
+    """A text up to the first of some ends, without it."""
+    for end in ends:
+        text = text.split(end, 1)[0] if end else text
+    return text

@@ -1,0 +1,139 @@
+"""Answers of language models kept by the content of what was asked, so that nobody is asked the same twice.
+
+What is kept together was asked together: a number never depends on which of its neighbours were known before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import canonical, digest_of
+from luthier.core.files import write_aside
+from luthier.core.revision import revision
+from luthier.models.lm.base import (
+    Choice,
+    ChoiceRequest,
+    GenerateRequest,
+    LanguageModel,
+    LoglikelihoodRequest,
+    Response,
+    RollingRequest,
+)
+from luthier.models.lm.local import LocalLM
+from luthier.models.lm.openai_client import EndpointLM
+from luthier.models.load import is_endpoint
+from luthier.models.options import Normalise
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.text.messages import Message
+
+_CODE = tuple(f"luthier.models.lm.{name}" for name in ("base", "local", "openai_client"))
+
+
+class AnswerCache:
+    """A folder of answers, by whoever gave them to what; `code` names further modules that decide them."""
+
+    made: int = 0
+    """How many answers were made rather than read."""
+    seconds: float = 0.0
+    """How long that took."""
+    cpu_s: float = 0.0
+    """And how long processors were busy with it."""
+
+    def __init__(self, folder: Path, *code: str) -> None:
+        self._folder = folder
+        self._by = digest_of([revision(*_CODE, *code), version("torch"), version("transformers")])
+
+    def or_made(self, asked: Any, make: Callable[[], list[Any]]) -> list[Any]:
+        """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""
+        path = self._folder / f"{digest_of([self._by, asked])}.json"
+        known = _read(path) if path.is_file() else None
+        if known is None:
+            started, started_cpu = time.perf_counter(), time.process_time()
+            known = make()
+            self.seconds += time.perf_counter() - started
+            self.cpu_s += time.process_time() - started_cpu
+            self.made += len(known)
+            write_aside(path, canonical(known).encode())
+        return known
+
+
+class CachingLM(LanguageModel):
+    """A model whose answers to each list of requests are kept; it is asked only for lists that are not known."""
+
+    def __init__(self, lm: LanguageModel, cache: AnswerCache) -> None:
+        self.lm, self._cache = lm, cache
+        self.name, self.digest, self.abilities, self.classes = lm.name, lm.digest, lm.abilities, lm.classes
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
+        """As the model behind it."""
+        return self._responses(self.lm.generate, requests)
+
+    def stream(self, request: GenerateRequest) -> Iterator[str]:
+        """As the model behind it; what is streamed is not kept."""
+        return self.lm.stream(request)
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
+        """As the model behind it."""
+        return self._responses(self.lm.loglikelihood, requests)
+
+    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+        """As the model behind it."""
+        return self._responses(self.lm.loglikelihood_rolling, requests)
+
+    def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
+        """As the model behind it; what is embedded is not kept."""
+        return self.lm.embed(conversations, max_tokens)
+
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+        """As the model behind it."""
+        return [Choice(**one) for one in self._kept(["choose", how], partial(self.lm.choose, how=how), requests)]
+
+    def _responses(self, verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]) -> list[Response]:
+        return [Response(**one) for one in self._kept([], verb, requests)]
+
+    def _kept(
+        self, settings: list[str], verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        if not requests:
+            return []
+        asked = [self.digest, *settings, [_record(one) for one in requests]]
+        return self._cache.or_made(asked, lambda: [vars(one) for one in verb(requests)])
+
+
+def open_lm(artifact: Artifact, kept: Path, **local: Any) -> LanguageModel:
+    """The language model of an artifact, whose answers are kept in a folder; `local` is for weights on this machine."""
+    if is_endpoint(artifact):
+        return EndpointLM.of(artifact, kept)
+    return CachingLM(LocalLM(artifact, **local), AnswerCache(kept))
+
+
+def _record(value: Any) -> Any:
+    """A request as JSON: its kind and settings, messages without defaults, tuples as lists."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(value, tuple | list):
+        return [_record(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return [type(value).__name__, {one.name: _record(getattr(value, one.name)) for one in fields(value)}]
+    return value
+
+
+def _read(path: Path) -> list[Any] | None:
+    """What a file holds; None when it is not whole, so that it is made anew."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return told if isinstance(told, list) else None

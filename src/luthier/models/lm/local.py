@@ -1,0 +1,332 @@
+"""A language model whose weights are on this machine: prompts that requests share are read once."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError
+from luthier.core.process import release_memory
+from luthier.models.lm.base import (
+    ABILITIES,
+    Choice,
+    ChoiceRequest,
+    GenerateRequest,
+    LanguageModel,
+    LoglikelihoodRequest,
+    Response,
+    RollingRequest,
+    Tools,
+    likeliest,
+    until,
+)
+from luthier.models.load import Dtype, base_folder, name_of, outputs_of
+from luthier.models.options import Normalise
+from luthier.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.models.beginnings import Beginnings
+    from luthier.models.decoder import Sampling, Stop
+    from luthier.models.load import Loaded
+    from luthier.text.ids import Text
+    from luthier.text.messages import Message
+    from luthier.text.plain import Pair
+
+PACK_TOKENS = 4096
+"""Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
+TAIL = 24
+"""Tokens at the end of what is being written in which a stop is looked for."""
+_EMBEDDED = 16
+"""Conversations that are embedded together."""
+
+
+class ModelCache:
+    """Has one model's weights at a time, for several models that are asked in turn, and the tokenizers of all."""
+
+    def __init__(self) -> None:
+        self._texts: dict[Path, Text] = {}
+        self._key: tuple[str, str] | None = None
+        self._loaded: Loaded | None = None
+        self._beginnings: Beginnings | None = None
+
+    def load(self, artifact: Artifact, dtype: Dtype) -> Loaded:
+        """A model's weights; those of the model before are let go."""
+        from luthier.models.load import load
+
+        if self._loaded is None or self._key != (artifact.digest, dtype):
+            self._loaded = self._beginnings = None
+            gc.collect()  # layers with a forward of their own hold themselves
+            release_memory()  # else the next model's weights come on top of what the last one's left
+            self._loaded = load(artifact, dtype)
+            self._key = (artifact.digest, dtype)
+        return self._loaded
+
+    def text(self, folder: Path) -> Text:
+        """Messages to ids and back for the model in a folder."""
+        from luthier.text.ids import Text
+
+        if folder not in self._texts:
+            self._texts[folder] = Text.load(folder)
+        return self._texts[folder]
+
+    @property
+    def beginnings(self) -> Beginnings:
+        """What prompts of the model that was loaded last began with."""
+        from luthier.models.beginnings import Beginnings
+
+        if self._beginnings is None:
+            self._beginnings = Beginnings()
+        return self._beginnings
+
+
+class LocalLM(LanguageModel):
+    """A model on this machine; its weights are read when it is first asked.
+
+    With `enable_prefix_caching`, what the prompts of one call begin with is found again by the next.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        dtype: Dtype = "auto",
+        *,
+        models: ModelCache | None = None,
+        before: Prompt | None = None,
+        enable_prefix_caching: bool = False,
+    ) -> None:
+        self.name, self.artifact, self.dtype = name_of(artifact), artifact, dtype
+        self.before = Prompt.of(artifact) if before is None else before
+        self.classes = outputs_of(artifact)
+        self.abilities = frozenset() if self.classes else ABILITIES
+        self._models, self._caches = models or ModelCache(), enable_prefix_caching
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]  # follows the prompt in front
+        """Names the weights, what they compute in, and the prompt in front."""
+        return digest_of([self.artifact.digest, self.dtype, self.before.digest, self._caches])
+
+    @property
+    def loaded(self) -> Loaded:
+        """The weights."""
+        return self._models.load(self.artifact, self.dtype)
+
+    @property
+    def text(self) -> Text:
+        """Messages to ids and back, without the prompt in front."""
+        return self._models.text(base_folder(self.artifact))
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model reads at once."""
+        config = self.loaded.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+
+    def with_prompt(self, before: Prompt) -> LocalLM:
+        """The same model with another prompt in front."""
+        found = copy.copy(self)
+        found.before = before
+        return found
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
+        """What is written after each prompt; requests with the same settings are answered together."""
+        found: dict[int, Response] = {}
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for index, one in enumerate(requests):
+            seed = one.seed if one.stream is None else None
+            how = (one.max_tokens, one.stop, one.temperature, one.top_p, seed, type(one.prompt))
+            groups.setdefault(how, []).append(index)
+        for indices in groups.values():
+            found |= dict(zip(indices, self._generate([requests[index] for index in indices]), strict=True))
+        return [found[index] for index in range(len(requests))]
+
+    def stream(self, request: GenerateRequest) -> Iterator[str]:
+        """The completion, token by token."""
+        from luthier.models.generate import stream
+
+        ids: list[int] = []
+        written = ""
+        ((prompt, _),), stop = self._prompts([request]), self._stop(request.stop)
+        for token in stream(self.loaded, prompt, request.max_tokens, stop, sampling=_sampling(request)):
+            ids.append(token)
+            so_far = self.text.decode(ids, special=False)
+            if so_far.endswith("\ufffd"):
+                continue  # half of a character: the rest comes with the next token
+            yield so_far[len(written) :]
+            written = so_far
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
+        """The log-likelihood of each continuation; of messages, to the end token."""
+        from luthier.models.generate import likelihoods
+
+        pairs = self._pairs(requests)
+        greedy = any(one.greedy for one in requests)
+        found = likelihoods(
+            self.loaded.model, [pair[:2] for pair in pairs], greedy=greedy, tokens=PACK_TOKENS, kept=self._beginnings
+        )
+        return [
+            Response(logprob=one.logprob, tokens=one.tokens, is_greedy=one.greedy, truncated=pair.cut)
+            for one, pair in zip(found, pairs, strict=True)
+        ]
+
+    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+        """The log-likelihood of each text, in windows of what the model reads at once."""
+        from luthier.models.generate import likelihoods
+        from luthier.text.plain import windows
+
+        parts = [windows(self.text, one.text, self.context) for one in requests]
+        found = iter(likelihoods(self.loaded.model, [pair[:2] for own in parts for pair in own], tokens=PACK_TOKENS))
+        sums = [[next(found) for _ in own] for own in parts]
+        return [
+            Response(logprob=sum(one.logprob for one in own), tokens=sum(one.tokens for one in own)) for own in sums
+        ]
+
+    def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
+        """(conversations, width): the mean last hidden state over the last `max_tokens` tokens, at unit length."""
+        import numpy as np
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        prompts = self._chat_ids([(one, ()) for one in conversations])
+        found: list[Any] = [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        model = self.loaded.model
+        device = next(model.parameters()).device
+        for start in range(0, len(order), _EMBEDDED):
+            indices = order[start : start + _EMBEDDED]
+            ids = [torch.tensor(prompts[index][-max_tokens:], device=device) for index in indices]
+            batch = pad_sequence(ids, batch_first=True)
+            mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+            with torch.no_grad():
+                told = model(input_ids=batch, attention_mask=mask, output_hidden_states=True, use_cache=False)
+            means = (told.hidden_states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            unit = torch.nn.functional.normalize(means, dim=1).double().cpu().numpy()
+            for index, mean in zip(indices, unit, strict=True):
+                found[index] = mean
+        return np.stack(found)
+
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+        """The likeliest option of each; a sequence head names its classes, whatever `how` says."""
+        if not self.classes:
+            return super().choose(requests, how)
+        if unknown := sorted({option for one in requests for option in one.options} - {*self.classes}):
+            what = f"the model's head has no class {unknown[0]!r}"
+            raise DataError(what, remedy=f"it was tuned to name {', '.join(self.classes)}")
+        rows = self.classify([(one.prompt, one.tools) for one in requests])
+        places = [[self.classes.index(option) for option in one.options] for one in requests]
+        return [likeliest([row[place] for place in own]) for row, own in zip(rows, places, strict=True)]
+
+    def classify(self, prompts: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[list[float]]:
+        """The log-probability of each of `classes` after each conversation, with the tools on offer in it."""
+        from luthier.models.generate import label_scores
+
+        return label_scores(self.loaded.model, self._chat_ids(prompts), tokens=PACK_TOKENS, kept=self._beginnings)
+
+    def reward(self, conversations: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[float]:
+        """The reward of each conversation that ends with an answer, with the tools on offer in it."""
+        from luthier.models.generate import rewards
+
+        wrapped = [self.before.wrap(messages) for messages, _ in conversations]
+        rows = self.text.encode_many(wrapped, [tools for _, tools in conversations])
+        return rewards(self.loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS, kept=self._beginnings)
+
+    def count_tokens(self, prompt: Sequence[Message], tools: Tools = ()) -> int:
+        """How many tokens are read before the answer to a conversation."""
+        return len(self._chat_ids([(prompt, tools)])[0])
+
+    def _generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
+        """What is written after prompts that are to be answered in the same manner."""
+        from luthier.models.generate import generate
+
+        how = requests[0]
+        prompts = self._prompts(requests)
+        completions = generate(
+            self.loaded,
+            [ids for ids, _ in prompts],
+            how.max_tokens,
+            self._stop(how.stop),
+            sampling=_sampling(how),
+            streams=[index if one.stream is None else one.stream for index, one in enumerate(requests)],
+        )
+        return [self._response(ids, how.stop, cut) for ids, (_, cut) in zip(completions, prompts, strict=True)]
+
+    def _response(self, ids: Sequence[int], stop: tuple[str, ...], cut: int) -> Response:
+        ends = self.text.end_ids
+        written = self.text.decode([one for one in ids if one not in ends], special=False)
+        kept = until(written, stop)
+        finished = (bool(ids) and ids[-1] in ends) or kept != written
+        return Response(text=kept, tokens=len(ids), finish_reason="stop" if finished else "length", truncated=cut)
+
+    def _prompts(self, requests: Sequence[GenerateRequest]) -> list[tuple[list[int], int]]:
+        """Ids of prompts of one kind, and how many were left out at their beginnings."""
+        prompts = self._whole_prompts(requests)
+        cuts = [
+            max(0, len(ids) + one.max_tokens - self.context) if one.truncate_prompt else 0
+            for ids, one in zip(prompts, requests, strict=True)
+        ]
+        return [(ids[cut:], cut) for ids, cut in zip(prompts, cuts, strict=True)]
+
+    def _whole_prompts(self, requests: Sequence[GenerateRequest]) -> list[list[int]]:
+        from luthier.text.plain import plain_ids
+
+        if isinstance(requests[0].prompt, str):
+            return plain_ids(self.text, [cast("str", one.prompt) for one in requests])
+        asked = [(cast("tuple[Message, ...]", one.prompt), one.tools) for one in requests]
+        begun = [one.continue_final_message for one in requests]
+        whole = iter(self._chat_ids([one for one, goes_on in zip(asked, begun, strict=True) if not goes_on]))
+        return [self._begun(*one) if goes_on else next(whole) for one, goes_on in zip(asked, begun, strict=True)]
+
+    def _begun(self, messages: Sequence[Message], tools: Tools) -> list[int]:
+        """Ids of a conversation whose last message is the beginning of an answer."""
+        ids, (begun,) = self.text.options(self.before.wrap(messages[:-1]), [messages[-1].content], tools)
+        return [*ids, *(one for one in begun if one not in self.text.end_ids)]
+
+    def _chat_ids(self, asked: Sequence[tuple[Sequence[Message], Tools]]) -> list[list[int]]:
+        return self.text.prompts([self.before.wrap(messages) for messages, _ in asked], [tools for _, tools in asked])
+
+    def _pairs(self, requests: Sequence[LoglikelihoodRequest]) -> list[Pair]:
+        """Ids of prompts and continuations, in the order of the requests."""
+        from luthier.text.plain import Pair, pairs
+
+        found: list[Pair] = []
+        key = attrgetter("prompt", "tools", "truncate_prompt")
+        for (prompt, tools, cuts), run in groupby(requests, key=key):
+            continuations = [one.continuation for one in run]
+            if isinstance(prompt, str):
+                found += pairs(self.text, [(prompt, one) for one in continuations], self.context)
+                continue
+            before, after = self.text.options(self.before.wrap(prompt), continuations, tools)
+            overs = [_over(before, ids, self.context) if cuts else 0 for ids in after]
+            found += [Pair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
+        return found
+
+    def _stop(self, ends: tuple[str, ...]) -> Stop:
+        """Where writing stops: at an end token, or where what was written last holds one of the ends."""
+        text = self.text
+        if not ends:
+            return text.end_ids
+        return lambda ids: ids[-1] in text.end_ids or until(text.decode(ids[-TAIL:]), ends) != text.decode(ids[-TAIL:])
+
+    @property
+    def _beginnings(self) -> Beginnings | None:
+        return self._models.beginnings if self._caches else None
+
+
+def _sampling(request: GenerateRequest) -> Sampling:
+    from luthier.models.decoder import Sampling
+
+    seed = request.seed if request.stream is None else None
+    return Sampling(temperature=request.temperature, top_p=request.top_p, seed=seed or 0)
+
+
+def _over(before: Sequence[int], after: Sequence[int], limit: int) -> int:
+    return max(0, min(len(before) - 1, len(before) + len(after) - limit - 1))
