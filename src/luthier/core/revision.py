@@ -52,7 +52,7 @@ _IMPORT = re.compile(
     r"|import (?P<plain>luthier[\w.]*))",
     re.MULTILINE,
 )
-_TYPING = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+[^\n]*\n|\n)+", re.MULTILINE)
+_TYPING = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t][^\n]*\n|\n)+", re.MULTILINE)
 _MEMBERS = re.compile(r"\b(?:members|member|part_of)\(\s*(?P<role>[A-Z]\w*)\b")
 _CLASS = re.compile(r'^class (?P<name>\w+)|^    home: ClassVar\[str\] = "(?P<home>[\w.*]+)"', re.MULTILINE)
 _NAME = re.compile(r"^\w+")
