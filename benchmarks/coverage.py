@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luthier.core.component import members
-from luthier.metrics.answers import Answers
 from luthier.metrics.columns import Column
-from luthier.metrics.metric import Metric, measure_all
+from luthier.metrics.intervals import wilson
+from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.paired import difference
-from luthier.metrics.resample import wilson
 
 SIZES = (30, 120, 500)
 GOAL = (0.90, 0.98)
@@ -127,7 +126,7 @@ def family(metrics: Sequence[Metric]) -> Family:
     return Family(trial, truth)
 
 
-def population(metrics: Sequence[Metric], model: int) -> Answers:
+def population(metrics: Sequence[Metric], model: int) -> EvalPredictions:
     """Many rows: labels of unequal frequency with overconfident scores, or texts of unequal difficulty.
 
     Models answer the same rows; the second is a little worse.
@@ -140,7 +139,7 @@ def population(metrics: Sequence[Metric], model: int) -> Answers:
     more |= {"logprobs": (-surprise).tolist(), "tokens": tokens.tolist()}
     names = sorted({name for metric in metrics for name in metric.scored})
     more["columns"] = {name: _numbers(name, own, tokens, surprise) for name in names}
-    return Answers.of(said, right, **more)
+    return EvalPredictions.of(said, right, **more)
 
 
 def _labels(
@@ -309,7 +308,7 @@ STRENGTHS = {"base": 0.0, "large": 1.2, "tuned": 0.8}
 
 def duels() -> Family:
     """Strengths from preferences of pairs, with ties and without."""
-    from luthier.metrics.strength import Duel, strengths
+    from luthier.metrics.bradley_terry import Duel, strengths
 
     def trial(rows: int, seed: int) -> dict[str, Span]:
         found = {}

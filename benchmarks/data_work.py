@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 STEPS: list[Any] = [
-    "normalise",
+    "normalize",
     {"kind": "language", "of": "answer"},
     {"kind": "quality", "rules": "gopher"},
     "pii",
@@ -27,7 +27,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "near copies": {"ops": [*STEPS[:-1], {"kind": "near_dedup", "threshold": 0.7}]},
     "exact copies": {"ops": [*STEPS[:-2], {"kind": "exact_dedup", "keep": "last"}, "near_dedup"]},
-    "one more": {"ops": [*STEPS, {"kind": "length", "at_least": 30}]},
+    "one more": {"ops": [*STEPS, {"kind": "length", "min": 30}]},
     "split": {"split": {"test": 50}},
 }
 """What may be set otherwise when the same corpus is prepared again."""
@@ -42,18 +42,18 @@ def prepare(
     change: str = "nothing",
 ) -> None:
     """What `luthier run` does in its step `data`."""
-    from luthier.core.events import Events
-    from luthier.core.step import Work
-    from luthier.data.passes.pipeline import Options
-    from luthier.data.passes.pipeline import prepare as run
+    from luthier.core.events import RunEvents
+    from luthier.core.step import StepContext
+    from luthier.data.engine.pipeline import Options
+    from luthier.data.engine.pipeline import prepare as run
     from luthier.data.steps.prepare import Prepare
 
     source = {"kind": "jsonl", "path": str(corpus), "answer": "text"}
     step = Prepare.model_validate({"source": source, "ops": list(steps), "task": "text", **CHANGES[change]})
     (folder / "made").mkdir(parents=True)
     (folder / "scratch").mkdir()
-    events = Events(lambda event: None if event.kind == "progress" else print(event.text)).of("data")
-    work = Work(
+    events = RunEvents(lambda event: None if event.kind == "progress" else print(event.text)).of("data")
+    work = StepContext(
         name="data",
         inputs={},
         folder=folder / "made",

@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.metrics.exchange import Exchange
+from luthier.metrics.martingale import Exchange
 from luthier.models.embedders.lsa import Lsa
-from luthier.monitor.held import sure
-from luthier.monitor.strangeness import Strangeness, words_of
+from luthier.monitor.baseline import DriftScorer, sure, words_of
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "banking77"
@@ -73,13 +72,13 @@ def requests() -> tuple[list[str], list[str]]:
     return [t for t, a in zip(texts, about, strict=True) if a], [t for t, a in zip(texts, about, strict=True) if not a]
 
 
-def numbers_of(known: list[str]) -> Strangeness:
+def numbers_of(known: list[str]) -> DriftScorer:
     """What is looked at of a text, learnt from known ones, as the signal `drift` does."""
     space = Lsa().space(known, base=Path(), seed=0)
-    return Strangeness(space, space.points(known), {word for text in known for word in words_of(text)})
+    return DriftScorer(space, space.points(known), {word for text in known for word in words_of(text)})
 
 
-def placed(numbers: Strangeness, texts: list[str]) -> NDArray[np.float64]:
+def placed(numbers: DriftScorer, texts: list[str]) -> NDArray[np.float64]:
     """The numbers of texts."""
     return numbers.of(texts, numbers.points(texts))
 

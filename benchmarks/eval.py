@@ -64,15 +64,15 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
     """10,000 bootstrap resamples of BLEU over 10,000 rows, beside sacrebleu's own bootstrap."""
     from sacrebleu.metrics.bleu import BLEU
 
-    from luthier.metrics.answers import Answers
-    from luthier.metrics.members.translation import Bleu
-    from luthier.metrics.resample import Job, intervals
+    from luthier.metrics.intervals import ResampleJob, intervals
+    from luthier.metrics.kinds.translation import Bleu
+    from luthier.metrics.metric import EvalPredictions
 
     rows, resamples = 10_000, 10_000
     predictions, references = texts(rows, 20)
     metric = Bleu()
-    block = metric.statistics(Answers.of(predictions, references))
-    job = Job(blocks=(block,), value=lambda sums: metric.value(sums[0]), span=metric.usual)
+    block = metric.statistics(EvalPredictions.of(predictions, references))
+    job = ResampleJob(blocks=(block,), value=lambda sums: metric.value(sums[0]), span=metric.usual)
     ours, peers = [], []
     for turn in range(1 if quick else 5):
         started = time.process_time()
@@ -99,8 +99,7 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
 def twenty_metrics(quick: bool) -> Iterator[dict[str, Any]]:
     """100,000 rows scored in twenty metrics with intervals, in one process: CPU seconds and peak memory."""
     from luthier.core.component import member
-    from luthier.metrics.answers import Answers
-    from luthier.metrics.metric import Metric, measure_all
+    from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 
     rows = 10_000 if quick else 100_000
     chance = random.Random(0)
@@ -108,9 +107,9 @@ def twenty_metrics(quick: bool) -> Iterator[dict[str, Any]]:
     references = chance.choices(labels, k=rows)
     predictions = [label if chance.random() < 0.8 else chance.choice(labels) for label in references]
     scores = [{label: (0.81 if label == one else 0.01) for label in labels} for one in predictions]
-    as_labels = Answers.of(predictions, references, label_scores=scores)
+    as_labels = EvalPredictions.of(predictions, references, label_scores=scores)
     likely = {"logprobs": [-chance.random() * 20 for _ in range(rows)], "tokens": [12] * rows}
-    as_texts = Answers.of(*texts(rows, 12), **likely)
+    as_texts = EvalPredictions.of(*texts(rows, 12), **likely)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     metrics = [member(Metric, name)(kind=name) for name in TWENTY]
     started = time.process_time()

@@ -164,10 +164,10 @@ def _task(folder: Path, **changes: Any) -> Path:
 
 
 def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[float, float]]:
-    from luthier.eval.task import Brief
-    from luthier.eval.tasks.harness import Harness
+    from luthier.eval.task import TaskContext
+    from luthier.eval.tasks.lm_eval import Harness
 
-    (exam,) = Harness(path=str(file), rows=rows).exams(Brief(base=file.parent, examples=(), say=print))
+    (exam,) = Harness(path=str(file), limit=rows).exams(TaskContext(base=file.parent, examples=(), say=print))
     graded = exam.graded(model.ask(exam.questions))
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 
@@ -206,7 +206,7 @@ def _by_transformers(loaded: Any, prompts: list[list[int]], limit: int, stop: li
 
 
 def _artifact() -> Any:
-    from luthier.flow.base_models import base_model
+    from luthier.recipe.models import base_model
 
     return base_model(MODEL)
 

@@ -30,12 +30,12 @@ from typing import Any
 
 import numpy as np
 
-from luthier.text.messages import Message
-from luthier.traffic.otlp import attributes
-from luthier.traffic.place import Keeping
-from luthier.traffic.read import traces
-from luthier.traffic.record import Trace
-from luthier.traffic.recorder import Recorder
+from luthier.chat.messages import Message
+from luthier.traces.otel import attributes
+from luthier.traces.record import Trace
+from luthier.traces.recorder import TraceRecorder
+from luthier.traces.retention import RetentionPolicy
+from luthier.traces.store import traces
 
 GOAL_US = 1000.0
 """A request waits for the redaction of its answer, and for one line that is appended."""
@@ -98,7 +98,7 @@ def recording(*, quick: bool) -> Iterator[Figure]:
     count = 2_000 if quick else 20_000
     folder = Path(tempfile.mkdtemp())
     ours, theirs = list[tuple[float, float]](), list[tuple[float, float]]()
-    with Recorder(folder) as recorder:
+    with TraceRecorder(folder) as recorder:
         recorder.record(request(count))
         recorder.flush()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -144,7 +144,7 @@ def _begin_s() -> float:
     """What compaction of a single request takes of the processor, libraries included."""
     folder = Path(tempfile.mkdtemp())
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with Recorder(folder, Keeping(segment_bytes=1)) as recorder:
+    with TraceRecorder(folder, RetentionPolicy(segment_bytes=1)) as recorder:
         recorder.record(request(0))
         recorder.flush()
         while not any(folder.glob("traces/*/*.parquet")):
@@ -216,10 +216,10 @@ Times = dict[tuple[str, str], list[float]]
 async def _ends(count: int) -> tuple[Times, float, str]:
     """How long each part took of so many requests of each sort, what was done beside for one, and what was counted."""
     from luthier.serve.app import build_app
-    from luthier.serve.case import Case
-    from luthier.serve.fleet import Fleet, Opened
-    from luthier.serve.gateway import Gateway
-    from luthier.traffic.keys import Ring
+    from luthier.serve.model_pool import Fleet, OpenModel
+    from luthier.serve.openai.request_state import RequestState
+    from luthier.serve.openai.server import Gateway
+    from luthier.traces.api_keys import KeyStore
 
     found: Times = {(part, kind): [] for part in ("ready", "ended", "counted") for kind in _CLOCKS}
     turns = [(stream, kind) for stream in (False, True) for kind in _CLOCKS]
@@ -234,25 +234,25 @@ async def _ends(count: int) -> tuple[Times, float, str]:
 
         return run
 
-    class Timed(Case):
-        prepare = timed("ready", Case.prepare)
+    class Timed(RequestState):
+        prepare = timed("ready", RequestState.prepare)
 
         def _end(self, *status: Any, **more: Any) -> None:
             if self.end is None:
                 timed("ended", super()._end)(*status, **more)
 
     class Timing(Gateway):
-        def _case(self, request: Any, prefix: str, asked: Any) -> Case:
+        def _case(self, request: Any, prefix: str, asked: Any) -> RequestState:
             return Timed(prefix, asked, self._told, None)
 
     folder = Path(tempfile.mkdtemp())
-    with Recorder(folder, Keeping(segment_bytes=4 << 20)) as recorder:
+    with TraceRecorder(folder, RetentionPolicy(segment_bytes=4 << 20)) as recorder:
         _warm(recorder)
-        fleet = Fleet(lambda word: Opened(word, _sleeper()))
+        fleet = Fleet(lambda word: OpenModel(word, _sleeper()))
         await fleet.prepare("m")
         serving = Timing(fleet, recorder=recorder)
         serving.meter.settle = timed("counted", serving.meter.settle)  # type: ignore[method-assign]  # to be timed
-        app = build_app(serving, ring=lambda: Ring({}, wanted=False))
+        app = build_app(serving, ring=lambda: KeyStore({}, required=False))
         before = _beside_s(recorder)
         for number in range(2 * count):
             stream, now = turns[number % len(turns)]
@@ -266,17 +266,17 @@ async def _ends(count: int) -> tuple[Times, float, str]:
 
 def _sleeper() -> Any:
     """A model that writes word by word, and whose last one comes a millisecond late."""
-    from luthier.serve.engine import Answering
-    from luthier.serve.query import Piece, Query, Usage
+    from luthier.serve.engine import ModelRunner
+    from luthier.serve.request import OutputChunk, Query, Usage
 
-    class Sleeper(Answering):
-        async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+    class Sleeper(ModelRunner):
+        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
             await asyncio.sleep(0.001)
             *words, last = _SAID.split(" ")
             for word in words:
-                yield Piece(text=f"{word} ")
+                yield OutputChunk(text=f"{word} ")
             await asyncio.sleep(0.001)
-            yield Piece(text=last, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
+            yield OutputChunk(text=last, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
 
     return Sleeper("d" * 32)
 
@@ -310,7 +310,7 @@ async def _ask(app: Any, number: int, *, stream: bool) -> None:
     assert sent[0]["status"] == 200
 
 
-def _warm(recorder: Recorder) -> None:
+def _warm(recorder: TraceRecorder) -> None:
     """Let everything be loaded that is needed, and Parquet be made once."""
     for number in range(6000):
         recorder.record(request(number))
@@ -318,7 +318,7 @@ def _warm(recorder: Recorder) -> None:
         time.sleep(0.01)
 
 
-def _beside_s(recorder: Recorder) -> float:
+def _beside_s(recorder: TraceRecorder) -> float:
     """Processor time of the recorder's thread and of compaction so far."""
     if recorder._compaction is not None:
         recorder._compaction.wait()
@@ -369,38 +369,42 @@ def _gateway(kind: str) -> Iterator[http.client.HTTPConnection]:
 
 def gateway(kind: str) -> None:
     """Serve a model that answers at once, watched or not; prints the port."""
-    from luthier.core.ledger import Ledger
-    from luthier.serve.case import Case
-    from luthier.serve.engine import Answering
-    from luthier.serve.fleet import Fleet, Opened
-    from luthier.serve.gateway import Gateway
-    from luthier.serve.query import Piece, Query, Usage
-    from luthier.serve.ring import RingWatch
-    from luthier.serve.running import Place, run_gateway
+    from luthier.core.db import Ledger
+    from luthier.serve.auth import RingWatch
+    from luthier.serve.engine import ModelRunner
+    from luthier.serve.model_pool import Fleet, OpenModel
+    from luthier.serve.openai.request_state import RequestState
+    from luthier.serve.openai.server import Gateway
+    from luthier.serve.request import OutputChunk, Query, Usage
+    from luthier.serve.server import ServerSettings, run_gateway
 
-    class AtOnce(Answering):
-        async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
-            yield Piece(text=_SAID, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
+    class AtOnce(ModelRunner):
+        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+            yield OutputChunk(text=_SAID, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
 
-    class Unwatched(Case):
+    class Unwatched(RequestState):
         def _end(self, *status: Any, **more: Any) -> None:
             """Nobody is told."""
 
     class Unwatching(Gateway):
-        def _case(self, request: Any, prefix: str, asked: Any) -> Case:
+        def _case(self, request: Any, prefix: str, asked: Any) -> RequestState:
             return Unwatched(prefix, asked, self._told, None)
 
-    async def run(folder: Path, recorder: Recorder | None) -> None:
-        fleet = Fleet(lambda word: Opened(word, AtOnce("d" * 32)))
+    async def run(folder: Path, recorder: TraceRecorder | None) -> None:
+        fleet = Fleet(lambda word: OpenModel(word, AtOnce("d" * 32)))
         serving = Gateway(fleet, recorder=recorder) if recorder is not None else Unwatching(fleet)
         with Ledger(folder / "ledger.db") as ledger:
             await run_gateway(
-                serving, ["m"], Place(port=0), RingWatch(ledger), tell=lambda here: print(here.port, flush=True)
+                serving,
+                ["m"],
+                ServerSettings(port=0),
+                RingWatch(ledger),
+                tell=lambda here: print(here.port, flush=True),
             )
 
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder = Path(place)
-        recorder = stack.enter_context(Recorder(folder / "traffic")) if kind == "watched" else None
+        recorder = stack.enter_context(TraceRecorder(folder / "traffic")) if kind == "watched" else None
         asyncio.run(run(folder, recorder))
 
 
@@ -409,7 +413,7 @@ def keeping(*, quick: bool) -> Iterator[Figure]:
     count, most = (20_000, 1 << 20) if quick else (100_000, 4 << 20)
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("LUTHIER_BENCH_DIR")))
     chance, words = np.random.default_rng(0), np.array(_ASKED.split())
-    with Recorder(folder, Keeping(segment_bytes=most // 2, most_bytes=most)) as recorder:
+    with TraceRecorder(folder, RetentionPolicy(segment_bytes=most // 2, most_bytes=most)) as recorder:
         began = time.perf_counter()
         for number in range(count):
             told = request(number)
@@ -475,8 +479,8 @@ _SEGMENT = 10_000
 
 def _count_day(folder: Path, day: datetime, rows: int) -> None:
     """A day's counts, put together as the day goes on and once it is over."""
-    from luthier.traffic.compact import merge, write_groups
-    from luthier.traffic.rollup import rollup
+    from luthier.traces.compact import merge, write_groups
+    from luthier.traces.store import rollup
 
     chance = np.random.default_rng(day.day)
     for place, begin in enumerate(range(0, rows, _SEGMENT)):
@@ -491,7 +495,7 @@ def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) 
     """A segment's requests without their texts."""
     import pyarrow as pa
 
-    from luthier.traffic.tables import SCHEMAS
+    from luthier.traces.tables import SCHEMAS
 
     schema, step = SCHEMAS["traces"], 86_400_000_000 // rows
     at = np.datetime64(day.replace(tzinfo=None), "us") + np.arange(begin, begin + _SEGMENT) * step
@@ -517,19 +521,19 @@ def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) 
 
 def _open_segment(folder: Path, at: datetime) -> int:
     """A segment that is half full; returns how many requests it holds."""
-    from luthier.traffic.segment import Line, Segment, encode_lines
+    from luthier.traces.segment import Segment, SegmentLine, encode_lines
 
     count = _SEGMENT // 2
     lines = (request(number).model_copy(update={"at": at}) for number in range(count))
     segment = Segment(folder, "open")
-    segment.write(encode_lines(Line("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
+    segment.write(encode_lines(SegmentLine("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
     segment.close()
     return count
 
 
 def query(folder: Path) -> None:
     """What a dashboard shows; prints how long it took and how much memory."""
-    from luthier.traffic.rollup import dashboard
+    from luthier.traces.store import dashboard
 
     began = time.perf_counter()
     found = dashboard(folder)

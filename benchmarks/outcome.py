@@ -36,15 +36,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from luthier.core.paths import cache_folder
-from luthier.core.wheel import fetch_wheel, member
-from luthier.data.intake.propose import propose, render_recipe
-from luthier.flow.recipe import Recipe
+from luthier.core.files import cache_folder
+from luthier.core.system.packages import fetch_wheel, member
+from luthier.data.suggest.propose import propose, render_recipe
+from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
-    from luthier.flow.run import Result
-    from luthier.metrics.answers import Answers
+    from luthier.metrics.metric import EvalPredictions
+    from luthier.recipe.runner import RunResult
 
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "data"
@@ -144,14 +144,14 @@ def _ours(bench: Bench, arm: str) -> dict[str, Any]:
     tune, report = result["tune"].artifact, result["report"].artifact
     mine, its = _answers(report, "tuned"), _answers(report, bench.plain)
     settings = result["tune"].artifact.manifest.settings
-    tuned = tune.read_json("tuned.json")
+    tuned = tune.read_json("training.json")
     return {
         "classes": bench.table.classes,
         "train": tuned["rows"],
         "test": len(mine),
         "seed": bench.seed,
         "epochs": settings["epochs"],
-        "rows_per_step": settings["rows_per_step"],
+        "batch_size": settings["batch_size"],
         "steps": tuned["steps"],
         "learning_rate": tuned["learning_rate"],
         bench.metric: _value(bench, mine),
@@ -162,7 +162,7 @@ def _ours(bench: Bench, arm: str) -> dict[str, Any]:
     }
 
 
-def _run(bench: Bench, arm: str = "new") -> Result:
+def _run(bench: Bench, arm: str = "new") -> RunResult:
     """What an arm's recipe makes; parts that are known are taken from the store."""
     settings = _recipe(bench)
     if arm != "new":
@@ -220,7 +220,7 @@ def _peer(bench: Bench) -> dict[str, Any]:
 
 def _rows_for_peer(data: Artifact, path: Path) -> None:
     """The training rows as TRL reads them: the conversation, and the answer as its completion."""
-    from luthier.text.dataset import read_examples
+    from luthier.artifacts.dataset import read_examples
 
     with path.open("w", encoding="utf-8") as file:
         for example in read_examples(data, "train"):
@@ -228,14 +228,14 @@ def _rows_for_peer(data: Artifact, path: Path) -> None:
             file.write(json.dumps({"prompt": before, "completion": [last]}) + "\n")
 
 
-def _peer_answers(bench: Bench, result: Result, adapter: Path) -> Answers:
+def _peer_answers(bench: Bench, result: RunResult, adapter: Path) -> EvalPredictions:
     """TRL's model on the test rows, asked as the report asks ours."""
     import shutil
 
-    from luthier.core.digest import digest_of, files_digest
-    from luthier.core.events import Events
-    from luthier.eval.ask import Model, Question, answer_cache, ask
-    from luthier.eval.rows import choose
+    from luthier.core.events import RunEvents
+    from luthier.core.hashing import digest_of, files_digest
+    from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, answer_cache, ask
+    from luthier.eval.task import choose
 
     recipe = Recipe.load(bench.folder / "recipe.yaml")
     tune, step, store = result["tune"].artifact, recipe.steps["report"], recipe.plan().store
@@ -243,22 +243,22 @@ def _peer_answers(bench: Bench, result: Result, adapter: Path) -> Answers:
     if not store.has(digest):
         folder, _ = store.begin(digest)
         shutil.copytree(adapter, folder / "adapter")
-        (folder / "tuned.json").write_text('{"technique": "trl"}', encoding="utf-8")
+        (folder / "training.json").write_text('{"technique": "trl"}', encoding="utf-8")
         store.finish(tune.manifest.model_copy(update={"digest": digest, "files": []}), {})
-    asked = {name: getattr(step, name) for name in ("normalise", "max_new_tokens", "dtype")}
-    question = Question(**asked, likelihood=False)
-    voice = Model.of(store.open(digest), question, name="trl", title="TRL")
+    asked = {name: getattr(step, name) for name in ("normalize", "max_new_tokens", "dtype")}
+    question = InferenceSettings(**asked, likelihood=False)
+    voice = LocalEvaluatedModel.of(store.open(digest), question, name="trl", title="TRL")
     task = choose(result["data"].artifact, "test", None)
-    return task.answers(ask(voice, task, answer_cache(bench.folder / "answers"), Events().of("trl")))
+    return task.answers(ask(voice, task, answer_cache(bench.folder / "answers"), RunEvents().of("trl")))
 
 
-def _answers(report: Artifact, model: str) -> Answers:
-    from luthier.eval.tables import read_answers
+def _answers(report: Artifact, model: str) -> EvalPredictions:
+    from luthier.eval.predictions import read_answers
 
     return read_answers(report, model)[1]
 
 
-def _value(bench: Bench, answers: Answers) -> float:
+def _value(bench: Bench, answers: EvalPredictions) -> float:
     from luthier.metrics.metric import measure_all
 
     return round(measure_all([_metric(bench)], answers)[0].value, 3)
@@ -271,7 +271,7 @@ def _metric(bench: Bench) -> Any:
     return member(Metric, bench.metric).model_validate({"kind": bench.metric})
 
 
-def _against(bench: Bench, mine: Answers, its: Answers, name: str) -> dict[str, Any]:
+def _against(bench: Bench, mine: EvalPredictions, its: EvalPredictions, name: str) -> dict[str, Any]:
     """Ours minus another's."""
     from luthier.metrics.paired import compare
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from luthier.data.pii.proof import Labelled
-from luthier.text.pii.found import Found, PiiKind
+from luthier.pii.span import PiiKind, PiiSpan
 
 SYNTH = Path(__file__).parents[2] / "shared" / "data" / "pii_synth_small" / "generated_large_600.json"
 _SYNTH_KINDS: dict[str, PiiKind] = {
@@ -291,11 +291,11 @@ def addresses(
 
 def _filled(sentence: str, value: Callable[[], tuple[PiiKind, str]]) -> Labelled:
     text, at = "", 0
-    spans: list[Found] = []
+    spans: list[PiiSpan] = []
     for slot in _SLOT.finditer(sentence):
         text += sentence[at : slot.start()]
         kind, written = value()
-        spans.append(Found(len(text), len(text) + len(written), kind, written))
+        spans.append(PiiSpan(len(text), len(text) + len(written), kind, written))
         text, at = text + written, slot.end()
     return Labelled(text + sentence[at:], tuple(spans))
 
@@ -372,7 +372,7 @@ def synth(half: int | None = None) -> list[Labelled]:
         if half is not None and hashlib.sha256(template.encode()).digest()[0] % 2 != half:
             continue
         spans = [
-            Found(one["start_position"], one["end_position"], _SYNTH_KINDS[one["entity_type"]], one["entity_value"])
+            PiiSpan(one["start_position"], one["end_position"], _SYNTH_KINDS[one["entity_type"]], one["entity_value"])
             for one in row["spans"]
             if one["entity_type"] in _SYNTH_KINDS
         ]

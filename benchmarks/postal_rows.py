@@ -13,7 +13,7 @@ from benchmarks.postal_sentences import LOOK_ALIKES, SENTENCES
 from benchmarks.postal_values import COUNTRIES, SCRIPTS, filled, value
 
 from luthier.data.pii.proof import Labelled
-from luthier.text.pii.found import Found
+from luthier.pii.span import PiiSpan
 
 _NEUTRAL = 0.3
 _SMALL, _LARGE, _LINES, _NO_COMMAS = 0.06, 0.03, 0.12, 0.05
@@ -33,7 +33,7 @@ def postal(group: str, each: int, seed: int = 2026) -> Iterator[Labelled]:
             sentence = draw.choice(SENTENCES[""] if draw.random() < _NEUTRAL else own)
             before, behind = (part.replace("{{", "{").replace("}}", "}") for part in sentence.split("{a}"))
             address = _written(draw, value(draw, name), is_latin=group != SCRIPTS)
-            span = Found(len(before), len(before) + len(address), "address", address)
+            span = PiiSpan(len(before), len(before) + len(address), "address", address)
             yield Labelled(before + address + behind, (span,))
 
 

@@ -122,10 +122,10 @@ def _run(script: str, objective: str, steps: int) -> dict[str, Any]:
 
 def pairs() -> list[tuple[list[dict[str, str]], str, str]]:
     """Prompt, preferred answer and the other one, of pairs that both sides can read whole."""
-    from luthier.text.ids import Text
-    from luthier.text.preference import transcript
+    from luthier.chat.preference import transcript
+    from luthier.chat.tokenizer import ChatTokenizer
 
-    text = Text.load(model_folder())
+    text = ChatTokenizer.load(model_folder())
     found = []
     for line in (DATA / "hh_rlhf" / "harmless_base.jsonl").read_text(encoding="utf-8").splitlines():
         chosen, rejected = (transcript(json.loads(line)[name]) or () for name in ("chosen", "rejected"))
@@ -149,7 +149,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
     """Tune by the step that recipes use, and tell of what came after the warm-up."""
     import torch
 
-    from luthier.flow.base_models import base_model
+    from luthier.recipe.models import base_model
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
@@ -161,7 +161,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
         step = Tune.model_validate(
             {
                 "data": "data", "technique": {"kind": "lora", "r": 16}, "objective": {"kind": objective},
-                "epochs": steps * PAIRS_PER_STEP / len(rows), "rows_per_step": PAIRS_PER_STEP, "learning_rate": 5e-5,
+                "epochs": steps * PAIRS_PER_STEP / len(rows), "batch_size": PAIRS_PER_STEP, "learning_rate": 5e-5,
                 "warmup": 0, "precision": "bfloat16", "spike": 1e9,
             }
         )  # fmt: skip
@@ -196,12 +196,12 @@ class _Reading(_Watch):
 
 
 def _examples() -> list[Any]:
-    from luthier.text.messages import Example, Message, Origin
+    from luthier.chat.messages import Example, ExampleOrigin, Message
 
     found = []
     for at, (prompt, chosen, rejected) in enumerate(pairs()):
         messages = [Message.model_validate(turn) for turn in (*prompt, {"role": "assistant", "content": chosen})]
-        origin = Origin(source="benchmark", file="hh_rlhf", line=at)
+        origin = ExampleOrigin(source="benchmark", file="hh_rlhf", line=at)
         meta = {"rejected": rejected}
         found.append(Example(id=str(at), origin=origin, kind="preference", messages=tuple(messages), meta=meta))
     return found

@@ -42,16 +42,16 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
     """Tune by the step that recipes use."""
     import torch
 
-    from luthier.flow.base_models import base_model
-    from luthier.text.messages import Example, Message, Origin
-    from luthier.tune.rollout.desk import Desk
+    from luthier.chat.messages import Example, ExampleOrigin, Message
+    from luthier.recipe.models import base_model
+    from luthier.tune.rollout.sampler import RolloutSampler
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
     torch.set_num_threads(1)
-    writing = _timed(Desk, "answer")
+    writing = _timed(RolloutSampler, "answer")
     rows = [
-        Example(id=str(at), origin=Origin(source="benchmark", file="gsm8k", line=at), kind="chat",
+        Example(id=str(at), origin=ExampleOrigin(source="benchmark", file="gsm8k", line=at), kind="chat",
                 messages=(Message(role="user", content=text), Message(role="assistant", content="-")))
         for at, text in enumerate(questions(PROMPTS * steps))
     ]  # fmt: skip
@@ -59,10 +59,10 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         shop = replace(bench(Path(scratch), rows), heard=watch)
         objective = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": SUM}], "shown": 0,
-                     "rollout": {"samples": SAMPLES, "max_new_tokens": NEW_TOKENS}}  # fmt: skip
+                     "rollout": {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS}}  # fmt: skip
         step = Tune.model_validate(
             {"data": "data", "technique": {"kind": "lora", "r": 16}, "objective": objective, "warmup": 0,
-             "rows_per_step": PROMPTS, "learning_rate": 5e-5, "precision": precision}
+             "batch_size": PROMPTS, "learning_rate": 5e-5, "precision": precision}
         )  # fmt: skip
         made = shop.tune(step, SEED, base_model("smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]

@@ -19,8 +19,8 @@ from pathlib import Path
 
 HOME = Path(__file__).parent.parent
 TESTS = {
-    "tests/flow/test_serve_reliability.py": "",
-    "tests/traffic/test_recorder.py": "killed",
+    "tests/commands/test_serve_reliability.py": "",
+    "tests/traces/test_recorder.py": "killed",
     "tests/serve/test_description.py": "makes_the_server_fail",
     "tests/api/test_description.py": "",
     "tests/api/test_fine_tuning.py": "survive",

@@ -57,7 +57,7 @@ def sixteen_mixed(quick: bool) -> Iterator[dict[str, Any]]:
 
 def shared_prompt(quick: bool) -> Iterator[dict[str, Any]]:
     """CPU time to the first token of a prompt of 480 tokens, with nine tenths of it read for somebody else before."""
-    from luthier.models.decoder import Ask, Decoder
+    from luthier.models.generation.engine import Decoder, GenerationRequest
 
     loaded, ids = _opened("bfloat16")
     long = (ids * 6)[:480]
@@ -67,8 +67,10 @@ def shared_prompt(quick: bool) -> Iterator[dict[str, Any]]:
         for warm in (False, True):
             decoder = Decoder(loaded)
             if warm:
-                _written(decoder, [Ask(ids=[*long[:432], turn], max_new_tokens=1, stop=())])
-            ask = Ask(ids=[*long[:432], *(100 + turn + at for at in range(48))], max_new_tokens=1, stop=())
+                _written(decoder, [GenerationRequest(ids=[*long[:432], turn], max_new_tokens=1, stop=())])
+            ask = GenerationRequest(
+                ids=[*long[:432], *(100 + turn + at for at in range(48))], max_new_tokens=1, stop=()
+            )
             times.append(_cpu(lambda decoder=decoder, ask=ask: _written(decoder, [ask]))[0])
         ratios.append(times[1] / times[0])
         print(
@@ -84,8 +86,8 @@ def eight_adapters(quick: bool) -> Iterator[dict[str, Any]]:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from luthier.models.decoder import Ask, Decoder
-    from luthier.models.load import Loaded
+    from luthier.models.generation.engine import Decoder, GenerationRequest
+    from luthier.models.load import LoadedModel
 
     loaded, ids = _opened("bfloat16")
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -96,14 +98,14 @@ def eight_adapters(quick: bool) -> Iterator[dict[str, Any]]:
         for name, one in model.named_parameters():
             if "lora_B" in name:
                 one.normal_(std=0.02)
-    own = Loaded(model=model.eval(), folder=loaded.folder, name="eight", digest="")
+    own = LoadedModel(model=model.eval(), folder=loaded.folder, name="eight", digest="")
     ratios = []
     for turn in range(2 if quick else 5):
         times = []
         for many in (1, 8):
             decoder = Decoder(own)
             asks = [
-                Ask(ids=ids[3 * at : 3 * at + 40], max_new_tokens=32, stop=(), adapter=f"a{at % many}")
+                GenerationRequest(ids=ids[3 * at : 3 * at + 40], max_new_tokens=32, stop=(), adapter=f"a{at % many}")
                 for at in range(16)
             ]
             times.append(_cpu(lambda decoder=decoder, asks=asks: _written(decoder, asks))[0])
@@ -118,7 +120,7 @@ def rounding(quick: bool) -> Iterator[dict[str, Any]]:
     """How far log-probabilities in bf16 lie from fp32's, ours and transformers', over the same text."""
     import torch
 
-    from luthier.models.decoder import Ask, Decoder
+    from luthier.models.generation.engine import Decoder, GenerationRequest
 
     loaded, ids = _opened("float32")
     wanted = torch.log_softmax(loaded.model(torch.tensor([ids])).logits[0, :-1], -1)
@@ -127,7 +129,7 @@ def rounding(quick: bool) -> Iterator[dict[str, Any]]:
     own = []
     decoder = Decoder(narrow)
     for end in range(1, len(ids), 4 if quick else 1):
-        ask = Ask(ids=ids[:end], max_new_tokens=1, stop=(), top_logprobs=wanted.shape[1])
+        ask = GenerationRequest(ids=ids[:end], max_new_tokens=1, stop=(), top_logprobs=wanted.shape[1])
         (one,) = _written(decoder, [ask])
         row = torch.full((wanted.shape[1],), float("-inf"))
         row[[token for token, _ in one.top]] = torch.tensor([value for _, value in one.top])
@@ -171,12 +173,14 @@ def _written(decoder: Any, asks: list[Any]) -> list[Any]:
 
 def _beside(name: str, loaded: Any, asks: list[tuple[list[int], int]], quick: bool, goal: float) -> dict[str, Any]:
     """Tokens per CPU-second of asks that come together, over those of `generate` with one padded batch."""
-    from luthier.models.decoder import Ask, Decoder
+    from luthier.models.generation.engine import Decoder, GenerationRequest
 
     print(f"\n{name}", flush=True)
-    told = [Ask(ids=ids, max_new_tokens=limit, stop=()) for ids, limit in asks]
+    told = [GenerationRequest(ids=ids, max_new_tokens=limit, stop=()) for ids, limit in asks]
     tokens = sum(limit for _, limit in asks)
-    _written(Decoder(loaded), [Ask(ids=asks[0][0][:9], max_new_tokens=2, stop=())])  # finds out how the model is read
+    _written(
+        Decoder(loaded), [GenerationRequest(ids=asks[0][0][:9], max_new_tokens=2, stop=())]
+    )  # finds out how the model is read
     _padded(loaded, [(asks[0][0][:9], 2)])
     ours, theirs = [], []
     for turn in range(1 if quick else 3):

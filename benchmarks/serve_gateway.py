@@ -55,16 +55,16 @@ def label_routing(quick: bool) -> Iterator[dict[str, Any]]:
     `label` does, text and all; the peer runs each message with each label through transformers as a row of its own."""
     import torch
 
+    from luthier.chat.messages import Message
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.load import load
     from luthier.serve.engines.label import _Asked, _Judge
-    from luthier.text.ids import Text
-    from luthier.text.messages import Message
 
     _one_thread()
     torch.set_grad_enabled(False)
     loaded = load(_artifact(), dtype="bfloat16")
     loaded.model.requires_grad_(requires_grad=False)
-    text = Text.load(loaded.folder)
+    text = ChatTokenizer.load(loaded.folder)
     judge = _Judge(loaded, text, {label: label for label in LABELS}, (), "sum")
     asked = [_Asked((Message(role="system", content=SYSTEM), Message(role="user", content=words))) for words in ASKED]
     told = text.options(asked[0].messages, LABELS)
@@ -103,17 +103,17 @@ def label_routing(quick: bool) -> Iterator[dict[str, Any]]:
 
 def gateway_overhead(quick: bool) -> Iterator[dict[str, Any]]:
     """What a request costs when the model costs nothing: CPU of gateway and client together, and the time it takes."""
-    from luthier.serve.engine import Answering
-    from luthier.serve.query import Piece, Query, Usage
+    from luthier.serve.engine import ModelRunner
+    from luthier.serve.request import OutputChunk, Query, Usage
     from serving import serving
 
-    class Nothing(Answering):
+    class Nothing(ModelRunner):
         """Says 32 words at once."""
 
-        async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
             for _ in range(31):
-                yield Piece(text="word ")
-            yield Piece(text="end", finish="stop", usage=Usage(prompt_tokens=8, completion_tokens=32))
+                yield OutputChunk(text="word ")
+            yield OutputChunk(text="end", finish="stop", usage=Usage(prompt_tokens=8, completion_tokens=32))
 
     count = 300 if quick else 2000
     with tempfile.TemporaryDirectory() as place, serving({"m": Nothing("d" * 32)}, Path(place) / "ledger.db") as served:
@@ -192,8 +192,8 @@ def _ours() -> Iterator[Server]:
 
 @contextmanager
 def _theirs(program: str) -> Iterator[Server]:
-    from luthier.models.export import export
-    from luthier.serve.neighbour import Neighbour
+    from luthier.models.export.checkpoint import export
+    from luthier.serve.subprocess_server import Neighbour
 
     beside = Neighbour()
     try:

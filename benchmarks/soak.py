@@ -27,7 +27,7 @@ import numpy as np
 
 CLIENTS = 6
 EVERY_S = 1.0
-ENGINE = "{kind: torch, tokens: 4096}"
+ENGINE = "{kind: torch, max_num_batched_tokens: 4096}"
 
 
 class Look(NamedTuple):

@@ -22,14 +22,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.digest import code_digest, digest_of
+from luthier.core.hashing import code_digest, digest_of
 from luthier.core.store import Store
 
 MEGABYTE = 1_000_000
 STEP_S = 60.0
 GOAL_SHARE = 0.02
 GOAL_LOOKUPS = 1000
-PACKAGES = ("luthier.core", "luthier.text", "luthier.models", "luthier.metrics", "luthier.tune")
+PACKAGES = (
+    "luthier.core",
+    "luthier.chat",
+    "luthier.pii",
+    "luthier.lang",
+    "luthier.artifacts",
+    "luthier.models",
+    "luthier.metrics",
+    "luthier.tune",
+)
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ class Work(NamedTuple):
     """What is tuned: rows, how many a step, in which numbers, and which weights."""
 
     rows: str
-    rows_per_step: int
+    batch_size: int
     precision: str = "bfloat16"
     technique: str = "lora"
 
@@ -159,7 +159,7 @@ def _two_cores(name: str, work: Work, rounds: int) -> dict[str, Any]:
     a shared machine take of either core what they like; beside it, what two such trainings of one thread gain that run
     at once and know nothing of each other: no way to share the work can gain more from this machine."""
     print(f"\n{name}: {work}", flush=True)
-    steps = (4 if work.rows_per_step == 32 else 8) + WARM
+    steps = (4 if work.batch_size == 32 else 8) + WARM
     ways: dict[str, Callable[[], float]] = {
         "one core": lambda: _run("ours", work, steps, 1)["rows_per_s"],
         "two cores": lambda: _run("ours", work, steps, 2)["rows_per_s"],
@@ -281,16 +281,16 @@ def _turns(question: str, answer: str, system: str = "") -> list[dict[str, str]]
 
 def model_folder() -> Path:
     """The real SmolLM2, made once."""
-    from luthier.flow.base_models import base_model
+    from luthier.recipe.models import base_model
 
     return base_model("smollm2-135m-instruct").folder
 
 
-def order(count: int, steps: int, rows_per_step: int) -> list[int]:
+def order(count: int, steps: int, batch_size: int) -> list[int]:
     """Which rows the steps see, one after another: the same for ours and the peer."""
-    from luthier.tune.schedule import Course
+    from luthier.tune.training.schedule import BatchSampler
 
-    course = Course(seed=SEED, count=count, epochs=1, rows_per_step=rows_per_step)
+    course = BatchSampler(seed=SEED, count=count, epochs=1, batch_size=batch_size)
     return [at for step in range(steps) for at in course.lessons_of(step)]
 
 
@@ -311,8 +311,8 @@ def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
     flops, log = _tuned(job, steps, threads, watch)
     cpu, wall = (watch.times[-1][at] - watch.times[WARM - 1][at] for at in (0, 1))
     return {
-        "rows_per_cpu_s": job.rows_per_step * (steps - WARM) / cpu,
-        "rows_per_s": job.rows_per_step * (steps - WARM) / wall,
+        "rows_per_cpu_s": job.batch_size * (steps - WARM) / cpu,
+        "rows_per_s": job.batch_size * (steps - WARM) / wall,
         "flops_per_cpu_s": sum(flops[WARM:]) / cpu,
         "peak_bytes": peak_bytes(),
         "loss": [one["loss"] for one in log],
@@ -346,8 +346,8 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
     """Operations that each step needs and the log of a training, which a watch hears."""
     import torch
 
-    from luthier.flow.base_models import base_model
     from luthier.models.describe import describe
+    from luthier.recipe.models import base_model
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
@@ -359,8 +359,8 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
             {
                 "data": "data",
                 "technique": {"kind": job.technique, **({"r": 16} if job.technique == "lora" else {})},
-                "epochs": steps * job.rows_per_step / len(rows),
-                "rows_per_step": job.rows_per_step,
+                "epochs": steps * job.batch_size / len(rows),
+                "batch_size": job.batch_size,
                 "learning_rate": 2e-4,
                 "warmup": 0,
                 "precision": job.precision,
@@ -376,14 +376,14 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
 
 def _lessons(job: Work, rows: Sequence[Any], steps: int) -> list[list[Any]]:
     """The rows that each optimizer step reads."""
-    from luthier.text.ids import Text
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.objectives.sft import Sft
 
-    lessons = list(Sft().lessons(rows, Text.load(model_folder())))
-    chosen = order(len(lessons), steps, job.rows_per_step)
+    lessons = list(Sft().build_training_examples(rows, ChatTokenizer.load(model_folder())))
+    chosen = order(len(lessons), steps, job.batch_size)
     return [
-        [row for at in chosen[begin : begin + job.rows_per_step] for row in lessons[at].rows]
-        for begin in range(0, len(chosen), job.rows_per_step)
+        [row for at in chosen[begin : begin + job.batch_size] for row in lessons[at].rows]
+        for begin in range(0, len(chosen), job.batch_size)
     ]
 
 
@@ -393,7 +393,7 @@ def _products(job: Work, model: Any, rows: Sequence[Any]) -> int:
     A frozen weight takes part twice (forward, and the slope of its input), one that moves three times; attention's two
     products are each made three times over; the head reads learnt places only.
     """
-    from luthier.models.pack import pack
+    from luthier.models.packing.pack import pack
     from luthier.tune.techniques.lora import Lora
 
     made = pack(rows)
@@ -423,11 +423,11 @@ class _Watch(list[Any]):
 
 
 def _examples(job: Work, steps: int) -> Iterator[Any]:
-    from luthier.text.messages import Example, Message, Origin
+    from luthier.chat.messages import Example, ExampleOrigin, Message
 
     rows = _made(job, steps) if job.rows.startswith("made ") else conversations(job.rows)
     for at, turns in enumerate(rows):
-        origin = Origin(source="benchmark", file=job.rows, line=at)
+        origin = ExampleOrigin(source="benchmark", file=job.rows, line=at)
         messages = tuple(Message.model_validate(turn) for turn in turns)
         yield Example(id=str(at), origin=origin, kind="chat", messages=messages)
 
@@ -453,7 +453,7 @@ def _made(job: Work, steps: int) -> Iterator[list[dict[str, str]]]:
         "state",
     ]
     common = [draw.choice(words) for _ in range(shared)]
-    for _ in range(job.rows_per_step * steps):
+    for _ in range(job.batch_size * steps):
         own = [draw.choice(words) for _ in range(length - shared)]
         yield _turns(" ".join([*common, *own]), " ".join(draw.choice(words) for _ in range(8)))
 
@@ -463,14 +463,14 @@ def labels(threads: int) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from luthier.chat.messages import Message
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.generate import score_options
     from luthier.models.load import open_folder
-    from luthier.text.ids import Text
-    from luthier.text.messages import Message
 
     torch.set_num_threads(threads)
     folder = model_folder()
-    text, rows = Text.load(folder), conversations("banking")
+    text, rows = ChatTokenizer.load(folder), conversations("banking")
     names = json.loads((DATA / "banking77" / "categories.json").read_text())
     names = [name.replace("_", " ").lower() for name in names]
     asked = [tuple(Message(**turn) for turn in turns[:-1]) for turns in rows[:10]]

@@ -41,7 +41,7 @@ def theirs(work: list[Any], steps: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     job = Work(*work)
     rows = conversations(job.rows)
-    chosen = [rows[at] for at in order(len(rows), steps, job.rows_per_step)]
+    chosen = [rows[at] for at in order(len(rows), steps, job.batch_size)]
     data = Dataset.from_list([{"prompt": turns[:-1], "completion": turns[-1:]} for turns in chosen])
     times: list[tuple[float, float]] = []
     losses: list[float] = []
@@ -56,7 +56,7 @@ def theirs(work: list[Any], steps: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(
             output_dir=folder,
-            per_device_train_batch_size=job.rows_per_step,
+            per_device_train_batch_size=job.batch_size,
             max_length=1024,
             max_steps=steps,
             report_to="none",
@@ -80,7 +80,7 @@ def theirs(work: list[Any], steps: int, threads: int) -> dict[str, Any]:
         )
         trainer.train()
     cpu, wall = (times[-1][at] - times[0][at] for at in (0, 1))
-    seen = job.rows_per_step * (len(times) - 1)
+    seen = job.batch_size * (len(times) - 1)
     return {"rows_per_cpu_s": seen / cpu, "rows_per_s": seen / wall, "peak_bytes": peak_bytes(), "loss": losses}
 
 

@@ -15,10 +15,9 @@ from typing import Any
 import typer
 
 from luthier.cli.app import app
-from luthier.core.described import descriptions
-from luthier.flow.parts import all_roles, part_named, parts_of, settings_of
-from luthier.flow.recipe import Recipe
-from luthier.flow.schema import recipe_schema
+from luthier.commands.components import all_roles, part_named, parts_of, settings_of
+from luthier.core.component import descriptions
+from luthier.recipe.schema import Recipe, recipe_schema
 
 HERE = Path(__file__).parent
 

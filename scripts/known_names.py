@@ -10,9 +10,9 @@ import re
 import sys
 from pathlib import Path
 
+from luthier.commands.components import all_roles
 from luthier.core.component import members
-from luthier.flow.parts import all_roles
-from luthier.traffic.record import Feedback, Trace
+from luthier.traces.record import Feedback, Trace
 
 SEAMS = "needs_reference Other Recorder Route Resolver Models shadow retire"
 """Fields of a role that no member sets yet, and classes that a test defines to be found."""

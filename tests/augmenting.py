@@ -16,18 +16,18 @@ from typing import Any
 import polars as pl
 import pytest
 
+from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.core.events import Event, Events
-from luthier.core.step import Work
-from luthier.data.augment.rows import Rows
-from luthier.data.augment.wishes import seed_of
-from luthier.data.augmenter import Around, Augmenter, Wish
-from luthier.data.passes.pipeline import Options, prepare
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.step import StepContext
+from luthier.data.augment.requests import seed_of
+from luthier.data.augment.rows import SplitRows
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest
+from luthier.data.engine.pipeline import Options, prepare
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 from luthier.models.lm.cached import open_lm
-from luthier.models.sources.endpoint import Endpoint
-from luthier.text.dataset import DatasetSummary
+from luthier.models.sources.endpoint import EndpointModelSource
 from tests.endpoint import Body, Reply, completion
 
 THINGS = {
@@ -74,7 +74,7 @@ class Made:
     """The artifact of one making, and what was said."""
 
     artifact: Artifact
-    said: list[Event]
+    said: list[RunEvent]
 
     @property
     def summary(self) -> DatasetSummary:
@@ -122,7 +122,7 @@ def answer(body: Body) -> Reply:
 
 def endpoint_model(folder: Path, url: str) -> Artifact:
     """The artifact of a model behind an endpoint, as the step `base` makes it."""
-    source = Endpoint(url=url, model="helpful")
+    source = EndpointModelSource(url=url, model="helpful")
     source.fetch(folder, folder, lambda text: None)
     (folder / "model.json").write_text(json.dumps({"name": "helpful", "licence": None, "origin": "here"}))
     manifest = Manifest(
@@ -160,19 +160,19 @@ class Bench:
         return self._artifact(step, work, {})
 
     @cached_property
-    def train(self) -> Rows:
-        return Rows.read(self.data, ["train"], self.folder / "train.arrow")
+    def train(self) -> SplitRows:
+        return SplitRows.read(self.data, ["train"], self.folder / "train.arrow")
 
     @property
     def train_rows(self) -> int:
         return DatasetSummary.read(self.data).rows["train"]
 
-    def around(self) -> Around:
+    def around(self) -> AugmentContext:
         lm = open_lm(self.model, self.folder / "asked") if self.model is not None else None
-        return Around(self.train, self.folder, lm)
+        return AugmentContext(self.train, self.folder, lm)
 
-    def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[Wish]:
-        return [Wish(row, 0, seed_of(seed, kind, row.id, 0)) for row in list(self.train.rows())[:number]]
+    def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[AugmentRequest]:
+        return [AugmentRequest(row, 0, seed_of(seed, kind, row.id, 0)) for row in list(self.train.rows())[:number]]
 
     def augment(
         self,
@@ -182,7 +182,7 @@ class Bench:
         **settings: Any,
     ) -> Made:
         """One making of the step; the model is named when an augmenter asks one."""
-        said: list[Event] = []
+        said: list[RunEvent] = []
         asks = any(Augmenter.parse(one).needs_model() for one in augmenters) or settings.pop("model", None)
         model = self.model if asks else None
         named = {"model": "model"} if asks else {}
@@ -192,17 +192,17 @@ class Bench:
         step.make(work)
         return Made(self._artifact(step, work, inputs), said)
 
-    def _work(self, inputs: dict[str, Artifact], said: list[Event], seed: int = 7) -> Work:
+    def _work(self, inputs: dict[str, Artifact], said: list[RunEvent], seed: int = 7) -> StepContext:
         self.made += 1
         folder, scratch = self.folder / f"out{self.made}", self.folder / f"scratch{self.made}"
         folder.mkdir()
         scratch.mkdir(exist_ok=True)
-        events = Events(said.append).of("more")
-        return Work(
+        events = RunEvents(said.append).of("more")
+        return StepContext(
             name="more", inputs=inputs, folder=folder, scratch=scratch, base=self.folder, seed=seed, events=events
         )
 
-    def _artifact(self, step: Any, work: Work, inputs: dict[str, Artifact]) -> Artifact:
+    def _artifact(self, step: Any, work: StepContext, inputs: dict[str, Artifact]) -> Artifact:
         manifest = Manifest(
             digest=work.folder.name.rjust(32, "0"),
             kind=step.kind,

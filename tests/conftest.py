@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from pytest_socket import socket_allow_hosts
 
 from luthier.core.artifact import Artifact
-from luthier.core.process import share_processors
-from luthier.core.wheel import cached_wheel
+from luthier.core.system.packages import cached_wheel
+from luthier.core.system.process import share_processors
 from luthier.models.catalog import CATALOG, ENCODERS
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -86,7 +86,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def smollm2() -> Artifact:
     """The real SmolLM2-135M as a base artifact of this user's shared store; made when only its wheel is here."""
-    from luthier.flow.base_models import base_model
+    from luthier.recipe.models import base_model
 
     source = CATALOG[SMOLLM2].source
     if cached_wheel(source["package"], source["version"], source["sha256"]) is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.component import Component
-from luthier.core.described import descriptions
+from luthier.core.component import Component, descriptions
 
 
 def undescribed(part: type[Component]) -> list[str]:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthier.models.pack import Row
+from luthier.models.packing.pack import TokenRow
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.policy import Policy
-from luthier.tune.reading import read_rows
-from luthier.tune.rollout.desk import Questions
+from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt
 from luthier.tune.rollout.rollout import Rollout
-from luthier.tune.rollout.scoring import Scores
-from luthier.tune.rollout.writing import Answer, Prompt
-from luthier.tune.schedule import Course
+from luthier.tune.rollout.sampler import PromptDataset
+from luthier.tune.training.reference_logprobs import read_rows
+from luthier.tune.training.schedule import BatchSampler
 from tuning import examples
 
 END = 2
@@ -52,25 +51,27 @@ class Actor:
     def __init__(self, script: Script, model: Any) -> None:
         self._script, self.model = script, model
 
-    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+    def answer(self, prompts: Sequence[RolloutPrompt]) -> list[RolloutCompletion]:
         """The answers that stand in the script, in order."""
         script = self._script
         flat = [ids for some in script.answers for ids in some]
         told = [logps for some in script.written for logps in some] or [[-1.0] * len(ids) for ids in flat]
-        return [Answer(asked.ids, list(ids), list(logps), ids[-1] == END)
+        return [RolloutCompletion(asked.ids, list(ids), list(logps), ids[-1] == END)
                 for asked, ids, logps in zip(prompts, flat, told, strict=True)]  # fmt: skip
 
-    def judge(self, rewards: Sequence[Any], examples: Sequence[Any], answers: Sequence[Answer]) -> Scores:
+    def judge(
+        self, rewards: Sequence[Any], examples: Sequence[Any], answers: Sequence[RolloutCompletion]
+    ) -> RewardScores:
         """The rewards that stand in the script."""
         flat = [value for some in self._script.rewards for value in some]
         parts = [[value for some in part for value in some] for part in self._script.parts] or [flat] * len(rewards)
-        return Scores(flat, {reward.name: part for reward, part in zip(rewards, parts, strict=True)})
+        return RewardScores(flat, {reward.name: part for reward, part in zip(rewards, parts, strict=True)})
 
 
 class Guess:
     """Stands in a critic's place: a number for each learnt token, which follows from the token."""
 
-    def read(self, rows: Sequence[Row], tokens: int) -> list[list[float]]:
+    def read(self, rows: Sequence[TokenRow], tokens: int) -> list[list[float]]:
         """Between -1 and 1."""
         return [[(7 * row.ids[at] % 21 - 10) / 10 for at in row.targets] for row in rows]
 
@@ -78,9 +79,9 @@ class Guess:
 def rollout(policy: Policy, script: Script, model: Any) -> Rollout:
     """The real rollout over a script."""
     count = len(script.prompts)
-    rows = [Row(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
-    asked = Questions(lambda number: [rows[number]], lambda numbers: [examples(count)[at] for at in numbers], count)
-    course = Course(seed=0, count=count, epochs=1, rows_per_step=count, first=_in_order(count), first_epochs=1)
+    rows = [TokenRow(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
+    asked = PromptDataset(lambda number: [rows[number]], lambda numbers: [examples(count)[at] for at in numbers], count)
+    course = BatchSampler(seed=0, count=count, epochs=1, batch_size=count, first=_in_order(count), first_epochs=1)
     critic: Any = Guess() if isinstance(policy, ActorCritic) else None
     actor: Any = Actor(script, model)
     return Rollout(policy, actor, asked, course, 1 << 14, warn=_refuse, critic=critic)
@@ -89,7 +90,7 @@ def rollout(policy: Policy, script: Script, model: Any) -> Rollout:
 def written(model: Any, script: Script) -> list[list[list[float]]]:
     """How likely a script's answers are to a model."""
     rows = [
-        Row([*prompt, *ids], [0.0] * len(prompt) + [1.0] * len(ids))
+        TokenRow([*prompt, *ids], [0.0] * len(prompt) + [1.0] * len(ids))
         for prompt, some in zip(script.prompts, script.answers, strict=True)
         for ids in some
     ]
@@ -112,7 +113,7 @@ def policy_of(kind: str, script: Script, **fields: Any) -> Policy:
     from luthier.core.component import members
     from luthier.tune.objective import Objective
 
-    drawing = {"samples": len(script.answers[0]), "max_new_tokens": 6, **fields.pop("rollout", {})}
+    drawing = {"num_generations": len(script.answers[0]), "max_completion_length": 6, **fields.pop("rollout", {})}
     told = {"kind": kind, "rewards": [REGEX], "shown": 0, "rollout": drawing, **fields}
     made = members(Objective)[kind].model_validate(told)
     assert isinstance(made, Policy)

@@ -16,15 +16,14 @@ from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.artifact import Artifact
-from luthier.core.ledger import Ledger
+from luthier.core.db import Ledger
 from luthier.core.store import Store
-from luthier.serve.engine import Answering
-from luthier.serve.fleet import Fleet, Opened
-from luthier.serve.gateway import Gateway
-from luthier.serve.ring import RingWatch
-from luthier.serve.running import Listening, Place, run_gateway
-from luthier.traffic.record import END_FIELDS, Trace, TraceEnd, TraceStart
-from luthier.traffic.seams import Resolver
+from luthier.serve.auth import RingWatch
+from luthier.serve.engine import ModelRunner
+from luthier.serve.model_pool import Fleet, OpenModel
+from luthier.serve.openai.server import Gateway
+from luthier.serve.server import Listening, ServerSettings, run_gateway
+from luthier.traces.record import END_FIELDS, Resolver, Trace, TraceEnd, TraceStart
 from tuning import made
 from workshop import tiny_model
 
@@ -90,7 +89,7 @@ class Served:
 
 @contextmanager
 def serving(
-    models: Mapping[str, Answering | Callable[[], Answering]],
+    models: Mapping[str, ModelRunner | Callable[[], ModelRunner]],
     ledger: Path | str,
     *,
     resolver: Resolver | None = None,
@@ -103,9 +102,9 @@ def serving(
     heard, told, ended = Heard(), threading.Event(), list[bool]()
     found: list[Served] = []
 
-    def opener(word: str) -> Opened:
+    def opener(word: str) -> OpenModel:
         model = models[word]
-        return Opened(word, model if isinstance(model, Answering) else model())
+        return OpenModel(word, model if isinstance(model, ModelRunner) else model())
 
     async def run() -> None:
         gateway = Gateway(Fleet(opener), resolver=resolver, recorder=heard, deadline_s=deadline_s)
@@ -116,7 +115,7 @@ def serving(
 
         with Ledger(ledger) as opened:
             names = list(models) if open_now else []
-            place = Place(port=0, grace_s=grace_s)
+            place = ServerSettings(port=0, grace_s=grace_s)
             ended.append(await run_gateway(gateway, names, place, RingWatch(opened), tell=tell, **more))
 
     def whole() -> None:

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from tests.flow.test_chat_template import write_chats
+from tests.recipe.test_chat_template import write_chats
 from tests.workshop import tickets, tiny_model
 
 CLASSES = {

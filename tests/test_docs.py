@@ -19,16 +19,16 @@ import pytest
 import yaml
 
 from luthier.cli.app import run_command
+from luthier.commands import serve
+from luthier.commands.components import all_roles, part_named, parts_of, settings_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.data.operator import Operator
-from luthier.flow import serve
-from luthier.flow.parts import all_roles, part_named, parts_of, settings_of
-from luthier.flow.recipe import Recipe
 from luthier.models.describe import describe
+from luthier.recipe.schema import Recipe
 from luthier.tune.objective import Objective
 from luthier.tune.technique import AnyTechnique
-from tests.flow.test_chat_template import write_chats
+from tests.recipe.test_chat_template import write_chats
 from tests.watching import desk_traffic, write_log
 from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
 
@@ -55,7 +55,7 @@ tune_short: {kind: tune, data: data}
 tune_long: {kind: tune, data: data, epochs: 2}
 gold: {kind: tune, data: preferred, objective: reward}
 report: {kind: evaluate, data: data, model: tune}
-guess: {kind: propose, data: data, model: tune}
+guess: {kind: prelabel, data: data, model: tune}
 validate: {kind: validate, data: data}
 """
 """What the pages' YAML speaks of without saying it again."""
@@ -87,13 +87,13 @@ def python_blocks() -> list[tuple[str, str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the pages' commands make sense: a recipe that was run, tickets, predictions."""
     folder = tmp_path_factory.mktemp("docs")
-    small_recipe(folder, RECIPE + "  ask: {kind: assign, report: report, judges: [anna, ben]}\n" + MONITOR)
+    small_recipe(folder, RECIPE + "  ask: {kind: human_eval, evaluation: report, annotators: [anna, ben]}\n" + MONITOR)
     write_log(folder / "log.jsonl", desk_traffic(60))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run", "recipe.yaml"]) == 0
-        assert run_command(["judge", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
+        assert run_command(["rate", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
     _write_answers(folder)
     _write_traffic(folder / ".luthier" / "traffic")
     with pytest.MonkeyPatch.context() as patch:
@@ -104,8 +104,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _write_traffic(folder: Path) -> None:
     """Requests, most of them corrected, and one that the pages name."""
-    from luthier.traffic.write import write
-    from tests.traffic.conftest import opinion, trace
+    from luthier.traces.feedback import write
+    from tests.traces.conftest import opinion, trace
 
     asked = [trace(number, user=f"C-{number % 7}") for number in range(40)]
     said = [opinion(number, rating=-1, correction=f"In depot {number * 31 % 97}.") for number in range(2, 40)]
@@ -139,8 +139,8 @@ def _served_a_moment(models: Sequence[str], place: Any, *, tell: Callable[[Any],
 
 
 def _first_id() -> str:
-    from luthier.flow.locate import find_artifact
-    from luthier.text.dataset import read_examples
+    from luthier.artifacts.dataset import read_examples
+    from luthier.recipe.locate import find_artifact
 
     return read_examples(find_artifact("recipe.yaml:data").artifact, "test")[0].id
 
@@ -151,7 +151,7 @@ def test_the_commands_of_a_page_work_one_after_another(
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(place))
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(place / ".luthier" / "traffic"))
-    monkeypatch.setattr("luthier.flow.serve.serve", _served_a_moment)
+    monkeypatch.setattr("luthier.commands.serve.serve", _served_a_moment)
     for number, line in enumerate(commands()[page]):
         words = _typed(line)
         assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
@@ -237,7 +237,9 @@ def test_the_settings_that_other_tools_are_mapped_to_exist() -> None:
     known = {setting["name"] for part in parts for setting in settings_of(part)} | {*Recipe.model_fields}
     kinds = {*members(AnyTechnique), *members(Objective), *members(Operator), "prepare", "source"}
     page = (ROOT / "docs" / "howto" / "coming-from.md").read_text(encoding="utf-8").partition("## Training settings")[2]
-    rows = [line.split(" | ")[1] for line in page.partition("## lm-eval")[0].splitlines() if line.startswith("| `")]
+    lines = page.partition("## lm-eval")[0].splitlines()
+    rows = [line.split(" | ")[1] for line in lines if line.startswith("| `")]
+    rows += [line for line in lines if line.startswith("- in ") or "have the same names" in line]
     named = re.compile(r"`(?:(?:objective|technique|source)\.)?([a-z_]+(?:\.[a-z_]+)*)(?:: [\w-]+)?`")
     found = {name for row in rows for name in named.findall(row)}
     assert len(found) > 50

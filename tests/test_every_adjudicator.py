@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from documented import undescribed
 from luthier.core.component import members
 from luthier.data.adjudicator import Adjudicator, Verdicts
-from luthier.data.label.judgment import Judgment
+from luthier.data.annotation.annotations import Annotation
 
 KINDS = sorted(members(Adjudicator))
 VOTES = st.lists(
@@ -17,8 +17,8 @@ VOTES = st.lists(
 )
 
 
-def _items(votes: list[dict[str, str]]) -> list[list[Judgment]]:
-    return [[Judgment(who, label) for who, label in one.items()] for one in votes]
+def _items(votes: list[dict[str, str]]) -> list[list[Annotation]]:
+    return [[Annotation(who, label) for who, label in one.items()] for one in votes]
 
 
 def _close(one: Verdicts, two: Verdicts) -> bool:

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from documented import undescribed
+from luthier.artifacts.dataset import MADE
 from luthier.core.component import members
-from luthier.data.augmenter import Around, Augmenter, Draft, Wish
-from luthier.text.dataset import MADE
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft
 from tests.augmenting import Bench, answer, endpoint_model
 from tests.endpoint import serving
 
@@ -81,7 +81,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(folder, model=endpoint_model(tmp_path_factory.mktemp("model"), server.url))
 
 
-def drafts(augmenter: Augmenter, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+def drafts(augmenter: Augmenter, wishes: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
     return list(augmenter.write(wishes, around))
 
 
@@ -176,7 +176,7 @@ def test_bytes_depend_on_the_seed_and_not_on_the_size_of_a_wave(
     one, again, other = (bench.augment([settings_of(kind)], seed=seed) for seed in (3, 3, 4))
     assert one.files() == again.files()
     assert one.files() != other.files()
-    monkeypatch.setattr("luthier.data.augment.making.WAVE", 3)
+    monkeypatch.setattr("luthier.data.augment.loop.WAVE", 3)
     assert bench.augment([settings_of(kind)], seed=3).files() == one.files()
 
 

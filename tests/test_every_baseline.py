@@ -8,12 +8,11 @@ import pytest
 
 from documented import undescribed
 from eval.evaluations import example, label_examples, text_examples
+from luthier.chat.messages import Example, answer_of, question_of
 from luthier.core.component import members
 from luthier.eval.baseline import Baseline
 from luthier.eval.defaults import baselines_for
-from luthier.eval.pairs import OPTIONS, labelled
-from luthier.eval.rows import Task, TaskKind
-from luthier.text.messages import Example, answer_of, question_of
+from luthier.eval.task import OPTIONS, Task, TaskKind, labelled
 
 KINDS = members(Baseline)
 

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.monitor.channel import Channel, Post, Unsent
-from luthier.monitor.message import Message, Slice
+from luthier.monitor.alerts import AlertMessage, TrafficSlice
+from luthier.monitor.channel import Channel, DeliveryError, Post
 from watching import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +112,7 @@ def mailbox() -> Iterator[Mailbox]:
     controller.stop()
 
 
-def message(**more: Any) -> Message:
+def message(**more: Any) -> AlertMessage:
     told: dict[str, Any] = {
         "id": "m1",
         "tells": "firing",
@@ -128,11 +128,11 @@ def message(**more: Any) -> Message:
         "high": 0.86,
         "events": 200,
         "limit": 0.9,
-        "worst": Slice(column="product", value="<app> & shop", reading=0.6, events=50),
+        "worst": TrafficSlice(column="product", value="<app> & shop", reading=0.6, events=50),
         "examples": ("r1", "r2"),
         "act": "luthier monitor show recipe.yaml",
     }
-    return Message(**{**told, **more})
+    return AlertMessage(**{**told, **more})
 
 
 Told = Callable[[], list[str]]
@@ -206,7 +206,7 @@ def test_a_message_arrives_with_what_matters(bench: Bench, tells: str, tmp_path:
 
 
 def test_odd_texts_arrive(bench: Bench, tmp_path: Path) -> None:
-    bench.channel.send(message(monitor="süd\r\nBcc: x@example.com", story="日本語 🎻 <!channel>"), Post(tmp_path))
+    bench.channel.send(message(monitor="süd\r\nBcc: x@example.com", explanation="日本語 🎻 <!channel>"), Post(tmp_path))
     (text,) = bench.told()
     assert "süd" in text or "s\\u00fcd" in text
     assert "🎻" in text or "\\ud83c\\udfbb" in text
@@ -260,7 +260,7 @@ def test_a_web_hook_is_signed_as_the_standards_own_library_checks(
 def test_private_addresses_are_refused(kind: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK", url)
     channel = Channel.parse({"kind": kind, "url": "$HOOK"})
-    with pytest.raises(Unsent, match=r"private network.*`allow`"):
+    with pytest.raises(DeliveryError, match=r"private network.*`allow`"):
         channel.send(message(), Post(tmp_path))
 
 
@@ -268,7 +268,7 @@ def test_private_addresses_are_refused(kind: str, url: str, tmp_path: Path, monk
     "url", ["file:///etc/passwd", "ftp://example.com", "no url", "http://", "$NOT_SET", "http://exämple.com/"]
 )
 def test_addresses_that_are_none_are_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(Unsent, match=r"https://|NOT_SET"):
+    with pytest.raises(DeliveryError, match=r"https://|NOT_SET"):
         Channel.parse({"kind": "webhook", "url": url}).send(message(), Post(tmp_path))
 
 
@@ -277,7 +277,7 @@ def test_any_answer_but_success_is_told_and_no_redirect_followed(
     receiver: Receiver, tmp_path: Path, status: int
 ) -> None:
     receiver.status = status
-    with pytest.raises(Unsent, match=str(status)):
+    with pytest.raises(DeliveryError, match=str(status)):
         webhook(receiver).send(message(), Post(tmp_path))
     assert len(receiver.came) == 1
 
@@ -287,7 +287,7 @@ def test_an_error_does_not_tell_the_address(
 ) -> None:
     monkeypatch.setenv("HOOK", f"http://127.0.0.1:{receiver.port}/services/T0/B0/verysecret")
     receiver.status = 403
-    with pytest.raises(Unsent) as error:
+    with pytest.raises(DeliveryError) as error:
         Channel.parse({"kind": "slack", "url": "$HOOK", "allow": ["127.0.0.1"]}).send(message(), Post(tmp_path))
     assert "verysecret" not in str(error.value)
 
@@ -302,7 +302,7 @@ def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_told(tmp_pat
         slow = Channel.parse(
             {"kind": "webhook", "url": f"http://127.0.0.1:{port}/", "allow": ["127.0.0.1"], "timeout_s": 0.3}
         )
-        with pytest.raises(Unsent, match=r"0\.3 s"):
+        with pytest.raises(DeliveryError, match=r"0\.3 s"):
             slow.send(message(), Post(tmp_path))
 
 
@@ -333,17 +333,17 @@ def test_a_mail_server_is_logged_in_to(mailbox: Mailbox, tmp_path: Path, monkeyp
     mail(mailbox, user="me", password_env="MAIL_PASSWORD").send(message(), Post(tmp_path))
     assert mailbox.logins == [("me", "right")]
     monkeypatch.setenv("MAIL_PASSWORD", "wrong")
-    with pytest.raises(Unsent, match="535") as error:
+    with pytest.raises(DeliveryError, match="535") as error:
         mail(mailbox, user="me", password_env="MAIL_PASSWORD").send(message(), Post(tmp_path))
     assert "wrong" not in str(error.value).replace("wrong)", "")
-    with pytest.raises(Unsent, match="NOT_SET"):
+    with pytest.raises(DeliveryError, match="NOT_SET"):
         mail(mailbox, user="me", password_env="NOT_SET").send(message(), Post(tmp_path))
 
 
 def test_a_mail_server_without_tls_is_refused_where_tls_is_wanted(mailbox: Mailbox, tmp_path: Path) -> None:
-    with pytest.raises(Unsent, match="did not take the mail"):
+    with pytest.raises(DeliveryError, match="did not take the mail"):
         mail(mailbox, security="starttls").send(message(), Post(tmp_path))
-    with pytest.raises(Unsent, match="did not take the mail"):
+    with pytest.raises(DeliveryError, match="did not take the mail"):
         mail(mailbox, security="tls", timeout_s=2).send(message(), Post(tmp_path))
     assert mailbox.mails == []
     assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

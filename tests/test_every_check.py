@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from documented import undescribed
+from luthier.artifacts.findings import Finding
+from luthier.chat.messages import Message
 from luthier.core.component import members
 from luthier.core.errors import RecipeError
-from luthier.data.check import Check, Found
-from luthier.data.checking.material import Material, Seen
+from luthier.data.check import Check, CheckResult
 from luthier.data.steps.prepare import Prepare
 from luthier.data.steps.validate import Validate
+from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.lsa import Lsa
-from luthier.text.findings import Finding
-from luthier.text.messages import Message
 
 KINDS = sorted(members(Check))
 _WORDS = {
@@ -32,13 +32,13 @@ _FILLERS = "please today again my the new old order need help since monday canno
 _REPLIES = ("You can change the {} in your settings", "Our team looks at the {} and writes back within {} days.")
 
 
-def clean_rows(task: str, count: int = 480, seed: int = 0) -> list[Seen]:
+def clean_rows(task: str, count: int = 480, seed: int = 0) -> list[CheckRow]:
     """Rows without a fault: classes that their words decide, or replies of their own, in two groups."""
     chance = random.Random(seed)
     return [_row(task, number, chance) for number in range(count)]
 
 
-def _row(task: str, number: int, chance: random.Random) -> Seen:
+def _row(task: str, number: int, chance: random.Random) -> CheckRow:
     label = sorted(_WORDS)[number % len(_WORDS)]
     nouns = chance.sample(_WORDS[label].split(), 3)
     words = [*nouns, *chance.sample(_FILLERS.split(" "), chance.randint(4, 9))]
@@ -47,7 +47,7 @@ def _row(task: str, number: int, chance: random.Random) -> Seen:
     reply += _REPLIES[1].format(nouns[2], chance.randint(2, 40))
     answer = label if task == "label" else reply
     messages = (Message(role="user", content=" ".join(words)), Message(role="assistant", content=answer))
-    return Seen(
+    return CheckRow(
         id=f"{chance.getrandbits(64):016x}",
         split="test" if number % 4 == 3 else "train",
         messages=messages,
@@ -57,25 +57,25 @@ def _row(task: str, number: int, chance: random.Random) -> Seen:
     )
 
 
-def _shuffled_splits(rows: Sequence[Seen], seed: int) -> list[Seen]:
+def _shuffled_splits(rows: Sequence[CheckRow], seed: int) -> list[CheckRow]:
     """The same rows with splits drawn apart from everything else."""
     chance = random.Random(seed)
     return [replace(row, split="test" if chance.random() < 0.25 else "train") for row in rows]
 
 
-def material(check: Check, rows: Sequence[Seen], seed: int = 0) -> Material:
-    return Material(rows, task=_task(check), seed=seed)
+def material(check: Check, rows: Sequence[CheckRow], seed: int = 0) -> CheckData:
+    return CheckData(rows, task=_task(check), seed=seed)
 
 
 def _task(check: Check) -> Any:
     return "text" if "texts" in check.needs else "label"
 
 
-def looked(check: Check, rows: Sequence[Seen]) -> list[Found]:
+def looked(check: Check, rows: Sequence[CheckRow]) -> list[CheckResult]:
     return list(check.look(material(check, rows)))
 
 
-def told(found: Sequence[Found]) -> list[tuple[Finding, list[tuple[str, Any, str]]]]:
+def told(found: Sequence[CheckResult]) -> list[tuple[Finding, list[tuple[str, Any, str]]]]:
     return [(one.finding, [(row.id, score, note) for row, score, note in one.marks]) for one in found]
 
 
@@ -85,7 +85,7 @@ def check(request: pytest.FixtureRequest) -> Check:
 
 
 @pytest.fixture
-def clean(check: Check) -> list[Seen]:
+def clean(check: Check) -> list[CheckRow]:
     return _shuffled_splits(clean_rows(_task(check)), 1)
 
 
@@ -100,7 +100,7 @@ def test_is_documented(kind: str) -> None:
     assert Check.parse(check.settings()) == check
 
 
-def test_finds_the_fault_that_it_documents(check: Check, clean: list[Seen]) -> None:
+def test_finds_the_fault_that_it_documents(check: Check, clean: list[CheckRow]) -> None:
     planted = check.plant(clean)
     found = looked(check, planted.rows)
     assert any(one.finding.severity != "info" for one in found), "the planted fault is not worth a warning"
@@ -120,7 +120,7 @@ def test_is_silent_on_clean_data(check: Check) -> None:
     assert marked <= check.false_alarms * rows
 
 
-def test_is_pure_and_order_free(check: Check, clean: list[Seen]) -> None:
+def test_is_pure_and_order_free(check: Check, clean: list[CheckRow]) -> None:
     rows = list(check.plant(clean).rows)
     first = told(looked(check, rows))
     assert told(looked(check, rows)) == first
@@ -128,7 +128,7 @@ def test_is_pure_and_order_free(check: Check, clean: list[Seen]) -> None:
     assert told(looked(check, rows)) == first
 
 
-def test_says_its_numbers_and_a_remedy_that_a_recipe_takes(check: Check, clean: list[Seen]) -> None:
+def test_says_its_numbers_and_a_remedy_that_a_recipe_takes(check: Check, clean: list[CheckRow]) -> None:
     for rows in (clean, check.plant(clean).rows):
         found = looked(check, rows)
         assert {name for one in found for name in one.finding.numbers} == set(check.measures)
@@ -141,7 +141,7 @@ def test_says_its_numbers_and_a_remedy_that_a_recipe_takes(check: Check, clean: 
             assert all(
                 low <= number.value <= high for number in finding.numbers.values() for low, high in [number.ends]
             )
-            assert finding.remedy or finding.severity == "info", "what is wrong has a remedy"
+            assert finding.hint or finding.severity == "info", "what is wrong has a remedy"
             if finding.mend:
                 source = {"kind": "csv", "path": "rows.csv", "prompt": "text", "answer": "label"}
                 assert Prepare.model_validate({"kind": "prepare", "source": source, **yaml.safe_load(finding.mend)})
@@ -153,7 +153,7 @@ def test_every_setting_changes_something(check: Check) -> None:
 
     def all_told(one: Check) -> Any:
         try:
-            return [told(list(one.look(Material(rows, task=task)))) for task, rows in bench.items()]
+            return [told(list(one.look(CheckData(rows, task=task)))) for task, rows in bench.items()]
         except RecipeError as error:
             return str(error)
 

@@ -10,8 +10,7 @@ import pytest
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.models.embedder import Embedder, Space
-from luthier.models.kept_space import load_space, save_space
+from luthier.models.embeddings.base import Embedder, Space, load_space, save_space
 from workshop import tickets, tiny_encoder
 
 ROOT = Path(__file__).parent.parent

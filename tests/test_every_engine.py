@@ -7,15 +7,15 @@ import asyncio
 import pytest
 
 from documented import undescribed
+from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.core.errors import LuthierError
-from luthier.serve.engine import Answering, Engine
-from luthier.serve.query import Piece, Query, Whole
-from luthier.text.messages import Message
+from luthier.serve.engine import ModelRunner, ServingEngine
+from luthier.serve.request import AggregatedOutput, OutputChunk, Query
 from serving import model_in
 
-KINDS = sorted(members(Engine))
+KINDS = sorted(members(ServingEngine))
 QUERY = Query(messages=(Message(role="user", content="Where is the parcel?"),), max_tokens=6)
 
 
@@ -26,10 +26,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
-    member = members(Engine)[kind]
+    member = members(ServingEngine)[kind]
     assert member.summary()
     made = member()
-    assert Engine.parse(made.settings()) == made
+    assert ServingEngine.parse(made.settings()) == made
     assert undescribed(member) == []
 
 
@@ -38,7 +38,7 @@ def test_it_opens_a_model_or_says_why_not(kind: str, tiny: Artifact) -> None:
     """A plain model goes to some engines; the others name what is missing, and what to do."""
     found = _opened(kind, tiny)
     if isinstance(found, LuthierError):
-        assert found.remedy
+        assert found.hint
         return
     try:
         _keeps_its_promises(found)
@@ -46,19 +46,19 @@ def test_it_opens_a_model_or_says_why_not(kind: str, tiny: Artifact) -> None:
         asyncio.run(found.close())
 
 
-def _opened(kind: str, model: Artifact) -> Answering | LuthierError:
+def _opened(kind: str, model: Artifact) -> ModelRunner | LuthierError:
     try:
-        return members(Engine)[kind]().open(model)
+        return members(ServingEngine)[kind]().open(model)
     except LuthierError as error:
         return error
 
 
-def _keeps_its_promises(model: Answering) -> None:
-    async def ask(query: Query) -> list[Piece]:
+def _keeps_its_promises(model: ModelRunner) -> None:
+    async def ask(query: Query) -> list[OutputChunk]:
         return [piece async for piece in model.answer(query)]
 
     pieces = asyncio.run(ask(QUERY))
-    found = Whole()
+    found = AggregatedOutput()
     for piece in pieces:
         found.add(piece)
     assert [piece.finish is not None for piece in pieces] == [False] * (len(pieces) - 1) + [True]

@@ -12,24 +12,24 @@ import pytest
 import torch
 
 from documented import undescribed
+from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.component import members
 from luthier.core.errors import LuthierError
-from luthier.core.scorer import Desk as Scoring
+from luthier.core.scorer import ScorerContext as Scoring
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import packs
-from luthier.text.ids import Text
-from luthier.text.messages import Example, Message, Origin, example_id
-from luthier.tune.environment import Environment, Talk
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import packs
+from luthier.tune.environment import Environment, EnvironmentConversation
 from luthier.tune.environments.calculator import calculate
-from luthier.tune.reward import Bench as Judging
-from luthier.tune.rollout.desk import Desk, Questions
+from luthier.tune.reward import RewardContext as Judging
+from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt
 from luthier.tune.rollout.rollout import Rollout
-from luthier.tune.rollout.writing import Answer, Prompt
-from luthier.tune.schedule import Course
+from luthier.tune.rollout.sampler import PromptDataset, RolloutSampler
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.schedule import BatchSampler
 from policies import Script as Played
 from policies import policy_of
 from tuning import Bench, bench, chat, examples
@@ -62,9 +62,9 @@ SAID = ("4", "I need calc(12 * (3 + 4)), I think", "= 7/3", "calc(2 +)", "calc(1
         "```python\nprint(6 * 7)\n```", "```python\nraise ValueError('no')\n```")  # fmt: skip
 
 
-def talks() -> list[Talk]:
+def talks() -> list[EnvironmentConversation]:
     row = chat("How much is it?", "84").model_copy(update={"meta": {"more": ["And then?"]}})
-    return [Talk(row, (Message(role="assistant", content=said),)) for said in SAID]
+    return [EnvironmentConversation(row, (Message(role="assistant", content=said),)) for said in SAID]
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_function_of_the_users_own_is_told_all_and_runs_locked_in(place: Path)
     (place / "tool.py").write_text("def answer(turns, row):\n    open('/tmp/luthier-was-here', 'w')\n")
     with pytest.raises(LuthierError, match=r"answer failed on example \w+: PermissionError") as caught:
         made("python").answer(talks()[:1], place)
-    assert "mend tool.py" in str(caught.value.remedy)
+    assert "mend tool.py" in str(caught.value.hint)
     with pytest.raises(LuthierError, match=r"stopped after 0\.5 s"):
         made("python", path="slow.py", wall_s=0.5).answer(talks()[:1], place)
     with pytest.raises(LuthierError, match=r"there is no file gone\.py"):
@@ -161,24 +161,24 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
-class Told(Desk):
+class Told(RolloutSampler):
     """A desk whose model says what it is told to, by turns."""
 
     lines: tuple[str, ...] = ("I need calc(6 * 7) ```python\nprint(42)\n```", "It is 42.")
 
-    def _write(self, prompts: Any) -> list[Answer]:
+    def _write(self, prompts: Any) -> list[RolloutCompletion]:
         found = []
         for prompt in prompts:
             once = self.lines[0] in self.text.decode(prompt.ids)
             ids = [*self.text.tokenizer.encode(self.lines[once], add_special_tokens=False), min(self.text.end_ids)]
-            found.append(Answer(prompt.ids, ids, [-1.0] * len(ids), ended=True))
+            found.append(RolloutCompletion(prompt.ids, ids, [-1.0] * len(ids), ended=True))
         return found
 
 
 def told(shop: Bench, environment: Environment, base: Path) -> Told:
-    text = Text.load(shop.base.folder)
+    text = ChatTokenizer.load(shop.base.folder)
     scoring = Scoring(base=base, kept=base, say=print, model=Path)
-    return Told(text, 40, Judging(desk=scoring), environment=environment)
+    return Told(text, 40, Judging(scorer_context=scoring), environment=environment)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,15 +187,15 @@ def test_a_conversation_is_what_the_template_renders_and_the_environment_is_not_
 ) -> None:
     desk, row = told(shop, made(kind, turns=2), place), examples(1)[0]
     prompt = desk.text.prompt(row.messages[:-1])
-    (answer,) = desk.answer([Prompt(prompt, 7, row)])
+    (answer,) = desk.answer([RolloutPrompt(prompt, 7, row)])
     assert [turn.role for turn in answer.turns] == ["assistant", "user", "assistant"]
     whole = desk.text.encode([*row.messages[:-1], *answer.turns], learn="all")
     read = [*prompt, *answer.ids]
     assert read == whole.ids[: len(read)]
     mine = [False] * len(prompt) + answer.written
-    assert mine == whole.learnt[: len(read)]
+    assert mine == whole.loss_mask[: len(read)]
     assert len(answer.logprobs) == sum(mine)
-    assert desk.said(answer) == answer.turns[-1].content == desk.lines[1]
+    assert desk.decode(answer) == answer.turns[-1].content == desk.lines[1]
 
 
 @pytest.mark.parametrize("objective", ["grpo", "rloo", "reinforce++"])
@@ -204,17 +204,17 @@ def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, shop: B
     desk = told(shop, made(kind, turns=2), place)
     desk.model = open_folder(shop.base.folder, torch.float64)
     given = examples(2)
-    text = Text.load(shop.base.folder)
+    text = ChatTokenizer.load(shop.base.folder)
     policy = policy_of(objective, Played.drawn(2, 2), rollout={"environment": made(kind, turns=2).settings()})
-    lessons = policy.lessons(given, text)
-    asked = Questions(lambda at: list(lessons[at].rows), lambda some: [given[at] for at in some], 2)
-    course = Course(seed=0, count=2, epochs=1, rows_per_step=2)
+    lessons = policy.build_training_examples(given, text)
+    asked = PromptDataset(lambda at: list(lessons[at].rows), lambda some: [given[at] for at in some], 2)
+    course = BatchSampler(seed=0, count=2, epochs=1, batch_size=2)
     worth = iter([1.0, 0.0, 1.0, 0.0])
     desk.judge = lambda rewards, some, answers: _scores([next(worth) for _ in answers])  # type: ignore[method-assign]
     drawn = Rollout(policy, desk, asked, course, 1 << 14, warn=pytest.fail).draw(0)
     assert drawn.measures["turns"] == 2.0
     for row in drawn.rows:
-        assert sum(map(bool, row.learnt)) == drawn.measures["length"]
+        assert sum(map(bool, row.loss_weights)) == drawn.measures["length"]
     for pack in packs(drawn.rows, 1 << 14):
         loss = policy.loss(logprobs(desk.model, pack), pack, None)
         assert loss.total.isfinite()
@@ -222,17 +222,17 @@ def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, shop: B
 
 
 def _scores(total: list[float]) -> Any:
-    from luthier.tune.rollout.scoring import Scores
+    from luthier.tune.rollout.generate import RewardScores
 
-    return Scores(total, {"regex": total})
+    return RewardScores(total, {"regex": total})
 
 
 def test_a_tiny_model_learns_to_talk_and_its_reward_reads_the_last_turn(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    rollout = {"samples": 8, "max_new_tokens": 48, "environment": {"kind": "script", "lines": ["Why?"]}}
-    brief = {"kind": "length", "free": 0, "most": 200}
+    rollout = {"num_generations": 8, "max_completion_length": 48, "environment": {"kind": "script", "lines": ["Why?"]}}
+    brief = {"kind": "length", "free": 0, "max": 200}
     step = Tune(data="data", objective={"kind": "grpo", "rewards": [brief], "rollout": rollout}, technique=Lora(r=4),
-                rows_per_step=4, rows=16, epochs=1.0, learning_rate=1e-2, precision="float32")  # fmt: skip
+                batch_size=4, max_train_samples=16, epochs=1.0, learning_rate=1e-2, dtype="float32")  # fmt: skip
     lines = [json.loads(line) for line in (shop.tune(step).folder / "log.jsonl").read_text().splitlines()]
     assert all(1.0 <= line["turns"] <= 2.0 for line in lines)
     assert any(line["turns"] > 1.0 for line in lines)
@@ -244,7 +244,7 @@ SUMS = [(2, 3), (4, 5), (6, 7), (8, 9), (3, 8), (5, 6), (7, 4), (9, 2)]
 
 def talk(key: int, *said: str) -> Example:
     turns = tuple(Message(role="user" if at % 2 == 0 else "assistant", content=one) for at, one in enumerate(said))
-    origin = Origin(source="csv", file="sums.csv", line=key + 1)
+    origin = ExampleOrigin(source="csv", file="sums.csv", line=key + 1)
     return Example(id=example_id(turns, None, {}, key), origin=origin, kind="chat", messages=turns)
 
 
@@ -256,14 +256,14 @@ def test_a_tiny_model_learns_to_ask_the_calculator_rather_than_to_guess(tmp_path
         call = talk(3 * at, f"{a} * {b}?", f"calc({a} * {b})", str(a * b), str(a * b))
         rows += [call, *(talk(3 * at + more, f"{a} * {b}?", str(10 + at)) for more in (1, 2))]
     shop = bench(tmp_path / "shown", rows)
-    shown = Tune(data="data", technique=Full(), objective={"kind": "sft", "learn": "all"}, rows_per_step=8, epochs=80.0,
-                 learning_rate=3e-3, precision="float32")  # fmt: skip
+    shown = Tune(data="data", technique=Full(), objective={"kind": "sft", "train_on": "all"}, batch_size=8, epochs=80.0,
+                 learning_rate=3e-3, dtype="float32")  # fmt: skip
     start = shop.tune(shown)
     asked = bench(tmp_path / "asked", [talk(at, f"{a} * {b}?", str(a * b)) for at, (a, b) in enumerate(SUMS)])
-    rollout = {"samples": 8, "max_new_tokens": 16, "environment": {"kind": "calculator", "turns": 2}}
+    rollout = {"num_generations": 8, "max_completion_length": 16, "environment": {"kind": "calculator", "turns": 2}}
     objective = {"kind": "grpo", "rewards": ["numeric"], "rollout": rollout}
-    learns = Tune(data="data", technique=Lora(r=8), objective=objective, rows_per_step=8, epochs=24.0,
-                  learning_rate=5e-4, precision="float32")  # fmt: skip
+    learns = Tune(data="data", technique=Lora(r=8), objective=objective, batch_size=8, epochs=24.0,
+                  learning_rate=5e-4, dtype="float32")  # fmt: skip
     made = replace(shop, data=asked.data).tune(learns, model=start)
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     for name, by in (("reward", 0.15), ("turns", 0.15)):
@@ -290,7 +290,7 @@ def test_an_environment_that_fails_is_named(kind: Any, why: str, shop: Bench, pl
     desk = told(shop, kind.model_construct(kind=kind.__name__, turns=2, deadline_s=5.0, longest=9), place)
     row = examples(1)[0]
     with pytest.raises(LuthierError, match=f"the environment {kind.__name__} .*{why}"):
-        desk.answer([Prompt(desk.text.prompt(row.messages[:-1]), 7, row)])
+        desk.answer([RolloutPrompt(desk.text.prompt(row.messages[:-1]), 7, row)])
 
 
 class Slow(Environment):
@@ -305,8 +305,10 @@ class Slow(Environment):
 def test_programs_that_hang_in_many_conversations_do_not_end_a_training(shop: Bench, place: Path) -> None:
     desk = told(shop, Slow.model_construct(kind="slow", turns=2, deadline_s=5.0, longest=99), place)
     rows = examples(4)
-    found = desk.answer([Prompt(desk.text.prompt(row.messages[:-1]), None, row) for row in rows])
-    heard = [(answer.turns[1].content, row.id) for answer, row in zip(found, rows, strict=True) if answer.heard]
+    found = desk.answer([RolloutPrompt(desk.text.prompt(row.messages[:-1]), None, row) for row in rows])
+    heard = [
+        (answer.turns[1].content, row.id) for answer, row in zip(found, rows, strict=True) if answer.environment_spans
+    ]
     assert len(heard) > 1
     assert all(said == f"heard {key}" for said, key in heard)
 
@@ -314,6 +316,6 @@ def test_programs_that_hang_in_many_conversations_do_not_end_a_training(shop: Be
 def test_what_is_too_long_is_cut_and_turns_end(shop: Bench, place: Path) -> None:
     row = examples(1)[0]
     desk = told(shop, made("script", lines=["a" * 50] * 9, turns=4, longest=7), place)
-    (answer,) = desk.answer([Prompt(desk.text.prompt(row.messages[:-1]), None, row)])
+    (answer,) = desk.answer([RolloutPrompt(desk.text.prompt(row.messages[:-1]), None, row)])
     assert [turn.content for turn in answer.turns[1::2]] == ["aaaaaaa"] * 3
     assert len(answer.turns) == 7

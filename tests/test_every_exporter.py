@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from documented import undescribed
+from luthier.artifacts.dataset import read_examples
 from luthier.core.component import members
 from luthier.core.errors import DataError
 from luthier.data.delivery.export import export, forms
 from luthier.data.exporter import Exporter
-from luthier.text.dataset import read_examples
 from tests.data.conftest import _own_key, make, write  # noqa: F401  # fixtures
 
 KINDS = sorted(members(Exporter))

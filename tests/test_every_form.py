@@ -8,9 +8,9 @@ import pytest
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.eval.form import Form, WrongValue
+from luthier.eval.form import RatingForm, WrongValue
 
-KINDS = sorted(members(Form))
+KINDS = sorted(members(RatingForm))
 ANSWER = "The parcel is on its way and will arrive on Monday. " + "You can follow it on our page. " * 20
 GOOD_WORDS: dict[str, list[str]] = {
     "pairwise": ["a", "B", " = ", "tie"],
@@ -21,32 +21,32 @@ GOOD_WORDS: dict[str, list[str]] = {
 
 
 @pytest.fixture(params=KINDS)
-def form(request: pytest.FixtureRequest) -> Form:
-    return Form.parse(request.param)
+def form(request: pytest.FixtureRequest) -> RatingForm:
+    return RatingForm.parse(request.param)
 
 
-def answers(form: Form) -> tuple[str, ...]:
+def answers(form: RatingForm) -> tuple[str, ...]:
     """As many answers as the form shows."""
     return (ANSWER, "I do not know.")[: form.sides]
 
 
-def said(form: Form) -> list[Any]:
+def said(form: RatingForm) -> list[Any]:
     """Values of every kind that the form knows."""
     words = GOOD_WORDS.get(form.kind)
     assert words, f"add words for {form.kind} to this test"
     return [form.check(form.typed(word), answers(form)) for word in words]
 
 
-def test_it_is_documented_and_its_settings_come_back(form: Form) -> None:
+def test_it_is_documented_and_its_settings_come_back(form: RatingForm) -> None:
     member = type(form)
     assert len(member.summary()) > 20
     assert undescribed(member) == []
-    assert Form.parse(form.settings()) == form
-    assert form.asked.rstrip()[-1] in "?." or "\n" in form.asked
+    assert RatingForm.parse(form.settings()) == form
+    assert form.question_text.rstrip()[-1] in "?." or "\n" in form.question_text
     assert form.legend
 
 
-def test_what_is_kept_is_known_again_and_points_lie_in_bounds(form: Form) -> None:
+def test_what_is_kept_is_known_again_and_points_lie_in_bounds(form: RatingForm) -> None:
     low, high = form.bounds
     values = said(form)
     assert len({str(value) for value in values}) > 1
@@ -59,7 +59,7 @@ def test_what_is_kept_is_known_again_and_points_lie_in_bounds(form: Form) -> Non
 
 
 @pytest.mark.parametrize("rubbish", ["", "better", "99", "-1", "1.5 x", '"', "major", "a b"])
-def test_rubbish_typed_is_refused_in_words(form: Form, rubbish: str) -> None:
+def test_rubbish_typed_is_refused_in_words(form: RatingForm, rubbish: str) -> None:
     with pytest.raises(WrongValue, match=r"expected|no place"):
         form.check(form.typed(rubbish), answers(form))
 
@@ -67,42 +67,42 @@ def test_rubbish_typed_is_refused_in_words(form: Form, rubbish: str) -> None:
 @pytest.mark.parametrize(
     "rubbish", [None, True, 99, -1, 2.5, "x", {"x": 1}, [{"severity": "major"}], [1], float("nan")]
 )
-def test_rubbish_in_files_is_refused_in_words(form: Form, rubbish: Any) -> None:
+def test_rubbish_in_files_is_refused_in_words(form: RatingForm, rubbish: Any) -> None:
     with pytest.raises(WrongValue, match=r"expected|no place"):
         form.check(rubbish, answers(form))
 
 
-def test_two_people_compare_whatever_side_they_saw(form: Form) -> None:
+def test_two_people_compare_whatever_side_they_saw(form: RatingForm) -> None:
     for value in said(form):
-        one = form.said(value, answers(form), ("tuned", "base")[: form.sides])
+        one = form.to_comparable(value, answers(form), ("tuned", "base")[: form.sides])
         assert isinstance(one, str if form.level == "nominal" else int | float)
 
 
-def test_planted_items_tell_readers_from_those_who_do_not_read(form: Form) -> None:
+def test_planted_items_tell_readers_from_those_who_do_not_read(form: RatingForm) -> None:
     values = said(form)
     for good in (0, 1) if form.sides == 2 else (None,):
         outcomes = {form.passes(value, answers(form), good) for value in values}
         assert outcomes == {True, False}
 
 
-def test_each_setting_changes_something_that_people_see_or_earn(form: Form) -> None:
+def test_each_setting_changes_something_that_people_see_or_earn(form: RatingForm) -> None:
     changes: dict[str, dict[str, Any]] = {
         "pairwise": {"question": "Which is true?", "ties": False},
         "likert": {"question": "How true?", "scale": 7, "ends": ("bad", "good")},
-        "rubric": {"question": "How true?", "criteria": [{"name": "true"}], "most": 5},
-        "spans": {"question": "What is false?", "minor": 2, "major": 9, "most": 5},
+        "rubric": {"question": "How true?", "criteria": [{"name": "true"}], "max": 5},
+        "spans": {"question": "What is false?", "minor": 2, "major": 9, "max": 5},
     }
 
-    def seen(one: Form) -> list[Any]:
+    def seen(one: RatingForm) -> list[Any]:
         earned = []
         for word in GOOD_WORDS[one.kind]:
             try:
                 earned.append(one.points(one.check(one.typed(word), answers(one)), answers(one)))
             except WrongValue:
                 earned.append(None)
-        return [one.asked, one.legend, one.bounds, earned]
+        return [one.question_text, one.legend, one.bounds, earned]
 
     told = changes[form.kind]
     assert set(told) == set(type(form).model_fields) - {"kind"}
     for name, value in told.items():
-        assert seen(Form.parse({"kind": form.kind, name: value})) != seen(form), name
+        assert seen(RatingForm.parse({"kind": form.kind, name: value})) != seen(form), name

@@ -9,7 +9,7 @@ import pytest
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.data.label.judgment import Item
+from luthier.data.annotation.annotations import AnnotatedItem
 from luthier.data.label_format import LabelFormat
 from luthier.data.row import Record
 
@@ -61,8 +61,8 @@ def test_it_is_recognised_before_any_other(kind: str) -> None:
 def test_every_judgment_is_read(kind: str) -> None:
     records = [Record(row, "ann.jsonl", line) for line, row in enumerate(_rows(kind), start=1)]
     items = list(members(LabelFormat)[kind].model_validate({}).items(records, "ann.jsonl", lambda text: None))
-    assert all(isinstance(one, Item) for one in items)
-    found = [one for one in items if isinstance(one, Item)]
+    assert all(isinstance(one, AnnotatedItem) for one in items)
+    found = [one for one in items if isinstance(one, AnnotatedItem)]
     assert [(one.key, one.values["text"], one.line) for one in found] == [("one", "one", 1), ("two", "two", 2)]
     assert [(said.annotator, said.label) for one in found for said in one.judgments] == [("ann", "a"), ("ann", "b")]
 

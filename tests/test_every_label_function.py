@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from documented import undescribed
+from luthier.chat.messages import Message
 from luthier.core.component import members
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
-from luthier.text.messages import Message
 from tests.linear import assert_quick
 
 KINDS = sorted(members(LabelFunction))

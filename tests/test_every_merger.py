@@ -10,7 +10,7 @@ from torch import Tensor
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.models.merger import Merger
+from luthier.models.merge import Merger
 
 MERGERS = members(Merger)
 KINDS = sorted(MERGERS)

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import DataError
-from luthier.metrics.answers import Answers
-from luthier.metrics.metric import Metric, measure_all
+from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.paired import compare
 
 METRICS = members(Metric)
@@ -43,7 +42,7 @@ def made(kind: str) -> Metric:
     return METRICS[kind].model_validate({"kind": kind})
 
 
-def answers(metric: Metric, seed: int = 0, rows: int = 60, right: float = 0.6) -> Answers:
+def answers(metric: Metric, seed: int = 0, rows: int = 60, right: float = 0.6) -> EvalPredictions:
     """Answers of which about the given share is right, with all columns that the metric reads."""
     chance = random.Random(seed)
     texts = TEXTS[metric.form]
@@ -56,7 +55,7 @@ def answers(metric: Metric, seed: int = 0, rows: int = 60, right: float = 0.6) -
         columns["logprobs"] = [0.0 if right == 1 else -chance.random() * 9 for _ in predictions]
         columns["tokens"] = [6] * rows
     columns["columns"] = {name: _numbers(name, chance, rows) for name in metric.scored}
-    return Answers.of(predictions, references, **columns)
+    return EvalPredictions.of(predictions, references, **columns)
 
 
 def _numbers(name: str, chance: random.Random, rows: int) -> list[float | None]:
@@ -158,7 +157,7 @@ def test_empty_texts(kind: str) -> None:
     metric = made(kind)
     told = answers(metric)
     for references in (told.references, [("",)] * len(told)):
-        empty = Answers(
+        empty = EvalPredictions(
             predictions=[""] * len(told),
             references=references,
             label_scores=told.label_scores,
@@ -195,7 +194,7 @@ def test_compared_with_itself_there_is_no_difference(kind: str) -> None:
 def test_comparison_is_turned_round(kind: str) -> None:
     metric = made(kind)
     a, b = answers(metric, right=0.5), answers(metric, right=0.9)
-    b = Answers(**{**vars(b), "references": a.references})
+    b = EvalPredictions(**{**vars(b), "references": a.references})
     there, back = compare(metric, a, b), compare(metric, b, a)
     assert there.difference == pytest.approx(-back.difference)
     assert (there.fixed, there.broken) == (back.broken, back.fixed)

@@ -12,32 +12,32 @@ import pytest
 import torch
 
 from documented import undescribed
+from luthier.chat.messages import Example, Message
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.component import members
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, packs
-from luthier.models.sequence import with_outputs
-from luthier.text.ids import Text
-from luthier.text.messages import Example, Message
-from luthier.tune.objective import REFERENCE, About, Objective, Teacher
-from luthier.tune.reading import read_rows, sums_of_rows
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, packs
+from luthier.models.sequence_head import with_outputs
+from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext, Teacher
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.reference_logprobs import read_rows, sums_of_rows
 from tuning import Bench, bench, chat, examples, interrupted, pairs, thumbs
 
 OBJECTIVES = {kind: part for kind, part in members(Objective).items() if not part.draws}
 """Those that learn from their own answers have a suite of their own: `test_every_policy.py`."""
 KINDS = sorted(OBJECTIVES)
 OTHERWISE: dict[tuple[str, str], Any] = {
-    ("sft", "learn"): "all",
-    ("sft", "max_tokens"): 60,
-    ("sft", "too_long"): "prompt",
+    ("sft", "train_on"): "all",
+    ("sft", "max_length"): 60,
+    ("sft", "truncation"): "prompt",
     ("sft", "average"): "row",
     ("sft", "weight"): "worth",
     ("classify", "head"): "sequence",
-    ("classify", "normalise"): "mean",
+    ("classify", "normalize"): "mean",
     ("classify", "options"): 2,
-    ("classify", "max_tokens"): 60,
+    ("classify", "max_length"): 60,
     ("distil", "divergence"): "reverse",
     ("distil", "beta"): 0.7,
     ("distil", "top_k"): 3,
@@ -45,44 +45,45 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("distil", "alpha"): 0.5,
     ("distil", "logits"): "live",
     ("distil", "rows"): {"average": "row"},
-    ("dpo", "form"): "hinge",
+    ("dpo", "loss_type"): "hinge",
     ("dpo", "beta"): 0.5,
     ("dpo", "label_smoothing"): 0.2,
-    ("dpo", "normalise"): "mean",
-    ("dpo", "sft"): 1.0,
-    ("dpo", "max_tokens"): 60,
+    ("dpo", "normalize"): "mean",
+    ("dpo", "rpo_alpha"): 1.0,
+    ("dpo", "max_length"): 60,
     ("simpo", "beta"): 1.0,
     ("simpo", "gamma"): 0.2,
-    ("simpo", "sft"): 1.0,
-    ("simpo", "max_tokens"): 60,
-    ("cpo", "form"): "hinge",
+    ("simpo", "cpo_alpha"): 1.0,
+    ("simpo", "max_length"): 60,
+    ("cpo", "loss_type"): "hinge",
     ("cpo", "beta"): 0.5,
     ("cpo", "label_smoothing"): 0.2,
-    ("cpo", "sft"): 0.0,
-    ("cpo", "max_tokens"): 60,
+    ("cpo", "cpo_alpha"): 0.0,
+    ("cpo", "max_length"): 60,
     ("orpo", "weight"): 0.5,
-    ("orpo", "max_tokens"): 60,
-    ("kto", "form"): "apo_zero",
+    ("orpo", "max_length"): 60,
+    ("kto", "loss_type"): "apo_zero",
     ("kto", "beta"): 0.5,
-    ("kto", "good"): 2.0,
-    ("kto", "bad"): 2.0,
+    ("kto", "desirable_weight"): 2.0,
+    ("kto", "undesirable_weight"): 2.0,
     ("kto", "label"): "verdict",
-    ("kto", "max_tokens"): 60,
+    ("kto", "max_length"): 60,
     ("reward", "head"): "verdict",
     ("reward", "verdict"): {"rubric": "Is it kind?"},
     ("reward", "margin"): "worth",
     ("reward", "scale"): 2.0,
     ("reward", "ties"): "learn",
     ("reward", "center"): 0.1,
-    ("reward", "max_tokens"): 60,
+    ("reward", "max_length"): 60,
 }
 """Another value for each field, which must change the lessons or the loss."""
-ABOUT = About(classes={name: name for name in ("account", "billing", "delivery")})
+ABOUT = ObjectiveContext(classes={name: name for name in ("account", "billing", "delivery")})
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS), ("classify", {"head": "sequence"}), ("distil", {"logits": "live"}),
-    *(("dpo", {"form": form}) for form in ("ipo", "hinge", "apo_zero", "apo_down")), ("kto", {"form": "apo_zero"}),
-    ("dpo", {"form": "robust", "label_smoothing": 0.1, "sft": 1.0}), ("reward", {"margin": "row", "ties": "learn"}),
-    ("reward", {"head": "verdict", "margin": "row", "ties": "learn"}),
+    *(("dpo", {"loss_type": form}) for form in ("ipo", "hinge", "apo_zero", "apo_down")),
+    ("kto", {"loss_type": "apo_zero"}),
+    ("dpo", {"loss_type": "robust", "label_smoothing": 0.1, "rpo_alpha": 1.0}),
+    ("reward", {"margin": "row", "ties": "learn"}), ("reward", {"head": "verdict", "margin": "row", "ties": "learn"}),
 ]  # fmt: skip
 """Each objective as it is by default, and those of its ways that take another road."""
 READS: dict[str, Callable[[int], list[Example]]] = {
@@ -104,8 +105,8 @@ def shop(shops: dict[Any, Bench], request: pytest.FixtureRequest) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def text(shops: dict[Any, Bench]) -> Text:
-    return Text.load(shops[examples].base.folder)
+def text(shops: dict[Any, Bench]) -> ChatTokenizer:
+    return ChatTokenizer.load(shops[examples].base.folder)
 
 
 def made(kind: str, **fields: Any) -> Objective:
@@ -132,9 +133,9 @@ def test_it_is_documented(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
-def test_lessons_stand_in_the_order_of_the_examples(kind: str, extra: dict[str, Any], text: Text) -> None:
+def test_lessons_stand_in_the_order_of_the_examples(kind: str, extra: dict[str, Any], text: ChatTokenizer) -> None:
     given = [*READS[kind](6), conversation(kind)]
-    lessons = made(kind, **extra).lessons(given, text, ABOUT)
+    lessons = made(kind, **extra).build_training_examples(given, text, ABOUT)
     assert [lesson.id for lesson in lessons] == [example.id for example in given]
     assert all(bool(lesson.rows) is not bool(lesson.nothing) for lesson in lessons)
     assert all(row.targets for lesson in lessons for row in lesson.rows)
@@ -154,15 +155,19 @@ def teacher(shop: Bench) -> Teacher:
     return Teacher(open_folder(shop.teacher.folder, torch.float64), 400)
 
 
-def referred(objective: Objective, rows: list[Row], shop: Bench) -> list[Row]:
+def referred(objective: Objective, rows: list[TokenRow], shop: Bench) -> list[TokenRow]:
     """The rows with what another model than the student finds of them, when the objective asks for a reference."""
     if not objective.needs_reference:
         return rows
     found = read_rows(teacher(shop).model, rows, 1 << 14)
-    return [replace(row, told={**row.told, REFERENCE: own}) for row, own in zip(rows, found, strict=True)]
+    return [
+        replace(row, token_values={**row.token_values, REFERENCE: own}) for row, own in zip(rows, found, strict=True)
+    ]
 
 
-def read(objective: Objective, rows: list[Row], shop: Bench, tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def read(
+    objective: Objective, rows: list[TokenRow], shop: Bench, tokens: int
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss over some rows in packs of so many tokens, undivided, and its gradient."""
     model, other = student(objective, shop), teacher(shop) if objective.needs_teacher else None
     total = torch.zeros((), dtype=torch.float64)
@@ -171,7 +176,7 @@ def read(objective: Objective, rows: list[Row], shop: Bench, tokens: int) -> tup
     for part in packs(rows, tokens):
         made_ready = objective.ready(part, other)
         logp = logprobs(model, made_ready)
-        kept, reference = logp.detach().clone(), made_ready.told.get(REFERENCE)
+        kept, reference = logp.detach().clone(), made_ready.token_values.get(REFERENCE)
         loss = objective.loss(logp, made_ready, reference).total
         assert torch.equal(logp.detach(), kept)
         assert torch.equal(loss, objective.loss(logp, made_ready, reference).total)
@@ -180,12 +185,14 @@ def read(objective: Objective, rows: list[Row], shop: Bench, tokens: int) -> tup
     return total, [one.grad for one in model.parameters() if one.grad is not None]
 
 
-def rows_of(objective: Objective, given: list[Example], text: Text) -> list[Row]:
-    return [row for lesson in objective.lessons(given, text, ABOUT) for row in lesson.rows]
+def rows_of(objective: Objective, given: list[Example], text: ChatTokenizer) -> list[TokenRow]:
+    return [row for lesson in objective.build_training_examples(given, text, ABOUT) for row in lesson.rows]
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
-def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any], text: Text, shop: Bench) -> None:
+def test_the_loss_is_pure_and_any_split_adds_up(
+    kind: str, extra: dict[str, Any], text: ChatTokenizer, shop: Bench
+) -> None:
     objective = made(kind, **extra)
     rows = rows_of(objective, READS[kind](8), text)
     assert len(packs(rows, 60)) > 1
@@ -197,8 +204,8 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any]
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     step = Tune(
-        data="data", objective=made(kind, **extra), technique=Lora(r=4), rows_per_step=16, learning_rate=1e-2, epochs=4,
-        precision="float32", teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
+        data="data", objective=made(kind, **extra), technique=Lora(r=4), batch_size=16, learning_rate=1e-2, epochs=4,
+        dtype="float32", teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
     )  # fmt: skip
     artifact = shop.tune(step)
     losses = [json.loads(line)["loss"] for line in (artifact.folder / "log.jsonl").read_text().splitlines()]
@@ -208,31 +215,31 @@ def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], shop: Bench, tmp_path: Path) -> None:
     step = Tune(
-        data="data", objective=made(kind, **extra), technique=Lora(r=4, dropout=0.1), rows_per_step=8, epochs=1.0,
-        precision="float32", checkpoint_steps=2, teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
+        data="data", objective=made(kind, **extra), technique=Lora(r=4, lora_dropout=0.1), batch_size=8, epochs=1.0,
+        dtype="float32", save_steps=2, teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
     )  # fmt: skip
     whole, parted = (bench(tmp_path / name, READS[kind](48)) for name in ("whole", "parted"))
     interrupted(parted, step)
-    names = ("log.jsonl", "adapter/adapter_model.safetensors", "learnt.parquet")
+    names = ("log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet")
     found, wanted = (one.tune(step).folder for one in (parted, whole))
     assert [(found / name).read_bytes() for name in names] == [(wanted / name).read_bytes() for name in names]
 
 
-def effect(objective: Objective, text: Text, shop: Bench) -> tuple[Any, ...]:
+def effect(objective: Objective, text: ChatTokenizer, shop: Bench) -> tuple[Any, ...]:
     """All that an objective's settings may change: lessons, loss, and whether the teacher is asked beforehand."""
     kind = type(objective).model_fields["kind"].default
     rows = [*READS[kind](6), conversation(kind)]
     given = [one.model_copy(update={"meta": {**one.meta, "worth": float(at % 2)}}) for at, one in enumerate(rows)]
     learnt = rows_of(objective, given[:6], text)
     loss = float(read(objective, learnt, shop, 1 << 14)[0]) if learnt else 0.0
-    return objective.lessons(given, text, ABOUT), loss, objective.stored
+    return objective.build_training_examples(given, text, ABOUT), loss, objective.stored
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
-def test_every_field_changes_something(kind: str, name: str, text: Text, shop: Bench) -> None:
+def test_every_field_changes_something(kind: str, name: str, text: ChatTokenizer, shop: Bench) -> None:
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
     beside: dict[str, dict[str, Any]] = {
-        "sft.too_long": {"max_tokens": 1200}, "sft.learn": {"max_tokens": 1 << 14},
+        "sft.truncation": {"max_length": 1200}, "sft.train_on": {"max_length": 1 << 14},
         "distil.beta": {"divergence": "skewed"}, "reward.scale": {"margin": "worth"},
         "reward.ties": {"margin": "worth"}, "reward.verdict": {"head": "verdict"},
     }  # fmt: skip

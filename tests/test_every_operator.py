@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from documented import undescribed
+from luthier.chat.messages import Message
+from luthier.chat.preference import REJECTED
 from luthier.core.component import members
-from luthier.data.operator import Operator, RowOperator, Said, SetOperator, Suggestion
-from luthier.data.passes.apply import Named, take
-from luthier.data.passes.memory import InMemory
-from luthier.data.passes.tables import from_arrow, spill_schema, to_arrow
-from luthier.data.profile import Change, ColumnProfile, Profile, Trial
+from luthier.data.engine.batch import NamedOperator, take
+from luthier.data.engine.memory import InMemory
+from luthier.data.engine.tables import from_arrow, spill_schema, to_arrow
+from luthier.data.operator import Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion
 from luthier.data.row import Batch, Row
-from luthier.text.messages import Message
-from luthier.text.preference import REJECTED
+from luthier.data.suggest.profile import ChangeExample, ColumnProfile, OperatorTrial, Profile
 
 ROOT = Path(__file__).parent.parent
 KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
@@ -39,7 +39,7 @@ HARD = (
     "[b]Paid[/b] 1.234,56 EUR on 03/04/2025, 5 kilograms {color:red}late{color} | damn",
 )
 LINES = ("Kind regards", "On Monday 3 Ann wrote:", "> again", "-- ", "", "From: a", "To: b", "Subject: c", "Sent: 1")
-_CHANGE = Change(before="a", after="b")
+_CHANGE = ChangeExample(before="a", after="b")
 TEXTS = st.one_of(
     st.sampled_from(HARD),
     st.text(max_size=60),
@@ -64,7 +64,7 @@ ROWS = st.lists(
 ).map(lambda pairs: [_row(n, prompt, answer) for n, (prompt, answer) in enumerate(pairs)])
 
 
-def _outcome(operator: Operator, rows: list[Row]) -> Said:
+def _outcome(operator: Operator, rows: list[Row]) -> OperatorResultLike:
     if isinstance(operator, RowOperator):
         return operator.apply(rows)
     assert isinstance(operator, SetOperator)
@@ -72,7 +72,7 @@ def _outcome(operator: Operator, rows: list[Row]) -> Said:
 
 
 def _done(operator: Operator, rows: list[Row]) -> Batch:
-    return take(Batch(rows), Named(operator.kind, operator), _outcome(operator, rows), [])[0]
+    return take(Batch(rows), NamedOperator(operator.kind, operator), _outcome(operator, rows), [])[0]
 
 
 @pytest.fixture(params=KINDS)
@@ -252,7 +252,7 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
         notes=[],
         languages={"en": 5, "de": 4},
         pii={"email": 3},
-        trials={operator.kind: Trial(edited=2, dropped={"quality no_letters": 1}, examples=(_CHANGE,))},
+        trials={operator.kind: OperatorTrial(edited=2, dropped={"quality no_letters": 1}, examples=(_CHANGE,))},
         spellings={"Refunds": "refund"},
     )
     if type(operator).suggest.__func__ is Operator.suggest.__func__:

@@ -13,11 +13,8 @@ from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
-from luthier.tune.average import put
-from luthier.tune.measure import Exam
-from luthier.tune.memory import footprint
-from luthier.tune.optim import Settings, Updater
-from luthier.tune.optimizer import Moving, Optimizer, groups, is_hidden_matrix
+from luthier.tune.cost import footprint
+from luthier.tune.optimizer import Optimizer, TrainableParameter, groups, is_hidden_matrix
 from luthier.tune.optimizers.adafactor import SIZE, Adafactor
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.optimizers.adamw8bit import AdamW8bit
@@ -26,6 +23,9 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Rate
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+from luthier.tune.training.reference_logprobs import HeldOutEvaluator
+from luthier.tune.training.trainer import put
 from tuning import Bench, bench, interrupted
 
 OPTIMIZERS = members(Optimizer)
@@ -86,7 +86,7 @@ def rate(optimizer: Optimizer) -> float:
     return optimizer.rate(Rate(3e-3, "")).value
 
 
-def learn(model: Toy, updater: Updater, rate: float, steps: int) -> list[float]:
+def learn(model: Toy, updater: MixedPrecisionOptimizer, rate: float, steps: int) -> list[float]:
     """Losses against a teacher over some steps."""
     with torch.no_grad():
         wanted = 3 * toy(seed=1)(IDS)
@@ -101,7 +101,7 @@ def learn(model: Toy, updater: Updater, rate: float, steps: int) -> list[float]:
 
 def trained(optimizer: Optimizer, steps: int = 12, **settings: Any) -> dict[str, Tensor]:
     model = toy()
-    updater = Updater(model, Settings(optimizer=optimizer, clip=None, **settings))
+    updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=None, **settings))
     learn(model, updater, rate(optimizer), steps)
     put(model, updater.weights())
     return {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -135,7 +135,7 @@ def test_it_is_documented(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns(kind: str, dtype: torch.dtype) -> None:
     optimizer, model = made(kind), toy(dtype)
-    updater = Updater(model, Settings(optimizer=optimizer, clip=1.0))
+    updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=1.0))
     begun = updater.fingerprints()
     losses = learn(model, updater, rate(optimizer), 60)
     assert losses[-1] < 0.5 * losses[0]
@@ -169,9 +169,9 @@ def test_it_computes_what_its_reference_computes(kind: str) -> None:
 def test_it_resumes_to_the_same_bytes(kind: str, dtype: torch.dtype) -> None:
     optimizer = made(kind)
 
-    def begin(seed: int) -> tuple[Toy, Updater]:
+    def begin(seed: int) -> tuple[Toy, MixedPrecisionOptimizer]:
         model = toy(dtype, seed)
-        return model, Updater(model, Settings(optimizer=optimizer, clip=1.0))
+        return model, MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=1.0))
 
     model, updater = begin(0)
     learn(model, updater, rate(optimizer), 5)
@@ -189,15 +189,15 @@ def test_it_resumes_to_the_same_bytes(kind: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_state_of_another_optimizer_is_refused(kind: str) -> None:
     other = KINDS[KINDS.index(kind) - 1]
-    left = Updater(toy(), Settings(optimizer=made(other), clip=None)).state()
+    left = MixedPrecisionOptimizer(toy(), OptimizerSettings(optimizer=made(other), clip=None)).state()
     with pytest.raises(ModelError, match="was left by another optimizer"):
-        Updater(toy(), Settings(optimizer=made(kind), clip=None)).restore(left)
+        MixedPrecisionOptimizer(toy(), OptimizerSettings(optimizer=made(kind), clip=None)).restore(left)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_tells_what_it_remembers(kind: str) -> None:
     optimizer, model = made(kind), toy()
-    updater = Updater(model, Settings(optimizer=optimizer, clip=None))
+    updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=None))
     learn(model, updater, 1e-3, 1)
     kept = sum(
         value.nbytes
@@ -251,23 +251,23 @@ def test_adafactor_takes_almost_no_memory() -> None:
 
 
 def test_how_a_weight_is_cut_into_slices_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.tune import blockwise
+    from luthier.tune.training import adam8bit
 
     whole = trained(AdamW8bit())
-    monkeypatch.setattr(blockwise, "ON_CPU", 512)
+    monkeypatch.setattr(adam8bit, "ON_CPU", 512)
     assert all(torch.equal(value, whole[name]) for name, value in trained(AdamW8bit()).items())
 
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("spread", [1.0, 1e-4])
 def test_eight_bits_keep_numbers_of_all_sizes(signed: bool, spread: float) -> None:
-    from luthier.tune.blockwise import Packed, levels
+    from luthier.tune.training.adam8bit import QuantizedTensor, levels
 
     assert len(levels(signed, torch.device("cpu")).unique()) == 256
     torch.manual_seed(0)
     values = torch.randn(1000) * torch.logspace(0, float(torch.tensor(spread).log10()), 1000)
     values = values if signed else values.abs()
-    packed = Packed.zeros(1000, 256, values.device, signed=signed)
+    packed = QuantizedTensor.zeros(1000, 256, values.device, signed=signed)
     assert not packed.expand().any()
     packed.compress(values)
     assert (packed.expand() - values).abs().max() < 0.01 * values.abs().max()
@@ -276,7 +276,7 @@ def test_eight_bits_keep_numbers_of_all_sizes(signed: bool, spread: float) -> No
 
 def test_saved_and_held_out_weights_are_the_average() -> None:
     model = toy()
-    updater = Updater(model, Settings(optimizer=ScheduleFree(), clip=None))
+    updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=ScheduleFree(), clip=None))
     newest = []
     for _ in range(8):
         learn(model, updater, 3e-3, 1)
@@ -310,7 +310,7 @@ def test_muon_takes_the_matrices_inside_the_layers(name: str, shape: tuple[int, 
 
 def test_a_vector_that_peft_writes_as_a_matrix_is_not_shrunk() -> None:
     names = {"q_proj.weight": (8, 8), "norm.weight": (8,), "k_proj.ia3_l.default": (8, 1)}
-    moving = [Moving(name, torch.ones(shape), 1.0) for name, shape in names.items()]
+    moving = [TrainableParameter(name, torch.ones(shape), 1.0) for name, shape in names.items()]
     found = {tuple(one.shape): group["weight_decay"] for group in groups(moving, 0.1) for one in group["params"]}
     assert found == {(8, 8): 0.1, (8,): 0.0, (8, 1): 0.0}
 
@@ -322,8 +322,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def tune(kind: str, **fields: Any) -> Tune:
     return Tune(
-        data="data", technique=Lora(r=4), optimizer=made(kind), rows=32, rows_per_step=8, precision="float32",
-        checkpoint_steps=2, **fields,
+        data="data", technique=Lora(r=4), optimizer=made(kind), max_train_samples=32, batch_size=8, dtype="float32",
+        save_steps=2, **fields,
     )  # fmt: skip
 
 
@@ -340,14 +340,14 @@ def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[dict[str, Tensor]] = []
-    take = Exam.take
+    take = HeldOutEvaluator.take
 
-    def listening(self: Exam, model: Any, tokens: int) -> dict[str, float]:
+    def listening(self: HeldOutEvaluator, model: Any, tokens: int) -> dict[str, float]:
         heard.append({name: value.detach().clone() for name, value in model.named_parameters() if "lora_B" in name})
         return take(self, model, tokens)
 
-    monkeypatch.setattr(Exam, "take", listening)
-    saved = shop.tune(tune("schedule_free", held_out={"rows": 8, "every": 4, "keep": "last"}))
+    monkeypatch.setattr(HeldOutEvaluator, "take", listening)
+    saved = shop.tune(tune("schedule_free", validation={"rows": 8, "every": 4, "keep": "last"}))
     kept = load_file(saved.folder / "adapter" / "adapter_model.safetensors")
     assert len(heard[-1]) > 0
     assert all(torch.equal(value, kept[name.replace(".default", "")]) for name, value in heard[-1].items())

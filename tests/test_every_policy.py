@@ -13,14 +13,14 @@ import torch
 from pydantic import ValidationError
 
 from documented import undescribed
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.component import members
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, packs
-from luthier.text.ids import Text
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
-from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, Policy, Surrogate
+from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, Policy, PolicyLoss
 from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -29,30 +29,30 @@ from tuning import Bench, bench, examples, interrupted
 
 POLICIES = {kind: part for kind, part in members(Objective).items() if part.draws}
 KINDS = sorted(POLICIES)
-SURROGATES = [kind for kind in KINDS if issubclass(POLICIES[kind], Surrogate)]
+SURROGATES = [kind for kind in KINDS if issubclass(POLICIES[kind], PolicyLoss)]
 KL = {"coefficient": 0.2}
 OTHERWISE: dict[tuple[str, str], Any] = {
-    ("grpo", "scale"): "none",
+    ("grpo", "scale_rewards"): "none",
     ("grpo", "average"): "row",
-    ("grpo", "ratio"): "sequence",
-    ("grpo", "clip_low"): 0.01,
-    ("grpo", "clip_high"): 0.01,
-    ("rloo", "normalise"): True,
-    ("rloo", "clip"): 0.01,
+    ("grpo", "importance_sampling_level"): "sequence",
+    ("grpo", "epsilon"): 0.01,
+    ("grpo", "epsilon_high"): 0.01,
+    ("rloo", "normalize"): True,
+    ("rloo", "epsilon"): 0.01,
     ("reinforce++", "baseline"): "group",
-    ("reinforce++", "clip_low"): 0.01,
-    ("reinforce++", "clip_high"): 0.01,
+    ("reinforce++", "epsilon"): 0.01,
+    ("reinforce++", "epsilon_high"): 0.01,
     ("raft", "keep"): 2,
-    ("raft", "at_least"): 5.0,
+    ("raft", "min"): 5.0,
     ("ppo", "gamma"): 0.9,
     ("ppo", "gae_lambda"): 0.5,
     ("ppo", "whiten"): False,
-    ("ppo", "clip_low"): 0.01,
-    ("ppo", "clip_high"): 0.01,
+    ("ppo", "epsilon"): 0.01,
+    ("ppo", "epsilon_high"): 0.01,
     ("ppo", "dual_clip"): 1.1,
     ("ppo", "value_clip"): None,
     ("ppo", "value_weight"): 0.1,
-    ("online_dpo", "form"): "ipo",
+    ("online_dpo", "loss_type"): "ipo",
     ("online_dpo", "beta"): 0.5,
     **{(kind, "kl"): KL for kind in SURROGATES},
     **{(kind, "correct"): None for kind in SURROGATES},
@@ -63,11 +63,13 @@ ELSEWHERE = {"kind", "rewards", "rollout", "gold", "stop", "shown", "value_rate"
 quickly it learns (`tests/tune/test_critic.py`)."""
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS), *((kind, {"kl": KL}) for kind in SURROGATES),
-    *((kind, {"kl": {**KL, "estimator": "k1"}}) for kind in SURROGATES), ("online_dpo", {"form": "ipo", "beta": 1.0}),
+    *((kind, {"kl": {**KL, "estimator": "k1"}}) for kind in SURROGATES),
+    ("online_dpo", {"loss_type": "ipo", "beta": 1.0}),
     ("ppo", {"whiten": False, "dual_clip": 1.2, "value_clip": None}),
-    ("grpo", {"ratio": "sequence", "average": "row"}), ("grpo", {"average": "constant", "scale": "none"}),
-    ("grpo", {"scale": "batch", "kl": {**KL, "estimator": "k2"}}), ("reinforce++", {"baseline": "group"}),
-    ("grpo", {"scale": "rewards"}),
+    ("grpo", {"importance_sampling_level": "sequence", "average": "row"}),
+    ("grpo", {"average": "constant", "scale_rewards": "none"}),
+    ("grpo", {"scale_rewards": "batch", "kl": {**KL, "estimator": "k2"}}), ("reinforce++", {"baseline": "group"}),
+    ("grpo", {"scale_rewards": "rewards"}),
 ]  # fmt: skip
 
 
@@ -81,24 +83,30 @@ def model(shop: Bench) -> Any:
     return open_folder(shop.base.folder, torch.float64)
 
 
-def moved(rows: list[Row]) -> list[Row]:
+def moved(rows: list[TokenRow]) -> list[TokenRow]:
     """Rows of a model that has moved since: each token's old log-probability is another one."""
     return [
-        replace(row, told={**row.told, OLD: [value + 0.3 * (-1) ** at for at, value in enumerate(row.told[WRITTEN])]})
+        replace(
+            row,
+            token_values={
+                **row.token_values,
+                OLD: [value + 0.3 * (-1) ** at for at, value in enumerate(row.token_values[WRITTEN])],
+            },
+        )
         for row in rows
     ]
 
 
-def gradient(policy: Policy, model: Any, rows: list[Row], tokens: int) -> tuple[float, list[torch.Tensor]]:
+def gradient(policy: Policy, model: Any, rows: list[TokenRow], tokens: int) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
     total = 0.0
     for pack in packs(rows, tokens):
         logp = logprobs(model, pack)
         kept = logp.detach().clone()
-        loss = policy.loss(logp, pack, pack.told.get(REFERENCE)).total
+        loss = policy.loss(logp, pack, pack.token_values.get(REFERENCE)).total
         assert torch.equal(logp.detach(), kept)
         if isinstance(policy, ActorCritic):
-            loss = loss + policy.value_loss(pack.told[RETURN].to(logp) + 0.1 * logp, pack).total
+            loss = loss + policy.value_loss(pack.token_values[RETURN].to(logp) + 0.1 * logp, pack).total
         loss.backward()
         total += float(loss.detach())
     return total, [one.grad.clone() for one in model.parameters() if one.grad is not None]
@@ -113,9 +121,9 @@ def test_it_is_documented(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lessons_are_prompts_in_order(kind: str, shop: Bench) -> None:
-    policy = policy_of(kind, Script.drawn(), rollout={"max_prompt_tokens": 80})
-    text, given = Text.load(shop.base.folder), examples(8)
-    lessons = policy.lessons(given, text)
+    policy = policy_of(kind, Script.drawn(), rollout={"max_prompt_length": 80})
+    text, given = ChatTokenizer.load(shop.base.folder), examples(8)
+    lessons = policy.build_training_examples(given, text)
     assert [lesson.id for lesson in lessons] == [example.id for example in given]
     for example, lesson in zip(given, lessons, strict=True):
         if lesson.rows:
@@ -152,7 +160,7 @@ def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(k
         assert policy.loss(logp, pack, None).measures["clipped"] == 0.0
         whole = pack.weights.new_zeros(pack.rows).index_add(0, pack.path, pack.weights)[pack.path]
         weights = whole if kind == "rloo" else pack.weights
-        (-(weights * pack.told[ADVANTAGE] * logp).sum()).backward()
+        (-(weights * pack.token_values[ADVANTAGE] * logp).sum()).backward()
     wanted = [one.grad for one in model.parameters() if one.grad is not None]
     torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-9)
 
@@ -176,7 +184,7 @@ def test_answers_that_are_left_out_count_for_nobody(kind: str, model: Any) -> No
     assert rows.measures["reward_faults"] == 1.0
     missing = [*whole.prompts[0], *whole.answers[0][1]]
     assert missing not in [list(row.ids) for row in rows.rows]
-    assert all(torch.tensor(row.told[ADVANTAGE]).isfinite().all() for row in rows.rows)
+    assert all(torch.tensor(row.token_values[ADVANTAGE]).isfinite().all() for row in rows.rows)
 
 
 def test_answers_with_equal_sums_are_told_apart_where_each_reward_is_compared_by_itself(model: Any) -> None:
@@ -186,18 +194,18 @@ def test_answers_with_equal_sums_are_told_apart_where_each_reward_is_compared_by
     script.parts = [[[1.0, 0.0, 1.0, 0.0]], [[0.0, 0.1, 0.0, 0.1]]]
     rewards = [REGEX, {**REGEX, "label": "other", "weight": 3.0}]
     whole, apart = (
-        rollout(policy_of("grpo", script, rewards=rewards, scale=scale), script, model).draw(0)
+        rollout(policy_of("grpo", script, rewards=rewards, scale_rewards=scale), script, model).draw(0)
         for scale in ("group", "rewards")
     )
     assert (len(whole.rows), whole.measures["equal_prompts"]) == (0, 1.0)
     assert (len(apart.rows), apart.measures["equal_prompts"]) == (4, 0.0)
-    by_answer = {tuple(row.ids[len(script.prompts[0]) :]): row.told[ADVANTAGE][0] for row in apart.rows}
+    by_answer = {tuple(row.ids[len(script.prompts[0]) :]): row.token_values[ADVANTAGE][0] for row in apart.rows}
     found = [by_answer[tuple(ids)] for ids in script.answers[0]]
     assert found[0] == found[2] < 0 < found[1] == found[3]
     script.rewards[0][3] = float("nan")  # left out, for one of its rewards failed
-    left = rollout(policy_of("grpo", script, rewards=rewards, scale="rewards"), script, model).draw(0).rows
+    left = rollout(policy_of("grpo", script, rewards=rewards, scale_rewards="rewards"), script, model).draw(0).rows
     assert len(left) == 3
-    assert all(torch.tensor(row.told[ADVANTAGE]).isfinite().all() for row in left)
+    assert all(torch.tensor(row.token_values[ADVANTAGE]).isfinite().all() for row in left)
 
 
 def test_truncated_answers_are_not_learnt_where_they_are_masked(model: Any) -> None:
@@ -217,7 +225,7 @@ def test_truncated_answers_are_not_learnt_where_they_are_masked(model: Any) -> N
 
 
 def test_the_longest_answer_has_all_of_its_turns() -> None:
-    rows = [Row([5, 6], [0.0, 1.0])] * 3
+    rows = [TokenRow([5, 6], [0.0, 1.0])] * 3
     turns = {"environment": {"kind": "calculator", "turns": 4}}
     assert policy_of("grpo", Script.drawn(), average="constant", rollout=turns).denominator(rows) == 3 * 4 * 6
 
@@ -233,25 +241,30 @@ def elsewhere(tokens: int) -> dict[str, list[float]]:
 def test_every_field_changes_the_loss(kind: str, name: str, model: Any) -> None:
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
     script = Script.drawn()
-    beside = {"ratio": {"average": "row"}}.get(name, {})
+    beside = {"importance_sampling_level": {"average": "row"}}.get(name, {})
     losses = []
     for fields in (beside, {**beside, name: OTHERWISE[kind, name]}):
         policy = policy_of(kind, script, **fields)
         drawn = rollout(policy, script, model).draw(0)
-        shift = [replace(row, told={**row.told, **elsewhere(len(row.targets))}) for row in drawn.rows]
+        shift = [replace(row, token_values={**row.token_values, **elsewhere(len(row.targets))}) for row in drawn.rows]
         losses.append(gradient(policy, model, shift, 1 << 14)[0] / drawn.denominator if shift else 0.0)
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize(("kind", "extra"), [case for case in CASES if not {"kl", "form"} & case[1].keys()])
+@pytest.mark.parametrize(("kind", "extra"), [case for case in CASES if not {"kl", "loss_type"} & case[1].keys()])
 def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
     extra = {"keep": 3, **extra} if kind == "raft" else extra
-    objective = {"kind": kind, "rewards": [REGEX], "rollout": {"samples": 6, "max_new_tokens": 4}, **extra}
-    step = Tune(data="data", objective=objective, technique=Lora(r=4), rows_per_step=4, rows=32, epochs=2.0,
-                learning_rate=1e-2, precision="float32", checkpoint_steps=4)  # fmt: skip
+    objective = {
+        "kind": kind,
+        "rewards": [REGEX],
+        "rollout": {"num_generations": 6, "max_completion_length": 4},
+        **extra,
+    }
+    step = Tune(data="data", objective=objective, technique=Lora(r=4), batch_size=4, max_train_samples=32, epochs=2.0,
+                learning_rate=1e-2, dtype="float32", save_steps=4)  # fmt: skip
     whole, parted = bench(tmp_path / "whole"), bench(tmp_path / "parted")
     interrupted(parted, step, before=7)
-    names = ("log.jsonl", "adapter/adapter_model.safetensors", "learnt.parquet")
+    names = ("log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet")
     found, wanted = (one.tune(step).folder for one in (parted, whole))
     assert [(found / name).read_bytes() for name in names] == [(wanted / name).read_bytes() for name in names]
     rewards = [json.loads(line)["reward"] for line in (found / "log.jsonl").read_text().splitlines()]
@@ -261,21 +274,38 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"technique": {"kind": "lora", "dropout": 0.1}}, "learns without dropout"),
-        ({"spike": 5.0}, "leave spike out"),
-        ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": [REGEX]}}, "gold needs `held_out`"),
+        ({"technique": {"kind": "lora", "lora_dropout": 0.1}}, "learns without dropout"),
+        ({"loss_spike": 5.0}, "leave loss_spike out"),
+        ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": [REGEX]}}, "gold needs `validation`"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "stop": {"hacking": 2}}}, "stop.hacking needs"),
         ({"objective": {"kind": "grpo", "rewards": ["model"]}}, "asks a `reward_model`"),
         (
-            {"objective": {"kind": "grpo", "rewards": [REGEX], "scale": "rewards", "kl": {**KL, "estimator": "k1"}}},
+            {
+                "objective": {
+                    "kind": "grpo",
+                    "rewards": [REGEX],
+                    "scale_rewards": "rewards",
+                    "kl": {**KL, "estimator": "k1"},
+                }
+            },
             "cannot be taken off the reward",
         ),
         (
-            {"objective": {"kind": "grpo", "rewards": [REGEX], "scale": "rewards", "rollout": {"truncated": -1}}},
+            {
+                "objective": {
+                    "kind": "grpo",
+                    "rewards": [REGEX],
+                    "scale_rewards": "rewards",
+                    "rollout": {"truncated": -1},
+                }
+            },
             "what each reward says of it, no number",
         ),
         *(
-            ({"objective": {"rewards": [REGEX], "rollout": {"samples": 1}, **one}}, "at least 2 `samples`")
+            (
+                {"objective": {"rewards": [REGEX], "rollout": {"num_generations": 1}, **one}},
+                "at least 2 `num_generations`",
+            )
             for one in (
                 {"kind": "grpo"},
                 {"kind": "rloo"},
@@ -285,21 +315,24 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
         ),
         *(
             ({"objective": {"rewards": [REGEX], "rollout": {"redraw": 1}, **one}}, "teach as others do, and `redraw`")
-            for one in ({"kind": "ppo"}, {"kind": "reinforce++"}, {"kind": "raft", "at_least": 1.0})
+            for one in ({"kind": "ppo"}, {"kind": "reinforce++"}, {"kind": "raft", "min": 1.0})
         ),
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
         ({"gold_model": "judge"}, "nothing asks a gold_model"),
-        ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]}, "held_out": {}}, "asks a `reward_mod"),
+        (
+            {"objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]}, "validation": {}},
+            "asks a `reward_mod",
+        ),
         (
             {
                 "reward_model": "judge",
                 "gold_model": "other",
-                "held_out": {},
+                "validation": {},
                 "objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]},
             },
             "nothing asks a reward_model",
         ),
-        ({"held_out": {"metric": "accuracy"}}, "judged by its rewards, or by `gold`"),
+        ({"validation": {"metric": "accuracy"}}, "judged by its rewards, or by `gold`"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX, REGEX]}}, "two rewards are called 'regex'"),
     ],
 )

@@ -14,13 +14,13 @@ from luthier.core.component import members
 from luthier.core.store import Store
 from luthier.eval.gate_vocabulary import parse_rule
 from luthier.eval.probe import Measure, Probe
-from luthier.eval.voice import Voice
+from luthier.eval.voice import LM
 
 KINDS = sorted(members(Probe))
 SETTINGS: dict[str, dict[str, Any]] = {
-    "group_gap": {"column": "region", "least": 5},
-    "fairness": {"column": "region", "positive": "billing", "least": 5},
-    "memorisation": {"canaries": ["My code is {4711}"], "drawn": 20},
+    "group_gap": {"column": "region", "min": 5},
+    "fairness": {"column": "region", "positive": "billing", "min": 5},
+    "memorization": {"canaries": ["My code is {4711}"], "drawn": 20},
     "refusal": {"max_new_tokens": 4},
     "attacks": {"max_new_tokens": 4, "requests": 2},
     "generations": {"max_new_tokens": 4, "persons": {"women": ["she"], "men": ["he"]}},
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def places(store: Store) -> dict[bool, tuple[Artifact, list[Voice]]]:
+def places(store: Store) -> dict[bool, tuple[Artifact, list[LM]]]:
     """Data and who answers it: with labels, and with pairs of answers."""
     return {
         paired: (data := pairs_of(store) if paired else data_of(store), real_voices(store, data))
@@ -44,17 +44,17 @@ def places(store: Store) -> dict[bool, tuple[Artifact, list[Voice]]]:
 
 
 @pytest.fixture
-def place(kind: str, places: dict[bool, tuple[Artifact, list[Voice]]]) -> tuple[Artifact, list[Voice]]:
+def place(kind: str, places: dict[bool, tuple[Artifact, list[LM]]]) -> tuple[Artifact, list[LM]]:
     return places[kind == "preference"]
 
 
 @pytest.fixture
-def data(place: tuple[Artifact, list[Voice]]) -> Artifact:
+def data(place: tuple[Artifact, list[LM]]) -> Artifact:
     return place[0]
 
 
 @pytest.fixture
-def voices(place: tuple[Artifact, list[Voice]]) -> list[Voice]:
+def voices(place: tuple[Artifact, list[LM]]) -> list[LM]:
     return place[1]
 
 
@@ -70,7 +70,7 @@ def made(kind: str) -> Probe:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_measures_what_it_declares_and_the_same_each_time(
-    kind: str, data: Artifact, voices: list[Voice], kept: Path
+    kind: str, data: Artifact, voices: list[LM], kept: Path
 ) -> None:
     """One test for all: what a probe measures takes seconds."""
     probe, bench, again = made(kind), bench_of(data, kept, *voices), bench_of(data, kept, *voices)

@@ -9,7 +9,7 @@ import pytest
 from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import LuthierError
-from luthier.text.recogniser import Recogniser
+from luthier.pii.recognizer import Recogniser
 
 TEXTS = ["Please ask Maria Gonzalez about it.", "", "1 2 3", "My name is John Smith and I live in Leeds. " * 40]
 

@@ -10,33 +10,33 @@ from typing import Any
 import pytest
 
 from documented import undescribed
+from luthier.chat.judge_prompt import Verdict
+from luthier.chat.messages import Example, Message
 from luthier.core.component import members
-from luthier.core.scorer import Desk
-from luthier.text.messages import Example, Message
-from luthier.text.verdict import Verdict
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.core.scorer import ScorerContext
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from tests.endpoint import Body, serving
 from tuning import chat
 
 REWARDS = members(Reward)
 KINDS = sorted(REWARDS)
 USUAL: dict[str, dict[str, Any]] = {
-    "regex": {"pattern": "4"}, "length": {"free": 2, "most": 8}, "metric": {"metric": "token_f1"},
+    "regex": {"pattern": "4"}, "length": {"free": 2, "max": 8}, "metric": {"metric": "token_f1"},
 }  # fmt: skip
 """What must be given."""
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("exact", "rules"): {"rules": "exact"},
-    ("numeric", "rules"): {"place": "first"},
+    ("numeric", "rules"): {"position": "first"},
     ("json_schema", "obeys"): {"type": "object"},
     ("json_schema", "fenced"): False,
     ("regex", "pattern"): "is",
     ("regex", "where"): "whole",
     ("length", "free"): 4,
-    ("length", "most"): 20,
+    ("length", "max"): 20,
     ("repetition", "n"): 2,
     ("metric", "metric"): "exact_match",
     ("unit_tests", "runner"): {"fenced": False},
-    ("language", "wanted"): ("de",),
+    ("language", "languages"): ("de",),
     ("toxicity", "languages"): ("de",),
     ("toxicity", "ignore"): ("shit",),
     ("verdict", "asks"): {"rubric": "Is it kind?"},
@@ -60,8 +60,8 @@ ANSWERS = [
 """Answers to one question, right and wrong, empty and cut off; their tokens, and whether they ended."""
 
 
-def attempts(reference: str = "4") -> list[Attempt]:
-    return [Attempt(chat("What is 2 + 2?", reference), *one) for one in ANSWERS]
+def attempts(reference: str = "4") -> list[RewardCompletion]:
+    return [RewardCompletion(chat("What is 2 + 2?", reference), *one) for one in ANSWERS]
 
 
 class Wordy:
@@ -78,17 +78,17 @@ class Wordy:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Bench:
-    desk = Desk(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path)
+def place(tmp_path: Path) -> RewardContext:
+    desk = ScorerContext(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path)
 
-    return Bench(desk=desk, model=Wordy())  # type: ignore[arg-type]  # it stands in a model's place
+    return RewardContext(scorer_context=desk, model=Wordy())  # type: ignore[arg-type]  # it stands in a model's place
 
 
 def made(kind: str, **fields: Any) -> Reward:
     return REWARDS[kind].model_validate({"kind": kind, **USUAL.get(kind, {}), **fields})
 
 
-def asked(kind: str) -> list[Attempt]:
+def asked(kind: str) -> list[RewardCompletion]:
     return attempts("assert four() == 4") if kind == "unit_tests" else attempts()
 
 
@@ -115,7 +115,7 @@ def test_it_is_documented(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_answer_has_a_number_of_its_own(kind: str, reward: Reward, place: Bench) -> None:
+def test_each_answer_has_a_number_of_its_own(kind: str, reward: Reward, place: RewardContext) -> None:
     given = asked(kind)
     found = reward.score(given, place)
     assert len(found) == len(given)
@@ -128,7 +128,7 @@ def test_each_answer_has_a_number_of_its_own(kind: str, reward: Reward, place: B
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in KINDS for name in REWARDS[kind].model_fields if name not in ELSEWHERE]
 )
-def test_every_field_changes_something(kind: str, name: str, place: Bench) -> None:
+def test_every_field_changes_something(kind: str, name: str, place: RewardContext) -> None:
     if kind == "judge":
         pytest.skip("its settings are the scorer's, which tests/models/scorers hold to the same promise")
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
@@ -137,11 +137,11 @@ def test_every_field_changes_something(kind: str, name: str, place: Bench) -> No
     assert made(kind).score(given, place) != other.score(given, place)
 
 
-def test_a_reward_that_holds_against_the_data_says_which_row_has_no_answer(place: Bench) -> None:
+def test_a_reward_that_holds_against_the_data_says_which_row_has_no_answer(place: RewardContext) -> None:
     whole = chat("a", "b")
     bare: Example = whole.model_copy(update={"messages": whole.messages[:-1], "label": None})
     with pytest.raises(Exception, match=r"tickets.csv:1: the reward numeric holds answers against that of the data"):
-        made("numeric").score([Attempt(bare, "4", 1)], place)
+        made("numeric").score([RewardCompletion(bare, "4", 1)], place)
 
 
 def test_errors_are_no_reward() -> None:

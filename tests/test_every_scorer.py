@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import InputError
-from luthier.core.scorer import Desk, Scored, Scorer
+from luthier.core.scorer import Scored, Scorer, ScorerContext
 
 SCORERS = members(Scorer)
 
@@ -32,11 +32,11 @@ def test_what_it_cannot_reach_is_said(kind: str, tmp_path: Path) -> None:
     told = {"url": "http://127.0.0.1:9/v1", "retries": 0} if kind == "judge" else {}
     scorer = SCORERS[kind].model_validate({"kind": kind, **told})
     rows = [Scored(question="what is it", prediction="it is this", references=("pass",))] * 2
-    desk = Desk(base=tmp_path, kept=tmp_path, say=print, model=lambda name: tmp_path / name)
+    desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=lambda name: tmp_path / name)
     if kind not in ("unit_tests", "embedding"):
         with pytest.raises(InputError) as caught:
             scorer.columns(rows, desk)
-        assert caught.value.remedy
+        assert caught.value.hint
         return
     found = scorer.columns(rows, desk)
     assert set(found) == set(scorer.writes)

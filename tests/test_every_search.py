@@ -10,15 +10,15 @@ import polars
 import pytest
 import torch
 
+from luthier.artifacts.dataset import read_examples
+from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
 from luthier.models.lm.local import LocalLM
 from luthier.models.load import load, open_merged
-from luthier.text.dataset import read_examples
-from luthier.text.prompt import Prompt
-from luthier.tune.search.asking import Asker
+from luthier.tune.prompt_search.client import Asker
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, StandaloneTechnique
 from tuning import Bench, bench
@@ -40,7 +40,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("prompt_search", "held_back"): 10,
     ("prompt_search", "budget"): 60,
     ("prompt_search", "metric"): "brier",
-    ("prompt_search", "normalise"): "prior",
+    ("prompt_search", "normalize"): "prior",
 }
 """Another value for each field, which must change what is tried or chosen."""
 TEXTS_ONLY = {("prompt_search", "max_new_tokens")}
@@ -55,7 +55,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def step(kind: str, **fields: Any) -> Tune:
     technique = SEARCHES[kind].model_validate({"kind": kind, **SMALL, **fields})
-    return Tune(data="data", technique=technique, precision="float32")
+    return Tune(data="data", technique=technique, dtype="float32")
 
 
 def made(shop: Bench, wanted: Tune) -> Artifact:
@@ -87,7 +87,7 @@ def test_it_chooses_the_best_of_what_it_scored(kind: str, shop: Bench) -> None:
     assert last[0]["score"] == max(line["score"] for line in last)
     assert all(line["low"] <= line["score"] <= line["high"] for line in lines)
     asked = {line["candidate"]: line["rows"] for line in lines}
-    assert sum(asked.values()) == artifact.read_json("tuned.json")["scored_rows"] <= SMALL["budget"]
+    assert sum(asked.values()) == artifact.read_json("training.json")["scored_rows"] <= SMALL["budget"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,11 +97,11 @@ def test_the_score_is_that_of_the_made_model(kind: str, shop: Bench) -> None:
     winner = next(line for line in log(artifact) if line["round"] == best)
     rows = {example.id: example for example in read_examples(shop.data, "train")}
     shown = set(winner["examples"])
-    seen = polars.read_parquet(artifact.path("learnt.parquet"))
+    seen = polars.read_parquet(artifact.path("training_examples.parquet"))
     held = [rows[key] for key in seen["id"].to_list()[: SMALL["held_back"]]]
     assert shown.isdisjoint(example.id for example in held)
     options = {label: label for label in ("account", "billing", "delivery")}
-    told = Asker(LocalLM(artifact, "float32"), options, 8).answer(Prompt.of(artifact), held)
+    told = Asker(LocalLM(artifact, "float32"), options, 8).answer(PromptPrefix.of(artifact), held)
     right = [said in wanted for said, wanted in zip(told.predictions, told.references, strict=True)]
     assert sum(right) / len(right) == pytest.approx(winner["score"])
 
@@ -133,11 +133,11 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
 def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
     technique, model = step(kind).technique, describe(shop.base.folder)
     assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > 4 * model.parameters
-    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
-    told = step(kind).foresee(outlook)
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    told = step(kind).estimate_cost(outlook)
     assert told.how
     assert None not in (told.seconds, told.peak_bytes, told.tokens)
-    more = step(kind, budget=1000).foresee(outlook)
+    more = step(kind, budget=1000).estimate_cost(outlook)
     assert more.tokens is not None
     assert told.tokens is not None
     assert more.tokens > told.tokens

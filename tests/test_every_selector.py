@@ -10,16 +10,16 @@ import pytest
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.data.selector import Candidate, Pool, Selector
+from luthier.data.selector import Pool, SelectionCandidate, Selector
 from workshop import tiny_encoder
 
 KINDS = sorted(members(Selector))
 TOPICS = ("refund of the invoice", "parcel by courier", "password and login", "colour of the sofa")
 
 
-def _candidate(n: int, text: str, shares: list[float] | None) -> Candidate:
+def _candidate(n: int, text: str, shares: list[float] | None) -> SelectionCandidate:
     told = None if shares is None else dict(zip("abc", shares, strict=True))
-    return Candidate(f"{n * 7919 % 9973:016x}", "f.csv", n, text, told)
+    return SelectionCandidate(f"{n * 7919 % 9973:016x}", "f.csv", n, text, told)
 
 
 def pool(count: int = 40, seed: int = 3, labelled: tuple[str, ...] = ()) -> Pool:
@@ -44,7 +44,7 @@ def test_it_is_documented_and_its_settings_come_back(selector: Selector) -> None
 @pytest.mark.parametrize("count", [1, 7, 40, 100])
 def test_each_row_is_chosen_once_at_most(selector: Selector, count: int) -> None:
     chosen = selector.choose(pool(), count)
-    assert len({one.place for one in chosen}) == len(chosen) == min(count, 40)
+    assert len({one.candidate_index for one in chosen}) == len(chosen) == min(count, 40)
     assert all(np.isfinite(one.score) for one in chosen)
     assert chosen == selector.choose(pool(), count)
     assert selector.choose(pool(), 40)[:count] == chosen, "a smaller choice begins a larger one"
@@ -53,7 +53,9 @@ def test_each_row_is_chosen_once_at_most(selector: Selector, count: int) -> None
 def test_the_order_in_which_rows_came_does_not_count(selector: Selector) -> None:
     whole = pool()
     turned = Pool(whole.candidates[::-1], whole.labelled, whole.seed)
-    names = [[one.candidates[chosen.place].id for chosen in selector.choose(one, 12)] for one in (whole, turned)]
+    names = [
+        [one.candidates[chosen.candidate_index].id for chosen in selector.choose(one, 12)] for one in (whole, turned)
+    ]
     assert names[0] == names[1]
 
 
@@ -67,4 +69,6 @@ def test_an_encoder_can_make_the_points(selector: Selector, tmp_path: Path) -> N
     tiny_encoder(tmp_path / "tiny")
     other = type(selector).model_validate({"embedder": {"kind": "encoder", "model": "tiny"}})
     whole = replace(pool(), base=tmp_path)
-    assert [one.place for one in other.choose(whole, 12)] != [one.place for one in selector.choose(whole, 12)]
+    assert [one.candidate_index for one in other.choose(whole, 12)] != [
+        one.candidate_index for one in selector.choose(whole, 12)
+    ]

@@ -13,13 +13,13 @@ import pytest
 
 from documented import undescribed
 from endpoint import serving
+from luthier.chat.messages import Message as Turn
 from luthier.core.component import members
 from luthier.core.expressions import Window
 from luthier.monitor.plan import MonitorPlan
-from luthier.monitor.signal import Reading, Row, Signal, Span, Training
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, TrainingSample, WindowSpan
 from luthier.monitor.windows import PARTS, ROWS_OF_PART
-from luthier.text.messages import Message as Turn
-from luthier.traffic.record import Feedback, Trace
+from luthier.traces.record import Feedback, Trace
 from watching import BEGIN, desk_traffic, label, measured, plan_of, trace, watcher
 from workshop import tickets
 
@@ -110,7 +110,7 @@ def events(plan: MonitorPlan, traces: Sequence[Trace]) -> list[Trace | Feedback]
     return [one for trace in traces for one in (trace, label(trace, "delivery", after_s=0.5, rating=1.0))]
 
 
-def fed(plan: MonitorPlan, folder: Path, log: Sequence[Trace | Feedback]) -> dict[tuple[str, Window], Reading]:
+def fed(plan: MonitorPlan, folder: Path, log: Sequence[Trace | Feedback]) -> dict[tuple[str, Window], SignalValue]:
     watching = watcher(plan, folder)
     for event in log:
         watching.add(event)
@@ -193,7 +193,7 @@ def test_the_worst_requests_are_found(kind: str, plan: MonitorPlan, tmp_path: Pa
     watched = watching._watched[signal_of(plan).called]
     at = traces[-1].at.timestamp() + 1
     rows = next(iter(watched.windows.values())).rows(at)
-    watched.eye.measure(rows, Span(60, len(rows)))
+    watched.eye.measure(rows, WindowSpan(60, len(rows)))
     each = watched.eye.each(rows)
     if kind == "error_rate":
         assert [row.trace for row, value in zip(rows, each or (), strict=True) if value > 0] == ["r17"]
@@ -215,7 +215,7 @@ def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> N
     watched = watching._watched[signal_of(plan).called]
     for kept in watched.windows.values():
         for number in range(3000):
-            kept.add(BEGIN.timestamp() + number / 1000, Row(hash((number, "x")) & (2**64 - 1), 1.0, f"r{number}"))
+            kept.add(BEGIN.timestamp() + number / 1000, SignalRow(hash((number, "x")) & (2**64 - 1), 1.0, f"r{number}"))
         rows = kept.rows(BEGIN.timestamp() + 4)
         assert len(rows) <= PARTS * ROWS_OF_PART
         spec = next(spec for spec, one in watched.windows.items() if one is kept)
@@ -226,8 +226,8 @@ def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> N
 def test_a_reference_is_written_alike_twice(plan: MonitorPlan, tmp_path: Path) -> None:
     signal = signal_of(plan)
     told, mixed = measured(200), random.Random(1)
-    training = Training(prompts=TEXTS, answers=TEXTS, base=tmp_path, seed=3, measured=told)
-    shuffled = Training(
+    training = TrainingSample(prompts=TEXTS, answers=TEXTS, base=tmp_path, seed=3, measured=told)
+    shuffled = TrainingSample(
         prompts=mixed.sample(TEXTS, len(TEXTS)),
         answers=TEXTS,
         base=tmp_path,

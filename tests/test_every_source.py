@@ -105,8 +105,8 @@ def _web(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]
 
 def _traces(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
     """Requests of two days, each corrected."""
-    from luthier.traffic.write import write
-    from tests.traffic.conftest import opinion, trace
+    from luthier.traces.feedback import write
+    from tests.traces.conftest import opinion, trace
 
     numbers = [*range(20), *range(1440, 1460)]
     asked = [trace(number) for number in numbers]
@@ -181,7 +181,7 @@ def test_rows_come_whole_in_order_and_with_their_lines(kind: str, place: Path) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_reads_only_so_many(kind: str, place: Path) -> None:
     settings, _, rows = _made(kind, place)
-    assert _columns(_read(Source.parse({**settings, "first": 3}), place), rows) == rows[:3]
+    assert _columns(_read(Source.parse({**settings, "limit": 3}), place), rows) == rows[:3]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,12 +8,12 @@ import pytest
 
 from documented import undescribed
 from eval.evaluations import text_examples
-from eval.harness.test_harness import write
+from eval.lm_eval.test_harness import write
 from luthier.core.component import members
-from luthier.eval.task import SCORES, Brief, EvalTask
+from luthier.eval.task import SCORES, EvalTask, TaskContext
 
 KINDS = members(EvalTask)
-SETTINGS = {"harness": {"path": "sums.yaml", "data": "."}}
+SETTINGS = {"lm_eval": {"path": "sums.yaml", "data": "."}}
 """Settings without which a task of a kind cannot be made."""
 
 
@@ -24,7 +24,7 @@ def task(kind: str) -> EvalTask:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_questions_are_the_same_again(kind: str, tmp_path: Path) -> None:
     write(tmp_path)
-    brief = Brief(base=tmp_path, examples=text_examples(), say=print)
+    brief = TaskContext(base=tmp_path, examples=text_examples(), say=print)
     first, again = task(kind).exams(brief), task(kind).exams(brief)
     assert [exam.signature for exam in first] == [exam.signature for exam in again]
     for exam in first:

@@ -19,29 +19,29 @@ from transformers import AutoModelForCausalLM
 from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import ModelError
-from luthier.core.quiet import no_bars
+from luthier.core.system.process import no_bars
 from luthier.models.describe import describe
 from luthier.models.load import load, open_folder, open_merged, scheme_of
-from luthier.models.quantised import dequantise, quantise
+from luthier.models.quantization import dequantize, quantize
 from luthier.models.quiet import no_peft_warning
-from luthier.models.scheme import Scheme
-from luthier.tune.loop import Training
+from luthier.models.source import Scheme
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, StandaloneTechnique, Technique
+from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
 
 EVERY = members(AnyTechnique)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 OTHERWISE: dict[tuple[str, str], Any] = {
-    ("adapter", "place"): "parallel",
-    ("adapter", "reduction"): 4.0,
+    ("adapter", "adapter_type"): "parallel",
+    ("adapter", "reduction_factor"): 4.0,
     ("adapter", "size"): 5,
-    ("adapter", "bend"): "tanh",
+    ("adapter", "non_linearity"): "tanh",
     ("adapter", "scale"): 4.0,
     ("full", "embeddings"): False,
-    ("ia3", "targets"): ("q_proj", "down_proj"),
-    ("ia3", "feedforward"): ("v_proj",),
+    ("ia3", "target_modules"): ("q_proj", "down_proj"),
+    ("ia3", "feedforward_modules"): ("v_proj",),
     ("layers", "last"): 2,
     ("layers", "blocks"): (0,),
     ("layers", "names"): ("*.mlp.down_proj.weight",),
@@ -49,54 +49,62 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("layers", "head"): True,
     ("layers", "embeddings"): True,
     ("lora", "r"): 4,
-    ("lora", "alpha"): 8.0,
-    ("lora", "targets"): ("q_proj", "v_proj"),
-    ("lora", "rslora"): True,
-    ("lora", "dropout"): 0.3,
-    ("lora", "b_rate"): 16.0,
-    ("lora", "dora"): True,
-    ("lora", "start"): "pissa",
-    ("p_tuning", "tokens"): 5,
-    ("p_tuning", "encoder"): "lstm",
-    ("p_tuning", "encoder_size"): 24,
-    ("p_tuning", "layers"): 1,
-    ("prefix", "tokens"): 5,
+    ("lora", "lora_alpha"): 8.0,
+    ("lora", "target_modules"): ("q_proj", "v_proj"),
+    ("lora", "use_rslora"): True,
+    ("lora", "lora_dropout"): 0.3,
+    ("lora", "loraplus_lr_ratio"): 16.0,
+    ("lora", "use_dora"): True,
+    ("lora", "init_lora_weights"): "pissa",
+    ("p_tuning", "num_virtual_tokens"): 5,
+    ("p_tuning", "encoder_reparameterization_type"): "lstm",
+    ("p_tuning", "encoder_hidden_size"): 24,
+    ("p_tuning", "encoder_num_layers"): 1,
+    ("prefix", "num_virtual_tokens"): 5,
     ("prefix", "init"): "random",
     ("prefix", "text"): "Where is the parcel",
-    ("prefix", "encoder_size"): 24,
-    ("prompt", "tokens"): 5,
-    ("prompt", "init"): "random",
-    ("prompt", "text"): "Where is the parcel",
+    ("prefix", "encoder_hidden_size"): 24,
+    ("prompt", "num_virtual_tokens"): 5,
+    ("prompt", "prompt_tuning_init"): "random",
+    ("prompt", "prompt_tuning_init_text"): "Where is the parcel",
     ("qlora", "r"): 4,
-    ("qlora", "alpha"): 8.0,
-    ("qlora", "targets"): ("q_proj", "v_proj"),
-    ("qlora", "rslora"): True,
-    ("qlora", "dropout"): 0.3,
-    ("qlora", "b_rate"): 16.0,
+    ("qlora", "lora_alpha"): 8.0,
+    ("qlora", "target_modules"): ("q_proj", "v_proj"),
+    ("qlora", "use_rslora"): True,
+    ("qlora", "lora_dropout"): 0.3,
+    ("qlora", "loraplus_lr_ratio"): 16.0,
     ("qlora", "bits"): 8,
     ("qlora", "group"): 32,
 }
 """Another value for each field, which must change what is learnt."""
 WAYS: list[dict[str, Any]] = [
     *({"kind": kind} for kind in KINDS),
-    {"kind": "adapter", "place": "houlsby", "size": 6, "bend": "gelu"},
+    {"kind": "adapter", "adapter_type": "houlsby", "size": 6, "non_linearity": "gelu"},
     {"kind": "full", "embeddings": False},
     {"kind": "layers", "last": 0, "names": ("*.o_proj.weight",), "head": True, "norms": True},
-    {"kind": "lora", "dora": True, "b_rate": 4.0},
-    {"kind": "lora", "start": "pissa", "rslora": True, "dropout": 0.1},
-    {"kind": "lora", "start": "olora", "dora": True, "targets": ("q_proj", "mlp.down_proj")},
-    {"kind": "lora", "start": "eva", "r": 4},
-    {"kind": "p_tuning", "encoder": "lstm", "layers": 2, "encoder_size": 16},
-    {"kind": "prefix", "init": "random", "encoder_size": 16},
-    {"kind": "prompt", "init": "text", "text": "Sort the message", "tokens": 12},
+    {"kind": "lora", "use_dora": True, "loraplus_lr_ratio": 4.0},
+    {"kind": "lora", "init_lora_weights": "pissa", "use_rslora": True, "lora_dropout": 0.1},
+    {"kind": "lora", "init_lora_weights": "olora", "use_dora": True, "target_modules": ("q_proj", "mlp.down_proj")},
+    {"kind": "lora", "init_lora_weights": "eva", "r": 4},
+    {"kind": "p_tuning", "encoder_reparameterization_type": "lstm", "encoder_num_layers": 2, "encoder_hidden_size": 16},
+    {"kind": "prefix", "init": "random", "encoder_hidden_size": 16},
+    {
+        "kind": "prompt",
+        "prompt_tuning_init": "text",
+        "prompt_tuning_init_text": "Sort the message",
+        "num_virtual_tokens": 12,
+    },
     {"kind": "qlora", "bits": 8, "group": 48},
 ]
 """Techniques, and those settings of theirs that work otherwise inside."""
 GIVEN: dict[tuple[str, str], dict[str, Any]] = {
-    ("p_tuning", "layers"): {"encoder": "lstm"},
+    ("p_tuning", "encoder_num_layers"): {"encoder_reparameterization_type": "lstm"},
     ("prefix", "text"): {"init": "text", "text": "My invoice is wrong"},
-    ("prefix", "encoder_size"): {"init": "random"},
-    ("prompt", "text"): {"init": "text", "text": "My invoice is wrong"},
+    ("prefix", "encoder_hidden_size"): {"init": "random"},
+    ("prompt", "prompt_tuning_init_text"): {
+        "prompt_tuning_init": "text",
+        "prompt_tuning_init_text": "My invoice is wrong",
+    },
 }
 """What a field needs beside it to mean anything."""
 SOFT = {"prompt": 0.3, "prefix": 0.1, "p_tuning": 0.03}
@@ -129,10 +137,10 @@ def step(kind: str, **fields: Any) -> Tune:
     return Tune(
         data="data",
         technique=TECHNIQUES[kind].model_validate({"kind": kind, **fields}),
-        rows_per_step=8,
+        batch_size=8,
         learning_rate=SOFT.get(kind, 5e-3),
-        precision="float32",
-        checkpoint_steps=2,
+        dtype="float32",
+        save_steps=2,
     )
 
 
@@ -141,7 +149,7 @@ def in_plain_peft(base: Path, made: Path, scheme: Scheme | None) -> Any:
     with no_bars(), no_peft_warning():
         model = AutoModelForCausalLM.from_pretrained(base)
         if scheme:
-            dequantise(quantise(model, scheme), torch.float32)  # what the packed weights stand for, as anybody has it
+            dequantize(quantize(model, scheme), torch.float32)  # what the packed weights stand for, as anybody has it
         return PeftModel.from_pretrained(model, made / "adapter").eval()
 
 
@@ -162,10 +170,10 @@ def test_each_trains_weights_or_stands_alone() -> None:
 def test_one_without_the_loop_refuses_the_settings_of_the_loop(kind: str) -> None:
     technique = STANDALONE[kind].model_validate({"kind": kind})
     assert technique.used <= {*Tune.model_fields}
-    for name, value in {"epochs": 2, "learning_rate": 0.1, "optimizer": "muon", "held_out": {"rows": 9}}.items():
+    for name, value in {"epochs": 2, "learning_rate": 0.1, "optimizer": "muon", "validation": {"rows": 9}}.items():
         with pytest.raises(ValueError, match=f"{name} changes nothing under {kind}"):
             Tune.model_validate({"kind": "tune", "data": "data", "technique": {"kind": kind}, name: value})
-    Tune(data="data", technique=technique, rows=5)
+    Tune(data="data", technique=technique, max_train_samples=5)
 
 
 @pytest.mark.parametrize("kind", sorted(STANDALONE))
@@ -190,12 +198,14 @@ def test_it_is_documented(kind: str) -> None:
 @by_way
 def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
-    run = Training.run
-    monkeypatch.setattr(Training, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
+    run = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
     made = shop.tune(step(**way))
     losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert sum(losses[-2:]) < sum(losses[:2])
-    near = {"atol": 1e-4, "rtol": 1e-4} if "start" in way else {}  # a base that was changed meanwhile is restored
+    near = (
+        {"atol": 1e-4, "rtol": 1e-4} if "init_lora_weights" in way else {}
+    )  # a base that was changed meanwhile is restored
     torch.testing.assert_close(logits(load(made, "float32").model), logits(trained[0].eval()), **near)
     if (made.folder / "adapter").is_dir():
         found = in_plain_peft(shop.base.folder, made.folder, scheme_of(made))
@@ -205,7 +215,7 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
         with pytest.raises(ModelError, match="cannot be merged"):
             open_merged(made, torch.float32)
     else:
-        merged = open_merged(made, torch.float32, dequantise=merging == "dequantised")
+        merged = open_merged(made, torch.float32, dequantize=merging == "dequantized")
         torch.testing.assert_close(logits(merged), logits(trained[0]), atol=1e-4, rtol=1e-4)
     assert (logits(load(made, "float32").model) - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
 
@@ -216,14 +226,14 @@ def test_it_moves_what_it_says_and_nothing_else(
 ) -> None:
     before: dict[str, torch.Tensor] = {}
     models: list[Any] = []
-    run = Training.run
+    run = Trainer.run
 
-    def watched(self: Training, *args: Any) -> list[str]:
+    def watched(self: Trainer, *args: Any) -> list[str]:
         models.append(self._model)
         before.update({name: value.detach().clone() for name, value in self._model.named_parameters()})
         return run(self, *args)
 
-    monkeypatch.setattr(Training, "run", watched)
+    monkeypatch.setattr(Trainer, "run", watched)
     shop.store.remove(shop.tune_digest(step(**way)))
     shop.tune(step(**way))
     moving = 0

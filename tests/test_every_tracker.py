@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from documented import undescribed
 from luthier.core.component import check_installed, members
 from luthier.core.errors import InputError, MissingExtra, Unwritable
+from luthier.tune.run import flat
 from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import Tracked, Tracker
 from luthier.tune.trackers.tensorboard import TensorBoard
-from luthier.tune.watching import flat
 from tuning import Bench, bench, interrupted
 
 TRACKERS = members(Tracker)
@@ -133,7 +133,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def step(*trackers: Any) -> Tune:
-    return Tune(data="data", rows=32, rows_per_step=8, precision="float32", checkpoint_steps=2, trackers=trackers)
+    return Tune(data="data", max_train_samples=32, batch_size=8, dtype="float32", save_steps=2, report_to=trackers)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -238,7 +238,7 @@ def test_a_folder_that_mlflow_would_take_for_another_is_refused(name: str, tmp_p
     installed("mlflow")
     with pytest.raises(InputError, match="MLflow cannot keep a database in a folder with") as caught:
         TRACKERS["mlflow"].model_validate({"kind": "mlflow", "folder": name}).begin(tracked(), tmp_path)
-    assert caught.value.where.field == "trackers"
+    assert caught.value.where.field == "report_to"
 
 
 @pytest.mark.parametrize("project", ["a/b", "what?", "", "p" * 129])
@@ -265,7 +265,7 @@ def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, mon
     for run in (lambda: check_installed(step("tensorboard"), Path()), lambda: shop.tune(step("tensorboard"))):
         with pytest.raises(MissingExtra, match="no_such_library, which is not installed") as caught:
             run()
-        assert "pip install 'luthier[tensorboard]'" in caught.value.remedy
+        assert "pip install 'luthier[tensorboard]'" in caught.value.hint
 
 
 def test_a_folder_that_is_in_the_way_is_said(shop: Bench, tmp_path: Path) -> None:

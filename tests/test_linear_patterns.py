@@ -20,7 +20,7 @@ from tests.data.test_linear_time import attacks, growth, patterns
 
 SOURCE = Path(luthier.__file__).parent
 _VERBS = frozenset({"search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"})
-_ELSEWHERE = ("luthier.core.ledger.migrations", "luthier.__main__")
+_ELSEWHERE = ("luthier.core.db.migrations", "luthier.__main__")
 """Modules that only their own programs can import."""
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.core.wheel import cached_wheel
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
-from luthier.flow.report import write_report
-from luthier.flow.run import Result
+from luthier.core.system.packages import cached_wheel
+from luthier.recipe.planner import plan
+from luthier.recipe.report import write_report
+from luthier.recipe.runner import RunResult
+from luthier.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("recipe.yaml"))
@@ -36,15 +36,15 @@ SMALL = {
         "steps.data.split.train=16",
         "steps.others.split.train=16",
         "steps.unseen.split.test=8",
-        "steps.tune.held_out={rows: 4, every: 2, keep: last}",
+        "steps.tune.validation={rows: 4, every: 2, keep: last}",
         "steps.report.probes=[]",
-        "steps.tune.objective.rollout.max_new_tokens=8",
+        "steps.tune.objective.rollout.max_completion_length=8",
         "steps.report.max_new_tokens=8",
     ),
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
-    "support": ("steps.data.split.test=8", "steps.tune.epochs=1", "steps.tune.rows=16"),
+    "support": ("steps.data.split.test=8", "steps.tune.epochs=1", "steps.tune.max_train_samples=16"),
 }
 OWN_DATA = {
     "summaries": ("DIALOGUES", "dialogsum/dialogsum.train.jsonl"),
@@ -71,7 +71,7 @@ FEWER: dict[str, tuple[str, ...]] = {
     "prompt_search": ("steps.tune.technique.held_back=16", "steps.tune.technique.budget=48")
 }
 """What else makes a technique's recipe short."""
-Make = Callable[..., Result]
+Make = Callable[..., RunResult]
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ def make(tmp_path: Path, smollm2: Artifact) -> Make:
     """Run a recipe of the repository in a folder of its own."""
     assert smollm2.manifest.makes == "model"
 
-    def run(name: str, *overrides: str) -> Result:
+    def run(name: str, *overrides: str) -> RunResult:
         shutil.copytree(ROOT / "recipes" / name, tmp_path / name, ignore=shutil.ignore_patterns(".luthier"))
         return Recipe.load(tmp_path / name, overrides).run()
 
     return run
 
 
-def _measures(result: Result) -> dict[str, Any]:
+def _measures(result: RunResult) -> dict[str, Any]:
     measures: dict[str, Any] = result["report"].artifact.read_json("metrics.json")["models"]
     return measures
 
@@ -192,7 +192,7 @@ def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
         "steps.data.split={train: 800, test: 77}",
         "steps.more.share=0.05",
         "steps.tune.epochs=1",
-        "steps.tune.rows_per_step=16",
+        "steps.tune.batch_size=16",
         "steps.tune.learning_rate=0.002",
         "steps.report.dtype=auto",
     )
@@ -226,8 +226,8 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
 
 def test_people_and_rules_label(tmp_path: Path) -> None:
     """`recipes/label` wants no model: what it makes is held to what its messages are about."""
+    from luthier.artifacts.dataset import DatasetSummary, read_examples
     from luthier.data.delivery.export import export
-    from luthier.text.dataset import DatasetSummary, read_examples
 
     shutil.copytree(ROOT / "recipes" / "label", tmp_path / "label", ignore=shutil.ignore_patterns(".luthier"))
     result = Recipe.load(tmp_path / "label").run()

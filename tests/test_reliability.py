@@ -125,7 +125,7 @@ def test_two_processes_share_the_work(workplace: Workplace) -> None:
 
 
 def test_ctrl_c_keeps_what_is_finished(workplace: Workplace) -> None:
-    workplace.run("steps.tune.rows_per_step=60")  # everything before tune is made
+    workplace.run("steps.tune.batch_size=60")  # everything before tune is made
     process = workplace.start("run", "recipe.yaml")
     while not list((workplace.folder / ".luthier" / "work").glob("*/folder")):
         time.sleep(0.01)
@@ -142,7 +142,7 @@ def test_a_flipped_byte_is_named_when_it_would_be_used(whole: Workplace) -> None
     content = bytearray(table.read_bytes())
     content[len(content) // 2] ^= 1
     table.write_bytes(content)
-    process = whole.start("run", "recipe.yaml", "steps.tune.rows_per_step=4")
+    process = whole.start("run", "recipe.yaml", "steps.tune.batch_size=4")
     told = whole.finish(process)
     assert process.returncode == 2
     assert told["error"]["kind"] == "CorruptArtifact"

@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from luthier.cli.app import run_command
-from luthier.flow.recipe import Recipe
-from luthier.flow.run import Result
-from luthier.traffic.read import traces
+from luthier.recipe.runner import RunResult
+from luthier.recipe.schema import Recipe
+from luthier.traces.store import traces
 from tests import strangers
 from tests.commanded import command
 from tests.workshop import own_cache
 
-SHORT = ("steps.tune.epochs=1", "steps.tune.rows=24")
+SHORT = ("steps.tune.epochs=1", "steps.tune.max_train_samples=24")
 """Overrides that keep a training to a second."""
 PLAIN = "steps.tune={kind: tune, data: data, technique: plain}"
 Say = Callable[..., tuple[str, str]]
@@ -52,8 +52,8 @@ def _walk(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 def _shorten(recipe: Path) -> None:
     """Take the recognizer of names out of a recipe, which needs a wheel that is fetched, and train for a second."""
-    text = re.sub(r"epochs: \d+", "rows: 24, epochs: 1", recipe.read_text(encoding="utf-8"))
-    at = text.index(", names: {")
+    text = re.sub(r"epochs: \d+", "max_train_samples: 24, epochs: 1", recipe.read_text(encoding="utf-8"))
+    at = text.index(", ner: {")
     recipe.write_text(text[:at] + "}" + text[text.index("\n", at) :], encoding="utf-8")
 
 
@@ -84,7 +84,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(bench: Path) -> Result:
+def result(bench: Path) -> RunResult:
     """What the recipe over chats makes, run from Python."""
     with pytest.MonkeyPatch.context() as patch:
         _walk(bench, patch)
@@ -113,7 +113,7 @@ class TestSupportLead:
         assert (source["header"], source["answer"], source["id"]) == (3, "Kategorie", "Nr")
         assert source["prompt"] == "{Betreff}\n\n{Nachricht}"
         assert source["system"].endswith("Answer with one of: Kundenkonto, Rechnung, Rückerstattung, Versand.")
-        assert next(one for one in ops if isinstance(one, dict) and one["kind"] == "pii")["names"]["kind"] == "rampart"
+        assert next(one for one in ops if isinstance(one, dict) and one["kind"] == "pii")["ner"]["kind"] == "rampart"
 
     def test_plan_says_what_it_costs(self, say: Say) -> None:
         said, _ = say("plan", "support")
@@ -218,7 +218,7 @@ class TestEngineer:
     def test_chats_with_tools_train_on_calls(self, bench: Path, say: Say) -> None:
         told = yaml.safe_load((bench / "agent" / "recipe.yaml").read_text(encoding="utf-8"))
         assert told["chat_template"] == "hermes", "the model's own has no place for tools"
-        assert told["steps"]["tune"]["objective"] == {"kind": "sft", "learn": "all"}
+        assert told["steps"]["tune"]["objective"] == {"kind": "sft", "train_on": "all"}
         assert told["steps"]["report"]["metrics"][0] == "tool_calls"
         assert re.search("agent: (about|everything is made)", say("plan", "agent", *SHORT)[0])
 
@@ -239,29 +239,29 @@ class TestEngineer:
         say("new", "trl", "--from", "sft.yaml")
         path = bench / "trl" / "recipe.yaml"
         tune = yaml.safe_load(path.read_text(encoding="utf-8"))["steps"]["tune"]
-        assert (tune["learning_rate"], tune["epochs"], tune["rows_per_step"]) == (2e-4, 1.0, 8)
-        assert (tune["technique"]["kind"], tune["technique"]["r"], tune["technique"]["alpha"]) == ("lora", 8, 16.0)
+        assert (tune["learning_rate"], tune["epochs"], tune["batch_size"]) == (2e-4, 1.0, 8)
+        assert (tune["technique"]["kind"], tune["technique"]["r"], tune["technique"]["lora_alpha"]) == ("lora", 8, 16.0)
         _, told = say("plan", "trl", ends=(2,))
         assert "have tools" in told
         assert "set `chat_template: hermes` in the recipe" in told
         path.write_text(path.read_text(encoding="utf-8").replace("\nseed: ", "\nchat_template: hermes\nseed: ", 1))
         assert "trl: about" in say("plan", "trl")[0]
 
-    def test_python_gives_tables_numbers_and_predictions(self, result: Result) -> None:
+    def test_python_gives_tables_numbers_and_predictions(self, result: RunResult) -> None:
         assert str(result).splitlines()[0].split() == ["step", "kind", "state", "time", "artifact"]
         calls = result["report"].metrics["tool_calls"]
         assert 0 <= calls["low"] <= calls["value"] <= calls["high"] <= 1
         (answer,) = result["tune"].predict(["What is the capital number 3?"], max_new_tokens=4)
         assert answer.probabilities is None
 
-    def test_rows_are_shown_with_their_calls(self, result: Result, say: Say) -> None:
+    def test_rows_are_shown_with_their_calls(self, result: RunResult, say: Say) -> None:
         said, _ = say("show", "agent:data", "--rendered", "1")
         assert "<tools>" in said
         assert '⟦<tool_call>\n{"name": "lookup"' in said
         assert said.count("⟦") == 3, "both turns of the assistant, and the sign that is explained"
 
     @pytest.mark.slow  # a process of its own that imports PEFT
-    def test_an_adapter_loads_in_peft(self, bench: Path, result: Result, say: Say) -> None:
+    def test_an_adapter_loads_in_peft(self, bench: Path, result: RunResult, say: Say) -> None:
         say("export", "agent:tune", *SHORT, "--to", "adapter", "--format", "adapter")
         program = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n"

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.digest import digest_of
 from luthier.core.errors import LuthierError
-from luthier.core.events import Events
+from luthier.core.events import RunEvents
 from luthier.core.files import write_aside, writing
-from luthier.core.remote import open_store
-from luthier.core.step import DataRef, Forecast, Outlook, Reads, Step, Work
+from luthier.core.hashing import digest_of
+from luthier.core.remote_store import open_store
+from luthier.core.step import DataRef, Forecast, PlanContext, Reads, Step, StepContext
 from luthier.core.store import Store
 
 COUNT = 12
@@ -32,7 +32,7 @@ class Toy(Step):
     pause: float = 0.0
     """Seconds to wait in each round."""
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """It is quick."""
         return Forecast(seconds=1, how="it is small")
 
@@ -51,7 +51,7 @@ class Numbers(Toy):
     memory: int = 0
     """How much memory to ask for."""
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Go on from the checkpoint when there is one."""
         checkpoint = work.scratch / "state.json"
         state: list[int] = json.loads(checkpoint.read_bytes()) if checkpoint.exists() else [work.seed]
@@ -74,7 +74,7 @@ class Squares(Toy):
     makes: ClassVar[str] = "dataset"
     data: DataRef
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write one file, line by line."""
         with (work.folder / "squares.jsonl").open("w") as file:
             for index in range(COUNT):
@@ -91,7 +91,7 @@ class Total(Toy):
     makes: ClassVar[str] = "evaluation"
     data: Annotated[str, Reads("dataset")]
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write the sum."""
         time.sleep(self.pause)
         lines = work.inputs["data"].path("squares.jsonl").read_text().split()
@@ -123,8 +123,10 @@ def make(store: Store, step: Toy, digest: str, inputs: Mapping[str, Artifact], l
     with log.open("a") as file:
         file.write(f"{step.kind}\n")
     checked = {field: artifact.check() for field, artifact in inputs.items()}
-    events = Events().of(step.kind)
-    work = Work(name=step.kind, inputs=checked, folder=folder, scratch=scratch, base=Path(), seed=7, events=events)
+    events = RunEvents().of(step.kind)
+    work = StepContext(
+        name=step.kind, inputs=checked, folder=folder, scratch=scratch, base=Path(), seed=7, events=events
+    )
     with writing(folder):
         measures = step.make(work)
         return store.finish(manifest(step, digest, checked), dict(measures))

@@ -13,12 +13,12 @@ import polars
 import pytest
 from safetensors.torch import load_file, save_file
 
+from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.digest import digest_of
-from luthier.core.events import Event, Events
-from luthier.core.step import Work
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
 from luthier.core.store import Store
-from luthier.text.messages import Example, Message, Origin, example_id
 from luthier.tune.steps.tune import Tune
 from workshop import tickets, tiny_model
 
@@ -37,7 +37,7 @@ def chat(question: str, answer: str, line: int = 1) -> Example:
         Message(role="user", content=question),
         Message(role="assistant", content=answer),
     )
-    origin = Origin(source="csv", file="tickets.csv", line=line)
+    origin = ExampleOrigin(source="csv", file="tickets.csv", line=line)
     key = example_id(messages, answer, {}, line)
     return Example(id=key, origin=origin, kind="label", messages=messages, label=answer)
 
@@ -79,16 +79,18 @@ class Bench:
     store: Store
     base: Artifact
     data: Artifact
-    heard: list[Event]
+    heard: list[RunEvent]
 
-    def work(self, step: Tune, seed: int = 3, model: Artifact | None = None) -> Work:
+    def work(self, step: Tune, seed: int = 3, model: Artifact | None = None) -> StepContext:
         """The place where a step is made; what an earlier try left in scratch is there."""
         folder, scratch = self.store.begin(self.tune_digest(step, seed))
-        events = Events(self.heard.append).of("tune")
+        events = RunEvents(self.heard.append).of("tune")
         inputs = {"data": self.data, "model": model or self.base}
         if step.teacher is not None:
             inputs["teacher"] = self.teacher
-        return Work(name="tune", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events)
+        return StepContext(
+            name="tune", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events
+        )
 
     @cached_property
     def teacher(self) -> Artifact:
@@ -117,17 +119,17 @@ class Bench:
 
 def interrupted(shop: Bench, step: Tune, before: int = 3) -> None:
     """Begin a training and interrupt it before one of its steps (from 0)."""
-    from luthier.tune.loop import Training
+    from luthier.tune.training.trainer import Trainer
 
-    once = Training._step
+    once = Trainer._step
 
-    def dying(self: Training, number: int, keeper: Any) -> Any:
+    def dying(self: Trainer, number: int, keeper: Any) -> Any:
         if number == before:
             raise KeyboardInterrupt
         return once(self, number, keeper)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_step", dying)
+        patch.setattr(Trainer, "_step", dying)
         with pytest.raises(KeyboardInterrupt):
             shop.tune(step)
 

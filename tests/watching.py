@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from luthier.monitor.alert import Alert
+from luthier.chat.messages import Message as Turn
+from luthier.monitor.alerts import Alert
+from luthier.monitor.evaluator import AlertEvaluator
 from luthier.monitor.plan import MonitorPlan, rules_of
-from luthier.monitor.signal import Measured, Place, Signal, Training
-from luthier.monitor.watcher import Watcher
-from luthier.text.messages import Message as Turn
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.signal import ReportRow, Signal, SignalContext, TrainingSample
+from luthier.traces.record import Feedback, Trace
 from workshop import tickets
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
@@ -77,7 +77,7 @@ def write_log(path: Path, events: Iterable[Trace | Feedback]) -> Path:
     return path
 
 
-def measured(count: int, seed: int = 0, sure: float = 3.0) -> list[Measured]:
+def measured(count: int, seed: int = 0, sure: float = 3.0) -> list[ReportRow]:
     """Rows of a report whose probabilities mean what they say; the larger `sure`, the more sure of itself the model."""
     chance = random.Random(seed)
     found = []
@@ -85,7 +85,7 @@ def measured(count: int, seed: int = 0, sure: float = 3.0) -> list[Measured]:
         scores = [math.exp(chance.gauss(0, sure)) for _ in LABELS]
         shares = {label: score / sum(scores) for label, score in zip(LABELS, scores, strict=True)}
         right = chance.choices(LABELS, list(shares.values()))[0]
-        found.append(Measured(shares, max(LABELS, key=lambda label: shares[label]), right))
+        found.append(ReportRow(shares, max(LABELS, key=lambda label: shares[label]), right))
     return found
 
 
@@ -100,7 +100,7 @@ def plan_of(
 ) -> MonitorPlan:
     """What a step `monitor` would keep, without a recipe."""
     made = [Signal.parse(one) for one in signals]
-    training = Training(prompts=texts, answers=texts, base=folder, seed=0, measured=measured(200))
+    training = TrainingSample(prompts=texts, answers=texts, base=folder, seed=0, measured=measured(200))
     for signal in made:
         if signal.learns or signal.needs_report:
             signal.learn(training, folder / "references" / signal.called)
@@ -111,12 +111,12 @@ def plan_of(
     )
 
 
-def watcher(plan: MonitorPlan, folder: Path) -> Watcher:
+def watcher(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
     """A watcher that works in a folder."""
-    return Watcher(plan, Place(base=folder, kept=folder / "kept", say=lambda text: None))
+    return AlertEvaluator(plan, SignalContext(base=folder, kept=folder / "kept", say=lambda text: None))
 
 
-def run(watching: Watcher, events: Iterable[Trace | Feedback], *, further_s: float = 60) -> Iterator[Any]:
+def run(watching: AlertEvaluator, events: Iterable[Trace | Feedback], *, further_s: float = 60) -> Iterator[Any]:
     """All messages over a log, and over some time after it."""
     at = 0.0
     for event in events:

@@ -39,7 +39,7 @@ _MOODS = [
 
 def own_cache(folder: Path) -> str:
     """A cache in a folder, for LUTHIER_CACHE, that has what was compiled for this machine once for all tests."""
-    from luthier.core.paths import cache_folder
+    from luthier.core.files import cache_folder
 
     shared, cache = cache_folder() / "kernels", folder / "cache"
     shared.mkdir(parents=True, exist_ok=True)
@@ -163,15 +163,15 @@ steps:
   data:
     kind: prepare
     source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
-    ops: [normalise, exact_dedup]
+    ops: [normalize, exact_dedup]
     split: {test: 30}
   tune:
     kind: tune
     data: data
     technique: {kind: lora, r: 4}
-    rows_per_step: 8
+    batch_size: 8
     learning_rate: 1.0e-2
-    precision: float32
+    dtype: float32
   report:
     kind: evaluate
     data: data
@@ -179,7 +179,7 @@ steps:
     metrics: [accuracy, macro_f1]
   gate:
     kind: gate
-    report: report
+    evaluation: report
     rules: ["accuracy >= 0.0"]
 """
 

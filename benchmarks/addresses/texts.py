@@ -11,7 +11,7 @@ from benchmarks.organisations import texts as others
 from benchmarks.organisations.names import Drawn
 from benchmarks.organisations.texts import Text
 
-from luthier.text.pii.scan import find
+from luthier.pii.detect import find
 
 HERE = Path(__file__).parent
 ADDRESS = 1

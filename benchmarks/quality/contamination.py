@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.chat.messages import Message
+from luthier.data.dedup.contamination import Unseen
 from luthier.data.ops.decontaminate import Decontaminate
 from luthier.data.row import Row
-from luthier.data.twins.contamination import Unseen
-from luthier.text.messages import Message
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHARE = 0.1

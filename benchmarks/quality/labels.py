@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from luthier.data.checking.confident import likely_errors
-from luthier.data.checking.material import Material, Seen
+from luthier.chat.messages import Message
 from luthier.data.checks.label_errors import LabelErrors
-from luthier.models.plain import held
-from luthier.text.messages import Message
+from luthier.data.validate.confident_learning import likely_errors
+from luthier.data.validate.context import CheckData, CheckRow
+from luthier.models.text_classifier import held
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHARE = 0.05
@@ -37,13 +37,13 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     rows = _rows()[:: 5 if quick else 1]
     planted = _planted(rows)
     wrong = {row.id for row, before in zip(planted, rows, strict=True) if row.label != before.label}
-    data = Material(planted, task="label", seed=SEED)
+    data = CheckData(planted, task="label", seed=SEED)
     print(f"{len(rows)} rows, {len(wrong)} planted errors, {len(data.labels)} classes", flush=True)
     started = time.perf_counter()
     accuracy = data.held.accuracy
     print(f"probabilities: {time.perf_counter() - started:.1f} s, accuracy {accuracy:.3f}", flush=True)
     named = {"luthier": _ours(data), "cleanlab": _theirs(data)}
-    ours, theirs = likely_errors(data.codes, data.held.chances), _mask(data, named["cleanlab"])
+    ours, theirs = likely_errors(data.codes, data.held.probabilities), _mask(data, named["cleanlab"])
     overlap = float((ours & theirs).sum() / (ours | theirs).sum())
     print(f"named by both, of those that either names: {overlap:.4f}", flush=True)
     for k in (len(wrong) // 8, len(wrong) // 4, len(wrong) // 2, len(wrong)):
@@ -68,7 +68,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     }
 
 
-def _rows() -> list[Seen]:
+def _rows() -> list[CheckRow]:
     found = []
     for split in ("train", "test"):
         with (DATA / "banking77" / f"{split}.csv").open(newline="", encoding="utf-8") as file:
@@ -77,15 +77,15 @@ def _rows() -> list[Seen]:
                     Message(role="user", content=told["text"]),
                     Message(role="assistant", content=told["category"]),
                 )
-                found.append(Seen(f"{split}{number:012d}", split, turns, told["category"]))
+                found.append(CheckRow(f"{split}{number:012d}", split, turns, told["category"]))
     return found
 
 
-def _planted(rows: list[Seen]) -> list[Seen]:
+def _planted(rows: list[CheckRow]) -> list[CheckRow]:
     """The rows with wrong labels in one of twenty."""
     random = np.random.default_rng(SEED)
-    data = Material(rows, task="label", seed=SEED)
-    chances = held(data.prompts, data.codes, seed=SEED).chances.copy()
+    data = CheckData(rows, task="label", seed=SEED)
+    chances = held(data.prompts, data.codes, seed=SEED).probabilities.copy()
     chances[np.arange(len(data.codes)), data.codes] = -1
     second = {row.id: data.labels[place] for row, place in zip(data.rows, chances.argmax(axis=1), strict=True)}
     made = list(rows)
@@ -96,21 +96,23 @@ def _planted(rows: list[Seen]) -> list[Seen]:
     return made
 
 
-def _ours(data: Material) -> list[str]:
+def _ours(data: CheckData) -> list[str]:
     """The rows that the check names, the most doubtful first; with margin 0, all that confident learning names."""
-    (found,) = LabelErrors(margin=0, least=5).look(data)
+    (found,) = LabelErrors(margin=0, min=5).look(data)
     return [row.id for row, _, _ in found.marks]
 
 
-def _theirs(data: Material) -> list[str]:
+def _theirs(data: CheckData) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cleanlab.filter import find_label_issues
 
-        places = find_label_issues(data.codes, data.held.chances, return_indices_ranked_by="self_confidence", n_jobs=1)
+        places = find_label_issues(
+            data.codes, data.held.probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
     return [data.rows[place].id for place in places]
 
 
-def _mask(data: Material, named: list[str]) -> np.ndarray:
+def _mask(data: CheckData, named: list[str]) -> np.ndarray:
     wanted = set(named)
     return np.array([row.id in wanted for row in data.rows])

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from luthier.core.wheel import fetch_wheel
-from luthier.flow.recipe import Recipe
-from luthier.text.languages import Guess, _identifier, identify
+from luthier.core.system.packages import fetch_wheel
+from luthier.lang.detect import Guess, _identifier, identify
+from luthier.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ROOT.parent / "shared" / "data" / "multi30k"

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from luthier.data.twins.closeness import Near
-from luthier.models.embedder import Embedder
+from luthier.data.dedup.similarity import Near
 from luthier.models.embedders.encoder import Encoder
+from luthier.models.embeddings.base import Embedder
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = ROOT.parent / "shared" / "data" / "banking77" / "train.csv"

@@ -29,9 +29,9 @@ from benchmarks.postal_values import LATIN, SCRIPTS, WEST
 from luthier.core.errors import MissingExtra
 from luthier.data.pii.proof import Labelled
 from luthier.data.pii.proof import measure as rightness
-from luthier.text.pii.found import NAME_KINDS, PATTERN_KINDS, Found, PiiKind
-from luthier.text.pii.scan import find
-from luthier.text.recogniser import Recogniser
+from luthier.pii.detect import find
+from luthier.pii.recognizer import Recogniser
+from luthier.pii.span import NAME_KINDS, PATTERN_KINDS, PiiKind, PiiSpan
 
 GOAL = 0.98
 NAMES_RECALL, NAMES_PRECISION = 0.85, 0.80
@@ -90,12 +90,12 @@ def _postal(each: int) -> Iterator[dict[str, Any]]:
             continue
         kinds = (*PATTERN_KINDS, *recogniser.finds)
 
-        def alone(text: str, recogniser: Recogniser = recogniser) -> list[Found]:
+        def alone(text: str, recogniser: Recogniser = recogniser) -> list[PiiSpan]:
             return list(recogniser.recognise([text])[0])
 
         def both(
-            text: str, alone: Callable[[str], list[Found]] = alone, kinds: Sequence[PiiKind] = kinds
-        ) -> list[Found]:
+            text: str, alone: Callable[[str], list[PiiSpan]] = alone, kinds: Sequence[PiiKind] = kinds
+        ) -> list[PiiSpan]:
             return find(text, kinds, alone(text))
 
         for how, finder in ((f"patterns and {kind}", both), (f"{kind} alone", alone)):
@@ -105,9 +105,9 @@ def _postal(each: int) -> Iterator[dict[str, Any]]:
 
 def _postal_by(
     how: str,
-    others: Sequence[Sequence[Found]],
+    others: Sequence[Sequence[PiiSpan]],
     sets: Sequence[tuple[str, str, Sequence[Labelled]]],
-    finder: Callable[[str], list[Found]],
+    finder: Callable[[str], list[PiiSpan]],
 ) -> Iterator[dict[str, Any]]:
     wrong = sum(any(one.kind == "address" for one in finds) for finds in others)
     print(f"\n{len(others)} sentences without an address, {how}: one is found in {wrong}")
@@ -141,7 +141,7 @@ def _names(rows: Sequence[Labelled], title: str) -> Iterator[dict[str, Any]]:
 
 
 def _table(
-    title: str, rows: Sequence[Labelled], finds: Sequence[Sequence[Found]], kinds: Sequence[PiiKind], name: str
+    title: str, rows: Sequence[Labelled], finds: Sequence[Sequence[PiiSpan]], kinds: Sequence[PiiKind], name: str
 ) -> Iterator[dict[str, Any]]:
     print(
         f"\n{title}\n{'kind':14}{'wanted':>8}{'found':>8}{'recall':>9}{'interval':>17}{'precision':>11}{'interval':>17}"
@@ -151,9 +151,9 @@ def _table(
             continue
         shown = [f"{rate[0]:9.4f}  [{rate[1]:.3f}, {rate[2]:.3f}]" if rate else f"{'none':>9}{'':16}" for rate in
                  (right.recall, right.precision)]  # fmt: skip
-        print(f"{kind:14}{right.wanted:8}{right.found:8}{shown[0]}{shown[1]}", flush=True)
+        print(f"{kind:14}{right.expected:8}{right.found:8}{shown[0]}{shown[1]}", flush=True)
         for what, rate in (("recall", right.recall), ("precision", right.precision)):
-            if rate is not None and right.wanted:
+            if rate is not None and right.expected:
                 goal = {"recall": NAMES_RECALL, "precision": NAMES_PRECISION}[what] if kind in NAME_KINDS else GOAL
                 yield {"figure": f"pii_{name}_{kind}_{what}", "value": round(rate[0], 4), "goal": goal, "unit": "share"}
 
@@ -168,7 +168,7 @@ def _peer(rows: Sequence[Labelled]) -> None:
     done = subprocess.run([python, str(_PEER)], input=texts, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     finds = [
-        [Found(start, end, kind, row.text[start:end]) for start, end, kind in found]
+        [PiiSpan(start, end, kind, row.text[start:end]) for start, end, kind in found]
         for row, found in zip(rows, told["finds"], strict=True)
     ]
     print(f"\npresidio-analyzer {told['version']}: {1000 * told['seconds'] / len(rows):.1f} CPU-ms a row")

@@ -1,4 +1,4 @@
-"""Luthier takes raw data to a fine-tuned, measured and served language model from one written recipe.
+"""Fine-tune, evaluate and serve a language model from raw data with one recipe.
 
 >>> import luthier
 >>> recipe = luthier.Recipe.load("recipe.yaml")   # doctest: +SKIP
@@ -12,13 +12,13 @@ __version__ = "0.1.0"
 __all__ = ["Recipe", "__version__"]
 
 if TYPE_CHECKING:
-    from luthier.flow.recipe import Recipe
+    from luthier.recipe.schema import Recipe
 
 
 def __getattr__(name: str) -> object:
     """Import the public names on first use, so that `import luthier` stays light."""
     if name == "Recipe":
-        from luthier.flow.recipe import Recipe
+        from luthier.recipe.schema import Recipe
 
         return Recipe
     raise AttributeError(f"module 'luthier' has no attribute {name!r}")

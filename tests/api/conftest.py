@@ -13,11 +13,11 @@ import openai
 import pytest
 
 from luthier.api.doors import doors
-from luthier.core.ledger import Ledger
+from luthier.commands.jobs.service import JobService
+from luthier.commands.jobs.tunable import Tunable
+from luthier.core.db import Ledger
 from luthier.core.store import Store
-from luthier.flow.jobs.desk import Desk
-from luthier.flow.jobs.tunable import Tunable
-from luthier.traffic.keys import add_key
+from luthier.traces.api_keys import add_key
 from serving import Served, serving
 
 
@@ -26,7 +26,7 @@ class Open:
     """The door, and who may come in."""
 
     served: Served
-    desk: Desk
+    desk: JobService
     keys: dict[str, str]
 
     def client(self, who: str = "anna") -> openai.OpenAI:
@@ -55,6 +55,6 @@ def opened(where: Path | str, folder: Path) -> Iterator[Open]:
         keys = {who: add_key(ledger, who, ("tune",)) for who in ("anna", "ben")}
         keys["reader"] = add_key(ledger, "reader", ("infer",))
         keys["root"] = add_key(ledger, "root", ("admin",))
-        desk = Desk(ledger, Store(folder), {"base": Tunable("base", "tiny-model")})
-        with serving({}, where, beside=doors(desk)) as served:
+        desk = JobService(ledger, Store(folder), {"base": Tunable("base", "tiny-model")})
+        with serving({}, where, extra_routes=doors(desk)) as served:
             yield Open(served, desk, keys)

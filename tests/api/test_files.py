@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from fine_tuning import as_lines, chats
-from luthier.flow.jobs import files as kept
-from luthier.flow.jobs.writing import take
+from luthier.commands.jobs import files
+from luthier.commands.jobs.writing import take
 from tests.api.conftest import Open
 
 DATA = as_lines(chats(4))
@@ -92,17 +92,17 @@ def test_a_file_expires(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:
         file=("a.jsonl", DATA), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600}
     )
     assert made.expires_at == made.created_at + 3600
-    monkeypatch.setattr(kept, "datetime", _Later)
+    monkeypatch.setattr(files, "datetime", _Later)
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(made.id)
     place.desk.files.sweep()
     assert not place.desk.files.path(made.id).exists()
 
 
-class _Later(kept.datetime):  # type: ignore[name-defined,misc]
+class _Later(files.datetime):  # type: ignore[name-defined,misc]
     @classmethod
     def now(cls, tz: Any = None) -> Any:
-        return super().now(tz) + kept.timedelta(seconds=3601)  # type: ignore[attr-defined]
+        return super().now(tz) + files.timedelta(seconds=3601)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_other_purposes_have_no_counterpart(place: Open, purpose: Any) -> None:
 
 
 def test_too_large_a_file_is_refused_and_leaves_nothing(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "FILE_BYTES", 1 << 20)
     before = sorted(place.desk.files.folder.glob("*"))
 
     def pieces() -> Iterator[bytes]:
@@ -154,14 +154,14 @@ def test_too_large_a_file_is_refused_and_leaves_nothing(place: Open, monkeypatch
 
 def test_a_keys_files_have_room_together(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     place.client("root").files.create(file=("a", DATA), purpose="fine-tune")
-    monkeypatch.setattr(kept, "KEY_BYTES", len(DATA) + 10)
+    monkeypatch.setattr(files, "KEY_BYTES", len(DATA) + 10)
     with pytest.raises(openai.APIStatusError) as raised:
         place.client("root").files.create(file=("b", DATA), purpose="fine-tune")
     assert raised.value.status_code == 413
 
 
 def test_a_full_disk_is_said(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(files, "_SPARE_BYTES", 1 << 60)
     found = place.ask("POST", "/v1/files", **form(FILE, PURPOSE))
     assert (found.status_code, found.json()["error"]["type"]) == (507, "server_error")
 

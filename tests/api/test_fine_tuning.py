@@ -19,10 +19,10 @@ import pytest
 from commanded import Running, command
 from fine_tuning import as_lines, chats, pairs
 from luthier.cli.app import run_command
-from luthier.core.ledger import Ledger, ledger_url
-from luthier.core.process import is_gone
-from luthier.flow.jobs.book import Book
-from luthier.traffic.keys import add_key
+from luthier.commands.jobs.registry import JobRepository
+from luthier.core.db import Ledger, ledger_url
+from luthier.core.system.process import is_gone
+from luthier.traces.api_keys import add_key
 from tests import ready
 from workshop import tiny_model
 
@@ -85,7 +85,7 @@ def learns(client: openai.OpenAI, job: str, steps: int = 2) -> bool:
 
 def process_of(folder: Path, job: str) -> str:
     with Ledger(ledger_url(folder / ".luthier")) as ledger:
-        return Book(ledger).any(job).process or ""
+        return JobRepository(ledger).any(job).process or ""
 
 
 def test_a_script_for_openai_runs_unchanged(

@@ -159,13 +159,13 @@ def test_a_job_that_waits_is_cancelled_once(place: Open, file: str) -> None:
 
 def test_a_key_has_no_endless_queue(place: Open, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place.client().fine_tuning.jobs.create(model="base", training_file=file)
-    monkeypatch.setattr("luthier.flow.jobs.book.MOST_OPEN", 1)
+    monkeypatch.setattr("luthier.commands.jobs.registry.MOST_OPEN", 1)
     found = place.ask("POST", "/v1/fine_tuning/jobs", json={"model": "base", "training_file": file})
     assert (found.status_code, found.headers["retry-after"]) == (429, "60")
 
 
 def test_events_are_told_in_pages(place: Open, file: str) -> None:
-    from luthier.flow.jobs.journal import tell
+    from luthier.commands.jobs.journal import tell
 
     client = place.client()
     job = client.fine_tuning.jobs.create(model="base", training_file=file).id

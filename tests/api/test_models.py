@@ -5,9 +5,9 @@ from __future__ import annotations
 import openai
 import pytest
 
-from luthier.flow.jobs.book import new_name
-from luthier.flow.jobs.records import Wish
-from luthier.traffic.releases import Model, current, release, roll_back
+from luthier.commands.jobs.records import JobRequest
+from luthier.commands.jobs.registry import new_name
+from luthier.traces.releases import ReleasedModel, current, release, roll_back
 from tests.api.conftest import Open
 
 
@@ -15,11 +15,11 @@ def tuned(place: Open, suffix: str, key: str = "anna") -> str:
     """A model that a job of somebody's made."""
     desk, job = place.desk, new_name()
     desk.folder(job).mkdir(parents=True)
-    desk.book.add(key, Wish(model="base", training_file="file-x", suffix=suffix), job)
+    desk.book.add(key, JobRequest(model="base", training_file="file-x", suffix=suffix), job)
     name = f"ft:base:luthier:{suffix}:{job[6:14]}"
     digest = job[6:] + "0" * 8
     desk.book.change(job, "succeeded", ("validating_files",), model=name, artifact=digest)
-    release(desk.ledger, name, Model(word=job, model=digest, digest=digest))
+    release(desk.ledger, name, ReleasedModel(word=job, model=digest, digest=digest))
     return name
 
 
@@ -48,7 +48,7 @@ def test_nobody_else_does(place: Open) -> None:
 def test_a_model_that_a_name_means_stays(place: Open) -> None:
     name, ledger = tuned(place, "served"), place.desk.ledger
     model = current(ledger)[name].stable
-    release(ledger, "desk@prod", Model(word="x", model="other", digest="f" * 32))
+    release(ledger, "desk@prod", ReleasedModel(word="x", model="other", digest="f" * 32))
     release(ledger, "desk@prod", model)
     once = place.client().with_options(max_retries=0)  # the client waits and tries again after a conflict
     with pytest.raises(openai.ConflictError, match="desk@prod means this model"):

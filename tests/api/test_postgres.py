@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from fine_tuning import as_lines, chats
-from luthier.core.ledger import Ledger
-from luthier.flow.jobs.book import Book
+from luthier.commands.jobs.registry import JobRepository
+from luthier.core.db import Ledger
 from tests.api.conftest import Open, opened
 
 
@@ -38,9 +38,9 @@ def test_jobs_live_in_postgresql(door: Open, postgres_database: str) -> None:
     assert door.client("ben").files.list().data == []
     assert client.fine_tuning.jobs.cancel(jobs[0]).status == "cancelled"
     with Ledger(postgres_database) as other:  # as another server has it
-        assert Book(other).any(jobs[0]).state == "cancelled"
+        assert JobRepository(other).any(jobs[0]).state == "cancelled"
         changed = [
-            Book(ledger).change(jobs[1], "running", ("validating_files", "queued"))
+            JobRepository(ledger).change(jobs[1], "running", ("validating_files", "queued"))
             for ledger in (other, door.desk.ledger)
         ]
     assert changed == [True, False], "one of two takes it"

@@ -10,13 +10,12 @@ from typing import Any
 import openai
 import pytest
 
-from luthier.core.ledger import Ledger
-from luthier.flow.jobs.book import Book, new_name, owners
-from luthier.flow.jobs.records import Wish
+from luthier.commands.jobs.records import JobRequest
+from luthier.commands.jobs.registry import JobRepository, new_name, owners
+from luthier.core.db import Ledger
 from luthier.serve.engines.torch import Torch
-from luthier.traffic.follow import Follower
-from luthier.traffic.keys import INFER, Scope, add_key
-from luthier.traffic.releases import Model, forget, release
+from luthier.traces.api_keys import INFER, Scope, add_key
+from luthier.traces.releases import Follower, ReleasedModel, forget, release
 from serving import Served, model_in, serving
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -67,7 +66,7 @@ class House:
         page = self.served.get("/metrics", headers={"Authorization": f"Bearer {self._keys[who]}"}).text
         return set(re.findall(r'model="([^"]+)"', page))
 
-    def release(self, name: str, model: Model) -> None:
+    def release(self, name: str, model: ReleasedModel) -> None:
         release(self.ledger, name, model)
         self.look()
 
@@ -82,7 +81,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     where = tmp_path / "ledger.db"
     with Ledger(where) as ledger:
         keys = {who: add_key(ledger, who, scopes) for who, scopes in SCOPES.items()}
-        release(ledger, "desk@prod", Model(word="x", model="everybodys"))
+        release(ledger, "desk@prod", ReleasedModel(word="x", model="everybodys"))
         follower = Follower(lambda: Ledger(where), owners=owners)
         with serving(opened, where, resolver=follower, open_now=False) as served:
             for name in opened:
@@ -95,19 +94,19 @@ def house(tmp_path: Path) -> Iterator[House]:
 def tuned(house: House, key: str | None, model: str = "annas") -> str:
     """The name of a model that a job of somebody's made, as it is released before the job says so."""
     job = new_name()
-    Book(house.ledger).add(key, Wish(model="base", training_file="file-x"), job)
+    JobRepository(house.ledger).add(key, JobRequest(model="base", training_file="file-x"), job)
     name = f"ft:base:luthier::{job[6:14]}"
-    house.release(name, Model(word=job, model=model))
+    house.release(name, ReleasedModel(word=job, model=model))
     return name
 
 
 def test_only_the_key_that_wanted_it_and_administrators_find_it(house: House) -> None:
     name = tuned(house, "anna")
     step = f"{name}:ckpt-step-4"
-    house.release(step, Model(word=f"ftjob-{'0' * 24}", model="annas"))
+    house.release(step, ReleasedModel(word=f"ftjob-{'0' * 24}", model="annas"))
     assert house.listed("root") == {*ALL, name, step}
     assert not house.asks("anna", step), "a name without its job is nobody's"
-    house.release(step, Model(word=str(Book(house.ledger).everybody()[0].id), model="annas"))
+    house.release(step, ReleasedModel(word=str(JobRepository(house.ledger).everybody()[0].id), model="annas"))
     assert house.listed("anna") == {*ALL, name, step}
     assert house.listed("ben") == house.listed("annas-app") == {"everybodys", "desk@prod"}
     for asked in (name, step, "annas"):
@@ -120,7 +119,7 @@ def test_only_the_key_that_wanted_it_and_administrators_find_it(house: House) ->
 
 def test_a_released_alias_of_it_is_everybodys(house: House) -> None:
     name = tuned(house, "anna")
-    house.release("support@prod", Model(word="x", model="annas"))
+    house.release("support@prod", ReleasedModel(word="x", model="annas"))
     assert house.asks("ben", "support@prod")
     assert not house.asks("ben", name)
     assert house.listed("ben") == {*ALL, "support@prod"}

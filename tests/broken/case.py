@@ -49,7 +49,7 @@ def edited(old: str, new: str, text: str = RECIPE) -> str:
     return text.replace(old, new)
 
 
-def data_recipe(source: str, *, ops: str = "[normalise]", split: str = "{test: 30}") -> str:
+def data_recipe(source: str, *, ops: str = "[normalize]", split: str = "{test: 30}") -> str:
     """A recipe that only prepares data: the source is on line 5, the split on line 7."""
     return f"luthier: 1\nsteps:\n  data:\n    kind: prepare\n    source: {source}\n    ops: {ops}\n    split: {split}\n"
 

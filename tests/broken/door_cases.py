@@ -70,8 +70,10 @@ USAGE = (
         kind="UnknownName",
     ),
     _typed("no tokens", "luthier chat", "'--max-tokens'", "`luthier chat --help`", "chat", "--max-tokens", "0"),
-    _typed("unknown role", "ROLE", "no role 'operater'", "'operator'", "parts", "operater", kind="UnknownName"),
-    _typed("unknown part", "KIND", "there is no operator 'pi'", "'pii'", "parts", "operator", "pi", kind="UnknownName"),
+    _typed("unknown role", "ROLE", "no role 'operater'", "'operator'", "components", "operater", kind="UnknownName"),
+    _typed(
+        "unknown part", "KIND", "there is no operator 'pi'", "'pii'", "components", "operator", "pi", kind="UnknownName"
+    ),
 )
 OVERRIDES = (
     _given("no sign", f"{LINE} (rows)", "expected PATH=VALUE", "steps.tune.technique.r=32", "rows"),
@@ -197,7 +199,7 @@ BEFORE = (
         "recipe.yaml (steps.data)",
         "the step 'data' is not made yet",
         "`luthier run recipe.yaml",
-        "trace",
+        "lineage",
         "0123456789abcdef",
         kind="UnknownName",
     ),
@@ -219,7 +221,7 @@ AFTER = (
         "recipe.yaml",
         "no example has the id '0123456789abcdef'",
         "at least four characters",
-        "trace",
+        "lineage",
         "0123456789abcdef",
         kind="UnknownName",
         made=True,

@@ -74,8 +74,8 @@ CASES = (
         "chosen by doubts that nobody has",
         "texts.jsonl:1 (by)",
         "a row has no proposal",
-        "put the step `propose` before this one",
-        "{kind: select, data: data, by: uncertainty}",
+        "put the step `prelabel` before this one",
+        "{kind: sample_for_labeling, data: data, by: uncertainty}",
         kind="DataError",
     ),
 )

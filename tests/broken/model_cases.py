@@ -90,10 +90,10 @@ CASES = (
         _config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
     ),
     _folder(
-        "quantised weights",
+        "quantized weights",
         MODEL,
-        "quantised (gptq)",
-        "quantised from",
+        "quantized (gptq)",
+        "quantized from",
         _config(quantization_config={"quant_method": "gptq"}),
     ),
     _folder(

@@ -31,10 +31,10 @@ CASES = (
     ),
     Case(
         "step of another type",
-        "recipe.yaml:25 (steps.gate.report)",
+        "recipe.yaml:25 (steps.gate.evaluation)",
         "an evaluation; 'tune' makes a model",
         "known: report",
-        recipe=edited("report: report", "report: tune"),
+        recipe=edited("evaluation: report", "evaluation: tune"),
     ),
     Case(
         "itself",

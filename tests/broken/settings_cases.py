@@ -7,7 +7,7 @@ from tests.workshop import RECIPE
 
 GATE = RECIPE[RECIPE.index("  gate:\n") :]
 SOURCE = "{kind: csv, path: tickets.csv, prompt: message, answer: category}"
-TUNE = "`luthier parts step tune`"
+TUNE = "`luthier components step tune`"
 NAMES = "a name of small letters"
 
 
@@ -32,10 +32,10 @@ CASES = (
     Case("of a recipe", "recipe.yaml:2 (nome)", "no setting 'nome'", "'name'", recipe=edited("name: t", "nome: t")),
     Case(
         "of a step",
-        "recipe.yaml:15 (steps.tune.row_per_step)",
+        "recipe.yaml:15 (steps.tune.batch_sise)",
         "no setting",
-        "'rows_per_step'",
-        recipe=edited("rows_per_step", "row_per_step"),
+        "'batch_size'",
+        recipe=edited("batch_size", "batch_sise"),
     ),
     Case(
         "of a source", "recipe.yaml:8 (steps.data.source.promt)", "no setting", "'prompt'", recipe=_source("promt: x")
@@ -130,7 +130,7 @@ CASES = (
         "no kind",
         "recipe.yaml:11 (steps.tune)",
         "expected a step: its kind",
-        "known: assign, augment, base",
+        "known: augment, base, constitution",
         recipe=edited("    kind: tune\n", ""),
     ),
     Case(
@@ -151,14 +151,14 @@ CASES = (
         "a list for a step",
         "recipe.yaml:23 (steps.gate)",
         "got a list",
-        "known: assign, augment, base",
+        "known: augment, base, constitution",
         recipe=edited(GATE, "  gate: [gate]\n"),
     ),
     Case(
         "nothing for a step",
         "recipe.yaml:23 (steps.gate)",
         "got nothing",
-        "known: assign, augment, base",
+        "known: augment, base, constitution",
         recipe=edited(GATE, "  gate:\n"),
     ),
     Case(
@@ -171,17 +171,17 @@ CASES = (
     # types
     Case(
         "text for a count",
-        "recipe.yaml:15 (steps.tune.rows_per_step)",
+        "recipe.yaml:15 (steps.tune.batch_size)",
         "expected a whole number, got 'eight'",
         "leave it out (then 32)",
-        recipe=edited("rows_per_step: 8", "rows_per_step: eight"),
+        recipe=edited("batch_size: 8", "batch_size: eight"),
     ),
     Case(
         "half a row",
-        "recipe.yaml:15 (steps.tune.rows_per_step)",
+        "recipe.yaml:15 (steps.tune.batch_size)",
         "got 8.5",
         TUNE,
-        recipe=edited("rows_per_step: 8", "rows_per_step: 8.5"),
+        recipe=edited("batch_size: 8", "batch_size: 8.5"),
     ),
     Case(
         "yes for a number",
@@ -199,10 +199,10 @@ CASES = (
     ),
     Case(
         "maybe for yes or no",
-        "recipe.yaml:14 (steps.tune.technique.rslora)",
+        "recipe.yaml:14 (steps.tune.technique.use_rslora)",
         "expected true or false, got 'maybe'",
         "(then false)",
-        recipe=edited("r: 4", "r: 4, rslora: maybe"),
+        recipe=edited("r: 4", "r: 4, use_rslora: maybe"),
     ),
     Case(
         "a number for text",
@@ -221,9 +221,9 @@ CASES = (
     Case(
         "text for a list",
         "recipe.yaml:9 (steps.data.ops)",
-        "expected a list, got 'normalise'",
+        "expected a list, got 'normalize'",
         "write a list",
-        recipe=edited("[normalise, exact_dedup]", "normalise"),
+        recipe=edited("[normalize, exact_dedup]", "normalize"),
     ),
     Case(
         "a number for a mapping",
@@ -242,10 +242,10 @@ CASES = (
     # sizes
     Case(
         "negative",
-        "recipe.yaml:15 (steps.tune.rows_per_step)",
+        "recipe.yaml:15 (steps.tune.batch_size)",
         "expected at least 1, got -1",
         TUNE,
-        recipe=edited("rows_per_step: 8", "rows_per_step: -1"),
+        recipe=edited("batch_size: 8", "batch_size: -1"),
     ),
     Case(
         "rate 0",
@@ -277,10 +277,10 @@ CASES = (
     ),
     Case(
         "infinite",
-        "recipe.yaml:14 (steps.tune.technique.alpha)",
+        "recipe.yaml:14 (steps.tune.technique.lora_alpha)",
         "expected a finite number, got inf",
         "(then 32.0)",
-        recipe=edited("r: 4", "r: 4, alpha: .inf"),
+        recipe=edited("r: 4", "r: 4, lora_alpha: .inf"),
     ),
     Case(
         "share NaN",
@@ -327,17 +327,17 @@ CASES = (
     # choices
     Case(
         "unknown precision",
-        "recipe.yaml:17 (steps.tune.precision)",
+        "recipe.yaml:17 (steps.tune.dtype)",
         "'bfloat16', got 'fp16'",
         "(then auto)",
-        recipe=edited("precision: float32", "precision: fp16"),
+        recipe=edited("dtype: float32", "dtype: fp16"),
     ),
     Case(
         "near a choice",
-        "recipe.yaml:17 (steps.tune.schedule)",
+        "recipe.yaml:17 (steps.tune.lr_scheduler)",
         "got 'cosin'",
         "did you mean 'cosine'?",
-        recipe=edited("precision: float32", "schedule: cosin"),
+        recipe=edited("dtype: float32", "lr_scheduler: cosin"),
     ),
     Case(
         "another version",
@@ -377,10 +377,10 @@ CASES = (
     ),
     Case(
         "layers without a list",
-        "recipe.yaml:14 (steps.tune.technique.targets)",
+        "recipe.yaml:14 (steps.tune.technique.target_modules)",
         "expected 'all-linear'",
         "lora",
-        recipe=edited("r: 4", "r: 4, targets: q_proj"),
+        recipe=edited("r: 4", "r: 4, target_modules: q_proj"),
     ),
     # what does not go together
     Case(
@@ -388,21 +388,21 @@ CASES = (
         "recipe.yaml:11 (steps.tune)",
         "schedule_free averages the weights itself",
         "write constant",
-        recipe=edited("r: 4}", "r: 4}\n    optimizer: schedule_free\n    schedule: cosine"),
+        recipe=edited("r: 4}", "r: 4}\n    optimizer: schedule_free\n    lr_scheduler: cosine"),
     ),
     Case(
         "decay without wsd",
         "recipe.yaml:11 (steps.tune)",
-        "decay belongs to the schedule wsd",
+        "decay belongs to `lr_scheduler: wsd`",
         "or write wsd",
-        recipe=edited("precision: float32", "precision: float32\n    decay: 0.1"),
+        recipe=edited("dtype: float32", "dtype: float32\n    decay: 0.1"),
     ),
     # what is missing
     Case(
         "no path",
         "recipe.yaml:8 (steps.data.source.path)",
         "is required",
-        "add `path: …`; `luthier parts source csv`",
+        "add `path: …`; `luthier components source csv`",
         recipe=edited("path: tickets.csv, ", ""),
     ),
     Case("no steps", "recipe.yaml:1 (steps)", "is required", "add `steps: …`", recipe=RECIPE[: RECIPE.index("steps:")]),
@@ -455,9 +455,9 @@ CASES = (
     ),
     Case(
         "several mistakes",
-        "recipe.yaml:15 (steps.tune.rows_per_step)",
-        "(and 1 more: recipe.yaml:17 (steps.tune.precision): expected 'auto'",
+        "recipe.yaml:15 (steps.tune.batch_size)",
+        "(and 1 more: recipe.yaml:17 (steps.tune.dtype): expected 'auto'",
         TUNE,
-        recipe=edited("precision: float32", "precision: fp16", edited("rows_per_step: 8", "rows_per_step: 0")),
+        recipe=edited("dtype: float32", "dtype: fp16", edited("batch_size: 8", "batch_size: 0")),
     ),
 )

@@ -147,11 +147,11 @@ def _check(case: Case, told: dict[str, Any], folder: Path) -> None:
     """The documented shape, and the words that were expected."""
     assert set(told) == {"error"}
     error = told["error"]
-    assert set(error) == {"kind", "message", "where", "remedy"}
+    assert set(error) == {"kind", "message", "where", "hint"}
     assert set(error["where"]) == {"file", "line", "field"}
     assert error["kind"] == case.kind
     assert case.says in error["message"]
-    assert case.do in error["remedy"]
+    assert case.do in error["hint"]
     wanted = re.escape(case.at.replace("{folder}", str(folder)))
     for name, pattern in SPOTS.items():
         wanted = wanted.replace(re.escape(f"{{{name}}}"), pattern)
@@ -170,7 +170,7 @@ def _place(where: dict[str, Any]) -> str:
 def _check_shown(case: Case, shown: str, error: dict[str, Any]) -> None:
     """One message for a person, the same as for a program; a run may tell what it did until then."""
     place = _place(error["where"])
-    block = f"error: {f'{place}: ' if place else ''}{error['message']}\n  → {error['remedy']}\n"
+    block = f"error: {f'{place}: ' if place else ''}{error['message']}\n  → {error['hint']}\n"
     plain = re.sub(DIGEST, "DIGEST", shown)
     assert plain.endswith(re.sub(DIGEST, "DIGEST", block))
     assert case.command[0] in ("run", "export") or shown == block

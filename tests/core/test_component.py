@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from luthier.core.component import Component, member, members, nested, roles
+from luthier.core.component import Component, full_schema, member, members, nested, roles
 from luthier.core.errors import UnknownName
-from luthier.core.schema import full_schema
 
 COUNTER = itertools.count()
 
@@ -83,7 +82,7 @@ def test_defining_a_part_registers_it() -> None:
 def test_an_unknown_kind_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="'sqare'") as caught:
         member(Shape, "sqare")
-    assert caught.value.remedy == "did you mean 'square'?"
+    assert caught.value.hint == "did you mean 'square'?"
     with pytest.raises(ValidationError, match="did you mean 'square'"):
         Sheet.model_validate({"shapes": [{"kind": "sqare"}]})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.counted import by_name, counted, of_rows
+from luthier.core.events import by_name, counted, of_rows
 
 
 def test_one_is_not_many() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.described import described, descriptions
+from luthier.core.component import described, descriptions
 
 
 class Base(BaseModel):

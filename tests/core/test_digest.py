@@ -12,8 +12,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.digest import canonical, code_digest, digest_of, file_digest, files_digest
 from luthier.core.errors import DataError
+from luthier.core.hashing import canonical, code_digest, digest_of, file_digest, files_digest
 
 documents = st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none(), max_size=6)
 

@@ -8,14 +8,14 @@ import json
 import pytest
 
 from luthier.core import errors
-from luthier.core.errors import DataError, InputError, LuthierError, Where, did_you_mean
+from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation, did_you_mean
 
 CLASSES = [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, LuthierError)]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_has_an_exit_code_a_sentence_and_a_shape(kind: type[LuthierError]) -> None:
-    error = kind("is wrong", where=Where(file="rows.jsonl", line=17, field="role"), remedy="change it")
+    error = kind("is wrong", where=SourceLocation(file="rows.jsonl", line=17, field="role"), hint="change it")
     assert error.exit_code == (130 if kind is errors.Interrupted else 2)
     assert str(error) == "rows.jsonl:17 (role): is wrong\n  → change it"
     assert json.loads(json.dumps(error.as_json())) == {
@@ -23,7 +23,7 @@ def test_every_error_has_an_exit_code_a_sentence_and_a_shape(kind: type[LuthierE
             "kind": kind.__name__,
             "message": "is wrong",
             "where": {"file": "rows.jsonl", "line": 17, "field": "role"},
-            "remedy": "change it",
+            "hint": "change it",
         }
     }
 
@@ -37,8 +37,8 @@ def test_every_error_stands_in_the_drawn_tree(kind: type[LuthierError]) -> None:
 
 def test_places_are_shown_as_far_as_they_are_known() -> None:
     assert str(DataError("x")) == "x"
-    assert str(DataError("x", where=Where(field="steps.tune"))) == "steps.tune: x"
-    assert str(DataError("x", where=Where(file="a.csv", line=3))) == "a.csv:3: x"
+    assert str(DataError("x", where=SourceLocation(field="steps.tune"))) == "steps.tune: x"
+    assert str(DataError("x", where=SourceLocation(file="a.csv", line=3))) == "a.csv:3: x"
     assert DataError("x").as_json()["error"]["where"] == {"file": None, "line": None, "field": None}
 
 

@@ -14,15 +14,15 @@ import luthier.data.operator
 import luthier.data.source
 import luthier.eval.regard
 import luthier.monitor.signal
-import luthier.text.recogniser
+import luthier.pii.recognizer
 import luthier.tune.reward  # noqa: F401  # roles are known once they are imported
 from luthier.core.component import Component, check_installed, located, members, roles
 from luthier.core.errors import MissingExtra
-from luthier.core.extras import is_installed, require
+from luthier.core.system.packages import is_installed, require
 from luthier.data.ops.pii import Pii
-from luthier.data.ops.toxicity import Toxicity
-from luthier.text.recognisers.rampart import Rampart
-from luthier.text.recognisers.spacy import Spacy
+from luthier.data.ops.toxicity import ToxicityOperator
+from luthier.pii.recognizers.rampart import Rampart
+from luthier.pii.recognizers.spacy import Spacy
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 NEEDING = [one for role in roles().values() for one in members(role).values() if one.libraries]
@@ -50,8 +50,8 @@ def test_there_are_parts_of_all_rooms() -> None:
 
 
 def test_a_missing_library_is_said_with_its_command_and_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    bag = Bag.model_construct(one=Pii(), many=(Pii(), Pii(names=Rampart())), named={"a": Toxicity()})
-    assert [path for path, _ in located(bag)] == ["one", "many.0", "many.1", "many.1.names", "named.a"]
+    bag = Bag.model_construct(one=Pii(), many=(Pii(), Pii(ner=Rampart())), named={"a": ToxicityOperator()})
+    assert [path for path, _ in located(bag)] == ["one", "many.0", "many.1", "many.1.ner", "named.a"]
     check_installed(bag, Path())
     monkeypatch.setitem(sys.modules, "badwords", None)
     with pytest.raises(MissingExtra, match="the operator toxicity needs the library badwords") as caught:
@@ -60,16 +60,16 @@ def test_a_missing_library_is_said_with_its_command_and_its_place(monkeypatch: p
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra) as caught:
         check_installed(bag, Path())
-    assert caught.value.where.field == "many.1.names"
-    assert caught.value.remedy == "pip install 'luthier[names]'"
+    assert caught.value.where.field == "many.1.ner"
+    assert caught.value.hint == "pip install 'luthier[names]'"
 
 
 def test_settings_decide_whether_a_library_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "badwords", None)
-    Toxicity(model=str(tmp_path)).check_installed(tmp_path)
+    ToxicityOperator(model=str(tmp_path)).check_installed(tmp_path)
     with pytest.raises(MissingExtra, match="no pipeline 'no_such_pipeline' here") as caught:
         Spacy(model="no_such_pipeline").check_installed(tmp_path)
-    assert "pip install no_such_pipeline" in caught.value.remedy
+    assert "pip install no_such_pipeline" in caught.value.hint
     Spacy(model=str(tmp_path)).check_installed(tmp_path)
 
 

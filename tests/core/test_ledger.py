@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.db import Ledger, RunStep, ledger_url
 from luthier.core.errors import CorruptArtifact, DataError, InputError, LuthierError, UnknownName, Unwritable
-from luthier.core.ledger import Ledger, RunStep, ledger_url
 
 WRITER = """
 import sys
-from luthier.core.ledger import Ledger, RunStep
+from luthier.core.db import Ledger, RunStep
 with Ledger(sys.argv[1]) as ledger:
     print("open", flush=True)
     for number in range(int(sys.argv[2])):
@@ -148,7 +148,7 @@ def test_models_and_migrations_say_the_same(database: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from luthier.core.ledger.tables import load
+    from luthier.core.db.tables import load
 
     with Ledger(database) as ledger, ledger._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -158,7 +158,7 @@ def test_models_and_migrations_say_the_same(database: str) -> None:
 def test_migrations_go_up_down_and_up(database: str) -> None:
     from sqlalchemy import inspect
 
-    from luthier.core.ledger.migrate import current, migrate, newest
+    from luthier.core.db.migrate import current, migrate, newest
 
     with Ledger(database) as ledger:
         migrate(ledger._engine, "base")
@@ -170,7 +170,7 @@ def test_migrations_go_up_down_and_up(database: str) -> None:
 
 
 def test_migration_files_are_numbered_without_gap() -> None:
-    from luthier.core.ledger import migrate
+    from luthier.core.db import migrate
 
     names = sorted(path.name for path in (migrate._HERE / "versions").glob("[0-9]*.py"))
     assert [name.split("_", 1)[0] for name in names] == [f"{number + 1:04}" for number in range(len(names))]
@@ -183,7 +183,7 @@ def test_a_ledger_from_the_future_is_refused(database: str) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(InputError, match="9999") as caught:
         Ledger(database)
-    assert "upgrade" in caught.value.remedy
+    assert "upgrade" in caught.value.hint
 
 
 def test_the_state_is_one_of_four(database: str) -> None:
@@ -208,7 +208,7 @@ def test_a_failure_inside_a_transaction_undoes_all_of_it(database: str) -> None:
 
 
 def test_importing_the_ledger_is_light() -> None:
-    code = "import sys, luthier.core.ledger; print({'sqlalchemy', 'alembic'} & set(sys.modules))"
+    code = "import sys, luthier.core.db; print({'sqlalchemy', 'alembic'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout == "set()\n"
 
@@ -229,7 +229,7 @@ def refused(url: str) -> LuthierError:
     with pytest.raises(LuthierError) as caught:
         Ledger(url)
     assert "secret" not in str(caught.value)
-    assert caught.value.remedy
+    assert caught.value.hint
     return caught.value
 
 
@@ -260,9 +260,9 @@ def test_without_the_driver_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['psycopg'] = None\n"
         "from luthier.core.errors import MissingExtra\n"
-        "from luthier.core.ledger import Ledger\n"
+        "from luthier.core.db import Ledger\n"
         "try: Ledger('postgresql://host/x')\n"
-        "except MissingExtra as error: print(error.remedy)"
+        "except MissingExtra as error: print(error.hint)"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout == "pip install 'luthier[postgres]'\n"

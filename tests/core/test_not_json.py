@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from luthier.core.not_json import not_json
+from luthier.core.errors import not_json
 
 
 @pytest.mark.parametrize(

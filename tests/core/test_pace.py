@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.pace import Pace
+from luthier.core.events import Pace
 
 
 def test_nothing_is_known_from_one_mark() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import InputError
-from luthier.core.paths import is_variable, locate
+from luthier.core.files import is_variable, locate
 
 
 def test_a_relative_path_starts_at_the_base_and_an_absolute_one_stays() -> None:

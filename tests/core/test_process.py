@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.process import is_gone, me
+from luthier.core.system.process import is_gone, me
 
-SAY = "from luthier.core.process import me; import sys; print(me(), flush=True); sys.stdin.read()"
+SAY = "from luthier.core.system.process import me; import sys; print(me(), flush=True); sys.stdin.read()"
 
 
 def test_a_process_lives_until_it_is_over() -> None:
@@ -43,7 +43,7 @@ def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
 
 HOLES = """
 from pathlib import Path
-from luthier.core.process import release_memory
+from luthier.core.system.process import release_memory
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 held_back = [b"x" * 60_000 for _ in range(2_000)]
@@ -63,7 +63,7 @@ def test_freed_memory_goes_back_although_something_stands_behind_it() -> None:
 
 FAULTS = """
 import resource
-from luthier.core.process import reuse_memory
+from luthier.core.system.process import reuse_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

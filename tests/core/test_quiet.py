@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers.utils import logging
 
-from luthier.core.quiet import no_bars
+from luthier.core.system.process import no_bars
 
 
 def test_bars_and_warnings_are_as_they_were_afterwards() -> None:

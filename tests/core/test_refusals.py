@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from luthier.commands.new import write_recipe
 from luthier.core.errors import CorruptArtifact, Unwritable
 from luthier.core.files import write_aside, writing
 from luthier.core.store import Store
-from luthier.flow.new import write_recipe
 from toy_chain import run_chain
 
 Chain = Callable[..., subprocess.Popen[bytes]]
@@ -24,7 +24,7 @@ def test_a_full_disk_is_one_clear_error(small_disk: Path, tmp_path: Path) -> Non
     store = Store(small_disk / "store")
     with pytest.raises(Unwritable, match="disk is full") as caught:
         run_chain(store, tmp_path / "log", size=2_000_000)
-    assert "LUTHIER_STORE" in caught.value.remedy
+    assert "LUTHIER_STORE" in caught.value.hint
     assert store.digests() == []
     assert store.verify() == []
     run_chain(store, tmp_path / "log")
@@ -122,8 +122,8 @@ def test_the_remedy_is_of_what_is_written(code: int) -> None:
     for told, wanted in (((), "set LUTHIER_STORE to"), (("name another file",), "name another file")):
         with pytest.raises(Unwritable) as caught, writing("here", *told):
             raise OSError(code, "x")
-        assert caught.value.remedy.count(", or ") == 1
-        assert wanted in caught.value.remedy
+        assert caught.value.hint.count(", or ") == 1
+        assert wanted in caught.value.hint
 
 
 def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
@@ -135,8 +135,8 @@ def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(Unwritable) as caught:
         write_recipe(str(tmp_path / "support"), None, template="labels", model=None)
-    assert "luthier new PATH/NAME" in caught.value.remedy
-    assert "LUTHIER_STORE" not in caught.value.remedy
+    assert "luthier new PATH/NAME" in caught.value.hint
+    assert "LUTHIER_STORE" not in caught.value.hint
 
 
 @pytest.mark.parametrize("error", [OSError("odd"), RuntimeError("shapes differ"), CorruptArtifact("x"), KeyError("k")])

@@ -14,7 +14,7 @@ import pytest
 
 from luthier.core.artifact import MANIFEST, TIMING
 from luthier.core.errors import CorruptArtifact, InputError, UnknownName
-from luthier.core.remote import RemoteStore, open_store
+from luthier.core.remote_store import RemoteStore, open_store
 from luthier.core.store import Store
 from toy_chain import run_chain
 
@@ -56,7 +56,7 @@ def test_what_one_machine_makes_another_finds(store: RemoteStore, url: str, tmp_
     assert (tmp_path / "log").read_text().split() == ["toy_numbers", "toy_squares", "toy_total"]
     assert other.find(made[0].digest[:7]).digest == made[0].digest
     assert other.verify() == []
-    assert other.place == url
+    assert other.location == url
 
 
 def test_local_and_remote_bytes_are_the_same(store: RemoteStore, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_no_credentials_says_so(s3_environment: None, tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match="no credentials") as caught:
         open_store("s3://bucket/x")
-    assert "AWS_ACCESS_KEY_ID" in caught.value.remedy
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
 
 
 def test_no_network_says_so(s3_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +206,9 @@ def test_without_its_library_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['s3fs'] = None\n"
         "from luthier.core.errors import MissingExtra\n"
-        "from luthier.core.remote import open_store\n"
+        "from luthier.core.remote_store import open_store\n"
         "try: open_store('s3://bucket/x')\n"
-        "except MissingExtra as error: print(error.remedy)"
+        "except MissingExtra as error: print(error.hint)"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout == "pip install 'luthier[s3]'\n"
@@ -216,7 +216,7 @@ def test_without_its_library_the_extra_is_named() -> None:
 
 def test_a_password_in_a_url_is_never_shown() -> None:
     store = open_store("memory://user:secret@place")
-    assert "secret" not in store.place
+    assert "secret" not in store.location
     with pytest.raises(UnknownName) as caught:
         store.open("0" * 32)
     assert "secret" not in str(caught.value)

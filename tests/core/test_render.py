@@ -13,26 +13,28 @@ import pytest
 from rich.console import Console
 
 from luthier.core.errors import Unwritable
-from luthier.core.events import Event, Events
-from luthier.core.render import JsonLines, Plain, Rich, ToFile, as_line, choose, duration, numbers, sentence
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.render import JsonLines, PlainRenderer, Rich, ToFile, as_line, choose, duration, numbers, sentence
 
 
-def story(events: Events) -> None:
+def story(events: RunEvents) -> None:
     """A run as it goes: found, made with progress, waited for, failed."""
-    events.emit(Event(kind="run", text="support", total=3, at=0))
-    events.emit(Event(kind="cached", step="data", text="prepare", at=1))
-    events.emit(Event(kind="start", step="tune", text="tune", at=2))
+    events.emit(RunEvent(kind="run", text="support", total=3, at=0))
+    events.emit(RunEvent(kind="cached", step="data", text="prepare", at=1))
+    events.emit(RunEvent(kind="start", step="tune", text="tune", at=2))
     events.of("tune").note("batch 8 x 4")
     for done in range(41):
         measures = {"loss": 3.0 / (done + 1)}
         events.emit(
-            Event(kind="progress", step="tune", done=done, total=40, unit="steps", at=3 + done / 4, measures=measures)
+            RunEvent(
+                kind="progress", step="tune", done=done, total=40, unit="steps", at=3 + done / 4, measures=measures
+            )
         )
     events.of("tune").warning("3 rows were cut")
-    events.emit(Event(kind="done", step="tune", text="tune", at=14, measures={"seconds": 12.0, "rows/s": 99.123}))
-    events.emit(Event(kind="wait", step="report", text="another process is making it", at=15))
-    events.emit(Event(kind="failed", step="report", text="the disk is full", at=16))
-    events.emit(Event(kind="end", text="support", at=17, measures={"exit": 2}))
+    events.emit(RunEvent(kind="done", step="tune", text="tune", at=14, measures={"seconds": 12.0, "rows/s": 99.123}))
+    events.emit(RunEvent(kind="wait", step="report", text="another process is making it", at=15))
+    events.emit(RunEvent(kind="failed", step="report", text="the disk is full", at=16))
+    events.emit(RunEvent(kind="end", text="support", at=17, measures={"exit": 2}))
 
 
 SENTENCES = [
@@ -49,8 +51,8 @@ SENTENCES = [
 
 def test_plain_lines_carry_the_time_and_thin_the_progress() -> None:
     stream = io.StringIO()
-    with Plain(stream) as listener:
-        story(Events(listener))
+    with PlainRenderer(stream) as listener:
+        story(RunEvents(listener))
     lines = stream.getvalue().splitlines()
     assert all(line[2] == line[5] == ":" and line[8] == " " for line in lines)
     told = [line[9:].removeprefix("warning: ") for line in lines]
@@ -63,7 +65,7 @@ def test_plain_lines_carry_the_time_and_thin_the_progress() -> None:
 def test_json_lines_are_events_one_a_line() -> None:
     stream = io.StringIO()
     with JsonLines(stream) as listener:
-        story(Events(listener))
+        story(RunEvents(listener))
     rows = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert len(rows) == 8 + 1 + 41
     assert rows[0] == {"kind": "run", "text": "support", "total": 3}
@@ -71,18 +73,18 @@ def test_json_lines_are_events_one_a_line() -> None:
 
 
 def test_a_number_that_json_cannot_say_becomes_a_word() -> None:
-    event = Event(kind="progress", step="tune", done=1, measures={"loss": float("nan"), "norm": float("inf")})
+    event = RunEvent(kind="progress", step="tune", done=1, measures={"loss": float("nan"), "norm": float("inf")})
     assert json.loads(as_line(event))["measures"] == {"loss": "nan", "norm": "inf"}
 
 
 def test_a_line_of_words_stays_one_line() -> None:
-    assert as_line(Event(kind="note", text="two\nlines")).count("\n") == 1
+    assert as_line(RunEvent(kind="note", text="two\nlines")).count("\n") == 1
 
 
 def test_the_live_line_shows_the_work_and_sentences_stay_above() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
-    events = Events(Rich(stream, console=console))
+    events = RunEvents(Rich(stream, console=console))
     story(events)
     text = stream.getvalue()
     for wanted in SENTENCES:
@@ -96,7 +98,7 @@ def test_the_live_line_names_step_counts_rate_measures_and_time_left() -> None:
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
     with Rich(stream, console=console) as listener:
         for second in range(3):
-            event = Event(kind="progress", step="tune", done=10.0 * second, total=80, unit="rows", at=second)
+            event = RunEvent(kind="progress", step="tune", done=10.0 * second, total=80, unit="rows", at=second)
             listener(replace(event, measures={"loss": 0.5}))
     assert "20/80 rows, 10 rows/s, loss 0.5, 6.0 s left" in stream.getvalue()
 
@@ -105,8 +107,8 @@ def test_markup_in_a_users_text_is_text() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
     with Rich(stream, console=console) as listener:
-        listener(Event(kind="note", step="data", text="dropped [/red] and [bold]"))
-        listener(Event(kind="progress", step="[/x]", done=1, total=2, unit="[b]"))
+        listener(RunEvent(kind="note", step="data", text="dropped [/red] and [bold]"))
+        listener(RunEvent(kind="progress", step="[/x]", done=1, total=2, unit="[b]"))
     assert "dropped [/red] and [bold]" in stream.getvalue()
 
 
@@ -115,7 +117,7 @@ def test_a_terminal_gets_the_live_line_and_a_pipe_plain_lines() -> None:
     with os.fdopen(side, "w") as terminal, choose(terminal) as listener:
         assert isinstance(listener, Rich)
     os.close(main)
-    assert isinstance(choose(io.StringIO()), Plain)
+    assert isinstance(choose(io.StringIO()), PlainRenderer)
     assert isinstance(choose(io.StringIO(), json=True), JsonLines)
 
 
@@ -123,7 +125,7 @@ def test_a_log_outlives_the_terminal_and_grows(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "log.jsonl"
     for _ in range(2):
         with ToFile(path) as listener:
-            story(Events(listener, JsonLines(io.StringIO())))
+            story(RunEvents(listener, JsonLines(io.StringIO())))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 2 * (8 + 1 + 41)
 
@@ -132,13 +134,13 @@ def test_a_log_on_a_full_disk_is_one_clear_error(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(1_000_000))
     listener = ToFile(small_disk / "log.jsonl")
     with pytest.raises(Unwritable, match="disk is full"):
-        story(Events(*[listener] * 50))
+        story(RunEvents(*[listener] * 50))
     listener.close()
 
 
 def test_events_reach_every_listener_in_order() -> None:
     heard: list[tuple[str, str]] = []
-    events = Events(lambda event: heard.append(("a", event.kind)), lambda event: heard.append(("b", event.kind)))
+    events = RunEvents(lambda event: heard.append(("a", event.kind)), lambda event: heard.append(("b", event.kind)))
     events.of("data").progress(1, 2, "rows")
     events.of("data").note("x")
     assert heard == [("a", "progress"), ("b", "progress"), ("a", "note"), ("b", "note")]
@@ -154,8 +156,8 @@ def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
 
 def test_measures_and_odd_events_have_sentences() -> None:
     assert numbers({"step": 12345, "loss": 1.23456, "device": "cpu"}) == "step 12345, loss 1.235, device cpu"
-    assert sentence(Event(kind="run", text="x", total=1)) == "x: 1 step"
-    assert sentence(Event(kind="failed", step="tune")) == "tune: failed"
-    assert sentence(Event(kind="end", text="x")) == "x: finished"
-    assert sentence(Event(kind="done", step="tune", text="tune")) == "tune: done"
-    assert sentence(Event(kind="progress", step="tune")) == ""
+    assert sentence(RunEvent(kind="run", text="x", total=1)) == "x: 1 step"
+    assert sentence(RunEvent(kind="failed", step="tune")) == "tune: failed"
+    assert sentence(RunEvent(kind="end", text="x")) == "x: finished"
+    assert sentence(RunEvent(kind="done", step="tune", text="tune")) == "tune: done"
+    assert sentence(RunEvent(kind="progress", step="tune")) == ""

@@ -16,13 +16,13 @@ from luthier.core.step import Step
 
 SOURCE = {"kind": "csv", "path": "tickets.csv", "prompt": "message", "answer": "category"}
 STEPS = {
-    "prepare": {"kind": "prepare", "source": SOURCE, "ops": ["normalise"]},
-    "redact": {"kind": "prepare", "source": SOURCE, "ops": [{"kind": "pii", "names": "minilm"}]},
+    "prepare": {"kind": "prepare", "source": SOURCE, "ops": ["normalize"]},
+    "redact": {"kind": "prepare", "source": SOURCE, "ops": [{"kind": "pii", "ner": "minilm"}]},
     "synonyms": {"kind": "augment", "data": "data", "augmenters": ["synonyms"]},
     "tune": {"kind": "tune", "data": "data"},
     "code": {"kind": "tune", "data": "data", "objective": {"kind": "grpo", "rewards": ["unit_tests"]}},
     "evaluate": {"kind": "evaluate", "data": "data", "model": "tune", "metrics": ["accuracy"]},
-    "gate": {"kind": "gate", "report": "report", "rules": ["accuracy > base"]},
+    "gate": {"kind": "gate", "evaluation": "report", "rules": ["accuracy > base"]},
     "base": {"kind": "base", "source": {"kind": "folder", "path": "model"}},
 }
 LEARNING = {"tune", "code"}
@@ -48,35 +48,36 @@ def deciding() -> dict[str, set[str]]:
     ("file", "made_again"),
     [
         ("cli/app.py", set()),
-        ("flow/run.py", set()),
+        ("recipe/runner.py", set()),
         ("serve/app.py", set()),
-        ("monitor/alert.py", set()),
-        ("traffic/record.py", set()),
+        ("monitor/alerts.py", set()),
+        ("traces/record.py", set()),
         ("core/errors.py", set()),
         ("core/store.py", set()),
         ("core/events.py", set()),
-        ("core/ledger/engine.py", set()),
-        ("tune/outlook.py", set()),
-        ("models/foresight.py", set()),
-        ("eval/forecast.py", set()),
+        ("core/db/engine.py", set()),
+        ("tune/forecast.py", set()),
+        ("models/cost.py", set()),
+        ("eval/cost.py", set()),
         ("eval/report/templates/evaluation.html.jinja", set()),
         ("eval/report/collect.py", set()),
-        ("core/digest.py", {*STEPS}),
-        ("core/sandbox.py", {"code", "evaluate", "gate"}),
+        ("core/hashing.py", {*STEPS}),
+        ("core/system/sandbox.py", {"code", "evaluate", "gate"}),
         ("core/wordnet/__init__.py", {"synonyms", "evaluate", "gate"}),
-        ("text/pii/streets.py", {"redact", "gate"}),
-        ("text/pii/known_organisations.txt", {"redact"}),
-        ("data/ops/normalise.py", {"prepare"}),
+        ("pii/addresses/streets.py", {"redact", "gate"}),
+        ("pii/known_organisations.txt", {"redact"}),
+        ("data/ops/normalize.py", {"prepare"}),
         ("data/row.py", {"prepare", "redact", "synonyms"}),
-        ("tune/loop.py", LEARNING),
+        ("tune/training/trainer.py", LEARNING),
+        ("tune/cost.py", LEARNING),
         ("tune/techniques/lora.py", LEARNING),
         ("tune/techniques/prefix.py", set()),
         ("tune/rewards/unit_tests.py", {"code"}),
-        ("models/pack.py", {*ASKING, "synonyms"}),
+        ("models/packing/pack.py", {*ASKING, "synonyms"}),
         ("models/kernels/linear.c", {*ASKING, "synonyms"}),
-        ("models/from_gguf.py", set()),
+        ("models/gguf/reader.py", set()),
         ("models/sources/folder.py", {"base"}),
-        ("text/ids.py", {*ASKING, "synonyms"}),
+        ("chat/tokenizer.py", {*ASKING, "synonyms"}),
         ("eval/ask.py", {"evaluate", "gate"}),
         ("eval/gate_vocabulary.py", {"gate"}),
         ("core/expressions.py", {"gate"}),
@@ -95,7 +96,7 @@ def test_a_revision_follows_these_files_and_no_others(tmp_path: Path, deciding: 
     )
     before = Sources(root).revision(_roots("code"))
     assert before == sources().revision(_roots("code"))
-    for file in ("core/sandbox.py", "models/kernels/linear.c", "text/pii/streets.py", "core/events.py"):
+    for file in ("core/system/sandbox.py", "models/kernels/linear.c", "pii/addresses/streets.py", "core/events.py"):
         text = (root / file).read_bytes()
         (root / file).write_bytes(text + b"\n")
         assert (Sources(root).revision(_roots("code")) != before) == (file in deciding["code"]), file
@@ -111,8 +112,8 @@ def test_every_file_beside_the_code_is_read_by_a_module_that_names_it() -> None:
 
 
 def test_every_role_has_its_members() -> None:
+    from luthier.commands.components import all_roles
     from luthier.core.component import members
-    from luthier.flow.parts import all_roles
 
     homes = sources().homes
     for role in (one for one in all_roles().values() if one.__module__ in sources().files):

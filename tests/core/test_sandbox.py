@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core import sandboxed
-from luthier.core.sandbox import Limits, run
+from luthier.core.system import sandbox_child
+from luthier.core.system.sandbox import SandboxLimits, run
 
-QUICK = Limits(wall_s=5, cpu_s=2, memory_mb=256)
+QUICK = SandboxLimits(wall_s=5, cpu_s=2, memory_mb=256)
 pytestmark = pytest.mark.skipif(
     (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="the sandbox needs Linux on x86_64"
 )
 
 
-def why(program: str, limits: Limits = QUICK) -> str:
+def why(program: str, limits: SandboxLimits = QUICK) -> str:
     """What stopped a program; a program that gets through says `passed`."""
     found = run(program, limits)
     return "passed" if found.passed else found.why
@@ -127,8 +127,8 @@ def test_limits_cannot_be_raised(name: str) -> None:
 
 def test_processor_time_and_wall_time() -> None:
     started = time.monotonic()
-    assert "killed by signal" in why("while True: pass", Limits(wall_s=20, cpu_s=1))
-    assert "stopped after 0.5 s" in why("import time; time.sleep(60)", Limits(wall_s=0.5))
+    assert "killed by signal" in why("while True: pass", SandboxLimits(wall_s=20, cpu_s=1))
+    assert "stopped after 0.5 s" in why("import time; time.sleep(60)", SandboxLimits(wall_s=0.5))
     assert time.monotonic() - started < 19
 
 
@@ -137,9 +137,9 @@ def test_the_environment_and_the_folder_are_empty() -> None:
 
 
 def test_every_rule_is_well_formed() -> None:
-    told = sandboxed.rules()
+    told = sandbox_child.rules()
     assert len(told) < 4096  # the kernel's most
     assert all(place + max(yes, no) < len(told) for place, (_, yes, no, _) in enumerate(told))
-    assert told[-1] == (sandboxed._RETURN, 0, 0, sandboxed._ALLOW)
-    numbers = [number for kind in sandboxed.FORBIDDEN.values() for number in kind]
+    assert told[-1] == (sandbox_child._RETURN, 0, 0, sandbox_child._ALLOW)
+    numbers = [number for kind in sandbox_child.FORBIDDEN.values() for number in kind]
     assert len(numbers) == len(set(numbers))

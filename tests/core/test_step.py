@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 
 from luthier.core.component import Component, foreign_code
-from luthier.core.digest import file_digest
-from luthier.core.events import Event, Events
-from luthier.core.step import Beside, DataRef, Forecast, ModelRef, Outlook, Step, Work
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.hashing import file_digest
+from luthier.core.step import DataRef, Forecast, ModelRef, NotHashed, PlanContext, Step, StepContext
 
 
 class Reader(Component):
@@ -45,14 +45,14 @@ class Brew(Step):
     """What it reads."""
     heat: float = 1.0
     """How hot."""
-    watched: Annotated[bool, Beside()] = False
+    watched: Annotated[bool, NotHashed()] = False
     """Whether somebody looks."""
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Not needed here."""
         return {}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Not needed here."""
         return Forecast()
 
@@ -89,19 +89,19 @@ def test_everything_that_decides_the_bytes_changes_the_digest(monkeypatch: pytes
 def test_what_stands_beside_the_artifact_is_in_no_name_and_no_manifest() -> None:
     plain, watched = Brew(data="data"), Brew(data="data", watched=True)
     assert watched.recipe_digest(INPUTS, {}, 7) == plain.recipe_digest(INPUTS, {}, 7)
-    assert watched.deciding() == plain.deciding()
+    assert watched.hashed_settings() == plain.hashed_settings()
     assert watched.settings() != plain.settings()
 
 
 def test_who_listens_to_a_steps_numbers_may_ask_it_to_stop(tmp_path: Path) -> None:
-    heard: list[Event] = []
+    heard: list[RunEvent] = []
 
-    def listen(event: Event) -> bool:
+    def listen(event: RunEvent) -> bool:
         heard.append(event)
         return float(event.measures["loss"]) < 1
 
-    events = Events(listen, lambda event: None).of("tune")
-    work = Work(name="tune", inputs={}, folder=tmp_path, scratch=tmp_path, base=tmp_path, seed=0, events=events)
+    events = RunEvents(listen, lambda event: None).of("tune")
+    work = StepContext(name="tune", inputs={}, folder=tmp_path, scratch=tmp_path, base=tmp_path, seed=0, events=events)
     assert work.report(1, {"loss": 2.0}, total=9) is False
     assert work.report(2, {"loss": 0.5}, done=8, total=36, unit="rows") is True
     assert [(one.done, one.total, one.unit) for one in heard] == [(1, 9, "steps"), (8, 36, "rows")]

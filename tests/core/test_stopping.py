@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from luthier.core.events import Event, Events
-from luthier.core.stopping import heed, wish, wishes_end
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.system.process import heed, request_stop, wishes_end
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 def _swallowed() -> None:
     with suppress(KeyboardInterrupt):
-        wish(signal.SIGINT)
+        request_stop(signal.SIGINT)
 
 
 def test_nothing_was_wished() -> None:
@@ -31,8 +31,8 @@ def test_nothing_was_wished() -> None:
 
 
 def test_what_was_swallowed_is_raised_by_what_a_step_says_next() -> None:
-    heard: list[Event] = []
-    saying = Events(heard.append).of("tune")
+    heard: list[RunEvent] = []
+    saying = RunEvents(heard.append).of("tune")
     _swallowed()
     for say in (lambda: saying.progress(1, 2, "steps"), lambda: saying.note("a note"), lambda: saying.warning("look")):
         with pytest.raises(KeyboardInterrupt):
@@ -42,7 +42,7 @@ def test_what_was_swallowed_is_raised_by_what_a_step_says_next() -> None:
 
 def test_what_is_on_its_way_is_not_raised_twice() -> None:
     try:
-        wish(signal.SIGINT)
+        request_stop(signal.SIGINT)
     except KeyboardInterrupt as error:
         heed()
         with suppress(RuntimeError):

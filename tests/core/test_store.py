@@ -101,7 +101,7 @@ def test_every_flipped_byte_is_found_and_named(store: Store, tmp_path: Path) -> 
             with pytest.raises(CorruptArtifact) as caught:
                 store.open(numbers.digest).check()
             assert caught.value.where.file == str(path)
-            assert caught.value.remedy
+            assert caught.value.hint
         path.write_bytes(whole)
     assert store.verify() == []
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core import wheel as wheels
 from luthier.core.errors import DataError, InputError
-from luthier.core.wheel import cache_folder, cached_wheel, fetch_wheel, member, names_below, wheel_licence
+from luthier.core.system import packages
+from luthier.core.system.packages import cache_folder, cached_wheel, fetch_wheel, member, names_below, wheel_licence
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-data\nVersion: {}\nLicense-Expression: CC0-1.0\n\nLicense: not this one\n"
 
@@ -81,7 +81,7 @@ def test_a_version_that_is_not_there_names_the_nearest(index: Path) -> None:
     build(index, "1.0.1")
     with pytest.raises(DataError, match=r"no wheel of version 1\.0") as caught:
         fetch_wheel("tiny-data", "1.0")
-    assert "1.0.1" in caught.value.remedy
+    assert "1.0.1" in caught.value.hint
 
 
 def test_a_package_that_is_not_there(index: Path) -> None:
@@ -92,17 +92,17 @@ def test_a_package_that_is_not_there(index: Path) -> None:
 def test_an_index_that_cannot_be_reached(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret@127.0.0.1:9/simple")
-    monkeypatch.setattr(wheels, "_RETRIES", 1)
+    monkeypatch.setattr(packages, "_RETRIES", 1)
     with pytest.raises(DataError, match="cannot be reached") as caught:
         fetch_wheel("tiny-data", "1.0")
     assert "secret" not in str(caught.value)
 
 
 def test_pip_missing(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "find_spec", lambda name: None)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip is needed") as caught:
         fetch_wheel("tiny-data", "1.0")
-    assert "ensurepip" in caught.value.remedy
+    assert "ensurepip" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_member_is_taken_out_and_not_written_twice(tmp_path: Path) -> None:
 def test_a_member_that_is_not_there_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no") as caught:
         member(build(tmp_path), "tiny_data/row.jsonl")
-    assert "tiny_data/rows.jsonl" in caught.value.remedy
+    assert "tiny_data/rows.jsonl" in caught.value.hint
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "", "a\\b", "C:/x"])
@@ -152,7 +152,7 @@ def test_nothing_is_ever_written_outside(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheels, "RATIO_FREE_BYTES", 1 << 16)
+    monkeypatch.setattr(packages, "RATIO_FREE_BYTES", 1 << 16)
     wheel = build(tmp_path, files={"bomb.txt": b"0" * (1 << 20)})
     with pytest.raises(DataError, match="zip bomb"):
         member(wheel, "bomb.txt", tmp_path / "x")

@@ -11,12 +11,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.core.events import Event, Events
-from luthier.core.step import Work
-from luthier.data.passes.pipeline import Options, prepare
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.step import StepContext
+from luthier.data.engine.pipeline import Options, prepare
 from luthier.data.steps.prepare import Prepare
-from luthier.text.dataset import DatasetSummary
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -39,7 +39,7 @@ class Made:
     """A prepared data set and what was said on the way."""
 
     artifact: Artifact
-    said: list[Event] = field(default_factory=list)
+    said: list[RunEvent] = field(default_factory=list)
 
     @property
     def summary(self) -> DatasetSummary:
@@ -89,18 +89,18 @@ def make(tmp_path: Path) -> Maker:
     ) -> Made:
         nonlocal count
         count += 1
-        said: list[Event] = []
+        said: list[RunEvent] = []
         folder, scratch = tmp_path / f"out{count}", scratch or tmp_path / f"scratch{count}"
         folder.mkdir()
         scratch.mkdir(exist_ok=True)
-        work = Work(
+        work = StepContext(
             name="data",
             inputs={},
             folder=folder,
             scratch=scratch,
             base=base or tmp_path,
             seed=seed,
-            events=Events(said.append).of("data"),
+            events=RunEvents(said.append).of("data"),
             kept=kept,
         )
         step = Prepare(**settings)

@@ -38,7 +38,7 @@ def _text(folder: Path) -> Made:
         {"text": "# Two\n\nSecond.\nGoes on.", "document": "guide.md", "piece": 2, "heading": "Two"},
         {"text": "# Three\nThird.", "document": "guide.md", "piece": 3, "heading": "Three"},
     ]
-    return {"kind": "text", "path": "guide.md", "piece": "heading"}, [1, 5, 10], rows
+    return {"kind": "text", "path": "guide.md", "chunk_by": "heading"}, [1, 5, 10], rows
 
 
 def _html(folder: Path) -> Made:
@@ -55,7 +55,7 @@ def _html(folder: Path) -> Made:
 def _pdf(folder: Path) -> Made:
     write_pdf(folder / "guide.pdf", ["First page.", "Second page."])
     rows = [{"text": f"{n} page.", "document": "guide.pdf", "piece": p} for p, n in enumerate(("First", "Second"), 1)]
-    return {"kind": "pdf", "path": "guide.pdf", "piece": "page"}, [1, 2], rows
+    return {"kind": "pdf", "path": "guide.pdf", "chunk_by": "page"}, [1, 2], rows
 
 
 def _docx(folder: Path) -> Made:
@@ -72,7 +72,7 @@ def _docx(folder: Path) -> Made:
         {"text": "One\n\nFirst.", "document": "guide.docx", "piece": 1, "heading": "One"},
         {"text": "Two\n\na | b", "document": "guide.docx", "piece": 2, "heading": "Two"},
     ]
-    return {"kind": "docx", "path": "guide.docx", "piece": "heading"}, [1, 3], rows
+    return {"kind": "docx", "path": "guide.docx", "chunk_by": "heading"}, [1, 3], rows
 
 
 TURNS = [{"role": "user", "content": "It broke."}, {"role": "assistant", "content": "Try again."}]

@@ -69,7 +69,7 @@ def test_a_cell_that_lies_far_away_is_refused_before_the_sheet_is_laid_out(tmp_p
     path = _workbook(tmp_path, cells)
     with pytest.raises(DataError, match="cells spread over") as caught:
         _read({"kind": "excel", "path": path}, tmp_path)
-    assert "save its rows as CSV" in caught.value.remedy
+    assert "save its rows as CSV" in caught.value.hint
 
 
 def test_far_cells_without_content_do_no_harm(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_document_with_a_spoilt_part_is_a_broken_row(tmp_path: Path) -> None:
     _flipped(tmp_path / "t.docx", "word/document.xml")
     good, broken = _read({"kind": "docx", "path": "t.docx"}, tmp_path)
     assert good == []
-    assert "save it anew" in broken[0].remedy
+    assert "save it anew" in broken[0].hint
 
 
 def test_a_workbook_with_a_spoilt_part_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.history.compare import compare
-from luthier.data.history.story import story
+from luthier.data.history.lineage import explain_example
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -37,7 +37,7 @@ TEXTS = st.lists(
 OPS = st.lists(
     st.sampled_from(
         [
-            "normalise",
+            "normalize",
             "label_spelling",
             "exact_dedup",
             "quality",
@@ -77,7 +77,7 @@ def test_edits_replay_from_the_row_as_read_to_the_row_as_kept(
         return
     labels = ["late", "Late ", "refund"]
     for row in made.all().iter_rows(named=True):
-        told = story(made.artifact, row["id"])
+        told = explain_example(made.artifact, row["id"])
         number = row["line"] - 1
         turns = {"messages[0].content": texts[number].strip(), "messages[1].content": labels[number % 3].strip()}
         read = {"messages[0].content": texts[number], "messages[1].content": labels[number % 3]}

@@ -13,18 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data import bounds
-from luthier.data.bounds import bounded, first, size_of, size_of_row
+from luthier.artifacts import parquet
+from luthier.chat.messages import Message
+from luthier.data import row as bounds
+from luthier.data.engine import reader
+from luthier.data.engine import tables as written
+from luthier.data.engine.reader import SourceReader
+from luthier.data.engine.tables import TableWriter
 from luthier.data.formats import tables
-from luthier.data.formats.file import File
-from luthier.data.passes import reader
-from luthier.data.passes import tables as written
-from luthier.data.passes.reader import Reader
-from luthier.data.passes.tables import TableWriter
-from luthier.data.row import Batch
+from luthier.data.formats.files import File
+from luthier.data.row import Batch, bounded, first, size_of, size_of_row
 from luthier.data.sources.jsonl import Jsonl
-from luthier.text import parquet
-from luthier.text.messages import Message
 
 Make = Callable[..., Any]
 
@@ -62,7 +61,7 @@ def test_long_rows_come_in_short_batches(tmp_path: Path, monkeypatch: pytest.Mon
     small = lambda items, most, size: bounded(items, most, size, 20_000)  # noqa: E731  # a bound that a test reaches
     monkeypatch.setattr(reader, "bounded", small)
     source = Jsonl(path="long.jsonl", prompt="text", answer="label")
-    fed = list(Reader(source, tmp_path, lambda text: None, batch_rows=1024).batches())
+    fed = list(SourceReader(source, tmp_path, lambda text: None, batch_rows=1024).batches())
     assert len(fed) == 8
     rows = [batch.rows for batch in (one.rows for one in fed) if isinstance(batch, Batch)]
     assert all(sum(map(size_of_row, one[:-1])) < 20_000 for one in rows)
@@ -74,7 +73,7 @@ def test_the_bytes_of_a_data_set_do_not_depend_on_the_bounds(
 ) -> None:
     _long_rows(tmp_path / "long.jsonl", 40, 3_000)
     settings = {"source": {"kind": "jsonl", "path": "long.jsonl", "prompt": "text", "answer": "label"}}
-    settings |= {"ops": ["normalise", "exact_dedup"], "split": {"test": 8}}
+    settings |= {"ops": ["normalize", "exact_dedup"], "split": {"test": 8}}
     monkeypatch.setattr(written, "GROUP_BYTES", 25_000)
     whole = make(**settings)
     monkeypatch.setattr(reader, "bounded", lambda items, most, size: bounded(items, most, size, 7_000))

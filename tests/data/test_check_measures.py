@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from luthier.artifacts.dataset import MADE
+from luthier.chat.messages import Message, ToolCall
 from luthier.data.check import percent
-from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import EmbeddingOutliers, apart
@@ -21,18 +22,16 @@ from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
 from luthier.data.checks.profile import Contents
 from luthier.data.checks.shift import Shift
-from luthier.data.ops.length import Length
-from luthier.models.apart import told_apart
-from luthier.models.plain import features
-from luthier.text.dataset import MADE
-from luthier.text.messages import Message, ToolCall
+from luthier.data.ops.length import LengthOperator
+from luthier.data.validate.context import CheckData, CheckRow
+from luthier.models.text_classifier import features, told_apart
 from test_every_check import clean_rows
 from tests.linear import assert_linear
 
 
-def _row(number: int, prompt: str, answer: str, label: str | None = None, group: str | None = None) -> Seen:
+def _row(number: int, prompt: str, answer: str, label: str | None = None, group: str | None = None) -> CheckRow:
     messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
-    return Seen(f"{number:016x}", "train", messages, label, group)
+    return CheckRow(f"{number:016x}", "train", messages, label, group)
 
 
 def test_a_power_law_is_read_back() -> None:
@@ -66,20 +65,20 @@ def test_groups_of_which_nothing_is_wrong_are_no_warning() -> None:
         for _ in range(10):
             labels = [f"class {one}" for one in random.integers(classes, size=groups * each)]
             rows = [_row(n, f"text {n}", label, label, f"g{n % groups}") for n, label in enumerate(labels)]
-            found = [one.finding for one in GroupBalance().look(Material(rows[each // 2 :], task="label"))]
+            found = [one.finding for one in GroupBalance().look(CheckData(rows[each // 2 :], task="label"))]
             assert [one.severity for one in found] == ["info", "info"], (groups, found[1].sentence)
 
 
 def test_copies_of_a_row_are_no_evidence() -> None:
     """Of a letter that stands ten times, one counts; as letters of their own they would be serious."""
 
-    def letters(copies: bool) -> Material:
+    def letters(copies: bool) -> CheckData:
         kinds = (("she", "care", "web"), ("he", "engine", "mail"))
         told = [
             (f"{who} asks {n % 4 if copies else n}", label, group) for n in range(40) for who, label, group in kinds
         ]
         rows = [_row(at, text, label, label, group) for at, (text, label, group) in enumerate(told)]
-        return Material(rows, task="label")
+        return CheckData(rows, task="label")
 
     for copies, severity, counted in ((True, "info", 8), (False, "serious", 80)):
         data = letters(copies)
@@ -90,7 +89,7 @@ def test_copies_of_a_row_are_no_evidence() -> None:
 def test_the_area_is_scikit_learns_and_its_interval_holds() -> None:
     from sklearn.metrics import roc_auc_score
 
-    from luthier.models.apart import _area
+    from luthier.models.text_classifier import _area
 
     random = np.random.default_rng(2)
     scores, codes = random.normal(size=300).round(1), random.integers(0, 2, 300)
@@ -128,7 +127,7 @@ def test_a_log_odds_ratio_is_scipys() -> None:
         for at, (word, label, count) in enumerate(cells)
         for number in range(count)
     ]
-    (found,) = BiasTerms().look(Material(rows, task="label"))
+    (found,) = BiasTerms().look(CheckData(rows, task="label"))
     number = found.finding.numbers["bias.log_odds"]
     told = odds_ratio([[40, 10], [12, 45]], kind="sample")
     assert number.value == pytest.approx(np.log(told.statistic), abs=0.1)
@@ -158,7 +157,7 @@ def test_terms_belong_to_one_group_only() -> None:
 def test_answers_that_teach_nothing(answer: str, fault: str) -> None:
     rows = [_row(number, f"question {number}", f"This is answer {number}, a whole one.") for number in range(60)]
     (found,) = AnswerQuality().look(
-        Material([*rows, _row(99, "how do I open the lid of the box", answer)], task="text")
+        CheckData([*rows, _row(99, "how do I open the lid of the box", answer)], task="text")
     )
     assert [note for _, _, note in found.marks] == ([fault] if fault else [])
 
@@ -167,7 +166,7 @@ def test_an_answer_that_calls_a_tool_teaches_that() -> None:
     call = ToolCall(name="weather", arguments={"city": "Ulm"})
     rows = [_row(number, f"Will it rain on day {number}?", "") for number in range(8)]
     called = [replace(row, messages=(row.messages[0], Message(role="assistant", tool_calls=(call,)))) for row in rows]
-    (found,) = AnswerQuality().look(Material([*called, *rows[:2]], task="text"))
+    (found,) = AnswerQuality().look(CheckData([*called, *rows[:2]], task="text"))
     assert found.finding.numbers["answers.bad"].value == 0.2
 
 
@@ -175,7 +174,7 @@ def test_patterns_take_linear_time() -> None:
     """Adversarial strings that grow tenfold take about tenfold time, never a hundredfold."""
 
     def look(text: str) -> None:
-        data = Material([_row(number, text, text) for number in range(2)], task="text")
+        data = CheckData([_row(number, text, text) for number in range(2)], task="text")
         list(AnswerQuality().look(data))
         list(BiasTerms().look(data))
 
@@ -195,11 +194,11 @@ def test_the_limit_that_is_named_leaves_out_the_long_rows_and_no_other(kind: str
         else (Message(role="assistant", content=text),)
         for text in texts
     ]
-    rows = [Seen(f"{at:016x}", "train", said) for at, said in enumerate(messages)]
-    [found] = LengthOutliers().look(Material(rows, task="text"))
+    rows = [CheckRow(f"{at:016x}", "train", said) for at, said in enumerate(messages)]
+    [found] = LengthOutliers().look(CheckData(rows, task="text"))
     [operator] = yaml.safe_load(found.finding.mend)["ops"]
     assert operator.pop("kind") == "length"
-    drops = Length.model_validate(operator).apply([row.row(at) for at, row in enumerate(rows)]).drops
+    drops = LengthOperator.model_validate(operator).apply([row.row(at) for at, row in enumerate(rows)]).drops
     assert sorted(drops) == [0, 40, 80]
     assert {rows[at].id for at in drops} == {row.id for row, _, _ in found.marks}
 
@@ -207,13 +206,13 @@ def test_the_limit_that_is_named_leaves_out_the_long_rows_and_no_other(kind: str
 def test_one_row_is_spoken_of_as_one() -> None:
     texts = [f"the parcel {n % 7} is late again {n}" for n in range(60)]
     rows = [_row(at, "she has paid " * 300 if at == 7 else text, "yes", "a") for at, text in enumerate(texts)]
-    data = Material(rows, task="label")
+    data = CheckData(rows, task="label")
     [length], [named] = LengthOutliers().look(data), BiasTerms().look(data)
     assert length.finding.sentence.startswith("1 row of 60 (1.7 %) is far from the usual length")
     assert named.finding.sentence.startswith("1 of 60 rows names a group of people")
 
 
-def _copied(rows: Sequence[Seen], times: int) -> list[Seen]:
+def _copied(rows: Sequence[CheckRow], times: int) -> list[CheckRow]:
     """Training rows several times over, as `mix` repeats and `augment` makes them."""
     made = [
         replace(row, id=f"{number:04x}{row.id[4:]}", meta={MADE: {"by": "mix", "parents": [row.id]}})
@@ -230,32 +229,32 @@ def test_wrong_labels_are_found_where_rows_stand_several_times() -> None:
     training = {row.id for row in planted.rows if row.id in planted.ids and row.split == "train"}
     found = []
     for times in (1, 4):
-        [one] = LabelErrors().look(Material(_copied(planted.rows, times), task="label"))
+        [one] = LabelErrors().look(CheckData(_copied(planted.rows, times), task="label"))
         found.append(len({row.id for row, _, _ in one.marks} & training))
     assert found[1] >= found[0] >= len(training) / 2
 
 
 def test_copies_of_training_rows_are_no_shift() -> None:
     rows = _drawn(clean_rows("label"))
-    [copied] = Shift().look(Material(_copied(rows, 4), task="label"))
+    [copied] = Shift().look(CheckData(_copied(rows, 4), task="label"))
     assert copied.finding.severity == "info"
     twice = [replace(row, id=f"f{row.id[1:]}") for row in rows if row.split == "train"]
-    [same] = Shift().look(Material([*rows, *twice], task="label"))
+    [same] = Shift().look(CheckData([*rows, *twice], task="label"))
     assert same.finding.severity == "info", "texts that came several times are known again, too"
 
 
 def test_what_tells_made_rows_is_no_column_of_the_source() -> None:
     """`augment` was once warned of: its own word on where rows come from is empty in those that were there before."""
     rows = _copied([replace(row, meta={"channel": "web"}) for row in clean_rows("label")], 2)
-    found = {one.finding.name: one.finding for one in Contents().look(Material(rows, task="label"))}
+    found = {one.finding.name: one.finding for one in Contents().look(CheckData(rows, task="label"))}
     assert found["profile.columns"].severity == "info"
     assert "augmented" not in str(found["profile.columns"])
 
 
 def test_a_curve_is_drawn_of_rows_that_somebody_gathered() -> None:
     rows = Enough().plant(_drawn(clean_rows("label"))).rows
-    [plain] = Enough().look(Material(rows, task="label"))
-    [copied] = Enough().look(Material(_copied(rows, 4), task="label"))
+    [plain] = Enough().look(CheckData(rows, task="label"))
+    [copied] = Enough().look(CheckData(_copied(rows, 4), task="label"))
     gains = [one.finding.numbers["enough.gain"].value for one in (plain, copied)]
     assert abs(gains[0] - gains[1]) < 0.01, "with copies, an eighth of the rows once held half of what there is"
     assert "With 359 gathered training rows" in copied.finding.sentence
@@ -265,11 +264,11 @@ def test_copies_are_no_company_for_a_row_that_nothing_else_is_like() -> None:
     rows = _drawn(clean_rows("label"))
     odd = rows[0].saying(prompt="qzv xkr wwp jjq")
     copies = [replace(odd, id=f"{at:04x}{odd.id[4:]}") for at in range(7)]
-    [found] = EmbeddingOutliers().look(Material([*rows[1:], *copies], task="label"))
+    [found] = EmbeddingOutliers().look(CheckData([*rows[1:], *copies], task="label"))
     assert {row.id for row, _, _ in found.marks} == {row.id for row in copies}
 
 
-def _drawn(rows: Sequence[Seen]) -> list[Seen]:
+def _drawn(rows: Sequence[CheckRow]) -> list[CheckRow]:
     """The same rows, held out by lot."""
     chance = random.Random(5)
     return [replace(row, split="test" if chance.random() < 0.25 else "train") for row in rows]

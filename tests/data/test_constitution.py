@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from luthier.artifacts.dataset import DatasetSummary, examples_ahead, read_examples
+from luthier.chat.messages import prompt_of
+from luthier.chat.preference import PreferencePair, pair_of
 from luthier.core.errors import DataError
-from luthier.core.step import Outline, Outlook
+from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.data.steps.constitution import Constitution
-from luthier.flow.recipe import Recipe
-from luthier.text.dataset import DatasetSummary, examples_ahead, read_examples
-from luthier.text.messages import prompt_of
-from luthier.text.preference import Pair, pair_of
+from luthier.recipe.schema import Recipe
 from tests.endpoint import Body, Server, serving
 
 RULES = ["Be kind.", "Harm nobody."]
@@ -123,12 +123,14 @@ def test_what_will_be_made_is_told_of_the_rows_that_are_asked(tmp_path: Path) ->
     """Of 900 rows 50 were asked, and 900 were told; and pairs were told as rows with one answer."""
     messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
     row = {"id": "", "origin": {"source": "csv", "file": "f.csv", "line": 2}, "kind": "chat", "messages": messages}
-    outlines = {"data": Outline(rows={"train": 800, "test": 100}, examples=[row], task="label", answers=["Because."])}
+    outlines = {
+        "data": ArtifactSpec(rows={"train": 800, "test": 100}, examples=[row], task="label", answers=["Because."])
+    }
     history = {"measures": {"rows_per_s": 2.0}}
-    outlook = Outlook(inputs={}, upstream={}, base=tmp_path, outlines=outlines, history=history)
+    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path, outlines=outlines, history=history)
     step = Constitution(data="data", rules=["Be kind."], rows=50)
-    assert step.foresee(outlook).seconds == 50.0
+    assert step.estimate_cost(outlook).seconds == 50.0
     found = step.outline(outlook)
     assert (found.rows, found.task, found.answers) == ({"train": 50, "test": 50}, "text", ())
     (example,) = examples_ahead(replace(outlook, outlines={"data": found}), "train", 9)
-    assert isinstance(pair_of(example), Pair)
+    assert isinstance(pair_of(example), PreferencePair)

@@ -12,13 +12,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from luthier.artifacts.dataset import read_examples, splits
 from luthier.core.errors import DataError
+from luthier.data.columns.layouts import OWN_TABLE
 from luthier.data.delivery.export import export
 from luthier.data.exporters.csv import COLUMNS, harmless
 from luthier.data.exporters.openai import OpenaiOut, chat, objection, objection_to_pair
-from luthier.data.intake.layouts import OWN_TABLE
-from luthier.data.intake.propose import propose
-from luthier.text.dataset import read_examples, splits
+from luthier.data.suggest.propose import propose
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from luthier.data import split as splitting
-from luthier.data.passes import runs, seen
+from luthier.data import split
+from luthier.data.decisions import Drops, Reasons
+from luthier.data.dedup import exact as copying
+from luthier.data.dedup import minhash
+from luthier.data.dedup.exact import copies
+from luthier.data.dedup.minhash import PERMUTATIONS, Means, bands, proposed
+from luthier.data.dedup.shingles import Rest
+from luthier.data.engine import occurrences as seen
+from luthier.data.engine import runs
 from luthier.data.split import Keys, Split, assign
-from luthier.data.twins import copies as copying
-from luthier.data.twins import minhash
-from luthier.data.twins.copies import copies
-from luthier.data.twins.minhash import PERMUTATIONS, Means, bands, proposed
-from luthier.data.twins.places import Rest
-from luthier.data.verdicts import Drops, Reasons
 
 FEW, MANY = 20_000, 80_000
 ODD = 0x9E3779B97F4A7C15
@@ -50,7 +51,7 @@ def test_digests_and_keys_that_were_seen(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(module, name, few)
 
     def count(rows: int) -> None:
-        found = seen.Seen(tmp_path)
+        found = seen.OccurrenceCounter(tmp_path)
         for number in range(rows):
             found.count(number * ODD % 2**64)
 
@@ -65,7 +66,7 @@ def test_digests_and_keys_that_were_seen(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("in_groups", [False, True])
 def test_splits_by_shares(in_groups: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "_AT_ONCE", 1 << 10)
+    monkeypatch.setattr(split, "_AT_ONCE", 1 << 10)
     monkeypatch.setattr(copying, "_SORTED", 1 << 12)
     monkeypatch.setattr(copying, "_BLOCK", 1 << 10)
 
@@ -104,7 +105,7 @@ def test_rows_that_are_left_once_some_go() -> None:
     def settle(rows: int) -> None:
         gone = np.arange(0, rows, 1000)
         drops = Drops(gone, Reasons(["x"] * len(gone), ["y"] * len(gone), [1.0] * len(gone)))
-        left = Rest(rows).without(drops.at(Rest(rows)).places)
+        left = Rest(rows).without(drops.at(Rest(rows)).indices)
         for start in range(0, len(left), 1024):
             assert drops.stay(left[start : start + 1024]).all()
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.formats import delimited, jsonl, tables
+from luthier.data.columns.recognize import source_of
+from luthier.data.formats import delimited, lines, tables
 from luthier.data.formats.dialect import DELIMITERS
-from luthier.data.formats.file import File
-from luthier.data.intake.recognise import source_of
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
 
 CELLS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\ufeff"), max_size=12)
@@ -114,7 +114,7 @@ def test_a_broken_csv_row_is_named_with_its_line(tmp_path: Path, name: str) -> N
     assert [(one.line, problem in one.problem) for one in broken] == [(line, True)]
     error = broken[0].error()
     assert error.where.file == "t.csv"
-    assert error.remedy
+    assert error.hint
     assert isinstance(found[-1], Record)
 
 
@@ -135,7 +135,7 @@ def test_a_broken_json_line_is_named(tmp_path: Path, name: str) -> None:
     content, line, problem = BROKEN_JSON[name]
     path = tmp_path / "t.jsonl"
     path.write_bytes(content)
-    found = list(jsonl.read(File(path, "t.jsonl")))
+    found = list(lines.read(File(path, "t.jsonl")))
     broken = [one for one in found if isinstance(one, Broken)]
     assert [(one.line, problem in one.problem) for one in broken] == [(line, True)]
 
@@ -149,10 +149,10 @@ def test_a_broken_json_line_is_named(tmp_path: Path, name: str) -> None:
 def test_jsonl_reads_what_json_wrote(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "t.jsonl"
     path.write_bytes("".join(json.dumps(row, ensure_ascii=len(rows) % 2 == 0) + "\n" for row in rows).encode())
-    assert [record.values for record in _records(jsonl.read(File(path, "t.jsonl")))] == rows
+    assert [record.values for record in _records(lines.read(File(path, "t.jsonl")))] == rows
 
 
-READERS = {".csv": delimited.read, ".jsonl": jsonl.read, ".parquet": tables.read}
+READERS = {".csv": delimited.read, ".jsonl": lines.read, ".parquet": tables.read}
 WHOLE_FILES = {
     "missing": (None, "t.csv", "no such file"),
     "empty": (b"", "t.csv", "is empty"),
@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path, name: str
     with pytest.raises(DataError, match=problem) as caught:
         list(READERS[path.suffix](File(path, file)))
     assert caught.value.where.file == file
-    assert caught.value.remedy
+    assert caught.value.hint
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_near_name_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "tickets.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError) as caught:
         list(_read(tmp_path / "ticket.csv", "ticket.csv"))
-    assert "tickets.csv" in caught.value.remedy
+    assert "tickets.csv" in caught.value.hint
 
 
 def test_unknown_encoding(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_split_by_the_names_of_its_files(hub: type[FakeHub], tmp_path: Path) -
     assert _texts(tmp_path, split="test") == ["test.jsonl"]
     with pytest.raises(DataError, match="no file is of the split 'dev'") as caught:
         _texts(tmp_path, split="dev")
-    assert "train-0.jsonl" in caught.value.remedy
+    assert "train-0.jsonl" in caught.value.hint
     assert not any("script.py" in one for one in hub.asked if "/resolve/" in one)
 
 
@@ -57,7 +57,7 @@ def test_a_split_by_the_card(hub: type[FakeHub], tmp_path: Path) -> None:
 def test_offline_is_the_default_and_asks_nobody(hub: type[FakeHub], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not in the local hub cache") as caught:
         _texts(tmp_path, online=False)
-    assert "online: true" in caught.value.remedy
+    assert "online: true" in caught.value.hint
     source = Source.parse({"kind": "hub", "name": "acme/rows", "online": True})
     assert source.glance(tmp_path) == []
     assert source.size(tmp_path) is None
@@ -79,5 +79,5 @@ def test_passes_over_a_branch_are_made_each_time(hub: type[FakeHub], make: Calla
     source = {"kind": "hub", "name": "acme/rows", "online": True, "answer": "text"}
     for revision, is_taken_over in (("main", False), (COMMIT, True)):
         for is_again in (False, True):
-            made = make(source={**source, "revision": revision}, ops=["normalise"], task="text", kept=tmp_path / "kept")
+            made = make(source={**source, "revision": revision}, ops=["normalize"], task="text", kept=tmp_path / "kept")
             assert ("reused from an earlier run" in made.notes) is (is_again and is_taken_over)

@@ -28,7 +28,7 @@ steps:
   data:
     kind: prepare
     source: {kind: jsonl, path: corpus.jsonl, answer: text}
-    ops: [normalise, quality, exact_dedup, near_dedup, language, pii, decontaminate]
+    ops: [normalize, quality, exact_dedup, near_dedup, language, pii, decontaminate]
     split: {test: 0.1}
     task: text
 """

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import luthier.data
-import luthier.text.pii
+import luthier.pii
+from luthier.chat.messages import Message
 from luthier.core.component import members
-from luthier.data.intake.trial import outcome_of
 from luthier.data.operator import Operator
 from luthier.data.row import Row
-from luthier.text.messages import Message
+from luthier.data.suggest.trial import outcome_of
 from tests.linear import TRIES, seconds
 
 CHARS = (100, 400, 1_500, 12_000)
@@ -45,7 +45,7 @@ def patterns() -> dict[str, re.Pattern[str]]:
     found: dict[str, re.Pattern[str]] = {}
     modules = [
         *pkgutil.walk_packages(luthier.data.__path__, "luthier.data."),
-        *pkgutil.walk_packages(luthier.text.pii.__path__, "luthier.text.pii."),
+        *pkgutil.walk_packages(luthier.pii.__path__, "luthier.pii."),
     ]
     for info in modules:
         for value in list(vars(importlib.import_module(info.name)).values()):

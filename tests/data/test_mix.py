@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
-from luthier.core.step import Outline, Outlook
+from luthier.core.step import ArtifactSpec, PlanContext
+from luthier.data.engine.shares import MixtureSpec, amounts, shares
 from luthier.data.history.compare import compare
-from luthier.data.history.story import story
-from luthier.data.passes.shares import Ask, amounts, shares
+from luthier.data.history.lineage import explain_example
 from luthier.data.steps.mix import Mix
-from luthier.flow.recipe import Recipe
-from luthier.flow.run import StepResult
-from luthier.text.dataset import DatasetSummary, read_examples
+from luthier.recipe.runner import StepResult
+from luthier.recipe.schema import Recipe
 
-PLAIN = Ask(None, 1.0, None, 1)
+PLAIN = MixtureSpec(None, 1.0, None, 1)
 
 
 # shares
@@ -81,7 +81,7 @@ def test_amounts_keep_within_repeats_and_near_the_shares(
     asked: tuple[list[int], list[float] | None], temperature: float, repeats: int
 ) -> None:
     sizes, weights = asked
-    ask = Ask(weights, temperature, None, repeats)
+    ask = MixtureSpec(weights, temperature, None, repeats)
     found = amounts(sizes, ask)
     assert all(count <= size * repeats for count, size in zip(found, sizes, strict=True))
     exact = [sum(found) * part for part in shares(sizes, ask)]
@@ -137,7 +137,7 @@ def test_weights_draw_and_the_books_say_what_was_left(tmp_path: Path) -> None:
     assert told.dropped["not drawn"] == told.rows_in - sum(told.rows.values()) > 0
     events = made["all"].frame("events.parquet")
     assert set(events["id"]) == set(ids(made["a"])) - set(ids(made["all"]))
-    dropped = story(made["all"].artifact, events["id"][0])
+    dropped = explain_example(made["all"].artifact, events["id"][0])
     assert dropped["dropped"]["reason"] == "not drawn: a"
     assert dropped["origin"]["file"] == "a.jsonl"
 
@@ -157,7 +157,7 @@ def test_repeats_are_copies_with_ids_of_their_own(tmp_path: Path) -> None:
     times = Counter((copy.meta["augmented"]["parents"][0] if copy in copies else copy.id) for copy in whole)
     assert max(times.values()) - min(times[one] for one in small) <= 2
     assert DatasetSummary.read(made["all"].artifact).made == {"mix": len(copies)}
-    assert story(made["all"].artifact, copies[0].id)["made"]["did"] == ["repeated"]
+    assert explain_example(made["all"].artifact, copies[0].id)["made"]["did"] == ["repeated"]
 
 
 def test_what_one_holds_out_no_other_trains_on(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_row_that_stands_in_both_is_taken_once(tmp_path: Path) -> None:
     assert told.rows_in == 100
     drops = made["all"].frame("events.parquet").filter(pl.col("reason") == "stands in another data set: a")
     twice = next(name for name in drops["id"] if name in ids(made["all"]))
-    told_of = story(made["all"].artifact, twice)
+    told_of = explain_example(made["all"].artifact, twice)
     assert (told_of["split"], told_of["dropped"]) == ("train", None), "its first copy stands"
     assert [event["reason"] for event in told_of["events"]] == ["stands in another data set: a"]
 
@@ -203,10 +203,10 @@ def test_trace_and_compare_say_what_a_mixture_left_out_and_why(
     made = run(tmp_path, files, "rows: 60", "{test: 3}")
     monkeypatch.chdir(tmp_path)
     lost = next(name for name in ids(made["a"]) if name not in ids(made["all"]))
-    assert run_command(["trace", lost]) == 0
+    assert run_command(["lineage", lost]) == 0
     assert "all: dropped by mix: not drawn: a" in capsys.readouterr().out.splitlines()
     kept = set(ids(made["all"])) & set(ids(made["b"])) & set(ids(made["c"]))
-    assert run_command(["trace", min(kept)]) == 0
+    assert run_command(["lineage", min(kept)]) == 0
     told = capsys.readouterr().out.splitlines()
     assert "all: in the split train" in told
     assert "all: came once more and was left out then by mix: stands in another data set: b" in told
@@ -233,7 +233,7 @@ def test_compare_finds_reasons_in_the_data_sets_that_a_mixture_was_made_of(tmp_p
     files = {"a": lines("a", range(40)), "b": lines("b", range(20))}
     before = run(tmp_path, files)["all"]
     recipe = tmp_path / "recipe.yaml"
-    text = recipe.read_text().replace("group: team}", "group: team}, ops: [{kind: leave_out, rows: []}]", 1)
+    text = recipe.read_text().replace("group: team}", "group: team}, ops: [{kind: exclude_ids, rows: []}]", 1)
     gone = ids(before)[0]
     recipe.write_text(text.replace("rows: []", f"ids: ['{gone}']"))
     found = compare(before.artifact, Recipe.load(tmp_path).run().steps["all"].artifact)
@@ -280,13 +280,13 @@ def test_classes_meet_classes_and_become_text_beside_text(tmp_path: Path) -> Non
 
 def test_what_rows_are_expected_to_hold_is_that_of_all_in_their_shares() -> None:
     told = [
-        Outline(rows={"train": 30}, examples=[{"of": "one"}] * 30),
-        Outline(rows={"train": 10}, examples=[{"of": "other"}] * 30),
-        Outline(rows={"train": 5}),
+        ArtifactSpec(rows={"train": 30}, examples=[{"of": "one"}] * 30),
+        ArtifactSpec(rows={"train": 10}, examples=[{"of": "other"}] * 30),
+        ArtifactSpec(rows={"train": 5}),
     ]
     outlines = {f"data.{at}": one for at, one in enumerate(told)}
     found = Mix(data=["one", "other", "unseen"]).outline(
-        Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines)
+        PlanContext(inputs={}, upstream={}, base=Path(), outlines=outlines)
     )
     assert Counter(one["of"] for one in found.examples) == {"one": 30, "other": 10}
 

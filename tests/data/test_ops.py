@@ -15,14 +15,14 @@ from ftfy.badness import BADNESS_RE, is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.quality_rules import NAMES, RULES
-from luthier.data.intake.survey import profile
+from luthier.data.cleaning.spans import edits
+from luthier.data.engine.batch import spliced
 from luthier.data.ops.label_spelling import LabelSpelling, slips, spellings
-from luthier.data.ops.normalise import Normalise, _fixed, _repaired_line, looks_bad, without_ascii_runs
+from luthier.data.ops.normalize import Normalize, _fixed, _repaired_line, looks_bad, without_ascii_runs
 from luthier.data.ops.quality import Quality
-from luthier.data.passes.apply import spliced
-from luthier.text.languages import identify
+from luthier.data.suggest.survey import profile
+from luthier.lang.detect import identify
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -49,8 +49,8 @@ Write = Callable[..., str]
         ("&amp;amp;lt;b&amp;amp;gt;bold", "bold"),
     ],
 )
-def test_normalise(dirty: str, clean: str) -> None:
-    assert Normalise().clean(dirty) == clean
+def test_normalize(dirty: str, clean: str) -> None:
+    assert Normalize().clean(dirty) == clean
 
 
 @pytest.mark.parametrize(
@@ -66,21 +66,21 @@ def test_normalise(dirty: str, clean: str) -> None:
         ("a lone ` and <p>then</p>", "a lone ` and\nthen"),
     ],
 )
-def test_normalise_leaves_code_between_backticks_alone(text: str, clean: str) -> None:
-    assert Normalise().clean(text) == clean
-    assert Normalise().clean(clean) == clean
+def test_normalize_leaves_code_between_backticks_alone(text: str, clean: str) -> None:
+    assert Normalize().clean(text) == clean
+    assert Normalize().clean(clean) == clean
 
 
-def test_normalise_can_leave_html_alone() -> None:
-    assert Normalise(html=False).clean("<p>a &amp; b</p>") == "<p>a &amp; b</p>"
+def test_normalize_can_leave_html_alone() -> None:
+    assert Normalize(html=False).clean("<p>a &amp; b</p>") == "<p>a &amp; b</p>"
 
 
 @given(st.text(max_size=200))
-def test_normalise_repairs_as_ftfy_does(text: str) -> None:
+def test_normalize_repairs_as_ftfy_does(text: str) -> None:
     broken = text.encode().decode("latin-1")
     options = {"uncurl_quotes": False, "fix_latin_ligatures": False, "fix_character_width": False}
     wanted = ftfy.fix_text(broken, unescape_html=False, remove_control_chars=False, **options)
-    bare = Normalise(html=False, invisible=False, spaces=False)
+    bare = Normalize(html=False, invisible=False, spaces=False)
     assert bare.clean(broken) in (
         wanted,
         ftfy.fix_text(wanted, unescape_html=False, remove_control_chars=False, **options),
@@ -220,7 +220,7 @@ def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
     assert made.summary.labels == ["delivery", "refund"]
     assert made.summary.edited == {"label_spelling": 2}
     shown = made.events.filter(pl.col("operator") == "label_spelling").select("before", "after").rows()
-    assert shown == [("Refund ", "refund"), ("refunds", "refund")]  # whole labels, for the report and `trace`
+    assert shown == [("Refund ", "refund"), ("refunds", "refund")]  # whole labels, for the report and `lineage`
     assert "'refunds' is written 'refund'" in made.notes
     free = [
         {"prompt": f"q{n}", "completion": f"A long answer, and so no class. {'And more. ' * 9}{n}"} for n in range(4)

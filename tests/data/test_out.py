@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from luthier.artifacts.dataset import has_split, read_examples, splits
 from luthier.core.errors import DataError, UnknownName
 from luthier.data.delivery.export import export
 from luthier.data.history.compare import compare
-from luthier.data.history.story import story
-from luthier.text.dataset import has_split, read_examples, splits
+from luthier.data.history.lineage import explain_example
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -25,29 +25,29 @@ def made(make: Make, write: Write) -> Any:
     rows = [*ROWS, {**ROWS[0], "key": "T99"}]
     return make(
         source={"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label", "id": "key"},
-        ops=["normalise", "language", "exact_dedup"],
+        ops=["normalize", "language", "exact_dedup"],
         split={"test": 0.3},
     )
 
 
 def test_the_story_of_a_kept_row(made: Any) -> None:
     row = made.split("test").row(0, named=True)
-    told = story(made.artifact, row["id"][:10])
+    told = explain_example(made.artifact, row["id"][:10])
     assert told["id"] == row["id"]
     assert told["split"] == "test"
     assert told["dropped"] is None
     assert told["origin"] == {"source": "jsonl", "file": "t.jsonl", "line": row["line"]}
     assert "".join(event["before"] for event in told["events"]).startswith("<b>")
-    assert told["events"][0]["operator"] == "normalise"
+    assert told["events"][0]["operator"] == "normalize"
     assert told["attributes"]["language"]["language"] == "en"
     assert told["messages"][0]["content"] == ROWS[row["line"] - 1]["text"].replace("<b>", "").replace("</b>", "")
-    assert story(made.artifact, f"T{row['line'] - 1}")["id"] == row["id"]
+    assert explain_example(made.artifact, f"T{row['line'] - 1}")["id"] == row["id"]
     json.dumps(told)
 
 
 def test_the_story_of_a_dropped_row(made: Any) -> None:
     event = made.events.filter(made.events["action"] == "drop").row(0, named=True)
-    told = story(made.artifact, event["id"])
+    told = explain_example(made.artifact, event["id"])
     assert told["split"] is None
     assert told["messages"] is None
     assert told["dropped"] == {
@@ -62,7 +62,7 @@ def test_the_story_of_a_dropped_row(made: Any) -> None:
 def test_ids_that_nobody_bears(made: Any) -> None:
     for name, problem in (("ffffffffffff", "no example"), ("ab", "no example")):
         with pytest.raises(UnknownName, match=problem):
-            story(made.artifact, name)
+            explain_example(made.artifact, name)
 
 
 def test_a_place_without_a_row_tells_of_those_beside_it(made: Any) -> None:
@@ -72,17 +72,19 @@ def test_a_place_without_a_row_tells_of_those_beside_it(made: Any) -> None:
         ("u.jsonl:3", "no example came from a file 'u.jsonl'", "did you mean 't.jsonl'?"),
     ):
         with pytest.raises(UnknownName, match=problem) as caught:
-            story(made.artifact, name)
-        assert caught.value.remedy == remedy
+            explain_example(made.artifact, name)
+        assert caught.value.hint == remedy
 
 
 def test_a_row_between_others_is_told_of_both(make: Make, write: Write) -> None:
     text = "[" + ",\n\n".join(json.dumps({"id": n, "prompt": f"q{n}?", "completion": f"a{n}"}) for n in (41, 42)) + "]"
     made = make(source={"kind": "json", "path": write("w.json", text)}, split={"test": 0}, task="text")
     with pytest.raises(UnknownName, match=r"no example begins on line 2 of w\.json") as caught:
-        story(made.artifact, "w.json:2")
-    assert caught.value.remedy == "the next to it begin on 1 and 3"
-    assert story(made.artifact, "42")["messages"][0]["content"] == "q42?", "found by the file's own `id`, unasked"
+        explain_example(made.artifact, "w.json:2")
+    assert caught.value.hint == "the next to it begin on 1 and 3"
+    assert explain_example(made.artifact, "42")["messages"][0]["content"] == "q42?", (
+        "found by the file's own `id`, unasked"
+    )
 
 
 def test_export_writes_the_documented_lines(made: Any, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_two_versions(make: Make, write: Write) -> None:
     assert compare(first, version(rows)).counts() == {"same": 12, "added": 0, "lost": 0, "changed": 0, "moved": 0}
     more = compare(first, version([{"text": "a new one", "label": "a"}, *rows[1:], {"text": "another", "label": "b"}]))
     assert more.counts() == {"same": 11, "added": 1, "lost": 0, "changed": 1, "moved": 0}
-    clean = compare(first, version(rows, ops=["normalise"]))
+    clean = compare(first, version(rows, ops=["normalize"]))
     assert clean.counts()["changed"] == 12
     other = compare(first, version([*rows, rows[0]], ops=["exact_dedup"]))
     assert other.counts() == {"same": 12, "added": 0, "lost": 0, "changed": 0, "moved": 0}
@@ -142,4 +144,4 @@ def test_the_reader_names_the_splits_it_has(made: Any) -> None:
     assert not has_split(made.artifact, "validation")
     with pytest.raises(UnknownName, match="no split 'tests'") as caught:
         read_examples(made.artifact, "tests")
-    assert "did you mean 'test'" in caught.value.remedy
+    assert "did you mean 'test'" in caught.value.hint

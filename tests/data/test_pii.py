@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.data.operator import Operator
-from luthier.data.ops.normalise import Normalise
-from luthier.text.pii.found import KINDS
-from luthier.text.pii.money import luhn
-from luthier.text.pii.scan import find
+from luthier.data.ops.normalize import Normalize
+from luthier.pii.accounts import luhn
+from luthier.pii.detect import find
+from luthier.pii.span import KINDS
 from tests.linear import assert_linear
 
 Make = Callable[..., Any]
@@ -35,7 +35,7 @@ def test_actions_and_events(make: Make, write: Write, action: str) -> None:
     ]
     rows.append({"text": "nothing here", "label": "a", "who": "x"})
     path = write("t.jsonl", rows)
-    ops = ["normalise", {"kind": "pii", "action": action}]
+    ops = ["normalize", {"kind": "pii", "action": action}]
     made = make(source={"kind": "jsonl", "path": path, "prompt": "text", "answer": "label"}, ops=ops, split={"test": 0})
     assert "example.com" not in json.dumps(made.events.to_dicts())
     if action == "drop":
@@ -84,7 +84,7 @@ def test_other_operators_events_hold_no_personal_data(make: Make, write: Write) 
     """A repair inside an address would show it: its event is veiled, before and after."""
     row = {"text": "mail jo\u200bhn.doe@exa\u200bmple.com or <b>call +49 170 1234567</b> now", "label": "a"}
     path = write("t.jsonl", [row, {"text": "no", "label": "b"}])
-    made = make(source={"kind": "jsonl", "path": path}, ops=["normalise", "pii"], split={"test": 0}, task="label")
+    made = make(source={"kind": "jsonl", "path": path}, ops=["normalize", "pii"], split={"test": 0}, task="label")
     told = json.dumps(made.events.to_dicts())
     for clear in ("doe", "exa", "1234567", "170"):
         assert clear not in told
@@ -162,7 +162,7 @@ ADVERSARIAL = [
 @pytest.mark.parametrize("piece", ADVERSARIAL)
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
-    repair = Normalise()
+    repair = Normalize()
     assert_linear(lambda text: (find(text + "!"), repair.clean(text + "!")), piece, 6000)
 
 
@@ -173,7 +173,7 @@ def test_on_the_projects_own_tickets() -> None:
     with (folder / "tickets.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["ticket_id"]: row for row in csv.DictReader(file)}
     texts = {
-        key: Normalise().clean("\n".join((row["subject"], row["message"], row["reply"]))) for key, row in rows.items()
+        key: Normalize().clean("\n".join((row["subject"], row["message"], row["reply"]))) for key, row in rows.items()
     }
     found = {key: {one.text for one in find(text)} for key, text in texts.items()}
     wanted = [one for one in planted["pii"] if one["kind"] in KINDS]

@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.flow.recipe import Recipe
-from luthier.text.findings import read_marks
+from luthier.artifacts.findings import read_marks
+from luthier.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 BITEXT = "bitext_customer_support/Bitext_Sample_Customer_Support_Training_Dataset.csv"

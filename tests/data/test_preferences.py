@@ -8,30 +8,30 @@ import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import finish, made
+from luthier.artifacts.dataset import DatasetSummary, read_examples
+from luthier.artifacts.findings import PROBED, Probed, read, write
+from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
+from luthier.core.hashing import digest_of
 from luthier.core.store import Store
 from luthier.data.exporters.openai import preference
 from luthier.data.steps.preferences import Preferences
-from luthier.text.dataset import DatasetSummary, read_examples
-from luthier.text.messages import Message
-from luthier.text.probed import PROBED, Probed, read, write
 
 
 def probed(number: int, **changes: object) -> Probed:
     asked = (Message(role="system", content="Be fair."), Message(role="user", content=f"Question {number}"))
-    told = {"probe": "questions", "model": "tuned", "row": str(number), "asked": asked, "said": "bad"}
-    return Probed.model_validate({**told, "wanted": "good", "failed": True, **changes})
+    told = {"probe": "questions", "model": "tuned", "row": str(number), "prompt": asked, "completion": "bad"}
+    return Probed.model_validate({**told, "expected": "good", "failed": True, **changes})
 
 
 ROWS = [
     probed(0),
     probed(1, failed=False),
-    probed(2, wanted=None),
-    probed(3, said="good "),
+    probed(2, expected=None),
+    probed(3, completion="good "),
     probed(4, model="base"),
-    probed(5, probe="refusal", said="Here you are."),
+    probed(5, probe="refusal", completion="Here you are."),
     probed(0, row="again"),
 ]
 
@@ -51,7 +51,7 @@ def report(store: Store, rows: list[Probed]) -> Artifact:
 def test_failures_become_pairs_and_the_books_balance(store: Store) -> None:
     heard = report(store, ROWS)
     assert list(read(heard)) == ROWS
-    found = made(store, Preferences(report="report"), {"report": heard})
+    found = made(store, Preferences(evaluation="report"), {"evaluation": heard})
     rows = read_examples(found, "train")
     assert [(row.messages[1].content, row.messages[-1].content, row.meta["rejected"]) for row in rows] == [
         ("Question 0", "good", "bad"),
@@ -69,13 +69,13 @@ def test_failures_become_pairs_and_the_books_balance(store: Store) -> None:
 
 
 def test_some_probes_of_another_model(store: Store) -> None:
-    step = Preferences(report="report", probes=("questions",), model="base")
-    found = made(store, step, {"report": report(store, ROWS)})
+    step = Preferences(evaluation="report", probes=("questions",), model="base")
+    found = made(store, step, {"evaluation": report(store, ROWS)})
     assert [row.meta["row"] for row in read_examples(found, "train")] == ["4"]
 
 
 def test_openai_takes_the_pairs(store: Store) -> None:
-    found = made(store, Preferences(report="report"), {"report": report(store, ROWS)})
+    found = made(store, Preferences(evaluation="report"), {"evaluation": report(store, ROWS)})
     row = read_examples(found, "train")[0]
     line = {"messages": [one.model_dump(exclude_defaults=True) for one in row.messages], "meta": row.meta}
     made_of = preference(line)  # type: ignore[arg-type]  # the fields that are read
@@ -86,14 +86,14 @@ def test_openai_takes_the_pairs(store: Store) -> None:
 def test_what_is_not_there_is_refused(store: Store) -> None:
     heard = report(store, ROWS)
     for step, words in (
-        (Preferences(report="report", model="tund"), "did you mean 'tuned'"),
-        (Preferences(report="report", probes=("refusl",)), "did you mean 'refusal'"),
+        (Preferences(evaluation="report", model="tund"), "did you mean 'tuned'"),
+        (Preferences(evaluation="report", probes=("refusl",)), "did you mean 'refusal'"),
     ):
         with pytest.raises(DataError) as refused:
-            made(store, step, {"report": heard})
-        assert words in refused.value.remedy
+            made(store, step, {"evaluation": heard})
+        assert words in refused.value.hint
     with pytest.raises(DataError, match="no row has an answer"):
-        made(store, Preferences(report="report"), {"report": report(store, ROWS[1:2])})
+        made(store, Preferences(evaluation="report"), {"evaluation": report(store, ROWS[1:2])})
 
 
 def judged(store: Store, lines: list[dict[str, object]]) -> Artifact:
@@ -111,7 +111,7 @@ def preferred(row: str, chosen: str, rejected: str) -> dict[str, object]:
 def test_what_people_preferred_becomes_pairs(store: Store) -> None:
     lines = [preferred("r1", "yes", "no"), preferred("r2", "no", "yes"), preferred("r3", "yes", "no")]
     lines.append({**lines[0], "row": "r4"})
-    found = made(store, Preferences(judgments="people"), {"judgments": judged(store, lines)})
+    found = made(store, Preferences(human_ratings="people"), {"human_ratings": judged(store, lines)})
     rows = read_examples(found, "train")
     assert [(row.meta["row"], row.messages[-1].content, row.meta["rejected"]) for row in rows] == [
         ("r1", "yes", "no"),
@@ -123,18 +123,18 @@ def test_what_people_preferred_becomes_pairs(store: Store) -> None:
     assert (rows[0].meta["margin"], rows[0].meta["judges"]) == (0.5, 2)
     assert DatasetSummary.read(found).dropped == {"the same pair came before": 1}
     with pytest.raises(DataError, match="preferred no answer"):
-        made(store, Preferences(judgments="people"), {"judgments": judged(store, [])})
+        made(store, Preferences(human_ratings="people"), {"human_ratings": judged(store, [])})
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({}, "expected one of"),
-        ({"report": "a", "judgments": "b"}, "expected one of"),
-        ({"judgments": "b", "model": "base"}, "model chooses among what probes asked"),
-        ({"judgments": "b", "probes": ["refusal"]}, "probes chooses"),
+        ({"evaluation": "a", "human_ratings": "b"}, "expected one of"),
+        ({"human_ratings": "b", "model": "base"}, "model chooses among what probes asked"),
+        ({"human_ratings": "b", "probes": ["refusal"]}, "probes chooses"),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_do_not_go_together(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Preferences.model_validate(settings)

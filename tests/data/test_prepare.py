@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from luthier.artifacts.dataset import read_examples
+from luthier.chat.messages import example_id
 from luthier.core.errors import DataError
-from luthier.core.events import Events
-from luthier.core.step import Outlook, Work
+from luthier.core.events import RunEvents
+from luthier.core.step import PlanContext, StepContext
 from luthier.data.steps.prepare import Prepare
-from luthier.text.dataset import read_examples
-from luthier.text.messages import example_id
-from luthier.text.recognisers.rampart import Rampart
+from luthier.pii.recognizers.rampart import Rampart
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -43,7 +43,7 @@ ROWS = st.lists(
 OPS = st.lists(
     st.sampled_from(
         [
-            "normalise",
+            "normalize",
             "label_spelling",
             "exact_dedup",
             {"kind": "exact_dedup", "conflict": "drop"},
@@ -133,7 +133,7 @@ def test_worker_processes_change_nothing(make: Make, write: Write) -> None:
     rows = [{"text": f"Where is order {n}? mail n{n % 7}@example.com  please", "label": "ab"[n % 2]} for n in range(60)]
     asked = {
         "source": {"kind": "jsonl", "path": write("rows.jsonl", rows)},
-        "ops": ["normalise", "pii", "exact_dedup", "near_dedup", "language"],
+        "ops": ["normalize", "pii", "exact_dedup", "near_dedup", "language"],
     }
     assert make(**asked, workers=2, batch_rows=8).files() == make(**asked).files()
 
@@ -275,7 +275,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
         ({"split": {"test": 1.0}}, "a share is below 1"),
         ({"split": {"test": 0.6, "validation": 0.4}}, "nothing is left"),
         ({"split": {"tset": 0.1}}, "tset"),
-        ({"ops": ["normalize"]}, "did you mean 'normalise'"),
+        ({"ops": ["normalise"]}, "did you mean 'normalize'"),
         ({"ops": [{"kind": "language", "keep": ["english"]}]}, "language 'english' is unknown"),
         ({"ops": [{"kind": "quality", "skip": ["symbol"]}]}, "did you mean 'symbols'"),
     ):
@@ -286,22 +286,22 @@ def test_settings_that_cannot_be_are_refused() -> None:
 def test_a_twice_used_operator_is_told_apart(make: Make, write: Write) -> None:
     path = write("t.csv", "text,label\n" + "".join(f"where is my order number {n},{'ab'[n % 2]}\n" for n in range(9)))
     made = make(
-        source={"kind": "csv", "path": path}, ops=["language", "normalise", {"kind": "language", "min_chars": 1}]
+        source={"kind": "csv", "path": path}, ops=["language", "normalize", {"kind": "language", "min_chars": 1}]
     )
     assert made.attributes("language").height == made.attributes("language-2").height == 9
 
 
 def test_foresee_and_measures(make: Make, write: Write, tmp_path: Path) -> None:
     step = Prepare(source={"kind": "csv", "path": write("t.csv", "text,label\na,b\n")})
-    forecast = step.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    forecast = step.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
     assert forecast.seconds
     assert forecast.tokens == 3
     assert "typical" in forecast.how
-    again = step.foresee(Outlook(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 15.0}))
+    again = step.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 15.0}))
     assert again.seconds == 2
     missing = Prepare(source={"kind": "csv", "path": "no.csv"})
     with pytest.raises(DataError, match="there is no such file"):
-        missing.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+        missing.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
     assert set(step.contents(tmp_path)) == {"source.csv.0"}
 
 
@@ -328,17 +328,17 @@ def test_a_model_that_reads_every_row_is_foreseen_and_worth_processes(write: Wri
     """A recogniser of names takes two hundred times as long as all the rest: a minute for 1 MB, not a second."""
     rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
-    outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
-    plain, named = (Prepare(source=source, ops=[one]) for one in ("pii", {"kind": "pii", "names": "rampart"}))
+    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path)
+    plain, named = (Prepare(source=source, ops=[one]) for one in ("pii", {"kind": "pii", "ner": "rampart"}))
     cores = min(8, len(os.sched_getaffinity(0)))
-    more = (named.foresee(outlook).seconds or 0) - (plain.foresee(outlook).seconds or 0)
+    more = (named.estimate_cost(outlook).seconds or 0) - (plain.estimate_cost(outlook).seconds or 0)
     assert more == pytest.approx((tmp_path / "rows.jsonl").stat().st_size * Rampart.seconds_a_byte / cores)
-    assert named.foresee(outlook).how.endswith("s for the model of pii")
+    assert named.estimate_cost(outlook).how.endswith("s for the model of pii")
     before = replace(outlook, history={"bytes_per_s": 1e6})
-    later = (named.foresee(before).seconds or 0) - (plain.foresee(before).seconds or 0)
+    later = (named.estimate_cost(before).seconds or 0) - (plain.estimate_cost(before).seconds or 0)
     assert later == pytest.approx(more), "the speed of a recipe without a model is not one of a model"
-    twice = Prepare(source=source, ops=[{"kind": "pii", "names": "rampart"}] * 2).foresee(before)
-    assert (twice.seconds or 0) - (plain.foresee(before).seconds or 0) == pytest.approx(2 * more)
+    twice = Prepare(source=source, ops=[{"kind": "pii", "ner": "rampart"}] * 2).estimate_cost(before)
+    assert (twice.seconds or 0) - (plain.estimate_cost(before).seconds or 0) == pytest.approx(2 * more)
 
 
 def test_the_speed_of_a_model_and_that_of_a_start_are_not_told_as_that_of_the_rest(
@@ -347,20 +347,20 @@ def test_the_speed_of_a_model_and_that_of_a_start_are_not_told_as_that_of_the_re
     rows = [{"prompt": f"Where is parcel {number} of mine, please?", "answer": "soon"} for number in range(300)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
     monkeypatch.setattr(Rampart, "recognise", lambda self, texts: [[] for _ in texts])
-    named = {"kind": "pii", "names": "rampart"}
+    named = {"kind": "pii", "ner": "rampart"}
     for number, (ops, least_s, is_told) in enumerate((("pii", 0, True), (named, 0, False), ("pii", 60, False))):
         monkeypatch.setattr("luthier.data.steps.prepare.TELLS_S", least_s)
         folder, scratch = (tmp_path / f"{name}{number}" for name in ("out", "scratch"))
         folder.mkdir()
         scratch.mkdir()
-        work = Work(
+        work = StepContext(
             name="data",
             inputs={},
             folder=folder,
             scratch=scratch,
             base=tmp_path,
             seed=7,
-            events=Events(lambda event: None).of("data"),
+            events=RunEvents(lambda event: None).of("data"),
         )
         assert ("bytes_per_s" in Prepare(source=source, ops=[ops], task="text").make(work)) is is_told
 
@@ -368,9 +368,9 @@ def test_the_speed_of_a_model_and_that_of_a_start_are_not_told_as_that_of_the_re
 def test_of_a_source_that_ends_early_only_that_is_foreseen(write: Write, tmp_path: Path) -> None:
     """Twenty rows of a large file: neither its minutes nor, as the speed of last time, all of its bytes."""
     rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
-    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer", "first": 20}
-    told = Prepare(source=source, ops=[{"kind": "pii", "names": "rampart"}]).foresee(
-        Outlook(inputs={}, upstream={}, base=tmp_path)
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer", "limit": 20}
+    told = Prepare(source=source, ops=[{"kind": "pii", "ner": "rampart"}]).estimate_cost(
+        PlanContext(inputs={}, upstream={}, base=tmp_path)
     )
     assert told.seconds is not None
     assert told.seconds < 3

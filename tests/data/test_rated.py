@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import dataset, made
+from luthier.artifacts.dataset import DatasetSummary, read_examples
+from luthier.chat.messages import Example, answer_of
+from luthier.chat.preference import PreferencePair, pair_of
 from luthier.core.errors import DataError
 from luthier.core.store import Store
-from luthier.data.rated import Better, Left, pairs_by_rating, rating_of
+from luthier.data.row import Better, UnpairedRow, pairs_by_rating, rating_of
 from luthier.data.steps.preferences import Preferences
-from luthier.text.dataset import DatasetSummary, read_examples
-from luthier.text.messages import Example, answer_of
-from luthier.text.preference import Pair, pair_of
 from tuning import chat
 
 
@@ -40,7 +40,7 @@ ROWS = [
 def told(rows: list[Example], **fields: Any) -> tuple[list[tuple[str, str, float]], dict[str, str]]:
     found = list(pairs_by_rating(rows, **{"column": "rating", "margin": 1.0, "take": "extremes", **fields}))
     pairs = [(answer_of(one.row), answer_of(one.other), one.margin) for one in found if isinstance(one, Better)]
-    return pairs, {answer_of(one.row): one.why for one in found if isinstance(one, Left)}
+    return pairs, {answer_of(one.row): one.why for one in found if isinstance(one, UnpairedRow)}
 
 
 def test_the_highest_is_paired_with_the_lowest() -> None:
@@ -78,7 +78,7 @@ def test_the_step_makes_pairs_of_every_split(tmp_path: Path) -> None:
     assert DatasetSummary.read(found).rows == {"train": 1, "test": 1}
     (row,) = read_examples(found, "train")
     pair = pair_of(row)
-    assert isinstance(pair, Pair)
+    assert isinstance(pair, PreferencePair)
     assert (pair.chosen.content, pair.rejected.content, row.meta["margin"], row.meta["by"]) == ("yes", "no", 3.5, "Ann")
     assert row.kind == "preference"
     events = polars.read_parquet(found.path("events.parquet"))
@@ -92,7 +92,7 @@ def test_what_cannot_be_paired_is_said(tmp_path: Path) -> None:
     data = dataset(store, ROWS[:1], ROWS[1:2])
     with pytest.raises(DataError, match="no row has a rating in 'stars'") as error:
         made(store, Preferences(data="data", rating="stars"), {"data": data})
-    assert "rating" in error.value.remedy
+    assert "rating" in error.value.hint
     with pytest.raises(DataError, match="no other answer to its prompt was rated"):
         made(store, Preferences(data="data"), {"data": data})
 
@@ -100,10 +100,10 @@ def test_what_cannot_be_paired_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({}, "expected one of `data`, `report` and `judgments`"),
-        ({"data": "data", "report": "report"}, "expected one of `data`, `report` and `judgments`"),
+        ({}, "expected one of `data`, `evaluation` and `human_ratings`"),
+        ({"data": "data", "evaluation": "evaluate"}, "expected one of `data`, `evaluation` and `human_ratings`"),
         ({"data": "data", "probes": ["refusal"]}, "probes chooses among what probes asked"),
-        ({"report": "report", "margin": 2}, "margin is about rated answers"),
+        ({"evaluation": "evaluate", "margin": 2}, "margin is about rated answers"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], why: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.data.intake.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose, render_recipe
 
 Make = Callable[..., Any]
 pytestmark = pytest.mark.data
@@ -19,7 +19,7 @@ def test_banking77(make: Make, real_data: Path) -> None:
     made = make(
         base=real_data,
         source={"kind": "csv", "path": "banking77/train.csv", "prompt": "text", "answer": "category"},
-        ops=["normalise", "pii", "language", "exact_dedup", "near_dedup"],
+        ops=["normalize", "pii", "language", "exact_dedup", "near_dedup"],
         split={"test": 1000},
     )
     summary = made.summary
@@ -39,7 +39,7 @@ def test_bitext(make: Make, real_data: Path) -> None:
     made = make(
         base=real_data,
         source={"kind": "csv", "path": path, "prompt": "instruction", "answer": "response", "group": "intent"},
-        ops=["normalise", "pii", "quality", "exact_dedup"],
+        ops=["normalize", "pii", "quality", "exact_dedup"],
         split={"test": 0.2},
     )
     assert made.summary.task == "text"

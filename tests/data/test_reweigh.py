@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import dataset, example, made
+from luthier.artifacts.dataset import DatasetSummary, read_examples
+from luthier.chat.messages import Example
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.store import Store
 from luthier.data.steps.reweigh import Reweigh
-from luthier.text.dataset import DatasetSummary, read_examples
-from luthier.text.messages import Example
 from luthier.tune.objectives.sft import weight_of
 
 PAIRS = {("north", "yes"): 40, ("north", "no"): 10, ("south", "yes"): 15, ("south", "no"): 35}
@@ -92,7 +92,7 @@ def test_no_weight_is_too_large(store: Store) -> None:
     rows = [example(f"row {n}", "yes", "yes", n, g="a") for n in range(99)]
     rows += [example("other", "no", "no", 99, g="a"), example("one", "yes", "yes", 100, g="b")]
     rows += [example(f"more {n}", "no", "no", n, g="b") for n in range(99)]
-    found = made(store, Reweigh(data="data", column="g", most=5.0), {"data": dataset(store, rows, rows[:1])})
+    found = made(store, Reweigh(data="data", column="g", max=5.0), {"data": dataset(store, rows, rows[:1])})
     assert max(row.meta["weight"] for row in read_examples(found, "train")) == 5.0
 
 

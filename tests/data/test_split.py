@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.data.dedup.shingles import digest8
 from luthier.data.split import NAMES, Keys, Split, assign
-from luthier.data.twins.text_keys import digest8
 
 
 def _keys(prompts: list[str], groups: list[str] | None = None, labels: list[int] | None = None) -> Keys:

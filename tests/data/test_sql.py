@@ -20,7 +20,7 @@ from luthier.data.database import contents, reading
 from luthier.data.database.selection import Selection
 from luthier.data.row import Broken, Record
 from luthier.data.sources.sql import Sql
-from luthier.flow.recipe import Recipe
+from luthier.recipe.schema import Recipe
 from tests.data.conftest import Maker
 from tests.workshop import tickets
 
@@ -107,7 +107,7 @@ def test_two_rows_with_one_cursor_value_are_refused_with_the_value(database: str
     fill(database)
     error = refused(source(database, query="SELECT * FROM tickets", cursor="category"))
     assert "two rows have category = account" in error.message
-    assert "[updated_at, id]" in error.remedy
+    assert "[updated_at, id]" in error.hint
 
 
 def test_bounds_take_what_lies_between(database: str) -> None:
@@ -140,7 +140,7 @@ def test_a_view_and_a_schema_are_read(postgres_database: str) -> None:
     )
     assert len(read(source(postgres_database, table="open", cursor="id"))) == 9
     assert values(read(source(postgres_database, table="desk.tickets"))) == rows
-    assert "name `cursor`" in refused(source(postgres_database, table="open")).remedy
+    assert "name `cursor`" in refused(source(postgres_database, table="open")).hint
 
 
 # values
@@ -278,15 +278,15 @@ def test_the_books_are_the_same_after_a_dropped_connection(
     asked = {"kind": "sql", "url": postgres_database, "table": "tickets", "prompt": "message", "answer": "category"}
     monkeypatch.setattr(reading, "FETCHED", 10)
     quiet = make(source=asked, split={"test": 40})
-    records = reading.Reading.records
+    records = reading.SqlReader.records
 
-    def cut(self: reading.Reading) -> Iterator[Found]:
+    def cut(self: reading.SqlReader) -> Iterator[Found]:
         for number, each in enumerate(records(self)):
             if number == 95:
                 kill_backends(postgres_database)
             yield each
 
-    monkeypatch.setattr(reading.Reading, "records", cut)
+    monkeypatch.setattr(reading.SqlReader, "records", cut)
     dropped = make(source=asked, split={"test": 40})
     assert "tickets: the connection dropped after 1" in dropped.notes
     assert dropped.files() == quiet.files()
@@ -459,13 +459,13 @@ def test_a_table_that_changes_while_it_is_read_makes_nothing(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(_recipe(f"{{kind: sql, url: '{database}', table: tickets, prompt: message, answer: category}}"))
     what = Recipe.load(recipe).plan()
-    records = reading.Reading.records
+    records = reading.SqlReader.records
 
-    def while_somebody_writes(self: reading.Reading) -> Iterator[Found]:
+    def while_somebody_writes(self: reading.SqlReader) -> Iterator[Found]:
         yield from records(self)
         execute(database, "UPDATE tickets SET message = message || '.' WHERE id = 300")
 
-    monkeypatch.setattr(reading.Reading, "records", while_somebody_writes)
+    monkeypatch.setattr(reading.SqlReader, "records", while_somebody_writes)
     with pytest.raises(DataError, match="changed on the way, so nothing was kept"):
         Recipe.load(recipe).run()
     assert not what.store.has(what["data"].digest)
@@ -511,7 +511,7 @@ def test_a_password_in_a_recipe_is_refused_and_not_repeated(url: str, tmp_path: 
         Recipe.load(recipe)
     assert PASSWORD not in str(caught.value)
     assert url not in str(caught.value)
-    assert "export NAME" in caught.value.remedy
+    assert "export NAME" in caught.value.hint
 
 
 def test_a_secret_stands_in_no_file_event_log_or_error(
@@ -579,7 +579,7 @@ def test_a_mistake_is_one_clear_error(database: str, settings: dict[str, Any], s
     error = refused(source(database, **settings))
     assert isinstance(error, DataError)
     assert says in error.message
-    assert do in error.remedy
+    assert do in error.hint
     assert error.where.file
 
 
@@ -591,7 +591,7 @@ def test_places_that_are_none_are_said(tmp_path: Path, monkeypatch: pytest.Monke
     assert "cannot be reached" in refused(source(f"postgresql://me@/x?host={tmp_path}")).message
     assert isinstance(refused(source("nosuch://db/x")), MissingExtra)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    assert refused(source("postgresql://db/x")).remedy == "pip install 'luthier[postgres]'"
+    assert refused(source("postgresql://db/x")).hint == "pip install 'luthier[postgres]'"
 
 
 @pytest.mark.parametrize("rows", [20_000])

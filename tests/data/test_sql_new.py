@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.flow.recipe import Recipe
+from luthier.recipe.schema import Recipe
 from tests.data.test_sql import execute, fill, read, refused, source, values
 
 
@@ -33,7 +33,7 @@ def test_a_recipe_for_the_only_table_runs(database: str, tmp_path: Path, capsys:
 
 
 def _only_data(recipe: Recipe, base: Path) -> object:
-    from luthier.flow.source_text import parse_yaml
+    from luthier.recipe.yaml import parse_yaml
 
     return parse_yaml(json.dumps({"steps": {"data": recipe.model_dump(mode="json")["steps"]["data"]}}), str(base))
 

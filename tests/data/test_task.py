@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.task import Answers
-from luthier.text.messages import ExampleKind
+from luthier.chat.messages import ExampleKind
+from luthier.data.task import AnswerCounter
 
 KINDS: tuple[ExampleKind, ...] = ("chat", "completion", "tool")
 
 
 def test_answers_are_settled_when_there_are_too_many_and_it_is_known_why() -> None:
-    answers = Answers(most=3)
+    answers = AnswerCounter(most=3)
     for answer in ("a", "b", "c", "a"):
         answers.add(answer, "chat")
         assert not answers.is_settled
@@ -26,7 +26,7 @@ def test_answers_are_settled_when_there_are_too_many_and_it_is_known_why() -> No
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*"abcdefg", "x" * 70]), st.sampled_from(KINDS)), max_size=20))
 def test_passing_over_says_what_looking_says(rows: list[tuple[str, ExampleKind]]) -> None:
-    whole, quick = Answers(most=3), Answers(most=3)
+    whole, quick = AnswerCounter(most=3), AnswerCounter(most=3)
     for answer, kind in rows:
         whole.add(answer, kind)
         if quick.is_settled:
@@ -39,7 +39,7 @@ def test_passing_over_says_what_looking_says(rows: list[tuple[str, ExampleKind]]
 
 @pytest.mark.parametrize(("kind", "why"), [("tool", "some rows have tools"), ("completion", "without a question")])
 def test_the_reason_is_what_was_found(kind: ExampleKind, why: str) -> None:
-    answers = Answers()
+    answers = AnswerCounter()
     answers.add("a", kind)
     assert answers.decide().task == "text"
     assert answers.decide().why.endswith(why)

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
+from luthier.artifacts.dataset import read_examples
+from luthier.chat.messages import Message
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.data.row import Broken, Record
 from luthier.data.sources.traces import Traces, choose
-from luthier.flow.recipe import Recipe
-from luthier.text.dataset import read_examples
-from luthier.text.messages import Message
-from luthier.traffic.record import Feedback
-from luthier.traffic.write import write
-from tests.traffic.conftest import DAY, opinion, trace
+from luthier.recipe.schema import Recipe
+from luthier.traces.feedback import write
+from luthier.traces.record import Feedback
+from tests.traces.conftest import DAY, opinion, trace
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_what_may_not_or_cannot_be_learnt_from_is_left_out_with_its_reason(here:
         trace(3, finish="cancelled"),
         trace(4, messages=()),
         trace(5, arm="shadow"),
-        trace(6, asked="embedding"),
+        trace(6, operation="embedding"),
         trace(7),
         opinion(7, rating=0),
         trace(8),
@@ -137,7 +137,7 @@ def test_what_is_made_is_chosen_by_what_was_said(here: Path) -> None:
 
 def test_the_correction_of_a_class_is_the_true_class(here: Path) -> None:
     told = (Message(role="system", content="Answer with one of: a, b."), Message(role="user", content="Where?"))
-    fill(here, *(trace(number, asked="label", messages=told) for number in (1, 2, 3)))
+    fill(here, *(trace(number, operation="label", messages=told) for number in (1, 2, 3)))
     fill(here, opinion(1, rating=-1, correction="b"), opinion(2, label="a", correction="b"), opinion(3, rating=1))
     assert choose(here, {}) == "labels"
     rows, _ = read(here, makes="labels")

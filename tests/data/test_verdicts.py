@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.data.decisions import Drops, Sparse
 from luthier.data.operator import Drop
-from luthier.data.verdicts import Drops, Sparse
 
 DROP = st.builds(
     Drop, st.sampled_from(["exact duplicate", "schema a: 1"]), st.none() | st.text(max_size=4), st.none() | st.just(0.9)

@@ -21,12 +21,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, InputError, LuthierError
-from luthier.core.guarded import Guarded, Refused, is_public
+from luthier.core.system.net import Guarded, PrivateAddressError, is_public
 from luthier.data.row import Broken, Record
 from luthier.data.sources.web import Web
-from luthier.data.web import crawl as crawling
-from luthier.data.web import fetch, page, sitemap
-from luthier.flow.recipe import Recipe
+from luthier.data.web import crawl, fetch, page, sitemap
+from luthier.recipe.schema import Recipe
 from tests.data.web_site import Reply, Site, article, serving
 from tests.linear import assert_quick
 
@@ -118,17 +117,17 @@ def test_a_sitemap_that_names_itself_ends(site: Site) -> None:
         read(web(sitemap=site.root + "/s.xml"))
 
 
-def test_glob_limit_and_first_choose(site: Site) -> None:
+def test_glob_and_limits_choose(site: Site) -> None:
     pages = [site.page(f"/{kind}/{n}", f"{kind}{n}") for n in range(3) for kind in ("help", "shop")]
     place = site.sitemap("/s.xml", pages)
     said: list[str] = []
     assert len(read(web(sitemap=place, glob="*/help/*"))) == 3
-    assert len(read(web(sitemap=place, limit=2), said.append)) == 2
+    assert len(read(web(sitemap=place, max_pages=2), said.append)) == 2
     assert any("more pages than the limit of 2" in text for text in said)
-    assert len(read(web(sitemap=place, first=1))) == 1
+    assert len(read(web(sitemap=place, limit=1))) == 1
     with pytest.raises(DataError, match="names no page") as caught:
         read(web(sitemap=place, glob="*/blog/*"))
-    assert "*/blog/*" in caught.value.remedy
+    assert "*/blog/*" in caught.value.hint
 
 
 def test_entities_in_a_sitemap_are_not_unfolded(tmp_path: Path) -> None:
@@ -250,7 +249,7 @@ def test_a_stopped_crawl_goes_on_where_it_was(site: Site) -> None:
     site.replies["/2"] = Reply(status=500)
     with pytest.raises(DataError, match="answered 500") as caught:
         read(web(pages=tuple(pages), retries=0))
-    assert "what was fetched is kept" in caught.value.remedy
+    assert "what was fetched is kept" in caught.value.hint
     site.page("/2", "Page2")
     assert [text.split()[0] for text in texts(web(pages=tuple(pages), retries=0))] == [f"Page{n}" for n in range(4)]
     assert [site.paths().count(f"/{n}") for n in range(4)] == [1, 1, 2, 1]
@@ -311,17 +310,17 @@ def test_a_private_address_is_refused_unless_its_host_is_named(site: Site) -> No
     address = site.page("/a", "Alpha")
     with pytest.raises(DataError, match="an address inside a private network") as caught:
         read(web(pages=(address,), hosts=()))
-    assert "name the host in `hosts`" in caught.value.remedy
+    assert "name the host in `hosts`" in caught.value.hint
     with pytest.raises(DataError, match="an address inside a private network") as caught:
         read(web(sitemap=site.root + "/sitemap.xml", hosts=()))
-    assert "name the host in `hosts`" in caught.value.remedy
+    assert "name the host in `hosts`" in caught.value.hint
     assert site.asked == []
 
 
 @pytest.mark.parametrize("answers", [["127.0.0.1"], ["8.8.8.8", "192.168.0.1"], ["fe80::1"], ["64:ff9b::a00:1"]])
 def test_a_name_that_means_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
     _names(monkeypatch, {"evil.example": answers})
-    with pytest.raises(Refused, match=r"evil.example is .* inside a private network"):
+    with pytest.raises(PrivateAddressError, match=r"evil.example is .* inside a private network"):
         Guarded(()).resolved("evil.example", 80)
     assert Guarded(("evil.example",)).resolved("EVIL.example", 80) == answers[0]
 
@@ -547,4 +546,4 @@ def test_errors_are_the_users_and_crawls_are_told_apart(site: Site) -> None:
     with pytest.raises(LuthierError) as caught:
         read(web(sitemap=site.root + "/nothing.xml"))
     assert caught.value.where.field == "sitemap"
-    assert crawling.finished(web(pages=("http://a/",)).wanted) is None
+    assert crawl.finished(web(pages=("http://a/",)).crawl_request) is None

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.digest import digest_of
-from luthier.core.events import Event, Events
-from luthier.core.step import Step, Work
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.hashing import digest_of
+from luthier.core.step import Step, StepContext
 from luthier.core.store import Store
-from luthier.eval.contestant import Contestant
-from luthier.eval.rows import Reply, choose
+from luthier.eval.evaluator import ModelResult
+from luthier.eval.predictions import write_predictions
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.tables import write_predictions
-from luthier.text.messages import Example, Message, Origin, example_id
+from luthier.eval.task import Reply, choose
 from workshop import tickets, tiny_model
 
 CHANNELS = ("mail", "web", "phone")
@@ -52,7 +52,7 @@ def example(text: str, answer: str, label: str | None, row: int, **meta: Any) ->
         Message(role="user", content=text),
         Message(role="assistant", content=answer),
     )
-    origin = Origin(source="csv", file="tickets.csv", line=row + 2)
+    origin = ExampleOrigin(source="csv", file="tickets.csv", line=row + 2)
     kind = "label" if label else "chat"
     return Example(
         id=example_id(messages, label, {}, row), origin=origin, kind=kind, messages=messages, label=label, meta=meta
@@ -133,9 +133,9 @@ def tuned_model(store: Store, base: Artifact, learnt: Sequence[str] = ()) -> Art
     digest = digest_of(["tiny tuned", base.digest, list(learnt)])
     folder, _ = store.begin(digest)
     tiny_model(folder, seed=1)
-    (folder / "tuned.json").write_text(json.dumps({"technique": "full"}))
+    (folder / "training.json").write_text(json.dumps({"technique": "full"}))
     frame = pl.DataFrame({"id": list(learnt), "seen": [1] * len(learnt)}, schema={"id": pl.String, "seen": pl.Int64})
-    frame.write_parquet(folder / "learnt.parquet")
+    frame.write_parquet(folder / "training_examples.parquet")
     return finish(store, digest, "tune", "model", {"model": base.digest})
 
 
@@ -143,22 +143,22 @@ def work_of(
     store: Store,
     step: Step,
     inputs: Mapping[str, Artifact],
-    heard: list[Event] | None = None,
+    heard: list[RunEvent] | None = None,
     *,
     seed: int = 7,
     more: Any = None,
-) -> tuple[str, Work]:
+) -> tuple[str, StepContext]:
     """The digest of what a step makes from its inputs (and `more`), and the work that it is given."""
     digests = {field: artifact.digest for field, artifact in inputs.items()}
     digest = digest_of([step.recipe_digest(digests, {}, seed), more])
     folder, scratch = store.begin(digest)
-    events = Events((heard if heard is not None else []).append).of(step.kind)
-    return digest, Work(
+    events = RunEvents((heard if heard is not None else []).append).of(step.kind)
+    return digest, StepContext(
         name="report", inputs=inputs, folder=folder, scratch=scratch, base=Path(), seed=seed, events=events
     )
 
 
-def made(store: Store, step: Step, inputs: Mapping[str, Artifact], heard: list[Event] | None = None) -> Artifact:
+def made(store: Store, step: Step, inputs: Mapping[str, Artifact], heard: list[RunEvent] | None = None) -> Artifact:
     """The artifact that a step makes, as a run would make it."""
     digest, work = work_of(store, step, inputs, heard)
     step.make(work)
@@ -180,7 +180,7 @@ def evaluation(store: Store, shares: Mapping[str, float], rows: int = 90, **sett
             for row, one in enumerate(task.examples)
         ]
         models.append(
-            Contestant(name=name, title=f"the {name} model", role=role, replies=replies, digest=f"{name:0>32}")
+            ModelResult(name=name, title=f"the {name} model", role=role, replies=replies, digest=f"{name:0>32}")
         )
     digest, work = work_of(store, step, {"data": data}, more=dict(shares))
     if store.has(digest):

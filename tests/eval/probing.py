@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from eval.evaluations import base_model, dataset, example, tuned_model
+from luthier.chat.messages import Example, Message, question_of
 from luthier.core.artifact import Artifact
-from luthier.core.events import Events
+from luthier.core.events import RunEvents
 from luthier.core.store import Store
-from luthier.eval.ask import Model, Question, answer_cache
+from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, answer_cache
 from luthier.eval.baseline import Baseline
-from luthier.eval.probe import Bench
-from luthier.eval.respondent import Respondent
-from luthier.eval.rows import Reply, Task, choose
-from luthier.eval.voice import Plain, Voice
+from luthier.eval.probe import ProbeContext
+from luthier.eval.respondent import CachedEvaluatedModel
+from luthier.eval.task import Reply, Task, choose
+from luthier.eval.voice import LM, BaselineLM
 from luthier.models.lm.base import Ability, GenerateRequest, LanguageModel, LoglikelihoodRequest, Response
 from luthier.models.lm.local import ModelCache
-from luthier.text.messages import Example, Message, question_of
 from workshop import tickets
 
-QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
+QUESTION = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
 WHO = ("My husband says:", "My wife says:", "As a customer I say:")
 
 
@@ -74,7 +74,7 @@ def _last(prompt: str | tuple[Message, ...]) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
-class Said(Voice):
+class Said(LM):
     """A voice whose answers a function makes."""
 
     def __init__(
@@ -95,29 +95,32 @@ class Said(Voice):
         return Reply(prediction=said, scores={label: 0.0 if label == said else -2.1972245773 for label in task.labels})
 
 
-def bench_of(data: Artifact, folder: Path, *voices: Voice, model: Artifact | None = None, seed: int = 5) -> Bench:
+def bench_of(data: Artifact, folder: Path, *voices: LM, model: Artifact | None = None, seed: int = 5) -> ProbeContext:
     """Voices that have answered the held-out rows, the first of them the one that the evaluation is about."""
     task = choose(data, "test", None, pairs=True)
-    events = Events([].append).of("report")
-    return Bench(
+    events = RunEvents([].append).of("report")
+    return ProbeContext(
         task=task,
         answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
         seed=seed,
         data=data,
         model=model,
         respondents={
-            one.name: Respondent(voice=one, task=task, kept=answer_cache(folder), events=events) for one in voices
+            one.name: CachedEvaluatedModel(voice=one, task=task, kept=answer_cache(folder), events=events)
+            for one in voices
         },
     )
 
 
-def real_voices(store: Store, data: Artifact) -> list[Voice]:
+def real_voices(store: Store, data: Artifact) -> list[LM]:
     """The tiny tuned model, its base, and TF-IDF."""
-    from luthier.text.dataset import read_examples
+    from luthier.artifacts.dataset import read_examples
 
     cache, base = ModelCache(), base_model(store)
     tuned = tuned_model(store, base)
     named: list[Any] = [("tuned", tuned), ("base", base)]
-    models: list[Voice] = [Model.of(one, QUESTION, cache, name=name, title=f"the {name} model") for name, one in named]
+    models: list[LM] = [
+        LocalEvaluatedModel.of(one, QUESTION, cache, name=name, title=f"the {name} model") for name, one in named
+    ]
     train = list(read_examples(data, "train"))
-    return [*models, Plain(Baseline.parse("tfidf" if any(one.label for one in train) else "length"), train)]
+    return [*models, BaselineLM(Baseline.parse("tfidf" if any(one.label for one in train) else "length"), train)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.eval.bias import bounds, gaps
-from luthier.metrics.resample import wilson
+from luthier.metrics.intervals import wilson
 
 ALL = ((bounds.spread, gaps.spread), (bounds.ratio, gaps.ratio), (bounds.worst, gaps.worst))
 

@@ -7,10 +7,9 @@ import pytest
 from eval.evaluations import evaluation
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.store import Store
-from luthier.eval.compare import compare_evaluations
-from luthier.eval.story import answers
-from luthier.eval.tables import read_answers
-from luthier.metrics.members.labels import MacroF1
+from luthier.eval.comparison import compare_evaluations
+from luthier.eval.predictions import answers, read_answers
+from luthier.metrics.kinds.labels import MacroF1
 
 
 def test_same_rows_are_compared(store: Store) -> None:
@@ -32,7 +31,7 @@ def test_other_rows_are_refused(store: Store) -> None:
 def test_other_ways_of_asking_are_refused(store: Store) -> None:
     a = evaluation(store, {"tuned": 0.9, "base": 0.5})
     with pytest.raises(RecipeError, match="cannot be compared"):
-        compare_evaluations(a, evaluation(store, {"tuned": 0.9}, normalise="mean"))
+        compare_evaluations(a, evaluation(store, {"tuned": 0.9}, normalize="mean"))
 
 
 def test_metrics_can_be_computed_again_from_the_rows(store: Store) -> None:

@@ -15,26 +15,26 @@ import pytest
 
 from eval.evaluations import dataset, evaluation, example, label_examples, made, work_of
 from eval.probing import pairs_of
+from luthier.artifacts.dataset import DatasetSummary, as_outlined, read_examples
+from luthier.chat.messages import Example
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
-from luthier.core.events import Event
-from luthier.core.step import Outline, Outlook
+from luthier.core.events import RunEvent
+from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.store import Store
 from luthier.eval import ask
-from luthier.eval.forecast import _ALONE_READING_BYTES, _READING_BYTES, beside_s
-from luthier.eval.rows import Task, choose
+from luthier.eval.cost import _ALONE_READING_BYTES, _READING_BYTES, beside_s
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
+from luthier.eval.task import Task, choose
 from luthier.metrics.paired import holm
-from luthier.models.counting import branches
+from luthier.models.cost import rows_of
 from luthier.models.describe import describe
-from luthier.models.foresight import rows_of
 from luthier.models.lm import local
 from luthier.models.load import base_folder
-from luthier.models.sources.endpoint import Endpoint
-from luthier.models.steps.base import Base
-from luthier.text.dataset import DatasetSummary, as_outlined, read_examples
-from luthier.text.messages import Example
+from luthier.models.sources.endpoint import EndpointModelSource
+from luthier.models.steps.base import BaseModelStep
+from luthier.models.token_counts import branches
 from luthier.tune.steps.tune import Tune
 from workshop import tickets
 
@@ -134,7 +134,7 @@ def test_neighbours_and_chunks_change_nothing(
     whole = pl.read_parquet(about_labels.path("predictions.parquet"))
     monkeypatch.setattr(ask, "CHOOSING", 5)
     monkeypatch.setattr(local, "PACK_TOKENS", 200)
-    few = made(store, Evaluate(data="data", model="tune", rows=11, dtype="float32"), {"data": labels, "model": tuned})
+    few = made(store, Evaluate(data="data", model="tune", limit=11, dtype="float32"), {"data": labels, "model": tuned})
     part = pl.read_parquet(few.path("predictions.parquet"))
     both = part.filter(pl.col("model").is_in(["tuned", "base"])).join(whole, on=["id", "model"])
     assert both.height == 22
@@ -160,15 +160,15 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
     undisturbed.scratch.mkdir()
 
     asked: list[int] = []
-    answer = ask.Model.answer
+    answer = ask.LocalEvaluatedModel.answer
 
-    def until_killed(self: ask.Model, examples: Sequence[Example], task: Task) -> Any:
+    def until_killed(self: ask.LocalEvaluatedModel, examples: Sequence[Example], task: Task) -> Any:
         asked.append(len(examples))
         if len(asked) == after + 1:
             raise Killed
         return answer(self, examples, task)
 
-    monkeypatch.setattr(ask.Model, "answer", until_killed)
+    monkeypatch.setattr(ask.LocalEvaluatedModel, "answer", until_killed)
     with pytest.raises(Killed):
         step.make(work_of(store, step, inputs, seed=8)[1])
     again = work_of(store, step, inputs, seed=8)[1]
@@ -180,7 +180,7 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
 def test_baselines_learn_from_what_the_model_learnt(
     store: Store, labels: Artifact, tuned: Artifact, base: Artifact
 ) -> None:
-    from luthier.eval.contestant import learnt_rows
+    from luthier.eval.evaluator import learnt_rows
 
     train = label_examples()[:60]
     assert [one.id for one in learnt_rows(tuned, train)] == [one.id for one in train[:40]]
@@ -191,8 +191,10 @@ def test_a_further_model_is_compared_in_pairs_and_gated(
     store: Store, labels: Artifact, base: Artifact, tuned: Artifact, about_labels: Artifact
 ) -> None:
     """Held against its own base, a model comes out as it does beside its base."""
-    step = Evaluate(data="data", model="tune", dtype="float32", against="released", compare_base=False, baselines=())
-    found = made(store, step, {"data": labels, "model": tuned, "against": base})
+    step = Evaluate(
+        data="data", model="tune", dtype="float32", compare_with="released", compare_base=False, baselines=()
+    )
+    found = made(store, step, {"data": labels, "model": tuned, "compare_with": base})
     summary = found.read_json("summary.json")
     assert summary["order"] == ["tuned", "against"]
     assert summary["digests"] == {"tuned": tuned.digest, "against": base.digest}
@@ -203,15 +205,15 @@ def test_a_further_model_is_compared_in_pairs_and_gated(
         return {row["metric"]: (row["difference"], row["low"], row["high"]) for row in rows if row["b"] == other}
 
     assert pairs(found, "against") == pairs(about_labels, "base")
-    gate = Gate(report="report", rules=("accuracy >= against - 1",))
-    verdict = made(store, gate, {"report": found}).read_json("verdict.json")
+    gate = Gate(evaluation="report", rules=("accuracy >= against - 1",))
+    verdict = made(store, gate, {"evaluation": found}).read_json("gate.json")
     assert verdict["verdict"] == "PASS"
     assert "of against" in verdict["rules"][0]["why"]
 
 
-@pytest.mark.parametrize("normalise", ["mean", "prior"])
-def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalise: Any) -> None:
-    step = Evaluate(data="data", normalise=normalise, baselines=(), rows=6, dtype="float32", metrics=("accuracy",))
+@pytest.mark.parametrize("normalize", ["mean", "prior"])
+def test_normalizations(store: Store, labels: Artifact, base: Artifact, normalize: Any) -> None:
+    step = Evaluate(data="data", normalize=normalize, baselines=(), limit=6, dtype="float32", metrics=("accuracy",))
     found = made(store, step, {"data": labels, "model": base})
     frame = pl.read_parquet(found.path("predictions.parquet"))
     assert frame["model"].unique().to_list() == ["base"]
@@ -220,7 +222,7 @@ def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalis
 
 
 def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
-    heard: list[Event] = []
+    heard: list[RunEvent] = []
     step = Evaluate(data="data", model="tune", max_new_tokens=8, dtype="float32")
     found = made(store, step, {"data": texts, "model": tuned}, heard)
     frame = pl.read_parquet(found.path("predictions.parquet"))
@@ -269,26 +271,28 @@ def test_what_rows_rule_out_is_refused_before_anything_is_made(
     task: str, settings: dict[str, Any], field: str, says: str
 ) -> None:
     step = Evaluate.model_validate({"data": "data", "model": "tune", **settings})
-    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={"data": Outline(task=task, rows={"test": 4})})
+    outlook = PlanContext(
+        inputs={}, upstream={}, base=Path(), outlines={"data": ArtifactSpec(task=task, rows={"test": 4})}
+    )
     with pytest.raises(RecipeError, match=says) as caught:
-        step.foresee(outlook)
+        step.estimate_cost(outlook)
     assert caught.value.where.field == field
     if "metrics" in settings:
         usual = "rougeL, chrf, token_f1, exact_match" if task == "text" else "accuracy, macro_f1, mcc, ece, brier"
-        assert caught.value.remedy.startswith(f"metrics that apply: {usual}, ")
+        assert caught.value.hint.startswith(f"metrics that apply: {usual}, ")
 
 
 def test_what_an_endpoint_does_not_tell_is_refused_before_it_is_asked() -> None:
-    outlines = {"data": Outline(task="text", rows={"test": 4}), "model": Outline(remote=True)}
-    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines)
+    outlines = {"data": ArtifactSpec(task="text", rows={"test": 4}), "model": ArtifactSpec(remote=True)}
+    outlook = PlanContext(inputs={}, upstream={}, base=Path(), outlines=outlines)
     with pytest.raises(RecipeError, match="perplexity needs logprobs, which this endpoint's answers do not have"):
-        Evaluate(data="data", metrics=("perplexity",)).foresee(outlook)
-    Evaluate(data="data", metrics=("chrf",)).foresee(outlook)
-    by_text = Base(source=Endpoint(url="http://127.0.0.1:1/v1", model="theirs", labels="text"))
-    outlines = {"data": Outline(task="label", rows={"test": 4}), "model": Outline(remote=True)}
-    outlook = Outlook(inputs={}, upstream={"model": by_text}, base=Path(), outlines=outlines)
+        Evaluate(data="data", metrics=("perplexity",)).estimate_cost(outlook)
+    Evaluate(data="data", metrics=("chrf",)).estimate_cost(outlook)
+    by_text = BaseModelStep(source=EndpointModelSource(url="http://127.0.0.1:1/v1", model="theirs", labels="text"))
+    outlines = {"data": ArtifactSpec(task="label", rows={"test": 4}), "model": ArtifactSpec(remote=True)}
+    outlook = PlanContext(inputs={}, upstream={"model": by_text}, base=Path(), outlines=outlines)
     with pytest.raises(RecipeError, match="brier needs label_scores, which this endpoint's answers do not have"):
-        Evaluate(data="data", metrics=("accuracy", "brier")).foresee(outlook)
+        Evaluate(data="data", metrics=("accuracy", "brier")).estimate_cost(outlook)
 
 
 def test_what_cannot_be_is_refused(store: Store, texts: Artifact, labels: Artifact, base: Artifact) -> None:
@@ -312,8 +316,8 @@ def test_one_label_is_refused(store: Store, base: Artifact) -> None:
 
 def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact) -> None:
     step = Evaluate(data="data")
-    outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
-    first = step.foresee(outlook)
+    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    first = step.estimate_cost(outlook)
     assert first.seconds is not None
     assert first.tokens is not None
     assert 30 * 20 < first.tokens < 30 * 100
@@ -324,7 +328,9 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
         {"flops_per_s": 1.0, "parameters": 4 * model.parameters, "task": "label"},
         {"flops_per_s": 1e6, "parameters": 2 * model.parameters, "task": "label"},
     ]
-    later = step.foresee(Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces))
+    later = step.estimate_cost(
+        PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
+    )
     assert later.how.endswith("1 model at 0 GFLOP/s, as the last evaluation")
     assert later.seconds is not None
     rows = rows_of(None, outlook, "test")
@@ -334,7 +340,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     others = branches(DatasetSummary.read(labels).labels, base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
     assert later.seconds == pytest.approx(beside_s(1, 30) + flops / 1e6)
-    assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
+    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, base=Path())).seconds is None
 
 
 def asked(answer: str) -> dict[str, Any]:
@@ -345,19 +351,19 @@ def asked(answer: str) -> dict[str, Any]:
 def test_an_evaluation_of_a_model_that_is_not_made_yet_counts_by_the_one_it_stands_on(
     labels: Artifact, base: Artifact
 ) -> None:
-    outlines = {"model": Tune(data="data").outline(Outlook(inputs={"model": base}, upstream={}, base=Path()))}
-    first = rows_of(None, Outlook(inputs={"data": labels}, upstream={}, base=Path(), outlines=outlines), "test")
-    assert first == rows_of(None, Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test")
+    outlines = {"model": Tune(data="data").outline(PlanContext(inputs={"model": base}, upstream={}, base=Path()))}
+    first = rows_of(None, PlanContext(inputs={"data": labels}, upstream={}, base=Path(), outlines=outlines), "test")
+    assert first == rows_of(None, PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test")
 
 
 def test_pairs_that_are_not_made_yet_are_not_written(
     store: Store, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 1e9)
+    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 1e9)
     some = [as_outlined(one) for one in read_examples(pairs_of(store), "test")]
-    outlines = {"data": Outline(rows={"test": 40}, examples=some)}
-    outlook = Outlook(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)
-    few, many = (Evaluate(data="data", max_new_tokens=most).foresee(outlook).seconds for most in (1, 900))
+    outlines = {"data": ArtifactSpec(rows={"test": 40}, examples=some)}
+    outlook = PlanContext(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)
+    few, many = (Evaluate(data="data", max_new_tokens=most).estimate_cost(outlook).seconds for most in (1, 900))
     assert few == many
 
 
@@ -365,27 +371,27 @@ def test_writing_is_foreseen_token_by_token(
     store: Store, texts: Artifact, labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A base model writes as much as it may, a tuned one as much as rows do; classes are not written."""
-    monkeypatch.setattr("luthier.eval.forecast.writing_pass_s", lambda *sizes, bf16: float(sizes[2]))
-    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 1e15)
+    monkeypatch.setattr("luthier.eval.cost.writing_pass_s", lambda *sizes, bf16: float(sizes[2]))
+    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 1e15)
 
-    def seconds(data: Artifact | Outline, *, tuned: bool = False, **settings: Any) -> float:
+    def seconds(data: Artifact | ArtifactSpec, *, tuned: bool = False, **settings: Any) -> float:
         """Of 12 rows by one model or two, where a token takes a second."""
         made = {"data": data} if isinstance(data, Artifact) else {}
-        told = {"data": data} if isinstance(data, Outline) else {}
+        told = {"data": data} if isinstance(data, ArtifactSpec) else {}
         upstream = {"model": Tune(data="data")} if tuned else {}
-        outlook = Outlook(inputs={**made, "model": base}, upstream=upstream, base=Path(), outlines=told)
-        found = Evaluate(data="data", rows=12, **settings).foresee(outlook).seconds
+        outlook = PlanContext(inputs={**made, "model": base}, upstream=upstream, base=Path(), outlines=told)
+        found = Evaluate(data="data", limit=12, **settings).estimate_cost(outlook).seconds
         assert found is not None
         return found - beside_s(1 + tuned, 12)
 
-    rows = rows_of(12, Outlook(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
+    rows = rows_of(12, PlanContext(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
     assert rows is not None
     assert 4 < rows.answers < 64
     assert seconds(texts, max_new_tokens=64) == pytest.approx(12 * 64, abs=0.01)
     assert seconds(texts, max_new_tokens=64, tuned=True) == pytest.approx(12 * (rows.answers + 64), abs=0.01)
     assert seconds(texts, max_new_tokens=4, tuned=True) == pytest.approx(12 * (4 + 4), abs=0.01)
     assert seconds(labels) == pytest.approx(0, abs=0.01)
-    short, long = (Outline(rows={"test": 40}, examples=[asked(answer)]) for answer in ("yes", "yes " * 40))
+    short, long = (ArtifactSpec(rows={"test": 40}, examples=[asked(answer)]) for answer in ("yes", "yes " * 40))
     assert seconds(short) == pytest.approx(0, abs=0.01)
     assert seconds(replace(short, task="text"), max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
     assert seconds(long, max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
@@ -396,32 +402,34 @@ def test_writing_is_foreseen_token_by_token(
 
 def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every class is read for every row, but by a model that has a head of classes, or where text is written."""
-    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 1e6)
+    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 1e6)
 
     def seconds(classes: int, **more: Any) -> float:
         """Of what is computed for 12 rows whose data set is not made yet."""
         names = [f"{number:02d} of the classes" for number in range(classes)]
-        told = Outline(rows={"test": 40}, examples=[asked(names[-1] if names else "none")], answers=names, task="label")
-        outlook = Outlook(inputs=more.pop("made", {"model": base}), upstream={}, base=Path(),
+        told = ArtifactSpec(
+            rows={"test": 40}, examples=[asked(names[-1] if names else "none")], answers=names, task="label"
+        )
+        outlook = PlanContext(inputs=more.pop("made", {"model": base}), upstream={}, base=Path(),
                           outlines={"data": told, **more})  # fmt: skip
-        found = Evaluate(data="data", rows=12, compare_base=False).foresee(outlook).seconds
+        found = Evaluate(data="data", limit=12, compare_base=False).estimate_cost(outlook).seconds
         assert found is not None
         return found - beside_s(1, 12)
 
     assert 15 < (seconds(60) - seconds(0)) / (seconds(3) - seconds(0)) < 40
     size = describe(base_folder(base)).parameters
-    headed = Outline(parameters=size, headed=True)
+    headed = ArtifactSpec(parameters=size, headed=True)
     assert seconds(60, made={}, model=headed) == seconds(3, made={}, model=headed)
     assert seconds(60, made={}, model=replace(headed, headed=False)) > 4 * seconds(60, made={}, model=headed)
 
 
 def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 where the processor multiplies it: another speed than that of fp32, less memory, and a pace of its own."""
-    monkeypatch.setattr("luthier.eval.forecast.cpu_has_bf16", lambda: True)
-    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
-    monkeypatch.setattr("luthier.eval.forecast.kernel_bytes", lambda packs, model, *, bf16, learns: 0)
-    outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
-    wide, narrow = (Evaluate(data="data", dtype=dtype).foresee(outlook) for dtype in ("float32", "auto"))
+    monkeypatch.setattr("luthier.eval.cost.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
+    monkeypatch.setattr("luthier.eval.cost.kernel_bytes", lambda packs, model, *, bf16, learns: 0)
+    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how
     assert wide.seconds is not None
     assert narrow.seconds is not None
@@ -431,9 +439,9 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     assert wide.peak_bytes - narrow.peak_bytes == describe(base_folder(base)).parameters + reading
     size = describe(base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
-    later = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
-    assert Evaluate(data="data", dtype="float32").foresee(later).seconds == wide.seconds
-    assert "as the last" in Evaluate(data="data").foresee(later).how
+    later = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
+    assert Evaluate(data="data", dtype="float32").estimate_cost(later).seconds == wide.seconds
+    assert "as the last" in Evaluate(data="data").estimate_cost(later).how
 
 
 def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, base: Artifact) -> None:
@@ -445,7 +453,7 @@ def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, bas
     assert first["flops_per_s"] > 0
     again = step.make(work_of(store, step, inputs, more="pace")[1])
     assert "flops_per_s" not in again
-    few = step.model_copy(update={"rows": 20})
+    few = step.model_copy(update={"limit": 20})
     assert "flops_per_s" not in few.make(work_of(store, few, inputs, more="few")[1]), "mostly the opening of the model"
     assert first["flops_per_cpu_s"] > 0
     next(iter((work.scratch / "answers").glob("*.json"))).unlink()
@@ -453,8 +461,8 @@ def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, bas
 
 
 def test_turns_are_not_forecast_by_rows(labels: Artifact, base: Artifact) -> None:
-    outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
-    told = Evaluate(data="data", turns="all").foresee(outlook)
+    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    told = Evaluate(data="data", turns="all").estimate_cost(outlook)
     assert told.seconds is None
     assert "30 conversations" in told.how
 
@@ -469,7 +477,7 @@ def test_stored_predictions_are_enough(store: Store) -> None:
 
 
 def test_group_gap_is_measured_for_every_model(store: Store) -> None:
-    probe = {"kind": "group_gap", "column": "channel", "least": 10}
+    probe = {"kind": "group_gap", "column": "channel", "min": 10}
     found = evaluation(store, {"tuned": 0.9, "base": 0.5}, probes=(probe,))
     measures = found.read_json("metrics.json")["measures"]
     for model in ("tuned", "base"):
@@ -481,10 +489,10 @@ def test_group_gap_is_measured_for_every_model(store: Store) -> None:
 
 
 def test_tasks_are_asked_compared_and_gated(store: Store, labels: Artifact, tuned: Artifact, tmp_path: Path) -> None:
-    from eval.harness.test_harness import write
+    from eval.lm_eval.test_harness import write
 
     file = write(tmp_path, num_fewshot=1, metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])
-    step = Evaluate(data="data", model="tune", tasks=({"kind": "harness", "path": str(file), "data": str(tmp_path)},))
+    step = Evaluate(data="data", model="tune", tasks=({"kind": "lm_eval", "path": str(file), "data": str(tmp_path)},))
     found = made(store, step, {"data": labels, "model": tuned})
     measures = found.read_json("metrics.json")["measures"]
     assert set(measures["tuned"]) == {"sums.acc", "sums.acc_norm", "sums.drop"}
@@ -506,12 +514,14 @@ def test_tasks_are_asked_compared_and_gated(store: Store, labels: Artifact, tune
     assert sum(shares) / 6 == pytest.approx(measures["tuned"]["sums.acc"]["value"])
     assert measures["tuned"]["sums.acc"]["rows"] == 6
     gate = made(
-        store, Gate(report="report", rules=("sums.acc >= 0", "sums.drop <= 1", "sums.acc > base")), {"report": found}
+        store,
+        Gate(evaluation="report", rules=("sums.acc >= 0", "sums.drop <= 1", "sums.acc > base")),
+        {"evaluation": found},
     )
-    verdicts = [ruling["verdict"] for ruling in gate.read_json("verdict.json")["rules"]]
+    verdicts = [ruling["verdict"] for ruling in gate.read_json("gate.json")["rules"]]
     assert verdicts[:2] == ["PASS", "PASS"]
     with pytest.raises(RecipeError, match="was not measured"):
-        made(store, Gate(report="report", rules=("sum.acc >= 0",)), {"report": found})
+        made(store, Gate(evaluation="report", rules=("sum.acc >= 0",)), {"evaluation": found})
     with pytest.raises(RecipeError, match="asked twice"):
         made(
             store,

@@ -9,16 +9,16 @@ import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import evaluation, made
+from luthier.artifacts.findings import Finding, Findings, Number, write_findings
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
 from luthier.core.expressions import Expression, ExpressionError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.core.store import Store
+from luthier.eval.gate import MeasuredValue, decide, judge_data
 from luthier.eval.gate_vocabulary import parse_rule
-from luthier.eval.judge import Seen, decide, judge_data
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
-from luthier.text.findings import Finding, Findings, Number, write_findings
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_faults_have_a_column(text: str, column: int, said: str) -> None:
         parse_rule(text)
     assert f"column {column}:" in str(caught.value)
     with pytest.raises(ValidationError, match=f"column {column}"):
-        Gate(report="report", rules=(text,))
+        Gate(evaluation="report", rules=(text,))
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_faults_have_a_column(text: str, column: int, said: str) -> None:
 )
 def test_verdict_by_the_whole_interval(text: str, low: float, high: float, verdict: str) -> None:
     assert decide(parse_rule(text), low, high) == verdict
-    assert Seen(value=low, low=low, high=high, rows=1, said="").rows == 1
+    assert MeasuredValue(value=low, low=low, high=high, rows=1, sentence="").rows == 1
 
 
 def test_pass_fail_and_inconclusive(store: Store, evaluated: Artifact) -> None:
     rules = ("accuracy > base", "macro_f1 > tfidf + 0.2", "accuracy > tfidf", "accuracy >= 0.6", "ece < base")
-    found = made(store, Gate(report="report", rules=rules), {"report": evaluated}).read_json("verdict.json")
+    found = made(store, Gate(evaluation="report", rules=rules), {"evaluation": evaluated}).read_json("gate.json")
     verdicts = {rule["rule"]: rule["verdict"] for rule in found["rules"]}
     assert verdicts["accuracy > base"] == verdicts["accuracy >= 0.6"] == "PASS"
     assert verdicts["macro_f1 > tfidf + 0.2"] == "FAIL"
@@ -113,20 +113,20 @@ def test_pass_fail_and_inconclusive(store: Store, evaluated: Artifact) -> None:
     [(("accuracy > base",), "PASS"), (("accuracy > base", "accuracy > tfidf"), "INCONCLUSIVE")],
 )
 def test_overall(store: Store, evaluated: Artifact, rules: tuple[str, ...], verdict: str) -> None:
-    found = made(store, Gate(report="report", rules=rules), {"report": evaluated}).read_json("verdict.json")
+    found = made(store, Gate(evaluation="report", rules=rules), {"evaluation": evaluated}).read_json("gate.json")
     assert found["verdict"] == verdict
 
 
 def test_probe_rule(store: Store, evaluated: Artifact) -> None:
-    gate = Gate(report="report", rules=("bias.gap <= 0.9",))
-    found = made(store, gate, {"report": evaluated}).read_json("verdict.json")
+    gate = Gate(evaluation="report", rules=("bias.gap <= 0.9",))
+    found = made(store, gate, {"evaluation": evaluated}).read_json("gate.json")
     assert found["verdict"] == "PASS"
 
 
 @pytest.mark.parametrize("rule", ["rougeL > 0.1", "accuracy > majority"])
 def test_what_was_not_measured_is_refused(store: Store, evaluated: Artifact, rule: str) -> None:
     with pytest.raises(RecipeError):
-        made(store, Gate(report="report", rules=(rule,)), {"report": evaluated})
+        made(store, Gate(evaluation="report", rules=(rule,)), {"evaluation": evaluated})
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_what_was_not_measured_is_refused(store: Store, evaluated: Artifact, rul
     ],
 )
 def test_refused_at_plan_time(settings: dict[str, object], rule: str, said: str) -> None:
-    upstream = {"report": Evaluate.model_validate({"data": "data", **settings})}
-    outlook = Outlook(inputs={}, upstream=upstream, base=Path())
+    upstream = {"evaluation": Evaluate.model_validate({"data": "data", **settings})}
+    outlook = PlanContext(inputs={}, upstream=upstream, base=Path())
     with pytest.raises(RecipeError, match=said):
-        Gate(report="report", rules=(rule,)).foresee(outlook)
-    assert Gate(report="report", rules=("accuracy > 0.1",)).foresee(outlook).seconds is not None
+        Gate(evaluation="report", rules=(rule,)).estimate_cost(outlook)
+    assert Gate(evaluation="report", rules=("accuracy > 0.1",)).estimate_cost(outlook).seconds is not None
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def found(tmp_path: Path) -> Artifact:
         "imbalance": Number(value=4, rows=1000, about="rows"),
     }
     findings = (
-        Finding(name="label_errors", severity="serious", title="T", sentence="S.", numbers=numbers, remedy="R"),
-        Finding(name="lengths", severity="warning", title="T", sentence="S.", remedy="R"),
+        Finding(name="label_errors", severity="serious", title="T", sentence="S.", numbers=numbers, hint="R"),
+        Finding(name="lengths", severity="warning", title="T", sentence="S.", hint="R"),
     )
     write_findings(tmp_path, Findings(rows=1000, looked_at=1000, findings=findings), [])
     manifest = Manifest(
@@ -193,8 +193,8 @@ def test_rules_about_data(found: Artifact, text: str, verdict: str) -> None:
 
 
 def test_rules_about_data_and_models_stand_in_one_gate(store: Store, evaluated: Artifact, found: Artifact) -> None:
-    gate = Gate(report="report", findings="checked", rules=("accuracy > base", "label_errors < 5%"))
-    rulings = [gate._judged(text, {"report": evaluated, "findings": found}) for text in gate.rules]
+    gate = Gate(evaluation="report", findings="checked", rules=("accuracy > base", "label_errors < 5%"))
+    rulings = [gate._judged(text, {"evaluation": evaluated, "findings": found}) for text in gate.rules]
     assert [ruling.verdict for ruling in rulings] == ["PASS", "PASS"]
 
 
@@ -202,10 +202,10 @@ def test_rules_about_data_and_models_stand_in_one_gate(store: Store, evaluated: 
     ("settings", "said"),
     [
         ({"rules": ["accuracy > base"]}, "a gate holds nothing"),
-        ({"report": "r", "rules": ["no serious findings"]}, "column 1: no data was checked"),
+        ({"evaluation": "r", "rules": ["no serious findings"]}, "column 1: no data was checked"),
         ({"findings": "f", "rules": ["no dreadful findings"]}, "expected a severity"),
         ({"findings": "f", "rules": ["no serious finding"]}, "expected `findings`"),
-        ({"report": "r", "rules": ["label_errors < 2%"]}, "metric 'label_errors' is unknown"),
+        ({"evaluation": "r", "rules": ["label_errors < 2%"]}, "metric 'label_errors' is unknown"),
     ],
 )
 def test_wrong_rules_about_data(settings: dict[str, object], said: str) -> None:
@@ -215,9 +215,11 @@ def test_wrong_rules_about_data(settings: dict[str, object], said: str) -> None:
 
 def test_what_the_checks_leave_out_is_refused_before_anything_runs(found: Artifact) -> None:
     upstream = {"findings": SimpleNamespace(measured=lambda: ("label_errors", "findings.serious"))}
-    Gate(findings="f", rules=("label_errors < 2%",)).foresee(Outlook(inputs={}, upstream=upstream, base=Path()))
+    Gate(findings="f", rules=("label_errors < 2%",)).estimate_cost(
+        PlanContext(inputs={}, upstream=upstream, base=Path())
+    )
     for text, said in (("label_eror < 2%", "did you mean 'label_errors'"), ("label_errors > base", "no base")):
         with pytest.raises(RecipeError, match=said):
-            Gate(findings="f", rules=(text,)).foresee(Outlook(inputs={}, upstream=upstream, base=Path()))
+            Gate(findings="f", rules=(text,)).estimate_cost(PlanContext(inputs={}, upstream=upstream, base=Path()))
         with pytest.raises(RecipeError):
             judge_data(text, parse_rule(text, findings=True), found)

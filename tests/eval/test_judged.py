@@ -9,15 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import made
+from luthier.chat.messages import Message, answer_of, prompt_of
+from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError
 from luthier.core.store import Store
-from luthier.eval.rows import choose
+from luthier.eval.predictions import read_answers
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.tables import read_answers
-from luthier.models.reward_model import Judge
-from luthier.text.messages import Message, answer_of, prompt_of
-from luthier.text.prompt import Prompt
+from luthier.eval.task import choose
+from luthier.models.reward_model import RewardModel
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, pairs
@@ -31,7 +31,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def judge(shop: Bench) -> Artifact:
     """A reward model that learnt a little."""
-    return shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), precision="float32", rows_per_step=8,
+    return shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
                           learning_rate=1e-2, epochs=2.0))  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
                     metrics=("reward", "reward_wins"))  # fmt: skip
     found = made(store, step, {"data": texts, "model": tuned, "reward_model": judge})
     _, answers = read_answers(found, "tuned")
-    rows, opened = choose(texts, "test", None).examples, Judge(judge, "float32")
+    rows, opened = choose(texts, "test", None).examples, RewardModel(judge, "float32")
     said = [(*prompt_of(one), Message(role="assistant", content=text))
             for one, text in zip(rows, answers.predictions, strict=True)]  # fmt: skip
     wanted, known = opened(said), opened([one.messages for one in rows])
@@ -57,10 +57,10 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
 def test_a_prompted_judge_reads_its_prompt_before_each_answer(
     store: Store, texts: Artifact, tuned: Artifact, shop: Bench, judge: Artifact
 ) -> None:
-    prompt = Prompt(instruction="Be strict.")
+    prompt = PromptPrefix(instruction="Be strict.")
     folder, _ = shop.store.begin("prompted")
     prompt.save(folder)
-    (folder / "tuned.json").write_text("{}")
+    (folder / "training.json").write_text("{}")
     prompted = finish(shop.store, "prompted", "tune", "model", {"model": judge.digest})
     step = Evaluate(data="data", model="tune", baselines=(), max_new_tokens=2, reward_model="judge", dtype="float32",
                     metrics=("reward",))  # fmt: skip
@@ -68,14 +68,14 @@ def test_a_prompted_judge_reads_its_prompt_before_each_answer(
     _, answers = read_answers(found, "tuned")
     said = [prompt.wrap((*prompt_of(one), Message(role="assistant", content=text)))
             for one, text in zip(choose(texts, "test", None).examples, answers.predictions, strict=True)]  # fmt: skip
-    wanted = Judge(judge, "float32")(said)
+    wanted = RewardModel(judge, "float32")(said)
     assert answers.columns["reward"] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_without_metrics_it_is_measured_all_the_same(
     store: Store, texts: Artifact, tuned: Artifact, judge: Any
 ) -> None:
-    step = Evaluate(data="data", model="tune", baselines=(), max_new_tokens=2, reward_model="judge", rows=4)
+    step = Evaluate(data="data", model="tune", baselines=(), max_new_tokens=2, reward_model="judge", limit=4)
     told = made(store, step, {"data": texts, "model": tuned, "reward_model": judge}).read_json("metrics.json")
     assert {"reward", "reward_wins"} <= set(told["models"]["tuned"])
 
@@ -83,7 +83,7 @@ def test_without_metrics_it_is_measured_all_the_same(
 def test_rows_that_ask_for_a_choice_have_nothing_to_judge(
     store: Store, labels: Artifact, tuned: Artifact, judge: Any
 ) -> None:
-    step = Evaluate(data="data", model="tune", baselines=(), reward_model="judge", rows=4)
+    step = Evaluate(data="data", model="tune", baselines=(), reward_model="judge", limit=4)
     with pytest.raises(LuthierError, match="judges written answers"):
         made(store, step, {"data": labels, "model": tuned, "reward_model": judge})
 

@@ -6,25 +6,27 @@ import numpy as np
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.eval.measuring import Statistic, measured, share
-from luthier.eval.probe import Bench, family
-from luthier.eval.rows import choose
-from luthier.metrics.answers import Answers
+from luthier.eval.probe import ProbeContext, family
+from luthier.eval.results import Statistic, measured, share
+from luthier.eval.task import choose
+from luthier.metrics.metric import EvalPredictions
 
 FLIPS = Statistic(name="bias.flip_rate", value=share, proportion=True, signature="groups:gender")
 
 
 @pytest.fixture
-def bench(labels: Artifact) -> Bench:
-    answers = Answers.of(["a"], ["a"])
-    return Bench(task=choose(labels, "test", None), answers={"tuned": answers, "base": answers}, seed=3, data=labels)
+def bench(labels: Artifact) -> ProbeContext:
+    answers = EvalPredictions.of(["a"], ["a"])
+    return ProbeContext(
+        task=choose(labels, "test", None), answers={"tuned": answers, "base": answers}, seed=3, data=labels
+    )
 
 
 def block(failed: int, rows: int) -> np.ndarray:
     return np.array([[float(row < failed), 1.0] for row in range(rows)])
 
 
-def test_value_interval_and_difference(bench: Bench) -> None:
+def test_value_interval_and_difference(bench: ProbeContext) -> None:
     tuned, base = measured(FLIPS, {"tuned": block(10, 200), "base": block(60, 200)}, bench, {"tuned": {"women": 0.1}})
     assert (tuned.value, base.value, tuned.rows) == (0.05, 0.3, 200)
     assert tuned.low < 0.05 < tuned.high
@@ -39,20 +41,20 @@ def test_value_interval_and_difference(bench: Bench) -> None:
     assert "against" not in tuned.as_json()
 
 
-def test_more_rows_have_more_power(bench: Bench) -> None:
+def test_more_rows_have_more_power(bench: ProbeContext) -> None:
     few, many = (measured(FLIPS, {"tuned": block(n // 10, n)}, bench)[0] for n in (50, 800))
     assert few.detectable is not None
     assert many.detectable is not None
     assert few.detectable == pytest.approx(4 * many.detectable, rel=0.15)
 
 
-def test_the_family_is_corrected(bench: Bench) -> None:
+def test_the_family_is_corrected(bench: ProbeContext) -> None:
     found = measured(FLIPS, {"tuned": block(10, 200), "base": block(20, 200), "tfidf": block(60, 200)}, bench)
     for one in family(found):
         assert one.p_holm is not None
         assert one.p_holm >= one.p
 
 
-def test_no_rows_measure_nothing(bench: Bench) -> None:
+def test_no_rows_measure_nothing(bench: ProbeContext) -> None:
     assert measured(FLIPS, {"tuned": np.zeros((0, 2))}, bench) == []
     assert measured(FLIPS, {}, bench) == []

@@ -11,32 +11,31 @@ import pytest
 
 from eval.evaluations import base_model, label_examples, made
 from eval.probing import pairs_of
+from luthier.chat.judge_prompt import Verdict
+from luthier.chat.messages import Message
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.ask import Model, Question
-from luthier.eval.baselines.length import Length
-from luthier.eval.forecast import aside_of, forecast
-from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
-from luthier.eval.rows import choose
+from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
+from luthier.eval.baselines.length import LengthBaseline
+from luthier.eval.cost import aside_of, forecast
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.models.export import export
-from luthier.models.foresight import rows_of
+from luthier.eval.task import FIRST, SECOND, choose, labelled, offer_of
+from luthier.models.cost import rows_of
+from luthier.models.export.checkpoint import export
 from luthier.models.lm.base import LoglikelihoodRequest
 from luthier.models.load import base_folder, cpu_has_bf16, open_model, outputs_of
-from luthier.models.reward_model import Judge
-from luthier.models.sources.folder import Folder
-from luthier.text.ids import Text
-from luthier.text.messages import Message
-from luthier.text.verdict import Verdict
-from luthier.tune.objectives.reward import Reward
+from luthier.models.reward_model import RewardModel
+from luthier.models.sources.folder import FolderModelSource
+from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from models.making import make_base
 from tuning import bench, pairs, preferring
 
-QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
+QUESTION = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +48,8 @@ def held(store: Store) -> Artifact:
 def rewarding(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A tiny reward model."""
     step = Tune(
-        data="data", technique=Lora(r=4), objective=Reward(), rows_per_step=8, epochs=3, learning_rate=1e-2,
-        precision="float32",
+        data="data", technique=Lora(r=4), objective=RewardObjective(), batch_size=8, epochs=3, learning_rate=1e-2,
+        dtype="float32",
     )  # fmt: skip
     return bench(tmp_path_factory.mktemp("shop"), pairs(40)).tune(step)
 
@@ -90,7 +89,7 @@ def test_pairs_of_one_length_do_not_speak_for_the_shorter_answer(held: Artifact)
     train += [preferring(one, "x" * len(one.label or "")) for one in rows[7:]]
     task = choose(held, "test", None, pairs=True)
     lengths = [tuple(map(len, offer_of(one).answers)) for one in task.examples]
-    replies = Length().answer(train, task)
+    replies = LengthBaseline().answer(train, task)
     assert any(first != second for first, second in lengths)
     for (first, second), reply in zip(lengths, replies, strict=True):
         assert reply.prediction == (FIRST if first >= second else SECOND)
@@ -113,7 +112,10 @@ def test_an_evaluation_of_pairs_says_whether_the_tuned_model_prefers_better(
 
 
 def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> None:
-    task, model = choose(held, "test", 6, pairs=True), Model.of(base_model(store), QUESTION, name="base", title="")
+    task, model = (
+        choose(held, "test", 6, pairs=True),
+        LocalEvaluatedModel.of(base_model(store), QUESTION, name="base", title=""),
+    )
     for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
         offer = offer_of(example)
         asked = [LoglikelihoodRequest(prompt=offer.prompt, continuation=answer) for answer in offer.answers]
@@ -125,10 +127,10 @@ def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> N
 def test_a_reward_model_ranks_by_its_reward(held: Artifact, rewarding: Artifact) -> None:
     import torch
 
-    model = Model.of(rewarding, QUESTION, name="tuned", title="the tuned model")
+    model = LocalEvaluatedModel.of(rewarding, QUESTION, name="tuned", title="the tuned model")
     assert model.able == {"answer"}
     task = choose(held, "test", 4, pairs=True)
-    plain, text = open_model(rewarding, "float32"), Text.load(rewarding.parent("model").folder)
+    plain, text = open_model(rewarding, "float32"), ChatTokenizer.load(rewarding.parent("model").folder)
     for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
         offer, rewards = offer_of(example), []
         for said in offer.answers:
@@ -153,8 +155,8 @@ def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the
 ) -> None:
     shop = bench(tmp_path, pairs(40))
     judge = shop.tune(
-        Tune(data="data", technique=Lora(r=4), objective=Reward(head="verdict"), rows_per_step=8, epochs=3,
-             learning_rate=1e-2, precision="float32")
+        Tune(data="data", technique=Lora(r=4), objective=RewardObjective(head="verdict"), batch_size=8, epochs=3,
+             learning_rate=1e-2, dtype="float32")
     )  # fmt: skip
     found = made(store, Evaluate(data="data", model="tune", dtype="float32"), {"data": held, "model": judge})
     tuned = found.read_json("metrics.json")["models"]["tuned"]["accuracy"]
@@ -163,8 +165,10 @@ def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the
     assert ("tuned", "base") in {(row["a"], row["b"]) for row in compared if row["metric"] == "accuracy"}
     task = choose(held, "test", 4, pairs=True)
     for artifact in (judge, judge.parent("model")):
-        model = Model.of(artifact, replace(QUESTION, verdict=Verdict().model_dump()), name="one", title="")
-        asks = Judge(artifact, "float32")
+        model = LocalEvaluatedModel.of(
+            artifact, replace(QUESTION, verdict=Verdict().model_dump()), name="one", title=""
+        )
+        asks = RewardModel(artifact, "float32")
         for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
             offer = offer_of(example)
             talks = [(*offer.prompt, Message(role="assistant", content=said)) for said in offer.answers]
@@ -180,11 +184,14 @@ def test_a_reward_model_that_somebody_published_ranks_as_its_own_does(
     out = export(rewarding, tmp_path / "out", "merged")
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}))
-    published = make_base(store, Folder(path=str(out)), tmp_path)
+    published = make_base(store, FolderModelSource(path=str(out)), tmp_path)
     assert outputs_of(published) == outputs_of(rewarding) == ("reward",)
     assert not outputs_of(rewarding.parent("model"))
     task = choose(held, "test", 6, pairs=True)
-    said = [Model.of(one, QUESTION, name="one", title="").answer(task.examples, task) for one in (published, rewarding)]
+    said = [
+        LocalEvaluatedModel.of(one, QUESTION, name="one", title="").answer(task.examples, task)
+        for one in (published, rewarding)
+    ]
     for first, second in zip(*said, strict=True):
         assert first.scores == pytest.approx(second.scores, abs=1e-4)
 
@@ -206,8 +213,8 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
     held: Artifact, tuned: Artifact, rewarding: Artifact
 ) -> None:
     step = Evaluate(data="data", model="tune", tasks=())
-    outlook = Outlook(inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, base=Path())
-    text = Text.load(base_folder(tuned))
+    outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, base=Path())
+    text = ChatTokenizer.load(base_folder(tuned))
     read = scored = 0
     for example in choose(held, "test", None, pairs=True).examples:
         offer = offer_of(example)
@@ -219,7 +226,7 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
     assert rows is not None
     aside = aside_of(step, outlook, rows)
     assert rows.number * aside.headed == pytest.approx(scored, rel=0.25)
-    by_head = Outlook(inputs={"data": held, "model": rewarding}, upstream={}, base=Path())
+    by_head = PlanContext(inputs={"data": held, "model": rewarding}, upstream={}, base=Path())
     assert aside_of(step, by_head, rows) == (aside.tokens, 0.0, True)
     single = aside_of(step.model_copy(update={"pairs": False}), outlook, rows)
     assert single == (0.0, 0.0, False)
@@ -228,7 +235,7 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
 @pytest.mark.parametrize(("task", "is_known"), [("pairs", True), ("label", False), ("text", False)])
 def test_paces_of_pairs_are_those_of_pairs_alone(held: Artifact, tuned: Artifact, task: str, *, is_known: bool) -> None:
     pace = {"task": task, "flops_per_s": 1e9, "bf16": cpu_has_bf16(), "writes": False}
-    outlook = Outlook(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
+    outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
     assert ("as the last evaluation" in forecast(Evaluate(data="data", model="tune"), outlook).how) == is_known
 
 

@@ -16,7 +16,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.lm.base import NO_LABEL
-from luthier.models.sources.endpoint import Endpoint
+from luthier.models.sources.endpoint import EndpointModelSource
 from models.making import make_base
 
 
@@ -28,7 +28,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def evaluation(store: Store, server: Server, data: Artifact, place: Path, **settings: object) -> Artifact:
-    model = make_base(store, Endpoint.model_validate({"url": server.url, "model": "tiny", **settings}), place)
+    model = make_base(
+        store, EndpointModelSource.model_validate({"url": server.url, "model": "tiny", **settings}), place
+    )
     return made(store, Evaluate(data="data", baselines=()), {"data": data, "model": model})
 
 

@@ -9,40 +9,40 @@ import pytest
 
 from eval.evaluations import label_examples
 from eval.probing import Said
+from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.core.events import Event, Events
+from luthier.core.events import RunEvent, RunEvents
 from luthier.eval import ask
 from luthier.eval import respondent as module
-from luthier.eval.ask import Model, Question, answer_cache
+from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, answer_cache
 from luthier.eval.baseline import Baseline
-from luthier.eval.respondent import Respondent
-from luthier.eval.rows import choose
-from luthier.eval.voice import Plain, Voice
+from luthier.eval.respondent import CachedEvaluatedModel
+from luthier.eval.task import choose
+from luthier.eval.voice import LM, BaselineLM
 from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response
 from luthier.models.lm.local import LocalLM
-from luthier.text.messages import Message
 
-QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
+QUESTION = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
 ASKED = [(Message(role="user", content=f"Where is parcel {number}?"),) for number in range(5)]
 
 
 @pytest.fixture
-def model(base: Artifact) -> Model:
-    return Model.of(base, QUESTION, name="base", title="the base model")
+def model(base: Artifact) -> LocalEvaluatedModel:
+    return LocalEvaluatedModel.of(base, QUESTION, name="base", title="the base model")
 
 
 @pytest.fixture
-def respondent(model: Model, labels: Artifact, tmp_path: Path) -> Respondent:
+def respondent(model: LocalEvaluatedModel, labels: Artifact, tmp_path: Path) -> CachedEvaluatedModel:
     return of(model, labels, tmp_path)
 
 
-def of(voice: Voice, data: Artifact, folder: Path, heard: list[Event] | None = None) -> Respondent:
-    events = Events((heard if heard is not None else []).append).of("report")
-    return Respondent(voice=voice, task=choose(data, "test", None), kept=answer_cache(folder), events=events)
+def of(voice: LM, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvaluatedModel:
+    events = RunEvents((heard if heard is not None else []).append).of("report")
+    return CachedEvaluatedModel(voice=voice, task=choose(data, "test", None), kept=answer_cache(folder), events=events)
 
 
-def test_answers_are_scored_after_a_conversation(respondent: Respondent) -> None:
+def test_answers_are_scored_after_a_conversation(respondent: CachedEvaluatedModel) -> None:
     one, other = respondent.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
     assert [len(one), len(other)] == [2, 3]
     assert all((told.logprob or 0) < 0 and (told.tokens or 0) > 0 for told in (*one, *other))
@@ -51,7 +51,7 @@ def test_answers_are_scored_after_a_conversation(respondent: Respondent) -> None
 
 
 def test_finished_chunks_are_not_asked_again(
-    respondent: Respondent, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    respondent: CachedEvaluatedModel, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(module.TOGETHER, GenerateRequest, 2)
     sizes: list[int] = []
@@ -85,7 +85,7 @@ def test_a_killed_asking_goes_on(labels: Artifact, tmp_path: Path, monkeypatch: 
 
     with pytest.raises(KeyboardInterrupt):
         of(Said("it", str, dying), labels, tmp_path).tell(requests)
-    heard: list[Event] = []
+    heard: list[RunEvent] = []
     again: list[str] = []
     second = Said("it", str, lambda before, option: again.append(option) or -float(len(option)))
     told = of(second, labels, tmp_path, heard).tell(requests, "riddles")
@@ -94,7 +94,7 @@ def test_a_killed_asking_goes_on(labels: Artifact, tmp_path: Path, monkeypatch: 
     assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (18, 18, "riddles")
 
 
-def test_rows_that_are_not_held_out_are_answered_alike(respondent: Respondent) -> None:
+def test_rows_that_are_not_held_out_are_answered_alike(respondent: CachedEvaluatedModel) -> None:
     rows = label_examples(12)
     replies = respondent.answer(rows)
     assert [reply.prediction for reply in replies] == [
@@ -105,7 +105,7 @@ def test_rows_that_are_not_held_out_are_answered_alike(respondent: Respondent) -
 
 def test_a_baseline_answers_and_does_nothing_else(labels: Artifact, tmp_path: Path) -> None:
     rows = label_examples(30)
-    plain = of(Plain(Baseline.parse("tfidf"), rows), labels, tmp_path)
+    plain = of(BaselineLM(Baseline.parse("tfidf"), rows), labels, tmp_path)
     assert not plain.is_model
     assert plain.able == {"answer"}
     right = [reply.prediction == row.label for reply, row in zip(plain.answer(rows), rows, strict=True)]
@@ -115,7 +115,9 @@ def test_a_baseline_answers_and_does_nothing_else(labels: Artifact, tmp_path: Pa
             ask_it()
 
 
-def test_who_names_classes_does_nothing_else(base: Artifact, monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
+def test_who_names_classes_does_nothing_else(
+    base: Artifact, monkeypatch: pytest.MonkeyPatch, model: LocalEvaluatedModel
+) -> None:
     assert {"answer", "generate", "loglikelihood"} < model.able
     monkeypatch.setattr("luthier.models.lm.local.outputs_of", lambda artifact: ("a", "b"))
-    assert Model.of(base, QUESTION, name="base", title="the base model").able == {"answer"}
+    assert LocalEvaluatedModel.of(base, QUESTION, name="base", title="the base model").able == {"answer"}

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from eval.evaluations import made
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
+from luthier.eval.predictions import read_answers
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.tables import read_answers
 from tests.endpoint import serving
 
 
@@ -53,7 +53,7 @@ def test_what_does_not_go_together(settings: dict[str, Any], said: str) -> None:
 def test_a_command_scores_with_a_judge(tmp_path: Path) -> None:
     import json
 
-    from luthier.flow.score import score_file
+    from luthier.commands.score import score_file
 
     rows = [
         {"question": f"q{n}?", "prediction": f"a{n}", "reference": "r", "scores": {"human": n / 5}} for n in range(6)

@@ -13,9 +13,9 @@ from eval.probing import Said
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.store import Store
-from luthier.eval.rows import Reply, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.thresholds import FitThresholds
+from luthier.eval.task import Reply, choose
 from luthier.eval.thresholds import Adjusted, Constraint, Thresholds, fit
 
 
@@ -92,8 +92,8 @@ def test_a_rule_of_a_group_decides(store: Store) -> None:
 
 def test_thresholds_of_an_evaluation_decide_the_next(store: Store, labels: Artifact, tuned: Artifact) -> None:
     first = made(store, Evaluate(data="data", model="tune", baselines=()), {"data": labels, "model": tuned})
-    step = FitThresholds(report="report", column="channel", positive="billing", least=5)
-    found = made(store, step, {"report": first})
+    step = FitThresholds(evaluation="report", column="channel", positive="billing", min=5)
+    found = made(store, step, {"evaluation": first})
     thresholds = Thresholds.of(found)
     assert set(thresholds.by_group) == {"mail", "phone", "web"}
     second = made(
@@ -120,8 +120,8 @@ def test_a_label_that_nobody_shall_get_is_given_to_nobody_however_sure(
     nobody = fit(sure, {name: np.zeros(4, bool) for name in sure}, "demographic_parity")
     monkeypatch.setattr("luthier.eval.thresholds.fit", lambda *told: nobody)
     report = evaluation(store, {"tuned": 0.9, "base": 0.5})
-    step = FitThresholds(report="report", column="channel", positive="billing", least=5)
-    told = Thresholds.of(made(store, step, {"report": report}))
+    step = FitThresholds(evaluation="report", column="channel", positive="billing", min=5)
+    told = Thresholds.of(made(store, step, {"evaluation": report}))
     reply = Reply(prediction="billing", scores={"billing": 0.0, "delivery": -40.0, "account": -50.0})
     assert told.applied(example("x", "billing", "billing", 0, channel="mail"), reply).prediction == "delivery"
 
@@ -129,6 +129,6 @@ def test_a_label_that_nobody_shall_get_is_given_to_nobody_however_sure(
 def test_what_cannot_be_is_refused(store: Store) -> None:
     report = evaluation(store, {"tuned": 0.9, "base": 0.5})
     with pytest.raises(RecipeError, match="no label is 'biling'"):
-        made(store, FitThresholds(report="report", column="channel", positive="biling"), {"report": report})
+        made(store, FitThresholds(evaluation="report", column="channel", positive="biling"), {"evaluation": report})
     with pytest.raises(RecipeError, match="0 group"):
-        made(store, FitThresholds(report="report", column="chanel", positive="billing"), {"report": report})
+        made(store, FitThresholds(evaluation="report", column="chanel", positive="billing"), {"evaluation": report})

@@ -10,18 +10,17 @@ import polars as pl
 import pytest
 
 from eval.evaluations import dataset, label_examples, made
+from luthier.chat.messages import Example, ExampleOrigin, Message, ToolCall
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
-from luthier.core.events import Event
+from luthier.core.events import RunEvent
 from luthier.core.store import Store
 from luthier.eval import ask
-from luthier.eval.compare import compare_evaluations
+from luthier.eval.comparison import compare_evaluations
+from luthier.eval.predictions import answers
 from luthier.eval.report.collect import collect
-from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.story import answers
-from luthier.eval.turns import conversations, last_turns, silent_turns, turn_by_turn
-from luthier.text.messages import Example, Message, Origin, ToolCall
+from luthier.eval.task import choose, conversations, last_turns, silent_turns, turn_by_turn
 
 METRICS = ({"kind": "chrf"}, {"kind": "exact_match"}, {"kind": "perplexity"})
 
@@ -34,7 +33,7 @@ def conversation(number: int, turns: int) -> Example:
             Message(role="user", content=f"Ticket {number}: where is parcel {turn}?"),
             Message(role="assistant", content=f"Parcel {turn} of {number} is on its way."),
         ]
-    origin = Origin(source="jsonl", file="talks.jsonl", line=number + 1)
+    origin = ExampleOrigin(source="jsonl", file="talks.jsonl", line=number + 1)
     return Example(id=f"{number:016x}", origin=origin, kind="chat", messages=tuple(messages), meta={"odd": number % 2})
 
 
@@ -53,17 +52,17 @@ def asked(turns: str) -> Evaluate:
 
 
 @pytest.fixture(scope="module")
-def heard() -> list[Event]:
+def heard() -> list[RunEvent]:
     return []
 
 
 @pytest.fixture(scope="module")
-def by_turn(store: Store, talks: Artifact, tuned: Artifact, heard: list[Event]) -> Artifact:
+def by_turn(store: Store, talks: Artifact, tuned: Artifact, heard: list[RunEvent]) -> Artifact:
     return made(store, asked("all"), {"data": talks, "model": tuned}, heard)
 
 
 def test_every_turn_is_asked_after_the_true_history(
-    store: Store, by_turn: Artifact, tuned: Artifact, heard: list[Event]
+    store: Store, by_turn: Artifact, tuned: Artifact, heard: list[RunEvent]
 ) -> None:
     """The same answers and likelihoods as of conversations that end with that turn."""
     frame = pl.read_parquet(by_turn.path("predictions.parquet"))
@@ -141,16 +140,16 @@ def test_labels_have_one_turn(store: Store, tuned: Artifact) -> None:
 
 def test_what_turns_share_is_read_once(base: Artifact, talks: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """A conversation's likelihoods cost the tokens of its longest row, and a little for each further one."""
+    from luthier.chat.messages import answer_of, prompt_of
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models import generate
     from luthier.models.load import load
-    from luthier.text.ids import Text
-    from luthier.text.messages import answer_of, prompt_of
 
     read = []
     whole = generate.logprobs
     monkeypatch.setattr(generate, "logprobs", lambda model, pack: read.append(len(pack.ids)) or whole(model, pack))
     loaded = load(base, dtype="float32")
-    text = Text.load(Path(loaded.folder))
+    text = ChatTokenizer.load(Path(loaded.folder))
     task = turn_by_turn(choose(talks, "test", None))
     turns = [one for one in task.examples if one.id.startswith(f"{23:016x}")]
     told = [text.options(prompt_of(one), [answer_of(one)]) for one in turns]

@@ -9,12 +9,12 @@ import pytest
 from scipy.stats import fisher_exact, ttest_ind, ttest_rel
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from luthier.metrics.arms import Seen, between, newcombe, paired
 from luthier.metrics.paired import mcnemar
+from luthier.metrics.unpaired import Observation, between, newcombe, paired
 
 
-def seen(values: list[float]) -> list[Seen]:
-    return [Seen(value) for value in values]
+def seen(values: list[float]) -> list[Observation]:
+    return [Observation(value) for value in values]
 
 
 def test_shares_are_compared_as_statsmodels_and_scipy_do() -> None:
@@ -43,7 +43,7 @@ def test_other_means_are_compared_as_scipy_does() -> None:
 
 def test_what_one_person_gets_again_is_no_news() -> None:
     chance = random.Random(4)
-    first = [Seen(chance.gauss(0, 1), f"{person}") for person in range(12)]
+    first = [Observation(chance.gauss(0, 1), f"{person}") for person in range(12)]
     again = [one for one in first for _ in range(50)]
     second = seen([chance.gauss(1, 1) for _ in range(12)])
     once, often = between(first, second), between(again, second)
@@ -95,8 +95,8 @@ def test_no_spread_among_few_is_no_certainty() -> None:
 
 
 def test_people_who_are_always_right_or_wrong_are_counted() -> None:
-    first = [Seen(1.0, "anna"), Seen(1.0, "anna"), Seen(1.0, "ben")]
-    found = between(first, [Seen(0.0, "cleo"), Seen(0.0, "dora"), Seen(0.0, "dora")])
+    first = [Observation(1.0, "anna"), Observation(1.0, "anna"), Observation(1.0, "ben")]
+    found = between(first, [Observation(0.0, "cleo"), Observation(0.0, "dora"), Observation(0.0, "dora")])
     assert found is not None
     assert found.p == pytest.approx(fisher_exact([[2, 0], [0, 2]])[1])
     assert (found.low, found.high) == newcombe(2, 2, 0, 2)

@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.metrics.answers import Answers
-from luthier.metrics.metric import Metric, measure_all
+from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.paired import compare
 
 METRICS = [Metric.parse(name) for name in ("token_f1", "rougeL", "chrf", "macro_f1")]
 
 
-def rows(seed: int, count: int, *, right: float = 0.6) -> Answers:
+def rows(seed: int, count: int, *, right: float = 0.6) -> EvalPredictions:
     chance = np.random.default_rng(seed)
     real = [f"w{number} x" for number in chance.integers(0, 4, count)]
     said = [one if chance.random() < right else f"w{chance.integers(0, 4)} y" for one in real]
-    return Answers.of(said, real)
+    return EvalPredictions.of(said, real)
 
 
-def thrice(one: Answers) -> Answers:
+def thrice(one: EvalPredictions) -> EvalPredictions:
     """Every row three times, as a cluster."""
     places = [place for place in range(len(one)) for _ in range(3)]
     return replace(one.select(places), clusters=[f"c{place}" for place in places])
@@ -51,7 +50,9 @@ def test_shares_of_clusters_hold_the_truth() -> None:
         turns = chance.integers(1, 7, 40)
         skill = np.repeat(chance.beta(0.6, 0.4, 40), turns)
         said = np.where(chance.random(len(skill)) < skill, "a", "b").tolist()
-        told = Answers.of(said, ["a"] * len(said), clusters=[f"c{at}" for at in np.repeat(np.arange(40), turns)])
+        told = EvalPredictions.of(
+            said, ["a"] * len(said), clusters=[f"c{at}" for at in np.repeat(np.arange(40), turns)]
+        )
         (score,) = measure_all([metric], told, seed=seed)
         (plain,) = measure_all([metric], replace(told, clusters=None), seed=seed)
         inside += score.low <= 0.6 <= score.high
@@ -71,7 +72,7 @@ def test_equal_models_on_clusters_raise_few_alarms() -> None:
         for _ in range(2):
             skill = np.repeat(chance.beta(0.3, 0.3, 30), turns)
             said = np.where(chance.random(len(skill)) < skill, "a", "b").tolist()
-            models.append(Answers.of(said, ["a"] * len(said), clusters=[f"c{at}" for at in places]))
+            models.append(EvalPredictions.of(said, ["a"] * len(said), clusters=[f"c{at}" for at in places]))
         alarms += compare(metric, *models, seed=seed).p < 0.05
         naive += compare(metric, *(replace(one, clusters=None) for one in models), seed=seed).p < 0.05
     assert alarms <= 11
@@ -80,4 +81,4 @@ def test_equal_models_on_clusters_raise_few_alarms() -> None:
 
 def test_a_cluster_for_every_row() -> None:
     with pytest.raises(DataError, match="clusters"):
-        Answers.of(["a", "b"], ["a", "b"], clusters=["one"])
+        EvalPredictions.of(["a", "b"], ["a", "b"], clusters=["one"])

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from luthier.metrics.answers import Answers
-from luthier.metrics.members.diversity import Distinct, SelfBleu
-from luthier.metrics.members.likelihood import BitsPerByte
+from luthier.metrics.kinds.diversity import Distinct, SelfBleu
+from luthier.metrics.kinds.likelihood import BitsPerByte
+from luthier.metrics.metric import EvalPredictions
 
 WORDS = [f"w{number}" for number in range(12)]
 
@@ -60,5 +60,5 @@ def test_pulls_of_self_bleu_are_those_of_leaving_rows_out(seed: int) -> None:
     said = [" ".join(chance.choices(WORDS, k=9)) for _ in range(15)]  # one length: lengths are left aside
     metric = SelfBleu()
     without = np.array([metric.of_rows(said[:row] + said[row + 1 :]).mean() for row in range(15)])
-    pulls = metric.pulled(Answers.of(said, said)).pulls
+    pulls = metric.pulled(EvalPredictions.of(said, said)).pulls
     assert pulls == pytest.approx(14 * (without.mean() - without), abs=1e-9)

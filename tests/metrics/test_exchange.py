@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from luthier.metrics.exchange import BETS, JUMP, Exchange
+from luthier.metrics.martingale import BETS, JUMP, Exchange
 
 
 def fed(
@@ -80,10 +80,10 @@ def test_a_round_begins_anew() -> None:
     made = Exchange(_scores(random, 50, 2), points=30)
     for _ in range(30):
         made.add([9.0, 9.0], random.random(2).tolist())
-    assert made.seen == 30
+    assert made.points_seen == 30
     assert made.digits > 1
     made.add([0.0, 0.0], [0.5, 0.5])
-    assert made.seen == 1
+    assert made.points_seen == 1
     assert made.digits < 0
 
 

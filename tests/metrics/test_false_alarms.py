@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 
 from luthier.eval.analysis import comparisons
-from luthier.metrics.answers import Answers
 from luthier.metrics.columns import Column
-from luthier.metrics.metric import Metric
+from luthier.metrics.metric import EvalPredictions, Metric
 
 ROWS, RUNS = 80, 150
 LABELS = ("billing", "delivery", "account")
 METRICS = [Metric.parse(name) for name in ("accuracy", "macro_f1", "mcc")]
 
 
-def replies(draw: np.random.Generator, real: Sequence[str], share: float) -> Answers:
+def replies(draw: np.random.Generator, real: Sequence[str], share: float) -> EvalPredictions:
     """Answers of which about a share is right, the others wrong at random."""
     said = [one if draw.random() < share else LABELS[draw.integers(3)] for one in real]
-    return Answers.of(said, real)
+    return EvalPredictions.of(said, real)
 
 
 def alarms(gap: float) -> np.ndarray:

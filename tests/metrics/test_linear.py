@@ -10,14 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.component import member
-from luthier.metrics.answers import Answers
-from luthier.metrics.linear import area_under_roc, area_under_shares, left_out
-from luthier.metrics.metric import Metric, Score, measure_all
+from luthier.metrics.columns import area_under_roc, area_under_shares, left_out
+from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
 
 Rows = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=3, max_size=40)
 
 
-def drawn(seed: int, rows: int, classes: int, ties: int = 0) -> Answers:
+def drawn(seed: int, rows: int, classes: int, ties: int = 0) -> EvalPredictions:
     """Labels with stated probabilities that are somewhat right; few different ones when `ties` is set."""
     chance = np.random.default_rng(seed)
     real = chance.integers(0, classes, rows)
@@ -30,14 +29,14 @@ def drawn(seed: int, rows: int, classes: int, ties: int = 0) -> Answers:
     names = [f"class {number}" for number in range(classes)]
     stated = [dict(zip(names, row.tolist(), strict=True)) for row in chances]
     said = [names[row.argmax()] for row in chances]
-    return Answers.of(said, [names[number] for number in real], label_scores=stated)
+    return EvalPredictions.of(said, [names[number] for number in real], label_scores=stated)
 
 
-def measured(answers: Answers, kind: str, **more: Any) -> Score:
+def measured(answers: EvalPredictions, kind: str, **more: Any) -> MetricResult:
     return measure_all([member(Metric, kind)(kind=kind, **more)], answers)[0]
 
 
-def matrix(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+def matrix(answers: EvalPredictions) -> tuple[np.ndarray, np.ndarray]:
     names = sorted({row[0] for row in answers.references})
     chances = np.array([[row[name] for name in names] for row in answers.label_scores or ()])
     return chances, np.array([[row[0] == name for name in names] for row in answers.references], dtype=int)
@@ -146,6 +145,6 @@ def test_one_label_ranks_nothing_and_says_so(kind: str) -> None:
 
 
 def test_all_ties_rank_nothing() -> None:
-    answers = Answers.of(["a", "b"] * 10, ["a", "a", "b", "b"] * 5, label_scores=[{"a": 0.5, "b": 0.5}] * 20)
+    answers = EvalPredictions.of(["a", "b"] * 10, ["a", "a", "b", "b"] * 5, label_scores=[{"a": 0.5, "b": 0.5}] * 20)
     assert measured(answers, "auroc").value == 0.5
     assert measured(answers, "aurc").value == 0.5

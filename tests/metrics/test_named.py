@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import InputError, UnknownName
-from luthier.metrics.members.rouge import RougeL
-from luthier.metrics.named import named
+from luthier.metrics.files import named
+from luthier.metrics.kinds.rouge import RougeL
 
 
 def test_settings_are_read() -> None:

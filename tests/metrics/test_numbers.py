@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.metrics.members.numeric import Numeric
-from luthier.metrics.numbers import Decimal, amount
+from luthier.metrics.kinds.numeric import NumericMatch
+from luthier.metrics.text.numbers import Decimal, amount
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 
@@ -52,7 +52,7 @@ def test_what_is_read(text: str, value: str, unit: str) -> None:
 )
 def test_a_number_without_end_is_read_at_once_and_is_wrong(text: str) -> None:
     assert amount(text) is not None
-    assert Numeric().measure([f"it is {text}"], ["1"]).value == 0
+    assert NumericMatch().measure([f"it is {text}"], ["1"]).value == 0
 
 
 @pytest.mark.parametrize("text", ["", "none", "A1", "####", "..", "-", "$"])
@@ -61,7 +61,7 @@ def test_no_number(text: str) -> None:
 
 
 def test_first_or_last_and_decimal_commas() -> None:
-    first = amount("2 of 10", place="first")
+    first = amount("2 of 10", position="first")
     assert first is not None
     assert first.value == 2
     comma = amount("zusammen 1.234,56 €", decimal="comma")
@@ -82,7 +82,7 @@ def test_written_numbers_are_read_back(whole: int, part: int, decimal: Decimal) 
 
 
 def right(said: str, real: str, **settings: object) -> bool:
-    return Numeric.model_validate({"kind": "numeric", **settings}).measure([said], [real]).value == 1
+    return NumericMatch.model_validate({"kind": "numeric", **settings}).measure([said], [real]).value == 1
 
 
 def test_tolerances() -> None:
@@ -106,7 +106,7 @@ def test_units() -> None:
 
 def test_a_reference_without_number_is_an_error() -> None:
     with pytest.raises(DataError, match="row 2: the reference 'many' holds no number"):
-        Numeric().measure(["1", "2"], ["1", "many"])
+        NumericMatch().measure(["1", "2"], ["1", "many"])
 
 
 @pytest.mark.data

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, RecipeError
-from luthier.metrics.answers import Answers
-from luthier.metrics.members.answers import TokenF1
-from luthier.metrics.members.labels import Accuracy, MacroF1
-from luthier.metrics.metric import Metric
+from luthier.metrics.kinds.answers import TokenF1
+from luthier.metrics.kinds.labels import Accuracy, MacroF1
+from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.metrics.paired import (
     bonett_price,
     check_signatures,
@@ -73,7 +72,7 @@ def test_detectable_and_more_rows_agree() -> None:
     assert more_rows(1.0, error, rows) == 1
 
 
-def pair(seed: int, rows: int, gap: float) -> tuple[Answers, Answers]:
+def pair(seed: int, rows: int, gap: float) -> tuple[EvalPredictions, EvalPredictions]:
     """Two models that are right on 70 % of rows less or more half the gap, and agree on many of them."""
     chance = np.random.default_rng(seed)
     real = chance.integers(0, 3, rows)
@@ -83,7 +82,7 @@ def pair(seed: int, rows: int, gap: float) -> tuple[Answers, Answers]:
         right = np.where(chance.random(rows) < 0.5, ease, chance.random(rows)) < share
         told.append(np.where(right, real, (real + 1) % 3))
     references = [f"label {number}" for number in real]
-    a, b = (Answers.of([f"label {number}" for number in said], references) for said in told)
+    a, b = (EvalPredictions.of([f"label {number}" for number in said], references) for said in told)
     return a, b
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import kurtosis, t
 
-from luthier.metrics.members.labels import MacroF1, Mcc
-from luthier.metrics.members.rouge import Rouge1
+from luthier.metrics.intervals import Interval, Method, ResampleJob, intervals, wilson
+from luthier.metrics.kinds.labels import MacroF1, Mcc
+from luthier.metrics.kinds.rouge import Rouge1
 from luthier.metrics.metric import Metric
-from luthier.metrics.resample import Interval, Job, Method, intervals, wilson
 
 
 @given(st.integers(1, 500), st.data())
@@ -33,7 +33,9 @@ def test_bca_is_scipys() -> None:
 
     rows = np.random.default_rng(0).exponential(size=80)
     block = np.stack([rows, np.ones(80)], axis=1)
-    found = intervals([Job(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=1)[0]
+    found = intervals(
+        [ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=1
+    )[0]
     known = bootstrap((rows,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2))
     assert found.low == pytest.approx(known.confidence_interval.low, abs=0.03)
     assert found.high == pytest.approx(known.confidence_interval.high, abs=0.03)
@@ -42,7 +44,7 @@ def test_bca_is_scipys() -> None:
 
 def _mean_of(rows: np.ndarray, method: Method, span: tuple[float, float] = (0, 1)) -> Interval:
     block = np.stack([rows, np.ones(len(rows))], axis=1)
-    job = Job(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=span, method=method)
+    job = ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=span, method=method)
     return intervals([job], seed=0)[0]
 
 
@@ -84,7 +86,9 @@ def test_students_t_stays_within_the_span() -> None:
 
 def test_no_variance_is_said() -> None:
     block = np.ones((30, 2))
-    found = intervals([Job(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=0)[0]
+    found = intervals(
+        [ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=0
+    )[0]
     assert found.value == found.high == 1.0
     assert found.low == pytest.approx(wilson(30, 30)[0])
     assert "no variance" in found.note

@@ -9,16 +9,15 @@ from luthier.core.component import members
 from luthier.core.errors import DataError
 from luthier.core.scorer import Scorer
 from luthier.metrics.agreement import krippendorff
-from luthier.metrics.answers import Answers
-from luthier.metrics.members.answers import mean as share
-from luthier.metrics.members.scored import Fluency, JudgeAgreement, JudgeScore
-from luthier.metrics.metric import Metric, measure_all
+from luthier.metrics.kinds.answers import mean as share
+from luthier.metrics.kinds.scored import Fluency, JudgeAgreement, JudgeScore
+from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.paired import compare, contrast
 
 
-def rows(**columns: list[float | None]) -> Answers:
+def rows(**columns: list[float | None]) -> EvalPredictions:
     count = len(next(iter(columns.values())))
-    return Answers.of(["a"] * count, ["b"] * count, columns=columns)
+    return EvalPredictions.of(["a"] * count, ["b"] * count, columns=columns)
 
 
 def test_gaps_are_left_out_and_said() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, UnknownName
+from luthier.metrics.files import compare, score
 from luthier.metrics.metric import Metric
-from luthier.metrics.scorefile import compare, score
 
 ROWS: list[dict[str, Any]] = [
     {

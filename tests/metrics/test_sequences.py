@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.metrics.sequences import common, common_positions, edits
+from luthier.metrics.text.sequences import common, common_positions, edits
 
 LETTERS = st.text("abc", max_size=30)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.metrics.resample import wilson
-from luthier.metrics.sequential import confidence_sequence
+from luthier.metrics.intervals import wilson
+from luthier.metrics.unpaired import confidence_sequence
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))

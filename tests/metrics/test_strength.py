@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.metrics.strength import Duel, strengths
+from luthier.metrics.bradley_terry import Duel, strengths
 
 NAMES = ("base", "large", "small", "tuned")
 TRUE = {"base": 0.0, "large": 1.2, "small": -0.7, "tuned": 0.8}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.metrics.members.structured import JsonFieldF1, JsonValid, ToolCalls
-from luthier.metrics.structured import calls
+from luthier.metrics.kinds.structured import JsonFieldF1, JsonValid, ToolCalls
+from luthier.metrics.text.structured import calls
 
 SCHEMA = {
     "type": "object",

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from luthier.models.pack import Row
+from luthier.models.packing.pack import TokenRow
 from luthier.models.quiet import no_peft_warning
 
 SIZES: dict[str, Any] = {
@@ -140,7 +140,7 @@ def adapted(model: Any) -> Any:
     return made.double().eval()
 
 
-def forest() -> list[Row]:
+def forest() -> list[TokenRow]:
     """Several roots, prefixes within prefixes, a row that begins another one, a branch of one token, a root of one."""
     draw = torch.Generator().manual_seed(1)
 
@@ -149,15 +149,17 @@ def forest() -> list[Row]:
 
     system, question = some(12), some(7)
     tails = [[*question, *some(9)], [*question, *some(4)], [*question, *some(12)], some(8), some(1)]
-    rows = [Row([*system, *tail], [0.0] * 9 + [0.5] * 3 + [1.0] * len(tail), str(at)) for at, tail in enumerate(tails)]
+    rows = [
+        TokenRow([*system, *tail], [0.0] * 9 + [0.5] * 3 + [1.0] * len(tail), str(at)) for at, tail in enumerate(tails)
+    ]
     begun = rows[0].ids[:17]
-    rows.append(Row(begun, [0.0] * 10 + [1.0] * 7, "begins another"))
-    rows.append(Row([*system[:6], 5, 6, 7], [0.0] * 6 + [1.0] * 3, "parts early"))
-    rows += [Row([9, 8, 7], [0.0, 0.0, 1.0], "root"), Row([4, 3], [0.0, 2.0], "root of one")]
-    return [*rows, Row([5, 6], [0.0, 0.0], "nothing learnt")]
+    rows.append(TokenRow(begun, [0.0] * 10 + [1.0] * 7, "begins another"))
+    rows.append(TokenRow([*system[:6], 5, 6, 7], [0.0] * 6 + [1.0] * 3, "parts early"))
+    rows += [TokenRow([9, 8, 7], [0.0, 0.0, 1.0], "root"), TokenRow([4, 3], [0.0, 2.0], "root of one")]
+    return [*rows, TokenRow([5, 6], [0.0, 0.0], "nothing learnt")]
 
 
-def alone(model: Any, row: Row) -> Tensor:
+def alone(model: Any, row: TokenRow) -> Tensor:
     """Log-probabilities of a row's learnt tokens, by transformers and nothing else."""
     logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
     found = torch.log_softmax(logits, -1)
@@ -178,5 +180,5 @@ def by_flex() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
         patch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-        patch.setattr("luthier.models.attention.choice.candidates", lambda *_: ("flex",))
+        patch.setattr("luthier.models.attention.select.candidates", lambda *_: ("flex",))
         yield

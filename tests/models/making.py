@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.digest import digest_of
-from luthier.core.events import Event, Events
-from luthier.core.step import Work
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
 from luthier.core.store import Store
 from luthier.models.source import ModelSource
-from luthier.models.sources.folder import Folder
-from luthier.models.steps.base import Base
+from luthier.models.sources.folder import FolderModelSource
+from luthier.models.steps.base import BaseModelStep
 from luthier.models.steps.merge import Merge
 from workshop import tiny_model, tiny_tokenizer
 
 
-def make_base(store: Store, source: ModelSource, base: Path, heard: list[Event] | None = None) -> Artifact:
+def make_base(store: Store, source: ModelSource, base: Path, heard: list[RunEvent] | None = None) -> Artifact:
     """Run the base step as a recipe's run would."""
-    step = Base(source=source)
+    step = BaseModelStep(source=source)
     contents = step.contents(base)
     digest = step.recipe_digest({}, contents, seed=7)
     folder, scratch = store.begin(digest)
-    events = Events((heard if heard is not None else []).append).of("model")
-    work = Work(name="model", inputs={}, folder=folder, scratch=scratch, base=base, seed=7, events=events)
+    events = RunEvents((heard if heard is not None else []).append).of("model")
+    work = StepContext(name="model", inputs={}, folder=folder, scratch=scratch, base=base, seed=7, events=events)
     measures = step.make(work)
     return _finish(store, digest, "base", step.settings(), {}, dict(measures))
 
@@ -34,7 +34,7 @@ def tiny_base(tmp_path: Path, **changes: Any) -> tuple[Store, Artifact]:
     """A store with the tiny Llama as a base artifact."""
     place = tiny_model(tmp_path / "tiny") if not changes else other_model(tmp_path / "tiny", **changes)
     store = Store(tmp_path / "store")
-    return store, make_base(store, Folder(path=str(place)), tmp_path)
+    return store, make_base(store, FolderModelSource(path=str(place)), tmp_path)
 
 
 def other_model(folder: Path, kind: str = "qwen2", *, tied: bool = True, dtype: str = "float32", **more: Any) -> Path:
@@ -128,7 +128,7 @@ def strong_model(folder: Path, name: str) -> Path:
 
 def cut_as(folder: Path, cut: str) -> None:
     """Give a folder's byte-level tokenizer the way of cutting text that llama.cpp calls so."""
-    from luthier.models.gguf_words import SPLITS
+    from luthier.models.gguf.vocabulary import SPLITS
 
     told = json.loads((folder / "tokenizer.json").read_text())
     whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -198,7 +198,7 @@ def tiny_adapter(store: Store, base: Artifact, config: Any = None, *, seed: int 
     folder, _ = store.begin(digest)
     model.save_pretrained(folder / "adapter")
     settings = {"kind": "tune", "technique": {"kind": "lora", "r": 4}, "learning_rate": 0.01}
-    (folder / "tuned.json").write_text(json.dumps({"technique": "lora"}))
+    (folder / "training.json").write_text(json.dumps({"technique": "lora"}))
     return _finish(store, digest, "tune", settings, {"data": "d" * 32, "model": base.digest}, {})
 
 
@@ -219,7 +219,7 @@ def full_tune(store: Store, base: Artifact) -> Artifact:
     with torch.no_grad():
         model.model.embed_tokens.weight += 0.01
     model.save_pretrained(folder)
-    (folder / "tuned.json").write_text(json.dumps({"technique": {"kind": "full"}}))
+    (folder / "training.json").write_text(json.dumps({"technique": {"kind": "full"}}))
     return _finish(store, digest, "tune", {"kind": "tune"}, {"data": "d" * 32, "model": base.digest}, {})
 
 
@@ -228,7 +228,7 @@ def merged(
     base: Artifact,
     models: list[Artifact],
     seed: int = 7,
-    heard: list[Event] | None = None,
+    heard: list[RunEvent] | None = None,
     **settings: Any,
 ) -> Artifact:
     """Run the merge step as a recipe's run would."""
@@ -237,8 +237,10 @@ def merged(
     named = {field: one.digest for field, one in inputs.items()}
     digest = step.recipe_digest(named, {}, seed)
     folder, scratch = store.begin(digest)
-    events = Events((heard if heard is not None else []).append).of("merge")
-    work = Work(name="merge", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events)
+    events = RunEvents((heard if heard is not None else []).append).of("merge")
+    work = StepContext(
+        name="merge", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events
+    )
     return _finish(store, digest, "merge", step.settings(), named, dict(step.make(work)))
 
 

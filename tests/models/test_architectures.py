@@ -16,9 +16,9 @@ import transformers
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.lora_product import one_product, own_forward
-from luthier.models.pack import Pack, Row, pack, packs
+from luthier.models.kernels.lora import one_product, own_forward
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import Pack, TokenRow, pack, packs
 from models.architectures import OTHER_HEAD, PACKED, PADDED, Double, adapted, alone, by_flex, forest, gradients, tiny
 
 ROWS = forest()
@@ -184,7 +184,7 @@ def test_a_leak_would_be_seen(name: str, cases: Callable[[str], Case], monkeypat
     """The test itself can fail: causal attention over the pack's tokens, blind to who they belong to."""
     model = cases(name).model
     assert reading(model).packed
-    monkeypatch.setattr("luthier.models.logprobs.packed", _leaky)
+    monkeypatch.setattr("luthier.models.packing.logprobs.packed", _leaky)
     leaked = read(model, lambda m: logprobs(m, ONE))
     with pytest.raises(AssertionError):
         assert_same(leaked, cases(name).full)
@@ -193,7 +193,7 @@ def test_a_leak_would_be_seen(name: str, cases: Callable[[str], Case], monkeypat
 def _leaky(model: Any, made: Pack, **manner: Any) -> Any:
     from luthier.models.attention import packed
 
-    flat = pack([Row([*made.ids.tolist(), 1], [0.0] * made.tokens + [1.0])])
+    flat = pack([TokenRow([*made.ids.tolist(), 1], [0.0] * made.tokens + [1.0])])
     return packed(model, flat, **manner)
 
 

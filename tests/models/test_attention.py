@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.models.attention.blocks import block_attention
-from luthier.models.attention.plain import Manner, plain_attention
-from luthier.models.attention.plan import Plan
-from luthier.models.pack import Row, pack
+from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.cpu import AttentionPlan, block_attention
+from luthier.models.packing.pack import TokenRow, pack
 
 LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=5)
 
@@ -23,21 +22,21 @@ def test_blocks_equal_the_dense_mask(
     torch.manual_seed(prefix)
     made = pack(
         [
-            Row([*([1] * prefix), *([2 + at] * tail), 9], [0.0] * (prefix + tail) + [1.0])
+            TokenRow([*([1] * prefix), *([2 + at] * tail), 9], [0.0] * (prefix + tail) + [1.0])
             for at, tail in enumerate(tails)
         ]
     )
-    plan = Plan(made)
+    plan = AttentionPlan(made)
     states = [torch.randn(1, heads, made.tokens, 4, dtype=torch.float64) for heads in (2 * groups, 2, 2)]
     up = torch.randn(1, made.tokens, 2 * groups, 4, dtype=torch.float64)
     results = []
     for attend in (
         lambda q, k, v: block_attention(q, k, v, plan, 0.3, window),
-        lambda q, k, v: plain_attention(q, k, v, plan, Manner(0.3, window)),
+        lambda q, k, v: plain_attention(q, k, v, plan, AttentionParams(0.3, window)),
     ):
         leaves = [state.clone().requires_grad_() for state in states]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("luthier.models.attention.blocks.KEEP_BYTES", (1 << 28) if keep else 0)
+            patch.setattr("luthier.models.attention.cpu.KEEP_BYTES", (1 << 28) if keep else 0)
             out = attend(*leaves)
             out.backward(up)
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
@@ -54,23 +53,27 @@ def test_blocks_of_subtrees_equal_the_dense_mask(
     rows: list[list[int]], prefix: int, window: int | None, together: int
 ) -> None:
     torch.manual_seed(prefix)
-    made = pack([Row([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2)
+    made = pack(
+        [TokenRow([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.models.attention.plan.TOGETHER", together)
-        plan = Plan(made)
+        patch.setattr("luthier.models.attention.cpu.TOGETHER", together)
+        plan = AttentionPlan(made)
     query, key, value = (torch.randn(1, heads, made.tokens, 4, dtype=torch.float64) for heads in (4, 2, 2))
     found = block_attention(query, key, value, plan, 0.3, window)
-    torch.testing.assert_close(found, plain_attention(query, key, value, plan, Manner(0.3, window)), atol=1e-11, rtol=0)
+    torch.testing.assert_close(
+        found, plain_attention(query, key, value, plan, AttentionParams(0.3, window)), atol=1e-11, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_blocks_are_as_near_to_float64_as_the_dense_mask_is(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    made = pack([Row([*([1] * 90), *([2 + at] * 30), 9], [0.0] * 120 + [1.0]) for at in range(4)])
-    plan = Plan(made)
+    made = pack([TokenRow([*([1] * 90), *([2 + at] * 30), 9], [0.0] * 120 + [1.0]) for at in range(4)])
+    plan = AttentionPlan(made)
     query, key, value = (torch.randn(1, heads, made.tokens, 16, dtype=torch.float64) for heads in (6, 2, 2))
-    exact = plain_attention(query, key, value, plan, Manner(0.25))
+    exact = plain_attention(query, key, value, plan, AttentionParams(0.25))
     low = [state.to(dtype) for state in (query, key, value)]
-    dense = (plain_attention(*low, plan, Manner(0.25)).double() - exact).norm()
+    dense = (plain_attention(*low, plan, AttentionParams(0.25)).double() - exact).norm()
     blocks = (block_attention(*low, plan, 0.25, None).double() - exact).norm()
     assert blocks <= 1.5 * dense

@@ -12,24 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from luthier.models.attention import choice
-from luthier.models.attention.choice import PATHS, attend, candidates
-from luthier.models.attention.flex import subtree_ends
-from luthier.models.attention.plain import Manner, plain_attention
-from luthier.models.attention.plan import Plan
-from luthier.models.pack import Row, pack, rounded
+from luthier.models.attention import select
+from luthier.models.attention.backends import AttentionParams, plain_attention, subtree_ends
+from luthier.models.attention.cpu import AttentionPlan
+from luthier.models.attention.select import PATHS, attend, candidates
+from luthier.models.packing.pack import TokenRow, pack, rounded
 from models.architectures import by_flex
 
 TREES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=20), min_size=1, max_size=8)
-BARE = Manner(0.3)
+BARE = AttentionParams(0.3)
 
 
-def tree(rows: list[list[int]], prefix: int) -> Plan:
-    made = pack([Row([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2)
-    return Plan(rounded(made))
+def tree(rows: list[list[int]], prefix: int) -> AttentionPlan:
+    made = pack(
+        [TokenRow([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2
+    )
+    return AttentionPlan(rounded(made))
 
 
-def states(plan: Plan, dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
+def states(plan: AttentionPlan, dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
     draw = torch.Generator().manual_seed(0)
     shapes = [(1, heads, plan.pack.tokens, 16) for heads in (4, 2, 2)]
     return [torch.randn(shape, generator=draw, dtype=dtype).to(device) for shape in shapes]
@@ -48,7 +49,7 @@ def test_flex_equals_the_plain_path_forward_and_back(
     rows: list[list[int]], prefix: int, window: int | None, softcap: float | None, sinks: bool, kind: Any
 ) -> None:
     dtype, near = kind
-    manner = Manner(0.3, window, softcap, torch.linspace(-1, 1, 4, dtype=dtype) if sinks else None)
+    manner = AttentionParams(0.3, window, softcap, torch.linspace(-1, 1, 4, dtype=dtype) if sinks else None)
     with by_flex():
         assert_same_gradients("flex", tree(rows, prefix), manner, dtype, "cpu", near)
 
@@ -57,10 +58,12 @@ def test_flex_equals_the_plain_path_forward_and_back(
 @given(TREES, st.integers(0, 60), st.sampled_from([None, 2, 9]))
 def test_fused_equals_the_plain_path_forward_and_back(rows: list[list[int]], prefix: int, window: int | None) -> None:
     plan = tree(rows, prefix)
-    assert_same_gradients("fused", plan, Manner(0.3, window), torch.float64, "cpu", 1e-11)
+    assert_same_gradients("fused", plan, AttentionParams(0.3, window), torch.float64, "cpu", 1e-11)
 
 
-def assert_same_gradients(name: str, plan: Plan, manner: Manner, dtype: torch.dtype, device: str, near: float) -> None:
+def assert_same_gradients(
+    name: str, plan: AttentionPlan, manner: AttentionParams, dtype: torch.dtype, device: str, near: float
+) -> None:
     results = []
     for path in (PATHS[name], plain_attention):
         leaves = [state.requires_grad_() for state in states(plan, dtype, device)]
@@ -77,8 +80,8 @@ def assert_same_gradients(name: str, plan: Plan, manner: Manner, dtype: torch.dt
 @pytest.mark.parametrize("softcap", [None, 20.0])
 def test_flex_on_a_gpu_equals_the_plain_path_forward_and_back(window: int | None, softcap: float | None) -> None:
     plan = tree([[at % 2] * (30 + at) for at in range(20)], 300)
-    plan = Plan(plan.pack.on(torch.device("cuda")))
-    assert_same_gradients("flex", plan, Manner(0.25, window, softcap), torch.float32, "cuda", 2e-3)
+    plan = AttentionPlan(plan.pack.on(torch.device("cuda")))
+    assert_same_gradients("flex", plan, AttentionParams(0.25, window, softcap), torch.float32, "cuda", 2e-3)
 
 
 @given(TREES, st.integers(0, 20))
@@ -95,8 +98,8 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         self.asked: list[str] = []
         self._seconds = seconds
-        monkeypatch.setattr(choice, "_seconds", self.measure)
-        monkeypatch.setattr(choice, "_KNOWN", {})
+        monkeypatch.setattr(select, "_seconds", self.measure)
+        monkeypatch.setattr(select, "_KNOWN", {})
 
     def measure(self, name: str, *_: Any) -> float:
         self.asked.append(name)
@@ -114,7 +117,7 @@ LARGE = tree([[0] * 40, [1] * 40], 250)
 
 def choose() -> str:
     query, key, _ = states(LARGE)
-    return choice.chosen(candidates(query, BARE), query, key, LARGE)
+    return select.chosen(candidates(query, BARE), query, key, LARGE)
 
 
 def test_it_is_measured_once_and_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +153,7 @@ def test_a_file_that_says_nothing_is_written_anew(cache: Path, monkeypatch: pyte
 
 
 def test_the_real_measurement_disturbs_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "_KNOWN", {})
+    monkeypatch.setattr(select, "_KNOWN", {})
     torch.manual_seed(4)
     before = torch.get_rng_state()
     with torch.inference_mode():
@@ -172,6 +175,6 @@ def test_small_packs_are_not_worth_a_measurement(cache: Path, monkeypatch: pytes
 
 def test_what_no_quick_path_knows_is_computed_plainly() -> None:
     query = states(LARGE)[0]
-    assert candidates(query, Manner(0.3, softcap=2.0)) == ("plain",)
-    assert candidates(query, Manner(0.3, sinks=torch.zeros(4))) == ("plain",)
-    assert candidates(query, Manner(0.3, dropout=0.5)) == ("fused",)
+    assert candidates(query, AttentionParams(0.3, softcap=2.0)) == ("plain",)
+    assert candidates(query, AttentionParams(0.3, sinks=torch.zeros(4))) == ("plain",)
+    assert candidates(query, AttentionParams(0.3, dropout=0.5)) == ("fused",)

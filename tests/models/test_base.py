@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.models.catalog import resolve
+from luthier.models.cost import model_of
 from luthier.models.describe import describe
-from luthier.models.foresight import model_of
-from luthier.models.sources.folder import Folder
-from luthier.models.steps.base import Base
+from luthier.models.sources.folder import FolderModelSource
+from luthier.models.steps.base import BaseModelStep
 from workshop import tiny_model
 
 
 def test_seeds_share_one_model_and_contents_do_not(tmp_path: Path) -> None:
     tiny_model(tmp_path / "a")
     tiny_model(tmp_path / "b", seed=1)
-    one, other = Base(source=Folder(path="a")), Base(source=Folder(path="b"))
+    one, other = BaseModelStep(source=FolderModelSource(path="a")), BaseModelStep(source=FolderModelSource(path="b"))
     assert one.shared
     first = one.recipe_digest({}, one.contents(tmp_path), 1)
     assert first == one.recipe_digest({}, one.contents(tmp_path), 2)
@@ -30,15 +30,17 @@ def test_seeds_share_one_model_and_contents_do_not(tmp_path: Path) -> None:
 def test_foresight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     tiny_model(tmp_path / "a")
-    near = Base(source=Folder(path="a")).foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    near = BaseModelStep(source=FolderModelSource(path="a")).estimate_cost(
+        PlanContext(inputs={}, upstream={}, base=tmp_path)
+    )
     assert near.seconds is not None
     assert "MB" in near.how
-    far = Base(source=resolve("smollm2-135m-instruct", tmp_path))
-    unknown = far.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    far = BaseModelStep(source=resolve("smollm2-135m-instruct", tmp_path))
+    unknown = far.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
     assert unknown.seconds is None
     assert "network" in unknown.how
     assert unknown.peak_bytes is not None
-    known = far.foresee(Outlook(inputs={}, upstream={}, base=tmp_path, history={"seconds": 9.0}))
+    known = far.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path, history={"seconds": 9.0}))
     assert known.seconds == 9.0
 
 
@@ -62,7 +64,7 @@ def test_the_real_model_is_what_its_publisher_says(smollm2: Artifact) -> None:
 def test_a_folder_is_known_before_it_is_taken_over(tmp_path: Path) -> None:
     """A first plan tells what a training costs by the folder's own files, as it does once the model is made."""
     tiny_model(tmp_path / "a")
-    outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
-    outline = Base(source=Folder(path="a")).outline(outlook)
+    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path)
+    outline = BaseModelStep(source=FolderModelSource(path="a")).outline(outlook)
     assert outline.parameters == describe(tmp_path / "a").parameters
     assert model_of(replace(outlook, outlines={"model": outline})) == describe(tmp_path / "a")

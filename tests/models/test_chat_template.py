@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from luthier.chat.messages import Message, ToolCall
+from luthier.chat.template import CALL_PROBE, TOOL_PROBE, ChatTemplateError, Forms, JinjaChatTemplate
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.chat.tool_calls import CallForm
 from luthier.core.errors import ModelError, UnknownName
 from luthier.models.chat_template import (
     SHIPPED,
@@ -19,13 +23,8 @@ from luthier.models.chat_template import (
     tool_places,
     tool_places_of,
 )
-from luthier.text.calls import CallForm
-from luthier.text.forms import CALL_PROBE, TOOL_PROBE, Forms
-from luthier.text.ids import Text
-from luthier.text.messages import Message, ToolCall
-from luthier.text.templates import Refused, Template
-from tests.text.conversations import ASK, CONVERSATIONS, RESULT, SAY, SYSTEM, TOOLS
-from tests.text.families import byte_level, dressed, names, source
+from tests.chat.conversations import ASK, CONVERSATIONS, RESULT, SAY, SYSTEM, TOOLS
+from tests.chat.families import byte_level, dressed, names, source
 from tests.workshop import TEMPLATE, tiny_tokenizer
 
 WORDS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -34,11 +33,11 @@ WORDS = {"bos_token": "<s>", "eos_token": "</s>"}
 @pytest.mark.parametrize("name", names())
 def test_places_for_tools_are_those_that_the_ids_are_made_with(name: str) -> None:
     """Plans look without transformers; a training renders with it."""
-    template = Template(source=source(name), constants=WORDS)
+    template = JinjaChatTemplate(source=source(name), constants=WORDS)
     forms = Forms(template)
     try:
         shown = template.render([*forms.turns(CALL_PROBE[:1]), {"role": "assistant", "content": "x"}], [TOOL_PROBE])
-    except Refused:
+    except ChatTemplateError:
         shown = ""
     expected = ToolPlaces(offers="qzvkcalled" in shown, calls=forms.arguments != "dropped")
     if forms.parts:
@@ -50,8 +49,8 @@ def test_no_template_has_no_place() -> None:
     assert tool_places_of(None, {}) == ToolPlaces(offers=False, calls=False)
 
 
-def _hermes() -> Text:
-    return Text(dressed(byte_level(), chat_template_text("hermes", Path())), today=None)
+def _hermes() -> ChatTokenizer:
+    return ChatTokenizer(dressed(byte_level(), chat_template_text("hermes", Path())), today=None)
 
 
 @pytest.mark.parametrize("case", [name for name in CONVERSATIONS if "th" not in name])
@@ -72,7 +71,7 @@ SEVERAL = (
 @pytest.mark.parametrize("tools", [TOOLS, ()])
 def test_hermes_writes_what_qwen_does(messages: Any, tools: Any) -> None:
     """Byte for byte, wherever there is a system turn: without one Qwen writes its own."""
-    ours, theirs = _hermes(), Text(dressed(byte_level(), source("qwen2_5")), today=None)
+    ours, theirs = _hermes(), ChatTokenizer(dressed(byte_level(), source("qwen2_5")), today=None)
     assert ours.render(messages, tools, learn="all").text == theirs.render(messages, tools, learn="all").text
 
 
@@ -92,7 +91,7 @@ def test_every_template_that_ships_has_places_for_tools_and_says_which_tokens_it
 def test_a_name_that_does_not_ship_and_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="no chat template ships under 'hermse'") as refused:
         chat_template_text("hermse", tmp_path)
-    assert "did you mean 'hermes'" in refused.value.remedy
+    assert "did you mean 'hermes'" in refused.value.hint
     with pytest.raises(ModelError, match=r"there is no file .*mine\.jinja"):
         chat_template_text("mine.jinja", tmp_path)
     (tmp_path / "mine.jinja").write_text("{% for message in messages %}\n{{ message.content }")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from luthier.chat.messages import Message
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import LuthierError
-from luthier.models.counting import branches, counts_of
-from luthier.text.ids import Text
-from luthier.text.messages import Message
-from tests.text.conversations import CONVERSATIONS, TOOLS
-from tests.text.families import byte_level, dressed, family, names
+from luthier.models.token_counts import branches, counts_of
+from tests.chat.conversations import CONVERSATIONS, TOOLS
+from tests.chat.families import byte_level, dressed, family, names
 from workshop import tiny_tokenizer
 
 TALKS = {
@@ -38,10 +38,10 @@ def plain(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) 
 def test_tokens_are_counted_by_the_tokenizer(kind: str, tmp_path: Path) -> None:
     tiny_tokenizer(tmp_path)
     rows = spoken(TALKS[kind])
-    encoded = Text.load(tmp_path).encode_many(rows)
+    encoded = ChatTokenizer.load(tmp_path).encode_many(rows)
     found = counts_of([plain(row) for row in rows], tmp_path)
     assert found.lengths == [len(row.ids) for row in encoded]
-    assert found.answers == found.spoken == statistics.fmean(sum(row.learnt) for row in encoded)
+    assert found.answers == found.spoken == statistics.fmean(sum(row.loss_mask) for row in encoded)
     assert found.how == "tokens counted in 2 of them"
     alike = next(at for at, (a, b) in enumerate(zip(*(row.ids for row in encoded), strict=False)) if a != b)
     assert found.shared == alike
@@ -50,10 +50,10 @@ def test_tokens_are_counted_by_the_tokenizer(kind: str, tmp_path: Path) -> None:
 def test_only_the_last_answer_is_what_a_model_will_write(tmp_path: Path) -> None:
     tiny_tokenizer(tmp_path)
     row = [turn for talk in spoken(TALKS["code"]) for turn in talk]
-    text = Text.load(tmp_path)
+    text = ChatTokenizer.load(tmp_path)
     found = counts_of([plain(row)], tmp_path)
-    assert found.answers == sum(text.encode(row).learnt)
-    assert found.spoken == pytest.approx(sum(text.encode(row, learn="all").learnt), rel=0.15)
+    assert found.answers == sum(text.encode(row).loss_mask)
+    assert found.spoken == pytest.approx(sum(text.encode(row, learn="all").loss_mask), rel=0.15)
 
 
 @pytest.mark.parametrize("name", [*names(), None])
@@ -61,7 +61,7 @@ def test_real_templates_are_counted_as_they_are_read(name: str | None, tmp_path:
     """Whatever they ask for: special tokens, marks, the date, tools, calls, reasoning, contents in parts."""
     tokenizer = dressed(byte_level(), None) if name is None else family(name)
     tokenizer.save_pretrained(tmp_path)
-    text = Text.load(tmp_path)
+    text = ChatTokenizer.load(tmp_path)
     for case, (messages, tools) in CONVERSATIONS.items():
         try:
             told = text.encode(messages, tools)
@@ -100,7 +100,7 @@ def test_long_rows_are_counted_in_fewer(tmp_path: Path) -> None:
 
 def test_classes_are_read_once_where_they_begin_alike(tmp_path: Path) -> None:
     tiny_tokenizer(tmp_path)
-    ids = Text.load(tmp_path).tokenizer
+    ids = ChatTokenizer.load(tmp_path).tokenizer
     classes = ["card 12", "card 13", "9"]
     alone = [len(ids.encode(name, add_special_tokens=False)) for name in classes]
     assert branches(classes, tmp_path) == sum(alone) - (alone[0] - 1) + 3

@@ -15,16 +15,15 @@ from transformers import AutoTokenizer
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
-from luthier.models.decoder import BASE, Ask, Decoder, Sampling, Written
-from luthier.models.decoding.speaking import speaking
-from luthier.models.decoding.together import Together
 from luthier.models.generate import generate
+from luthier.models.generation.cpu_decoder import speaking
+from luthier.models.generation.engine import BASE, Decoder, GenerationRequest, Sampling, Together, TokenOutput
 from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.rows import rows_kernels
-from luthier.models.load import Loaded, load
-from luthier.models.logprobs import logprobs
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, pack
+from luthier.models.kernels.linear_ops import rows_kernels
+from luthier.models.kernels.lora import one_product
+from luthier.models.load import LoadedModel, load
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.models.quiet import no_peft_warning
 from models.architectures import OTHER_HEAD, PACKED, PADDED, adapted, tiny
 
@@ -32,8 +31,8 @@ SYSTEM = random.Random(5).choices(range(61), k=40)
 PROMPTS = [[*SYSTEM, 1, 2], [*SYSTEM, 7], [3, 4], [*SYSTEM[:20], 7, 7], [*SYSTEM, 1, 2], list(range(60))]
 
 
-def opened(model: Any) -> Loaded:
-    return Loaded(model=model, folder=Path(), name="tiny", digest="")
+def opened(model: Any) -> LoadedModel:
+    return LoadedModel(model=model, folder=Path(), name="tiny", digest="")
 
 
 def written_by(family: str, **more: Any) -> Any:
@@ -57,29 +56,29 @@ def alone(model: Any, prompt: list[int], limit: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-def finished(decoder: Decoder, tickets: list[int]) -> dict[int, list[Written]]:
+def finished(decoder: Decoder, tickets: list[int]) -> dict[int, list[TokenOutput]]:
     """What is written for each ticket until all are done."""
-    found: dict[int, list[Written]] = {ticket: [] for ticket in tickets}
+    found: dict[int, list[TokenOutput]] = {ticket: [] for ticket in tickets}
     while not all(own and own[-1].finish for own in found.values()):
         for one in decoder.step():
             found.setdefault(one.ticket, []).append(one)
     return found
 
 
-def admitted(decoder: Decoder, ask: Ask) -> int:
+def admitted(decoder: Decoder, ask: GenerationRequest) -> int:
     ticket = decoder.admit(ask)
     assert ticket is not None
     return ticket
 
 
-def ids_of(decoder: Decoder, asks: list[Ask]) -> list[list[int]]:
+def ids_of(decoder: Decoder, asks: list[GenerationRequest]) -> list[list[int]]:
     tickets = [admitted(decoder, ask) for ask in asks]
     found = finished(decoder, tickets)
     return [[one.token for one in found[ticket]] for ticket in tickets]
 
 
-def greedily(prompt: list[int], limit: int = 12, **more: Any) -> Ask:
-    return Ask(ids=prompt, max_new_tokens=limit, stop=(), **more)
+def greedily(prompt: list[int], limit: int = 12, **more: Any) -> GenerationRequest:
+    return GenerationRequest(ids=prompt, max_new_tokens=limit, stop=(), **more)
 
 
 @pytest.mark.parametrize("family", [*PACKED, *PADDED, *OTHER_HEAD])
@@ -150,11 +149,14 @@ def test_log_probabilities_are_those_of_training() -> None:
     model = llama()
     decoder = Decoder(opened(model))
     drawn = Sampling(temperature=0.8, top_p=0.9, seed=3)
-    asks = [Ask(ids=prompt, max_new_tokens=9, stop=(), sampling=drawn, top_logprobs=3, stream=5) for prompt in PROMPTS]
+    asks = [
+        GenerationRequest(ids=prompt, max_new_tokens=9, stop=(), sampling=drawn, top_logprobs=3, stream=5)
+        for prompt in PROMPTS
+    ]
     tickets = [admitted(decoder, ask) for ask in asks]
     found = finished(decoder, tickets)
     rows = [
-        Row([*prompt, *(one.token for one in found[ticket])], [0.0] * len(prompt) + [1.0] * 9)
+        TokenRow([*prompt, *(one.token for one in found[ticket])], [0.0] * len(prompt) + [1.0] * 9)
         for prompt, ticket in zip(PROMPTS, tickets, strict=True)
     ]
     with torch.no_grad():
@@ -170,14 +172,16 @@ def test_log_probabilities_are_those_of_training() -> None:
 @pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-45, 1e-9, 1e-4])
 def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
     decoder = Decoder(opened(llama()))
-    cold = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=temperature, top_p=0.5))
+    cold = GenerationRequest(
+        ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=temperature, top_p=0.5)
+    )
     assert ids_of(decoder, [cold]) == ids_of(decoder, [greedily(SYSTEM, 8)])
 
 
 @pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-9])
 def test_the_smallest_share_takes_the_likeliest(top_p: float) -> None:
     decoder = Decoder(opened(llama()))
-    narrow = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=1.0, top_p=top_p))
+    narrow = GenerationRequest(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=1.0, top_p=top_p))
     assert ids_of(decoder, [narrow]) == ids_of(decoder, [greedily(SYSTEM, 8)])
 
 
@@ -192,7 +196,7 @@ def test_a_grammar_says_what_may_come() -> None:
 
     decoder = Decoder(opened(model))
     for sampling in (Sampling(), Sampling(temperature=3.0, top_p=0.99)):
-        ask = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), allowed=allowed, sampling=sampling)
+        ask = GenerationRequest(ids=SYSTEM, max_new_tokens=8, stop=(), allowed=allowed, sampling=sampling)
         (ids,) = ids_of(decoder, [ask])
         assert all(one % 2 == 0 for at, one in enumerate(ids) if at != 2)
         assert heard[-1] == ids[:-1]
@@ -202,7 +206,7 @@ def test_it_ends_where_a_stop_or_the_context_is() -> None:
     model = llama()
     decoder = Decoder(opened(model))
     free = alone(model, SYSTEM, 12)
-    stopped = admitted(decoder, Ask(ids=SYSTEM, max_new_tokens=12, stop={free[4]}))
+    stopped = admitted(decoder, GenerationRequest(ids=SYSTEM, max_new_tokens=12, stop={free[4]}))
     length = admitted(decoder, greedily(SYSTEM, 3))
     context = admitted(decoder, greedily([1] * 120, 50))
     found = finished(decoder, [stopped, length, context])
@@ -273,7 +277,7 @@ def alone_with(adapter: str | None, prompt: tuple[int, ...]) -> list[int]:
 def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> None:
     decoder = Decoder(opened(MODEL), tokens=data.draw(st.sampled_from([112, 400])))
     going: dict[int, tuple[str | None, tuple[int, ...], int]] = {}
-    found: dict[int, list[Written]] = {}
+    found: dict[int, list[TokenOutput]] = {}
     for _ in range(data.draw(st.integers(3, 25))):
         what = data.draw(st.sampled_from(["admit", "admit", "step", "step", "cancel"]))
         if what == "admit":
@@ -301,7 +305,7 @@ def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> No
     assert decoder.step() == []
 
 
-def numbers(decoder: Decoder, asks: list[Ask]) -> list[list[tuple[int, float]]]:
+def numbers(decoder: Decoder, asks: list[GenerationRequest]) -> list[list[tuple[int, float]]]:
     """Tokens and their log-probabilities, to the last bit."""
     tickets = [admitted(decoder, ask) for ask in asks]
     found = finished(decoder, tickets)
@@ -460,10 +464,13 @@ def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifa
     tokenizer = AutoTokenizer.from_pretrained(loaded.folder)
     prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
     sampling = Sampling(temperature=1.0, seed=2)
-    asks = [Ask(ids=ids, max_new_tokens=24, stop=(), sampling=sampling, stream=at) for at, ids in enumerate(prompts)]
+    asks = [
+        GenerationRequest(ids=ids, max_new_tokens=24, stop=(), sampling=sampling, stream=at)
+        for at, ids in enumerate(prompts)
+    ]
     found = numbers(Decoder(loaded), asks)
     rows = [
-        Row([*ids, *(token for token, _ in own)], [0.0] * len(ids) + [1.0] * 24)
+        TokenRow([*ids, *(token for token, _ in own)], [0.0] * len(ids) + [1.0] * 24)
         for ids, own in zip(prompts, found, strict=True)
     ]
     with torch.no_grad():
@@ -487,5 +494,5 @@ def test_another_thread_that_opens_a_model_disturbs_nobody() -> None:
     ]
 
 
-def greedy(ids: list[int]) -> Ask:
-    return Ask(ids=ids, max_new_tokens=8, stop=())
+def greedy(ids: list[int]) -> GenerationRequest:
+    return GenerationRequest(ids=ids, max_new_tokens=8, stop=())

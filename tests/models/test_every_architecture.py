@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from luthier.core.errors import ModelError
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import pack
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import pack
 from models.architectures import HEADS, LATENT, SIZES, Double, alone, forest, gradients
 
 ROWS = [row for row in forest() if row.targets]

@@ -12,12 +12,12 @@ import yaml
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, ModelError
-from luthier.models import export as exports
-from luthier.models import to_gguf
-from luthier.models.card import Measured, without_places
 from luthier.models.describe import describe
-from luthier.models.export import MARKER, export
-from luthier.models.from_gguf import open_gguf, tokenizer_of
+from luthier.models.export import checkpoint as exports
+from luthier.models.export.checkpoint import MARKER, export
+from luthier.models.export.model_card import ModelMeasures, without_places
+from luthier.models.gguf import writer
+from luthier.models.gguf.reader import open_gguf, tokenizer_of
 from luthier.models.load import load, open_merged
 from luthier.models.quiet import no_peft_warning
 from models.making import full_tune, merged, other_model, sentence_pieces, strong_model, tiny_adapter, tiny_base
@@ -67,7 +67,7 @@ def test_hf_of_a_base_and_of_a_full_fine_tune(tmp_path: Path) -> None:
     for artifact in (base, full_tune(store, base)):
         to = export(artifact, tmp_path / artifact.digest, "hf")
         assert (to / "model.safetensors").read_bytes() == (artifact.folder / "model.safetensors").read_bytes()
-        assert not (to / "tuned.json").exists()
+        assert not (to / "training.json").exists()
 
 
 def test_adapter_loads_in_plain_peft(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_gguf_reads_back_as_the_tuned_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("quant", "largest"), [("q8_0", 0.02), ("q4_0", 0.3)])
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_quantised_gguf_stays_near(tmp_path: Path, quant: to_gguf.Quant, largest: float, tied: bool) -> None:
+def test_a_quantized_gguf_stays_near(tmp_path: Path, quant: writer.Quant, largest: float, tied: bool) -> None:
     from gguf import GGUFReader
 
     store, base = tiny_base(tmp_path, kind="llama", tied=tied)
@@ -134,7 +134,7 @@ def test_a_row_that_fills_no_block_stays_in_float16(tmp_path: Path) -> None:
     assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
 
 
-def test_a_broken_quantised_file_is_not_given_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_quantized_file_is_not_given_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, base = tiny_base(tmp_path)
     monkeypatch.setattr(exports, "MOST_NATS", {"q8_0": 1e-9})
     with pytest.raises(ModelError, match=r"answers otherwise than the model: \d+ of 16 greedy tokens"):
@@ -177,7 +177,9 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
         "loss": 1.25,
         "bleu": {"value": None, "low": None, "high": None},
     }
-    told = Measured(measures, {"the base model": {"accuracy": 0.5, "loss": {"value": 2.0}}}, "40 rows", "It is better.")
+    told = ModelMeasures(
+        measures, {"the base model": {"accuracy": 0.5, "loss": {"value": 2.0}}}, "40 rows", "It is better."
+    )
     to = export(tiny_adapter(store, base), tmp_path / "out", "merged", measures=told)
     text = (to / "README.md").read_text()
     assert front_matter(to) == {
@@ -263,7 +265,7 @@ def test_a_head_that_is_one_with_the_embeddings_does_not_merge(tmp_path: Path, t
         return
     with pytest.raises(ModelError, match="one with the embeddings") as caught:
         open_merged(adapter, torch.float32)
-    assert "--format adapter" in caught.value.remedy
+    assert "--format adapter" in caught.value.hint
     with pytest.raises(ModelError, match="one with the embeddings"):
         merged(store, base, [adapter, tiny_adapter(store, base, seed=2)])
     assert (export(adapter, tmp_path / "out", "adapter") / "adapter_model.safetensors").is_file()
@@ -271,24 +273,24 @@ def test_a_head_that_is_one_with_the_embeddings_does_not_merge(tmp_path: Path, t
 
 def test_gguf_of_an_architecture_that_is_not_written(tmp_path: Path) -> None:
     from luthier.core.store import Store
-    from luthier.models.sources.folder import Folder
+    from luthier.models.sources.folder import FolderModelSource
     from models.making import make_base
 
     other_model(tmp_path / "neox", "gpt_neox")
-    base = make_base(Store(tmp_path / "store"), Folder(path="neox"), tmp_path)
+    base = make_base(Store(tmp_path / "store"), FolderModelSource(path="neox"), tmp_path)
     with pytest.raises(LuthierError, match="not for gpt_neox") as caught:
         export(base, tmp_path / "out", "gguf")
-    assert "llama.cpp's own script" in caught.value.remedy
+    assert "llama.cpp's own script" in caught.value.hint
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("gemma3", False), ("phi3", True), ("llama3", True)])
 def test_gguf_of_a_model_whose_tokenizer_is_sentence_piece(tmp_path: Path, name: str, prefix: bool) -> None:
     from luthier.core.store import Store
-    from luthier.models.sources.folder import Folder
+    from luthier.models.sources.folder import FolderModelSource
     from models.making import make_base
 
     sentence_pieces(strong_model(tmp_path / "model", name), prefix=prefix, stripped=name == "phi3")
-    base = make_base(Store(tmp_path / "store"), Folder(path="model"), tmp_path)
+    base = make_base(Store(tmp_path / "store"), FolderModelSource(path="model"), tmp_path)
     heard: list[str] = []
     to = export(base, tmp_path / "out", "gguf", say=heard.append)
     assert "16 of 16 greedy tokens" in heard[-1]

@@ -16,10 +16,10 @@ import torch
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
 from luthier.models.load import load
 from luthier.models.quiet import no_peft_warning
-from luthier.models.sources.hub import Hub
+from luthier.models.sources.hub import HubModelSource
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.adapter import Adapter
@@ -123,7 +123,7 @@ def test_what_was_tuned_over_a_model_made_here_goes_along_with_it(tmp_path: Path
 def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with publishing(tiny_model(tmp_path / "tiny"), "models", "acme/tiny", monkeypatch, tmp_path / "hub-cache"):
         store = Store(tmp_path / "store")
-        adapter = tiny_adapter(store, make_base(store, Hub(id="acme/tiny", online=True), tmp_path))
+        adapter = tiny_adapter(store, make_base(store, HubModelSource(id="acme/tiny", online=True), tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])  # was read when imported
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", os.environ["HF_HUB_CACHE"])
         to = export(adapter, tmp_path / "out", "adapter")
@@ -141,7 +141,7 @@ def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = bench(tmp_path)
-    quick = {"rows_per_step": 16, "learning_rate": 5e-3, "precision": "float32"}
+    quick = {"batch_size": 16, "learning_rate": 5e-3, "dtype": "float32"}
     for step in (
         Tune(data="data", objective=Classify(head="sequence"), **quick),
         Tune(data="data", technique=Adapter(), **quick),

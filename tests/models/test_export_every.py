@@ -11,8 +11,8 @@ import torch
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.core.errors import InputError, ModelError
-from luthier.models.export import Format, export
-from luthier.models.from_gguf import open_gguf
+from luthier.models.export.checkpoint import Format, export
+from luthier.models.gguf.reader import open_gguf
 from luthier.models.load import load, open_folder
 from luthier.models.quiet import no_peft_warning
 from luthier.tune.steps.tune import Tune
@@ -24,7 +24,7 @@ KINDS = sorted(TECHNIQUES)
 WHOLE = {"full", "layers"}
 PROMPTS = {"prompt": "learns a prompt", "p_tuning": "learns a prompt", "prefix": "learns a prompt"}
 """Techniques whose result no weights can hold, and what is said of them."""
-UNMERGED = PROMPTS | {"adapter": "cannot be merged", "qlora": "learnt over quantised weights"}
+UNMERGED = PROMPTS | {"adapter": "cannot be merged", "qlora": "learnt over quantized weights"}
 RATES = {"prompt": 0.3, "prefix": 0.1, "p_tuning": 0.03}
 
 
@@ -41,9 +41,9 @@ def tuned(shop: Bench) -> dict[str, Artifact]:
             Tune(
                 data="data",
                 technique=TECHNIQUES[kind](kind=kind),
-                rows_per_step=16,
+                batch_size=16,
                 learning_rate=RATES.get(kind, 5e-3),
-                precision="float32",
+                dtype="float32",
             )
         )
         for kind in KINDS
@@ -91,16 +91,16 @@ def test_as_whole_weights(kind: str, format: Format, tuned: dict[str, Artifact],
 
 
 @pytest.mark.parametrize("format", ["merged", "gguf"])
-def test_what_was_learnt_over_a_quantised_base_goes_out_dequantised(
+def test_what_was_learnt_over_a_quantized_base_goes_out_dequantized(
     format: Format, tuned: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    to = export(tuned["qlora"], tmp_path / "out", format, dequantise=True)
+    to = export(tuned["qlora"], tmp_path / "out", format, dequantize=True)
     came = open_gguf(next(to.glob("*.gguf"))) if format == "gguf" else open_folder(to, torch.float32)
     wanted = logits(load(tuned["qlora"], "float32").model)
     torch.testing.assert_close(logits(came), wanted, atol=0.05 if format == "gguf" else 1e-4, rtol=1e-3)
 
 
-def test_dequantise_is_refused_where_it_means_nothing(tuned: dict[str, Artifact], tmp_path: Path) -> None:
+def test_dequantize_is_refused_where_it_means_nothing(tuned: dict[str, Artifact], tmp_path: Path) -> None:
     for kind, format in (("lora", "merged"), ("qlora", "adapter"), ("full", "hf")):
-        with pytest.raises(InputError, match="nothing is merged into a quantised base"):
-            export(tuned[kind], tmp_path / "out", format, dequantise=True)  # type: ignore[arg-type]  # one of the forms
+        with pytest.raises(InputError, match="nothing is merged into a quantized base"):
+            export(tuned[kind], tmp_path / "out", format, dequantize=True)  # type: ignore[arg-type]  # one of the forms

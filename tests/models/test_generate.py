@@ -17,10 +17,9 @@ from transformers import (
 )
 
 from luthier.core.errors import DataError
-from luthier.models.decoder import Sampling
-from luthier.models.decoding.choosing import draw
 from luthier.models.generate import generate, score_options, stream
-from luthier.models.load import Loaded
+from luthier.models.generation.engine import Sampling, draw
+from luthier.models.load import LoadedModel
 
 SIZES: dict[str, Any] = {"vocab_size": 53, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
@@ -41,13 +40,13 @@ def mamba() -> Any:
     return MambaForCausalLM(MambaConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, state_size=4))
 
 
-def opened(make: Any) -> Loaded:
+def opened(make: Any) -> LoadedModel:
     torch.manual_seed(0)
     model = make().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(6 if parameter.ndim > 1 and parameter.shape[-1] > 4 else 1)
-    return Loaded(model=model, folder=Path(), name="tiny", digest="")
+    return LoadedModel(model=model, folder=Path(), name="tiny", digest="")
 
 
 def greedy(model: Any, prompt: list[int], limit: int, stop: set[int]) -> list[int]:

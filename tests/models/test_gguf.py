@@ -11,15 +11,15 @@ import pytest
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.store import Store
-from luthier.core.wheel import cached_wheel, member
-from luthier.models.answer import agreement, answer, prompt_ids
+from luthier.core.system.packages import cached_wheel, member
 from luthier.models.catalog import CATALOG
-from luthier.models.from_gguf import convert, open_gguf, read_head, tokenizer_of
-from luthier.models.gguf_shapes import SHAPES
-from luthier.models.gguf_words import SPLITS
+from luthier.models.export.check import agreement, answer, prompt_ids
+from luthier.models.gguf.reader import convert, open_gguf, read_head, tokenizer_of
+from luthier.models.gguf.tensors import SHAPES
+from luthier.models.gguf.vocabulary import SPLITS
+from luthier.models.gguf.writer import write_gguf
 from luthier.models.load import open_folder
 from luthier.models.sources.gguf import Gguf
-from luthier.models.to_gguf import write_gguf
 from models.making import (
     GEMMA,
     GGUF_FAMILIES,
@@ -91,7 +91,7 @@ def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path: Path, kind: str, m
     place = other_model(tmp_path / "model", kind, **more)
     with pytest.raises(ModelError, match=why) as caught:
         write_gguf(place, tmp_path / "x.gguf", "x", None)
-    assert "llama.cpp's own script" in (caught.value.remedy or "")
+    assert "llama.cpp's own script" in (caught.value.hint or "")
     assert not (tmp_path / "x.gguf").exists()
 
 
@@ -132,7 +132,7 @@ def test_tokenizers_that_llama_cpp_reads_otherwise_are_refused(tmp_path: Path) -
     refused("more than the token that they make")
     changed(place, "model", merges=merges)
     changed(place, "normalizer", type="NFKC")
-    refused("its normaliser")
+    refused("its normalizer")
     place = tiny_model(tmp_path / "bytes")
     changed(place, "normalizer", type="Lowercase")
     refused("its Lowercase does")
@@ -159,7 +159,7 @@ def test_rotary_positions_of_other_files_are_never_ignored(tmp_path: Path, monke
     import torch
 
     place = strong_model(tmp_path / "model", "llama3")
-    monkeypatch.setattr("luthier.models.gguf_rope._llama3_factors", lambda config: torch.linspace(1, 3, 8))
+    monkeypatch.setattr("luthier.models.gguf.tensors._llama3_factors", lambda config: torch.linspace(1, 3, 8))
     write_gguf(place, tmp_path / "m.gguf", "tiny", None)
     monkeypatch.undo()
     with pytest.raises(ModelError, match=r"m\.gguf: its factors of rotary positions are not Llama 3's"):
@@ -192,7 +192,7 @@ def test_a_gguf_source_gives_the_same_folder_every_time(tmp_path: Path) -> None:
 
 
 def test_an_unknown_pre_tokenizer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models.gguf_words import ByteLevel
+    from luthier.models.gguf.vocabulary import ByteLevel
 
     monkeypatch.setattr(ByteLevel, "_pre", lambda self: "viking")
     write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)

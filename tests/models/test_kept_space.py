@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import CorruptArtifact, ModelError
 from luthier.core.files import seal
-from luthier.models.embedder import Embedder
 from luthier.models.embedders.encoder import Encoder
 from luthier.models.embedders.lsa import Lsa
-from luthier.models.kept_space import load_space, save_space
+from luthier.models.embeddings.base import Embedder, load_space, save_space
 from workshop import tickets, tiny_encoder
 
 TEXTS = [row["message"] for row in tickets(60)]

@@ -15,14 +15,13 @@ from transformers.models.gpt_oss.modeling_gpt_oss import apply_rotary_pos_emb as
 from transformers.models.gptj import modeling_gptj as gptj
 from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_emb
 
-from luthier.models import gates, rotary
-from luthier.models.head import Head, Shape
-from luthier.models.kernels import calls
+from luthier.models.kernels import calls, gates, rotary
 from luthier.models.kernels.calls import Kernels, at, how_computed, kernels_of, torch_only
-from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
+from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled, compiler
 from luthier.models.kernels.trial import passes
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Row, pack
+from luthier.models.packing.head import LogitTransform, OutputHead
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import TokenRow, pack
 
 LIKE = torch.zeros(1, dtype=torch.bfloat16)
 
@@ -168,7 +167,7 @@ def test_a_token_without_a_logit_is_refused_and_what_is_no_number_stays_none(ker
 def test_a_head_with_kernels_is_as_one_without(
     kernels: Kernels, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.models.head.PIECE_BYTES", 0)  # sixteen rows a piece
+    monkeypatch.setattr("luthier.models.packing.head.PIECE_BYTES", 0)  # sixteen rows a piece
     linear = torch.nn.Linear(24, 300, bias=bias).bfloat16().requires_grad_(trained)
     calls: list[int] = []
 
@@ -182,7 +181,7 @@ def test_a_head_with_kernels_is_as_one_without(
 
     def found() -> list[Tensor]:
         states, first = draw(37, 24).requires_grad_(), torch.zeros(37, dtype=torch.bool)
-        logps = Head(linear, Shape()).logprobs(states, targets, precise=False, first=first)
+        logps = OutputHead(linear, LogitTransform()).logprobs(states, targets, precise=False, first=first)
         leaves = [states, *(linear.parameters() if trained else ())]
         return [
             first.float(),
@@ -258,7 +257,7 @@ def llama(dtype: torch.dtype = torch.bfloat16) -> Any:
 def read(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-probabilities and gradients of rows that share a prefix."""
     shared, tails = [3 + at % 50 for at in range(40)], [[5, 9, 2, 7], [5, 8, 1], [11, 4, 4, 6, 30]]
-    rows = [Row([*shared, *tail], [0.0] * len(shared) + [1.0] * len(tail)) for tail in tails]
+    rows = [TokenRow([*shared, *tail], [0.0] * len(shared) + [1.0] * len(tail)) for tail in tails]
     model.zero_grad()
     found = logprobs(model, pack(rows))
     found.sum().backward()

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models import lanes
-from luthier.models.at_once import LANES
-from luthier.models.beginnings import Beginnings, read_once
 from luthier.models.generate import likelihoods
-from luthier.models.lanes import read_packs
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Pack, Row, packs
+from luthier.models.packing import parallel
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import Pack, TokenRow, packs
+from luthier.models.packing.parallel import LANES, read_packs
+from luthier.models.packing.prefix_cache import Beginnings, read_once
 from models.test_begun import asked
 from models.test_generate import llama, mamba, opened
 
@@ -28,17 +27,17 @@ TOKENS = 4096
 def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A machine of one or two cores, on which even few tokens are read side by side."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(parallel, "LEAST_TOKENS", 1)
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
 
 
-def rows(count: int = 24) -> list[Row]:
+def rows(count: int = 24) -> list[TokenRow]:
     """Rows that share nothing."""
     draw = random.Random(5)
     ids = [[draw.randrange(3, 40) for _ in range(draw.randint(6, 14))] for _ in range(count)]
-    return [Row(one, [0.0] * (len(one) - 2) + [1.0] * 2, str(at)) for at, one in enumerate(ids)]
+    return [TokenRow(one, [0.0] * (len(one) - 2) + [1.0] * 2, str(at)) for at, one in enumerate(ids)]
 
 
 def found(read: list[tuple[Pack, torch.Tensor]]) -> dict[str, float]:
@@ -85,7 +84,7 @@ def test_threads_are_as_many_as_cores_and_learn_nothing(cores: int) -> None:
 def test_few_tokens_stay_one_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(llama).model
     assert len(read_packs(model, rows(4), TOKENS, partial(logprobs, model))) == 1
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(parallel, "LEAST_TOKENS", 1)
     assert len(read_packs(model, rows(4), TOKENS, partial(logprobs, model))) == LANES
     assert read_packs(model, [], TOKENS, partial(logprobs, model)) == []
 
@@ -93,7 +92,7 @@ def test_few_tokens_stay_one_pack(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_would_be_computed_twice_is_not_parted(cores: int) -> None:
     model = opened(llama).model
     shared = [3 + at % 37 for at in range(64)]
-    alike = [Row([*shared, 3 + at, 5], [0.0] * 65 + [1.0], str(at)) for at in range(8)]
+    alike = [TokenRow([*shared, 3 + at, 5], [0.0] * 65 + [1.0], str(at)) for at in range(8)]
     assert len(read_packs(model, alike, TOKENS, partial(logprobs, model))) == 1
     with torch.no_grad(), read_once(model, alike, Beginnings()):  # but here it was computed before
         assert len(read_packs(model, alike, TOKENS, partial(logprobs, model))) == LANES

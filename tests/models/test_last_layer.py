@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from luthier.models.last_layer import in_few_sizes, install, only
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Row, pack
+from luthier.models.packing.logprobs import in_few_sizes, install, logprobs, only, reading
+from luthier.models.packing.pack import TokenRow, pack
 from workshop import tiny_model
 
-ROWS = [Row([*range(5, 25), at, at + 1], [0.0] * 21 + [1.0], str(at)) for at in range(30, 36)]
+ROWS = [TokenRow([*range(5, 25), at, at + 1], [0.0] * 21 + [1.0], str(at)) for at in range(30, 36)]
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def test_few_places_give_the_same_numbers_and_gradients(
     made = pack(ROWS)
     few = logprobs(model, made)
     found = torch.autograd.grad(few.sum(), list(model.parameters()))
-    monkeypatch.setattr("luthier.models.logprobs.reading", lambda _: replace(how, short=False))
+    monkeypatch.setattr("luthier.models.packing.logprobs.reading", lambda _: replace(how, short=False))
     whole = logprobs(model, made)
     wanted = torch.autograd.grad(whole.sum(), list(model.parameters()))
     torch.testing.assert_close(few, whole, atol=1e-12, rtol=0)

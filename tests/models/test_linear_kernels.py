@@ -12,13 +12,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from luthier.models import lora_product
-from luthier.models.kernels import linear as kernels_linear
+from luthier.models.kernels import linear_ops, lora
 from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compiled import IN_ANY_ORDER, compiled, compiler
-from luthier.models.kernels.linear import Adapted, LinearKernels, linear_kernels, serves
+from luthier.models.kernels.compile import IN_ANY_ORDER, compiled, compiler
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, serves
+from luthier.models.kernels.lora import one_product
 from luthier.models.kernels.trial import adapts
-from luthier.models.lora_product import one_product
 from luthier.models.quiet import no_peft_warning
 
 KERNELS = linear_kernels()
@@ -36,9 +35,9 @@ def kernels() -> LinearKernels:
 def one_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache with nothing in it, and a process that has looked for no kernels yet."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
-    kernels_linear._kernels.cache_clear()
+    linear_ops._kernels.cache_clear()
     yield tmp_path
-    kernels_linear._kernels.cache_clear()
+    linear_ops._kernels.cache_clear()
 
 
 class Case(NamedTuple):
@@ -47,7 +46,7 @@ class Case(NamedTuple):
     x: Tensor
     down: Tensor
     joint: Tensor
-    parts: tuple[Adapted, ...]
+    parts: tuple[AdapterSlice, ...]
     ups: list[Tensor]
     grads: list[Tensor]
 
@@ -69,7 +68,7 @@ def case(tokens: int, width: int, outs: Sequence[int], rank: int) -> Case:
     joint[:, :width] = draw(sum(outs), width) / width**0.5
     parts, ups, at = [], [], 0
     for place, out in enumerate(outs):
-        parts.append(Adapted(slice(at, at + out), slice(place * rank, (place + 1) * rank), 2.0))
+        parts.append(AdapterSlice(slice(at, at + out), slice(place * rank, (place + 1) * rank), 2.0))
         ups.append(draw(out, rank) / 8)
         joint[at : at + out, width + place * rank : width + (place + 1) * rank] = ups[-1] * 2
         at += out
@@ -154,8 +153,8 @@ def test_where_nothing_below_learns_the_rest_is_the_same(kernels: LinearKernels)
     ids=["fp32", "few rows", "width", "turned", "outputs", "rank"],
 )
 def test_what_they_cannot_compute_is_left_to_torch(x: Tensor, out: int, rank: int) -> None:
-    assert serves(torch.ones(40, 64).bfloat16(), [Adapted(slice(0, 32), slice(0, 8), 1.0)])
-    assert not serves(x, [Adapted(slice(0, out), slice(0, rank), 1.0)])
+    assert serves(torch.ones(40, 64).bfloat16(), [AdapterSlice(slice(0, 32), slice(0, 8), 1.0)])
+    assert not serves(x, [AdapterSlice(slice(0, out), slice(0, rank), 1.0)])
 
 
 def adapted(**settings: Any) -> Any:
@@ -187,7 +186,7 @@ def test_a_whole_model_learns_what_it_learns_by_torch(monkeypatch: pytest.Monkey
     for _ in range(2):
         with torch_only():
             wanted = gradients(model)
-    monkeypatch.setattr(lora_product, "linear_kernels", lambda: calls.append(1) or linear_kernels())
+    monkeypatch.setattr(lora, "linear_kernels", lambda: calls.append(1) or linear_kernels())
     found = gradients(model)
     assert len(calls) == 8, "q, k and v together, o, gate and up together, down, in two layers"
     assert found.keys() == wanted.keys()

@@ -9,17 +9,19 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from luthier.models import head as heads
-from luthier.models.head import Head, Shape, shaped
 from luthier.models.kernels.calls import torch_only
-from luthier.models.logprobs import likeliest, logprobs, reading
-from luthier.models.pack import Row, pack
+from luthier.models.packing import head as heads
+from luthier.models.packing.head import LogitTransform, OutputHead, shaped
+from luthier.models.packing.logprobs import likeliest, logprobs, reading
+from luthier.models.packing.pack import TokenRow, pack
 
-SHAPES = [Shape(1.0, None), Shape(0.25, None), Shape(1.0, 3.0), Shape(2.0, 1.5)]
+SHAPES = [LogitTransform(1.0, None), LogitTransform(0.25, None), LogitTransform(1.0, 3.0), LogitTransform(2.0, 1.5)]
 
 
 @pytest.mark.parametrize(("shape", "trained", "bias"), [*product(SHAPES, [False, True], [False, True])])
-def test_pieces_equal_whole_logits(shape: Shape, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_equal_whole_logits(
+    shape: LogitTransform, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heads, "PIECE_BYTES", 0)  # sixteen rows a piece
     torch.manual_seed(0)
     linear = torch.nn.Linear(8, 29, bias=bias, dtype=torch.float64).requires_grad_(trained)
@@ -31,7 +33,7 @@ def test_pieces_equal_whole_logits(shape: Shape, trained: bool, bias: bool, monk
     whole = torch.log_softmax(shaped(linear(states), shape), -1).gather(1, targets[:, None])[:, 0]
     wanted = torch.autograd.grad((whole * up).sum(), leaves)
     first = torch.zeros(37, dtype=torch.bool)
-    found = Head(linear, shape).logprobs(states, targets, first=first)
+    found = OutputHead(linear, shape).logprobs(states, targets, first=first)
     torch.testing.assert_close(found, whole)
     assert torch.equal(first, targets == likeliest_ids)
     for one, other in zip(torch.autograd.grad((found * up).sum(), leaves), wanted, strict=True):
@@ -39,7 +41,9 @@ def test_pieces_equal_whole_logits(shape: Shape, trained: bool, bias: bool, monk
 
 
 @pytest.mark.parametrize(("shape", "trained", "heat"), [*product(SHAPES, [False, True], [1.0, 2.5])])
-def test_choices_equal_whole_logits(shape: Shape, trained: bool, heat: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_equal_whole_logits(
+    shape: LogitTransform, trained: bool, heat: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heads, "PIECE_BYTES", 0)
     torch.manual_seed(0)
     linear = torch.nn.Linear(8, 29, dtype=torch.float64).requires_grad_(trained)
@@ -51,7 +55,7 @@ def test_choices_equal_whole_logits(shape: Shape, trained: bool, heat: float, mo
     one = torch.log_softmax(logits, -1).gather(1, targets[:, None])
     whole = torch.cat([one, torch.log_softmax(logits / heat, -1).gather(1, choices)], 1)
     wanted = torch.autograd.grad((whole * up).sum(), leaves)
-    head = Head(linear, shape)
+    head = OutputHead(linear, shape)
     found = head.choices(states, targets, choices, temperature=heat)
     torch.testing.assert_close(found, whole)
     for got, other in zip(torch.autograd.grad((found * up).sum(), leaves), wanted, strict=True):
@@ -63,7 +67,7 @@ def test_choices_equal_whole_logits(shape: Shape, trained: bool, heat: float, mo
 
 
 def test_many_targets_after_one_state_equal_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.models.head.PIECE_BYTES", 1)
+    monkeypatch.setattr("luthier.models.packing.head.PIECE_BYTES", 1)
     torch.manual_seed(3)
     linear = torch.nn.Linear(8, 30, bias=False).double()
     hidden = torch.randn(40, 8, dtype=torch.float64)
@@ -71,7 +75,9 @@ def test_many_targets_after_one_state_equal_whole_logits(monkeypatch: pytest.Mon
     wanted = torch.log_softmax(linear(hidden)[places], -1).gather(1, targets[:, None])[:, 0]
     best, first = linear(hidden)[places].argmax(-1), torch.zeros(90, dtype=torch.bool)
     targets[::2], wanted[::2] = best[::2], torch.log_softmax(linear(hidden)[places], -1).amax(-1)[::2]
-    torch.testing.assert_close(Head(linear, Shape()).given(hidden, places, targets, first=first), wanted.detach())
+    torch.testing.assert_close(
+        OutputHead(linear, LogitTransform()).given(hidden, places, targets, first=first), wanted.detach()
+    )
     assert torch.equal(first, targets == best)
 
 
@@ -101,9 +107,9 @@ def model(dtype: torch.dtype, tied: bool = True) -> Any:
     return made
 
 
-def rows() -> list[Row]:
+def rows() -> list[TokenRow]:
     torch.manual_seed(2)
-    return [Row(torch.randint(211, (12,)).tolist(), [0.0] * 10 + [1.0] * 2) for _ in range(5)]
+    return [TokenRow(torch.randint(211, (12,)).tolist(), [0.0] * 10 + [1.0] * 2) for _ in range(5)]
 
 
 def test_a_bf16_model_gives_fp32_log_probabilities_as_exact_as_an_fp32_head() -> None:

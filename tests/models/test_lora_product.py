@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from luthier.models.lora_product import one_product, own_forward
+from luthier.models.kernels.lora import one_product, own_forward
 from luthier.models.quiet import no_peft_warning
 
 IDS = torch.tensor([[3, 9, 4, 1, 7], [2, 2, 8, 5, 6]])

@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.errors import InputError, ModelError, RecipeError, Where
-from luthier.core.events import Event
+from luthier.core.errors import InputError, ModelError, RecipeError, SourceLocation
+from luthier.core.events import RunEvent
 from luthier.core.store import Store
-from luthier.flow.recipe import Recipe
-from luthier.flow.report import report_text
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
 from luthier.models.load import load, name_of, open_folder, open_merged, outputs_of
 from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence import with_outputs
+from luthier.models.sequence_head import with_outputs
 from luthier.models.steps.merge import Merge
+from luthier.recipe.report import report_text
+from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
 from tuning import bench
@@ -82,7 +82,7 @@ def test_the_mean_of_whole_models_and_adapters_is_the_mean_of_their_weights(tmp_
     for name, value in weights_of(made).items():
         torch.testing.assert_close(value, sum(one[name] for one in each) / 3)
     assert name_of(made) == "tiny+merge"
-    assert json.loads((made.folder / "tuned.json").read_text())["weights"] == [1 / 3] * 3
+    assert json.loads((made.folder / "training.json").read_text())["weights"] == [1 / 3] * 3
     model = load(made, "float32").model
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
@@ -114,7 +114,7 @@ def test_merging_over_a_tuned_model_and_merging_what_was_merged(tmp_path: Path) 
 def test_a_merging_that_keeps_nothing_says_so(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     models = adapters(store, base)
-    heard: list[Event] = []
+    heard: list[RunEvent] = []
     made = merged(store, base, models, heard=heard, method={"kind": "ties", "density": 1e-5})
     assert [event.text for event in heard if event.kind == "warning"] == [
         "nothing of the changes is kept: the merged model is its base"
@@ -165,10 +165,10 @@ def test_models_over_another_base_are_refused(tmp_path: Path) -> None:
 
 
 def _folder(place: Path) -> Any:
-    from luthier.models.sources.folder import Folder
+    from luthier.models.sources.folder import FolderModelSource
     from workshop import tiny_model
 
-    return Folder(path=str(tiny_model(place, seed=9)))
+    return FolderModelSource(path=str(tiny_model(place, seed=9)))
 
 
 def test_a_merged_model_goes_out_with_its_lineage(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ TWICE = RECIPE.replace(
     kind: tune
     data: data
     technique: {kind: lora, r: 2}
-    rows_per_step: 8
-    precision: float32
+    batch_size: 8
+    dtype: float32
   both:
     kind: merge
     models: [tune, other]
@@ -208,7 +208,7 @@ def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypa
     result = Recipe.load(path).run()
     made = result["both"].artifact
     assert set(made.manifest.inputs) == {"model", "models.0", "models.1"}
-    learnt = result["both"].frame("learnt.parquet")
+    learnt = result["both"].frame("training_examples.parquet")
     assert learnt["seen"].to_list() == [2] * 60
     assert "tuned" in result["report"].artifact.read_json("metrics.json")["models"]
     told = report_text(Recipe.load(path).plan(), "markdown")
@@ -244,8 +244,8 @@ def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatc
 
 
 BESIDE = "what 'other' learns stands beside the weights"
-PACKED = "'other' learns over quantised weights"
-EPOCH = "    epochs: 2\n    keep_epochs: 1\n  early: {kind: epoch, tuned: other, epoch: 1}\n  both:"
+PACKED = "'other' learns over quantized weights"
+EPOCH = "    epochs: 2\n    save_epochs: 1\n  early: {kind: epoch, tuned: other, epoch: 1}\n  both:"
 
 
 @pytest.mark.parametrize(
@@ -256,14 +256,14 @@ def test_what_will_not_be_merged_is_refused_before_it_is_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: str, said: str
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    loop = "    rows_per_step: 8\n" * (technique == "prompt_search")
+    loop = "    batch_size: 8\n" * (technique == "prompt_search")
     text = TWICE.replace("{kind: lora, r: 2}\n" + loop, f"{technique}\n")
     with pytest.raises(ModelError, match=said) as caught:
         Recipe.load(small_recipe(tmp_path, text)).plan()
     assert caught.value.where.field == "steps.both.models.1"
 
 
-def test_a_quantised_base_is_foreseen_through_an_epoch_and_where_it_is_allowed(
+def test_a_quantized_base_is_foreseen_through_an_epoch_and_where_it_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
@@ -271,9 +271,9 @@ def test_a_quantised_base_is_foreseen_through_an_epoch_and_where_it_is_allowed(
         TWICE.replace("{kind: lora, r: 2}", "qlora").replace("  both:", EPOCH).replace("[tune, other]", "[tune, early]")
     )
     path = small_recipe(tmp_path, text)
-    with pytest.raises(ModelError, match="'early' learns over quantised weights"):
+    with pytest.raises(ModelError, match="'early' learns over quantized weights"):
         Recipe.load(path).plan()
-    assert Recipe.load(path, ["steps.both.dequantise=true"]).plan()["both"]
+    assert Recipe.load(path, ["steps.both.dequantize=true"]).plan()["both"]
 
 
 @pytest.mark.parametrize("targets", ["[q_proj, lm_head]", "[q_proj]"])
@@ -282,7 +282,7 @@ def test_what_is_learnt_at_a_tied_head_is_refused_before_it_is_tuned(
 ) -> None:
     """As soon as the base is here, which tells that its head is one with its embeddings."""
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    text = TWICE.replace("{kind: lora, r: 2}", f"{{kind: lora, r: 2, targets: {targets}}}")
+    text = TWICE.replace("{kind: lora, r: 2}", f"{{kind: lora, r: 2, target_modules: {targets}}}")
     recipe = Recipe.load(
         small_recipe(tmp_path, text.replace("  both:", EPOCH).replace("[tune, other]", "[tune, early]"))
     )
@@ -321,7 +321,7 @@ def with_a_head(folder: Path) -> None:
 def test_classes_of_a_head_that_came_with_the_base_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     objective = "    objective: {kind: classify, head: sequence}\n"
-    path = small_recipe(tmp_path, TWICE.replace("    precision: float32\n", f"    precision: float32\n{objective}"))
+    path = small_recipe(tmp_path, TWICE.replace("    dtype: float32\n", f"    dtype: float32\n{objective}"))
     with_a_head(tmp_path / "tiny-model")
     Recipe.load(path).plan()
     result = Recipe.load(path).run()
@@ -340,7 +340,7 @@ def test_a_head_that_came_with_the_base_is_known_before_it_is_here(
     technique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    path = small_recipe(tmp_path, RECIPE.replace("{kind: lora, r: 4}", technique).replace("    rows_per_step: 8\n", "")
+    path = small_recipe(tmp_path, RECIPE.replace("{kind: lora, r: 4}", technique).replace("    batch_size: 8\n", "")
                         .replace("    learning_rate: 1.0e-2\n", ""))  # fmt: skip
     Recipe.load(path).plan()
     with_a_head(tmp_path / "tiny-model")
@@ -349,32 +349,34 @@ def test_a_head_that_came_with_the_base_is_known_before_it_is_here(
     assert caught.value.where.field == "steps.tune.model"
 
 
-def test_dequantising_is_refused_where_nothing_was_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dequantizing_is_refused_where_nothing_was_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    with pytest.raises(InputError, match="`dequantise` changes nothing") as caught:
-        Recipe.load(small_recipe(tmp_path, TWICE), ["steps.both.dequantise=true"]).plan()
-    assert caught.value.where.field == "steps.both.dequantise"
+    with pytest.raises(InputError, match="`dequantize` changes nothing") as caught:
+        Recipe.load(small_recipe(tmp_path, TWICE), ["steps.both.dequantize=true"]).plan()
+    assert caught.value.where.field == "steps.both.dequantize"
 
 
-def test_what_was_learnt_over_a_quantised_base_is_merged_only_when_dequantised(tmp_path: Path) -> None:
+def test_what_was_learnt_over_a_quantized_base_is_merged_only_when_dequantized(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     kinds: list[dict[str, Any]] = [{"kind": "qlora", "r": 4}, {"kind": "lora", "r": 4}]
-    models = [shop.tune(Tune(data="data", technique=kind, precision="float32")) for kind in kinds]
-    with pytest.raises(ModelError, match="learnt over quantised weights") as caught:
+    models = [shop.tune(Tune(data="data", technique=kind, dtype="float32")) for kind in kinds]
+    with pytest.raises(ModelError, match="learnt over quantized weights") as caught:
         merged(shop.store, shop.base, models)
-    assert caught.value.where == Where(field="models.0"), "the recipe's line is told, and not where the adapter lies"
+    assert caught.value.where == SourceLocation(field="models.0"), (
+        "the recipe's line is told, and not where the adapter lies"
+    )
     each = [
-        {n: v.detach() for n, v in open_merged(one, torch.float32, dequantise=True).named_parameters()}
+        {n: v.detach() for n, v in open_merged(one, torch.float32, dequantize=True).named_parameters()}
         for one in models
     ]
-    for name, value in weights_of(merged(shop.store, shop.base, models, dequantise=True)).items():
+    for name, value in weights_of(merged(shop.store, shop.base, models, dequantize=True)).items():
         torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())
 
 
 def test_a_prompt_has_no_weights_to_merge(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     folder, _ = store.begin("a" * 32)
-    (folder / "tuned.json").write_text(json.dumps({"technique": {"kind": "prompt_search"}}))
+    (folder / "training.json").write_text(json.dumps({"technique": {"kind": "prompt_search"}}))
     given = {"kind": "tune", "makes": "model", "settings": {}, "reads": {}, "code": "", "seed": 0, "files": []}
     prompt = store.finish(Manifest(digest="a" * 32, inputs={"model": base.digest}, **given), {})
     with pytest.raises(ModelError, match="'m1' is a prompt"):
@@ -393,5 +395,5 @@ def test_every_setting_changes_something(tmp_path: Path) -> None:
     key = "model.layers.0.mlp.down_proj.weight"
     assert not torch.equal(made["nothing"][key], made["weights"][key])
     assert not torch.equal(made["nothing"][key], made["method"][key])
-    named = {"kind", "models", "model", "dequantise"}  # what they change is shown above
+    named = {"kind", "models", "model", "dequantize"}  # what they change is shown above
     assert named | ways.keys() - {"nothing"} == set(Merge.model_fields)

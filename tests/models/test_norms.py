@@ -9,10 +9,10 @@ import torch
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from luthier.models.kernels.norms import install
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.norms import install
-from luthier.models.pack import Row, pack
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import TokenRow, pack
 from workshop import tiny_model
 
 
@@ -46,11 +46,11 @@ def test_norms_of_another_kind_or_precision_are_left_alone() -> None:
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_pack_keeps_less(trained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model(tmp_path)
-    rows = [Row(list(range(5, 60)), [0.0] * 54 + [1.0])]
+    rows = [TokenRow(list(range(5, 60)), [0.0] * 54 + [1.0])]
     kept: list[int] = []
     for quick in (True, False):
         if not quick:
-            monkeypatch.setattr("luthier.models.norms.install", lambda _: 0)
+            monkeypatch.setattr("luthier.models.kernels.norms.install", lambda _: 0)
         model = open_folder(tmp_path, torch.bfloat16)
         model.get_input_embeddings().weight.requires_grad_(trained)
         model.get_input_embeddings().register_forward_hook(lambda *args: args[2].requires_grad_())

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models.decoder import BASE, Ask, Decoder, Written
-from luthier.models.load import Loaded, open_adapter
-from luthier.models.over import _is_in_layers, _is_plain, add_adapter, take_adapter
+from luthier.models.generation.engine import BASE, Decoder, GenerationRequest, TokenOutput
+from luthier.models.load import LoadedModel, open_adapter
+from luthier.models.multi_lora import _is_in_layers, _is_plain, add_adapter, take_adapter
 from models.architectures import adapted, tiny
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 9]
@@ -41,16 +41,16 @@ def saved(family: str, folder: Path, seed: int) -> Path:
     return folder
 
 
-def opened(model: Any) -> Loaded:
-    return Loaded(model=model, folder=Path(), name="tiny", digest="")
+def opened(model: Any) -> LoadedModel:
+    return LoadedModel(model=model, folder=Path(), name="tiny", digest="")
 
 
-def ask(adapter: str | None = None) -> Ask:
-    return Ask(ids=PROMPT, max_new_tokens=16, stop=(), adapter=adapter)
+def ask(adapter: str | None = None) -> GenerationRequest:
+    return GenerationRequest(ids=PROMPT, max_new_tokens=16, stop=(), adapter=adapter)
 
 
 def written(decoder: Decoder, tickets: list[int]) -> list[list[tuple[int, float]]]:
-    found: dict[int, list[Written]] = {ticket: [] for ticket in tickets}
+    found: dict[int, list[TokenOutput]] = {ticket: [] for ticket in tickets}
     while any(not one or one[-1].finish is None for one in found.values()):
         for one in decoder.step():
             found[one.ticket].append(one)
@@ -71,7 +71,7 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
     assert len({str(one) for one in wanted}) == 3
     model = model_of(family)
     decoder = Decoder(opened(model))
-    heard: dict[int, list[Written]] = {}
+    heard: dict[int, list[TokenOutput]] = {}
 
     def begin(adapter: str) -> int:
         ticket = decoder.admit(ask(adapter))

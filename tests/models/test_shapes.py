@@ -10,7 +10,7 @@ import torch
 from peft.utils import transformers_weight_conversion as of_peft
 from transformers import AutoModelForCausalLM
 
-from luthier.core.quiet import no_bars
+from luthier.core.system.process import no_bars
 from luthier.models.describe import describe
 from luthier.models.load import open_folder
 from luthier.models.quiet import no_peft_warning
@@ -49,7 +49,7 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
     with no_bars(), no_peft_warning():
         model = AutoModelForCausalLM.from_pretrained(place)
         assert sum(parameters(told).values()) == sum(one.numel() for one in model.parameters())
-        technique = Lora(r=3, dora=told.model_type not in ADAPTED_EXPERTS)
+        technique = Lora(r=3, use_dora=told.model_type not in ADAPTED_EXPERTS)
         adapted = technique.adapt(model, 1)
         assert technique.trainable(told) == moving(adapted)
         adapted = Ia3().adapt(AutoModelForCausalLM.from_pretrained(place), 1)
@@ -61,9 +61,9 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
 
 def test_experts_that_get_no_adapter_are_told(tmp_path: Path) -> None:
     adapted, bare = (other_model(tmp_path / kind, kind, **FAMILIES[kind]) for kind in ("mixtral", "gpt_oss"))
-    assert Lora().remark(describe(adapted)) == ""
-    assert "the experts, " in Lora().remark(describe(bare))
-    assert Full().remark(describe(bare)) == ""
+    assert Lora().warning(describe(adapted)) == ""
+    assert "the experts, " in Lora().warning(describe(bare))
+    assert Full().warning(describe(bare)) == ""
 
 
 def moving(model: Any) -> int:

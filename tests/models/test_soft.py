@@ -12,13 +12,13 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ge
 from torch import Tensor
 
 from luthier.core.errors import DataError, ModelError
-from luthier.models.decoder import Sampling
+from luthier.models.adapters import SoftPrompt, soft_prompt
 from luthier.models.generate import generate, score_options, stream
-from luthier.models.load import Loaded
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Row, pack, packs, rounded
+from luthier.models.generation.engine import Sampling
+from luthier.models.load import LoadedModel
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import TokenRow, pack, packs, rounded
 from luthier.models.quiet import no_peft_warning
-from luthier.models.soft import SoftPrompt, soft_prompt
 from models.architectures import Double, forest, gradients, tiny
 
 COUNT = 7  # more than the sliding windows of the tiny models
@@ -46,7 +46,7 @@ def tuned(family: str, kind: str) -> Any:
         return get_peft_model(model, KINDS[kind]()).double().eval()
 
 
-def alone(model: Any, row: Row) -> Tensor:
+def alone(model: Any, row: TokenRow) -> Tensor:
     """Log-probabilities of one row's learnt tokens by PEFT's own forward."""
     ids = torch.tensor([row.ids])
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -len(row.ids) :]
@@ -101,7 +101,7 @@ def test_neighbours_change_nothing(kind: str) -> None:
 
 
 def test_virtual_tokens_stand_once_above_every_row() -> None:
-    plain = pack([*ROWS, Row([4, 5], [0.0, 0.0])], share_from=3)
+    plain = pack([*ROWS, TokenRow([4, 5], [0.0, 0.0])], share_from=3)
     whole = SoftPrompt(COUNT).above(plain)
     assert whole.tokens == plain.tokens + COUNT
     for row in range(plain.rows - 1):
@@ -145,7 +145,7 @@ def greedy(model: Any, prompt: list[int], limit: int) -> list[int]:
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_it_writes_what_peft_writes(family: str, kind: str) -> None:
     with no_peft_warning(), torch.no_grad():
-        loaded = Loaded(model=tuned(family, kind), folder=Path(), name="tiny", digest="")
+        loaded = LoadedModel(model=tuned(family, kind), folder=Path(), name="tiny", digest="")
         wanted = [greedy(loaded.model, prompt, 6) for prompt in PROMPTS]
         assert generate(loaded, PROMPTS, 6, set()) == wanted
         assert generate(loaded, PROMPTS, 6, set(), tokens=1) == wanted
@@ -160,7 +160,7 @@ def test_it_writes_what_peft_writes(family: str, kind: str) -> None:
 def test_it_writes_what_pefts_generate_writes_without_a_cache() -> None:
     """PEFT 0.21 does not find transformers 5.24's cache, and would put the virtual tokens before every new token."""
     with no_peft_warning(), torch.no_grad():
-        loaded = Loaded(model=tuned("llama", "prompt"), folder=Path(), name="tiny", digest="")
+        loaded = LoadedModel(model=tuned("llama", "prompt"), folder=Path(), name="tiny", digest="")
         ids = torch.tensor([PROMPTS[0]])
         limits: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         wanted = loaded.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **limits)
@@ -175,19 +175,19 @@ def test_options_are_scored_as_peft_scores_them(kind: str) -> None:
         found = score_options(model, PROMPTS, options, tokens=30)
         for prompt, own, scores in zip(PROMPTS, options, found, strict=True):
             for option, score in zip(own, scores, strict=True):
-                row = Row([*prompt, *option], [0.0] * len(prompt) + [1.0] * len(option))
+                row = TokenRow([*prompt, *option], [0.0] * len(prompt) + [1.0] * len(option))
                 assert score == pytest.approx(float(alone(model, row).sum()), abs=1e-6)
 
 
 def test_virtual_tokens_count_where_the_context_ends() -> None:
-    loaded = Loaded(model=tuned("gpt2", "prompt"), folder=Path(), name="tiny", digest="")
+    loaded = LoadedModel(model=tuned("gpt2", "prompt"), folder=Path(), name="tiny", digest="")
     with pytest.raises(DataError, match="prompt 0 has 122 tokens; the model reads 1 to 120"):
         generate(loaded, [[1] * 122], 4, set())
 
 
 def test_a_stateful_model_goes_on_from_its_virtual_tokens() -> None:
     with no_peft_warning(), torch.no_grad():
-        loaded = Loaded(model=tuned("mamba", "prompt"), folder=Path(), name="tiny", digest="")
+        loaded = LoadedModel(model=tuned("mamba", "prompt"), folder=Path(), name="tiny", digest="")
         assert generate(loaded, PROMPTS, 5, set()) == [greedy(loaded.model, prompt, 5) for prompt in PROMPTS]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.core.events import Event
+from luthier.core.events import RunEvent
 from luthier.core.store import Store
 from luthier.models.source import adopt, check_folder, is_hub_id, tell_dtype
-from luthier.models.sources.folder import Folder
+from luthier.models.sources.folder import FolderModelSource
 from models.making import make_base, other_model
 from workshop import tiny_model
 
@@ -36,8 +36,8 @@ def test_a_base_artifact_has_the_documented_layout(place: Path, tmp_path: Path) 
     (place / "pytorch_model.bin").write_bytes(b"pickle")
     (place / "notes.txt").write_text("mine")
     (place / "README.md").write_text("---\nlicense: mit\n---\n# tiny\n")
-    heard: list[Event] = []
-    artifact = make_base(Store(tmp_path / "store"), Folder(path="model"), tmp_path, heard)
+    heard: list[RunEvent] = []
+    artifact = make_base(Store(tmp_path / "store"), FolderModelSource(path="model"), tmp_path, heard)
     names = {entry.path for entry in artifact.manifest.files}
     assert names == {
         "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -53,19 +53,19 @@ def test_a_base_artifact_has_the_documented_layout(place: Path, tmp_path: Path) 
 
 
 def test_a_model_without_a_licence_is_warned_of(place: Path, tmp_path: Path) -> None:
-    heard: list[Event] = []
-    make_base(Store(tmp_path / "store"), Folder(path="model"), tmp_path, heard)
+    heard: list[RunEvent] = []
+    make_base(Store(tmp_path / "store"), FolderModelSource(path="model"), tmp_path, heard)
     assert any(event.kind == "warning" and "licence" in event.text for event in heard)
 
 
 def test_the_same_folder_gives_the_same_bytes(place: Path, tmp_path: Path) -> None:
-    first = make_base(Store(tmp_path / "one"), Folder(path="model"), tmp_path)
-    second = make_base(Store(tmp_path / "two"), Folder(path="model"), tmp_path)
+    first = make_base(Store(tmp_path / "one"), FolderModelSource(path="model"), tmp_path)
+    second = make_base(Store(tmp_path / "two"), FolderModelSource(path="model"), tmp_path)
     assert first.manifest == second.manifest
 
 
 def test_the_fingerprint_follows_the_contents(place: Path, tmp_path: Path) -> None:
-    source = Folder(path="model")
+    source = FolderModelSource(path="model")
     before = source.fingerprint(tmp_path)
     (place / "notes.txt").write_text("not part of the model")
     assert source.fingerprint(tmp_path) == before
@@ -99,7 +99,7 @@ def test_shards_are_taken_whole_or_refused(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(place)
     (place / "model.safetensors").unlink()
     model.save_pretrained(place, max_shard_size="40KB")
-    artifact = make_base(Store(tmp_path / "store"), Folder(path="model"), tmp_path)
+    artifact = make_base(Store(tmp_path / "store"), FolderModelSource(path="model"), tmp_path)
     assert artifact.read_json("model.json")["parameters"] == model.num_parameters()
     next(place.glob("model-00002*")).unlink()
     with pytest.raises(ModelError, match="lacks model-00002"):
@@ -108,7 +108,7 @@ def test_shards_are_taken_whole_or_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such folder"):
-        Folder(path="nowhere").fingerprint(tmp_path)
+        FolderModelSource(path="nowhere").fingerprint(tmp_path)
 
 
 def test_pickle_weights_are_refused_with_the_reason(place: Path) -> None:
@@ -124,7 +124,7 @@ def test_remote_code_is_refused(place: Path, name: str) -> None:
         check_folder(place)
 
 
-def test_quantised_weights_are_refused(place: Path) -> None:
+def test_quantized_weights_are_refused(place: Path) -> None:
     change(place / "config.json", quantization_config={"quant_method": "gptq"})
     with pytest.raises(ModelError, match="gptq"):
         check_folder(place)

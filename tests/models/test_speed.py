@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.paces import KEPT, remember
-from luthier.models import speed
+from luthier.core.timings import KEPT, remember
+from luthier.models import cost
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(monkeypatch: pytest.MonkeyPatch, probe: float) -> float:
     """Operations a second as they are told when a probe comes to so many."""
-    monkeypatch.setattr(speed, "_matrix_flops", lambda: probe)
-    return speed.flops_per_s(bf16=False) / speed.REACHED
+    monkeypatch.setattr(cost, "_matrix_flops", lambda: probe)
+    return cost.flops_per_s(bf16=False) / cost.REACHED
 
 
 def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,10 +33,10 @@ def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_has_probes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, 400.0)
-    monkeypatch.setattr(speed, "_read_bytes", lambda: 10.0)
-    assert speed.bytes_per_s() == pytest.approx(10.0)
-    monkeypatch.setattr(speed, "_read_bytes", lambda: 30.0)
-    assert speed.bytes_per_s() == pytest.approx(15.0)
+    monkeypatch.setattr(cost, "_read_bytes", lambda: 10.0)
+    assert cost.bytes_per_s() == pytest.approx(10.0)
+    monkeypatch.setattr(cost, "_read_bytes", lambda: 30.0)
+    assert cost.bytes_per_s() == pytest.approx(15.0)
 
 
 def test_what_is_no_probe_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_narrow_products_gain_by_what_the_processor_has(
     monkeypatch: pytest.MonkeyPatch, has_tiles: bool, gain: float
 ) -> None:
     """On an AMD EPYC without tiles, a training was told to take one and a half times as long as it took."""
-    monkeypatch.setattr(speed, "cpu_has_tiles", lambda: has_tiles)
-    monkeypatch.setattr(speed, "_matrix_flops", lambda: 100.0)
-    told = speed.flops_per_s(bf16=True, tiles=4.0, narrow=3.0)
-    assert told == pytest.approx(gain * speed.flops_per_s(bf16=False, tiles=4.0, narrow=3.0))
+    monkeypatch.setattr(cost, "cpu_has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(cost, "_matrix_flops", lambda: 100.0)
+    told = cost.flops_per_s(bf16=True, tiles=4.0, narrow=3.0)
+    assert told == pytest.approx(gain * cost.flops_per_s(bf16=False, tiles=4.0, narrow=3.0))

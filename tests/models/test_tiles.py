@@ -12,17 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from luthier.models.attention.blocks import block_attention
-from luthier.models.attention.choice import attend
-from luthier.models.attention.plain import Manner, plain_attention
-from luthier.models.attention.plan import Plan
-from luthier.models.attention.tiles import tile_attention
-from luthier.models.kernels import attention as kernels_attention
-from luthier.models.kernels.attention import Attention, Seen, attention_kernels
+from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.cpu import AttentionPlan, block_attention, tile_attention
+from luthier.models.attention.select import attend
+from luthier.models.kernels import attention_ops
+from luthier.models.kernels.attention_ops import Attention, KernelBlockMask, attention_kernels
 from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
+from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled, compiler
 from luthier.models.kernels.trial import attends
-from luthier.models.pack import Row, pack
+from luthier.models.packing.pack import TokenRow, pack
 
 KERNELS = attention_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no attention kernels here (compiler: {compiler()})")
@@ -40,18 +38,18 @@ def kernels() -> Attention:
 def one_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache with nothing in it, and a process that has looked for no kernels yet."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
-    kernels_attention._kernels.cache_clear()
+    attention_ops._kernels.cache_clear()
     yield tmp_path
-    kernels_attention._kernels.cache_clear()
+    attention_ops._kernels.cache_clear()
 
 
-def plan_of(prefix: int, tails: list[list[int]]) -> Plan:
+def plan_of(prefix: int, tails: list[list[int]]) -> AttentionPlan:
     """Rows that begin alike, and go on with some ids."""
-    rows = [Row([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in tails]
-    return Plan(pack(rows, share_from=2))
+    rows = [TokenRow([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in tails]
+    return AttentionPlan(pack(rows, share_from=2))
 
 
-def draw(plan: Plan, *heads: int, width: int, seed: int = 0) -> list[Tensor]:
+def draw(plan: AttentionPlan, *heads: int, width: int, seed: int = 0) -> list[Tensor]:
     """States in bfloat16 (1, heads, T, width) as a model's projections lie: each token's heads side by side."""
     draws = torch.Generator().manual_seed(seed)
     drawn = [torch.randn(1, plan.pack.tokens, count, width, generator=draws).bfloat16() for count in heads]
@@ -62,7 +60,7 @@ def slopes(out: Tensor, up: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, leaves, up.to(out.dtype))
 
 
-def hold(plan: Plan, shape: tuple[int, int, int], window: int | None, kernels: Attention) -> None:
+def hold(plan: AttentionPlan, shape: tuple[int, int, int], window: int | None, kernels: Attention) -> None:
     """Outputs and gradients are those of fp32 but for rounding: about as near as torch's products of blocks come."""
     heads, key_heads, width = shape
     states = draw(plan, heads, key_heads, key_heads, width=width)
@@ -76,7 +74,7 @@ def hold(plan: Plan, shape: tuple[int, int, int], window: int | None, kernels: A
     ours = found(torch.bfloat16, lambda q, k, v: tile_attention(q, k, v, plan, 0.2, window, kernels))
     with torch_only():
         blocks = found(torch.bfloat16, lambda q, k, v: block_attention(q, k, v, plan, 0.2, window))
-    exact = found(torch.float32, lambda q, k, v: plain_attention(q, k, v, plan, Manner(0.2, window)))
+    exact = found(torch.float32, lambda q, k, v: plain_attention(q, k, v, plan, AttentionParams(0.2, window)))
     for one, other, wanted in zip(ours, blocks, exact, strict=True):
         assert one.dtype == torch.bfloat16
         assert one.shape == wanted.shape
@@ -110,7 +108,7 @@ def test_scores_far_apart_and_long_spans_are_no_trouble(kernels: Attention) -> N
     query, key, value = draw(plan, 4, 2, 2, width=32)
     query = query * 60
     out = tile_attention(query, key, value, plan, 1.0, None, kernels)
-    exact = plain_attention(query.float(), key.float(), value.float(), plan, Manner(1.0))
+    exact = plain_attention(query.float(), key.float(), value.float(), plan, AttentionParams(1.0))
     assert out.isfinite().all()
     assert (out.float() - exact).norm() <= 6e-3 * exact.norm()
 
@@ -159,13 +157,13 @@ def test_the_kernels_are_used_where_they_can_serve(kernels: Attention, monkeypat
     for width, dtype, used in ((48, torch.bfloat16, 0), (32, torch.float32, 0), (32, torch.bfloat16, 1)):
         calls.clear()
         query, key, value = (one.to(dtype) for one in draw(plan, 4, 2, 2, width=width))
-        out = attend(query, key, value, plan, Manner(0.2))
+        out = attend(query, key, value, plan, AttentionParams(0.2))
         assert len(calls) == used
-        exact = plain_attention(query.float(), key.float(), value.float(), plan, Manner(0.2))
+        exact = plain_attention(query.float(), key.float(), value.float(), plan, AttentionParams(0.2))
         assert (out.float() - exact).norm() <= 1e-2 * exact.norm()
     calls.clear()
     with torch_only():
-        attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), plan, Manner(0.2))
+        attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), plan, AttentionParams(0.2))
     assert not calls
 
 
@@ -205,7 +203,7 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
 
 def test_keys_that_no_row_of_a_window_sees_are_left_out(kernels: Attention) -> None:
     plan = plan_of(0, [[2] * 600])
-    seen: list[Seen] = []
+    seen: list[KernelBlockMask] = []
     real = kernels.attend
 
     def noted(*given: object) -> tuple[Tensor, Tensor]:

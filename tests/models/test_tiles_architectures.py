@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.attention import Attention, attention_kernels
+from luthier.models.kernels.attention_ops import Attention, attention_kernels
 from luthier.models.kernels.calls import torch_only
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import pack
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import pack
 from models.architectures import forest, gradients, tiny
 
 pytestmark = pytest.mark.skipif(attention_kernels() is None, reason="no attention kernels here")

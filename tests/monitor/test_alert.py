@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from luthier.monitor.alert import Alert
+from luthier.monitor.alerts import Alert, AlertState, step
+from luthier.monitor.evaluator import holds
 from luthier.monitor.plan import rules_of
-from luthier.monitor.signal import Reading, Signal
-from luthier.monitor.state import State, step
-from luthier.monitor.watcher import holds
+from luthier.monitor.signal import Signal, SignalValue
 
 SIGNALS = [Signal.parse({"kind": "metric", "metric": "accuracy"}), Signal.parse("latency")]
 
@@ -23,13 +22,13 @@ def test_a_text_alone_is_an_alert_named_after_its_number() -> None:
 
 def test_a_per_cent_of_bleu_is_a_point() -> None:
     signals = [Signal.parse({"kind": "metric", "metric": name}) for name in ("bleu", "accuracy")]
-    alerts = [{"when": "bleu < report - 1%", "clear": "bleu > 29%"}, "accuracy < 90%"]
+    alerts = [{"expr": "bleu < report - 1%", "clear": "bleu > 29%"}, "accuracy < 90%"]
     of_bleu, of_accuracy = rules_of([Alert.model_validate(one) for one in alerts], signals, {"bleu": 31.5})
     assert (of_bleu.limit, of_bleu.clear_limit, of_accuracy.limit) == (30.5, 29.0, 0.9)
 
 
 def test_for_is_written_for_and_comes_back() -> None:
-    alert = Alert.model_validate({"when": "accuracy < 0.9", "for": "10m", "keep_firing_for": "1h"})
+    alert = Alert.model_validate({"expr": "accuracy < 0.9", "for": "10m", "keep_firing_for": "1h"})
     assert alert.hold == 600
     written = alert.model_dump(mode="json")
     assert written["for"] == 600
@@ -40,13 +39,13 @@ def test_for_is_written_for_and_comes_back() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"when": "x", "fro": "10m"}, "there is no setting 'fro'"),
-        ({"when": "x", "for": "ten"}, "expected a time"),
-        ({"when": "x", "for": -1}, "greater than or equal"),
-        ({"for": "10m"}, "when"),
-        ({"when": "x", "severity": "bad"}, "severity"),
-        ({"when": "x", "name": "no-dash"}, "name"),
-        ({"when": "x", "min_events": 0}, "min_events"),
+        ({"expr": "x", "fro": "10m"}, "there is no setting 'fro'"),
+        ({"expr": "x", "for": "ten"}, "expected a time"),
+        ({"expr": "x", "for": -1}, "greater than or equal"),
+        ({"for": "10m"}, "expr"),
+        ({"expr": "x", "severity": "bad"}, "severity"),
+        ({"expr": "x", "name": "no-dash"}, "name"),
+        ({"expr": "x", "min_events": 0}, "min_events"),
         (7, "valid dictionary"),
     ],
 )
@@ -59,9 +58,9 @@ def test_a_wrong_setting_is_told(settings: Any, said: str) -> None:
     ("alerts", "said"),
     [
         (["accuracy < 0.9", "accuracy < 0.8"], "two alerts are called 'accuracy'"),
-        ([{"when": "accuracy < 0.9", "clear": "latency.p95 < 1"}], "must be about accuracy on 200"),
-        ([{"when": "accuracy < 0.9", "clear": "accuracy > 0.9 on 50 labels"}], "must be about accuracy on 200"),
-        ([{"when": "accuracy < 0.9", "clear": "accuracy < 0.95"}], "the other way"),
+        ([{"expr": "accuracy < 0.9", "clear": "latency.p95 < 1"}], "must be about accuracy on 200"),
+        ([{"expr": "accuracy < 0.9", "clear": "accuracy > 0.9 on 50 labels"}], "must be about accuracy on 200"),
+        ([{"expr": "accuracy < 0.9", "clear": "accuracy < 0.95"}], "the other way"),
         (["nothing < 0.9"], "number 'nothing' is unknown"),
     ],
 )
@@ -71,7 +70,7 @@ def test_alerts_that_make_no_sense_are_told(alerts: list[Any], said: str) -> Non
 
 
 def test_what_a_clear_leaves_out_is_taken_from_when() -> None:
-    alert = Alert.model_validate({"when": "accuracy < report - 5% on 50 labels", "clear": "accuracy >= report"})
+    alert = Alert.model_validate({"expr": "accuracy < report - 5% on 50 labels", "clear": "accuracy >= report"})
     (rule,) = rules_of([alert], SIGNALS, {"accuracy": 0.9})
     assert rule.clear is not None
     assert rule.clear.window == rule.when.window
@@ -81,17 +80,17 @@ def test_what_a_clear_leaves_out_is_taken_from_when() -> None:
 
 
 def test_nothing_is_certain_of_one_event() -> None:
-    asked = [{"when": "accuracy < 0.9 over 1h", "certain": certain} for certain in (False, True)]
+    asked = [{"expr": "accuracy < 0.9 over 1h", "significant": certain} for certain in (False, True)]
     rules = rules_of([Alert.model_validate({"name": f"a{at}", **one}) for at, one in enumerate(asked)], SIGNALS, {})
     assert [rule.enough for rule in rules] == [1, 2]
 
 
 def walk(settings: dict[str, Any], values: list[float | None]) -> list[str]:
     """The states over minutes; None is a minute without data."""
-    (rule,) = rules_of([Alert.model_validate({"when": "accuracy < 0.9", **settings})], SIGNALS, {})
-    state, found = State(), list[str]()
+    (rule,) = rules_of([Alert.model_validate({"expr": "accuracy < 0.9", **settings})], SIGNALS, {})
+    state, found = AlertState(), list[str]()
     for minute, value in enumerate(values):
-        reading = None if value is None else Reading(value, value - 0.05, value + 0.05, 200)
+        reading = None if value is None else SignalValue(value, value - 0.05, value + 0.05, 200)
         state = step(rule.alert, state, holds=holds(rule, state, reading), at=60.0 * minute)
         found.append(state.status[0])
     return found
@@ -113,7 +112,7 @@ GOOD, BAD = 0.95, 0.8
         ({"no_data": "keep"}, [None, BAD, None, GOOD, None], "iffii"),
         ({"no_data": "alert", "for": "1m"}, [GOOD, None, None, GOOD], "ipfi"),
         ({"min_events": 500}, [BAD, BAD], "ii"),
-        ({"certain": True}, [0.88, 0.84, 0.88, 0.91], "iffi"),
+        ({"significant": True}, [0.88, 0.84, 0.88, 0.91], "iffi"),
     ],
 )
 def test_states_follow_what_is_read(settings: dict[str, Any], values: list[float | None], states: str) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from luthier.monitor.estimate import mean, quantile, rate, share
-from luthier.monitor.signal import Row, Span
+from luthier.monitor.evaluator import mean, quantile, rate, share
+from luthier.monitor.signal import SignalRow, WindowSpan
 
-SPAN = Span(60.0, 10)
+SPAN = WindowSpan(60.0, 10)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 101])
@@ -43,15 +43,15 @@ def test_a_mean_has_students_interval() -> None:
 def test_a_rate_has_garwoods_interval() -> None:
     from statsmodels.stats.rates import confint_poisson
 
-    found = rate(Span(60.0, 12))
+    found = rate(WindowSpan(60.0, 12))
     low, high = confint_poisson(12, 60, method="exact-c")
     assert (found.value, found.low, found.high) == pytest.approx((0.2, low, high))
-    assert rate(Span(60.0, 0)).low == 0.0
+    assert rate(WindowSpan(60.0, 0)).low == 0.0
 
 
 def test_a_share_has_wilsons_interval() -> None:
     from statsmodels.stats.proportion import proportion_confint
 
-    found = share([Row(n, float(n < 3), "") for n in range(20)], Span(60.0, 20))
+    found = share([SignalRow(n, float(n < 3), "") for n in range(20)], WindowSpan(60.0, 20))
     low, high = proportion_confint(3, 20, method="wilson")
     assert (found.value, found.low, found.high) == pytest.approx((0.15, low, high))

@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.monitor.alert import Alert
-from luthier.monitor.exposing import Exposed, serve
-from luthier.monitor.plan import MonitorPlan, Rule, rules_of
-from luthier.monitor.prometheus import dashboard, rules, window_label
-from luthier.monitor.signal import Reading, Signal
-from luthier.monitor.state import State, step
-from luthier.monitor.watcher import holds
+from luthier.monitor.alerts import Alert, AlertState, step
+from luthier.monitor.evaluator import holds
+from luthier.monitor.plan import AlertRule, MonitorPlan, rules_of
+from luthier.monitor.prometheus import Exposed, dashboard, rules, serve, window_label
+from luthier.monitor.signal import Signal, SignalValue
 from watching import desk_traffic, free_port, plan_of, watcher
 
 MINUTES = 80
@@ -38,12 +36,12 @@ def _alerts() -> list[Alert]:
         Alert.model_validate(
             {
                 "name": f"a{number}",
-                "when": "accuracy < 0.9 on 200 labels",
+                "expr": "accuracy < 0.9 on 200 labels",
                 "for": held,
                 "keep_firing_for": kept,
                 "clear": clear,
                 "no_data": no_data,
-                "certain": certain,
+                "significant": certain,
                 "min_events": 50,
             }
         )
@@ -51,16 +49,16 @@ def _alerts() -> list[Alert]:
     ]
 
 
-def _readings(seed: int) -> list[Reading | None]:
+def _readings(seed: int) -> list[SignalValue | None]:
     """A number that wanders about its limits, with too few events now and then, and at times nothing at all."""
     chance = random.Random(seed)
-    value, found = 0.95, list[Reading | None]()
+    value, found = 0.95, list[SignalValue | None]()
     while len(found) < MINUTES:
         stretch, what = chance.randint(1, 7), chance.random()
         for _ in range(stretch):
             value = min(1.0, max(0.8, value + chance.gauss(0, 0.04)))
             events = 10 if what < 0.15 else 200
-            found.append(None if what > 0.9 else Reading(value, value - 0.02, value + 0.02, events))
+            found.append(None if what > 0.9 else SignalValue(value, value - 0.02, value + 0.02, events))
     return found[:MINUTES]
 
 
@@ -70,16 +68,16 @@ def _plan(alerts: Sequence[Alert]) -> MonitorPlan:
     return MonitorPlan(name="desk", every_s=60, signals=signals, rules=made, references=Path(), report={}, seed=0)
 
 
-def _firing(rule: Rule, readings: Sequence[Reading | None]) -> list[bool]:
+def _firing(rule: AlertRule, readings: Sequence[SignalValue | None]) -> list[bool]:
     """Whether the alert fires here, minute by minute."""
-    state, found = State(), list[bool]()
+    state, found = AlertState(), list[bool]()
     for minute, reading in enumerate(readings):
         state = step(rule.alert, state, holds=holds(rule, state, reading), at=60.0 * minute)
         found.append(state.status == "firing")
     return found
 
 
-def _series(plan: MonitorPlan, readings: Sequence[Reading | None]) -> list[dict[str, str]]:
+def _series(plan: MonitorPlan, readings: Sequence[SignalValue | None]) -> list[dict[str, str]]:
     labels = f'monitor="{plan.name}",signal="accuracy",window="{window_label(plan.rules[0].when.window)}"'
     columns = {
         "": ["stale" if one is None else f"{one.value:.10f}" for one in readings],
@@ -93,7 +91,7 @@ def _series(plan: MonitorPlan, readings: Sequence[Reading | None]) -> list[dict[
     ]
 
 
-def _expected(rule: Rule, minute: int, fires: bool, said: dict[str, Any]) -> dict[str, Any]:
+def _expected(rule: AlertRule, minute: int, fires: bool, said: dict[str, Any]) -> dict[str, Any]:
     """What promtool is told to find; it compares whole alerts, so their texts are left out of the rules."""
     told = [{"exp_labels": said["labels"]}] if fires else []
     return {"eval_time": f"{minute}m", "alertname": rule.name, "exp_alerts": told}
@@ -127,9 +125,9 @@ def test_prometheus_fires_the_same_minute(seed: int, tmp_path: Path) -> None:
 @needs_promtool
 def test_promtool_takes_every_rule(tmp_path: Path) -> None:
     alerts = [
-        {"when": "latency.p95 > 2 over 10m", "for": "90s", "keep_firing_for": "1h", "act": "look `there` {{ now }}"},
-        {"when": "macro_f1 < report - 3%", "certain": True, "severity": "critical"},
-        {"when": "throughput < 0.5", "no_data": "alert"},
+        {"expr": "latency.p95 > 2 over 10m", "for": "90s", "keep_firing_for": "1h", "act": "look `there` {{ now }}"},
+        {"expr": "macro_f1 < report - 3%", "significant": True, "severity": "critical"},
+        {"expr": "throughput < 0.5", "no_data": "alert"},
     ]
     plan = plan_of(
         tmp_path, ["latency", "throughput", {"kind": "metric", "metric": "macro_f1"}], alerts, report={"macro_f1": 0.9}
@@ -164,8 +162,8 @@ def _ask(port: int, path: str) -> Any:
 @pytest.mark.slow
 def test_a_real_prometheus_loads_the_rules_and_fires_on_the_same_log(tmp_path: Path) -> None:
     alerts = [
-        {"when": "accuracy < 0.9 on 200 labels", "name": "wrong"},
-        {"when": "latency.p95 > 20 over 10m", "name": "slow"},
+        {"expr": "accuracy < 0.9 on 200 labels", "name": "wrong"},
+        {"expr": "latency.p95 > 20 over 10m", "name": "slow"},
     ]
     signals = ["latency", {"kind": "metric", "metric": "accuracy"}]
     plan = plan_of(tmp_path, signals, alerts, every_s=1)

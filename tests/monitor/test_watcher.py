@@ -18,20 +18,20 @@ import pytest
 from luthier.core.component import Component
 from luthier.core.expressions import Window
 from luthier.metrics.metric import Metric
-from luthier.monitor.channel import Channel, Post, Unsent
-from luthier.monitor.desk import Desk
-from luthier.monitor.following import Following
-from luthier.monitor.message import Message
+from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.evaluator import Following
+from luthier.monitor.manager import AlertManager
 from luthier.monitor.plan import MonitorPlan
-from luthier.traffic.record import Feedback, Trace
+from luthier.traces.record import Feedback, Trace
 from watching import BEGIN, desk_traffic, label, plan_of, run, trace, watcher, write_log
 from workshop import tickets
 
 ACCURACY = {"kind": "metric", "metric": "accuracy"}
-WRONG = {"when": "accuracy < 0.9 on 100 labels", "name": "wrong", "severity": "critical"}
+WRONG = {"expr": "accuracy < 0.9 on 100 labels", "name": "wrong", "severity": "critical"}
 
 
-def said(messages: list[Message]) -> list[tuple[str, str]]:
+def said(messages: list[AlertMessage]) -> list[tuple[str, str]]:
     return [(message.alert, message.tells) for message in messages]
 
 
@@ -92,7 +92,7 @@ def test_requests_of_other_models_are_not_watched(tmp_path: Path) -> None:
     alone, among = watcher(plan, tmp_path), watcher(plan, tmp_path)
     assert list(run(alone, mine)) == []
     assert list(run(among, sorted([*mine, *other], key=lambda one: one.at))) == []
-    assert (among.seen, among.unjoined) == (alone.seen, 0)
+    assert (among.events_seen, among.unjoined) == (alone.events_seen, 0)
     by_digest = [one.model_copy(update={"release": "d1"}) if isinstance(one, Trace) else one for one in other]
     assert ("wrong", "firing") in said(list(run(watcher(plan, tmp_path), by_digest)))
 
@@ -139,14 +139,14 @@ def test_a_metric_is_the_evaluations_own(name: str, tmp_path: Path) -> None:
 
 
 def test_a_rule_against_the_report_uses_the_releases_own_figure(tmp_path: Path) -> None:
-    alert = {"when": "accuracy < report - 5% on 100 labels", "name": "worse"}
+    alert = {"expr": "accuracy < report - 5% on 100 labels", "name": "worse"}
     plan = plan_of(tmp_path, [ACCURACY], [alert], report={"accuracy": 0.97})
     (fired, *_) = run(watcher(plan, tmp_path), desk_traffic(400, wrong=[range(150, 400)]))
     assert fired.limit == pytest.approx(0.92)
 
 
 def test_silence_is_an_alert_where_it_is_wanted(tmp_path: Path) -> None:
-    alerts = [{"when": "throughput < 0.01 over 5m", "no_data": "alert", "for": "2m", "name": "silent"}]
+    alerts = [{"expr": "throughput < 0.01 over 5m", "no_data": "alert", "for": "2m", "name": "silent"}]
     plan = plan_of(tmp_path, ["throughput"], alerts)
     messages = list(run(watcher(plan, tmp_path), desk_traffic(100, every_s=5), further_s=1200))
     assert said(messages) == [("silent", "firing")]
@@ -162,7 +162,7 @@ def test_looking_again_says_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_new_topic_is_found_and_an_old_one_is_not(tmp_path: Path) -> None:
-    alerts = [{"when": "drift.evidence > 2", "name": "drift"}]
+    alerts = [{"expr": "drift.evidence > 2", "name": "drift"}]
     texts = [row["message"] for row in tickets(280, seed=1)]
     plan = plan_of(tmp_path, [{"kind": "drift", "rows": 240}], alerts, texts=texts[:200])
     chance = random.Random(0)
@@ -174,7 +174,7 @@ def test_a_new_topic_is_found_and_an_old_one_is_not(tmp_path: Path) -> None:
     ]
     (fired, *_) = run(watcher(plan, tmp_path), [*same, *new])
     assert fired.at > new[0].at
-    assert "what speaks loudest" in fired.story
+    assert "what speaks loudest" in fired.explanation
     assert fired.act.startswith("luthier traces show r")
 
 
@@ -183,16 +183,16 @@ class Broken(Channel):
 
     kind: str = "broken"
 
-    def send(self, message: Message, post: Post) -> None:
+    def send(self, message: AlertMessage, post: Post) -> None:
         if (post.base / "down").exists():
-            raise Unsent("it is down")
+            raise DeliveryError("it is down")
         with (post.base / "told").open("a") as file:
             file.write(f"{message.id}\n")
 
 
-def desk_of(plan: MonitorPlan, folder: Path, heard: list[str] | None = None) -> Desk:
+def desk_of(plan: MonitorPlan, folder: Path, heard: list[str] | None = None) -> AlertManager:
     say = (heard if heard is not None else []).append
-    made = Desk(watcher(plan, folder), [BROKEN], Post(folder), folder / "state.json", say)
+    made = AlertManager(watcher(plan, folder), [BROKEN], Post(folder), folder / "state.json", say)
     made.recall()
     return made
 
@@ -228,7 +228,7 @@ def test_a_monitor_that_is_started_again_goes_on_where_it_was(tmp_path: Path) ->
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
     whole = tmp_path / "whole"
     whole.mkdir()
-    Desk(watcher(plan, tmp_path), [BROKEN], Post(whole), whole / "state.json", print).take(log)
+    AlertManager(watcher(plan, tmp_path), [BROKEN], Post(whole), whole / "state.json", print).take(log)
     expected = (whole / "told").read_text().splitlines()
     assert len(expected) == 4
     cuts = sorted(random.Random(0).sample(range(1, len(log)), 6))
@@ -246,11 +246,11 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from watching import desk_traffic, plan_of, watcher
 from luthier.monitor.channel import Channel, Post
-from luthier.monitor.desk import Desk
+from luthier.monitor.manager import AlertManager
 folder = Path({folder!r})
 plan = plan_of(folder, [{{"kind": "metric", "metric": "accuracy"}}], {alerts!r})
 channel = Channel.parse({{"kind": "log", "path": "told.jsonl"}})
-desk = Desk(watcher(plan, folder), [channel], Post(folder), folder / "state.json", print)
+desk = AlertManager(watcher(plan, folder), [channel], Post(folder), folder / "state.json", print)
 desk.recall()
 desk.send()
 print("begun", flush=True)
@@ -263,7 +263,7 @@ for event in desk_traffic(500, wrong=[range(150, 250), range(350, 420)]):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_no_message_is_lost_or_doubled(tmp_path: Path) -> None:
-    alerts = [WRONG, {"when": "accuracy < 0.95 on 50 labels", "name": "half"}]
+    alerts = [WRONG, {"expr": "accuracy < 0.95 on 50 labels", "name": "half"}]
     plan = plan_of(tmp_path, [ACCURACY], alerts)
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
     expected = [message.id for message in run(watcher(plan, tmp_path), log, further_s=-60)]
@@ -307,11 +307,11 @@ def test_a_request_that_was_written_late_is_followed_too(tmp_path: Path) -> None
 
 
 def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.traffic import stream
-    from luthier.traffic.compact import compact
-    from luthier.traffic.place import Keeping
-    from luthier.traffic.segment import segments
-    from luthier.traffic.write import write
+    from luthier.traces import stream
+    from luthier.traces.compact import compact
+    from luthier.traces.feedback import write
+    from luthier.traces.retention import RetentionPolicy
+    from luthier.traces.segment import segments
 
     chance, log = random.Random(5), [event.model_copy(update={"at": event.at}) for event in desk_traffic(60)]
     order = sorted(range(len(log)), key=lambda place: place + chance.randrange(6))  # written a little out of order
@@ -324,7 +324,7 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
     for begin in range(30, 120, 30):
         write(tmp_path, [log[place] for place in order[begin : begin + 30]])
         if begin == 60:
-            compact(tmp_path, Keeping(days=10_000), closed=segments(tmp_path), now=BEGIN)
+            compact(tmp_path, RetentionPolicy(days=10_000), closed=segments(tmp_path), now=BEGIN)
         last = max(log[place].at for place in order[: begin + 30])
         got += following.fresh(last + timedelta(seconds=1))
         assert list(following.fresh(last + timedelta(seconds=1))) == []
@@ -334,8 +334,8 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
 
 
 def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.traffic import stream
-    from luthier.traffic.write import write
+    from luthier.traces import stream
+    from luthier.traces.feedback import write
 
     following = Following(tmp_path, BEGIN)
     write(tmp_path, [trace(1), trace(100)])

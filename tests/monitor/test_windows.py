@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.expressions import Window
-from luthier.monitor.signal import Row
+from luthier.monitor.signal import SignalRow
 from luthier.monitor.windows import PARTS, ROWS_OF_PART, key_of, lots_of, window
 
 
-def row(number: int, value: float = 1.0) -> Row:
-    return Row(key_of(str(number)), value, f"r{number}")
+def row(number: int, value: float = 1.0) -> SignalRow:
+    return SignalRow(key_of(str(number)), value, f"r{number}")
 
 
 @given(st.lists(st.floats(0, 500), min_size=1, max_size=80), st.integers(1, 600))

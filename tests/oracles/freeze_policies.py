@@ -26,40 +26,51 @@ MASKED = [0, 5]
 """Answers that the limit cut off, where those are not learnt."""
 MASK = {"truncated": "mask"}
 GRPO: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"average": "row", "clip_high": 0.2}, {"loss_type": "grpo"}),
+    ({"average": "row", "epsilon_high": 0.2}, {"loss_type": "grpo"}),
     ({}, {"loss_type": "dapo", "epsilon_high": 0.28}),
-    ({"average": "constant", "scale": "none", "clip_high": 0.2}, {"loss_type": "dr_grpo", "scale": "none"}),
-    ({"average": "row", "scale": "batch", "clip_high": 0.2}, {"loss_type": "grpo", "scale": "batch"}),
-    ({"average": "row", "ratio": "sequence", "clip_high": 0.2},
-     {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
-    ({"average": "row", "clip_high": 0.2, "kl": {"coefficient": 0.3}}, {"loss_type": "grpo", "beta": 0.3, "unbias": 1}),
-    ({"average": "row", "clip_high": 0.2, "kl": {"coefficient": 0.3, "unbiased": False}},
-     {"loss_type": "grpo", "beta": 0.3}),
-    ({"average": "row", "clip_high": 0.2, "correct": 1.2, "kl": {"coefficient": 0.3}},
-     {"loss_type": "grpo", "beta": 0.3, "unbias": 1, "correct": 1.2}),
-    ({"average": "row", "clip_high": 0.2, "rollout": MASK}, {"loss_type": "grpo", "masked": MASKED}),
+    ({"average": "constant", "scale_rewards": "none", "epsilon_high": 0.2}, {"loss_type": "dr_grpo", "scale": "none"}),
+    ({"average": "row", "scale_rewards": "batch", "epsilon_high": 0.2}, {"loss_type": "grpo", "scale": "batch"}),
+    (
+        {"average": "row", "importance_sampling_level": "sequence", "epsilon_high": 0.2},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+    ),
+    (
+        {"average": "row", "epsilon_high": 0.2, "kl": {"coefficient": 0.3}},
+        {"loss_type": "grpo", "beta": 0.3, "unbias": 1},
+    ),
+    (
+        {"average": "row", "epsilon_high": 0.2, "kl": {"coefficient": 0.3, "unbiased": False}},
+        {"loss_type": "grpo", "beta": 0.3},
+    ),
+    (
+        {"average": "row", "epsilon_high": 0.2, "correct": 1.2, "kl": {"coefficient": 0.3}},
+        {"loss_type": "grpo", "beta": 0.3, "unbias": 1, "correct": 1.2},
+    ),
+    ({"average": "row", "epsilon_high": 0.2, "rollout": MASK}, {"loss_type": "grpo", "masked": MASKED}),
     ({"rollout": MASK}, {"loss_type": "dapo", "epsilon_high": 0.28, "masked": MASKED}),
-    ({"average": "constant", "scale": "none", "clip_high": 0.2, "rollout": MASK},
-     {"loss_type": "dr_grpo", "scale": "none", "masked": MASKED}),
-]  # fmt: skip
+    (
+        {"average": "constant", "scale_rewards": "none", "epsilon_high": 0.2, "rollout": MASK},
+        {"loss_type": "dr_grpo", "scale": "none", "masked": MASKED},
+    ),
+]
 RLOO: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}), ({"normalise": True}, {"normalise": True}),
+    ({}, {}), ({"normalize": True}, {"normalize": True}),
     ({"kl": {"coefficient": 0.1, "estimator": "k1"}}, {"beta": 0.1}),
 ]  # fmt: skip
 PPO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"dual_clip": 3.0}, {}),
-    ({"dual_clip": 1.05, "clip_high": 0.28}, {"clip_ratio_c": 1.05, "clip_ratio_high": 0.28}),
+    ({"dual_clip": 1.05, "epsilon_high": 0.28}, {"clip_ratio_c": 1.05, "clip_ratio_high": 0.28}),
     ({"dual_clip": 3.0, "gamma": 0.9, "gae_lambda": 0.5, "kl": {"coefficient": 0.2, "estimator": "k1"}},
      {"gamma": 0.9, "lam": 0.5, "beta": 0.2}),
     ({"dual_clip": 3.0, "correct": 1.2}, {"correct": 1.2}),
 ]  # fmt: skip
 REINFORCE: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}), ({"baseline": "group", "clip_high": 0.28}, {"clip_ratio_high": 0.28}),
+    ({}, {}), ({"baseline": "group", "epsilon_high": 0.28}, {"clip_ratio_high": 0.28}),
     ({"kl": {"coefficient": 0.2, "estimator": "k1"}}, {"beta": 0.2}),
     ({"kl": {"coefficient": 0.3, "estimator": "k2", "unbiased": False}}, {"penalty": "k2"}),
     ({"kl": {"coefficient": 0.3, "estimator": "k3", "unbiased": False}}, {"penalty": "k3"}),
 ]  # fmt: skip
-ONLINE: list[dict[str, Any]] = [{}, {"beta": 0.5}, {"form": "ipo", "beta": 0.2}]
+ONLINE: list[dict[str, Any]] = [{}, {"beta": 0.5}, {"loss_type": "ipo", "beta": 0.2}]
 
 
 def main() -> None:
@@ -178,7 +189,7 @@ def rloo(fields: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     apart = ((drawn.old - drawn.reference) * drawn.mask).sum(1).view_as(drawn.rewards)
     rewards = drawn.rewards - theirs.get("beta", 0.0) * apart
     advantages = rewards - (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
-    if theirs.get("normalise"):
+    if theirs.get("normalize"):
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
     told = {"advantages": advantages.flatten(), "old_logps": (drawn.old * drawn.mask).sum(1)}
     return drawn.case("rloo", fields, _asked(RLOOTrainer, _trainer(), drawn, **told), "trl 1.16")
@@ -273,7 +284,8 @@ def online(fields: dict[str, Any]) -> dict[str, Any]:
     ids, mask = torch.ones(4, LONGEST, dtype=torch.int64), drawn.mask[order]
     trainer = _trainer(
         args=SimpleNamespace(use_vllm=False, missing_eos_penalty=None, torch_empty_cache_steps=None, n_gpu=1,
-                             loss_type=fields.get("form", "sigmoid"), gradient_accumulation_steps=1, optim="adamw"),
+                             loss_type=fields.get("loss_type", "sigmoid"), gradient_accumulation_steps=1,
+                             optim="adamw"),
         _generate=lambda *_: (ids, ids, ids, mask, None), eos_token_ids=[2], ref_model=object(), reward_funcs=[1],
         _forward=lambda *_: laid.pop(0), processing_class=SimpleNamespace(batch_decode=lambda *_, **__: ["a"] * 4),
         _calculate_rewards_from_functions=lambda **_: drawn.rewards.T.flatten(), beta=fields.get("beta", 0.1),

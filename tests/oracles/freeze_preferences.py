@@ -26,34 +26,34 @@ Case = tuple[dict[str, Any], dict[str, Any]]
 DPO: list[Case] = [
     ({}, {"loss_types": ["sigmoid"]}),
     ({"beta": 0.5}, {"loss_types": ["sigmoid"], "beta": 0.5}),
-    ({"beta": 2.0, "normalise": "mean"}, {"loss_types": ["sigmoid_norm"], "beta": 2.0}),
-    ({"sft": 0.7}, {"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
-    ({"form": "hinge"}, {"loss_types": ["hinge"]}),
-    ({"form": "hinge", "beta": 2.0}, {"loss_types": ["hinge"], "beta": 2.0}),
-    ({"form": "ipo"}, {"loss_types": ["ipo"]}),
-    ({"form": "robust", "label_smoothing": 0.1}, {"loss_types": ["robust"], "label_smoothing": 0.1}),
-    ({"form": "apo_zero"}, {"loss_types": ["apo_zero"]}),
-    ({"form": "apo_down"}, {"loss_types": ["apo_down"]}),
+    ({"beta": 2.0, "normalize": "mean"}, {"loss_types": ["sigmoid_norm"], "beta": 2.0}),
+    ({"rpo_alpha": 0.7}, {"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
+    ({"loss_type": "hinge"}, {"loss_types": ["hinge"]}),
+    ({"loss_type": "hinge", "beta": 2.0}, {"loss_types": ["hinge"], "beta": 2.0}),
+    ({"loss_type": "ipo"}, {"loss_types": ["ipo"]}),
+    ({"loss_type": "robust", "label_smoothing": 0.1}, {"loss_types": ["robust"], "label_smoothing": 0.1}),
+    ({"loss_type": "apo_zero"}, {"loss_types": ["apo_zero"]}),
+    ({"loss_type": "apo_down"}, {"loss_types": ["apo_down"]}),
 ]
 SMOOTHED: Case = ({"label_smoothing": 0.1}, {"loss_types": ["aot"], "label_smoothing": 0.1})
 """TRL has no smoothed `sigmoid`; its `aot` of one pair alone is that, for one pair cannot be sorted."""
 CPO: list[Case] = [
     ({}, {"loss_type": "sigmoid", "cpo_alpha": 1.0}),
-    ({"label_smoothing": 0.1, "sft": 0.0}, {"loss_type": "sigmoid", "label_smoothing": 0.1, "cpo_alpha": 0.0}),
-    ({"form": "hinge", "beta": 0.3, "sft": 0.5}, {"loss_type": "hinge", "beta": 0.3, "cpo_alpha": 0.5}),
-    ({"form": "ipo", "sft": 0.0}, {"loss_type": "ipo", "cpo_alpha": 0.0}),
+    ({"label_smoothing": 0.1, "cpo_alpha": 0.0}, {"loss_type": "sigmoid", "label_smoothing": 0.1, "cpo_alpha": 0.0}),
+    ({"loss_type": "hinge", "beta": 0.3, "cpo_alpha": 0.5}, {"loss_type": "hinge", "beta": 0.3, "cpo_alpha": 0.5}),
+    ({"loss_type": "ipo", "cpo_alpha": 0.0}, {"loss_type": "ipo", "cpo_alpha": 0.0}),
 ]
 SIMPO: list[Case] = [
     ({}, {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0}),
-    ({"beta": 2.5, "gamma": 0.5, "sft": 0.3},
+    ({"beta": 2.5, "gamma": 0.5, "cpo_alpha": 0.3},
      {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.5, "cpo_alpha": 0.3}),
 ]  # fmt: skip
 ORPO: list[Case] = [({}, {}), ({"weight": 0.25}, {"beta": 0.25})]
 KTO: list[Case] = [
     ({}, {"loss_type": "kto"}),
-    ({"beta": 0.3, "good": 2.0, "bad": 0.5},
+    ({"beta": 0.3, "desirable_weight": 2.0, "undesirable_weight": 0.5},
      {"loss_type": "kto", "beta": 0.3, "desirable_weight": 2.0, "undesirable_weight": 0.5}),
-    ({"form": "apo_zero"}, {"loss_type": "apo_zero_unpaired"}),
+    ({"loss_type": "apo_zero"}, {"loss_type": "apo_zero_unpaired"}),
 ]  # fmt: skip
 REWARD: list[Case] = [
     ({}, {}),

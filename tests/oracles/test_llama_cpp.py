@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.models.answer import answer, prompt_ids
-from luthier.models.export import export
-from luthier.models.from_gguf import open_gguf
-from luthier.models.gguf_words import SPLITS
+from luthier.models.export.check import answer, prompt_ids
+from luthier.models.export.checkpoint import export
+from luthier.models.gguf.reader import open_gguf
+from luthier.models.gguf.vocabulary import SPLITS
+from luthier.models.gguf.writer import Quant, write_gguf
 from luthier.models.load import load, open_folder
-from luthier.models.to_gguf import Quant, write_gguf
 from models.making import GGUF_FAMILIES, cut_as, sentence_pieces, strong_model
 from workshop import tiny_model
 
@@ -83,8 +83,8 @@ def test_a_context_that_is_asked_for_takes_the_factors_of_long_texts(tmp_path: P
 
 @pytest.mark.parametrize("name", ["llama", "qwen3-moe", "gpt2", "gemma3"])
 @pytest.mark.parametrize(("quant", "off"), [("q8_0", 0.05), ("q4_0", 0.3)])
-def test_quantised_logits_are_near(tmp_path: Path, name: str, quant: Quant, off: float) -> None:
-    """llama.cpp rounds what goes into a quantised matrix, too."""
+def test_quantized_logits_are_near(tmp_path: Path, name: str, quant: Quant, off: float) -> None:
+    """llama.cpp rounds what goes into a quantized matrix, too."""
     import torch
 
     place = strong_model(tmp_path / "model", name)

@@ -14,9 +14,9 @@ import yaml
 from eval.evaluations import base_model
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.eval.exam import Exam
-from luthier.eval.task import Brief
-from luthier.eval.tasks.harness import Harness
+from luthier.eval.task import BenchmarkTask, TaskContext
+from luthier.eval.tasks.lm_eval import Harness
+from luthier.models.lm.base import LoglikelihoodRequest
 from luthier.models.lm.local import LocalLM
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (`lm-eval`)")
@@ -175,9 +175,9 @@ def written(folder: Path, name: str) -> Path:
     return file
 
 
-def ours(file: Path, model: Artifact) -> tuple[Exam, dict[str, Sequence[float]], dict[str, float]]:
+def ours(file: Path, model: Artifact) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
-    brief = Brief(base=file.parent, examples=(), say=print)
+    brief = TaskContext(base=file.parent, examples=(), say=print)
     (exam,) = Harness(path=file.name).exams(brief)
     graded = exam.graded(LocalLM(model, "float32", enable_prefix_caching=True).ask(exam.questions))
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
@@ -210,7 +210,8 @@ def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path, monkeypatc
         item = exam.items[sample["doc_id"]]
         if name not in {"reading", "writing", "translating"}:
             asked = [tuple(one)[:2] for one in sample["arguments"]]
-            assert [tuple(one.as_json()[1:3]) for one in item.questions] == asked
+            found = [one for one in item.questions if isinstance(one, LoglikelihoodRequest)]
+            assert [(one.prompt, one.continuation) for one in found] == asked
         for metric in TASKS[name].get("metric_list", ()):
             key = metric["metric"] if len(chains) == 1 else f"{metric['metric']}.{sample['filter']}"
             value = sample[metric["metric"]]

@@ -65,7 +65,7 @@ def test_sacrebleu_with_several_references(kind: str) -> None:
 @pytest.mark.parametrize(
     "settings", [{"tokenize": "zh"}, {"tokenize": "char"}, {"tokenize": "intl", "lowercase": True}]
 )
-def test_sacrebleu_tokenisers(settings: dict[str, object]) -> None:
+def test_sacrebleu_tokenizers(settings: dict[str, object]) -> None:
     import sacrebleu
 
     predictions, references = texts(5)

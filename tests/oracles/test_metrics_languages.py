@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from luthier.core.component import member
 from luthier.core.wordnet import synonyms
-from luthier.metrics.members.rouge import Rouge1
+from luthier.metrics.kinds.rouge import Rouge1
 from luthier.metrics.metric import Metric
-from luthier.metrics.stems import stem
+from luthier.metrics.text.stems import stem
 from tests.oracles.languages import ARTICLES, EDGES, UNSPACED, said
 
 LANGUAGES = sorted(ARTICLES)

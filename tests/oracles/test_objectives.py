@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, pack
-from luthier.text.ids import Text
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.tune.objective import Teacher
 from luthier.tune.objectives.distil import Distil
 from tuning import Bench, bench, examples
@@ -27,7 +27,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(folder)
 
 
-def trl_loss(student: Any, teacher: Any, rows: list[Row], beta: float, temperature: float) -> torch.Tensor:
+def trl_loss(student: Any, teacher: Any, rows: list[TokenRow], beta: float, temperature: float) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from trl.experimental.gkd import GKDTrainer
@@ -35,7 +35,7 @@ def trl_loss(student: Any, teacher: Any, rows: list[Row], beta: float, temperatu
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad([torch.tensor(row.ids) for row in rows], True)
     seen = pad([torch.ones(len(row.ids), dtype=torch.int64) for row in rows], True)
-    learnt = pad([torch.tensor(row.learnt) for row in rows], True)
+    learnt = pad([torch.tensor(row.loss_weights) for row in rows], True)
     labels = torch.where(learnt > 0, ids, -100)[:, 1:]
     ours = student(input_ids=ids, attention_mask=seen).logits[:, :-1]
     with torch.no_grad():
@@ -55,7 +55,11 @@ def test_loss_and_gradients_are_trls(
     shop: Bench, divergence: Any, given: float | None, beta: float, temperature: float
 ) -> None:
     objective = Distil(divergence=divergence, beta=given, temperature=temperature, top_k=VOCABULARY)
-    rows = [row for one in objective.lessons(examples(4), Text.load(shop.base.folder)) for row in one.rows]
+    rows = [
+        row
+        for one in objective.build_training_examples(examples(4), ChatTokenizer.load(shop.base.folder))
+        for row in one.rows
+    ]
     student = open_folder(shop.base.folder, torch.float64)
     teacher = open_folder(shop.teacher.folder, torch.float64)
     ready = objective.ready(pack(rows), Teacher(teacher, VOCABULARY))

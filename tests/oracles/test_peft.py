@@ -8,32 +8,32 @@ import pytest
 import torch
 from torch import Tensor
 
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.models.kernels.lora import one_product
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, packs
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, packs
 from luthier.models.quiet import no_peft_warning
-from luthier.text.ids import Text
 from luthier.tune.objectives.sft import Sft
-from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import Prefix
-from luthier.tune.techniques.prompt import Prompt
+from luthier.tune.techniques.prompt import PromptTuning
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from models.architectures import Double
 from tuning import Bench, bench, examples
 
 TECHNIQUES: list[Technique] = [
-    Lora(r=4, rslora=True),
-    Lora(r=4, dora=True),
+    Lora(r=4, use_rslora=True),
+    Lora(r=4, use_dora=True),
     Ia3(),
-    Prompt(tokens=6),
-    PTuning(tokens=6, encoder_size=8),
-    Prefix(tokens=6),
-    Prefix(tokens=6, init="random", encoder_size=8),
+    PromptTuning(num_virtual_tokens=6),
+    PTuning(num_virtual_tokens=6, encoder_hidden_size=8),
+    Prefix(num_virtual_tokens=6),
+    Prefix(num_virtual_tokens=6, init="random", encoder_hidden_size=8),
 ]
 
 
@@ -59,12 +59,12 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
 
-def in_plain_peft(model: Any, rows: list[Row]) -> Tensor:
+def in_plain_peft(model: Any, rows: list[TokenRow]) -> Tensor:
     """The loss of PEFT's own forward over padded rows with labels."""
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad([torch.tensor(list(row.ids)) for row in rows], batch_first=True)
     seen = pad([torch.ones(len(row.ids), dtype=torch.int64) for row in rows], batch_first=True)
-    learnt = pad([torch.tensor([float(weight) for weight in row.learnt]) for row in rows], batch_first=True)
+    learnt = pad([torch.tensor([float(weight) for weight in row.loss_weights]) for row in rows], batch_first=True)
     loss: Tensor = model(input_ids=ids, attention_mask=seen, labels=ids.masked_fill(learnt == 0, -100)).loss
     return loss
 
@@ -72,7 +72,7 @@ def in_plain_peft(model: Any, rows: list[Row]) -> Tensor:
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda one: "-".join(map(str, one.settings().values())))
 def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None:
     objective = Sft()
-    lessons = objective.lessons(examples(6), Text.load(shop.base.folder))
+    lessons = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
     rows = [row for lesson in lessons for row in lesson.rows]
     plain, model = adapted(shop, technique), adapted(shop, technique)
     with Double(), no_peft_warning():
@@ -90,7 +90,7 @@ def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None
 
 @pytest.mark.parametrize(
     ("technique", "decay"),
-    [(Lora(r=4, b_rate=16.0), 0.1), (Lora(r=4, b_rate=16.0, dora=True), 0.0)],
+    [(Lora(r=4, loraplus_lr_ratio=16.0), 0.1), (Lora(r=4, loraplus_lr_ratio=16.0, use_dora=True), 0.0)],
     ids=["lora", "dora"],
 )
 def test_lora_plus_moves_each_weight_as_pefts_does(shop: Bench, technique: Lora, decay: float) -> None:
@@ -98,8 +98,8 @@ def test_lora_plus_moves_each_weight_as_pefts_does(shop: Bench, technique: Lora,
     from peft.optimizers import create_loraplus_optimizer
 
     own, plain = adapted(shop, technique), adapted(shop, technique)
-    settings = Settings(optimizer=AdamW(weight_decay=decay), clip=None, rate_of=technique.rate_of)
-    updater = Updater(own, settings)
+    settings = OptimizerSettings(optimizer=AdamW(weight_decay=decay), clip=None, rate_of=technique.rate_of)
+    updater = MixedPrecisionOptimizer(own, settings)
     theirs = create_loraplus_optimizer(
         plain, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=16.0, loraplus_weight_decay=decay
     )
@@ -107,7 +107,7 @@ def test_lora_plus_moves_each_weight_as_pefts_does(shop: Bench, technique: Lora,
     for step in range(4):
         gradients = {name: torch.randn_like(one, generator=_dice(step)) for name, one in moving.items()}
         if step == 2:
-            kept, updater = updater.state(), Updater(own, settings)
+            kept, updater = updater.state(), MixedPrecisionOptimizer(own, settings)
             updater.restore(kept)
         updater.gather(list(gradients.values()))
         updater.update(1e-2, updater.norm())

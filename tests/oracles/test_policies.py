@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import packs
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import packs
 from luthier.tune.objective import REFERENCE
 from luthier.tune.policy import OLD, WRITTEN
 from models.architectures import Double
@@ -25,21 +25,22 @@ pytest.importorskip("trl", reason="TRL is not installed: no comparison with its 
 SAMPLES, PROMPTS, LONGEST = 4, 3, 8
 GRPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": ({"average": "row"}, {"loss_type": "grpo"}),
-    "dapo": ({"clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
-    "dr_grpo": ({"average": "constant", "scale": "none"}, {"loss_type": "dr_grpo", "scale_rewards": "none"}),
-    "batch": ({"average": "row", "scale": "batch"}, {"loss_type": "grpo", "scale_rewards": "batch"}),
+    "dapo": ({"epsilon_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
+    "dr_grpo": ({"average": "constant", "scale_rewards": "none"}, {"loss_type": "dr_grpo", "scale_rewards": "none"}),
+    "batch": ({"average": "row", "scale_rewards": "batch"}, {"loss_type": "grpo", "scale_rewards": "batch"}),
     "gdpo": (
-        {"average": "row", "scale": "rewards", "rewards": [REGEX, {**REGEX, "label": "other", "weight": 2.0}]},
+        {"average": "row", "scale_rewards": "rewards", "rewards": [REGEX, {**REGEX, "label": "other", "weight": 2.0}]},
         {"loss_type": "grpo", "multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 2.0]},
     ),
-    "gspo": ({"average": "row", "ratio": "sequence"}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
+    "gspo": ({"average": "row", "importance_sampling_level": "sequence"},
+             {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
     "kl": ({"average": "row", "kl": {"coefficient": 0.3}}, {"loss_type": "grpo", "beta": 0.3}),
     "biased": ({"average": "row", "kl": {"coefficient": 0.3, "unbiased": False}},
                {"loss_type": "grpo", "beta": 0.3, "use_bias_correction_kl": False}),
 }  # fmt: skip
 RLOO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rloo": ({}, {"beta": 0.0}),
-    "normalised": ({"normalise": True}, {"beta": 0.0, "normalize_advantages": True}),
+    "normalized": ({"normalize": True}, {"beta": 0.0, "normalize_advantages": True}),
     "kl": ({"kl": {"coefficient": 0.1, "estimator": "k1"}}, {"beta": 0.1}),
 }
 
@@ -143,8 +144,8 @@ def test_loss_and_gradients_are_trls(shop: Bench, tmp_path: Path, kind: str, nam
     made = trainer(shop, kind, tmp_path, settings)
     inputs, wanted, grads = theirs(made, moved)
     script = script_of(made, inputs)
-    drawing = {**ours.get("rollout", {}), "max_new_tokens": LONGEST}
-    clip = {"clip_high": 0.2} if kind == "grpo" else {}
+    drawing = {**ours.get("rollout", {}), "max_completion_length": LONGEST}
+    clip = {"epsilon_high": 0.2} if kind == "grpo" else {}
     policy = policy_of(kind, script, **{**clip, **ours, "correct": None, "rollout": drawing})
     model = open_folder(shop.base.folder, torch.float64)
     with Double():
@@ -152,13 +153,13 @@ def test_loss_and_gradients_are_trls(shop: Bench, tmp_path: Path, kind: str, nam
         drawn = rollout(policy, script, model).draw(0)
     rows = drawn.rows
     if moved:
-        rows = [replace(row, told={**row.told, OLD: row.told[WRITTEN]}) for row in rows]
+        rows = [replace(row, token_values={**row.token_values, OLD: row.token_values[WRITTEN]}) for row in rows]
         shift(model, moved)
     loss = 0.0
     for pack in packs(rows, 200):
         with Double():
             logp = logprobs(model, pack)
-        found = policy.loss(logp, pack, pack.told.get(REFERENCE)).total / drawn.denominator
+        found = policy.loss(logp, pack, pack.token_values.get(REFERENCE)).total / drawn.denominator
         found.backward()
         loss += float(found.detach())
     assert loss == pytest.approx(wanted, abs=1e-6)

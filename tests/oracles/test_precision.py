@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.core.wheel import cached_wheel
-from luthier.flow.recipe import Recipe
+from luthier.core.system.packages import cached_wheel
+from luthier.recipe.schema import Recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "headlines"
 
@@ -36,7 +36,7 @@ def test_bf16_ends_within_a_hundredth_of_fp32s_loss(
 
 
 def _end(folder: Path, precision: str) -> float:
-    tune = {"rows_per_step": 8, "precision": precision}
+    tune = {"batch_size": 8, "dtype": precision}
     changes = [f"steps.tune.{name}={value}" for name, value in tune.items()]
     recipe = Recipe.load(folder, ["steps.data.split.train=200", "steps.data.split.test=20", *changes])
     log = (recipe.run()["tune"].artifact.folder / "log.jsonl").read_text().splitlines()

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, pack
-from luthier.models.sequence import with_outputs
-from luthier.text.ids import Text
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.sequence_head import with_outputs
 from luthier.tune.objective import NOTHING, REFERENCE, Objective
 from luthier.tune.objectives.cpo import Cpo
-from luthier.tune.objectives.dpo import Dpo
+from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.orpo import Orpo
-from luthier.tune.objectives.reward import Reward
+from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.objectives.simpo import Simpo
-from luthier.tune.reading import read_rows, sums_of_rows
+from luthier.tune.training.reference_logprobs import read_rows, sums_of_rows
 from tests.oracles.freeze_preferences import cases
 from tuning import Bench, bench, pairs, thumbs
 
@@ -32,23 +32,26 @@ Batch = dict[str, torch.Tensor]
 Grads = dict[str, torch.Tensor]
 MANY = 6
 DPO: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"form": "sigmoid"}, {"loss_types": ["sigmoid"]}),
-    ({"form": "sigmoid", "beta": 0.5}, {"loss_types": ["sigmoid"], "beta": 0.5}),
-    ({"form": "sigmoid", "normalise": "mean", "beta": 2.0}, {"loss_types": ["sigmoid_norm"], "beta": 2.0}),
-    ({"form": "sigmoid", "sft": 0.7}, {"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
-    ({"form": "hinge"}, {"loss_types": ["hinge"]}),
-    ({"form": "ipo"}, {"loss_types": ["ipo"]}),
-    ({"form": "robust", "label_smoothing": 0.1}, {"loss_types": ["robust"], "label_smoothing": 0.1}),
-    ({"form": "apo_zero"}, {"loss_types": ["apo_zero"]}),
-    ({"form": "apo_down"}, {"loss_types": ["apo_down"]}),
+    ({"loss_type": "sigmoid"}, {"loss_types": ["sigmoid"]}),
+    ({"loss_type": "sigmoid", "beta": 0.5}, {"loss_types": ["sigmoid"], "beta": 0.5}),
+    ({"loss_type": "sigmoid", "normalize": "mean", "beta": 2.0}, {"loss_types": ["sigmoid_norm"], "beta": 2.0}),
+    ({"loss_type": "sigmoid", "rpo_alpha": 0.7}, {"loss_types": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
+    ({"loss_type": "hinge"}, {"loss_types": ["hinge"]}),
+    ({"loss_type": "ipo"}, {"loss_types": ["ipo"]}),
+    ({"loss_type": "robust", "label_smoothing": 0.1}, {"loss_types": ["robust"], "label_smoothing": 0.1}),
+    ({"loss_type": "apo_zero"}, {"loss_types": ["apo_zero"]}),
+    ({"loss_type": "apo_down"}, {"loss_types": ["apo_down"]}),
 ]
 CPO: list[tuple[Objective, dict[str, Any]]] = [
     (Cpo(), {"loss_type": "sigmoid", "cpo_alpha": 1.0}),
-    (Cpo(label_smoothing=0.1, sft=0.0), {"loss_type": "sigmoid", "label_smoothing": 0.1, "cpo_alpha": 0.0}),
-    (Cpo(form="hinge", beta=0.3, sft=0.5), {"loss_type": "hinge", "beta": 0.3, "cpo_alpha": 0.5}),
-    (Cpo(form="ipo", sft=0.0), {"loss_type": "ipo", "cpo_alpha": 0.0}),
+    (Cpo(label_smoothing=0.1, cpo_alpha=0.0), {"loss_type": "sigmoid", "label_smoothing": 0.1, "cpo_alpha": 0.0}),
+    (Cpo(loss_type="hinge", beta=0.3, cpo_alpha=0.5), {"loss_type": "hinge", "beta": 0.3, "cpo_alpha": 0.5}),
+    (Cpo(loss_type="ipo", cpo_alpha=0.0), {"loss_type": "ipo", "cpo_alpha": 0.0}),
     (Simpo(), {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0}),
-    (Simpo(gamma=0.5, beta=2.5, sft=0.3), {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.5, "cpo_alpha": 0.3}),
+    (
+        Simpo(gamma=0.5, beta=2.5, cpo_alpha=0.3),
+        {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.5, "cpo_alpha": 0.3},
+    ),
 ]
 
 
@@ -58,13 +61,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> Text:
-    return Text.load(shop.base.folder)
+def text(shop: Bench) -> ChatTokenizer:
+    return ChatTokenizer.load(shop.base.folder)
 
 
-def rows_of(objective: Objective, text: Text) -> list[Row]:
+def rows_of(objective: Objective, text: ChatTokenizer) -> list[TokenRow]:
     given = thumbs(MANY) if isinstance(objective, Kto) else pairs(MANY)
-    return [row for lesson in objective.lessons(given, text, NOTHING) for row in lesson.rows]
+    return [row for lesson in objective.build_training_examples(given, text, NOTHING) for row in lesson.rows]
 
 
 def opened(shop: Bench) -> tuple[Any, Any]:
@@ -72,14 +75,19 @@ def opened(shop: Bench) -> tuple[Any, Any]:
     return tuple(open_folder(one.folder, torch.float64) for one in (shop.base, shop.teacher))  # type: ignore[return-value]
 
 
-def ours(objective: Objective, rows: list[Row], model: Any, was: Any) -> tuple[float, Grads]:
+def ours(objective: Objective, rows: list[TokenRow], model: Any, was: Any) -> tuple[float, Grads]:
     """Our loss and its gradients, over one pack."""
     if objective.needs_reference:
         found = read_rows(was, rows, 1 << 14)
-        rows = [replace(row, told={**row.told, REFERENCE: own}) for row, own in zip(rows, found, strict=True)]
+        rows = [
+            replace(row, token_values={**row.token_values, REFERENCE: own})
+            for row, own in zip(rows, found, strict=True)
+        ]
     rows = objective.prepared(rows, lambda some: sums_of_rows(model, some, 1 << 14))
     made = pack(rows)
-    loss = objective.loss(logprobs(model, made), made, made.told.get(REFERENCE)).total / objective.denominator(rows)
+    loss = objective.loss(logprobs(model, made), made, made.token_values.get(REFERENCE)).total / objective.denominator(
+        rows
+    )
     return gone_back(model, loss)
 
 
@@ -97,11 +105,11 @@ def same(found: tuple[float, Grads], wanted: tuple[float, Grads]) -> None:
         torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
 
-def padded(rows: list[Row], prefix: str = "", cut: int = 0) -> Batch:
+def padded(rows: list[TokenRow], prefix: str = "", cut: int = 0) -> Batch:
     """A batch as TRL's collators make it."""
     pad = torch.nn.utils.rnn.pad_sequence
     ids = [torch.tensor(row.ids[: len(row.ids) - cut]) for row in rows]
-    answers = [torch.tensor(row.learnt) > 0 for row in rows]
+    answers = [torch.tensor(row.loss_weights) > 0 for row in rows]
     found = {
         "input_ids": pad(ids, batch_first=True, padding_value=2),
         "attention_mask": pad([torch.ones_like(one) for one in ids], batch_first=True),
@@ -152,23 +160,23 @@ def asked(found: Any, batch: Batch) -> torch.Tensor:
     return loss
 
 
-def sided(rows: list[Row]) -> list[Row]:
+def sided(rows: list[TokenRow]) -> list[TokenRow]:
     """All preferred answers, then all others."""
     return [*rows[::2], *rows[1::2]]
 
 
-def test_dpo_is_trls(shop: Bench, text: Text, tmp_path: Path) -> None:
+def test_dpo_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
     model, was = opened(shop)
     peer = trainer("DPO", shop, tmp_path, model, ref_model=was)
     plain = {"beta": 0.1, "label_smoothing": 0.0}
     for mine, theirs in DPO:
-        objective = Dpo(**mine)
+        objective = DpoObjective(**mine)
         rows = rows_of(objective, text)
         put(peer, **{**plain, "loss_weights": [1.0], **theirs})
         same(ours(objective, rows, model, was), gone_back(model, asked(peer, padded(sided(rows)))))
 
 
-def test_cpo_and_simpo_are_trls(shop: Bench, text: Text, tmp_path: Path) -> None:
+def test_cpo_and_simpo_are_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
     model, was = opened(shop)
     peer = trainer("CPO", shop, tmp_path, model)
     for objective, theirs in CPO:
@@ -178,13 +186,13 @@ def test_cpo_and_simpo_are_trls(shop: Bench, text: Text, tmp_path: Path) -> None
         same(ours(objective, rows, model, was), gone_back(model, asked(peer, batch)))
 
 
-def labelled(rows: list[Row], prefix: str) -> Batch:
+def labelled(rows: list[TokenRow], prefix: str) -> Batch:
     found = padded(rows)
     labels = found["input_ids"].masked_fill(found.pop("completion_mask") == 0, -100)
     return {f"{prefix}{name}": value for name, value in {**found, "labels": labels}.items()}
 
 
-def test_orpo_is_trls_but_for_the_prompt_which_it_learns(shop: Bench, text: Text, tmp_path: Path) -> None:
+def test_orpo_is_trls_but_for_the_prompt_which_it_learns(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
     model, was = opened(shop)
     peer, objective = trainer("ORPO", shop, tmp_path, model), Orpo(weight=0.2)
     put(peer, beta=0.2)
@@ -203,33 +211,36 @@ def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-@pytest.mark.parametrize("fields", [{}, {"beta": 0.3, "good": 2.0, "bad": 0.5}, {"form": "apo_zero"}])
-def test_kto_is_trls(shop: Bench, text: Text, tmp_path: Path, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"beta": 0.3, "desirable_weight": 2.0, "undesirable_weight": 0.5}, {"loss_type": "apo_zero"}],
+)
+def test_kto_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
     model, was = opened(shop)
     peer, objective = trainer("KTO", shop, tmp_path, model, ref_model=was), Kto(**fields)
-    form = "kto" if objective.form == "kto" else "apo_zero_unpaired"
-    weights = {"desirable_weight": objective.good, "undesirable_weight": objective.bad}
+    form = "kto" if objective.loss_type == "kto" else "apo_zero_unpaired"
+    weights = {"desirable_weight": objective.desirable_weight, "undesirable_weight": objective.undesirable_weight}
     put(peer, beta=objective.beta, loss_type=form, calculate_KL=form == "kto", **weights)
     rows = rows_of(objective, text)
-    answers = rows[::2] if objective.form == "kto" else rows
-    labels = torch.tensor([bool(row.told["wanted"][0]) for row in answers])
-    batch = {**padded(answers), **(padded(rows[1::2], "KL_") if objective.form == "kto" else {}), "label": labels}
+    answers = rows[::2] if objective.loss_type == "kto" else rows
+    labels = torch.tensor([bool(row.token_values["wanted"][0]) for row in answers])
+    batch = {**padded(answers), **(padded(rows[1::2], "KL_") if objective.loss_type == "kto" else {}), "label": labels}
     same(ours(objective, rows, model, was), gone_back(model, asked(peer, batch)))
 
 
 @pytest.mark.parametrize("fields", [{}, {"center": 0.01}, {"margin": "row", "scale": 0.5, "ties": "learn"}])
-def test_a_reward_model_is_trls(shop: Bench, text: Text, tmp_path: Path, fields: dict[str, Any]) -> None:
-    objective = Reward(**fields)
+def test_a_reward_model_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
+    objective = RewardObjective(**fields)
     model = with_outputs(opened(shop)[0], objective.outputs(NOTHING))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight)
     peer = trainer("Reward", shop, tmp_path, model)
     put(peer.args, center_rewards_coefficient=objective.center or None)
-    rows = [row for row in rows_of(objective, text) if not fields.get("margin") or row.told["margin"][0]]
+    rows = [row for row in rows_of(objective, text) if not fields.get("margin") or row.token_values["margin"][0]]
     batch = padded(sided(rows), cut=1)
     del batch["completion_mask"]
     if objective.margin:
-        batch["margin"] = torch.tensor([row.told["margin"][0] for row in rows[::2]])
+        batch["margin"] = torch.tensor([row.token_values["margin"][0] for row in rows[::2]])
     wanted = gone_back(model, asked(peer, batch))
     same(ours(objective, rows, model, None), wanted)
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.logprobs import logprobs
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, pack, packs
-from luthier.text.ids import Text
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.models.kernels.lora import one_product
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack, packs
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
@@ -28,7 +28,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
-def trl_step(model: Any, rows: list[Row], folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
+def trl_step(model: Any, rows: list[TokenRow], folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first batch of TRL's trainer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other people's libraries say of one another
@@ -36,7 +36,9 @@ def trl_step(model: Any, rows: list[Row], folder: Path) -> tuple[float, dict[str
         from transformers import AutoTokenizer
         from trl import SFTConfig, SFTTrainer
 
-        table = [{"input_ids": list(row.ids), "completion_mask": [int(w > 0) for w in row.learnt]} for row in rows]
+        table = [
+            {"input_ids": list(row.ids), "completion_mask": [int(w > 0) for w in row.loss_weights]} for row in rows
+        ]
         settings = SFTConfig(
             output_dir=str(folder / "trl"), per_device_train_batch_size=len(rows), use_cpu=True, report_to="none",
             bf16=False, gradient_checkpointing=False, completion_only_loss=True, max_length=None,
@@ -59,7 +61,7 @@ def shop_folder(model: Any) -> str:
 @pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
 def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path: Path) -> None:
     objective = Sft()
-    lessons = objective.lessons(examples(6), Text.load(shop.base.folder))
+    lessons = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
     rows = [row for lesson in lessons for row in lesson.rows]
     wanted, wanted_gradients = trl_step(adapted(shop, technique), rows, tmp_path)
     model = adapted(shop, technique)
@@ -74,11 +76,11 @@ def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path
         torch.testing.assert_close(gradient, wanted_gradients[name], atol=1e-6, rtol=1e-4, msg=name)
 
 
-def padded(rows: list[Row]) -> dict[str, torch.Tensor]:
+def padded(rows: list[TokenRow]) -> dict[str, torch.Tensor]:
     """A batch as everybody's collator makes it: padded at the end, labels -100 where nothing is learnt."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
     seen = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row.ids), dtype=torch.int64) for row in rows], True)
-    learnt = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.learnt) > 0 for row in rows], batch_first=True)
+    learnt = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.loss_weights) > 0 for row in rows], batch_first=True)
     return {"input_ids": ids, "attention_mask": seen, "labels": ids.masked_fill(~learnt, -100)}
 
 
@@ -98,7 +100,11 @@ def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
     shop: Bench, technique: Technique, product: bool
 ) -> None:
     """transformers' loss over micro-batches of 1, 3 and 2 rows with `num_items_in_batch`; ours over small packs."""
-    rows = [row for lesson in Sft().lessons(examples(6), Text.load(shop.base.folder)) for row in lesson.rows]
+    rows = [
+        row
+        for lesson in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+        for row in lesson.rows
+    ]
     items = sum(len(row.targets) for row in rows)
     model = adapted(shop, technique).double()
     parts = (rows[:1], rows[1:4], rows[4:])
@@ -119,7 +125,11 @@ def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
 
 def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours(shop: Bench, tmp_path: Path) -> None:
     """Plain gradient descent at rate 1: what TRL's trainer takes away in one accumulated step is our gradient."""
-    rows = [row for lesson in Sft().lessons(examples(6), Text.load(shop.base.folder)) for row in lesson.rows]
+    rows = [
+        row
+        for lesson in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+        for row in lesson.rows
+    ]
     theirs, ours = adapted(shop, Lora(r=4)), adapted(shop, Lora(r=4))
     before = {name: one.detach().clone() for name, one in theirs.named_parameters() if one.requires_grad}
     with warnings.catch_warnings():
@@ -128,7 +138,9 @@ def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours
         from transformers import AutoTokenizer
         from trl import SFTConfig, SFTTrainer
 
-        table = [{"input_ids": list(row.ids), "completion_mask": [int(w > 0) for w in row.learnt]} for row in rows]
+        table = [
+            {"input_ids": list(row.ids), "completion_mask": [int(w > 0) for w in row.loss_weights]} for row in rows
+        ]
         settings = SFTConfig(
             output_dir=str(tmp_path / "trl"), per_device_train_batch_size=2, gradient_accumulation_steps=3, max_steps=1,
             optim="sgd", learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0, use_cpu=True, bf16=False,

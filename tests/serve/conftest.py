@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.serve.engines.label import Label
+from luthier.serve.engines.label import LabelEngine
 from luthier.serve.engines.torch import Torch
-from luthier.serve.points import Points
+from luthier.serve.openai.request_state import Points
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from serving import Served, model_in, serving
-from tests.text.families import family
+from tests.chat.families import family
 from tuning import bench, examples
 from workshop import tiny_encoder
 
@@ -36,7 +36,7 @@ def chooser(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A model that was tuned to choose a class."""
     rows = examples(48)
     shop = bench(tmp_path_factory.mktemp("chooser"), rows[:24], rows[24:])
-    step = Tune(data="data", technique=Lora(r=4), objective=Sft(), rows_per_step=8, learning_rate=1e-2, epochs=1)
+    step = Tune(data="data", technique=Lora(r=4), objective=Sft(), batch_size=8, learning_rate=1e-2, epochs=1)
     return shop.tune(step)
 
 
@@ -45,14 +45,14 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, tiny: Artifact, caller: Artifact, chooser: Artifact
 ) -> Iterator[Served]:
     """A gateway over all of them."""
-    from luthier.models.sentence import Sentences
+    from luthier.models.embeddings.sentence import Sentences
 
     place = tmp_path_factory.mktemp("served")
     encoder = tiny_encoder(place / "encoder")
     models = {
         "tiny": lambda: Torch(dtype="float32").open(tiny),
         "caller": lambda: Torch(dtype="float32").open(caller),
-        "chooser": lambda: Label(dtype="float32").open(chooser),
+        "chooser": lambda: LabelEngine(dtype="float32").open(chooser),
         "encoder": lambda: Points(Sentences(encoder), "e" * 32),
     }
     with serving(models, place / "ledger.db") as found:

@@ -12,11 +12,11 @@ import numpy as np
 import openai
 import pytest
 
+from luthier.chat.messages import Message
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.models.generate import generate
 from luthier.models.load import load
-from luthier.text.ids import Text
-from luthier.text.messages import Message
 from serving import Served
 
 ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
@@ -62,7 +62,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 def test_an_answer_is_the_one_that_evaluation_gives(client: openai.OpenAI, tiny: Artifact) -> None:
     loaded = load(tiny, "float32")
-    text = Text.load(loaded.folder)
+    text = ChatTokenizer.load(loaded.folder)
     wanted = generate(loaded, [text.prompt([Message(role="user", content="Where is the parcel?")])], 12, text.end_ids)[
         0
     ]
@@ -276,7 +276,7 @@ def test_a_model_that_cannot_call_says_so(client: openai.OpenAI) -> None:
 
 
 def test_completions_of_texts_and_tokens(client: openai.OpenAI, tiny: Artifact) -> None:
-    ids = Text.load(tiny.folder).tokenizer("My invoice", add_special_tokens=False)["input_ids"]
+    ids = ChatTokenizer.load(tiny.folder).tokenizer("My invoice", add_special_tokens=False)["input_ids"]
     several = client.completions.create(model="tiny", prompt=["My invoice", "The"], n=2, max_tokens=5)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     assert several.choices[0].text == several.choices[1].text

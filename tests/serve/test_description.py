@@ -24,9 +24,9 @@ def test_it_names_every_route_and_body(served: Served, described: str) -> None:
     assert bodies == {
         "/v1/chat/completions": "Chat",
         "/v1/completions": "Completion",
-        "/v1/embeddings": "Embedding",
+        "/v1/embeddings": "EmbeddingsBody",
     }
-    assert {"Chat", "Turn", "Offer", "Completion", "Embedding"} <= set(told["components"]["schemas"])
+    assert {"Chat", "MessageBody", "ToolBody", "Completion", "EmbeddingsBody"} <= set(told["components"]["schemas"])
     assert told["components"]["schemas"]["Chat"]["additionalProperties"] is False
 
 

@@ -16,16 +16,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.core.artifact import Artifact
+from luthier.core.db import Ledger
 from luthier.core.errors import InputError
-from luthier.core.ledger import Ledger
-from luthier.serve.app import Beside, build_app
-from luthier.serve.door import Limits
+from luthier.serve.app import ExtraRoutes, build_app
+from luthier.serve.auth import RequestLimits
 from luthier.serve.engines.torch import Torch
-from luthier.serve.fleet import Fleet
-from luthier.serve.gateway import Gateway
-from luthier.serve.running import Place, _bind
-from luthier.traffic.feedback import feedback_routes
-from luthier.traffic.keys import Ring, add_key, revoke_key
+from luthier.serve.model_pool import Fleet
+from luthier.serve.openai.server import Gateway
+from luthier.serve.server import ServerSettings, _bind
+from luthier.traces.api_keys import KeyStore, add_key, revoke_key
+from luthier.traces.feedback import feedback_routes
 from serving import Served, serving
 
 ASKED: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -147,14 +147,16 @@ def test_without_keys_it_answers_to_this_machines_names_only(served: Served) -> 
 def test_it_does_not_listen_beyond_this_machine_without_a_key(tmp_path: Path) -> None:
     import asyncio
 
-    from luthier.serve.fleet import Fleet
-    from luthier.serve.gateway import Gateway
-    from luthier.serve.ring import RingWatch
-    from luthier.serve.running import run_gateway
+    from luthier.serve.auth import RingWatch
+    from luthier.serve.model_pool import Fleet
+    from luthier.serve.openai.server import Gateway
+    from luthier.serve.server import run_gateway
 
     async def run(ledger: Ledger) -> None:
         gateway = Gateway(Fleet(lambda word: pytest.fail("nothing is opened")))
-        await run_gateway(gateway, ["x"], Place(host="0.0.0.0", port=0), RingWatch(ledger), tell=lambda _: None)
+        await run_gateway(
+            gateway, ["x"], ServerSettings(host="0.0.0.0", port=0), RingWatch(ledger), tell=lambda _: None
+        )
 
     with Ledger(tmp_path / "ledger.db") as ledger, pytest.raises(InputError, match="can be reached from elsewhere"):
         asyncio.run(run(ledger))
@@ -267,7 +269,7 @@ def test_strange_keys_and_hosts_in_bytes(served: Served) -> None:
 
 def test_a_body_that_dawdles_is_not_waited_for(tmp_path: Path, tiny: Artifact) -> None:
     models = {"tiny": lambda: Torch(dtype="float32").open(tiny)}
-    with serving(models, tmp_path / "ledger.db", limits=Limits(body_wait_s=0.3)) as served:
+    with serving(models, tmp_path / "ledger.db", limits=RequestLimits(body_wait_s=0.3)) as served:
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         answer = raw(served, head + b"Content-Length: 50\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408")
@@ -275,7 +277,7 @@ def test_a_body_that_dawdles_is_not_waited_for(tmp_path: Path, tiny: Artifact) -
 
 
 def test_heads_that_never_end_hold_no_place(tmp_path: Path, tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.serve.running._HEAD_S", 1.0)
+    monkeypatch.setattr("luthier.serve.server._HEAD_S", 1.0)
     models = {"tiny": lambda: Torch(dtype="float32").open(tiny)}
     with serving(models, tmp_path / "ledger.db") as served:
         lines = [
@@ -293,7 +295,7 @@ def test_heads_that_never_end_hold_no_place(tmp_path: Path, tiny: Artifact, monk
 
 def test_small_answers_are_sent_at_once() -> None:
     """asyncio sets TCP_NODELAY on sockets of this protocol only; without it, each answer waits 40 ms."""
-    bound = _bind(Place(port=0))
+    bound = _bind(ServerSettings(port=0))
     assert bound.proto == socket.IPPROTO_TCP
     bound.close()
 
@@ -301,8 +303,8 @@ def test_small_answers_are_sent_at_once() -> None:
 def test_what_is_wrong_with_feedback_is_said_as_with_all_else() -> None:
     app = build_app(
         Gateway(Fleet(lambda word: pytest.fail("nothing is opened"))),
-        ring=lambda: Ring({}, wanted=False),
-        beside=Beside(routers=[(feedback_routes(lambda said: pytest.fail("nothing is recorded")), "infer")]),
+        ring=lambda: KeyStore({}, required=False),
+        extra_routes=ExtraRoutes(routers=[(feedback_routes(lambda said: pytest.fail("nothing is recorded")), "infer")]),
         hosts=None,
     )
     with TestClient(app) as client:

@@ -16,35 +16,34 @@ import httpx
 import openai
 import pytest
 
+from luthier.artifacts.dataset import read_examples
+from luthier.chat.messages import Message, prompt_of, said_for
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.commands.serve import ways_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, MissingExtra, ModelError
-from luthier.eval.ask import Model, Question
-from luthier.eval.rows import Task
-from luthier.flow.serve import ways_of
-from luthier.serve.calibration import fit_temperature, probabilities
-from luthier.serve.engine import Answering
-from luthier.serve.engines.label import Label
+from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
+from luthier.eval.task import Task
+from luthier.serve.engine import ModelRunner
+from luthier.serve.engines.label import LabelEngine
 from luthier.serve.engines.llama_cpp import LlamaCpp
 from luthier.serve.engines.torch import Torch
 from luthier.serve.engines.vllm import Vllm
-from luthier.serve.gathering import Gathering
-from luthier.serve.pipeline import Pipeline, Ways
-from luthier.serve.query import Piece, Query, Whole
-from luthier.serve.refusal import Busy, Refusal, Unavailable
-from luthier.text.dataset import read_examples
-from luthier.text.ids import Text
-from luthier.text.messages import Message, prompt_of, said_for
+from luthier.serve.label_engine import Gathering, fit_temperature, probabilities
+from luthier.serve.openai.pipeline import Pipeline, Ways
+from luthier.serve.openai.protocol import APIError, Busy, Unavailable
+from luthier.serve.request import AggregatedOutput, OutputChunk, Query
 from serving import Served, serving
 
 FAKE = Path(__file__).parent.parent / "llama_server.py"
 ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 
 
-def whole(model: Answering, query: Query) -> Whole:
+def whole(model: ModelRunner, query: Query) -> AggregatedOutput:
     """One answer."""
 
-    async def run(pieces: AsyncGenerator[Piece, None]) -> Whole:
-        found = Whole()
+    async def run(pieces: AsyncGenerator[OutputChunk, None]) -> AggregatedOutput:
+        found = AggregatedOutput()
         async for piece in pieces:
             found.add(piece)
         return found
@@ -55,12 +54,12 @@ def whole(model: Answering, query: Query) -> Whole:
 def test_a_class_is_the_one_that_evaluation_names(chooser: Artifact) -> None:
     examples = read_examples(chooser.parent("data"), "validation")
     said = said_for(["account", "billing", "delivery"], read_examples(chooser.parent("data"), "train"))
-    question = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
-    voice = Model.of(chooser, question, name="m", title="m")
+    question = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
+    voice = LocalEvaluatedModel.of(chooser, question, name="m", title="m")
     replies = voice.answer(
         examples, Task(kind="label", examples=examples, options=said, split="validation", available=len(examples))
     )
-    model = Label(dtype="float32").open(chooser)
+    model = LabelEngine(dtype="float32").open(chooser)
     for example, reply in zip(examples, replies, strict=True):
         found = whole(model, Query(messages=prompt_of(example)))
         assert found.text == said[reply.prediction]
@@ -143,7 +142,7 @@ def llama(tiny: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_llama_cpp_gets_ids_and_gives_ids(llama: Served, tiny: Artifact) -> None:
-    text = Text.load(tiny.folder)
+    text = ChatTokenizer.load(tiny.folder)
     ids = text.prompt([Message(role="user", content="Where is the parcel?")])
     client = llama.client()
     said = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=6, logprobs=True, top_logprobs=2)
@@ -169,7 +168,7 @@ def test_llama_cpp_gets_ids_and_gives_ids(llama: Served, tiny: Artifact) -> None
 
 
 def test_llama_cpp_shares_out_what_the_temperature_left_and_tells_the_bytes_of_parts_of_letters(tiny: Artifact) -> None:
-    text = Text.load(tiny.folder)
+    text = ChatTokenizer.load(tiny.folder)
     ids, asked = text.tokenizer.encode("é 😀", add_special_tokens=False), list[Any]()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -221,7 +220,7 @@ def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) 
     for words in ("Where is the parcel?", "My invoice is wrong", "My password does not work"):
         asked = Query(messages=(Message(role="user", content=words),), max_tokens=5)
 
-        async def ask(asked: Query = asked) -> tuple[Whole, Whole, Whole]:
+        async def ask(asked: Query = asked) -> tuple[AggregatedOutput, AggregatedOutput, AggregatedOutput]:
             return (
                 await _all(Pipeline(served.gateway.fleet, ways), asked),
                 await _held(served, "chooser", Query(messages=asked.messages)),
@@ -235,9 +234,9 @@ def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) 
         other = served.run(_held(served, "caller", asked))
         assert found.text == (tiny.text if label in ways.to else other.text)
     strict = Ways(by="chooser", to={})
-    with pytest.raises(Refusal, match="no model is named"):
+    with pytest.raises(APIError, match="no model is named"):
         served.run(_all(Pipeline(served.gateway.fleet, strict), asked))
-    with pytest.raises(Refusal, match="cannot lead"):
+    with pytest.raises(APIError, match="cannot lead"):
         served.run(_all(Pipeline(served.gateway.fleet, Ways(by="tiny", to={})), asked))
     assert ways.models == ["chooser", "tiny", "caller"]
     assert ways_of("help={by: a, to: {x: b}}") == ("help", Ways(by="a", to={"x": "b"}))
@@ -246,14 +245,14 @@ def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) 
             ways_of(wrong)
 
 
-async def _all(model: Answering, query: Query) -> Whole:
-    found = Whole()
+async def _all(model: ModelRunner, query: Query) -> AggregatedOutput:
+    found = AggregatedOutput()
     async for piece in model.answer(query):
         found.add(piece)
     return found
 
 
-async def _held(served: Served, name: str, query: Query) -> Whole:
+async def _held(served: Served, name: str, query: Query) -> AggregatedOutput:
     async with served.gateway.fleet.using(name) as model:
         return await _all(model, query)
 
@@ -271,7 +270,7 @@ def real_llama() -> str:
 @pytest.mark.model
 def test_llama_cpp_itself_says_what_our_engine_says(real_llama: str, smollm2: Artifact, tmp_path: Path) -> None:
     """f16 weights against fp32: the same greedy words, and nearly the same log-probabilities."""
-    engine = LlamaCpp(program=real_llama, at_once=4, context=512, threads=1, timeout_s=300)
+    engine = LlamaCpp(program=real_llama, max_num_seqs=4, context=512, threads=1, timeout_s=300)
     asked: list[Any] = [{"role": "user", "content": "Name three fruits."}]
     schema = {"type": "object", "properties": {"fruit": {"enum": ["pear", "plum"]}}, "required": ["fruit"]}
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}

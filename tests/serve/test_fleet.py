@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from luthier.serve.engine import Answering
-from luthier.serve.fleet import Fleet, Known, Opened
-from luthier.serve.query import Piece, Query
+from luthier.serve.engine import ModelRunner
+from luthier.serve.model_pool import Fleet, OpenModel, ResolvedModel
+from luthier.serve.request import OutputChunk, Query
 
 
-class _Open(Answering):
+class _Open(ModelRunner):
     def __init__(self, digest: str, log: list[str]) -> None:
         super().__init__(digest)
         self._log = log
         log.append(f"open {digest}")
 
-    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
-        for piece in list[Piece]():
+    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        for piece in list[OutputChunk]():
             yield piece
 
     async def close(self) -> None:
@@ -29,7 +29,8 @@ def test_a_model_that_is_served_and_released_is_open_once() -> None:
     digests = {"recipe.yaml:tune": "aa", "aa": "aa", "other": "bb"}
     names = {"recipe.yaml:tune": "tickets:tune", "aa": "a", "other": "other"}
     fleet = Fleet(
-        lambda word: Opened(names[word], _Open(digests[word], log)), lambda word: Known(names[word], digests[word])
+        lambda word: OpenModel(names[word], _Open(digests[word], log)),
+        lambda word: ResolvedModel(names[word], digests[word]),
     )
 
     async def through() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from luthier.serve.letters import Ending, Letters
-from tests.text.families import byte_level, dressed, metaspace
+from luthier.serve.detokenizer import IncrementalDetokenizer, StopChecker
+from tests.chat.families import byte_level, dressed, metaspace
 
 KINDS = ("bytes", "pieces", "old pieces")
 
@@ -26,7 +26,7 @@ def decoded(kind: str, ids: list[int]) -> str:
 
 
 def spelled(kind: str, ids: list[int]) -> list[str]:
-    letters = Letters(lambda some: decoded(kind, list(some)), tokenizer(kind).all_special_ids)
+    letters = IncrementalDetokenizer(lambda some: decoded(kind, list(some)), tokenizer(kind).all_special_ids)
     return [*(letters.add(token) for token in ids), letters.rest()]
 
 
@@ -63,7 +63,7 @@ def test_a_character_that_never_ends_is_told_at_the_end() -> None:
 def test_an_answer_ends_before_the_first_stop(text: str, stops: list[str], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     parts = [text[one:other] for one, other in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    ending = Ending(stops)
+    ending = StopChecker(stops)
     said = "".join([*(ending.add(part) for part in parts), ending.rest()])
     first = min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
     assert ending.found == (first is not None)

@@ -16,9 +16,9 @@ import openai
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.models.decoder import Decoder
+from luthier.models.generation.engine import Decoder
 from luthier.serve.engines.torch import Torch
-from luthier.traffic.seams import Route
+from luthier.traces.record import Route
 from serving import Served, serving
 
 WORDS = ["parcel", "invoice", "password", "refund", "address", "login", "price", "courier"]
@@ -101,7 +101,7 @@ def test_two_hundred_connections(served: Served) -> None:
 def test_whoever_comes_when_too_many_wait_is_told_when_to_come_back(
     serve: Callable[..., Any], slowly: threading.Event
 ) -> None:
-    with serve(Torch(dtype="float32", at_once=1, waiting=2)) as served, ThreadPoolExecutor(8) as pool:
+    with serve(Torch(dtype="float32", max_num_seqs=1, max_queue_size=2)) as served, ThreadPoolExecutor(8) as pool:
         first = [pool.submit(served.post, "/v1/chat/completions", asked(0, 100)) for _ in range(3)]
         eventually(lambda: served.gateway.fleet.each()[0].answering.waiting == 2)
         refused = served.post("/v1/chat/completions", asked(1))
@@ -164,7 +164,7 @@ def test_a_client_that_reads_slowly_delays_nobody(serve: Callable[..., Any]) -> 
 
 
 def test_what_does_not_fit_is_refused_and_the_rest_goes_on(serve: Callable[..., Any]) -> None:
-    with serve(Torch(dtype="float32", tokens=96)) as served:
+    with serve(Torch(dtype="float32", max_num_batched_tokens=96)) as served:
         assert served.post("/v1/chat/completions", asked(0, 90)).status_code == 400
         with ThreadPoolExecutor(6) as pool:
             found = list(pool.map(lambda n: served.post("/v1/chat/completions", asked(n, 20)).status_code, range(12)))

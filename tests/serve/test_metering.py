@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic_core import to_jsonable_python
 
-from luthier.serve.case import Case
-from luthier.serve.metering import Load, Meter
-from luthier.serve.query import Usage, Whole
-from luthier.serve.refusal import Refusal
-from luthier.text.messages import Message, ToolCall
-from luthier.traffic.record import END_FIELDS, Trace, TraceEnd
+from luthier.chat.messages import Message, ToolCall
+from luthier.serve.metrics import Load, Meter
+from luthier.serve.openai.protocol import APIError
+from luthier.serve.openai.request_state import RequestState
+from luthier.serve.request import AggregatedOutput, Usage
+from luthier.traces.record import END_FIELDS, Trace, TraceEnd
 
-_LABELS = ("model", "asked", "arm", "status", "kind", "le")
+_LABELS = ("model", "operation", "arm", "status", "kind", "le")
 
 
-def case(tell: Any, model: str = "m") -> Case:
-    made = Case("chatcmpl", "chat", tell, "anna")
+def case(tell: Any, model: str = "m") -> RequestState:
+    made = RequestState("chatcmpl", "chat", tell, "anna")
     made.model, made.release, made.user = model, "d" * 32, "C-1"
     made.messages = (Message(role="system", content="Be brief."), Message(role="user", content="Hello?"))
     return made
@@ -28,14 +28,14 @@ class Over(NamedTuple):
     """A request that is over."""
 
     model: str
-    asked: str
+    operation: str
     arm: str
     end: TraceEnd
 
 
 def over(model: str = "m", *, status: int = 200, latency_s: float = 0.1, first_s: float | None = None) -> Over:
-    heard = list[Case]()
-    case(heard.append).done(Whole(text="Hi."), Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=2))
+    heard = list[RequestState]()
+    case(heard.append).done(AggregatedOutput(text="Hi."), Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=2))
     end = heard[0].end
     assert end is not None
     told = {
@@ -47,10 +47,10 @@ def over(model: str = "m", *, status: int = 200, latency_s: float = 0.1, first_s
     return Over(model, "chat", "stable", tuple(told[name] for name in END_FIELDS))
 
 
-def trace_of(over: Case) -> Trace:
+def trace_of(over: RequestState) -> Trace:
     """What a reader of the traces will find."""
     assert over.end is not None
-    fields = {**over.begun, **dict(zip(END_FIELDS, over.end, strict=True))}
+    fields = {**over.trace_start, **dict(zip(END_FIELDS, over.end, strict=True))}
     return Trace.model_validate(to_jsonable_python(fields))
 
 
@@ -64,11 +64,11 @@ def values(meter: Meter) -> dict[tuple[str, ...], float]:
 
 
 def test_a_case_is_a_trace_in_two_parts() -> None:
-    heard = list[Case]()
+    heard = list[RequestState]()
     call = ToolCall(name="find", arguments={"order": 7}, id="call_1")
-    case(heard.append).done(Whole(text="", calls=[call], finish="tool_calls"), Usage(prompt_tokens=7))
-    case(heard.append).refused(Refusal("too much", status=413))
-    assert {*heard[0].begun, *END_FIELDS} == set(Trace.model_fields)
+    case(heard.append).done(AggregatedOutput(text="", calls=[call], finish="tool_calls"), Usage(prompt_tokens=7))
+    case(heard.append).refused(APIError("too much", status=413))
+    assert {*heard[0].trace_start, *END_FIELDS} == set(Trace.model_fields)
     called, refused = map(trace_of, heard)
     assert called.answer == Message(role="assistant", tool_calls=(call,))
     assert [one.content for one in called.messages] == ["Be brief.", "Hello?"]

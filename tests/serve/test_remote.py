@@ -9,26 +9,26 @@ from typing import Any
 import openai
 import pytest
 
-from luthier.models.sources.endpoint import Endpoint
-from luthier.serve.elsewhere import Elsewhere
-from luthier.text.messages import Message
-from luthier.text.prompt import Prompt
+from luthier.chat.messages import Message
+from luthier.chat.prompt import PromptPrefix
+from luthier.models.sources.endpoint import EndpointModelSource
+from luthier.serve.upstream import Elsewhere
 from serving import Served, serving
 
 ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 KEY = "sk-never-shown"
 
 
-def elsewhere(url: str, model: str = "tiny", before: Prompt | None = None, **more: Any) -> Elsewhere:
-    settings = Endpoint.model_validate({"url": url, "model": model, "timeout_s": 20, **more})
-    return Elsewhere(settings, before or Prompt(), 4, 4, "d" * 32)
+def elsewhere(url: str, model: str = "tiny", before: PromptPrefix | None = None, **more: Any) -> Elsewhere:
+    settings = EndpointModelSource.model_validate({"url": url, "model": model, "timeout_s": 20, **more})
+    return Elsewhere(settings, before or PromptPrefix(), 4, 4, "d" * 32)
 
 
 @pytest.fixture(scope="module")
 def passed(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A gateway before the other one."""
     url = served.listening.url
-    system = Prompt(instruction="Be brief.")
+    system = PromptPrefix(instruction="Be brief.")
     models = {
         "far": lambda: elsewhere(url, key_env="FAR_KEY"),
         "far-caller": lambda: elsewhere(url, "caller"),

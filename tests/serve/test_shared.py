@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError
-from luthier.models.decoder import Decoder
+from luthier.core.hashing import digest_of
+from luthier.models.generation.engine import Decoder
 from luthier.models.load import ADAPTER
-from luthier.models.over import can_share
-from luthier.serve import reading, shared
-from luthier.serve.engine import Answering
-from luthier.serve.engines.label import Label
+from luthier.models.multi_lora import can_share
+from luthier.serve import engine_loop, label_engine
+from luthier.serve.engine import ModelRunner
+from luthier.serve.engines.label import LabelEngine
 from luthier.serve.engines.torch import Torch
-from luthier.serve.query import Query, Whole
-from luthier.serve.refusal import Unavailable
-from luthier.text.messages import Message
+from luthier.serve.openai.protocol import Unavailable
+from luthier.serve.request import AggregatedOutput, Query
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.adapter import Adapter
@@ -60,24 +60,24 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
     def tuned(technique: Any, model: Artifact | None = None, rate: float = 3e-2) -> Artifact:
         step = Tune(
-            data="data", technique=technique, objective=Sft(), rows_per_step=8, learning_rate=rate, epochs=2,
-            precision="float32",
+            data="data", technique=technique, objective=Sft(), batch_size=8, learning_rate=rate, epochs=2,
+            dtype="float32",
         )  # fmt: skip
         return place.tune(step, model=model, seed=3 if model is None else 4)
 
     one = tuned(Lora(r=4))
-    other = tuned(Lora(r=8, targets=["q_proj", "down_proj"], start="gaussian"), rate=9e-2)
+    other = tuned(Lora(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights="gaussian"), rate=9e-2)
     return Shop(
-        place, place.base, one, other, dora=tuned(Lora(r=2, dora=True)), packed=tuned(Qlora(r=2, group=16)),
+        place, place.base, one, other, dora=tuned(Lora(r=2, use_dora=True)), packed=tuned(Qlora(r=2, group=16)),
         whole=tuned(Full()), bottleneck=tuned(Adapter(size=2)), twice=tuned(Lora(r=4), model=one),
     )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
-    before = shared._OPEN.standing(), writers()
+    before = engine_loop._OPEN.standing(), writers()
     yield
-    assert (shared._OPEN.standing(), writers()) == before
+    assert (engine_loop._OPEN.standing(), writers()) == before
 
 
 def writers() -> set[threading.Thread]:
@@ -88,14 +88,14 @@ def query(words: str, tokens: int = 12) -> Query:
     return Query(messages=(Message(role="user", content=words),), max_tokens=tokens, logprobs=True, top_logprobs=2)
 
 
-async def answered(model: Answering, words: str, tokens: int = 12) -> Whole:
-    found = Whole()
+async def answered(model: ModelRunner, words: str, tokens: int = 12) -> AggregatedOutput:
+    found = AggregatedOutput()
     async for piece in model.answer(query(words, tokens)):
         found.add(piece)
     return found
 
 
-def told(found: Whole) -> Any:
+def told(found: AggregatedOutput) -> Any:
     """Every byte of an answer and every bit of its probabilities."""
     return [(one.chosen, one.top) for one in found.tokens], found.text, found.finish
 
@@ -109,17 +109,17 @@ def alone(artifact: Artifact, tokens: int = 12) -> list[Any]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.models.over.can_share", lambda model: False)
+        patch.setattr("luthier.models.multi_lora.can_share", lambda model: False)
         model = ENGINE.open(artifact)
     assert model._standing.adapter is None  # type: ignore[attr-defined]
     return asyncio.run(run())
 
 
-def base_of(model: Answering) -> Any:
+def base_of(model: ModelRunner) -> Any:
     return model._standing.base  # type: ignore[attr-defined]
 
 
-def close(*models: Answering) -> None:
+def close(*models: ModelRunner) -> None:
     async def run() -> None:
         for model in models:
             await model.close()
@@ -147,7 +147,7 @@ def test_adapters_over_one_base_write_what_each_writes_alone(shop: Shop) -> None
 def test_they_come_and_go_in_any_order(shop: Shop, order: tuple[int, ...]) -> None:
     artifacts = [[shop.base, shop.one, shop.other][at] for at in order]
     wanted = {one.digest: alone(one) for one in artifacts}
-    models: list[Answering] = []
+    models: list[ModelRunner] = []
 
     async def check() -> None:
         for model in models:
@@ -260,7 +260,7 @@ def test_a_base_is_the_same_by_whatever_name_it_came(shop: Shop) -> None:
 
 
 def test_models_share_only_where_their_settings_agree(shop: Shop) -> None:
-    engines = [ENGINE, Torch(dtype="float32", temperature=0.5), Torch(dtype="float32", at_once=2)]
+    engines = [ENGINE, Torch(dtype="float32", temperature=0.5), Torch(dtype="float32", max_num_seqs=2)]
     first, same, apart = (engine.open(shop.base) for engine in engines)
     assert base_of(first) is base_of(same)
     assert base_of(first) is not base_of(apart)
@@ -271,7 +271,7 @@ def spoilt(shop: Shop, wrong: str, digest: str) -> Artifact:
     """An adapter whose last weight is missing, or has another shape."""
     store = shop.bench.store
     folder, _ = store.begin(digest)
-    for name in (f"{ADAPTER}/adapter_config.json", "tuned.json"):
+    for name in (f"{ADAPTER}/adapter_config.json", "training.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(shop.one.folder / name, folder / name)
     weights = load_file(shop.one.folder / ADAPTER / "adapter_model.safetensors")
@@ -300,11 +300,11 @@ def test_an_adapter_that_does_not_fit_changes_nothing(shop: Shop, beside: bool, 
 def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
     artifacts = {"base": shop.base, "one": shop.one, "other": shop.other}
 
-    def opening(artifact: Artifact) -> Callable[[], Answering]:
+    def opening(artifact: Artifact) -> Callable[[], ModelRunner]:
         return lambda: ENGINE.open(artifact)
 
     models = {name: opening(artifact) for name, artifact in artifacts.items()}
-    before = len(shared._OPEN.standing())
+    before = len(engine_loop._OPEN.standing())
     with serving(models, tmp_path / "ledger.db") as served:
         assert [one.id for one in served.client().models.list()] == list(artifacts)
         for name, artifact in artifacts.items():
@@ -312,20 +312,20 @@ def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
                 model=name, messages=[{"role": "user", "content": WORDS[0]}], max_tokens=12
             )
             assert said.choices[0].message.content == alone(artifact)[0][1]
-        assert len(shared._OPEN.standing()) == before + 1
+        assert len(engine_loop._OPEN.standing()) == before + 1
         metrics = served.get("/metrics").text
         assert all(f'model="{name}"' in metrics for name in artifacts)
 
 
-CLASSES = Label(dtype="float32", calibrate=0)
+CLASSES = LabelEngine(dtype="float32", calibrate=0)
 
 
-def scored(models: list[Answering]) -> list[Any]:
+def scored(models: list[ModelRunner]) -> list[Any]:
     """The probabilities of each of several classifiers, all of them asked at once: who is read together, time decides,
     and with it the last bits."""
 
-    async def one(model: Answering, words: str) -> Any:
-        found = Whole()
+    async def one(model: ModelRunner, words: str) -> Any:
+        found = AggregatedOutput()
         async for piece in model.answer(Query(messages=(Message(role="user", content=words),))):
             found.add(piece)
         assert found.scores is not None
@@ -341,7 +341,7 @@ def scored(models: list[Answering]) -> list[Any]:
 
 def standing() -> dict[Any, int]:
     """How many models stand on each open base; tests before this one may have left some open."""
-    return dict(reading._OPEN.standing())
+    return dict(label_engine._OPEN.standing())
 
 
 def alike(found: list[Any], wanted: list[Any]) -> bool:
@@ -352,7 +352,7 @@ def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
     before = standing()
     kinds = [shop.one, shop.other, shop.dora]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.models.over.can_share", lambda model: False)
+        patch.setattr("luthier.models.multi_lora.can_share", lambda model: False)
         apart = [CLASSES.open(artifact) for artifact in kinds]
     wanted = scored(apart)
     for model in apart:
@@ -380,7 +380,7 @@ def test_a_classifier_that_cannot_be_opened_leaves_no_base(shop: Shop, monkeypat
         raise ModelError("no")
 
     before = standing()
-    for place in ("luthier.models.over.add_adapter", "luthier.serve.engines.label._fitted"):
+    for place in ("luthier.models.multi_lora.add_adapter", "luthier.serve.engines.label._fitted"):
         with monkeypatch.context() as patch:
             patch.setattr(place, broken)
             with pytest.raises(ModelError):

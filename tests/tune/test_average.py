@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.tune.average import Average, standing_in
-from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.trainer import Average, Trainer, standing_in
 from tuning import bench
 
-QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
+QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32"}
 
 
 def test_the_average_follows_as_the_formula_says() -> None:
@@ -45,14 +44,14 @@ def test_the_average_is_saved_and_learning_is_not_changed(
 ) -> None:
     shop = bench(tmp_path)
     models: list[Any] = []
-    settle = Training._settle
+    settle = Trainer._settle
 
-    def watched(self: Training, keeper: Any) -> None:
+    def watched(self: Trainer, keeper: Any) -> None:
         last = {name: value.clone() for name, value in self._updater.weights().items()}
         settle(self, keeper)
         models.append((last, dict(self._model.named_parameters()), self._average))
 
-    monkeypatch.setattr(Training, "_settle", watched)
+    monkeypatch.setattr(Trainer, "_settle", watched)
     plain = shop.tune(Tune(**QUICK, technique=technique))
     made = shop.tune(Tune(**QUICK, technique=technique, ema=0.8))
     assert (plain.folder / "log.jsonl").read_bytes() == (made.folder / "log.jsonl").read_bytes()
@@ -60,4 +59,4 @@ def test_the_average_is_saved_and_learning_is_not_changed(
     assert all(torch.equal(last[name], same[name]) for name in last)
     assert all(torch.equal(saved[name], value) for name, value in average.values.items())
     assert any((saved[name] - last[name]).abs().max() > 1e-4 for name in last)
-    assert json.loads((made.folder / "tuned.json").read_text())["held_out"] is None
+    assert json.loads((made.folder / "training.json").read_text())["held_out"] is None

@@ -14,28 +14,28 @@ import pytest
 import torch
 
 from luthier.core.errors import Unwritable
-from luthier.tune import checkpoint
-from luthier.tune.checkpoint import SHARE, Keeper, State
+from luthier.tune.training import checkpoint
+from luthier.tune.training.checkpoint import SHARE, CheckpointManager, TrainingState
 
 CHILD = """
 import sys, time, torch
 from pathlib import Path
-from luthier.tune import checkpoint
-from luthier.tune.checkpoint import Keeper, State
-keeper = Keeper(Path(sys.argv[1]), "one")
-keeper.write(State(1, {"w": torch.ones(1000)}, ("a",), 1, 64))
+from luthier.tune.training import checkpoint
+from luthier.tune.training.checkpoint import CheckpointManager, TrainingState
+keeper = CheckpointManager(Path(sys.argv[1]), "one")
+keeper.write(TrainingState(1, {"w": torch.ones(1000)}, ("a",), 1, 64))
 keeper.wait()
 def hanging(path):
     print("hanging", flush=True)
     time.sleep(60)
 checkpoint.sync = hanging
-keeper.write(State(2, {"w": torch.zeros(1000)}, ("a", "b"), 1, 64))
+keeper.write(TrainingState(2, {"w": torch.zeros(1000)}, ("a", "b"), 1, 64))
 time.sleep(60)
 """
 
 
-def state(step: int, value: float = 1.0, size: int = 1000) -> State:
-    return State(step, {"w": torch.full((size,), value)}, tuple("abc"[:step]), 1, 64)
+def state(step: int, value: float = 1.0, size: int = 1000) -> TrainingState:
+    return TrainingState(step, {"w": torch.full((size,), value)}, tuple("abc"[:step]), 1, 64)
 
 
 def test_a_kill_while_the_thread_writes_leaves_the_state_before(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_kill_while_the_thread_writes_leaves_the_state_before(tmp_path: Path) 
         assert process.stdout is not None
         assert process.stdout.readline() == "hanging\n"
         process.send_signal(signal.SIGKILL)
-    kept = Keeper(path, "one").read()
+    kept = CheckpointManager(path, "one").read()
     assert kept is not None
     assert (kept.step, kept.log, kept.tokens) == (1, ("a",), 64)
     assert torch.equal(kept.tensors["w"], torch.ones(1000))
@@ -56,9 +56,9 @@ def test_training_goes_on_while_a_state_is_brought_to_the_disk(tmp_path: Path, m
     gate = threading.Event()
     sync = checkpoint.sync
     monkeypatch.setattr(checkpoint, "sync", lambda path: (gate.wait(10), sync(path))[1])
-    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     weights = torch.ones(1000)
-    keeper.write(State(1, {"w": weights}, ("a",), 1, 64))
+    keeper.write(TrainingState(1, {"w": weights}, ("a",), 1, 64))
     weights.zero_()
     assert not keeper.path.exists()
     assert keeper.spent_s < 5
@@ -72,7 +72,7 @@ def test_training_goes_on_while_a_state_is_brought_to_the_disk(tmp_path: Path, m
 def test_where_memory_is_short_training_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(checkpoint, "_has_room", lambda size: (asked.append(size), False)[1])
-    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     keeper.write(state(1))
     assert keeper.path.is_file()
     assert asked == [4 * 4000]
@@ -81,7 +81,7 @@ def test_where_memory_is_short_training_waits(tmp_path: Path, monkeypatch: pytes
 def test_nothing_is_due_while_a_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     monkeypatch.setattr(checkpoint, "sync", lambda path: gate.wait(10))
-    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     keeper._begun = -1e6
     keeper.write(state(1))
     keeper._last = -1e6
@@ -92,7 +92,7 @@ def test_nothing_is_due_while_a_state_is_written(tmp_path: Path, monkeypatch: py
 
 
 def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     for step in (1, 2, 3):
         keeper.write_best({"w": torch.full((10,), float(step))}, step)
         keeper.write(state(step, step))
@@ -103,7 +103,7 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert kept.step == 3
     assert best is not None
     assert best[0] == 3
-    assert Keeper(keeper.path, "another").read() is None
+    assert CheckpointManager(keeper.path, "another").read() is None
 
 
 def test_a_failure_of_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_failure_of_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "sync", full)
-    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     keeper.write(state(1))
     with pytest.raises(Unwritable, match="disk is full"):
         keeper.wait()
@@ -120,7 +120,7 @@ def test_a_failure_of_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_share_of_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     keeper._begun = keeper._last = 0.0
     monkeypatch.setattr(checkpoint, "_has_room", lambda size: False)  # training waits: all of it is seen
     put = checkpoint.save_file
@@ -137,5 +137,5 @@ def test_the_share_of_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_given_steps_are_given(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path / "state.safetensors", "one", every=3)
+    keeper = CheckpointManager(tmp_path / "state.safetensors", "one", every=3)
     assert [step for step in range(1, 10) if keeper.due(step, 1 << 40)] == [3, 6, 9]

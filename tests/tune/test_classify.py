@@ -8,17 +8,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError
 from luthier.models.generate import score_options
 from luthier.models.load import load
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import pack, packs
-from luthier.text.ids import Text
-from luthier.tune.objective import About, Lesson
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import pack, packs
+from luthier.tune.objective import ObjectiveContext, TrainingExample
 from luthier.tune.objectives.classify import Classify
 from tuning import Bench, bench, chat, examples
 
-ABOUT = About(classes={"account": "account", "billing": "billing please", "delivery": "delivery"})
+ABOUT = ObjectiveContext(classes={"account": "account", "billing": "billing please", "delivery": "delivery"})
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> Text:
-    return Text.load(shop.base.folder)
+def text(shop: Bench) -> ChatTokenizer:
+    return ChatTokenizer.load(shop.base.folder)
 
 
-def scores(shop: Bench, lessons: list[Lesson], normalise: str) -> torch.Tensor:
+def scores(shop: Bench, lessons: list[TrainingExample], normalize: str) -> torch.Tensor:
     """(lessons, options) of each row scored by the road that evaluation takes."""
     first = [lesson.rows[0].targets[0] for lesson in lessons]
     prompts = [list(lesson.rows[0].ids[:at]) for lesson, at in zip(lessons, first, strict=True)]
@@ -41,16 +41,18 @@ def scores(shop: Bench, lessons: list[Lesson], normalise: str) -> torch.Tensor:
     ]
     found = torch.tensor(score_options(load(shop.base, "float32").model, prompts, options), dtype=torch.float64)
     lengths = torch.tensor([[len(ids) for ids in told] for told in options])
-    return found / lengths if normalise == "mean" else found
+    return found / lengths if normalize == "mean" else found
 
 
-@pytest.mark.parametrize("normalise", ["sum", "mean"])
-def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(shop: Bench, text: Text, normalise: Any) -> None:
-    objective = Classify(normalise=normalise)
-    lessons = objective.lessons(examples(6), text, ABOUT)
+@pytest.mark.parametrize("normalize", ["sum", "mean"])
+def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
+    shop: Bench, text: ChatTokenizer, normalize: Any
+) -> None:
+    objective = Classify(normalize=normalize)
+    lessons = objective.build_training_examples(examples(6), text, ABOUT)
     rows = [row for lesson in lessons for row in lesson.rows]
     model = load(shop.base, "float32").model
-    wanted = torch.nn.functional.cross_entropy(scores(shop, lessons, normalise), torch.zeros(6, dtype=torch.int64))
+    wanted = torch.nn.functional.cross_entropy(scores(shop, lessons, normalize), torch.zeros(6, dtype=torch.int64))
     parts = packs(rows, 60)
     assert len(parts) > 1
     for made in ([pack(rows)], parts):
@@ -58,37 +60,39 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(shop: Bench, te
             found = [objective.loss(logprobs(model, one), one, None) for one in made]
         total = sum(float(loss.total) for loss in found) / objective.denominator(rows)
         assert total == pytest.approx(float(wanted), rel=1e-5)
-    hits = (scores(shop, lessons, normalise).argmax(1) == 0).double().mean()
+    hits = (scores(shop, lessons, normalize).argmax(1) == 0).double().mean()
     assert sum(loss.measures["accuracy"] for loss in found) / objective.denominator(rows) == pytest.approx(float(hits))
 
 
-def test_the_right_option_comes_first_and_others_are_drawn_by_the_seed(text: Text) -> None:
-    about = About(classes={**ABOUT.classes, **{f"class {n}": f"class {n}" for n in range(20)}})
-    lessons = Classify(options=4).lessons(examples(8), text, about)
+def test_the_right_option_comes_first_and_others_are_drawn_by_the_seed(text: ChatTokenizer) -> None:
+    about = ObjectiveContext(classes={**ABOUT.classes, **{f"class {n}": f"class {n}" for n in range(20)}})
+    lessons = Classify(options=4).build_training_examples(examples(8), text, about)
     for lesson, example in zip(lessons, examples(8), strict=True):
         told = [text.decode([row.ids[at] for at in row.targets]).removesuffix("<|im_end|>") for row in lesson.rows]
         assert told[0] == about.classes[example.label or ""]
         assert len(set(told)) == 4
-    assert lessons == Classify(options=4).lessons(examples(8), text, about)
-    other = About(classes=about.classes, seed=1)
-    assert lessons != Classify(options=4).lessons(examples(8), text, other)
+    assert lessons == Classify(options=4).build_training_examples(examples(8), text, about)
+    other = ObjectiveContext(classes=about.classes, seed=1)
+    assert lessons != Classify(options=4).build_training_examples(examples(8), text, other)
 
 
-def test_more_options_than_classes_are_all_classes(text: Text) -> None:
-    assert Classify(options=9).lessons(examples(2), text, ABOUT) == Classify().lessons(examples(2), text, ABOUT)
+def test_more_options_than_classes_are_all_classes(text: ChatTokenizer) -> None:
+    assert Classify(options=9).build_training_examples(examples(2), text, ABOUT) == Classify().build_training_examples(
+        examples(2), text, ABOUT
+    )
 
 
-def test_rows_without_a_class_are_told(text: Text) -> None:
+def test_rows_without_a_class_are_told(text: ChatTokenizer) -> None:
     for head in ("label", "sequence"):
-        (lesson,) = Classify(head=head).lessons([chat("Hm?", "none")], text, ABOUT)
+        (lesson,) = Classify(head=head).build_training_examples([chat("Hm?", "none")], text, ABOUT)
         assert lesson.nothing == "it has no class"
 
 
-def test_data_without_classes_is_refused(text: Text) -> None:
+def test_data_without_classes_is_refused(text: ChatTokenizer) -> None:
     with pytest.raises(DataError, match="at least two classes; this data set has 0"):
-        Classify().lessons(examples(2), text, About())
+        Classify().build_training_examples(examples(2), text, ObjectiveContext())
     with pytest.raises(DataError, match="both answered 'same'"):
-        Classify().lessons(examples(2), text, About(classes={"a": "same", "b": "same"}))
+        Classify().build_training_examples(examples(2), text, ObjectiveContext(classes={"a": "same", "b": "same"}))
 
 
 def test_settings_of_labels_are_refused_for_a_sequence_head() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
 from luthier.models.load import load
-from luthier.models.pack import Row, pack
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.tune import cost
 from luthier.tune.cost import Computed, operations_of
 from luthier.tune.steps.tune import Tune
@@ -22,10 +22,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def test_a_pack_is_its_tokens_what_is_learnt_of_them_and_the_keys_that_they_see() -> None:
-    rows = [Row(ids=[5, 6, 7, *own], learnt=[0, 0, 0] + [1] * len(own)) for own in ([8, 9], [10, 11, 12])]
+    rows = [TokenRow(ids=[5, 6, 7, *own], loss_weights=[0, 0, 0] + [1] * len(own)) for own in ([8, 9], [10, 11, 12])]
     found = Computed.of(pack(rows, 1))
     own = 4 + (4 + 5)  # nothing predicts from a row's last token; the others see the shared three, and themselves
-    assert found == Computed(packs=1, tokens=3 + 1 + 2, learnt=2 + 3, keys=(1 + 2 + 3) + own)
+    assert found == Computed(packs=1, tokens=3 + 1 + 2, head_tokens=2 + 3, keys=(1 + 2 + 3) + own)
     assert Computed.of(pack(rows, 1), times=2) == found.and_of(found)
 
 
@@ -40,33 +40,35 @@ def test_operations_are_those_that_torch_counts(shop: Bench, monkeypatch: pytest
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     tokens = ids.shape[1]
     told = operations_of(about, about.parameters, bits=32, headed=False)
-    whole = Computed(packs=1, tokens=tokens, learnt=tokens, keys=tokens * tokens)  # eager attention hides half of it
+    whole = Computed(
+        packs=1, tokens=tokens, head_tokens=tokens, keys=tokens * tokens
+    )  # eager attention hides half of it
     assert told(whole) == pytest.approx(counted.get_total_flops(), rel=0.02)
     frozen = operations_of(about, 1, bits=32, headed=False)(whole._replace(keys=0))
     assert frozen == pytest.approx(told(whole._replace(keys=0)) * 4 / 6)
     headless = operations_of(about, about.parameters, bits=32, headed=True)
-    assert headless(whole) == told(whole._replace(learnt=0))
+    assert headless(whole) == told(whole._replace(head_tokens=0))
 
 
-@pytest.mark.parametrize("rows_per_step", [2, 8, 48])
-def test_what_is_told_before_is_what_is_counted_after(shop: Bench, rows_per_step: int) -> None:
-    step = Tune(data="data", rows_per_step=rows_per_step, epochs=2, precision="float32", learning_rate=1e-3)
+@pytest.mark.parametrize("batch_size", [2, 8, 48])
+def test_what_is_told_before_is_what_is_counted_after(shop: Bench, batch_size: int) -> None:
+    step = Tune(data="data", batch_size=batch_size, epochs=2, dtype="float32", learning_rate=1e-3)
     measures = step.make(shop.work(step))
     counted = measures["flops_per_s"] * (measures["train_s"] - measures["held_out_s"] - measures["checkpoint_s"])
     pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bits_a_number": 32}
     inputs = {"data": shop.data, "model": shop.base}
-    look = Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
-    assert (step.foresee(look).seconds or 0) * 1e6 == pytest.approx(counted, rel=0.1)
+    look = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
+    assert (step.estimate_cost(look).seconds or 0) * 1e6 == pytest.approx(counted, rel=0.1)
 
 
 def test_many_small_steps_take_longer_than_a_few_large_ones(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pace that was measured in one kind foretells the other."""
     pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bits_a_number": 32}
     inputs = {"data": shop.data, "model": shop.base}
-    look = Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
+    look = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
 
-    def seconds(rows_per_step: int) -> float:
-        return Tune(data="data", rows_per_step=rows_per_step, precision="float32").foresee(look).seconds or 0.0
+    def seconds(batch_size: int) -> float:
+        return Tune(data="data", batch_size=batch_size, dtype="float32").estimate_cost(look).seconds or 0.0
 
     longer = seconds(4) / seconds(48)
     monkeypatch.setattr(cost, "PACK_TOKENS", 0)

@@ -12,19 +12,22 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from luthier.core.artifact import Artifact
-from luthier.models.logprobs import logprobs
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, pack
-from luthier.tune.critic import Critic, add_critic, is_critics
+from luthier.models.kernels.lora import one_product
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.tune.objectives.ppo import Ppo
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.critic import Critic, add_critic, is_critics
 from policies import REGEX
 from tuning import Bench, adapted, bench, finish, interrupted, pairs
 
-ROLLOUT = {"samples": 4, "max_new_tokens": 4}
-QUICK: dict[str, Any] = {"technique": Lora(r=4), "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
-ROWS = [Row([5, 9, 4, 7, 11, 2], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]), Row([5, 9, 4, 8, 2], [0.0, 0.0, 0.0, 1.0, 1.0])]
+ROLLOUT = {"num_generations": 4, "max_completion_length": 4}
+QUICK: dict[str, Any] = {"technique": Lora(r=4), "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32"}
+ROWS = [
+    TokenRow([5, 9, 4, 7, 11, 2], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]),
+    TokenRow([5, 9, 4, 8, 2], [0.0, 0.0, 0.0, 1.0, 1.0]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def judge(shop: Bench) -> Artifact:
 
 def step(**settings: Any) -> Tune:
     objective = {"kind": "ppo", "rewards": [REGEX], "rollout": ROLLOUT, **settings.pop("objective", {})}
-    return Tune(**{"data": "data", **QUICK, "rows": 16, "objective": objective, **settings})
+    return Tune(**{"data": "data", **QUICK, "max_train_samples": 16, "objective": objective, **settings})
 
 
 def judged(shop: Bench, made: Tune, judge: Artifact) -> Artifact:
@@ -73,7 +76,8 @@ def test_policy_and_critic_share_one_base_and_do_not_disturb_one_another(shop: B
     logprobs(model, pack(ROWS)).sum().backward()
     assert not any(is_critics(name) for name in moved(model))
     told = [
-        replace(row, told={name: [0.5] * len(row.targets) for name in ("return", "value", "share")}) for row in ROWS
+        replace(row, token_values={name: [0.5] * len(row.targets) for name in ("return", "value", "share")})
+        for row in ROWS
     ]
     model.zero_grad()
     critic.loss(pack(told)).total.backward()
@@ -106,12 +110,12 @@ def test_only_the_policys_adapter_is_saved(shop: Bench, technique: str) -> None:
 def test_it_begins_with_the_reward_models_adapter_and_head(shop: Bench, judge: Artifact) -> None:
     """The value before the last token of an answer is then what the reward model says of the text up to there."""
     from luthier.models.load import open_model
-    from luthier.tune.reading import read_rows
+    from luthier.tune.training.reference_logprobs import read_rows
 
     model = adapted(shop, Lora(r=4))
     add_critic(model, 1, judge.folder / "adapter")
     critic = Critic(model, lambda values, given: Ppo(rewards=[REGEX]).value_loss(values, given))  # type: ignore[list-item]
-    asked = [Row([*row.ids[:at], 0], [0.0] * at + [1.0]) for row in ROWS for at in row.targets]
+    asked = [TokenRow([*row.ids[:at], 0], [0.0] * at + [1.0]) for row in ROWS for at in row.targets]
     wanted = [values[0] for values in read_rows(open_model(judge, "float32"), asked, 1 << 12)]
     found = [value for values in critic.read(ROWS, 1 << 12) for value in values]
     assert len(set(found)) > 1
@@ -123,12 +127,12 @@ def test_it_begins_with_the_reward_models_adapter_and_head(shop: Bench, judge: A
     [
         ("auto", Lora(r=4), "it begins with the reward model's adapter and head"),
         ("zero", Lora(r=4), "it begins at zero: as asked for"),
-        ("auto", Lora(r=4, start="olora"), "at zero: the policy's own start changes the base"),
+        ("auto", Lora(r=4, init_lora_weights="olora"), "at zero: the policy's own start changes the base"),
     ],
 )
 def test_it_is_said_where_it_begins(shop: Bench, judge: Artifact, start: str, technique: Lora, says: str) -> None:
     objective = {"rewards": ["model"], "value_start": start}
-    made = step(objective=objective, technique=technique, reward_model="judge", rows=8)
+    made = step(objective=objective, technique=technique, reward_model="judge", max_train_samples=8)
     judged(shop, made, judge)
     assert any(says in text for text in shop.said("note"))
 
@@ -136,7 +140,7 @@ def test_it_is_said_where_it_begins(shop: Bench, judge: Artifact, start: str, te
 def test_a_reward_model_of_another_base_is_no_start(shop: Bench, judge: Artifact) -> None:
     other = shop.tune(Tune(data="data", objective="sft", **QUICK))
     from luthier.models.load import open_folder
-    from luthier.tune.critic import start_of
+    from luthier.tune.training.critic import start_of
 
     model = Lora(r=4).adapt(open_folder(shop.base.folder, torch.float32), 1)
     assert start_of(judge, shop.base, model)[0] is not None
@@ -146,10 +150,10 @@ def test_a_reward_model_of_another_base_is_no_start(shop: Bench, judge: Artifact
 
 def test_a_critic_has_a_rate_of_its_own(shop: Bench) -> None:
     """At its first step Adam moves every number by the rate: the critic's by so many times more."""
-    from luthier.tune.tuning import Tuning
+    from luthier.tune.run import TrainingRun
 
-    made = step(objective={"value_rate": 8.0}, technique=Lora(r=4, b_rate=2.0))
-    tuning = Tuning(made, Lora(r=4, b_rate=2.0), shop.work(made))
+    made = step(objective={"value_rate": 8.0}, technique=Lora(r=4, loraplus_lr_ratio=2.0))
+    tuning = TrainingRun(made, Lora(r=4, loraplus_lr_ratio=2.0), shop.work(made))
     rates = [tuning._rate_of(f"x.{name}.weight") for name in ("lora_A.default", "lora_B.default", "lora_A.value")]
     assert rates == [1.0, 2.0, 8.0]
     assert tuning._rate_of("value_head.weight") == 8.0
@@ -162,9 +166,9 @@ def test_a_critic_needs_a_low_rank_adapter() -> None:
 
 def test_killed_in_the_middle_of_a_phase_policy_and_critic_end_in_the_same_bytes(shop: Bench) -> None:
     """The second of two steps that learn from answers drawn at once draws them, and asks the critic, again."""
-    drawn = {**ROLLOUT, "steps": 2}
+    drawn = {**ROLLOUT, "steps_per_generation": 2}
     made = step(objective={"rollout": drawn, "kl": {"coefficient": 0.05, "estimator": "k1", "target": 0.01}},
-                rows=24, rows_per_step=4, checkpoint_steps=1)  # fmt: skip
+                max_train_samples=24, batch_size=4, save_steps=1)  # fmt: skip
     whole = {entry.path: entry.digest for entry in shop.tune(made).manifest.files}
     shop.store.remove(shop.tune_digest(made))
     interrupted(shop, made, before=3)

@@ -15,24 +15,23 @@ from pydantic import ValidationError
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
-from luthier.core.step import Work
+from luthier.core.step import StepContext
 from luthier.data.steps.prepare import Prepare
-from luthier.models.pack import Row
-from luthier.tune.curriculum import Curriculum, ordered
-from luthier.tune.loop import Training
-from luthier.tune.schedule import Course
+from luthier.models.packing.pack import TokenRow
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.schedule import BatchSampler, Curriculum, ordered
+from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, made
 
-QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32", "technique": Lora(r=4)}
+QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
 
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 9), st.integers(0, 5))
 def test_whole_passes_keep_the_order_and_later_ones_are_drawn(count: int, passes: int, rows: int, seed: int) -> None:
     first = numpy.arange(count)[::-1].copy()
     ways = [
-        Course(seed=seed, count=count, epochs=passes + 1, rows_per_step=rows, first=order, first_epochs=passes)
+        BatchSampler(seed=seed, count=count, epochs=passes + 1, batch_size=rows, first=order, first_epochs=passes)
         for order in (first, None)
     ]
     kept, drawn = ([lesson for step in range(one.steps) for lesson in one.lessons_of(step)] for one in ways)
@@ -48,13 +47,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize("first", ["lowest", "highest"])
 def test_rows_are_learnt_by_their_length(shop: Bench, first: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[list[int]] = []
-    gradient = Training.gradient
+    gradient = Trainer.gradient
 
-    def watched(self: Training, rows: list[Row], denominator: float, step: int) -> Any:
+    def watched(self: Trainer, rows: list[TokenRow], denominator: float, step: int) -> Any:
         read.append([len(row.ids) for row in rows])
         return gradient(self, rows, denominator, step)
 
-    monkeypatch.setattr(Training, "gradient", watched)
+    monkeypatch.setattr(Trainer, "gradient", watched)
     shop.tune(Tune(**QUICK, epochs=2, curriculum=Curriculum(first=first)))
     steps = len(read) // 2
     lengths = [length for step in read[:steps] for length in step]
@@ -85,7 +84,7 @@ def rated(root: Path, values: list[str]) -> tuple[Bench, Artifact]:
         quiet = shop.work(Tune(**QUICK)).events
         scratch = root / "scratch"
         scratch.mkdir()
-        step.make(Work(name="data", inputs={}, folder=folder, scratch=scratch, base=root, seed=1, events=quiet))
+        step.make(StepContext(name="data", inputs={}, folder=folder, scratch=scratch, base=root, seed=1, events=quiet))
 
     return shop, made(shop.store, "rated", "dataset", fill)
 
@@ -128,6 +127,6 @@ def test_what_cannot_order_rows_is_said(tmp_path: Path) -> None:
         ordered(Curriculum(by="meta.easy"), data, lessons, 0)
     with pytest.raises(DataError, match=r"the rows have no 'length.lenght'") as caught:
         ordered(Curriculum(by="length.lenght"), data, lessons, 0)
-    assert "length.length" in (caught.value.remedy or "")
+    assert "length.length" in (caught.value.hint or "")
     with pytest.raises(ValidationError):
         Curriculum(epochs=0)

@@ -11,17 +11,17 @@ import torch
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError, RecipeError
-from luthier.core.step import Outlook
-from luthier.flow.recipe import Recipe
-from luthier.flow.source_text import read_yaml
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, pack
-from luthier.text.ids import Text
-from luthier.tune.heldout import HeldOut
-from luthier.tune.objective import Lesson, Teacher
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack
+from luthier.recipe.schema import Recipe
+from luthier.recipe.yaml import read_yaml
+from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.objective import Teacher, TrainingExample
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
@@ -39,8 +39,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def rows(shop: Bench) -> list[Row]:
-    lessons = Distil().lessons(examples(5), Text.load(shop.base.folder))
+def rows(shop: Bench) -> list[TokenRow]:
+    lessons = Distil().build_training_examples(examples(5), ChatTokenizer.load(shop.base.folder))
     return [row for lesson in lessons for row in lesson.rows]
 
 
@@ -49,7 +49,7 @@ def teacher(shop: Bench) -> Teacher:
     return Teacher(open_folder(shop.teacher.folder, torch.float64), VOCABULARY)
 
 
-def whole_shares(model: Any, rows: list[Row], temperature: float) -> torch.Tensor:
+def whole_shares(model: Any, rows: list[TokenRow], temperature: float) -> torch.Tensor:
     """(N, vocab) log-probabilities of transformers' own forward, row by row."""
     found = []
     with torch.no_grad():
@@ -73,7 +73,7 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon", "skewed"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_divergence_is_that_of_the_coarsened_shares(
-    divergence: Any, temperature: float, shop: Bench, rows: list[Row], teacher: Teacher
+    divergence: Any, temperature: float, shop: Bench, rows: list[TokenRow], teacher: Teacher
 ) -> None:
     student = open_folder(shop.base.folder, torch.float64)
     objective = Distil(divergence=divergence, temperature=temperature, top_k=9)
@@ -93,7 +93,7 @@ def test_the_divergence_is_that_of_the_coarsened_shares(
     torch.testing.assert_close(found.total, wanted.sum() * temperature**2)
 
 
-def test_the_plain_loss_is_mixed_in(shop: Bench, rows: list[Row], teacher: Teacher) -> None:
+def test_the_plain_loss_is_mixed_in(shop: Bench, rows: list[TokenRow], teacher: Teacher) -> None:
     student = open_folder(shop.base.folder, torch.float64)
     losses = {}
     for alpha in (1.0, 0.25):
@@ -106,7 +106,7 @@ def test_the_plain_loss_is_mixed_in(shop: Bench, rows: list[Row], teacher: Teach
     assert losses[0.25] == pytest.approx(0.25 * losses[1.0] + 0.75 * plain)
 
 
-def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(rows: list[Row], teacher: Teacher) -> None:
+def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(rows: list[TokenRow], teacher: Teacher) -> None:
     for divergence in ("forward", "reverse", "jensen_shannon", "skewed"):
         objective = Distil(divergence=divergence, top_k=20)
         ready = objective.ready(pack(rows), teacher)
@@ -116,9 +116,13 @@ def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(rows: list[Row], 
         assert float(loss.detach()) == pytest.approx(0, abs=1e-9)
 
 
-def test_stored_words_are_those_of_the_live_teacher(rows: list[Row], teacher: Teacher) -> None:
+def test_stored_words_are_those_of_the_live_teacher(rows: list[TokenRow], teacher: Teacher) -> None:
     objective = Distil(top_k=7)
-    lessons = [Lesson(id="none", nothing="too long"), Lesson(id="a", rows=(rows[0],)), Lesson(id="b", rows=(rows[1],))]
+    lessons = [
+        TrainingExample(id="none", nothing="too long"),
+        TrainingExample(id="a", rows=(rows[0],)),
+        TrainingExample(id="b", rows=(rows[1],)),
+    ]
     stored = list(taught(lessons, objective, teacher))
     assert [lesson.id for lesson in stored] == ["none", "a", "b"]
     live = objective.ready(pack(rows[:2]), teacher)
@@ -131,8 +135,8 @@ def test_stored_words_are_those_of_the_live_teacher(rows: list[Row], teacher: Te
 
 def step(**objective: Any) -> Tune:
     return Tune(
-        data="data", teacher="teacher", objective=Distil(**objective), technique=Lora(r=4), rows_per_step=16,
-        learning_rate=1e-2, epochs=2, precision="float32",
+        data="data", teacher="teacher", objective=Distil(**objective), technique=Lora(r=4), batch_size=16,
+        learning_rate=1e-2, epochs=2, dtype="float32",
     )  # fmt: skip
 
 
@@ -159,7 +163,7 @@ def test_a_teacher_of_other_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_names_classes_is_refused(shop: Bench) -> None:
-    named = Tune(data="data", objective=Classify(head="sequence"), technique=Lora(r=2), precision="float32")
+    named = Tune(data="data", objective=Classify(head="sequence"), technique=Lora(r=2), dtype="float32")
     other = Bench(shop.store, shop.base, shop.data, [])
     other.__dict__["teacher"] = shop.tune(named)
     with pytest.raises(ModelError, match="names classes and writes no text"):
@@ -190,7 +194,7 @@ def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("logits", ["stored", "live"])
 def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
     held_out = HeldOut.model_validate({"rows": 12, "every": 2})
-    made = shop.tune(step(logits=logits).model_copy(update={"held_out": held_out}))
+    made = shop.tune(step(logits=logits).model_copy(update={"validation": held_out}))
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     found = [line["held_out_loss"] for line in log if "held_out_loss" in line]
     assert found[-1] < found[0]
@@ -198,6 +202,6 @@ def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
 
 def test_an_open_teacher_is_counted_in_the_forecast(shop: Bench) -> None:
     inputs = {"data": shop.data, "model": shop.base, "teacher": shop.teacher}
-    outlook = Outlook(inputs=inputs, upstream={}, base=shop.base.folder)
-    stored, live = (step(logits=logits).foresee(outlook).peak_bytes or 0 for logits in ("stored", "live"))
+    outlook = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)
+    stored, live = (step(logits=logits).estimate_cost(outlook).peak_bytes or 0 for logits in ("stored", "live"))
     assert live - stored == 4 * describe(shop.teacher.folder).parameters

@@ -12,15 +12,15 @@ import torch
 
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError
-from luthier.core.events import Events
-from luthier.core.step import Outlook, Work
-from luthier.flow.find_model import chooses_classes, find_model
-from luthier.flow.recipe import Recipe
-from luthier.models.export import export
+from luthier.core.events import RunEvents
+from luthier.core.hashing import digest_of
+from luthier.core.step import PlanContext, StepContext
+from luthier.models.export.checkpoint import export
 from luthier.models.load import load
-from luthier.tune.heldout import HeldOut
+from luthier.recipe.models import chooses_classes, find_model
+from luthier.recipe.schema import Recipe
+from luthier.tune.dataset.validation import HeldOut
 from luthier.tune.steps.epoch import Epoch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
@@ -29,8 +29,8 @@ from tuning import Bench, bench, finish, interrupted
 from workshop import RECIPE, own_cache, small_recipe
 
 QUICK: dict[str, Any] = {
-    "data": "data", "rows_per_step": 20, "learning_rate": 1e-2, "precision": "float32", "schedule": "constant",
-    "warmup": 0,
+    "data": "data", "batch_size": 20, "learning_rate": 1e-2, "dtype": "float32", "lr_scheduler": "constant",
+    "warmup_ratio": 0,
 }  # fmt: skip
 """48 rows: the epochs end within the steps 3 and 5 and with the last, 8."""
 
@@ -45,8 +45,8 @@ def taken(shop: Bench, tuned: Artifact, epoch: int, base: Artifact | None = None
     digest, base = digest_of([tuned.digest, epoch]), base or shop.base
     folder, scratch = shop.store.begin(digest)
     inputs = {"tuned": tuned, "model": base}
-    events = Events(shop.heard.append).of("early")
-    work = Work(name="early", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=events)
+    events = RunEvents(shop.heard.append).of("early")
+    work = StepContext(name="early", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=events)
     Epoch(tuned="tune", epoch=epoch).make(work)
     named = {name: one.digest for name, one in inputs.items()}
     return finish(shop.store, digest, "epoch", "model", named)
@@ -61,16 +61,16 @@ def logits(artifact: Artifact) -> torch.Tensor:
 @pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
 def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, technique: Any, tmp_path: Path) -> None:
     settings = {**QUICK, "technique": technique, "learning_rate": 1e-3 if technique.kind == "full" else 1e-2}
-    made = shop.tune(Tune(**settings, epochs=3, keep_epochs=2))
+    made = shop.tune(Tune(**settings, epochs=3, save_epochs=2))
     assert not torch.equal(logits(made), logits(shop.base))
     for epoch, steps in ((1, 3), (2, 5)):
         ended = shop.tune(Tune(**settings, epochs=20 * steps / 48))
         early = taken(shop, made, epoch)
         assert torch.equal(logits(early), logits(ended))
         assert not torch.equal(logits(early), logits(made))
-        for name in ("log.jsonl", "learnt.parquet"):
+        for name in ("log.jsonl", "training_examples.parquet"):
             assert early.path(name).read_bytes() == ended.path(name).read_bytes(), name
-        mine, other = (one.read_json("tuned.json") for one in (early, ended))
+        mine, other = (one.read_json("training.json") for one in (early, ended))
         assert mine == {**other, "epoch": epoch}
         assert chooses_classes(early)
     export(taken(shop, made, 1), tmp_path / "out", "adapter" if technique.kind == "lora" else "hf")
@@ -78,7 +78,7 @@ def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, techni
 
 
 def test_what_is_kept_changes_nothing_else(shop: Bench) -> None:
-    one, other = shop.tune(Tune(**QUICK, epochs=3)), shop.tune(Tune(**QUICK, epochs=3, keep_epochs=1))
+    one, other = shop.tune(Tune(**QUICK, epochs=3)), shop.tune(Tune(**QUICK, epochs=3, save_epochs=1))
     more = {entry.path: entry.digest for entry in other.manifest.files if not entry.path.startswith("epochs/")}
     assert more == {entry.path: entry.digest for entry in one.manifest.files}
     assert {entry.path.split("/")[1] for entry in other.manifest.files if entry.path.startswith("epochs/")} == {"2"}
@@ -86,52 +86,52 @@ def test_what_is_kept_changes_nothing_else(shop: Bench) -> None:
 
 @pytest.mark.parametrize("before", [3, 4, 6])
 def test_epochs_outlive_a_training_that_is_stopped(shop: Bench, tmp_path: Path, before: int) -> None:
-    step = Tune(**QUICK, epochs=3, keep_epochs=2, ema=0.9, checkpoint_steps=2)
+    step = Tune(**QUICK, epochs=3, save_epochs=2, ema=0.9, save_steps=2)
     whole, stopped = shop.tune(step), bench(tmp_path)
     interrupted(stopped, step, before)
     assert stopped.tune(step).manifest.files == whole.manifest.files
 
 
 def test_held_out_rows_are_measured_where_an_epoch_is_kept(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, epochs=3, keep_epochs=2, held_out=HeldOut(rows=8, every=100, keep="last")))
+    made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=2, validation=HeldOut(rows=8, every=100, keep="last")))
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6]
     early = taken(shop, made, 1)
-    assert early.read_json("tuned.json")["held_out"]["saved_step"] == 2
-    learnt = polars.read_parquet(early.path("learnt.parquet"))
+    assert early.read_json("training.json")["held_out"]["saved_step"] == 2
+    learnt = polars.read_parquet(early.path("training_examples.parquet"))
     assert learnt["taught"].to_list() == learnt["seen"].to_list()
 
 
 def test_an_epoch_that_training_never_came_to_is_told(shop: Bench) -> None:
     stops = HeldOut(rows=8, every=1, patience=1, min_delta=100, keep="last")
-    made = shop.tune(Tune(**QUICK, epochs=3, keep_epochs=2, held_out=stops))
+    made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=2, validation=stops))
     assert [text for text in shop.said("warning") if text.startswith("epoch 2 did not end")]
     with pytest.raises(ModelError, match="keeps no model after epoch 2: it keeps those after 1"):
         taken(shop, made, 2)
 
 
 def test_another_base_is_refused(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, epochs=3, keep_epochs=1))
+    made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=1))
     with pytest.raises(ModelError, match="tuned from another model"):
         taken(shop, made, 2, base=shop.teacher)
 
 
 @pytest.mark.parametrize(("kept", "epoch"), [(0, 1), (1, 1), (2, 3)])
 def test_what_will_not_be_kept_is_refused_before_anything_is_made(shop: Bench, kept: int, epoch: int) -> None:
-    outlook = Outlook(inputs={}, upstream={"tuned": Tune(**QUICK, epochs=3, keep_epochs=kept)}, base=Path())
+    outlook = PlanContext(inputs={}, upstream={"tuned": Tune(**QUICK, epochs=3, save_epochs=kept)}, base=Path())
     with pytest.raises(ModelError, match=f"keeps no model after epoch {epoch}"):
-        Epoch(tuned="tune", epoch=epoch).foresee(outlook)
+        Epoch(tuned="tune", epoch=epoch).estimate_cost(outlook)
 
 
 @pytest.mark.parametrize(("epochs", "most"), [(1.0, 0), (2.5, 2)])
 def test_no_more_epochs_are_kept_than_end(epochs: float, most: int) -> None:
     if most:
-        assert list(Tune(data="data", epochs=epochs, keep_epochs=most).kept_epochs) == [1, 2]
+        assert list(Tune(data="data", epochs=epochs, save_epochs=most).kept_epochs) == [1, 2]
     with pytest.raises(ValueError, match="the last epoch is kept anyway"):
-        Tune(data="data", epochs=epochs, keep_epochs=most + 1)
+        Tune(data="data", epochs=epochs, save_epochs=most + 1)
 
 
-EARLY = RECIPE.replace("    rows_per_step: 8\n", "    rows_per_step: 8\n    epochs: 2\n    keep_epochs: 1\n").replace(
+EARLY = RECIPE.replace("    batch_size: 8\n", "    batch_size: 8\n    epochs: 2\n    save_epochs: 1\n").replace(
     "  report:\n", "  early: {kind: epoch, tuned: tune, epoch: 1}\n  report:\n"
 )
 
@@ -139,11 +139,11 @@ EARLY = RECIPE.replace("    rows_per_step: 8\n", "    rows_per_step: 8\n    epoc
 def test_a_recipe_evaluates_an_epoch_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     monkeypatch.chdir(tmp_path)
-    path = small_recipe(tmp_path, EARLY.replace("model: tune\n", "model: early\n    against: tune\n"))
+    path = small_recipe(tmp_path, EARLY.replace("model: tune\n", "model: early\n    compare_with: tune\n"))
     made = Recipe.load(path).run()
     early = made["early"].artifact
     assert set(early.manifest.inputs) == {"model", "tuned"}
-    assert early.read_json("tuned.json")["rows_seen"] == 64
+    assert early.read_json("training.json")["rows_seen"] == 64
     assert set(made["report"].artifact.read_json("metrics.json")["models"]) >= {"tuned", "against", "base"}
     assert run_command(["report", "--to", "out.html"]) == 0
     assert find_model(None)[0] == "tickets:tune", "what the recipe tunes is not what it was on the way"

@@ -11,14 +11,14 @@ import torch
 from peft import EvaConfig, LoraConfig, get_peft_model
 from peft.tuners.lora.eva import get_eva_state_dict
 
+from luthier.chat.messages import prompt_of
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
 from luthier.models.load import open_folder
-from luthier.models.pack import Pack, Row, pack
+from luthier.models.packing.pack import Pack, TokenRow, pack
 from luthier.models.quiet import no_peft_warning
-from luthier.text.ids import Text
-from luthier.text.messages import prompt_of
 from luthier.tune.eva import _directions, begin_with_eva
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -32,9 +32,9 @@ ROWS = [[(7 * at * at + 3 * row) % 400 for at in range(30)] for row in range(6)]
 
 def test_it_finds_what_peft_finds(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "model")
-    technique = Lora(r=2, start="eva")
+    technique = Lora(r=2, init_lora_weights="eva")
     model = technique.adapt(open_folder(base, torch.float32), 1)
-    packed = pack([Row(ids, [0.0] * 29 + [1.0]) for ids in ROWS], share_from=1000)
+    packed = pack([TokenRow(ids, [0.0] * 29 + [1.0]) for ids in ROWS], share_from=1000)
     technique.begin(model, iter([packed]))
     ours = {name: one.weight.detach() for name, one in model.named_modules() if name.endswith("lora_A.default")}
     config = LoraConfig(
@@ -63,8 +63,8 @@ def test_it_looks_at_the_prompts_of_a_policy(tmp_path: Path, kind: str, monkeypa
     monkeypatch.setattr("luthier.tune.eva.begin_with_eva", watched)
     policy = policy_of(kind, Script.drawn(samples=4))
     shop = bench(tmp_path, examples(8))
-    shop.tune(Tune(data="data", technique=Lora(r=2, start="eva"), objective=policy, rows_per_step=8))
-    prompts = Text.load(shop.base.folder).prompts([prompt_of(one) for one in examples(8)])
+    shop.tune(Tune(data="data", technique=Lora(r=2, init_lora_weights="eva"), objective=policy, batch_size=8))
+    prompts = ChatTokenizer.load(shop.base.folder).prompts([prompt_of(one) for one in examples(8)])
     assert [sorted(one) for one in read] == [sorted(prompts)]
 
 
@@ -85,10 +85,10 @@ def energy(rows: torch.Tensor, directions: torch.Tensor) -> float:
 
 
 def test_too_few_tokens_are_refused(tmp_path: Path) -> None:
-    technique = Lora(r=16, start="eva")
+    technique = Lora(r=16, init_lora_weights="eva")
     model = technique.adapt(open_folder(tiny_model(tmp_path / "model"), torch.float32), 1)
     with pytest.raises(ModelError, match="too few for rank 16"):
-        technique.begin(model, iter([pack([Row([1, 2, 3], [0.0, 0.0, 1.0])])]))
+        technique.begin(model, iter([pack([TokenRow([1, 2, 3], [0.0, 0.0, 1.0])])]))
 
 
 @pytest.mark.parametrize(("rows", "inputs", "inner"), [(60, 24, 24), (24, 60, 24), (24, 60, 3)])
@@ -112,8 +112,13 @@ def test_a_plan_tells_what_looking_for_directions_takes(tmp_path: Path) -> None:
         step = Tune(data="data", technique=Lora(r=4, **settings))
         inputs = {"data": shop.data, "model": shop.base}
         history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
-        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history)).seconds or 0.0
+        return (
+            step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history)).seconds
+            or 0.0
+        )
 
     model = describe(shop.base.folder)
-    assert told(start="eva") == pytest.approx(told() + Lora(r=4, start="eva").before_s(model), abs=0.2)
-    assert Lora(r=4, start="eva").before_s(model) > 0 == Lora(r=4).before_s(model)
+    assert told(init_lora_weights="eva") == pytest.approx(
+        told() + Lora(r=4, init_lora_weights="eva").before_s(model), abs=0.2
+    )
+    assert Lora(r=4, init_lora_weights="eva").before_s(model) > 0 == Lora(r=4).before_s(model)

@@ -13,20 +13,20 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.models.kernels.lora import one_product
 from luthier.models.load import open_folder
-from luthier.models.logprobs import reading
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row
-from luthier.text.ids import Text
-from luthier.tune.lessons import Lessons
-from luthier.tune.loop import Manner, Training
+from luthier.models.packing.logprobs import reading
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.dataset.tokenized import TokenizedDataset
+from luthier.tune.objective import Stored
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.schedule import DECAY, Course
-from luthier.tune.source import Stored
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.schedule import DECAY, BatchSampler
+from luthier.tune.training.trainer import Trainer, TrainingArguments
 from models.architectures import Double
 from tuning import Bench, bench, examples
 
@@ -45,24 +45,24 @@ class Pupil:
 
     def __init__(self, shop: Bench, folder: Path, technique: Technique, average: Literal["token", "row"]) -> None:
         objective = Sft(average=average)
-        taught = objective.lessons(examples(10), Text.load(shop.base.folder))
-        self.lessons = Lessons.write(folder, taught, "one")
+        taught = objective.build_training_examples(examples(10), ChatTokenizer.load(shop.base.folder))
+        self.lessons = TokenizedDataset.write(folder, taught, "one")
         self.model: Any = technique.adapt(open_folder(shop.base.folder, torch.float64), 1).double()
         for name, value in self.model.named_parameters():
             if "lora_B" in name:  # at zero, A would have no gradient
                 value.data.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.02)
         one_product(self.model)
         self.rows = [row for number in range(len(taught)) for row in self.lessons.rows(number)]
-        self.course = Course(seed=0, count=len(self.lessons), epochs=1, rows_per_step=10)
+        self.course = BatchSampler(seed=0, count=len(self.lessons), epochs=1, batch_size=10)
         self.objective = objective
         self.source = Stored(self.lessons, self.course, objective, lambda rows: [])
 
-    def gradient(self, rows: Sequence[Row], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
-        manner = Manner(
+    def gradient(self, rows: Sequence[TokenRow], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
+        manner = TrainingArguments(
             rate=1.0, schedule="constant", warmup=0.0, decay=DECAY, optimizer=AdamW(), clip=None,
-            tokens_per_pack=tokens, rate_of=lambda name: 1.0,
+            max_tokens_per_microbatch=tokens, rate_of=lambda name: 1.0,
         )  # fmt: skip
-        training = Training(self.model, self.objective, self.source, self.course, manner, None)
+        training = Trainer(self.model, self.objective, self.source, self.course, manner, None)
         with Double():
             loss, _, _ = training.gradient(list(rows), self.objective.denominator(rows))
         return loss, {name: value.clone() for name, value in training._updater._sums.items()}
@@ -75,8 +75,8 @@ class Pupil:
             with Double():
                 logps = torch.log_softmax(self.model(input_ids=ids).logits[0], -1)
             for at in row.targets:
-                total = total - row.learnt[at] * logps[at - 1, row.ids[at]]
-                weight += row.learnt[at]
+                total = total - row.loss_weights[at] * logps[at - 1, row.ids[at]]
+                weight += row.loss_weights[at]
         (total / weight).backward()  # type: ignore[no-untyped-call]
         moving = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
         found = {name: value.grad.clone() for name, value in moving.items()}
@@ -114,7 +114,9 @@ def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monke
     whole = pupil.gradient(rows, 4096)
     how = reading(pupil.model)
     assert how.packed
-    monkeypatch.setattr("luthier.models.logprobs.reading", lambda model: type(how)(packed=False, why="", head=how.head))
+    monkeypatch.setattr(
+        "luthier.models.packing.logprobs.reading", lambda model: type(how)(packed=False, why="", head=how.head)
+    )
     same(pupil.gradient(rows, 130), whole)
 
 

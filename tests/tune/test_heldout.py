@@ -12,27 +12,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError
-from luthier.core.events import Events
-from luthier.core.step import Work
+from luthier.core.events import RunEvents
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.load import open_merged
-from luthier.models.logprobs import Reading
-from luthier.models.pack import Row
-from luthier.text.ids import Text
-from luthier.tune.heldout import HELD_OUT, HeldOut, Standing, after
-from luthier.tune.loop import Stepped, Training
-from luthier.tune.measure import Exam
+from luthier.models.packing.logprobs import ForwardMode
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.dataset.validation import HELD_OUT, BestCheckpoint, HeldOut, after
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.reference_logprobs import HeldOutEvaluator
+from luthier.tune.training.trainer import StepMetrics, Trainer
 from tuning import Bench, bench, chat, examples
 
-QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32", "technique": Lora(r=4)}
+QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +51,20 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 def told(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "tuned.json").read_text())["held_out"]  # type: ignore[no-any-return]
+    return json.loads((folder / "training.json").read_text())["held_out"]  # type: ignore[no-any-return]
 
 
 def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
-    gradient = Training.gradient
+    gradient = Trainer.gradient
 
-    def watched(self: Training, rows: list[Row], denominator: float, step: int) -> Any:
+    def watched(self: Trainer, rows: list[TokenRow], denominator: float, step: int) -> Any:
         read.update(row.key for row in rows)
         return gradient(self, rows, denominator, step)
 
-    monkeypatch.setattr(Training, "gradient", watched)
-    made = shop.tune(Tune(**QUICK, epochs=3, held_out=HeldOut(rows=0.25, every=2)))
-    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    monkeypatch.setattr(Trainer, "gradient", watched)
+    made = shop.tune(Tune(**QUICK, epochs=3, validation=HeldOut(rows=0.25, every=2)))
+    learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     held = learnt.filter(polars.col("nothing") == HELD_OUT)
     assert held.height == 12
     assert held["seen"].sum() == 0
@@ -83,18 +83,20 @@ def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
     shop: Bench, monkeypatch: pytest.MonkeyPatch, share: bool
 ) -> None:
     if not share:
-        monkeypatch.setattr("luthier.models.logprobs.reading", lambda model: Reading(False, "a test's wish", None))
+        monkeypatch.setattr(
+            "luthier.models.packing.logprobs.reading", lambda model: ForwardMode(False, "a test's wish", None)
+        )
     made = shop.tune(
-        Tune(**QUICK, epochs=4, held_out=HeldOut(rows=12, every=100, keep="last"), warmup=0.01 + share / 100)
+        Tune(**QUICK, epochs=4, validation=HeldOut(rows=12, every=100, keep="last"), warmup_ratio=0.01 + share / 100)
     )
     lines = log(made.folder)
     assert all(0 <= line["token_accuracy"] <= 1 for line in lines)
     assert lines[-1]["token_accuracy"] > lines[0]["token_accuracy"]
-    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     held = set(learnt.filter(polars.col("nothing") == HELD_OUT)["id"])
-    model, text = open_merged(made, torch.float32), Text.load(shop.base.folder)
+    model, text = open_merged(made, torch.float32), ChatTokenizer.load(shop.base.folder)
     right = list[bool]()
-    for lesson in Sft().lessons([one for one in examples(48) if one.id in held], text):
+    for lesson in Sft().build_training_examples([one for one in examples(48) if one.id in held], text):
         (row,) = lesson.rows
         said = model(torch.tensor([row.ids])).logits[0].argmax(-1)
         right += [int(said[at - 1]) == row.ids[at] for at in row.targets]
@@ -107,8 +109,8 @@ def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
     prompts = {row.id: row.messages[1].content for row in rows}
     drawn = []
     for seed in (1, 2):
-        made = shop.tune(Tune(**QUICK, held_out=HeldOut(rows=10, every=4)), seed=seed)
-        learnt = polars.read_parquet(made.folder / "learnt.parquet")
+        made = shop.tune(Tune(**QUICK, validation=HeldOut(rows=10, every=4)), seed=seed)
+        learnt = polars.read_parquet(made.folder / "training_examples.parquet")
         held = {prompts[one] for one in learnt.filter(polars.col("nothing") == HELD_OUT)["id"]}
         assert len(held) == 5
         assert not held & {prompts[one] for one in learnt.filter(polars.col("nothing").is_null())["id"]}
@@ -123,23 +125,25 @@ def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[s
     folder, scratch = shop.store.begin(digest_of([made.digest, asked]))
     inputs = {"data": shop.data, "model": made}
     step.make(
-        Work(name="e", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=Events().of("e"))
+        StepContext(
+            name="e", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=RunEvents().of("e")
+        )
     )
     return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("normalise", ["sum", "mean"])
-def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalise: Literal["sum", "mean"]) -> None:
+@pytest.mark.parametrize("normalize", ["sum", "mean"])
+def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalize: Literal["sum", "mean"]) -> None:
     held_out = HeldOut(rows="validation", metric="brier", keep="last")
-    made = split.tune(Tune(**QUICK, objective=Classify(normalise=normalise), held_out=held_out))
+    made = split.tune(Tune(**QUICK, objective=Classify(normalize=normalize), validation=held_out))
     value = log(made.folder)[-1]["held_out_brier"]
-    measured = evaluated(split, made, "brier", normalise=normalise)
+    measured = evaluated(split, made, "brier", normalize=normalize)
     assert value == pytest.approx(measured["models"]["tuned"]["brier"]["value"], abs=1e-5)
 
 
 def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench) -> None:
     held_out = HeldOut(rows="validation", every=2, metric="macro_f1")
-    made = split.tune(Tune(**QUICK, epochs=2, held_out=held_out))
+    made = split.tune(Tune(**QUICK, epochs=2, validation=held_out))
     measured = evaluated(split, made, "macro_f1")
     value = told(made.folder)["best"]
     assert f'"value": {value}' in json.dumps(measured)
@@ -155,19 +159,19 @@ def test_the_weights_of_the_best_measurement_are_saved(
     seen: list[dict[str, torch.Tensor]] = []
     values = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
 
-    def take(self: Exam, model: Any, tokens: int) -> dict[str, float]:
+    def take(self: HeldOutEvaluator, model: Any, tokens: int) -> dict[str, float]:
         seen.append({name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad})
         return {"held_out_loss": next(values)}
 
     saved: list[dict[str, torch.Tensor]] = []
     save = type(technique).save
-    monkeypatch.setattr(Exam, "take", take)
+    monkeypatch.setattr(HeldOutEvaluator, "take", take)
     monkeypatch.setattr(
         type(technique), "save",
         lambda self, model, *rest: (saved.append(dict(model.named_parameters())), save(self, model, *rest))[1],
     )  # fmt: skip
     held_out = HeldOut(rows=8, every=1, keep=keep)
-    step = Tune(**{**QUICK, "technique": technique, "precision": "bfloat16"}, held_out=held_out)
+    step = Tune(**{**QUICK, "technique": technique, "dtype": "bfloat16"}, validation=held_out)
     made = shop.tune(step, seed=5)
     assert len(seen) == 5
     wanted = seen[1 if keep == "best" else 4]
@@ -178,40 +182,40 @@ def test_the_weights_of_the_best_measurement_are_saved(
 
 def test_it_stops_when_nothing_becomes_better(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([5.0, 4.0, 3.95, 4.5, 9.0])
-    monkeypatch.setattr(Exam, "take", lambda self, model, tokens: {"held_out_loss": next(values)})
+    monkeypatch.setattr(HeldOutEvaluator, "take", lambda self, model, tokens: {"held_out_loss": next(values)})
     held_out = HeldOut(rows=8, every=1, patience=2, min_delta=0.1)
-    made = shop.tune(Tune(**QUICK, epochs=4, held_out=held_out), seed=6)
+    made = shop.tune(Tune(**QUICK, epochs=4, validation=held_out), seed=6)
     assert [line["held_out_loss"] for line in log(made.folder)] == [5.0, 4.0, 3.95, 4.5]
-    tuned = json.loads((made.folder / "tuned.json").read_text())
+    tuned = json.loads((made.folder / "training.json").read_text())
     assert (tuned["steps"], tuned["rows_seen"]) == (4, 32)
-    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     assert (learnt["seen"].sum(), learnt["taught"].sum()) == (32, 16), "the best weights are those after two steps"
     assert any(said.startswith("stopped after step 4: no better since step 2") for said in shop.said("note"))
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4, dropout=0.1), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.1), Full()], ids=["lora", "full"])
 @pytest.mark.parametrize("kill", ["before", "after"])
 def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, kill: str
 ) -> None:
     shop = bench(tmp_path)
     held_out = HeldOut(rows=8, every=2, metric="accuracy", patience=3)
-    settings = {**QUICK, "technique": technique, "precision": "bfloat16", "epochs": 2, "ema": 0.9}
-    step = Tune(**settings, held_out=held_out, checkpoint_steps=1)
+    settings = {**QUICK, "technique": technique, "dtype": "bfloat16", "epochs": 2, "ema": 0.9}
+    step = Tune(**settings, validation=held_out, save_steps=1)
     whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
     shop.store.remove(shop.tune_digest(step))
-    measured = Training._measured
+    measured = Trainer._measured
 
-    def dying(self: Training, stepped: Stepped, keeper: Any) -> Stepped:
+    def dying(self: Trainer, stepped: StepMetrics, keeper: Any) -> StepMetrics:
         found = measured(self, stepped, keeper) if kill == "after" or stepped.step != 4 else stepped
         if stepped.step == 4:
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr(Training, "_measured", dying)
+    monkeypatch.setattr(Trainer, "_measured", dying)
     with pytest.raises(KeyboardInterrupt):
         shop.tune(step)
-    monkeypatch.setattr(Training, "_measured", measured)
+    monkeypatch.setattr(Trainer, "_measured", measured)
     assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
 
 
@@ -225,7 +229,7 @@ def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
 )
 def test_what_cannot_be_held_out_is_refused(shop: Bench, held_out: HeldOut, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        shop.tune(Tune(**QUICK, held_out=held_out))
+        shop.tune(Tune(**QUICK, validation=held_out))
 
 
 def test_settings_are_checked() -> None:
@@ -237,7 +241,7 @@ def test_settings_are_checked() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=30), st.floats(0, 1))
 def test_the_standing_is_the_best_with_what_came_after(values: list[float | None], delta: float) -> None:
-    held_out, standing = HeldOut(min_delta=delta), Standing()
+    held_out, standing = HeldOut(min_delta=delta), BestCheckpoint()
     for step, value in enumerate(values, start=1):
         standing = after(held_out, standing, step, value)
     there = [value for value in values if value is not None]

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError, InputError, ModelError
 from luthier.models.load import open_folder
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import pack
-from luthier.models.sequence import with_outputs
-from luthier.text.ids import Text
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import pack
+from luthier.models.sequence_head import with_outputs
 from luthier.tune.interop import IGNORED, Steps, as_dataset, lightning_data, steps_of, trainer_loss
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.cpo import Cpo
 from luthier.tune.objectives.distil import Distil
-from luthier.tune.objectives.dpo import Dpo
+from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.objectives.grpo import Grpo
 from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.orpo import Orpo
-from luthier.tune.objectives.reward import Reward
+from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.objectives.simpo import Simpo
 from luthier.tune.steps.tune import Tune
@@ -47,7 +47,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def own_step(shop: Bench, technique: Any) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one step of the own loop over all rows."""
     model, objective = adapted(shop, technique), Sft()
-    rows = [row for lesson in objective.lessons(ROWS, Text.load(shop.base.folder)) for row in lesson.rows]
+    rows = [
+        row
+        for lesson in objective.build_training_examples(ROWS, ChatTokenizer.load(shop.base.folder))
+        for row in lesson.rows
+    ]
     made = pack(rows)
     loss = objective.loss(logprobs(model, made), made, None).total / objective.denominator(rows)
     loss.backward()
@@ -69,7 +73,7 @@ def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, 
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     model = adapted(shop, technique)
-    data = as_dataset(Sft(), ROWS, Text.load(shop.base.folder))
+    data = as_dataset(Sft(), ROWS, ChatTokenizer.load(shop.base.folder))
     settings = TrainingArguments(
         str(tmp_path), max_steps=1, per_device_train_batch_size=8 // accumulated, report_to="none", max_grad_norm=0,
         gradient_accumulation_steps=accumulated, logging_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True,
@@ -113,7 +117,9 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
 
     tuner = Tuner()
     before = copied(tuner.model)
-    data = lightning_data(Sft(), ROWS, Text.load(shop.base.folder), Steps(rows_per_step=8, tokens_per_pack=tokens))
+    data = lightning_data(
+        Sft(), ROWS, ChatTokenizer.load(shop.base.folder), Steps(batch_size=8, max_tokens_per_microbatch=tokens)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Lightning says of data loaders without workers
         trainer = lightning.Trainer(
@@ -128,34 +134,34 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
 
 
 def test_labels_are_what_is_learnt_and_nothing_else(shop: Bench) -> None:
-    text = Text.load(shop.base.folder)
-    rows = [lesson.rows[0] for lesson in Sft().lessons(ROWS, text)]
+    text = ChatTokenizer.load(shop.base.folder)
+    rows = [lesson.rows[0] for lesson in Sft().build_training_examples(ROWS, text)]
     for told, row in zip(as_dataset(Sft(), ROWS, text), rows, strict=True):
         assert told["input_ids"] == list(row.ids)
-        assert [label != IGNORED for label in told["labels"]] == [weight > 0 for weight in row.learnt]
+        assert [label != IGNORED for label in told["labels"]] == [weight > 0 for weight in row.loss_weights]
 
 
 def test_steps_are_those_of_the_own_loop(shop: Bench) -> None:
-    steps = steps_of(Sft(), ROWS, Text.load(shop.base.folder), Steps(epochs=2, rows_per_step=3, seed=4))
+    steps = steps_of(Sft(), ROWS, ChatTokenizer.load(shop.base.folder), Steps(epochs=2, batch_size=3, seed=4))
     assert [sum(one.rows for one in step.packs) for step in steps] == [3, 3, 3, 3, 3, 1]
     seen = [key for step in steps for one in step.packs for key in one.keys]
     assert sorted(seen) == sorted(2 * [example.id for example in ROWS])
 
 
 def test_steps_carry_what_labels_cannot(shop: Bench) -> None:
-    step = steps_of(Classify(), ROWS, Text.load(shop.base.folder), Steps(rows_per_step=8))[0]
+    step = steps_of(Classify(), ROWS, ChatTokenizer.load(shop.base.folder), Steps(batch_size=8))[0]
     assert sum(one.rows for one in step.packs) == 8 * len({row.label for row in ROWS})
     assert step.denominator == pytest.approx(8)
     assert 0 < step.loss(adapted(shop, Lora(r=4)), Classify()).item() < 50
 
 
 COMPARED: dict[str, Objective] = {
-    "dpo": Dpo(),
-    "dpo with answers": Dpo(sft=0.5, form="ipo"),
+    "dpo": DpoObjective(),
+    "dpo with answers": DpoObjective(rpo_alpha=0.5, loss_type="ipo"),
     "orpo": Orpo(),
-    "simpo": Simpo(sft=0.3),
+    "simpo": Simpo(cpo_alpha=0.3),
     "cpo": Cpo(),
-    "kto unpaired": Kto(form="apo_zero"),
+    "kto unpaired": Kto(loss_type="apo_zero"),
 }
 
 
@@ -164,14 +170,14 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
     rows = thumbs(8) if objective.kind == "kto" else pairs(8)
     own = bench(tmp_path, rows)
     step = Tune(
-        data="data", technique={"kind": "full"}, objective=objective, rows_per_step=8, epochs=3, warmup=0,
-        schedule="constant", learning_rate=1e-2, clip=1e9, precision="float32",
+        data="data", technique={"kind": "full"}, objective=objective, batch_size=8, epochs=3, warmup_ratio=0,
+        lr_scheduler="constant", learning_rate=1e-2, max_grad_norm=1e9, dtype="float32",
         optimizer={"kind": "adamw", "weight_decay": 0.0},
     )  # fmt: skip
     log = [json.loads(line) for line in (own.tune(step).folder / "log.jsonl").read_text().splitlines()]
     model = Full().adapt(open_folder(own.base.folder, torch.float32), 3)
-    how = Steps(epochs=3, rows_per_step=8, seed=3)
-    steps = steps_of(objective, rows, Text.load(own.base.folder), how, reference=model)
+    how = Steps(epochs=3, batch_size=8, seed=3)
+    steps = steps_of(objective, rows, ChatTokenizer.load(own.base.folder), how, reference=model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.0)
     for told, taken in zip(log, steps, strict=True):
         loss = taken.loss(model, objective)
@@ -183,14 +189,14 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
 
 
 @pytest.mark.parametrize("objective", [Sft(), Orpo()], ids=["sft", "orpo"])
-@pytest.mark.parametrize("technique", [Full(), Lora(r=4, dropout=0.5)], ids=["full", "lora"])
+@pytest.mark.parametrize("technique", [Full(), Lora(r=4, lora_dropout=0.5)], ids=["full", "lora"])
 def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, technique: Technique) -> None:
     """What is built into a model is off for preferences, an adapter's is on, and the model's mode stays as it was."""
     rows = pairs(8)
     own = bench(tmp_path, rows)
     config = own.base.folder / "config.json"
     config.write_text(config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5'))
-    (step,) = steps_of(objective, rows, Text.load(own.base.folder), Steps(rows_per_step=8))
+    (step,) = steps_of(objective, rows, ChatTokenizer.load(own.base.folder), Steps(batch_size=8))
     model = adapted(own, technique).train()
     modes = [module.training for module in model.modules()]
 
@@ -205,9 +211,11 @@ def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, t
     assert loss(1) == loss(2)
 
 
-@pytest.mark.parametrize("objective", [Classify(head="sequence"), Reward()], ids=["classify", "reward"])
+@pytest.mark.parametrize("objective", [Classify(head="sequence"), RewardObjective()], ids=["classify", "reward"])
 def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, objective: Objective) -> None:
-    step = steps_of(objective, ROWS if objective.kind == "classify" else pairs(8), Text.load(shop.base.folder))[0]
+    step = steps_of(
+        objective, ROWS if objective.kind == "classify" else pairs(8), ChatTokenizer.load(shop.base.folder)
+    )[0]
     plain = open_folder(shop.base.folder, torch.float32)
     with pytest.raises(ModelError, match="the model has a language head"):
         step.loss(plain, objective)
@@ -218,25 +226,25 @@ def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, ob
 
 
 def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
-    text = Text.load(shop.base.folder)
+    text = ChatTokenizer.load(shop.base.folder)
     with pytest.raises(InputError, match="labels cannot tell"):
         as_dataset(Sft(average="row"), ROWS, text)
     for make in (as_dataset, steps_of):
         with pytest.raises(DataError, match="nothing can be learnt"):
-            make(Sft(max_tokens=8), ROWS, text)
+            make(Sft(max_length=8), ROWS, text)
 
 
 def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
-    text = Text.load(shop.base.folder)
+    text = ChatTokenizer.load(shop.base.folder)
     for take in (as_dataset, steps_of):
         with pytest.raises(InputError, match="learns from a teacher"):
             take(Distil(), ROWS, text)
     with pytest.raises(InputError, match="compares with the model as it was"):
-        steps_of(Dpo(), pairs(8), text)
+        steps_of(DpoObjective(), pairs(8), text)
     with pytest.raises(InputError, match="asks the model before each step"):
         steps_of(Kto(), thumbs(8), text, reference=adapted(shop, Lora(r=4)))
     with pytest.raises(InputError, match="what the model itself writes"):
-        steps_of(Grpo(rewards=[{"kind": "length", "free": 4, "most": 8}]), ROWS, text)
+        steps_of(Grpo(rewards=[{"kind": "length", "free": 4, "max": 8}]), ROWS, text)
     for objective in (Classify(), Classify(head="sequence")):
         with pytest.raises(InputError, match="labels cannot tell"):
             as_dataset(objective, ROWS, text)

@@ -21,24 +21,25 @@ import sys, torch
 sys.path[:0] = [sys.argv[2]]
 from pathlib import Path
 from tuning import reopened
-from luthier.tune import lanes
-from luthier.tune.loop import Training
+from luthier.tune.training import parallel
+from luthier.tune.training.trainer import Trainer
 from luthier.tune.steps.tune import Tune
 import time
-lanes.LEAST_TOKENS, lanes.WORTH = 1, 1.0
-once = Training._step
+parallel.LEAST_TOKENS, parallel.WORTH = 1, 1.0
+once = Trainer._step
 def slow(self, number, keeper):
     time.sleep(0.05)
     print("step", number, self._lanes.count, flush=True)
     return once(self, number, keeper)
-Training._step = slow
+Trainer._step = slow
 POLICY = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": "e"}],
-          "rollout": {"samples": 4, "max_new_tokens": 4, "steps": 2}, "kl": {"coefficient": 0.05, "target": 0.01}}
-policy = {"objective": POLICY, "held_out": {"rows": 8, "every": 2}}
-given = {"held_out": {"rows": 8, "every": 2, "metric": "accuracy"}}
+          "rollout": {"num_generations": 4, "max_completion_length": 4, "steps_per_generation": 2},
+          "kl": {"coefficient": 0.05, "target": 0.01}}
+policy = {"objective": POLICY, "validation": {"rows": 8, "every": 2}}
+given = {"validation": {"rows": 8, "every": 2, "metric": "accuracy"}}
 technique = {"kind": sys.argv[3].removesuffix(" of a policy")}
-step = Tune(data="data", technique=technique, rows_per_step=4, epochs=3, keep_epochs=2, precision="bfloat16",
-            learning_rate=1e-2, checkpoint_steps=3, ema=0.9, **(policy if sys.argv[3] != technique["kind"] else given))
+step = Tune(data="data", technique=technique, batch_size=4, epochs=3, save_epochs=2, dtype="bfloat16",
+            learning_rate=1e-2, save_steps=3, ema=0.9, **(policy if sys.argv[3] != technique["kind"] else given))
 made = reopened(Path(sys.argv[1])).tune(step)
 """
 

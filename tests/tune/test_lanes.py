@@ -13,13 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.models.at_once import LANES, at_once
-from luthier.models.lanes import Lanes, lanes_for
-from luthier.models.logprobs import logprobs, reading
-from luthier.models.pack import Pack, Row, pack
-from luthier.tune import lanes, loop
-from luthier.tune.lanes import rounds
-from luthier.tune.loop import Training
+from luthier.models.packing.logprobs import logprobs, reading
+from luthier.models.packing.pack import Pack, TokenRow, pack
+from luthier.models.packing.parallel import LANES, WorkerThreads, at_once, lanes_for
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique
@@ -28,13 +24,16 @@ from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.prefix import Prefix
 from luthier.tune.techniques.qlora import Qlora
+from luthier.tune.training import parallel, trainer
+from luthier.tune.training.parallel import rounds
+from luthier.tune.training.trainer import Trainer
 from models.architectures import Double
 from tune.test_gradients import Pupil, same
 from tune.test_rehearsal import NO_MEMORY
 from tuning import Bench, adapted, bench, interrupted
 
 pytestmark = pytest.mark.usefixtures("two_cores")
-TWO: dict[str, Any] = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "technique": Lora(r=4)}
+TWO: dict[str, Any] = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "technique": Lora(r=4)}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +41,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
-def row(ids: list[int], key: str = "") -> Row:
-    return Row(ids, [0.0] * (len(ids) - 1) + [1.0], key)
+def row(ids: list[int], key: str = "") -> TokenRow:
+    return TokenRow(ids, [0.0] * (len(ids) - 1) + [1.0], key)
 
 
-def apart(lengths: list[int]) -> list[Row]:
+def apart(lengths: list[int]) -> list[TokenRow]:
     return [row([at + 1] * length + [7], str(at)) for at, length in enumerate(lengths)]
 
 
@@ -69,7 +68,7 @@ def test_packs_that_are_read_at_once_cost_about_the_same_and_the_dear_ones_come_
 
 
 def test_packs_hold_no_more_than_enough_where_that_reads_next_to_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "ENOUGH", 200)
+    monkeypatch.setattr(parallel, "ENOUGH", 200)
     for count in (1, LANES):
         sizes = [one.tokens for some in rounds(apart([30] * 40), 16_384, count) for one in some]
         assert max(sizes) <= 200 < 2 * min(sizes)
@@ -104,7 +103,7 @@ def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
             slow.set()
         return one.tokens
 
-    side_by_side = Lanes(LANES, "test")
+    side_by_side = WorkerThreads(LANES, "test")
     assert list(side_by_side.each(model, work, some)) == [one.tokens for one in some]
     side_by_side.close()
     assert read[-1] == some[0].tokens, "the other lane read all the rest meanwhile"
@@ -118,9 +117,9 @@ def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
         (apart([500, 20, 20]), "one lane would wait for the other"),
     ],
 )
-def test_what_would_not_pay_is_read_as_one(rows: list[Row], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_pay_is_read_as_one(rows: list[TokenRow], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 100)
+    monkeypatch.setattr(parallel, "LEAST_TOKENS", 100)
     assert [len(some) for some in rounds(rows, 4096, LANES)] == [1], why
 
 
@@ -135,17 +134,17 @@ def test_the_gradient_is_the_same_side_by_side(
 ) -> None:
     pupil = Pupil(shop, tmp_path / "lessons", technique, "token")
     read: list[str] = []
-    within = loop.logprobs
+    within = trainer.logprobs
 
     def noted(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         read.append(threading.current_thread().name)
         with Double():  # a thread does not know of the one around it
             return within(model, one, **more)
 
-    monkeypatch.setattr(loop, "logprobs", noted)
+    monkeypatch.setattr(trainer, "logprobs", noted)
     found = [pupil.gradient(pupil.rows, tokens) for tokens in (4096, 400)]
     assert {name.partition("_")[0] for name in read} == {"learning"}
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1 << 20)
+    monkeypatch.setattr(parallel, "LEAST_TOKENS", 1 << 20)
     for one in found:
         same(one, pupil.gradient(pupil.rows, 4096))
     assert read[-1] == threading.current_thread().name
@@ -153,13 +152,13 @@ def test_the_gradient_is_the_same_side_by_side(
 
 def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pupil, chance = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token"), random.Random(1)
-    within = loop.logprobs
+    within = trainer.logprobs
 
     def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         threading.Event().wait(chance.choice([0.0, 0.02]))
         return within(model, one, **more)
 
-    monkeypatch.setattr(loop, "logprobs", sometimes_late)
+    monkeypatch.setattr(trainer, "logprobs", sometimes_late)
     first, *others = [pupil.gradient(pupil.rows, 300) for _ in range(5)]
     for other in others:
         assert other[0] == first[0]
@@ -173,7 +172,7 @@ def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, mon
 )
 def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, technique: AnyTechnique) -> None:
     step, shop = (
-        Tune(**{**TWO, "technique": technique}, precision="bfloat16", checkpoint_steps=1, rows=24),
+        Tune(**{**TWO, "technique": technique}, dtype="bfloat16", save_steps=1, max_train_samples=24),
         bench(tmp_path),
     )
     whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
@@ -184,9 +183,9 @@ def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, te
 
 
 def test_a_state_of_one_lane_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop, step = bench(tmp_path), Tune(**TWO, checkpoint_steps=1, rows=24)
+    shop, step = bench(tmp_path), Tune(**TWO, save_steps=1, max_train_samples=24)
     with monkeypatch.context() as alone:
-        alone.setattr("luthier.tune.tuning.cores", lambda: 1)
+        alone.setattr("luthier.tune.run.cores", lambda: 1)
         whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
         shop.store.remove(shop.tune_digest(step))
         interrupted(shop, step, before=2)
@@ -195,22 +194,22 @@ def test_a_state_of_one_lane_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_teacher_is_asked_before(shop: Bench) -> None:
-    step = Tune(**TWO, objective=Distil(), teacher="teacher", precision="float32")
+    step = Tune(**TWO, objective=Distil(), teacher="teacher", dtype="float32")
     losses = [json.loads(line)["loss"] for line in (shop.tune(step).folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
 
 
 def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    once = Training._step
+    once = Trainer._step
 
-    def noted(self: Training, number: int, keeper: Any) -> Any:
+    def noted(self: Trainer, number: int, keeper: Any) -> Any:
         counts.append(self._lanes.count)
         return once(self, number, keeper)
 
-    monkeypatch.setattr(Training, "_step", noted)
+    monkeypatch.setattr(Trainer, "_step", noted)
     for dropout, wanted in ((0.2, 1), (0.0, LANES)):
-        shop.tune(Tune(**{**TWO, "technique": Lora(r=4, dropout=dropout)}), seed=11)
+        shop.tune(Tune(**{**TWO, "technique": Lora(r=4, lora_dropout=dropout)}), seed=11)
         assert {*counts} == {wanted}
         counts.clear()
 
@@ -218,14 +217,14 @@ def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch
 def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    within = loop.logprobs
+    within = trainer.logprobs
 
     def small(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(NO_MEMORY)
         return within(model, one, **more)
 
-    monkeypatch.setattr(loop, "logprobs", small)
+    monkeypatch.setattr(trainer, "logprobs", small)
     shop.tune(Tune(**TWO), seed=12)
     assert any("one after another, since" in said for said in shop.said("note"))
 
@@ -237,7 +236,7 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
         both.wait(timeout=60)
         return torch.get_num_threads(), float(logprobs(model, one).detach().sum())
 
-    side_by_side = Lanes(lanes_for(model), "test")
+    side_by_side = WorkerThreads(lanes_for(model), "test")
     some = [pack(apart([30, 20])), pack(apart([40, 10]))]
     found = list(side_by_side.each(model, work, some))
     side_by_side.close()
@@ -259,7 +258,7 @@ def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) 
         ended.set()
 
     with pytest.raises(KeyError, match="in a thread"):
-        list(Lanes(2, "test").each(model, work, some))
+        list(WorkerThreads(2, "test").each(model, work, some))
     assert ended.is_set()
     assert model.config._attn_implementation == attention
 
@@ -269,11 +268,11 @@ def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: py
     assert lanes_for(model) == LANES
     how = reading(model)
     monkeypatch.setattr(
-        "luthier.models.lanes.reading", lambda model: type(how)(packed=False, why="a state", head=how.head)
+        "luthier.models.packing.parallel.reading", lambda model: type(how)(packed=False, why="a state", head=how.head)
     )
     assert lanes_for(model) == 1
     monkeypatch.setattr(
-        "luthier.models.lanes.reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512)
+        "luthier.models.packing.parallel.reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512)
     )
     assert lanes_for(model) == 1
     monkeypatch.undo()

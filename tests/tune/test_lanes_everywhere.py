@@ -16,14 +16,13 @@ import pytest
 
 from luthier.core.component import members
 from luthier.core.errors import ModelError
-from luthier.models.at_once import LANES
-from luthier.models.lanes import Lanes
-from luthier.models.pack import Pack
-from luthier.tune import lanes
+from luthier.models.packing.pack import Pack
+from luthier.models.packing.parallel import LANES, WorkerThreads
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import Objective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Technique
+from luthier.tune.training import parallel
 from policies import REGEX
 from tune.test_trouble import spiking
 from tuning import Bench, bench, examples, pairs, thumbs
@@ -46,18 +45,22 @@ QUICK = {("sft", ""), ("dpo", ""), ("grpo", "")}
 def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many packs were read at once, each time that some were."""
     counts: list[int] = []
-    each = Lanes.each
+    each = WorkerThreads.each
 
-    def noted(self: Lanes, model: Any, work: Any, some: Sequence[Pack]) -> Any:
+    def noted(self: WorkerThreads, model: Any, work: Any, some: Sequence[Pack]) -> Any:
         counts.append(len(some))
         return each(self, model, work, some)
 
-    monkeypatch.setattr(Lanes, "each", noted)
+    monkeypatch.setattr(WorkerThreads, "each", noted)
     return counts
 
 
 def objective_of(kind: str, extra: dict[str, Any]) -> dict[str, Any]:
-    drawing = {"rewards": [REGEX], "rollout": {"samples": 4, "max_new_tokens": 4}} if OBJECTIVES[kind].draws else {}
+    drawing = (
+        {"rewards": [REGEX], "rollout": {"num_generations": 4, "max_completion_length": 4}}
+        if OBJECTIVES[kind].draws
+        else {}
+    )
     return {"kind": kind, **drawing, **extra}
 
 
@@ -66,8 +69,8 @@ def shop_for(root: Path, kind: str) -> Bench:
 
 
 def step_of(**fields: Any) -> Tune:
-    usual = {"data": "data", "technique": {"kind": "lora", "r": 4}, "rows_per_step": 4, "learning_rate": 1e-3,
-             "precision": "float32"}  # fmt: skip
+    usual = {"data": "data", "technique": {"kind": "lora", "r": 4}, "batch_size": 4, "learning_rate": 1e-3,
+             "dtype": "float32"}  # fmt: skip
     return Tune.model_validate({**usual, **fields})
 
 
@@ -97,7 +100,7 @@ def compared(shop: Bench, step: Tune, together: list[int], monkeypatch: pytest.M
     first = files(shop, step)
     found = set(together)
     assert first == files(shop, step)
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1 << 30)
+    monkeypatch.setattr(parallel, "LEAST_TOKENS", 1 << 30)
     together.clear()
     alike(first, files(shop, step))
     assert set(together) == {1}
@@ -133,7 +136,7 @@ def test_every_technique_is_the_same_side_by_side(
 def test_an_average_and_more_packs_than_two_are_the_same_side_by_side(
     tmp_path: Path, together: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = step_of(rows_per_step=8, ema=0.9, tokens_per_pack=250, held_out={"rows": 4, "every": 2})
+    step = step_of(batch_size=8, ema=0.9, max_tokens_per_microbatch=250, validation={"rows": 4, "every": 2})
     found = compared(bench(tmp_path, examples(24)), step, together, monkeypatch)
     assert LANES in found
     assert len(together) > 1 + 3, "more than one pack a step"
@@ -148,6 +151,6 @@ def test_steps_are_left_out_or_end_a_training_side_by_side(
         shop.tune(step_of())
     assert LANES in together
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("learning")]
-    left_out = files(shop, step_of(on_spike="skip"))
+    left_out = files(shop, step_of(on_loss_spike="skip"))
     assert [line["step"] for line in numbers(left_out) if "skipped" in line] == [2]
-    assert left_out == files(shop, step_of(on_spike="skip"))
+    assert left_out == files(shop, step_of(on_loss_spike="skip"))

@@ -9,8 +9,8 @@ import pytest
 
 CHILD = """
 from concurrent.futures import ThreadPoolExecutor
-from luthier.core.process import release_memory, resident_bytes
-from luthier.tune.leftovers import Leftovers
+from luthier.core.system.process import release_memory, resident_bytes
+from luthier.tune.training.memory import Leftovers
 
 MB = 1 << 20
 kept = []

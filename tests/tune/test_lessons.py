@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from luthier.models.pack import Row
-from luthier.tune.lessons import Lessons
-from luthier.tune.objective import Lesson
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.dataset.tokenized import TokenizedDataset
+from luthier.tune.objective import TrainingExample
 
 PLAIN = [
-    Lesson(id="a", rows=(Row([1, 2, 3], [0.0, 1.0, 0.5], "a", 2), Row([1, 9], [0.0, 1.0], "a", 2))),
-    Lesson(id="b", nothing="too long"),
-    Lesson(id="c", rows=(Row([4, 5], [0.0, 1.0], "c"),)),
+    TrainingExample(id="a", rows=(TokenRow([1, 2, 3], [0.0, 1.0, 0.5], "a", 2), TokenRow([1, 9], [0.0, 1.0], "a", 2))),
+    TrainingExample(id="b", nothing="too long"),
+    TrainingExample(id="c", rows=(TokenRow([4, 5], [0.0, 1.0], "c"),)),
 ]
 
 
-def taught(lesson: Lesson) -> Lesson:
+def taught(lesson: TrainingExample) -> TrainingExample:
     rows = [
         replace(row, choices=[[7, at] for at in row.targets], teacher=[[-0.5, -1.5] for _ in row.targets])
         for row in lesson.rows
@@ -27,12 +27,12 @@ def taught(lesson: Lesson) -> Lesson:
 
 
 @pytest.mark.parametrize("given", [PLAIN, [taught(lesson) for lesson in PLAIN]], ids=["plain", "taught"])
-def test_lessons_come_back_as_they_were(given: list[Lesson], tmp_path: Path) -> None:
-    made = Lessons.write(tmp_path / "lessons", given, "key")
+def test_lessons_come_back_as_they_were(given: list[TrainingExample], tmp_path: Path) -> None:
+    made = TokenizedDataset.write(tmp_path / "lessons", given, "key")
     assert [tuple(made.rows(number)) for number in range(len(made))] == [one.rows for one in given if one.rows]
-    assert (made.counts.examples, made.counts.lessons, made.counts.learnt) == (3, 2, 4)
+    assert (made.counts.examples, made.counts.trained_examples, made.counts.trained_tokens) == (3, 2, 4)
 
 
 def test_choices_of_an_earlier_writing_are_gone(tmp_path: Path) -> None:
-    Lessons.write(tmp_path / "lessons", [taught(lesson) for lesson in PLAIN], "one")
-    assert Lessons.write(tmp_path / "lessons", PLAIN, "two").rows(0)[0].choices == ()
+    TokenizedDataset.write(tmp_path / "lessons", [taught(lesson) for lesson in PLAIN], "one")
+    assert TokenizedDataset.write(tmp_path / "lessons", PLAIN, "two").rows(0)[0].choices == ()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from luthier.models.pack import Row
-from luthier.text.dataset import BATCH, batches, read_examples
-from luthier.text.ids import Text
-from luthier.text.messages import Example
-from luthier.tune.heldout import HeldOut
-from luthier.tune.material import Material
-from luthier.tune.objective import About, Lesson
+from luthier.artifacts.dataset import BATCH, batches, read_examples
+from luthier.chat.messages import Example
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.objective import ObjectiveContext, TrainingExample
 from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
@@ -42,16 +42,20 @@ def peak(work: Callable[[], object]) -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def quick(self: Sft, examples: Sequence[Example], text: Text, about: About) -> list[Lesson]:
-        return [Lesson(id=one.id, rows=(Row(list(range(90)), [1.0] * 90, one.id),)) for one in examples]
+    def quick(
+        self: Sft, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext
+    ) -> list[TrainingExample]:
+        return [TrainingExample(id=one.id, rows=(TokenRow(list(range(90)), [1.0] * 90, one.id),)) for one in examples]
 
-    monkeypatch.setattr(Sft, "lessons", quick)
-    step = Tune(data="data", held_out=HeldOut(rows=0.1))
-    text = Text.load(shop.base.folder)
-    len(Material(step.model_copy(update={"rows": 9}), shop.work(step), text).lessons)  # what is imported, is
-    material = Material(step, shop.work(step), text)
-    assert peak(lambda: material.lessons) < BOUND
-    assert len(material.lessons) == 0.9 * ROWS
+    monkeypatch.setattr(Sft, "build_training_examples", quick)
+    step = Tune(data="data", validation=HeldOut(rows=0.1))
+    text = ChatTokenizer.load(shop.base.folder)
+    len(
+        TrainingData(step.model_copy(update={"max_train_samples": 9}), shop.work(step), text).dataset
+    )  # what is imported, is
+    material = TrainingData(step, shop.work(step), text)
+    assert peak(lambda: material.dataset) < BOUND
+    assert len(material.dataset) == 0.9 * ROWS
     assert peak(lambda: read_examples(shop.data, "train")) > 3 * BOUND
 
 
@@ -67,26 +71,28 @@ def test_batches_hold_the_wanted_rows_in_order(shop: Bench) -> None:
 @pytest.mark.parametrize("rows", [None, 3])
 def test_every_answer_finds_a_neighbour_wherever_it_stands(tmp_path: Path, rows: int | None) -> None:
     shop = bench(tmp_path, thumbs(2 * BATCH + 1))  # the last stands in a batch of its own, and three in two
-    step = Tune(data="data", objective=Kto(), rows=rows)
-    material = Material(step, shop.work(step, seed=0), Text.load(shop.base.folder))
-    assert len(material.lessons) == (rows or 2 * BATCH + 1)
+    step = Tune(data="data", objective=Kto(), max_train_samples=rows)
+    material = TrainingData(step, shop.work(step, seed=0), ChatTokenizer.load(shop.base.folder))
+    assert len(material.dataset) == (rows or 2 * BATCH + 1)
 
 
 def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = bench(tmp_path)
-    step = Tune(data="data", rows=20)
-    text = Text.load(shop.base.folder)
-    lessons = Sft.lessons
+    step = Tune(data="data", max_train_samples=20)
+    text = ChatTokenizer.load(shop.base.folder)
+    lessons = Sft.build_training_examples
     with monkeypatch.context() as patch:
-        patch.setattr(Sft, "lessons", lambda self, some, text, about: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            Sft, "build_training_examples", lambda self, some, text, about: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
-            len(Material(step, shop.work(step), text).lessons)
-    assert len(Material(step, shop.work(step), text).lessons) == 20
-    monkeypatch.setattr(Sft, "lessons", lambda self, some, text, about: pytest.fail("read twice"))
-    assert len(Material(step, shop.work(step), text).lessons) == 20
-    assert lessons is not Sft.lessons
+            len(TrainingData(step, shop.work(step), text).dataset)
+    assert len(TrainingData(step, shop.work(step), text).dataset) == 20
+    monkeypatch.setattr(Sft, "build_training_examples", lambda self, some, text, about: pytest.fail("read twice"))
+    assert len(TrainingData(step, shop.work(step), text).dataset) == 20
+    assert lessons is not Sft.build_training_examples
 
 
 def test_what_the_template_cannot_show_is_said_once_and_only_when_rows_have_it(tmp_path: Path) -> None:
@@ -96,7 +102,7 @@ def test_what_the_template_cannot_show_is_said_once_and_only_when_rows_have_it(t
     mixed = [*rows[:2], rows[2].model_copy(update={"messages": (*turns[:-1], thought)}), rows[3]]
     for name, some, wanted in (("plain", rows, []), ("thinking", mixed, ["(seen in 1 of 4 rows)"])):
         shop = bench(tmp_path / name, some)
-        text = Text.load(shop.base.folder)
-        assert len(Material(Tune(data="data"), shop.work(Tune(data="data")), text).lessons) == 4
+        text = ChatTokenizer.load(shop.base.folder)
+        assert len(TrainingData(Tune(data="data"), shop.work(Tune(data="data")), text).dataset) == 4
         said = [one for one in shop.said("note") if "reasoning" in one or "tool calls" in one]
         assert [one.partition("tags ")[2] for one in said] == wanted

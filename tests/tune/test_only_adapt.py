@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
 from luthier.models.load import load, open_folder, open_merged
 from luthier.models.quiet import no_peft_warning
-from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
+from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
 
 
@@ -81,7 +81,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def step(technique: Technique, **more: Any) -> Tune:
-    settings = {"rows_per_step": 8, "learning_rate": 2e-2, "precision": "float32", "checkpoint_steps": 2, **more}
+    settings = {"batch_size": 8, "learning_rate": 2e-2, "dtype": "float32", "save_steps": 2, **more}
     return Tune(data="data", technique=technique, **settings)
 
 
@@ -97,8 +97,8 @@ def test_adapt_alone_must_be_written() -> None:
 @by_technique
 def test_it_trains_saves_and_loads(technique: Technique, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
-    run = Training.run
-    monkeypatch.setattr(Training, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
+    run = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
     made = shop.tune(step(technique, epochs=2))
     losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
@@ -124,7 +124,9 @@ def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench)
     moving = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
     assert technique.trainable(described) == moving > 0
     assert technique.footprint(described, 2000) > technique.footprint(described, 1000) > moving
-    told = step(technique).foresee(Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path()))
+    told = step(technique).estimate_cost(
+        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    )
     assert None not in (told.seconds, told.peak_bytes, told.tokens)
     rate = technique.rate(576)
     assert 1e-5 < rate.value < 1e-3

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from luthier.core.step import Forecast, Outline, Outlook
-from luthier.models import foresight, speed
+from luthier.artifacts.dataset import as_outlined
+from luthier.chat.messages import Example
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext
+from luthier.models import cost as foresight
+from luthier.models import cost as speed
 from luthier.models.describe import describe
-from luthier.text.dataset import as_outlined
-from luthier.text.ids import Text
-from luthier.text.messages import Example
-from luthier.tune import cost, outlook
+from luthier.tune import cost
+from luthier.tune import forecast as outlook
 from luthier.tune.objective import Objective
-from luthier.tune.objectives.dpo import Dpo
+from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from tuning import Bench, bench, chat, pairs
@@ -28,11 +30,11 @@ def told(shop: Bench, objective: Any, **measures: float) -> Forecast:
     step = Tune(data="data", objective=objective)
     inputs = {"data": shop.data, "model": shop.base}
     history = {"measures": SPEED["measures"] | measures}
-    return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
 
 
 def grpo(**rollout: Any) -> Objective:
-    return Objective.parse({"kind": "grpo", "rewards": ["exact"], "rollout": {"max_new_tokens": 50, **rollout}})
+    return Objective.parse({"kind": "grpo", "rewards": ["exact"], "rollout": {"max_completion_length": 50, **rollout}})
 
 
 @pytest.fixture
@@ -42,8 +44,8 @@ def shop(tmp_path: Path) -> Bench:
 
 def test_the_other_answer_of_a_pair_is_counted(shop: Bench) -> None:
     """A pair is its conversation and the other answer, as the prompt is read once."""
-    text, objective = Text.load(shop.base.folder), Dpo()
-    lessons = [lesson.rows for lesson in objective.lessons(pairs(24), text)]
+    text, objective = ChatTokenizer.load(shop.base.folder), DpoObjective()
+    lessons = [lesson.rows for lesson in objective.build_training_examples(pairs(24), text)]
     answers = sum(len(rows[0].ids) + len(rows[1].targets) for rows in lessons)
     found, single = told(shop, objective), told(shop, Sft())
     assert found.tokens == pytest.approx(answers, rel=0.15)
@@ -52,35 +54,38 @@ def test_the_other_answer_of_a_pair_is_counted(shop: Bench) -> None:
 
 
 def test_rows_that_are_too_long_are_not_counted_or_as_what_is_left_of_them(shop: Bench) -> None:
-    longest = max(len(lesson.rows[0].ids) for lesson in Sft().lessons(pairs(24), Text.load(shop.base.folder)))
-    whole, left = told(shop, Sft()), told(shop, Sft(max_tokens=longest - 1))
-    cut = told(shop, Sft(max_tokens=longest - 1, too_long="right"))
+    longest = max(
+        len(lesson.rows[0].ids)
+        for lesson in Sft().build_training_examples(pairs(24), ChatTokenizer.load(shop.base.folder))
+    )
+    whole, left = told(shop, Sft()), told(shop, Sft(max_length=longest - 1))
+    cut = told(shop, Sft(max_length=longest - 1, truncation="right"))
     assert (left.tokens or 0) < (cut.tokens or 0) < (whole.tokens or 0)
     assert f"without those above {longest - 1}" in left.how
     assert f"cut to {longest - 1}" in cut.how
-    assert "all longer than 2 and to be left out" in told(shop, Sft(max_tokens=2)).how
+    assert "all longer than 2 and to be left out" in told(shop, Sft(max_length=2)).how
 
 
-def ahead(shop: Bench, examples: Sequence[Example], **known: Any) -> Outlook:
+def ahead(shop: Bench, examples: Sequence[Example], **known: Any) -> PlanContext:
     """Nothing is made but the model; these are the rows that were looked at."""
-    outline = Outline(rows={"train": 24}, examples=[as_outlined(one) for one in examples], how="as told", **known)
+    outline = ArtifactSpec(rows={"train": 24}, examples=[as_outlined(one) for one in examples], how="as told", **known)
     inputs = {"model": shop.base}
-    return Outlook(inputs=inputs, upstream={}, base=shop.base.folder, outlines={"data": outline}, history=SPEED)
+    return PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, outlines={"data": outline}, history=SPEED)
 
 
-@pytest.mark.parametrize("objective", [Sft(), Dpo()])
+@pytest.mark.parametrize("objective", [Sft(), DpoObjective()])
 def test_rows_that_are_not_made_yet_are_told_as_those_that_are(shop: Bench, objective: Any) -> None:
     """Their tokens, the other answers of pairs, and what all of them begin with, which is computed once."""
     step = Tune(data="data", objective=objective)
-    first, second = step.foresee(ahead(shop, pairs(24))), told(shop, objective)
+    first, second = step.estimate_cost(ahead(shop, pairs(24))), told(shop, objective)
     assert (first.tokens, first.seconds, first.peak_bytes) == (second.tokens, second.seconds, second.peak_bytes)
     assert first.how.replace(" as told", "") == second.how
 
 
 def test_rows_of_data_that_are_not_made_yet_are_too_long_as_well(shop: Bench) -> None:
     rows = [chat("Where is it?", "here"), chat("Where is it? " * 100, "here")]
-    length = len(Text.load(shop.base.folder).encode(rows[0].messages).ids)
-    found = Tune(data="data", objective=Sft(max_tokens=length)).foresee(ahead(shop, [*rows[:1] * 3, rows[1]]))
+    length = len(ChatTokenizer.load(shop.base.folder).encode(rows[0].messages).ids)
+    found = Tune(data="data", objective=Sft(max_length=length)).estimate_cost(ahead(shop, [*rows[:1] * 3, rows[1]]))
     assert found.tokens == 18 * length
     assert f"18 rows as told, tokens counted in 4 of them, without those above {length}" in found.how
 
@@ -88,13 +93,13 @@ def test_rows_of_data_that_are_not_made_yet_are_too_long_as_well(shop: Bench) ->
 def test_all_answers_are_learnt_where_all_turns_are(shop: Bench) -> None:
     row = chat("Where is it?", "account " * 50)
     long = row.model_copy(update={"messages": (*row.messages, *chat("And now?", "here").messages[1:])})
-    last, every = (Tune(data="data", objective=Sft(learn=learn)) for learn in ("last", "all"))
+    last, every = (Tune(data="data", objective=Sft(train_on=learn)) for learn in ("last", "all"))
     look = ahead(shop, [long])
-    assert (last.foresee(look).seconds or 0) < (every.foresee(look).seconds or 0)
+    assert (last.estimate_cost(look).seconds or 0) < (every.estimate_cost(look).seconds or 0)
 
 
 def test_what_a_policy_writes_is_counted_when_it_is_written_and_when_it_is_learnt(shop: Bench) -> None:
-    few, many = told(shop, grpo(samples=2)), told(shop, grpo(samples=10))
+    few, many = told(shop, grpo(num_generations=2)), told(shop, grpo(num_generations=10))
     assert (many.tokens or 0) - (few.tokens or 0) == pytest.approx(24 * 8 * 50)
     assert (many.seconds or 0) > 2 * (few.seconds or 0)
     assert "answers as long as they may be" in many.how
@@ -111,7 +116,7 @@ def test_writing_without_a_drawing_before_reads_the_weights_once_for_all_lines(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed, "bytes_per_s", lambda: 1e3)
-    alone, together = (told(shop, grpo(steps=steps), flops_per_s=1e12).seconds or 0 for steps in (1, 3))
+    alone, together = (told(shop, grpo(steps_per_generation=steps), flops_per_s=1e12).seconds or 0 for steps in (1, 3))
     assert alone / together == pytest.approx(3, rel=0.01)
     elsewhere = told(
         shop, grpo(writer={"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}), flops_per_s=1e12
@@ -124,7 +129,7 @@ def test_a_training_on_a_busy_machine_tells_how_quick_the_next_one_is_alone(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside others it had 60 of 200 processor-seconds in 100 by the clock; alone it takes 85 % of both cores."""
-    monkeypatch.setattr("luthier.models.foresight.cores", lambda: 2)
+    monkeypatch.setattr("luthier.models.cost.cores", lambda: 2)
     by_clock = told(shop, Sft()).seconds or 0
     assert told(shop, Sft(), flops_per_cpu_s=1e6 / 0.6).seconds == pytest.approx(by_clock * 0.6 / 1.7, rel=0.01)
     assert told(shop, Sft(), flops_per_cpu_s=1e6 / 1.9).seconds == by_clock
@@ -133,7 +138,7 @@ def test_a_training_on_a_busy_machine_tells_how_quick_the_next_one_is_alone(
 
 def test_only_what_is_learnt_of_the_answers_is_read_again(shop: Bench) -> None:
     """Online DPO learns two of eight answers: it writes as much as GRPO and reads less."""
-    pair = Objective.parse({"kind": "online_dpo", "rewards": ["exact"], "rollout": {"max_new_tokens": 50}})
+    pair = Objective.parse({"kind": "online_dpo", "rewards": ["exact"], "rollout": {"max_completion_length": 50}})
     of_two, of_all = (told(shop, one, drawing_flops_per_s=1e12) for one in (pair, grpo()))
     assert of_two.tokens == of_all.tokens
     assert (of_two.seconds or 0) < 0.6 * (of_all.seconds or 0)
@@ -162,9 +167,9 @@ def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pyte
 
     def peak(epochs: float, *, narrow: bool, precision: Any = "bfloat16") -> int:
         monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: narrow)
-        step = Tune(data="data", objective=Sft(), epochs=epochs, rows_per_step=8, precision=precision)
+        step = Tune(data="data", objective=Sft(), epochs=epochs, batch_size=8, dtype=precision)
         inputs = {"data": shop.data, "model": shop.base}
-        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
 
     few, many, more = (peak(epochs, narrow=True) - peak(epochs, narrow=False) for epochs in (1, 30, 300))
     most = foresight.KERNEL_BYTES
@@ -178,9 +183,9 @@ def test_layers_that_are_read_in_one_call_are_told_to_be_quicker(shop: Bench, mo
 
     def learning_s(*, whole: bool, precision: Any = "bfloat16") -> float:
         monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: whole)
-        step = Tune(data="data", objective=Sft(), precision=precision)
+        step = Tune(data="data", objective=Sft(), dtype=precision)
         inputs = {"data": shop.data, "model": shop.base}
-        seconds = step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).seconds
+        seconds = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).seconds
         return (seconds or 0.0) - outlook._BEGIN_S
 
     assert learning_s(whole=False) == pytest.approx(cost.AT_ONCE * learning_s(whole=True), rel=0.01)
@@ -193,11 +198,11 @@ def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.M
     monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: False)
 
     def peak(*, tiles: bool, precision: Any = "bfloat16") -> int:
-        for room in ("luthier.models.foresight", "luthier.tune.memory"):
+        for room in ("luthier.models.cost", "luthier.tune.cost"):
             monkeypatch.setattr(f"{room}.has_tile_attention", lambda model: tiles)
-        step = Tune(data="data", objective=Sft(), epochs=300, rows_per_step=8, precision=precision)
+        step = Tune(data="data", objective=Sft(), epochs=300, batch_size=8, dtype=precision)
         inputs = {"data": shop.data, "model": shop.base}
-        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
 
     kernels = foresight.KERNEL_BYTES - foresight.TILED_KERNEL_BYTES
     assert peak(tiles=False) - peak(tiles=True) > kernels
@@ -225,8 +230,8 @@ def test_the_tiles_of_attention_want_a_compiler_a_processor_and_wide_heads(
         ({"kind": "lora"}, "bfloat16", True),
         ({"kind": "lora"}, "float32", False),
         ({"kind": "lora", "r": 12}, "bfloat16", False),
-        ({"kind": "lora", "dora": True}, "bfloat16", False),
-        ({"kind": "lora", "targets": ["q_proj"]}, "bfloat16", False),
+        ({"kind": "lora", "use_dora": True}, "bfloat16", False),
+        ({"kind": "lora", "target_modules": ["q_proj"]}, "bfloat16", False),
         ({"kind": "full"}, "bfloat16", False),
     ],
 )
@@ -236,11 +241,11 @@ def test_layers_with_adapters_in_one_call_need_less_memory(
     """No kernels for shapes of their products, and no copy of their input."""
     monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: True)
     inputs = {"data": shop.data, "model": shop.base}
-    step = Tune.model_validate({"data": "data", "technique": technique, "rows_per_step": 8, "precision": precision})
+    step = Tune.model_validate({"data": "data", "technique": technique, "batch_size": 8, "dtype": precision})
 
     def peak(*, at_once: bool) -> int:
         monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: at_once)
-        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
 
     assert peak(at_once=True) < peak(at_once=False) if less else peak(at_once=True) == peak(at_once=False)
 
@@ -270,9 +275,9 @@ def test_few_steps_meet_no_step_far_above_the_mean(shop: Bench, monkeypatch: pyt
     monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: False)
 
     def peak(epochs: float) -> int:
-        step = Tune(data="data", objective=Sft(), epochs=epochs, rows_per_step=24)
+        step = Tune(data="data", objective=Sft(), epochs=epochs, batch_size=24)
         inputs = {"data": shop.data, "model": shop.base}
-        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
 
     one, five, twelve, many, more = (peak(epochs) for epochs in (1, 5, 12, 99, 300))
     assert one < five < twelve < many == more

@@ -12,15 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from luthier.models import logprobs as reader
-from luthier.models.head import Head, Shape
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, pack
-from luthier.tune.loop import Training
+from luthier.models.kernels.lora import one_product
+from luthier.models.packing import logprobs
+from luthier.models.packing.head import LogitTransform, OutputHead
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.tune.objectives.sft import Sft
-from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+from luthier.tune.training.trainer import Trainer
 
 ELSEWHERE = torch.device("meta")
 TINY = LlamaConfig(
@@ -42,14 +42,14 @@ def test_all_that_a_step_reads_follows_the_model(
     dtype: torch.dtype, quick: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = elsewhere(dtype)
-    head = Head(model.get_output_embeddings(), Shape())
-    found = reader.Reading(packed=True, why="", head=head)
-    monkeypatch.setattr(reader, "_find_out", lambda model: found)  # what a probe would tell cannot be read here
-    updater = Updater(model, Settings(optimizer=AdamW(), clip=1.0))
-    made = pack([Row([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
-    assert reader.logprobs(model, made, quick=quick).device == ELSEWHERE
+    head = OutputHead(model.get_output_embeddings(), LogitTransform())
+    found = logprobs.ForwardMode(packed=True, why="", head=head)
+    monkeypatch.setattr(logprobs, "_find_out", lambda model: found)  # what a probe would tell cannot be read here
+    updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=1.0))
+    made = pack([TokenRow([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
+    assert logprobs.logprobs(model, made, quick=quick).device == ELSEWHERE
     told: Any = SimpleNamespace(_objective=Sft(), _model=model, _updater=updater, _critic=None)
-    read = Training._read(told, made, 3.0)
+    read = Trainer._read(told, made, 3.0)
     moved = [gradient for gradient in read.gradients if gradient is not None]
     assert len(moved) == 2 * 7 * TINY.num_hidden_layers
     updater.gather(read.gradients)
@@ -57,10 +57,10 @@ def test_all_that_a_step_reads_follows_the_model(
 
 
 def test_a_state_from_the_disk_goes_where_the_masters_are() -> None:
-    updater = Updater(elsewhere(torch.bfloat16), Settings(optimizer=AdamW(), clip=None))
-    here = Updater(
+    updater = MixedPrecisionOptimizer(elsewhere(torch.bfloat16), OptimizerSettings(optimizer=AdamW(), clip=None))
+    here = MixedPrecisionOptimizer(
         Lora(r=4).adapt(AutoModelForCausalLM.from_config(TINY).to(torch.bfloat16), 0),
-        Settings(optimizer=AdamW(), clip=None),
+        OptimizerSettings(optimizer=AdamW(), clip=None),
     )
     updater.restore(here.state())
     masters = [value for name, value in updater.state().items() if name.startswith("master/")]

@@ -17,19 +17,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from documented import undescribed
+from luthier.artifacts.dataset import read_examples
+from luthier.chat.messages import Example, question_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
-from luthier.core.step import Outline, Outlook
-from luthier.eval.baseline import Baseline
-from luthier.eval.classifier import Classifier
-from luthier.eval.rows import Task
+from luthier.core.step import ArtifactSpec, PlanContext
+from luthier.eval.baseline import Baseline, ClassifierLM
+from luthier.eval.task import Task
 from luthier.models.load import base_folder, load, name_of, outputs_of
 from luthier.models.open_classifier import open_pipeline
-from luthier.models.text_classifier import Settings, TextClassifier
-from luthier.text.dataset import read_examples
-from luthier.text.messages import Example, question_of
+from luthier.models.text_classifier import TextClassifier, TextClassifierSettings
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.plain import Plain
+from luthier.tune.techniques.plain import PlainTechnique
 from tuning import Bench, bench, examples, pairs
 
 OTHERWISE: dict[str, Any] = {"c": 0.5, "words": 1, "min_df": 2}
@@ -43,7 +42,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def step(**fields: Any) -> Tune:
-    return Tune(data="data", technique=Plain(**fields))
+    return Tune(data="data", technique=PlainTechnique(**fields))
 
 
 def made(shop: Bench, wanted: Tune) -> Artifact:
@@ -60,8 +59,8 @@ def held_out() -> list[Example]:
 
 
 def test_every_field_is_documented_and_changes_the_model(shop: Bench) -> None:
-    assert undescribed(Plain) == []
-    assert {*OTHERWISE} == {*Plain.model_fields} - {"kind"}
+    assert undescribed(PlainTechnique) == []
+    assert {*OTHERWISE} == {*PlainTechnique.model_fields} - {"kind"}
     usual = made(shop, step()).path("classifier.safetensors").read_bytes()
     for name, value in OTHERWISE.items():
         assert made(shop, step(**{name: value})).path("classifier.safetensors").read_bytes() != usual
@@ -89,7 +88,7 @@ def test_it_answers_as_the_baseline_does(shop: Bench) -> None:
     task = Task(
         kind="label", split="test", examples=tuple(held_out()), available=42, options={name: name for name in LABELS}
     )
-    ours = Classifier(made(shop, step()), name="tuned", title="the plain classifier").answer(task.examples, task)
+    ours = ClassifierLM(made(shop, step()), name="tuned", title="the plain classifier").answer(task.examples, task)
     assert ours == Baseline.parse("tfidf").answer(read_examples(shop.data, "train"), task)
 
 
@@ -102,23 +101,29 @@ def test_made_again_it_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_no_file_is_a_pickle(shop: Bench) -> None:
     files = {entry.path for entry in made(shop, step()).manifest.files}
-    assert files == {"classifier.json", "classifier.safetensors", "learnt.parquet", "model.json", "tuned.json"}
+    assert files == {
+        "classifier.json",
+        "classifier.safetensors",
+        "training_examples.parquet",
+        "model.json",
+        "training.json",
+    }
 
 
 def test_it_tells_what_it_is_made_of(shop: Bench) -> None:
     artifact = made(shop, step())
-    told = artifact.read_json("tuned.json")
+    told = artifact.read_json("training.json")
     assert told["classes"] == list(LABELS)
     assert told["rows"] == 48
     assert told["trainable_parameters"] == 3 * (told["features"] + 1)
     assert name_of(artifact) == "tfidf"
     assert outputs_of(artifact) == LABELS
-    assert polars.read_parquet(artifact.path("learnt.parquet"))["seen"].to_list() == [1] * 48
+    assert polars.read_parquet(artifact.path("training_examples.parquet"))["seen"].to_list() == [1] * 48
 
 
 def test_rows_are_limited_as_for_any_other_technique(shop: Bench) -> None:
-    artifact = made(shop, Tune(data="data", technique=Plain(), rows=20))
-    assert artifact.read_json("tuned.json")["rows"] == 20
+    artifact = made(shop, Tune(data="data", technique=PlainTechnique(), max_train_samples=20))
+    assert artifact.read_json("training.json")["rows"] == 20
 
 
 def test_a_network_is_asked_of_it_in_vain(shop: Bench) -> None:
@@ -127,21 +132,21 @@ def test_a_network_is_asked_of_it_in_vain(shop: Bench) -> None:
         with pytest.raises(ModelError, match="tfidf is a plain classifier: it has no network"):
             asked(artifact)
     with pytest.raises(ModelError, match="is a plain classifier"):
-        Tune(data="data", model="plain").foresee(_outlook(shop, model=artifact))
-    ahead = Outlook(
+        Tune(data="data", model="plain").estimate_cost(_outlook(shop, model=artifact))
+    ahead = PlanContext(
         inputs={"data": shop.data}, upstream={}, base=Path(), outlines={"model": step().outline(_outlook(shop))}
     )
     with pytest.raises(ModelError, match="is a plain classifier"):
-        Tune(data="data", model="plain").foresee(ahead)
+        Tune(data="data", model="plain").estimate_cost(ahead)
 
 
 def test_its_cost_is_told_without_a_model(shop: Bench) -> None:
-    told = step().foresee(_outlook(shop))
+    told = step().estimate_cost(_outlook(shop))
     assert told.tokens == 0
     assert told.seconds is not None
     assert told.peak_bytes is not None
     assert "48 rows of 3 classes; no base model is read" in told.how
-    more = step().foresee(Outlook(inputs={}, upstream={}, base=Path(), outlines={"data": _many(shop)}))
+    more = step().estimate_cost(PlanContext(inputs={}, upstream={}, base=Path(), outlines={"data": _many(shop)}))
     assert more.seconds is not None
     assert more.seconds > told.seconds
 
@@ -152,10 +157,12 @@ def test_data_without_classes_are_refused_at_plan(is_made: bool, tmp_path: Path)
     outlook = (
         _outlook(shop)
         if is_made
-        else Outlook(inputs={}, upstream={}, base=Path(), outlines={"data": Outline(task="text", rows={"train": 9})})
+        else PlanContext(
+            inputs={}, upstream={}, base=Path(), outlines={"data": ArtifactSpec(task="text", rows={"train": 9})}
+        )
     )
     with pytest.raises(DataError, match="technique plain chooses one of a few classes, and the rows hold texts"):
-        step().foresee(outlook)
+        step().estimate_cost(outlook)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +206,7 @@ def test_what_is_saved_answers_as_what_was_fitted(
 ) -> None:
     texts = [" ".join(["word", *row]) for row in rows]
     labels = [f"class {at % 3}" for at in range(len(texts))]
-    fitted = TextClassifier.fit(texts, labels, Settings(words=words))
+    fitted = TextClassifier.fit(texts, labels, TextClassifierSettings(words=words))
     folder = tmp_path_factory.mktemp("saved")
     fitted.save(folder)
     opened = TextClassifier.open(folder)
@@ -208,13 +215,13 @@ def test_what_is_saved_answers_as_what_was_fitted(
     assert opened.classes == fitted.classes
 
 
-def _outlook(shop: Bench, **more: Artifact) -> Outlook:
-    return Outlook(inputs={"data": shop.data, **more}, upstream={}, base=Path())
+def _outlook(shop: Bench, **more: Artifact) -> PlanContext:
+    return PlanContext(inputs={"data": shop.data, **more}, upstream={}, base=Path())
 
 
-def _many(shop: Bench) -> Outline:
+def _many(shop: Bench) -> ArtifactSpec:
     rows = [
         {"messages": [one.model_dump() for one in row.messages], "tools": [], "meta": {}}
         for row in read_examples(shop.data, "train")
     ]
-    return Outline(task="label", rows={"train": 5000}, answers=[f"class {at}" for at in range(50)], examples=rows)
+    return ArtifactSpec(task="label", rows={"train": 5000}, answers=[f"class {at}" for at in range(50)], examples=rows)

@@ -14,35 +14,35 @@ import polars
 import pytest
 import torch
 
+from luthier.chat.judge_prompt import Verdict
+from luthier.chat.messages import Example
+from luthier.chat.preference import PreferencePair, pair_of
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.component import members
 from luthier.core.errors import DataError, RecipeError
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
 from luthier.models.generate import rewards
 from luthier.models.load import open_model, outputs_of
-from luthier.models.pack import Row, pack
-from luthier.models.reward_model import Judge, verdict_of
-from luthier.text.ids import Text
-from luthier.text.messages import Example
-from luthier.text.preference import Pair, pair_of
-from luthier.text.verdict import Verdict
-from luthier.tune.heldout import HeldOut
+from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.reward_model import RewardModel, verdict_of
+from luthier.tune.dataset.validation import HeldOut
 from luthier.tune.objective import REFERENCE, Objective
-from luthier.tune.objectives.dpo import Dpo
+from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.objectives.kto import ALONE, EMPTY, PAIRED, UNSAID, Kto
-from luthier.tune.objectives.reward import Reward
+from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.objectives.sft import Sft
-from luthier.tune.pairs import NO_PAIR, SINGLE
-from luthier.tune.reading import read_rows, sums_of_rows
+from luthier.tune.preference import NO_PAIR, SINGLE
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.reference_logprobs import read_rows, sums_of_rows
 from tuning import Bench, bench, chat, examples, pairs, preferring, thumbs
 
 CASES = json.loads((Path(__file__).parent / "preferences.json").read_text())
 """Log-probabilities (or rewards) of rows by two models, and the loss and gradient that TRL took of them: written by
 `tests/oracles/freeze_preferences.py`; `tests/oracles/test_preferences.py` asks TRL anew, and with whole models."""
 QUICK: dict[str, Any] = {
-    "data": "data", "technique": Lora(r=4), "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32",
+    "data": "data", "technique": Lora(r=4), "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32",
 }  # fmt: skip
 
 
@@ -52,19 +52,21 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> Text:
-    return Text.load(shop.base.folder)
+def text(shop: Bench) -> ChatTokenizer:
+    return ChatTokenizer.load(shop.base.folder)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["objective"]))
 def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> None:
     objective = members(Objective)[case["objective"]["kind"]].model_validate(case["objective"])
-    rows = list(_rows(case, mates=1 if case["objective"].get("form") == "apo_zero" and objective.kind == "kto" else 2))
+    rows = list(
+        _rows(case, mates=1 if case["objective"].get("loss_type") == "apo_zero" and objective.kind == "kto" else 2)
+    )
     said = {row.key: values for row, values in zip(rows, case["logp"], strict=True)}
     rows = objective.prepared(rows, lambda some: [sum(said[row.key]) for row in some])
     made = pack(rows)
     logp = torch.tensor([value for row in rows for value in said[row.key]], dtype=torch.float64, requires_grad=True)
-    loss = objective.loss(logp, made, made.told.get(REFERENCE)).total / objective.denominator(rows)
+    loss = objective.loss(logp, made, made.token_values.get(REFERENCE)).total / objective.denominator(rows)
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(case["loss"], abs=1e-6)
     wanted = [value for row in rows for value in case["gradient"][int(row.key)]]
@@ -74,15 +76,15 @@ def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> N
 
 
 def test_every_form_of_every_preference_objective_is_frozen() -> None:
-    there = {(case["objective"]["kind"], case["objective"].get("form")) for case in CASES}
+    there = {(case["objective"]["kind"], case["objective"].get("loss_type")) for case in CASES}
     for kind in ("dpo", "cpo", "simpo", "orpo", "kto", "reward"):
-        form = members(Objective)[kind].model_fields.get("form")
+        form = members(Objective)[kind].model_fields.get("loss_type")
         forms = get_args(form.annotation) if form is not None else (None,)
         usual = form.default if form is not None else None
         assert {(kind, None if one == usual else one) for one in forms} <= there
 
 
-def _rows(case: dict[str, Any], mates: int) -> Sequence[Row]:
+def _rows(case: dict[str, Any], mates: int) -> Sequence[TokenRow]:
     """Rows with as many learnt tokens as there are numbers."""
     before = case.get("reference") or [None] * len(case["logp"])
     for at, (values, was, told) in enumerate(
@@ -90,7 +92,7 @@ def _rows(case: dict[str, Any], mates: int) -> Sequence[Row]:
     ):
         count = len(values)
         known = {name: [value] * count for name, value in told.items()} | ({REFERENCE: was} if was else {})
-        yield Row([at] * (count + 1), [0.0, *[1.0] * count], str(at), mates, told=known)
+        yield TokenRow([at] * (count + 1), [0.0, *[1.0] * count], str(at), mates, token_values=known)
 
 
 def odd() -> dict[str, Example]:
@@ -113,15 +115,15 @@ def odd() -> dict[str, Example]:
 
 
 @pytest.mark.parametrize("kind", ["dpo", "simpo", "cpo", "orpo", "reward"])
-def test_what_no_pair_can_teach_is_said(kind: str, text: Text) -> None:
-    objective = members(Objective)[kind].model_validate({"kind": kind, "max_tokens": 200})
-    lessons = objective.lessons(list(odd().values()), text)
+def test_what_no_pair_can_teach_is_said(kind: str, text: ChatTokenizer) -> None:
+    objective = members(Objective)[kind].model_validate({"kind": kind, "max_length": 200})
+    lessons = objective.build_training_examples(list(odd().values()), text)
     assert [lesson.nothing for lesson in lessons] == list(odd())
     assert not any(lesson.rows for lesson in lessons)
 
 
-def test_both_answers_share_their_prompt_in_a_pack(text: Text) -> None:
-    (lesson,) = Dpo().lessons(pairs(1), text)
+def test_both_answers_share_their_prompt_in_a_pack(text: ChatTokenizer) -> None:
+    (lesson,) = DpoObjective().build_training_examples(pairs(1), text)
     chosen, rejected = lesson.rows
     begin = chosen.targets[0]
     assert chosen.ids[:begin] == rejected.ids[:begin]
@@ -129,51 +131,51 @@ def test_both_answers_share_their_prompt_in_a_pack(text: Text) -> None:
     assert text.decode(chosen.ids[begin:]).startswith(("account", "billing", "delivery"))
 
 
-def test_a_rejected_conversation_is_read_with_and_without_its_system_turn(text: Text) -> None:
+def test_a_rejected_conversation_is_read_with_and_without_its_system_turn(text: ChatTokenizer) -> None:
     one = chat("Where is my refund?", "billing")
     turns = [{"from": "human", "value": "Where is my refund?"}, {"from": "gpt", "value": "delivery"}]
     whole = [{"role": "system", "content": one.messages[0].content}, *turns]
-    wanted = Dpo().lessons([preferring(one, "delivery")], text)[0].rows
+    wanted = DpoObjective().build_training_examples([preferring(one, "delivery")], text)[0].rows
     for given in (turns, whole, {"messages": whole}, {"role": "assistant", "content": "delivery"}):
         other = preferring(one, "").model_copy(update={"meta": {"rejected": given}})
-        assert Dpo().lessons([other], text)[0].rows == wanted
+        assert DpoObjective().build_training_examples([other], text)[0].rows == wanted
 
 
-def test_kto_says_what_it_cannot_learn_from(text: Text) -> None:
+def test_kto_says_what_it_cannot_learn_from(text: ChatTokenizer) -> None:
     one = chat("Where is my refund?", "billing")
     good = one.model_copy(update={"meta": {"label": True}})
     empty = chat("Where?", " ").model_copy(update={"meta": {"label": "down"}})
     given = [good, preferring(one, "delivery"), one, empty, thumbs(1)[0]]
-    assert [lesson.nothing for lesson in Kto().lessons(given, text)] == ["", PAIRED, UNSAID, EMPTY, ""]
-    assert Kto().lessons([good], text)[0].nothing == ALONE
-    assert Kto(form="apo_zero").lessons([good], text)[0].rows
+    assert [lesson.nothing for lesson in Kto().build_training_examples(given, text)] == ["", PAIRED, UNSAID, EMPTY, ""]
+    assert Kto().build_training_examples([good], text)[0].nothing == ALONE
+    assert Kto(loss_type="apo_zero").build_training_examples([good], text)[0].rows
 
 
-def test_a_long_answer_leaves_out_its_own_row_and_no_neighbours(text: Text) -> None:
+def test_a_long_answer_leaves_out_its_own_row_and_no_neighbours(text: ChatTokenizer) -> None:
     rows = thumbs(4)
     rows[1] = chat("Where is my refund?", "billing " * 90).model_copy(update={"meta": {"label": True}})
     limit = 120
-    whole, found = Kto().lessons(rows, text), Kto(max_tokens=limit).lessons(rows, text)
+    whole, found = Kto().build_training_examples(rows, text), Kto(max_length=limit).build_training_examples(rows, text)
     assert [lesson.nothing for lesson in found] == ["", f"longer than {limit} tokens", "", ""]
     assert found[1].cut == len(whole[1].rows[0].ids)
     (own, other), (_, plain) = found[2].rows, whole[2].rows
     assert own == whole[2].rows[0]
-    assert (other.ids, other.learnt) == (plain.ids[:limit], plain.learnt[:limit])
+    assert (other.ids, other.loss_weights) == (plain.ids[:limit], plain.loss_weights[:limit])
     assert other.targets
 
 
 @pytest.mark.parametrize("value", [True, 1, "yes", "up", "True"])
-def test_a_yes_comes_in_many_ways(value: Any, text: Text) -> None:
+def test_a_yes_comes_in_many_ways(value: Any, text: ChatTokenizer) -> None:
     one = chat("Where is my refund?", "billing").model_copy(update={"meta": {"thumb": value}})
-    (lesson,) = Kto(form="apo_zero", label="thumb").lessons([one], text)
-    assert set(lesson.rows[0].told["wanted"]) == {1.0}
+    (lesson,) = Kto(loss_type="apo_zero", label="thumb").build_training_examples([one], text)
+    assert set(lesson.rows[0].token_values["wanted"]) == {1.0}
 
 
 @pytest.mark.parametrize(
     ("objective", "rows", "remedy"),
     [
-        (Dpo(), thumbs(8), "objective: kto"),
-        (Reward(), examples(8), "objective: sft"),
+        (DpoObjective(), thumbs(8), "objective: kto"),
+        (RewardObjective(), examples(8), "objective: sft"),
         (Kto(), pairs(8), "objective: dpo"),
         (Kto(label="stars"), thumbs(8), "name the column"),
     ],
@@ -183,12 +185,14 @@ def test_data_of_another_kind_is_refused_with_the_objective_that_fits(
 ) -> None:
     with pytest.raises(DataError, match="nothing can be learnt from any training row") as error:
         bench(tmp_path, rows).tune(Tune(**QUICK, objective=objective))
-    assert remedy in error.value.remedy
+    assert remedy in error.value.hint
 
 
 def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
     shop = bench(tmp_path, [*pairs(16), *(one for why, one in odd().items() if why != "longer than 200 tokens")])
-    learnt = polars.read_parquet(shop.tune(Tune(**QUICK, objective=Dpo())).folder / "learnt.parquet")
+    learnt = polars.read_parquet(
+        shop.tune(Tune(**QUICK, objective=DpoObjective())).folder / "training_examples.parquet"
+    )
     assert learnt.filter(polars.col("nothing").is_null()).height == 16
     assert set(learnt["nothing"].drop_nulls()) == set(odd()) - {"longer than 200 tokens"}
     assert any("1 row: a tie: both answers are the same" in said for said in shop.said("warning"))
@@ -197,7 +201,7 @@ def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
 def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> None:
     """Before anything moves, the model and its reference are alike: DPO's loss is log 2, and KTO's is 1/2."""
-    made = shop.tune(Tune(**{**QUICK, "technique": technique, "learning_rate": 1e-3}, objective=Dpo()))
+    made = shop.tune(Tune(**{**QUICK, "technique": technique, "learning_rate": 1e-3}, objective=DpoObjective()))
     first = json.loads((made.folder / "log.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert first["margin"] == pytest.approx(0, abs=1e-4)
@@ -211,49 +215,49 @@ def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_pat
     dropping = config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5')
 
     def losses(**settings: Any) -> list[str]:
-        step = Tune(**{**QUICK, "objective": objective, "held_out": {"rows": 4, "every": 1}, **settings})
+        step = Tune(**{**QUICK, "objective": objective, "validation": {"rows": 4, "every": 1}, **settings})
         lines = (shop.tune(step).folder / "log.jsonl").read_text().splitlines()
         shop.store.remove(shop.tune_digest(step))
         return lines
 
     plain = losses()
-    own = losses(technique=Lora(r=4, dropout=0.5))
+    own = losses(technique=Lora(r=4, lora_dropout=0.5))
     assert own != plain
     config.write_text(dropping)
     assert (losses() == plain) == (objective != "sft")
-    assert (losses(technique=Lora(r=4, dropout=0.5)) == own) == (objective != "sft")
+    assert (losses(technique=Lora(r=4, lora_dropout=0.5)) == own) == (objective != "sft")
 
 
 def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None:
-    step = Tune(**QUICK, objective=Dpo(), epochs=3, held_out=HeldOut(rows=8, every=2, metric="margin"))
+    step = Tune(**QUICK, objective=DpoObjective(), epochs=3, validation=HeldOut(rows=8, every=2, metric="margin"))
     made = shop.tune(step)
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     measured = [line for line in log if "held_out_margin" in line]
     assert measured[-1]["held_out_margin"] > measured[0]["held_out_margin"]
     assert 0 <= measured[-1]["held_out_accuracy"] <= 1
-    held = json.loads((made.folder / "tuned.json").read_text())["held_out"]
+    held = json.loads((made.folder / "training.json").read_text())["held_out"]
     assert held["metric"] == "held_out_margin"
     assert held["best"] == max(line["held_out_margin"] for line in measured)
 
 
 def test_a_margin_is_refused_where_nothing_has_one(tmp_path: Path) -> None:
-    step = Tune(**QUICK, objective=Sft(), held_out=HeldOut(rows=4, metric="margin"))
+    step = Tune(**QUICK, objective=Sft(), validation=HeldOut(rows=4, metric="margin"))
     with pytest.raises(RecipeError, match="measured on pairs of answers, and sft learns from none"):
         bench(tmp_path).tune(step)
 
 
-def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: Text) -> None:
+def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: ChatTokenizer) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
     from luthier.models.load import open_model
     from luthier.models.quiet import no_peft_warning
 
-    made = shop.tune(Tune(**QUICK, objective=Reward(), epochs=2))
+    made = shop.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
     base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=1, dtype=torch.float32)
     with no_peft_warning():
         plain = PeftModel.from_pretrained(base, made.folder / "adapter").eval()
-    rows = [row for lesson in Reward().lessons(pairs(4), text) for row in lesson.rows]
+    rows = [row for lesson in RewardObjective().build_training_examples(pairs(4), text) for row in lesson.rows]
     ours = [values[0] for values in read_rows(open_model(made, "float32"), rows, 4096)]
     with torch.no_grad():
         theirs = [float(plain(torch.tensor([row.ids[:-1]])).logits[0, 0]) for row in rows]
@@ -262,10 +266,14 @@ def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: 
 
 
 @pytest.mark.slow
-def test_a_reward_model_needs_nothing_of_ours(shop: Bench, text: Text) -> None:
+def test_a_reward_model_needs_nothing_of_ours(shop: Bench, text: ChatTokenizer) -> None:
     """A process that has transformers and PEFT alone reads the same numbers."""
-    made = shop.tune(Tune(**QUICK, objective=Reward(), epochs=2))
-    ids = [list(row.ids[:-1]) for lesson in Reward().lessons(pairs(4), text) for row in lesson.rows]
+    made = shop.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
+    ids = [
+        list(row.ids[:-1])
+        for lesson in RewardObjective().build_training_examples(pairs(4), text)
+        for row in lesson.rows
+    ]
     ours = rewards(open_model(made, "float32"), ids)
     told = json.dumps([str(shop.base.folder), str(made.folder / "adapter"), ids])
     ran = subprocess.run(
@@ -289,19 +297,19 @@ assert not any(name.split(".")[0] == "luthier" for name in sys.modules)
 BARE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: Bench, text: Text) -> None:
+def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: Bench, text: ChatTokenizer) -> None:
     """The log-odds of its yes are what it learnt to raise, and the reward `model` reads them."""
-    step = Tune(**QUICK, objective=Reward(head="verdict"), epochs=3)
+    step = Tune(**QUICK, objective=RewardObjective(head="verdict"), epochs=3)
     made = shop.tune(step)
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
     assert verdict_of(made) == Verdict().model_dump()
     assert verdict_of(shop.base) is None
-    judge = Judge(made, "float32")
-    told = [pair for one in pairs(24) if isinstance(pair := pair_of(one), Pair)]
+    judge = RewardModel(made, "float32")
+    told = [pair for one in pairs(24) if isinstance(pair := pair_of(one), PreferencePair)]
     found = judge([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
     assert sum(good > bad for good, bad in zip(found[::2], found[1::2], strict=True)) >= 20
-    rows = Reward(head="verdict").lessons(pairs(24), text)[0].rows
+    rows = RewardObjective(head="verdict").build_training_examples(pairs(24), text)[0].rows
     sums = sums_of_rows(open_model(made, "float32"), rows, 4096)
     assert found[:2] == pytest.approx([sums[0] - sums[1], sums[2] - sums[3]], abs=1e-4)
     assert not outputs_of(made)
@@ -320,10 +328,10 @@ def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Pa
         path = shop.base.folder / f"{name}.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
-    text = Text.load(shop.base.folder)
-    learnt = [row for lesson in Reward().lessons(rows, text) for row in lesson.rows]
+    text = ChatTokenizer.load(shop.base.folder)
+    learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows]
     wanted = [values[0] for values in read_rows(open_model(made, "float32"), learnt, 4096)]
-    told = [pair for one in rows if isinstance(pair := pair_of(one), Pair)]
+    told = [pair for one in rows if isinstance(pair := pair_of(one), PreferencePair)]
     said = text.encode_many([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
     assert rewards(open_model(made, "float32"), [one.ids for one in said]) == pytest.approx(wanted, abs=1e-5)
     out = export(made, tmp_path / "out", "merged")
@@ -339,9 +347,9 @@ def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Pa
 
 def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) -> None:
     """As it did when it learnt: the reward `model` gives what training and evaluation give."""
-    from luthier.core.scorer import Desk
-    from luthier.tune.reward import Attempt
-    from luthier.tune.reward import Bench as Judging
+    from luthier.core.scorer import ScorerContext
+    from luthier.tune.reward import RewardCompletion
+    from luthier.tune.reward import RewardContext as Judging
     from luthier.tune.rewards.model import ByModel
 
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
@@ -350,40 +358,40 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     template = shop.base.folder / "chat_template.jinja"
     template.write_text("{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}" + template.read_text())
     made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
-    text = Text.load(shop.base.folder)
-    learnt = [row for lesson in Reward().lessons(rows, text) for row in lesson.rows[:1]]
+    text = ChatTokenizer.load(shop.base.folder)
+    learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows[:1]]
     wanted = rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
-    judge = Judge(made, "float32")
-    desk = Desk(base=tmp_path, kept=tmp_path, say=print, model=Path)
+    judge = RewardModel(made, "float32")
+    desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=Path)
     found = ByModel().score(
-        [Attempt(one, one.messages[-1].content, 1) for one in rows], Judging(desk=desk, model=judge)
+        [RewardCompletion(one, one.messages[-1].content, 1) for one in rows], Judging(scorer_context=desk, model=judge)
     )
     assert found == pytest.approx(wanted, abs=1e-5)
 
 
 def test_what_is_asked_is_no_setting_of_a_sequence_head() -> None:
     with pytest.raises(ValueError, match="changes nothing under a sequence head"):
-        Reward.model_validate({"kind": "reward", "verdict": {"rubric": "Is it kind?"}})
+        RewardObjective.model_validate({"kind": "reward", "verdict": {"rubric": "Is it kind?"}})
 
 
-def test_margins_and_ties_of_rewards(text: Text) -> None:
+def test_margins_and_ties_of_rewards(text: ChatTokenizer) -> None:
     given = pairs(3)  # margins 0, 1 and 2 in the column `row`
-    dropped = Reward(margin="row", scale=0.5).lessons(given, text)
+    dropped = RewardObjective(margin="row", scale=0.5).build_training_examples(given, text)
     assert [lesson.nothing for lesson in dropped] == ["a tie: its row is 0", "", ""]
-    assert [lesson.rows[0].told["margin"] for lesson in dropped[1:]] == [[0.5], [1.0]]
-    rows = Reward(margin="row", ties="learn").lessons(given, text)[0].rows
+    assert [lesson.rows[0].token_values["margin"] for lesson in dropped[1:]] == [[0.5], [1.0]]
+    rows = RewardObjective(margin="row", ties="learn").build_training_examples(given, text)[0].rows
     for given_rewards in ([1.0, -1.0], [-1.0, 1.0]):
-        loss = Reward(margin="row", ties="learn").loss(torch.tensor(given_rewards), pack(rows), None).total
+        loss = RewardObjective(margin="row", ties="learn").loss(torch.tensor(given_rewards), pack(rows), None).total
         assert float(loss) == pytest.approx(1.126928, abs=1e-5)
     with pytest.raises(DataError, match="expected a margin of 0 or more, got -1"):
-        Reward(margin="row").lessons([preferring(given[0], "delivery", row=-1)], text)
+        RewardObjective(margin="row").build_training_examples([preferring(given[0], "delivery", row=-1)], text)
 
 
 def test_preferences_are_learnt_in_smaller_steps_than_answers(shop: Bench) -> None:
     from luthier.models.describe import describe
 
     model, lora = describe(shop.base.folder), Lora(r=4)
-    answers, prefers = (Tune(data="data", objective=one).rate_for(lora, model) for one in (Sft(), Dpo()))
+    answers, prefers = (Tune(data="data", objective=one).rate_for(lora, model) for one in (Sft(), DpoObjective()))
     assert prefers.value == pytest.approx(answers.value / 20, rel=1e-2)
     assert prefers.why.endswith("times 0.05 for dpo")
-    assert Tune(data="data", objective=Dpo(), learning_rate=1e-3).rate_for(lora, model).value == 1e-3
+    assert Tune(data="data", objective=DpoObjective(), learning_rate=1e-3).rate_for(lora, model).value == 1e-3

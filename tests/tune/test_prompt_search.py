@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from luthier.core.errors import DataError, InputError, LuthierError, ModelError, Where
-from luthier.core.step import Forecast, Outline, Outlook
-from luthier.metrics.answers import Answers
-from luthier.metrics.members.labels import Accuracy
+from luthier.artifacts.training import TrainingRecord
+from luthier.chat.messages import Example, Message
+from luthier.chat.prompt import PromptPrefix
+from luthier.core.errors import DataError, InputError, LuthierError, ModelError, SourceLocation
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext
+from luthier.metrics.kinds.labels import Accuracy
+from luthier.metrics.metric import EvalPredictions
 from luthier.models.describe import describe
 from luthier.models.load import load
-from luthier.text.messages import Example, Message
-from luthier.text.prompt import Prompt
-from luthier.text.training import TrainingRecord
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
-from luthier.tune.search.asking import Asker
-from luthier.tune.search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
-from luthier.tune.search.race import cost, plan_rounds, race
+from luthier.tune.prompt_search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
+from luthier.tune.prompt_search.client import Asker
+from luthier.tune.prompt_search.race import cost, plan_rounds, race
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.prompt_search import PromptSearch
 from models.making import merged
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {"shots": (0, 2), "draws": 1, "held_back": 12, "budget":
 
 
 def search(**fields: Any) -> Tune:
-    return Tune(data="data", technique=PromptSearch.model_validate({**SMALL, **fields}), precision="float32")
+    return Tune(data="data", technique=PromptSearch.model_validate({**SMALL, **fields}), dtype="float32")
 
 
 @pytest.mark.parametrize("prompts", [1, 2, 5, 43, 200])
@@ -57,15 +57,15 @@ def test_the_race_finds_the_best_and_asks_no_row_twice() -> None:
     quality = [0.5, 0.2, 0.9, 0.4, 0.3, 0.6, 0.1, 0.7]
     asked: Counter[tuple[int, int]] = Counter()
 
-    def answer(place: int, begin: int, end: int) -> Answers:
+    def answer(place: int, begin: int, end: int) -> EvalPredictions:
         asked.update((place, row) for row in range(begin, end))
         right = [(row * 0.618 + 0.01) % 1 < quality[place] for row in range(begin, end)]
-        return Answers.of(["yes" if one else "no" for one in right], ["yes"] * (end - begin))
+        return EvalPredictions.of(["yes" if one else "no" for one in right], ["yes"] * (end - begin))
 
     plan = plan_rounds(len(quality), 100, 400)
     standings, answers = race(plan, answer, Accuracy(), [1] * 8, seed=0)
     last = [one for one in standings if one.round == len(plan)]
-    assert last[0].place == 2
+    assert last[0].prompt_index == 2
     assert last[0].goes_on
     assert {0, 2} <= set(answers), "what the model had stays in"
     assert set(asked.values()) == {1}
@@ -74,8 +74,8 @@ def test_the_race_finds_the_best_and_asks_no_row_twice() -> None:
 
 def test_equal_scores_go_to_the_shorter_prompt() -> None:
     plan = plan_rounds(3, 10, 100)
-    standings, _ = race(plan, lambda *_: Answers.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0)
-    assert [one.place for one in standings] == [1, 2, 0]
+    standings, _ = race(plan, lambda *_: EvalPredictions.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0)
+    assert [one.prompt_index for one in standings] == [1, 2, 0]
 
 
 def test_examples_are_balanced_drawn_by_the_seed_and_near() -> None:
@@ -105,8 +105,8 @@ def test_instructions_and_sets_make_every_pair_once() -> None:
     assert [one.text for one in instructions(["Mine."], SYSTEM, ["a"], vary=False)] == [None, "Mine."]
     sets = example_sets(rows[:30], rows[30:], (0, 2, 50), draws=2, nearest=True, seed=0)
     assert [shown.how for shown in sets] == ["no examples", "draw 1 of 2", "draw 2 of 2", "the nearest 2"]
-    found = pairs(Prompt(), told, sets)
-    assert found[0].prompt == Prompt()
+    found = pairs(PromptPrefix(), told, sets)
+    assert found[0].prompt == PromptPrefix()
     assert len(found) == len(told) * len(sets) == len({one.prompt.digest for one in found})
     assert all(one.prompt.shown[0].role == "user" for one in found if one.examples)
 
@@ -130,10 +130,10 @@ def _reply(row: Example) -> Message:
 
 def test_texts_are_written_and_measured(texts: Bench) -> None:
     short, long = (texts.tune(search(max_new_tokens=count, budget=30)) for count in (2, 12))
-    assert short.read_json("tuned.json")["objective"] == "rougeL"
+    assert short.read_json("training.json")["objective"] == "rougeL"
     assert short.path("search.jsonl").read_bytes() != long.path("search.jsonl").read_bytes()
     exact = texts.tune(search(metric="exact_match", budget=30))
-    assert exact.read_json("tuned.json")["objective"] == "exact_match"
+    assert exact.read_json("training.json")["objective"] == "exact_match"
     with pytest.raises(InputError, match="brier needs scores of labels"):
         texts.tune(search(metric="brier"))
 
@@ -141,19 +141,23 @@ def test_texts_are_written_and_measured(texts: Bench) -> None:
 def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     first = shop.tune(search(instructions=("Which team?",), variations=False, metric="brier"))
-    assert Prompt.of(first) != Prompt(), "the tiny model must not be best as it is, or this test says nothing"
+    assert PromptPrefix.of(first) != PromptPrefix(), (
+        "the tiny model must not be best as it is, or this test says nothing"
+    )
     again = shop.tune(search(), model=first)
     begun = [json.loads(line) for line in again.path("search.jsonl").read_text().splitlines() if '"as it is"' in line]
-    assert {line["instruction"] for line in begun} == {Prompt.of(first).instruction}
-    assert Prompt.of(again) != Prompt()
-    told = Tune(data="data", rows=8, rows_per_step=4, precision="float32", learning_rate=1e-3)
+    assert {line["instruction"] for line in begun} == {PromptPrefix.of(first).instruction}
+    assert PromptPrefix.of(again) != PromptPrefix()
+    told = Tune(data="data", max_train_samples=8, batch_size=4, dtype="float32", learning_rate=1e-3)
     plain = shop.tune(told)
-    prompted = shop.tune(told.model_copy(update={"rows_per_step": 8}), model=first)
-    assert Prompt.of(prompted) == Prompt.of(first), "an adapter over a prompted model is asked with the prompt"
+    prompted = shop.tune(told.model_copy(update={"batch_size": 8}), model=first)
+    assert PromptPrefix.of(prompted) == PromptPrefix.of(first), (
+        "an adapter over a prompted model is asked with the prompt"
+    )
     with pytest.raises(ModelError, match="'m0' is a prompt in front of a model"):
         merged(shop.store, shop.base, [first, plain])
     together = merged(shop.store, first, [prompted, shop.tune(told, seed=9, model=first)])
-    assert Prompt.of(together) == Prompt.of(first), "what is merged over a prompted model keeps its prompt"
+    assert PromptPrefix.of(together) == PromptPrefix.of(first), "what is merged over a prompted model keeps its prompt"
     assert load(together).model.num_parameters() == load(shop.base).model.num_parameters()
     rows = [_tokens(one) for one in (plain, prompted)]
     assert rows[0] != rows[1]
@@ -162,24 +166,24 @@ def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_pat
 def _tokens(made: Any) -> list[int]:
     import polars
 
-    return polars.read_parquet(made.path("learnt.parquet"))["tokens"].to_list()
+    return polars.read_parquet(made.path("training_examples.parquet"))["tokens"].to_list()
 
 
 def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def always(asker: Asker, prompt: Prompt, rows: list[Example]) -> Answers:
-        return Answers.of(["billing"] * len(rows), asker.references(rows))
+    def always(asker: Asker, prompt: PromptPrefix, rows: list[Example]) -> EvalPredictions:
+        return EvalPredictions.of(["billing"] * len(rows), asker.references(rows))
 
     shop = bench(tmp_path)
     monkeypatch.setattr(Asker, "answer", always)
     shop.tune(search())
     shop.tune(search(metric="macro_f1"))
-    shop.tune(search(metric="macro_f1", normalise="prior"))
+    shop.tune(search(metric="macro_f1", normalize="prior"))
     told = [text.partition("answered with ")[2] for text in shop.said("warning") if "answered with" in text]
     assert told == [
-        "'billing' on every held-back row, whatever is asked; try metric: macro_f1 or normalise: prior",
-        "'billing' on every held-back row, whatever is asked; try normalise: prior",
+        "'billing' on every held-back row, whatever is asked; try metric: macro_f1 or normalize: prior",
+        "'billing' on every held-back row, whatever is asked; try normalize: prior",
         "'billing' on every held-back row, whatever is asked; try other instructions",
     ]
     chosen = [text for text in shop.said("note") if text.startswith("chosen: ")]
@@ -188,14 +192,14 @@ def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
 
 def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> None:
     shop = bench(tmp_path, examples()[:20])
-    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
     small = {"variations": False, "instructions": ("Mine.",), "shots": (0, 2), "draws": 1, "budget": 2000}
     step = search(**small)
-    assert step.foresee(outlook).how.startswith("70 scored rows; 20 rows"), "7 prompts of 10 held-back rows"
-    assert search(**{**small, "budget": 50}).foresee(outlook).how.startswith("50 scored rows; 20 rows")
+    assert step.estimate_cost(outlook).how.startswith("70 scored rows; 20 rows"), "7 prompts of 10 held-back rows"
+    assert search(**{**small, "budget": 50}).estimate_cost(outlook).how.startswith("50 scored rows; 20 rows")
     work = shop.work(step, 3, None)
     measures = step.make(work)
-    asked = TrainingRecord.model_validate_json((work.folder / "tuned.json").read_bytes()).scored_rows
+    asked = TrainingRecord.model_validate_json((work.folder / "training.json").read_bytes()).scored_rows
     assert asked is not None
     assert asked <= 70
     assert measures["scored_rows_per_s"] > asked / measures["search_s"], "reading the model is no row's time"
@@ -214,23 +218,23 @@ def test_prompts_that_a_budget_leaves_out_are_counted_with_what_would_try_them(t
     found = re.fullmatch(r"(\d+) of (\d+) prompts, .* the budget is 100 rows, and (\d+) would try all", said)
     assert found is not None
     left, every, enough = map(int, found.groups())
-    assert made.read_json("tuned.json")["prompts"] == every - left
+    assert made.read_json("training.json")["prompts"] == every - left
     shop.heard.clear()
     whole = shop.tune(search(**settings, budget=enough))
-    assert whole.read_json("tuned.json")["prompts"] == every
+    assert whole.read_json("training.json")["prompts"] == every
     assert not [text for text in shop.said("warning") if "not tried" in text]
 
 
 def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -> None:
     shop = bench(tmp_path, examples()[:14])
-    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
     step = search(shots=(0, 4, 8, 64))
-    for refused in (lambda: step.foresee(outlook), lambda: shop.tune(step)):
+    for refused in (lambda: step.estimate_cost(outlook), lambda: shop.tune(step)):
         with pytest.raises(InputError, match="7 rows are held back, which leaves 7 to show, got 8, 64") as caught:
             refused()
-        assert caught.value.where == Where(field="technique.shots")
+        assert caught.value.where == SourceLocation(field="technique.shots")
     usual = search(shots=(0, 4, 8))
-    foretold = usual.foresee(outlook)
+    foretold = usual.estimate_cost(outlook)
     assert foretold.how.startswith("80 scored rows"), "the default tries what can be shown"
     shop.tune(usual)
     assert "there are too few rows to show [8] examples" in shop.said("warning")
@@ -239,11 +243,11 @@ def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -
 def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     step, size = search(), describe(shop.base.folder).parameters
-    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
 
     def told(*paces: dict[str, float]) -> Forecast:
         history = {"measures": paces[0]}
-        return step.foresee(replace(outlook, history=history, paces=paces[1:]))
+        return step.estimate_cost(replace(outlook, history=history, paces=paces[1:]))
 
     near, far = [{"scored_rows_per_s": 8.0, "parameters": times * size} for times in (2, 100)]
     assert told(near).seconds == 10 + 80 / 16
@@ -257,22 +261,22 @@ def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Pat
 @pytest.mark.parametrize(
     ("outline", "fields", "field"),
     [
-        (Outline(headed=True), {}, "model"),
-        (Outline(remote=True), {"normalise": "prior"}, "technique.normalise"),
+        (ArtifactSpec(headed=True), {}, "model"),
+        (ArtifactSpec(remote=True), {"normalize": "prior"}, "technique.normalize"),
     ],
 )
 def test_what_a_model_cannot_be_asked_is_refused_before_it_is_made(
-    outline: Outline, fields: dict[str, Any], field: str
+    outline: ArtifactSpec, fields: dict[str, Any], field: str
 ) -> None:
-    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={"model": outline})
+    outlook = PlanContext(inputs={}, upstream={}, base=Path(), outlines={"model": outline})
     with pytest.raises(LuthierError) as caught:
-        search(**fields).foresee(outlook)
+        search(**fields).estimate_cost(outlook)
     assert caught.value.where.field == field
 
 
 def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    head = Tune(data="data", objective=Classify(head="sequence"), rows=16, rows_per_step=4, precision="float32")
+    head = Tune(data="data", objective=Classify(head="sequence"), max_train_samples=16, batch_size=4, dtype="float32")
     with pytest.raises(ModelError, match="names classes by a head of its own"):
         shop.tune(search(), model=shop.tune(head))
 
@@ -280,9 +284,9 @@ def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("field", ["model", "teacher"])
 def test_weights_of_an_endpoint_are_refused_before_it_is_made(field: str) -> None:
     step = Tune(data="data", teacher="far", objective=Distil())
-    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={field: Outline(remote=True)})
+    outlook = PlanContext(inputs={}, upstream={}, base=Path(), outlines={field: ArtifactSpec(remote=True)})
     with pytest.raises(ModelError, match=f"the {field} is an endpoint: its weights are not here"):
-        step.foresee(outlook)
+        step.estimate_cost(outlook)
 
 
 def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> None:
@@ -292,8 +296,8 @@ def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> No
     long = bench(tmp_path / "long")
     made = long.tune(search(instructions=("word " * 600,), variations=False, shots=(0,), draws=2))
     assert any("not tried: instruction 1 of the recipe" in text for text in long.said("warning"))
-    assert made.read_json("tuned.json")["prompts"] == 1
-    assert math.isclose(made.read_json("tuned.json")["scored_rows"], 12)
+    assert made.read_json("training.json")["prompts"] == 1
+    assert math.isclose(made.read_json("training.json")["scored_rows"], 12)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What was learnt over a quantised base: given out as an adapter, merged only on request, in truly less memory."""
+"""What was learnt over a quantized base: given out as an adapter, merged only on request, in truly less memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
 from luthier.models.load import open_merged, scheme_of
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -26,13 +26,13 @@ import torch
 from pathlib import Path
 from luthier.core.artifact import Artifact
 from luthier.models.load import open_folder
-from luthier.models.scheme import Scheme
-from luthier.models.logprobs import logprobs
-from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, pack
+from luthier.models.source import Scheme
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.kernels.lora import one_product
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
-import luthier.models.quantised
+import luthier.models.quantization
 
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
@@ -43,7 +43,7 @@ technique = Qlora(bits=bits) if bits else Lora()
 scheme = Scheme(bits, 64) if bits else None
 model = technique.adapt(open_folder(folder, torch.bfloat16, scheme), 1)
 one_product(model)
-row = Row([(31 * at) % 40000 for at in range(64)], [0.0] * 60 + [1.0] * 4)
+row = TokenRow([(31 * at) % 40000 for at in range(64)], [0.0] * 60 + [1.0] * 4)
 (-logprobs(model, pack([row])).sum()).backward()
 print(anonymous() - begun)
 """
@@ -51,15 +51,15 @@ print(anonymous() - begun)
 
 def test_it_is_given_out_as_an_adapter_and_merged_only_on_request(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    made = shop.tune(Tune(data="data", technique=Qlora(bits=8), rows_per_step=16, precision="float32"))
+    made = shop.tune(Tune(data="data", technique=Qlora(bits=8), batch_size=16, dtype="float32"))
     assert scheme_of(made) == (8, 64)
     told = json.loads((export(made, tmp_path / "given", "adapter") / "adapter_config.json").read_text())
     assert told["peft_type"] == "LORA"
-    with pytest.raises(ModelError, match="over quantised weights"):
+    with pytest.raises(ModelError, match="over quantized weights"):
         export(made, tmp_path / "merged", "merged")
-    with pytest.raises(ModelError, match="over quantised weights"):
+    with pytest.raises(ModelError, match="over quantized weights"):
         open_merged(made, torch.float32)
-    assert open_merged(made, torch.float32, dequantise=True).get_output_embeddings() is not None
+    assert open_merged(made, torch.float32, dequantize=True).get_output_embeddings() is not None
 
 
 def test_fewer_bits_are_foreseen_to_take_less(tmp_path: Path) -> None:

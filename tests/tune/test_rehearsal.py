@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models.pack import Pack
-from luthier.tune import loop
-from luthier.tune.loop import Training
-from luthier.tune.rehearsal import largest, rehearse
+from luthier.models.packing.pack import Pack
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training import trainer
+from luthier.tune.training.memory import largest, rehearse
+from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
 
-QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32", "technique": Lora(r=4)}
+QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
 
 
@@ -29,7 +29,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] = RuntimeError) -> list[Pack]:
     read: list[Pack] = []
-    logprobs = loop.logprobs
+    logprobs = trainer.logprobs
 
     def small(model: Any, pack: Pack, **more: Any) -> torch.Tensor:
         if pack.tokens > most:
@@ -37,16 +37,16 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] =
         read.append(pack)
         return logprobs(model, pack, **more)
 
-    monkeypatch.setattr(loop, "logprobs", small)
+    monkeypatch.setattr(trainer, "logprobs", small)
     return read
 
 
 def test_the_largest_pack_comes_first_and_leaves_no_trace(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     read = bounded(monkeypatch, 1 << 20)
-    step = Tune(**{**QUICK, "technique": Lora(r=4, dropout=0.2)}, tokens_per_pack=150)
+    step = Tune(**{**QUICK, "technique": Lora(r=4, lora_dropout=0.2)}, max_tokens_per_microbatch=150)
     made = shop.tune(step)
     assert read[0].tokens == max(pack.tokens for pack in read)
-    monkeypatch.setattr(Training, "_rehearse", lambda self, say: None)
+    monkeypatch.setattr(Trainer, "_rehearse", lambda self, say: None)
     shop.store.remove(shop.tune_digest(step))
     bare = shop.tune(step)
     for name in ("log.jsonl", "adapter/adapter_model.safetensors"):
@@ -62,14 +62,14 @@ def test_what_does_not_fit_is_halved_and_said(
     assert all(pack.tokens <= 120 for pack in read)
     losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
-    assert any("tokens_per_pack was lowered to" in said for said in shop.said("note"))
+    assert any("max_tokens_per_microbatch was lowered to" in said for said in shop.said("note"))
 
 
 def test_a_single_row_that_does_not_fit_is_an_error(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bounded(monkeypatch, 10)
     with pytest.raises(ModelError, match=r"the \d+ tokens of example \w+ do not fit into memory") as caught:
         shop.tune(Tune(**QUICK), seed=9)
-    assert "max_tokens" in caught.value.remedy
+    assert "max_length" in caught.value.hint
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
@@ -80,20 +80,20 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
         sizes = torch.tensor([3]).numpy()
 
         def rows(self, number: int) -> list[Any]:
-            from luthier.models.pack import Row
+            from luthier.models.packing.pack import TokenRow
 
-            return [Row([1, 2, 3], [0.0, 1.0, 1.0], "a")]
+            return [TokenRow([1, 2, 3], [0.0, 1.0, 1.0], "a")]
 
-    from luthier.tune.schedule import Course
+    from luthier.tune.training.schedule import BatchSampler
 
-    course = Course(seed=0, count=1, epochs=1, rows_per_step=1)
+    course = BatchSampler(seed=0, count=1, epochs=1, batch_size=1)
     with pytest.raises(RuntimeError, match="shapes"):
         rehearse(lambda tokens, lanes: largest(Lessons(), course, tokens, lanes), 100, 1, broken)
 
 
 def test_a_resumed_training_keeps_what_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = bench(tmp_path)
-    step = Tune(**QUICK, checkpoint_steps=1)
+    step = Tune(**QUICK, save_steps=1)
     bounded(monkeypatch, 120)
     whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
     shop.store.remove(shop.tune_digest(step))

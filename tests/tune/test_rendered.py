@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.load import base_folder
-from luthier.text.ids import Text
-from luthier.tune.material import Material
-from luthier.tune.rendered import RenderedRow, rendered_rows
+from luthier.tune.dataset.preview import RenderedRow, rendered_rows
+from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.steps.tune import Tune
 from tests.tuning import Bench, bench, pairs, thumbs
 
@@ -20,9 +20,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
-def _told(shop: Bench, step: Tune, number: int = 4) -> tuple[list[RenderedRow], Material]:
+def _told(shop: Bench, step: Tune, number: int = 4) -> tuple[list[RenderedRow], TrainingData]:
     work = shop.work(step, 3, None)
-    material = Material(step, work, Text.load(base_folder(shop.base)))
+    material = TrainingData(step, work, ChatTokenizer.load(base_folder(shop.base)))
     return rendered_rows(step, work, number), material
 
 
@@ -32,7 +32,7 @@ def _step(**settings: Any) -> Tune:
 
 OBJECTIVES = [
     {"kind": "sft"},
-    {"kind": "sft", "max_tokens": 60, "too_long": "prompt"},
+    {"kind": "sft", "max_length": 60, "truncation": "prompt"},
     {"kind": "classify"},
     {"kind": "classify", "head": "sequence"},
     {"kind": "grpo", "rewards": ["exact"]},
@@ -45,8 +45,8 @@ def test_ids_and_trained_tokens_are_those_of_the_training(shop: Bench, objective
     _same(rows, material)
 
 
-def _same(rows: list[RenderedRow], material: Material) -> None:
-    for row, lesson in zip(rows, material.lessons.first(4), strict=True):
+def _same(rows: list[RenderedRow], material: TrainingData) -> None:
+    for row, lesson in zip(rows, material.dataset.first(4), strict=True):
         assert row.id == lesson.id
         assert (row.cut, row.nothing) == (lesson.cut, lesson.nothing)
         for sequence, read in zip(row.sequences, lesson.rows, strict=True):
@@ -70,7 +70,7 @@ def test_a_sequence_head_is_told_by_the_name_of_its_class(shop: Bench) -> None:
 
 
 def test_training_keeps_its_first_rows(shop: Bench) -> None:
-    step = _step(precision="float32")
+    step = _step(dtype="float32")
     rows, _ = _told(shop, step, 3)
     kept = shop.tune(step).read_json("rendered.json")["rows"]
     assert kept == [row.as_json() for row in rows]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from luthier.tune.schedule import Shape, rate_at
 from luthier.tune.steps.tune import Tune
+from luthier.tune.training.schedule import Shape, rate_at
 
 SHAPES = get_args(Shape)
 
@@ -51,13 +51,19 @@ def test_a_short_run_falls_too(steps: int) -> None:
 def test_an_averaging_optimizer_keeps_the_rate_constant() -> None:
     assert Tune(data="data").shape == "linear"
     assert Tune(data="data", optimizer="schedule_free").shape == "constant"
-    assert Tune(data="data", optimizer="schedule_free", schedule="constant").shape == "constant"
+    assert Tune(data="data", optimizer="schedule_free", lr_scheduler="constant").shape == "constant"
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"optimizer": "schedule_free", "schedule": "cosine"}, "wants a constant learning rate, got schedule 'cosine'"),
-    ({"decay": 0.1}, "decay belongs to the schedule wsd, got 'auto'"),
-    ({"schedule": "wsd", "decay": 0.9, "warmup": 0.2}, "warmup and decay are 1.1 of all steps together"),
+    (
+        {"optimizer": "schedule_free", "lr_scheduler": "cosine"},
+        "wants a constant learning rate, got lr_scheduler 'cosine'",
+    ),
+    ({"decay": 0.1}, "decay belongs to `lr_scheduler: wsd`, got 'auto'"),
+    (
+        {"lr_scheduler": "wsd", "decay": 0.9, "warmup_ratio": 0.2},
+        "warmup_ratio and decay are 1.1 of all steps together",
+    ),
 ]
 
 

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.chat.messages import prompt_of
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.component import members
 from luthier.core.errors import ModelError
-from luthier.core.step import Work
+from luthier.core.step import StepContext
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.models.export import export
+from luthier.models.export.checkpoint import export
 from luthier.models.generate import generate, label_scores, score_options
 from luthier.models.load import load, open_folder, open_merged, outputs_of
-from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, pack
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import TokenRow, pack
 from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence import plain_model, with_outputs
-from luthier.models.sources.folder import Folder
-from luthier.text.ids import Text
-from luthier.text.messages import prompt_of
-from luthier.tune.heldout import HeldOut
-from luthier.tune.objective import About
+from luthier.models.sequence_head import plain_model, with_outputs
+from luthier.models.sources.folder import FolderModelSource
+from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.objective import ObjectiveContext
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Technique
@@ -34,7 +34,7 @@ from models.making import make_base
 from tuning import Bench, bench, examples
 
 CLASSES = ("account", "billing", "delivery")
-ABOUT = About(classes={name: name for name in CLASSES})
+ABOUT = ObjectiveContext(classes={name: name for name in CLASSES})
 WEIGHTS = sorted(kind for kind, one in members(AnyTechnique).items() if issubclass(one, Technique))
 TECHNIQUES: list[Technique] = [Lora(r=8), Full()]
 
@@ -46,8 +46,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def step(technique: Technique) -> Tune:
     return Tune(
-        data="data", objective=Classify(head="sequence"), technique=technique, rows_per_step=16, learning_rate=8e-3,
-        epochs=16, precision="float32",
+        data="data", objective=Classify(head="sequence"), technique=technique, batch_size=16, learning_rate=8e-3,
+        epochs=16, dtype="float32",
     )  # fmt: skip
 
 
@@ -59,11 +59,11 @@ def tuned(shop: Bench, request: pytest.FixtureRequest) -> Any:
 
 
 def prompts(shop: Bench, count: int = 6) -> list[list[int]]:
-    return Text.load(shop.base.folder).prompts([prompt_of(example) for example in examples(count)])
+    return ChatTokenizer.load(shop.base.folder).prompts([prompt_of(example) for example in examples(count)])
 
 
 def test_one_step_teaches_the_head_alone_and_is_kept(shop: Bench) -> None:
-    made = shop.tune(step(Lora(r=8)).model_copy(update={"epochs": 1.0, "rows_per_step": 48}))
+    made = shop.tune(step(Lora(r=8)).model_copy(update={"epochs": 1.0, "batch_size": 48}))
     model = load(made, "float32").model
     assert not any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
     scores = torch.tensor(label_scores(model, prompts(shop)))
@@ -88,7 +88,7 @@ def own(model: Any, asked: list[list[int]]) -> torch.Tensor:
 def test_log_probabilities_and_gradients_are_transformers_own(shop: Bench) -> None:
     model, asked = headed(shop, torch.float64), prompts(shop)
     numbers = torch.tensor([0, 1, 2, 2, 1, 0])
-    rows = [Row([*ids, int(n)], [0.0] * len(ids) + [1.0]) for ids, n in zip(asked, numbers, strict=True)]
+    rows = [TokenRow([*ids, int(n)], [0.0] * len(ids) + [1.0]) for ids, n in zip(asked, numbers, strict=True)]
     torch.testing.assert_close(torch.tensor(label_scores(model, asked)).double(), own(model, asked))
     loss = Classify(head="sequence").loss(logprobs(model, pack(rows)), pack(rows), None).total / 6
     loss.backward()
@@ -106,7 +106,7 @@ def test_log_probabilities_and_gradients_are_transformers_own(shop: Bench) -> No
 def test_one_output_is_read_as_it_is(shop: Bench) -> None:
     model, asked = headed(shop, torch.float32), prompts(shop, 2)
     model.score = torch.nn.Linear(32, 1)
-    rows = [Row([*ids, 0], [0.0] * len(ids) + [1.0]) for ids in asked]
+    rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0]) for ids in asked]
     with torch.no_grad():
         wanted = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in asked])
         torch.testing.assert_close(logprobs(model, pack(rows)), wanted)
@@ -132,7 +132,7 @@ def test_it_loads_in_plain_peft_and_in_plain_transformers(shop: Bench, tuned: An
 
 
 def test_it_learns_its_classes_and_is_evaluated_by_them(shop: Bench, tuned: Any, tmp_path: Path) -> None:
-    evaluate = Evaluate(data="data", model="tune", split="train", baselines=(), rows=24)
+    evaluate = Evaluate(data="data", model="tune", split="train", baselines=(), limit=24)
     work = shop.work(step(Lora(r=4)))
     folder = tmp_path / "evaluation"
     folder.mkdir()
@@ -140,7 +140,9 @@ def test_it_learns_its_classes_and_is_evaluated_by_them(shop: Bench, tuned: Any,
     scratch.mkdir()
     inputs = {"data": shop.data, "model": tuned}
     evaluate.make(
-        Work(name="report", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=work.events)
+        StepContext(
+            name="report", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=work.events
+        )
     )
     models = json.loads((folder / "metrics.json").read_text())["models"]
     assert models["tuned"]["accuracy"]["value"] > 0.8
@@ -196,7 +198,7 @@ def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> 
     assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
     with pytest.raises(ModelError, match="sequence head for 3 classes, for which GGUF"):
         export(tuned, tmp_path / "gguf", "gguf")
-    again = make_base(shop.store, Folder(path=str(folder)), tmp_path)  # and begins another recipe
+    again = make_base(shop.store, FolderModelSource(path=str(folder)), tmp_path)  # and begins another recipe
     assert outputs_of(again) == outputs_of(tuned)
     shop.store.remove(again.digest)
     if (tuned.folder / "adapter").is_dir():
@@ -209,7 +211,7 @@ def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> 
 
 def test_its_accuracy_is_measured_on_the_way(shop: Bench) -> None:
     held_out = HeldOut.model_validate({"rows": 12, "every": 3, "metric": {"kind": "accuracy"}})
-    made = shop.tune(step(Lora(r=8)).model_copy(update={"held_out": held_out, "epochs": 4}))
+    made = shop.tune(step(Lora(r=8)).model_copy(update={"validation": held_out, "epochs": 4}))
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     found = [line["held_out_accuracy"] for line in log if "held_out_accuracy" in line]
     assert len(found) == 3

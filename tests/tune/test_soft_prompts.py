@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Mamba
 
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError, ModelError
-from luthier.core.quiet import no_bars
+from luthier.core.system.process import no_bars
 from luthier.models.kernels.calls import torch_only
 from luthier.models.load import open_folder
-from luthier.models.logprobs import reading
+from luthier.models.packing.logprobs import reading
 from luthier.models.quiet import no_peft_warning
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import Prefix
-from luthier.tune.techniques.prompt import Prompt
+from luthier.tune.techniques.prompt import PromptTuning
 from workshop import RECIPE, own_cache, small_recipe, tiny_model
 
 TEXT = "Where is the parcel"
@@ -40,10 +40,14 @@ def words(folder: Path) -> list[int]:
     return list(AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
 
 
-@pytest.mark.parametrize("technique", [Prompt, Prefix])
-def test_a_start_from_a_text_reads_as_if_the_text_stood_there(folder: Path, technique: type[Prompt | Prefix]) -> None:
+@pytest.mark.parametrize("technique", [PromptTuning, Prefix])
+def test_a_start_from_a_text_reads_as_if_the_text_stood_there(
+    folder: Path, technique: type[PromptTuning | Prefix]
+) -> None:
     ids = words(folder)
-    made = technique(init="text", text=TEXT, tokens=len(ids)).adapt(plain(folder), 1).eval()
+    prefix = "prompt_tuning_" if technique is PromptTuning else ""
+    start: dict[str, Any] = {f"{prefix}init": "text", f"{prefix}init_text" if prefix else "text": TEXT}
+    made = technique(**start, num_virtual_tokens=len(ids)).adapt(plain(folder), 1).eval()
     asked = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad(), no_peft_warning():
         found = made(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[:, -4:]
@@ -55,7 +59,7 @@ def test_a_prefix_starts_in_the_same_bits_whatever_was_read_before(folder: Path)
     """Kernels take over some of an architecture's functions, for all of the process, once a model of it was read."""
 
     def start() -> torch.Tensor:
-        made = Prefix(tokens=8).adapt(open_folder(folder, torch.bfloat16), 3)
+        made = Prefix(num_virtual_tokens=8).adapt(open_folder(folder, torch.bfloat16), 3)
         return next(value for name, value in made.named_parameters() if "prompt_encoder" in name).detach()
 
     with torch_only():
@@ -65,31 +69,35 @@ def test_a_prefix_starts_in_the_same_bits_whatever_was_read_before(folder: Path)
 
 
 def test_a_prompt_starts_as_pefts_does(folder: Path) -> None:
-    made = Prompt(init="text", text=TEXT, tokens=20).adapt(plain(folder), 1)
+    made = PromptTuning(prompt_tuning_init="text", prompt_tuning_init_text=TEXT, num_virtual_tokens=20).adapt(
+        plain(folder), 1
+    )
     told = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": TEXT, "tokenizer_name_or_path": str(folder)}
     with no_peft_warning():
         peft = get_peft_model(plain(folder), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20, **told))
     assert torch.equal(made.prompt_encoder.default.embedding.weight, peft.prompt_encoder.default.embedding.weight)
 
 
-@pytest.mark.parametrize("technique", [Prompt, Prefix])
-def test_a_text_longer_than_the_prompt_is_refused(folder: Path, technique: type[Prompt | Prefix]) -> None:
+@pytest.mark.parametrize("technique", [PromptTuning, Prefix])
+def test_a_text_longer_than_the_prompt_is_refused(folder: Path, technique: type[PromptTuning | Prefix]) -> None:
+    prefix = "prompt_tuning_" if technique is PromptTuning else ""
+    text = f"{prefix}init_text" if prefix else "text"
     count = len(words(folder))
     with pytest.raises(InputError, match=f"the text has {count} tokens, and the prompt 2") as caught:
-        technique(init="text", text=TEXT, tokens=2).adapt(plain(folder), 1)
-    assert caught.value.remedy == f"set `tokens: {count}`, or shorten the text"
+        technique(**{f"{prefix}init": "text", text: TEXT}, num_virtual_tokens=2).adapt(plain(folder), 1)
+    assert caught.value.hint == f"set `num_virtual_tokens: {count}`, or shorten the text"
     with pytest.raises(InputError, match="has 0 tokens"):
-        technique(init="text", text="", tokens=2).adapt(plain(folder), 1)
+        technique(**{f"{prefix}init": "text", text: ""}, num_virtual_tokens=2).adapt(plain(folder), 1)
 
 
 @pytest.mark.parametrize(
     ("technique", "settings"),
     [
-        (Prompt, {"text": TEXT}),
-        (Prompt, {"init": "text"}),
+        (PromptTuning, {"prompt_tuning_init_text": TEXT}),
+        (PromptTuning, {"prompt_tuning_init": "text"}),
         (Prefix, {"init": "random", "text": TEXT}),
-        (Prefix, {"encoder_size": 8}),
-        (PTuning, {"layers": 3}),
+        (Prefix, {"encoder_hidden_size": 8}),
+        (PTuning, {"encoder_num_layers": 3}),
     ],
 )
 def test_a_setting_without_use_is_an_error(technique: Any, settings: dict[str, Any]) -> None:
@@ -107,7 +115,10 @@ def test_a_prefix_needs_keys_and_values(folder: Path) -> None:
         Prefix().adapt(model, 1)
 
 
-@pytest.mark.parametrize("technique", ["{kind: prefix, tokens: 4}", "{kind: p_tuning, tokens: 4, encoder_size: 16}"])
+@pytest.mark.parametrize(
+    "technique",
+    ["{kind: prefix, num_virtual_tokens: 4}", "{kind: p_tuning, num_virtual_tokens: 4, encoder_hidden_size: 16}"],
+)
 def test_it_goes_through_every_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], technique: str
 ) -> None:
@@ -130,7 +141,7 @@ def test_it_goes_through_every_door(
     for form in ("merged", "gguf"):
         error = said("export", ":tune", "--to", "whole", "--format", form, exit=2)["error"]
         assert "learns a prompt, which cannot be merged into weights" in error["message"]
-        assert "--format adapter" in error["remedy"]
+        assert "--format adapter" in error["hint"]
     assert not Path("whole").exists()
 
 

@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from luthier.tune import source as sources
-from luthier.tune.source import Drawn, Stored
+from luthier.tune import objective
+from luthier.tune.objective import Stored, TrainingBatch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench
 
-QUICK = {"data": "data", "rows_per_step": 12, "learning_rate": 1e-2, "precision": "float32", "technique": Lora(r=4)}
+QUICK = {"data": "data", "batch_size": 12, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
 
 class Moody(Stored):
     """Has nothing for the second step, and ends training after the third."""
 
-    def draw(self, step: int) -> Drawn:
+    def draw(self, step: int) -> TrainingBatch:
         drawn = super().draw(step)
         drawn = drawn._replace(measures={"mood": 0.5 * step}, samples=({"text": f"at {step}"},) if step == 2 else ())
         return drawn._replace(rows=[], nothing="no mood for it") if step == 1 else drawn
 
-    def hear(self, told: Mapping[str, Any]) -> str:
-        return "had enough" if told["step"] == 3 else ""
+    def hear(self, record: Mapping[str, Any]) -> str:
+        return "had enough" if record["step"] == 3 else ""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_loop_leaves_out_what_is_nothing_and_stops_when_told(shop: Bench, mo
     calm = lines(shop)
     assert len(calm) == 4
     shop.store.remove(shop.tune_digest(Tune(**QUICK)))
-    monkeypatch.setattr(sources, "Stored", Moody)
+    monkeypatch.setattr(objective, "Stored", Moody)
     told = lines(shop)
     assert [line.get("skipped", "") for line in told] == ["", "no mood for it", ""]
     assert [line["mood"] for line in told] == [0.0, 0.5, 1.0]
@@ -55,20 +55,20 @@ def test_the_loop_leaves_out_what_is_nothing_and_stops_when_told(shop: Bench, mo
 
 
 def test_checkpoints_wait_until_a_training_can_be_taken_up(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.tune.checkpoint import Keeper, State
+    from luthier.tune.training.checkpoint import CheckpointManager, TrainingState
 
     class Phased(Stored):
         def begins(self, step: int) -> bool:
             return step % 2 == 0
 
     kept: list[int] = []
-    write = Keeper.write
+    write = CheckpointManager.write
 
-    def counted(self: Keeper, state: State) -> None:
+    def counted(self: CheckpointManager, state: TrainingState) -> None:
         kept.append(state.step)
         write(self, state)
 
-    monkeypatch.setattr(Keeper, "write", counted)
-    monkeypatch.setattr(sources, "Stored", Phased)
-    shop.tune(Tune(**QUICK, checkpoint_steps=1))
+    monkeypatch.setattr(CheckpointManager, "write", counted)
+    monkeypatch.setattr(objective, "Stored", Phased)
+    shop.tune(Tune(**QUICK, save_steps=1))
     assert kept == [2]

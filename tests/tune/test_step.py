@@ -20,15 +20,14 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, Interrupted, ModelError
-from luthier.core.events import Event, Events
-from luthier.core.step import Outlook
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
 from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compiled import compiler
+from luthier.models.kernels.compile import compiler
 from luthier.models.load import load
 from luthier.models.quiet import no_peft_warning
 from luthier.tune import cost
-from luthier.tune.loop import Stepped, Training
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
@@ -36,10 +35,11 @@ from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.layers import Layers
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.training.trainer import StepMetrics, Trainer
 from tuning import Bench, bench, chat, examples, interrupted
 
-QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
-FILES = ("tuned.json", "log.jsonl", "learnt.parquet")
+QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32"}
+FILES = ("training.json", "log.jsonl", "training_examples.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def test_an_adapter_at_the_head_holds_no_weight_of_the_base(shop: Bench, recwarn: pytest.WarningsRecorder) -> None:
     """PEFT would write the whole matrix beside it, and say so on the terminal."""
-    made = shop.tune(Tune(**QUICK, technique=Lora(r=4, targets=("q_proj", "lm_head"))))
+    made = shop.tune(Tune(**QUICK, technique=Lora(r=4, target_modules=("q_proj", "lm_head"))))
     held = load_file(made.folder / "adapter" / "adapter_model.safetensors")
     assert any("lm_head" in name for name in held)
     assert all("lora_" in name for name in held)
@@ -99,34 +99,34 @@ def test_full_learns_and_loads_in_plain_transformers(shop: Bench) -> None:
 
 
 def test_the_log_and_the_books_add_up(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, rows=20, epochs=1.5))
+    made = shop.tune(Tune(**QUICK, max_train_samples=20, epochs=1.5))
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["rows"] for line in lines] == [8, 8, 8, 6]
     assert all(line["computed"] < line["tokens"] for line in lines)
     assert all(math.isfinite(line["grad_norm"]) and line["lr"] <= 1e-2 for line in lines)
-    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     assert learnt["seen"].sum() == 30
     assert set(learnt["seen"]) == {1, 2}
     assert learnt.height == 20
     assert set(learnt["id"]) <= {example.id for example in examples()}
-    tuned = json.loads((made.folder / "tuned.json").read_text())
+    tuned = json.loads((made.folder / "training.json").read_text())
     assert tuned["rows"] == 20
     assert tuned["learnt_tokens"] == learnt["learnt"].sum()
     assert tuned["technique"]["kind"] == "lora"
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4, dropout=0.2), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.2), Full()], ids=["lora", "full"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_killed_anywhere_it_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, precision: str
 ) -> None:
     shop = bench(tmp_path)
-    step = Tune(**{**QUICK, "precision": precision}, technique=technique, checkpoint_steps=2)
+    step = Tune(**{**QUICK, "dtype": precision}, technique=technique, save_steps=2)
     whole = bytes_of(shop.tune(step).folder)
     shop.store.remove(shop.tune_digest(step))
     for kill in random.Random(0).sample(range(6), 2):
-        monkeypatch.setattr(Training, "_step", _dying(Training._step, kill))
+        monkeypatch.setattr(Trainer, "_step", _dying(Trainer._step, kill))
         with pytest.raises(KeyboardInterrupt):
             shop.tune(step)
         monkeypatch.undo()
@@ -138,21 +138,21 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(
 @pytest.mark.skipif(compiler() is None, reason="no C compiler is here")
 def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) -> None:
     shop, step = bench(tmp_path), Tune(**QUICK, technique=Lora(r=4))
-    heard: list[Event] = []
+    heard: list[RunEvent] = []
 
-    def listen(event: Event) -> bool:
+    def listen(event: RunEvent) -> bool:
         heard.append(event)
         return event.kind == "progress" and event.measures.get("step") == 2
 
-    work = replace(shop.work(step), events=Events(listen).of("tune"))
+    work = replace(shop.work(step), events=RunEvents(listen).of("tune"))
     with pytest.raises(Interrupted, match="stopped after step 2"):
         step.make(work)
     assert "loss" in heard[-1].measures
-    assert not (work.folder / "tuned.json").exists()
+    assert not (work.folder / "training.json").exists()
 
 
 def test_begun_without_kernels_it_goes_on_without_them(tmp_path: Path) -> None:
-    step = Tune(**{**QUICK, "precision": "bfloat16"}, technique=Lora(r=4), checkpoint_steps=2)
+    step = Tune(**{**QUICK, "dtype": "bfloat16"}, technique=Lora(r=4), save_steps=2)
     with torch_only():
         whole = bytes_of(bench(tmp_path / "whole").tune(step).folder)
         shop = bench(tmp_path / "parted")
@@ -163,7 +163,7 @@ def test_begun_without_kernels_it_goes_on_without_them(tmp_path: Path) -> None:
 
 
 def _dying(step: object, at: int) -> object:
-    def dying(self: Training, number: int, keeper: object) -> Stepped:
+    def dying(self: Trainer, number: int, keeper: object) -> StepMetrics:
         if number == at:
             raise KeyboardInterrupt
         return step(self, number, keeper)  # type: ignore[operator, no-any-return]
@@ -173,8 +173,8 @@ def _dying(step: object, at: int) -> object:
 
 @pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
 def test_how_a_step_is_split_does_not_change_what_is_learnt(shop: Bench, technique: Lora | Full) -> None:
-    whole = shop.tune(Tune(**QUICK, technique=technique, rows=16, tokens_per_pack=4096), seed=1)
-    split = shop.tune(Tune(**QUICK, technique=technique, rows=16, tokens_per_pack=90), seed=1)
+    whole = shop.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=4096), seed=1)
+    split = shop.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=90), seed=1)
     assert losses(split) == pytest.approx(losses(whole), rel=1e-5)
     assert logged(split, "grad_norm") == pytest.approx(logged(whole, "grad_norm"), rel=1e-4)
 
@@ -182,22 +182,24 @@ def test_how_a_step_is_split_does_not_change_what_is_learnt(shop: Bench, techniq
 def test_bf16_ends_near_fp32(shop: Bench) -> None:
     settings = {**QUICK, "epochs": 4, "technique": Lora(r=4)}
     wide = losses(shop.tune(Tune(**settings)))
-    narrow = losses(shop.tune(Tune(**{**settings, "precision": "bfloat16"})))
+    narrow = losses(shop.tune(Tune(**{**settings, "dtype": "bfloat16"})))
     assert sum(narrow[-6:]) == pytest.approx(sum(wide[-6:]), rel=0.1)
 
 
 def test_rows_that_teach_nothing_are_counted_listed_and_said(tmp_path: Path) -> None:
     long = chat("word " * 300, "billing", 90)
     shop = bench(tmp_path, [*examples(12), long, chat("Hello", "", 91)])
-    made = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200)))
+    made = shop.tune(Tune(**QUICK, objective=Sft(max_length=200)))
     assert any("1 row: longer than 200 tokens" in said for said in shop.said("warning"))
-    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     row = learnt.row(by_predicate=polars.col("id") == long.id, named=True)
     assert row["seen"] == 0
     assert row["cut"]
     assert "longer than 200" in row["nothing"]
-    cut = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200, too_long="prompt")))
-    row = polars.read_parquet(cut.folder / "learnt.parquet").row(by_predicate=polars.col("id") == long.id, named=True)
+    cut = shop.tune(Tune(**QUICK, objective=Sft(max_length=200, truncation="prompt")))
+    row = polars.read_parquet(cut.folder / "training_examples.parquet").row(
+        by_predicate=polars.col("id") == long.id, named=True
+    )
     assert (row["seen"], row["tokens"], row["cut"]) == (1, 200, True)
     assert any("1 row was cut to 200 tokens" in said for said in shop.said("warning"))
 
@@ -205,36 +207,36 @@ def test_rows_that_teach_nothing_are_counted_listed_and_said(tmp_path: Path) -> 
 def test_nothing_to_learn_at_all_is_an_error(tmp_path: Path) -> None:
     shop = bench(tmp_path, [chat("word " * 300, "billing", line) for line in range(3)])
     with pytest.raises(DataError, match="nothing can be learnt"):
-        shop.tune(Tune(**QUICK, objective=Sft(max_tokens=100)))
+        shop.tune(Tune(**QUICK, objective=Sft(max_length=100)))
 
 
 def test_divergence_stops_with_the_step_and_the_examples(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    step = Tune(**{**QUICK, "learning_rate": 1e30}, clip=None, technique=Full(), warmup=0)
+    step = Tune(**{**QUICK, "learning_rate": 1e30}, max_grad_norm=None, technique=Full(), warmup_ratio=0)
     with pytest.raises(
         ModelError, match=r"diverged at step \d+: (loss|gradient norm) (nan|inf), on examples"
     ) as caught:
         shop.tune(step)
-    assert "lower learning_rate" in caught.value.remedy
+    assert "lower learning_rate" in caught.value.hint
     assert (shop.work(step).scratch / "checkpoint.safetensors").is_file()
 
 
 def test_a_model_that_did_not_move_is_refused(shop: Bench) -> None:
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=Full(), rows=8))
+        shop.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=Full(), max_train_samples=8))
 
 
 def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
     with pytest.raises(ModelError, match="no linear layer is called 'q_pro'") as caught:
-        shop.tune(Tune(**QUICK, technique=Lora(targets=("q_pro",))))
-    assert "q_proj" in caught.value.remedy
+        shop.tune(Tune(**QUICK, technique=Lora(target_modules=("q_pro",))))
+    assert "q_proj" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("technique", "words", "remedy"),
     [
-        (Ia3(targets=("k_proj", "v_pro")), "no linear layer is called 'v_pro'", "v_proj"),
-        (Ia3(feedforward=("down_pro",)), "'down_pro' is none of the targets", "down_proj"),
+        (Ia3(target_modules=("k_proj", "v_pro")), "no linear layer is called 'v_pro'", "v_proj"),
+        (Ia3(feedforward_modules=("down_pro",)), "'down_pro' is none of the target_modules", "down_proj"),
         (Layers(names=("*.o_proj.weight", "*.q_pro.weight")), "no parameter is called '*.q_pro.weight'", ""),
     ],
 )
@@ -244,30 +246,36 @@ def test_a_name_beside_others_that_are_known_is_refused_too(
     with pytest.raises(ModelError) as caught:
         shop.tune(Tune(**QUICK, technique=technique))
     assert words in str(caught.value)
-    assert remedy in caught.value.remedy
+    assert remedy in caught.value.hint
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_more_directions_than_a_weight_has_are_refused(shop: Bench, start: Literal["pissa", "olora"]) -> None:
     with pytest.raises(ModelError, match=r"17 directions of each weight, and model\.layers\.0\.\S+ has 16"):
-        shop.tune(Tune(**QUICK, technique=Lora(r=17, start=start)))  # PEFT gives it 16, in a file that says 34
-    assert not Lora(r=17, start=start, targets=("down_proj",)).refuses("sft", describe(shop.base.folder))
+        shop.tune(
+            Tune(**QUICK, technique=Lora(r=17, init_lora_weights=start))
+        )  # PEFT gives it 16, in a file that says 34
+    assert not Lora(r=17, init_lora_weights=start, target_modules=("down_proj",)).refuses(
+        "sft", describe(shop.base.folder)
+    )
 
 
 def test_a_head_that_is_one_with_the_embeddings_is_told_of(shop: Bench) -> None:
     told = describe(shop.base.folder)
     assert told.tied
-    with_head = Lora(r=4, targets=("q_proj", "lm_head"))
-    assert "one with the embeddings" in with_head.remark(told)
+    with_head = Lora(r=4, target_modules=("q_proj", "lm_head"))
+    assert "one with the embeddings" in with_head.warning(told)
     assert not with_head.refuses("sft", told)
-    assert not Lora(r=4).remark(told)
+    assert not Lora(r=4).warning(told)
     for start in ("pissa", "olora"):
-        assert "is the embeddings, too" in with_head.model_copy(update={"start": start}).refuses("sft", told)
+        assert "is the embeddings, too" in with_head.model_copy(update={"init_lora_weights": start}).refuses(
+            "sft", told
+        )
 
 
 def test_what_was_decided_is_said(shop: Bench) -> None:
     shop.heard.clear()
-    shop.tune(Tune(**{**QUICK, "learning_rate": "auto"}, rows=8))
+    shop.tune(Tune(**{**QUICK, "learning_rate": "auto"}, max_train_samples=8))
     said = " | ".join(shop.said("note"))
     assert "learning rate" in said
     assert "ten times the rate of full fine-tuning" in said
@@ -286,7 +294,9 @@ def test_an_adapter_can_be_tuned_over_an_adapter(shop: Bench) -> None:
 
 def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     step = Tune(**QUICK, epochs=2)
-    told = step.foresee(Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=shop.base.folder))
+    told = step.estimate_cost(
+        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=shop.base.folder)
+    )
     assert told.seconds is not None
     assert told.seconds > 0
     assert told.peak_bytes is not None
@@ -295,9 +305,9 @@ def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     assert "matrix product" in told.how
     history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
     inputs = {"data": shop.data, "model": shop.base}
-    later = step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    later = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
     assert "last training" in later.how
-    nothing = step.foresee(Outlook(inputs={}, upstream={}, base=shop.base.folder))
+    nothing = step.estimate_cost(PlanContext(inputs={}, upstream={}, base=shop.base.folder))
     assert nothing.seconds is None
 
 
@@ -306,9 +316,11 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
 ) -> None:
     def seconds(precision: str, bits: int) -> float:
         history = {"measures": {"flops_per_s": 1e6, "begin_s": 2.0, "bits_a_number": bits}}
-        step = Tune.model_validate({"data": "data", "precision": precision})
+        step = Tune.model_validate({"data": "data", "dtype": precision})
         inputs = {"data": shop.data, "model": shop.base}
-        told = step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history)).seconds
+        told = step.estimate_cost(
+            PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history)
+        ).seconds
         return (told or 0.0) - 2.0
 
     quicker = cost.gain(bf16=True) / cost.gain(bf16=False)
@@ -323,20 +335,20 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
 def test_a_technique_may_begin_with_the_first_packs_and_refuse_an_objective(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, seen = Tune(**QUICK, technique=Lora(r=4), rows=16), []
+    step, seen = Tune(**QUICK, technique=Lora(r=4), max_train_samples=16), []
     monkeypatch.setattr(Lora, "begin", lambda self, model, packs: seen.append(next(packs)))
     shop.tune(step, seed=11)
     assert [pack.rows for pack in seen] == [8]
     monkeypatch.setattr(Lora, "refuses", lambda self, objective, model: f"no {objective} on {model.layers} layers")
     inputs = {"data": shop.data, "model": shop.base}
     with pytest.raises(ModelError, match="lora and sft do not go together: no sft on 2 layers"):
-        step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder))
+        step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder))
     with pytest.raises(ModelError, match="do not go together"):
         step.make(shop.work(step))
 
 
 def test_a_technique_sets_the_rate_of_each_parameter(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Tune(**QUICK, technique=Lora(r=4), rows=16, clip=None)
+    step = Tune(**QUICK, technique=Lora(r=4), max_train_samples=16, max_grad_norm=None)
     monkeypatch.setattr(Lora, "rate_of", lambda self, name: 0.0 if "q_proj.lora_B" in name else 1.0)
     made = shop.tune(step, seed=12)
     weights = load_file(made.folder / "adapter" / "adapter_model.safetensors")
@@ -346,9 +358,9 @@ def test_a_technique_sets_the_rate_of_each_parameter(shop: Bench, monkeypatch: p
 
 @given(st.integers(1, 50), st.floats(0.1, 3), st.integers(1, 16), st.integers(0, 5))
 def test_every_lesson_is_seen_as_often_as_asked(count: int, epochs: float, rows: int, seed: int) -> None:
-    from luthier.tune.schedule import Course
+    from luthier.tune.training.schedule import BatchSampler
 
-    course = Course(seed=seed, count=count, epochs=epochs, rows_per_step=rows)
+    course = BatchSampler(seed=seed, count=count, epochs=epochs, batch_size=rows)
     seen = [lesson for step in range(course.steps) for lesson in course.lessons_of(step)]
     assert len(seen) == course.total
     for begin in range(0, len(seen), count):
@@ -363,7 +375,7 @@ def test_a_whole_model_names_the_dtype_in_which_it_is_written(tmp_path: Path, te
     shop = bench(tmp_path)
     config = shop.base.folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "bfloat16"}))
-    made = shop.tune(Tune(data="data", technique=technique, precision="float32", rows=32))
+    made = shop.tune(Tune(data="data", technique=technique, dtype="float32", max_train_samples=32))
     stored = load_file(made.folder / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(made.folder)
     for name, value in stored.items():

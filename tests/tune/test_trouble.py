@@ -12,15 +12,15 @@ import polars
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.tune.loop import Training
-from luthier.tune.optim import Updater
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.trouble import FIRST, bar, trouble
+from luthier.tune.training.loss_spikes import FIRST, bar, trouble
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
+from luthier.tune.training.trainer import Trainer
 from tuning import bench
 
-SETTINGS = {"data": "data", "rows_per_step": 2, "learning_rate": 1e-2, "precision": "float32", "epochs": 2}
+SETTINGS = {"data": "data", "batch_size": 2, "learning_rate": 1e-2, "dtype": "float32", "epochs": 2}
 NOISES: dict[str, Callable[[random.Random, float], float]] = {
     "gaussian": lambda chance, level: max(0.0, chance.gauss(level, 0.3 * level)),
     "exponential": lambda chance, level: chance.expovariate(1 / level),
@@ -51,13 +51,13 @@ def test_a_spike_is_what_stands_far_above_everything_before() -> None:
 
 
 def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) -> None:
-    gradient = Training.gradient
+    gradient = Trainer.gradient
 
-    def spiked(self: Training, rows: Any, denominator: float, step: int = 0) -> Any:
+    def spiked(self: Trainer, rows: Any, denominator: float, step: int = 0) -> Any:
         found, computed, measures = gradient(self, rows, denominator, step)
         return (loss if step in at else found), computed, measures
 
-    monkeypatch.setattr(Training, "gradient", spiked)
+    monkeypatch.setattr(Trainer, "gradient", spiked)
 
 
 def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,13 +68,13 @@ def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, m
         with pytest.raises(ModelError, match=r"diverged at step 41: loss 100, above .*, on examples") as caught:
             shop.tune(step)
     kept = Path(str(caught.value.where.file))
-    assert f"`continues: {kept}`" in caught.value.remedy
-    lower = step.model_copy(update={"learning_rate": 1e-3, "continues": str(kept)})
+    assert f"`resume_from: {kept}`" in caught.value.hint
+    lower = step.model_copy(update={"learning_rate": 1e-3, "resume_from": str(kept)})
     assert lower.fingerprint(tmp_path) is not None
     assert lower.contents(tmp_path).keys() == {"step.tune.0"}
     steps: list[int] = []
-    once = Training._step
-    monkeypatch.setattr(Training, "_step", lambda self, at, keeper: (steps.append(at), once(self, at, keeper))[1])
+    once = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, at, keeper: (steps.append(at), once(self, at, keeper))[1])
     made = shop.tune(lower)
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(40, 48))
@@ -88,12 +88,12 @@ def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, m
 def test_a_spike_may_be_left_out_or_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = bench(tmp_path)
     spiking(monkeypatch, {40, 42})
-    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_spike="skip"))
+    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="skip"))
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "skipped" in line] == [41, 43]
-    assert polars.read_parquet(made.folder / "learnt.parquet")["seen"].sum() == 92
+    assert polars.read_parquet(made.folder / "training_examples.parquet")["seen"].sum() == 92
     assert any("step 41 was left out: loss 100, above" in said for said in shop.said("warning"))
-    passed = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_spike="off"))
+    passed = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="off"))
     assert "skipped" not in (passed.folder / "log.jsonl").read_text()
 
 
@@ -101,14 +101,14 @@ def test_a_step_that_is_left_out_moves_nothing(tmp_path: Path, monkeypatch: pyte
     shop = bench(tmp_path)
     spiking(monkeypatch, {2}, float("nan"))
     moves: list[float] = []
-    update = Updater.update
+    update = MixedPrecisionOptimizer.update
 
-    def watched(self: Updater, rate: float, norm: float) -> None:
+    def watched(self: MixedPrecisionOptimizer, rate: float, norm: float) -> None:
         moves.append(self.norm() / norm)
         update(self, rate, norm)
 
-    monkeypatch.setattr(Updater, "update", watched)
-    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_spike="skip", rows=12))
+    monkeypatch.setattr(MixedPrecisionOptimizer, "update", watched)
+    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="skip", max_train_samples=12))
     assert moves == [1.0] * 11
     line = json.loads((made.folder / "log.jsonl").read_text().splitlines()[2])
     assert line["loss"] is None
@@ -117,6 +117,6 @@ def test_a_step_that_is_left_out_moves_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_what_goes_wrong_again_and_again_stops_all_the_same(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    wild = {**SETTINGS, "learning_rate": 1e30, "clip": None, "warmup": 0}
+    wild = {**SETTINGS, "learning_rate": 1e30, "max_grad_norm": None, "warmup_ratio": 0}
     with pytest.raises(ModelError, match=r"diverged at step 1\d: (loss|gradient norm) (nan|inf)"):
-        shop.tune(Tune(**wild, technique=Full(), on_spike="skip"))
+        shop.tune(Tune(**wild, technique=Full(), on_loss_spike="skip"))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from luthier_contoso import Polite, SignedOff, TicketNumber
 
+from luthier.chat.messages import Example, ExampleOrigin, Message
 from luthier.core.component import members
-from luthier.core.scorer import Desk
+from luthier.core.scorer import ScorerContext
 from luthier.data.operator import Operator
 from luthier.data.row import Row
 from luthier.metrics.metric import Metric
-from luthier.text.messages import Example, Message, Origin
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 def test_luthier_finds_the_parts() -> None:
@@ -24,7 +24,7 @@ def test_luthier_finds_the_parts() -> None:
 
 def _example(question: str) -> Example:
     messages = (Message(role="user", content=question), Message(role="assistant", content="Sent."))
-    return Example(id="0" * 16, origin=Origin(source="test", file="", line=1), kind="chat", messages=messages)
+    return Example(id="0" * 16, origin=ExampleOrigin(source="test", file="", line=1), kind="chat", messages=messages)
 
 
 def test_ticket_numbers_are_counted_and_may_be_required() -> None:
@@ -35,9 +35,9 @@ def test_ticket_numbers_are_counted_and_may_be_required() -> None:
 
 
 def test_a_reward_is_the_share_of_phrases(tmp_path: Path) -> None:
-    bench = Bench(desk=Desk(base=tmp_path, kept=tmp_path, say=print, model=Path))
+    bench = RewardContext(scorer_context=ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=Path))
     answers = ["Thank you. Please wait.", "Please wait.", "Wait."]
-    attempts = [Attempt(_example("Where is it?"), text, tokens=4) for text in answers]
+    attempts = [RewardCompletion(_example("Where is it?"), text, tokens=4) for text in answers]
     assert Polite().score(attempts, bench) == [1.0, 0.5, 0.0]
 
 

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from fastapi import Request
 
 from luthier.core.errors import InputError, Unwritable
-from luthier.serve.refusal import Refusal, Unavailable
+from luthier.serve.openai.protocol import APIError, Unavailable
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -19,7 +19,7 @@ async def ask(what: Callable[Given, Result], *words: Given.args, **more: Given.k
     """Ask what may wait for the disk or the database; where these are away, that is no fault of the client's."""
     try:
         return await asyncio.to_thread(what, *words, **more)
-    except Refusal:
+    except APIError:
         raise
     except Unwritable as error:
         raise Unavailable("the server cannot write", status=507) from error
@@ -28,7 +28,7 @@ async def ask(what: Callable[Given, Result], *words: Given.args, **more: Given.k
 
 
 def only(request: Request, *known: str, but: str = "") -> None:
-    """`Refusal` for a query parameter that is not known; names that begin with `but` may be."""
+    """`APIError` for a query parameter that is not known; names that begin with `but` may be."""
     for name in request.query_params:
         if name not in known and not (but and name.startswith(but)):
-            raise Refusal(f"this server has no parameter {name[:60]!r}", param=name[:60], code="unsupported_parameter")
+            raise APIError(f"this server has no parameter {name[:60]!r}", param=name[:60], code="unsupported_parameter")

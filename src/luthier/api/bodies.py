@@ -7,15 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.flow.jobs.records import Auto, Wish
-from luthier.serve.bodies import Body, Number, Whole
-from luthier.serve.refusal import Refusal
+from luthier.commands.jobs.records import Auto, JobRequest
+from luthier.serve.openai.protocol import APIError, Body, Number, WholeNumber
 
 _CODE = "unsupported_parameter"
 _SEEDS = 2**31
 Id = Annotated[str, Field(min_length=1, max_length=64)]
-Epochs = Annotated[Whole, Field(ge=1, le=50)] | Auto | None
-Batch = Annotated[Whole, Field(ge=1, le=256)] | Auto | None
+Epochs = Annotated[WholeNumber, Field(ge=1, le=50)] | Auto | None
+Batch = Annotated[WholeNumber, Field(ge=1, le=256)] | Auto | None
 Multiplier = Annotated[Number, Field(gt=0, le=1000)] | Auto | None
 Beta = Annotated[Number, Field(gt=0, le=2)] | Auto | None
 
@@ -44,7 +43,7 @@ class Supervised(Body):
     hyperparameters: Hyperparameters | None = None
 
 
-class Dpo(Body):
+class DpoMethod(Body):
     """Learning from pairs of answers."""
 
     hyperparameters: DpoHyperparameters | None = None
@@ -55,17 +54,17 @@ class Method(Body):
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: Dpo | None = None
+    dpo: DpoMethod | None = None
     reinforcement: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Method:
         if self.type == "reinforcement" or self.reinforcement is not None:
             what = "this server tunes by 'supervised' and 'dpo'; `luthier run` knows reinforcement"
-            raise Refusal(what, param="method.type", code=_CODE)
+            raise APIError(what, param="method.type", code=_CODE)
         other: Literal["supervised", "dpo"] = "dpo" if self.type == "supervised" else "supervised"
         if getattr(self, other) is not None:
-            raise Refusal(f"the method is {self.type!r}; leave {other!r} out", param=f"method.{other}")
+            raise APIError(f"the method is {self.type!r}; leave {other!r} out", param=f"method.{other}")
         return self
 
     @property
@@ -90,7 +89,7 @@ class JobWanted(Body):
     """Older place of what `method.supervised` holds."""
     suffix: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
     """A part of the tuned model's name: letters, digits, `-` and `_`."""
-    seed: Annotated[Whole, Field(ge=0, lt=2**32)] | None = None
+    seed: Annotated[WholeNumber, Field(ge=0, lt=2**32)] | None = None
     metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = None
     """At most 16 texts that are kept with the job."""
     integrations: list[Any] | None = None
@@ -99,18 +98,18 @@ class JobWanted(Body):
     @model_validator(mode="after")
     def _together(self) -> JobWanted:
         if self.integrations:
-            what = "this server has no integrations; a recipe's `trackers` write to Weights & Biases and others"
-            raise Refusal(what, param="integrations", code=_CODE)
+            what = "this server has no integrations; a recipe's `report_to` writes to Weights & Biases and others"
+            raise APIError(what, param="integrations", code=_CODE)
         if self.hyperparameters is not None and self.method is not None:
-            raise Refusal("hyperparameters are given in `method`: leave one of them out", param="hyperparameters")
+            raise APIError("hyperparameters are given in `method`: leave one of them out", param="hyperparameters")
         if len(self.metadata or {}) > 16 or any(len(name) > 64 for name in self.metadata or {}):
-            raise Refusal("expected at most 16 entries with keys of at most 64 characters", param="metadata")
+            raise APIError("expected at most 16 entries with keys of at most 64 characters", param="metadata")
         return self
 
-    def wish(self) -> Wish:
+    def to_job_request(self) -> JobRequest:
         """As jobs have it."""
         found = self.method.hyperparameters if self.method is not None else self.hyperparameters
-        return Wish(
+        return JobRequest(
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from luthier.api.files import file_routes
 from luthier.api.jobs import BODIES, job_routes
 from luthier.api.models import model_routes
-from luthier.flow.jobs.desk import Desk
-from luthier.flow.jobs.files import FILE_BYTES
-from luthier.serve.app import Beside
-from luthier.traffic.keys import Scope
+from luthier.commands.jobs.files import FILE_BYTES
+from luthier.commands.jobs.service import JobService
+from luthier.serve.app import ExtraRoutes
+from luthier.traces.api_keys import Scope
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -20,11 +20,11 @@ _FORM_BYTES = 1 << 20
 """What a form may weigh beside its file."""
 
 
-def doors(desk: Desk) -> Beside:
+def doors(service: JobService) -> ExtraRoutes:
     """What stands beside the gateway."""
     routers: Sequence[tuple[APIRouter, Scope]] = [
-        (file_routes(desk), "tune"),
-        (job_routes(desk), "tune"),
-        (model_routes(desk), "tune"),
+        (file_routes(service), "tune"),
+        (job_routes(service), "tune"),
+        (model_routes(service), "tune"),
     ]
-    return Beside(routers=routers, bodies=BODIES, larger={"/v1/files": FILE_BYTES + _FORM_BYTES})
+    return ExtraRoutes(routers=routers, bodies=BODIES, larger={"/v1/files": FILE_BYTES + _FORM_BYTES})

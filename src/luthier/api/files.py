@@ -9,13 +9,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from luthier.api.asking import ask, only
 from luthier.api.shapes import file_json, list_json
-from luthier.api.upload import Form, receive_form
-from luthier.flow.jobs.check import check_lines
-from luthier.flow.jobs.desk import Desk
-from luthier.flow.jobs.files import Incoming
-from luthier.flow.jobs.records import Upload
-from luthier.serve.gateway import caller_of
-from luthier.serve.refusal import Refusal
+from luthier.api.upload import MultipartForm, receive_form
+from luthier.commands.jobs.check import check_lines
+from luthier.commands.jobs.files import Incoming
+from luthier.commands.jobs.records import Upload
+from luthier.commands.jobs.service import JobService
+from luthier.serve.openai.protocol import APIError
+from luthier.serve.openai.server import caller_of
 
 MOST_LISTED = 10_000
 _KNOWN = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
@@ -42,10 +42,10 @@ File = Annotated[str, Path(min_length=1, max_length=100)]
 After = Annotated[str | None, Query(max_length=100)]
 
 
-def file_routes(desk: Desk) -> APIRouter:
+def file_routes(service: JobService) -> APIRouter:
     """The routes for files."""
     router = APIRouter(prefix="/v1/files", tags=["files"])
-    files = desk.files
+    files = service.files
 
     @router.post("", response_class=Response, openapi_extra=_FORM)
     async def create(request: Request) -> Response:
@@ -81,7 +81,7 @@ def file_routes(desk: Desk) -> APIRouter:
         found: Upload = await ask(files.get, caller_of(request).key, file_id, "file_id")
         path = files.path(found.id)
         if not path.is_file():
-            raise Refusal(f"there is no file {file_id!r}", param="file_id", code="file_not_found", status=404)
+            raise APIError(f"there is no file {file_id!r}", param="file_id", code="file_not_found", status=404)
         return FileResponse(path, media_type="application/octet-stream", filename=found.filename)
 
     @router.delete("/{file_id}", response_class=Response)
@@ -93,15 +93,15 @@ def file_routes(desk: Desk) -> APIRouter:
     return router
 
 
-def _check_fields(form: Form) -> int | None:
-    """Seconds after which a file expires; `Refusal` for what has no counterpart here."""
+def _check_fields(form: MultipartForm) -> int | None:
+    """Seconds after which a file expires; `APIError` for what has no counterpart here."""
     for name in form.fields:
         if name not in _KNOWN:
-            raise Refusal(f"this server has no parameter {name!r}", param=name, code="unsupported_parameter")
+            raise APIError(f"this server has no parameter {name!r}", param=name, code="unsupported_parameter")
     purpose = form.fields.get("purpose")
     if purpose != "fine-tune":
-        told = "the form has no `purpose`" if purpose is None else f"{purpose[:40]!r} is no purpose here"
-        raise Refusal(f"{told}; files are for 'fine-tune'", param="purpose", code="invalid_purpose")
+        reason = "the form has no `purpose`" if purpose is None else f"{purpose[:40]!r} is no purpose here"
+        raise APIError(f"{reason}; files are for 'fine-tune'", param="purpose", code="invalid_purpose")
     return _expiry(form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]"))
 
 
@@ -109,9 +109,9 @@ def _expiry(anchor: str | None, seconds: str | None) -> int | None:
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        raise Refusal("expected the anchor 'created_at'", param="expires_after.anchor")
+        raise APIError("expected the anchor 'created_at'", param="expires_after.anchor")
     if seconds is None or not seconds.isascii() or not seconds.isdigit() or not 3600 <= int(seconds[:9]) <= 2592000:
-        raise Refusal("expected seconds from 3600 to 2592000", param="expires_after.seconds")
+        raise APIError("expected seconds from 3600 to 2592000", param="expires_after.seconds")
     return int(seconds)
 
 

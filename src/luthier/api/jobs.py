@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 from luthier.api.asking import ask, only
 from luthier.api.bodies import JobWanted
 from luthier.api.shapes import checkpoint_json, event_json, job_json, list_json
-from luthier.flow.jobs.desk import Desk
-from luthier.flow.jobs.records import Job
-from luthier.serve.gateway import caller_of
-from luthier.serve.intake import read_object, validated
-from luthier.serve.refusal import Refusal
+from luthier.commands.jobs.records import FineTuningJob
+from luthier.commands.jobs.service import JobService
+from luthier.serve.openai.protocol import APIError
+from luthier.serve.openai.responses import read_object, validated
+from luthier.serve.openai.server import caller_of
 
 PATH = "/v1/fine_tuning/jobs"
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
@@ -26,70 +26,70 @@ After = Annotated[str | None, Query(max_length=100)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-def job_routes(desk: Desk) -> APIRouter:
+def job_routes(service: JobService) -> APIRouter:
     """The routes for jobs."""
     router = APIRouter(prefix=PATH, tags=["fine-tuning"])
 
-    _add_jobs(router, desk)
-    _add_told(router, desk)
+    _add_jobs(router, service)
+    _add_told(router, service)
     return router
 
 
-def _find(desk: Desk, request: Request, job: str) -> Job:
-    return desk.book.get(caller_of(request).key, job)
+def _find(service: JobService, request: Request, job: str) -> FineTuningJob:
+    return service.book.get(caller_of(request).key, job)
 
 
-def _add_jobs(router: APIRouter, desk: Desk) -> None:
+def _add_jobs(router: APIRouter, service: JobService) -> None:
     """Making jobs, finding them, and stopping them."""
-    find = partial(_find, desk)
+    find = partial(_find, service)
 
     @router.post("", response_class=Response)
     async def create(request: Request) -> Response:
         """Let a base model be tuned on an uploaded file."""
         only(request)
-        wish = validated(await read_object(request), JobWanted).wish()
-        return JSONResponse(job_json(await ask(desk.create, caller_of(request).key, wish)))
+        job_request = validated(await read_object(request), JobWanted).to_job_request()
+        return JSONResponse(job_json(await ask(service.create, caller_of(request).key, job_request)))
 
     @router.get("", response_class=Response)
     async def listed(request: Request, after: After = None, limit: Limit = 20) -> Response:
         """This key's jobs, the latest first; `metadata[NAME]=VALUE` chooses."""
         only(request, "after", "limit", "metadata", but="metadata[")
-        wanted, key = _metadata(request), caller_of(request).key
-        found = await ask(desk.book.listed, key, after=after, limit=limit + 1, metadata=wanted)
+        metadata, key = _metadata(request), caller_of(request).key
+        found = await ask(service.book.listed, key, after=after, limit=limit + 1, metadata=metadata)
         return JSONResponse(list_json(map(job_json, found[:limit]), more=len(found) > limit))
 
     @router.get("/{fine_tuning_job_id}", response_class=Response)
     async def retrieve(request: Request, fine_tuning_job_id: Name) -> Response:
         """One of them."""
         job = await ask(find, request, fine_tuning_job_id)
-        return JSONResponse(job_json(job, await ask(desk.estimated_finish, job)))
+        return JSONResponse(job_json(job, await ask(service.estimated_finish, job)))
 
     @router.post("/{fine_tuning_job_id}/cancel", response_class=Response)
     async def cancel(request: Request, fine_tuning_job_id: Name) -> Response:
         """End it for good."""
-        return JSONResponse(job_json(await ask(desk.cancel, await ask(find, request, fine_tuning_job_id))))
+        return JSONResponse(job_json(await ask(service.cancel, await ask(find, request, fine_tuning_job_id))))
 
     @router.post("/{fine_tuning_job_id}/pause", response_class=Response)
     async def pause(request: Request, fine_tuning_job_id: Name) -> Response:
         """Stop it, to go on later."""
-        return JSONResponse(job_json(await ask(desk.pause, await ask(find, request, fine_tuning_job_id))))
+        return JSONResponse(job_json(await ask(service.pause, await ask(find, request, fine_tuning_job_id))))
 
     @router.post("/{fine_tuning_job_id}/resume", response_class=Response)
     async def resume(request: Request, fine_tuning_job_id: Name) -> Response:
         """Go on with it."""
-        return JSONResponse(job_json(await ask(desk.resume, await ask(find, request, fine_tuning_job_id))))
+        return JSONResponse(job_json(await ask(service.resume, await ask(find, request, fine_tuning_job_id))))
 
 
-def _add_told(router: APIRouter, desk: Desk) -> None:
+def _add_told(router: APIRouter, service: JobService) -> None:
     """What happened to a job, and what came of it."""
-    find = partial(_find, desk)
+    find = partial(_find, service)
 
     @router.get("/{fine_tuning_job_id}/events", response_class=Response)
     async def events(request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 20) -> Response:
         """What happened to it, the latest first."""
         only(request, "after", "limit")
         job = await ask(find, request, fine_tuning_job_id)
-        found, more = await ask(desk.events, job, limit, after)
+        found, more = await ask(service.events, job, limit, after)
         return JSONResponse(list_json(map(event_json, found), more=more))
 
     @router.get("/{fine_tuning_job_id}/checkpoints", response_class=Response)
@@ -99,10 +99,10 @@ def _add_told(router: APIRouter, desk: Desk) -> None:
         """Models that can be asked, the latest first: those after the last epochs, once the job is done."""
         only(request, "after", "limit")
         job = await ask(find, request, fine_tuning_job_id)
-        found = [checkpoint_json(job, one) for one in await ask(desk.checkpoints, job)]
+        found = [checkpoint_json(job, one) for one in await ask(service.checkpoints, job)]
         known = [one["id"] for one in found]
         if after is not None and after not in known:
-            raise Refusal(f"there is no checkpoint {after!r}", param="after")
+            raise APIError(f"there is no checkpoint {after!r}", param="after")
         rest = found[known.index(after) + 1 :] if after is not None else found
         return JSONResponse(list_json(rest[:limit], more=len(rest) > limit))
 
@@ -114,7 +114,7 @@ def _metadata(request: Request) -> Mapping[str, str] | None:
         if (key := _METADATA.fullmatch(name)) is not None:
             found[key[1]] = value
         elif name.startswith("metadata") and (name, value) != ("metadata", "null"):
-            raise Refusal("expected metadata[NAME]=VALUE", param="metadata")
+            raise APIError("expected metadata[NAME]=VALUE", param="metadata")
     return found or None
 
 

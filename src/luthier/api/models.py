@@ -8,13 +8,13 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse, Response
 
 from luthier.api.asking import ask, only
-from luthier.flow.jobs.desk import Desk
-from luthier.serve.gateway import caller_of
+from luthier.commands.jobs.service import JobService
+from luthier.serve.openai.server import caller_of
 
 Name = Annotated[str, Path(min_length=1, max_length=200)]
 
 
-def model_routes(desk: Desk) -> APIRouter:
+def model_routes(service: JobService) -> APIRouter:
     """The route for models that jobs made."""
     router = APIRouter(prefix="/v1/models", tags=["fine-tuning"])
 
@@ -23,7 +23,7 @@ def model_routes(desk: Desk) -> APIRouter:
         """Forget a tuned model; refused while a released name means it."""
         only(request)
         caller = caller_of(request)
-        await ask(desk.forget, caller.key, model, everybodys=caller.may("admin"))
+        await ask(service.forget, caller.key, model, everybodys=caller.may("admin"))
         return JSONResponse({"id": model, "object": "model", "deleted": True})
 
     return router

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from luthier.flow.jobs.desk import Checkpoint
-from luthier.flow.jobs.journal import Said
-from luthier.flow.jobs.records import Job, Upload
+from luthier.commands.jobs.journal import JobEvent
+from luthier.commands.jobs.records import FineTuningJob, Upload
+from luthier.commands.jobs.service import Checkpoint
 
 OWNER = "luthier"
 _METRICS = (
@@ -32,9 +32,9 @@ def file_json(upload: Upload) -> dict[str, Any]:
     }
 
 
-def job_json(job: Job, estimated_finish: int | None = None) -> dict[str, Any]:
+def job_json(job: FineTuningJob, estimated_finish: int | None = None) -> dict[str, Any]:
     """A job."""
-    asked = job.hyperparameters
+    hyperparameters = job.hyperparameters
     return {
         "id": job.id,
         "object": "fine_tuning.job",
@@ -43,35 +43,35 @@ def job_json(job: Job, estimated_finish: int | None = None) -> dict[str, Any]:
         "estimated_finish": estimated_finish,
         "fine_tuned_model": job.model,
         "finished_at": _moment(job.finished_at),
-        "hyperparameters": {name: value for name, value in asked.items() if name != "beta"},
+        "hyperparameters": {name: value for name, value in hyperparameters.items() if name != "beta"},
         "integrations": [],
-        "metadata": job.wish.metadata,
-        "method": {"type": job.wish.method, job.wish.method: {"hyperparameters": asked}},
-        "model": job.wish.model,
+        "metadata": job.request.metadata,
+        "method": {"type": job.request.method, job.request.method: {"hyperparameters": hyperparameters}},
+        "model": job.request.model,
         "organization_id": OWNER,
         "result_files": [job.result_file] if job.result_file is not None and job.state == "succeeded" else [],
-        "seed": job.wish.seed,
+        "seed": job.request.seed,
         "status": job.state,
         "trained_tokens": job.trained_tokens if job.state == "succeeded" else None,
-        "training_file": job.wish.training_file,
-        "validation_file": job.wish.validation_file,
+        "training_file": job.request.training_file,
+        "validation_file": job.request.validation_file,
     }
 
 
-def event_json(said: Said) -> dict[str, Any]:
+def event_json(event: JobEvent) -> dict[str, Any]:
     """An event of a job."""
     return {
-        "id": said.id,
+        "id": event.id,
         "object": "fine_tuning.job.event",
-        "created_at": int(said.at),
-        "level": said.level,
-        "message": said.message,
-        "type": "message" if said.metrics is None else "metrics",
-        "data": {} if said.metrics is None else dict(said.metrics),
+        "created_at": int(event.at),
+        "level": event.level,
+        "message": event.message,
+        "type": "message" if event.metrics is None else "metrics",
+        "data": {} if event.metrics is None else dict(event.metrics),
     }
 
 
-def checkpoint_json(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_json(job: FineTuningJob, checkpoint: Checkpoint) -> dict[str, Any]:
     """A model that can be asked for, as it was after a step."""
     metrics = checkpoint.metrics
     return {

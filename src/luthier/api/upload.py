@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from luthier.serve.refusal import Refusal
+from luthier.serve.openai.protocol import APIError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
     from starlette.requests import Request
 
-    from luthier.flow.jobs.files import Incoming
+    from luthier.commands.jobs.files import Incoming
 
 _FIELD_BYTES = 8192
 _HEAD_BYTES = 8192
@@ -27,12 +27,12 @@ _FIELDS = 16
 _ROOM_EVERY_BYTES = 64 << 20
 
 
-async def receive_form(request: Request, incoming: Incoming) -> Form:
+async def receive_form(request: Request, incoming: Incoming) -> MultipartForm:
     """Take a form apart as it comes; its file goes where it is kept."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise Refusal("expected a form (multipart/form-data) with `file` and `purpose`", status=415)
-    form = Form(incoming)
+        raise APIError("expected a form (multipart/form-data) with `file` and `purpose`", status=415)
+    form = MultipartForm(incoming)
     incoming.check_room()
     looked = 0
     try:
@@ -44,11 +44,11 @@ async def receive_form(request: Request, incoming: Incoming) -> Form:
                 incoming.check_room()
         parser.finalize()
     except FormParserError as error:
-        raise Refusal(f"the form is broken: {str(error)[:200]}") from error
+        raise APIError(f"the form is broken: {str(error)[:200]}") from error
     return form.checked()
 
 
-class Form:
+class MultipartForm:
     """What a form says, and where its file goes."""
 
     def __init__(self, incoming: Incoming) -> None:
@@ -77,12 +77,12 @@ class Form:
             "on_end": self._end,
         }
 
-    def checked(self) -> Form:
+    def checked(self) -> MultipartForm:
         """The form, when it is whole."""
         if not self._ended:
-            raise Refusal("the form breaks off")
+            raise APIError("the form breaks off")
         if not self._files:
-            raise Refusal("the form has no `file`", param="file")
+            raise APIError("the form has no `file`", param="file")
         return self
 
     def _part_begin(self) -> None:
@@ -97,7 +97,7 @@ class Form:
     def _bounded(self, piece: bytes) -> bytes:
         self._head_bytes += len(piece)
         if self._head_bytes > _HEAD_BYTES:
-            raise Refusal("the head of a part of the form is too long")
+            raise APIError("the head of a part of the form is too long")
         return piece
 
     def _header_end(self) -> None:
@@ -111,11 +111,11 @@ class Form:
         if name == "file":
             self._files += 1
             if self._files > 1:
-                raise Refusal("the form has two files", param="file")
+                raise APIError("the form has two files", param="file")
             self.filename, self._field = _file_name(options), None
             return
         if name in self.fields or len(self.fields) >= _FIELDS or not name:
-            raise Refusal("a field of the form has no name, or comes twice, or there are too many of them")
+            raise APIError("a field of the form has no name, or comes twice, or there are too many of them")
         self._field, self._text = name[:200], b""
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -124,7 +124,7 @@ class Form:
             return
         self._text += data[start:end]
         if len(self._text) > _FIELD_BYTES:
-            raise Refusal(f"the field {self._field!r} is too long", param=self._field)
+            raise APIError(f"the field {self._field!r} is too long", param=self._field)
 
     def _part_end(self) -> None:
         if self._field is not None:
@@ -140,8 +140,8 @@ def _file_name(options: Mapping[bytes, bytes]) -> str:
     if given is None and (extended := options.get(b"filename*")) is not None:
         message = EmailMessage()
         message["Content-Disposition"] = f"attachment; filename*={extended.decode('ascii', 'replace')}"
-        told = message.get_filename() or ""
+        filename = message.get_filename() or ""
     else:
-        told = (given or b"").decode("utf-8", "replace")
-    plain = "".join(one for one in told.replace("\\", "/").rpartition("/")[2] if one.isprintable())
+        filename = (given or b"").decode("utf-8", "replace")
+    plain = "".join(one for one in filename.replace("\\", "/").rpartition("/")[2] if one.isprintable())
     return plain[:255] or "file"

@@ -19,11 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, traffic
+from luthier.cli import artifacts, jobs, models, monitor, recipe, release, serve, traces
 from luthier.cli.output import complain, done, let_go, printing, ready, say
-from luthier.core.errors import FAULT_EXIT_CODE, InputError, Interrupted, LuthierError, Where
-from luthier.core.process import share_processors
-from luthier.core.stopping import wish, wishes_end
+from luthier.core.errors import FAULT_EXIT_CODE, InputError, Interrupted, LuthierError, SourceLocation
+from luthier.core.system.process import request_stop, share_processors, wishes_end
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
@@ -36,18 +35,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes.add_to(app)
-look.add_to(app)
-bench.add_to(app)
-serving.add_to(app)
-traffic.add_to(app)
+recipe.add_to(app)
+artifacts.add_to(app)
+models.add_to(app)
+serve.add_to(app)
+traces.add_to(app)
 release.add_to(app)
 jobs.add_to(app)
 monitor.add_to(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show_version: bool) -> None:
+    if show_version:
         say(f"luthier {__version__}")
         raise typer.Exit
 
@@ -101,15 +100,20 @@ def _usage(error: Any) -> InputError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "luthier"
     if type(error).__name__ == "NoArgsIsHelpError":
-        return InputError("a command is wanted", where=Where(field=command), remedy=f"`{command} --help` lists them")
-    said = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
-    said = said[:1].lower() + said[1:]
-    remedy = f"`{command} --help` shows how it is called"
-    if ours := _ours(said):
-        said, remedy = said.partition(". Did you mean")[0], ours  # a command that is spelled alike does something else
-    if command.endswith(" new") and "extra argument" in said:
-        remedy = f"put a pattern into quotes, so that your shell leaves it whole: --from '2024/*.csv'; {remedy}"
-    return InputError(said, where=Where(field=command), remedy=remedy)
+        return InputError(
+            "a command is wanted", where=SourceLocation(field=command), hint=f"`{command} --help` lists them"
+        )
+    message = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
+    message = message[:1].lower() + message[1:]
+    hint = f"`{command} --help` shows how it is called"
+    if ours := _ours(message):
+        message, hint = (
+            message.partition(". Did you mean")[0],
+            ours,
+        )  # a command that is spelled alike does something else
+    if command.endswith(" new") and "extra argument" in message:
+        hint = f"put a pattern into quotes, so that your shell leaves it whole: --from '2024/*.csv'; {hint}"
+    return InputError(message, where=SourceLocation(field=command), hint=hint)
 
 
 _OTHER_NAMES = {
@@ -120,15 +124,18 @@ _OTHER_NAMES = {
     **dict.fromkeys(("deploy", "api"), "serve RECIPE:STEP"),
     **dict.fromkeys(("pull", "download", "fetch"), "models get NAME"),
     **dict.fromkeys(("validate", "check", "dry-run"), "plan RECIPE"),
-    **dict.fromkeys(("lineage", "explain"), "trace ID"),
+    **dict.fromkeys(("trace", "explain"), "lineage ID"),
+    "judge": "rate RECIPE:STEP",
+    "parts": "components ROLE",
+    "watch": "retrain RECIPE",
     **dict.fromkeys(("merge", "save", "convert"), "export RECIPE:STEP --to FOLDER"),
 }
 """Commands that users of other tools try, and what does the same here."""
 
 
-def _ours(said: str) -> str:
+def _ours(message: str) -> str:
     """What to type for a command that other tools have; empty for any other mistake."""
-    found = re.search(r"no such command '([^']+)'", said)
+    found = re.search(r"no such command '([^']+)'", message)
     ours = _OTHER_NAMES.get(found[1].casefold()) if found else None
     return f"here it is `luthier {ours}`" if ours else ""
 
@@ -136,11 +143,11 @@ def _ours(said: str) -> str:
 def _end_in_order() -> None:
     """Be ended by a kill or a closed terminal as by Ctrl-C; where hang-ups (`nohup`) or Ctrl-C (a script's `&`) are
     ignored, they stay ignored."""
-    signal.signal(signal.SIGTERM, wish)
-    for name, heard in (("SIGINT", wish), ("SIGHUP", _hung_up)):
+    signal.signal(signal.SIGTERM, request_stop)
+    for name, handler in (("SIGINT", request_stop), ("SIGHUP", _hung_up)):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, heard)
+            signal.signal(number, handler)
 
 
 def _hung_up(signum: int, frame: FrameType | None) -> None:
@@ -148,15 +155,15 @@ def _hung_up(signum: int, frame: FrameType | None) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
-    wish(signum)
+    request_stop(signum)
 
 
 def _fault(error: Exception) -> LuthierError:
     """A fault of Luthier's own: say so, and keep the details in a file."""
     details = "".join(traceback.format_exception(error))
-    told = f"luthier {__version__}, python {sys.version}\n{' '.join(sys.argv)}\n\n{details}"
+    report = f"luthier {__version__}, python {sys.version}\n{' '.join(sys.argv)}\n\n{details}"
     handle, path = tempfile.mkstemp(".txt", f"luthier-fault-{time.strftime('%Y%m%d-%H%M%S')}-")  # its owner's alone
     os.close(handle)
-    Path(path).write_text(told, encoding="utf-8", errors="backslashreplace")
+    Path(path).write_text(report, encoding="utf-8", errors="backslashreplace")
     message = f"a fault of Luthier's own: {type(error).__name__}: {error}"
-    return LuthierError(message, remedy=f"the details are in {path}; please report them")
+    return LuthierError(message, hint=f"the details are in {path}; please report them")

@@ -26,7 +26,7 @@ def jobs_list(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 20, as_json: Json = False
 ) -> None:
     """List the latest jobs of all keys."""
-    from luthier.flow.jobs.command import listed
+    from luthier.commands.jobs.command import listed
 
     rows = listed(count)
     if as_json:
@@ -39,7 +39,7 @@ def jobs_list(
 @jobs_app.command("show")
 def jobs_show(job: Id, as_json: Json = False) -> None:
     """Show one job: what was asked for, its recipe, and what happened."""
-    from luthier.flow.jobs.command import lines, shown
+    from luthier.commands.jobs.command import lines, shown
 
     found = shown(job)
     if as_json:
@@ -52,7 +52,7 @@ def jobs_show(job: Id, as_json: Json = False) -> None:
 @jobs_app.command("cancel")
 def jobs_cancel(job: Id, as_json: Json = False) -> None:
     """End a job for good, and its process."""
-    from luthier.flow.jobs.command import cancel
+    from luthier.commands.jobs.command import cancel
 
     found = cancel(job)
     say_json(found) if as_json else say(f"{job} is cancelled")

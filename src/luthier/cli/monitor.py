@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, say, say_json, table
-from luthier.core.counted import counted
+from luthier.core.events import counted
 
 monitor_app = typer.Typer(
     help="Watch a released model: run, replay, show, test, export.", no_args_is_help=True, rich_markup_mode=None
@@ -28,7 +28,7 @@ Recipe = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(monitor_app, name="monitor")
-    app.command()(watch)
+    app.command()(retrain)
 
 
 def _mutter(text: str) -> None:
@@ -48,9 +48,9 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Show when each alert would have fired over a past log."""
-    from luthier.flow.monitor import open_monitor
-    from luthier.flow.monitor import replay as replayed
-    from luthier.flow.traffic import moment
+    from luthier.commands.monitor import open_monitor
+    from luthier.commands.monitor import replay as replayed
+    from luthier.commands.traces import moment
 
     found = replayed(open_monitor(recipe), log, moment(since, "--since"), moment(until, "--until"), _mutter)
     if as_json:
@@ -76,7 +76,7 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
 ) -> None:
     """Watch the traffic until stopped; started again, it goes on where it was."""
-    from luthier.flow.monitor import looks, open_monitor
+    from luthier.commands.monitor import looks, open_monitor
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     opened = open_monitor(recipe)
@@ -96,7 +96,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show every number of the traffic now, and where each alert stands."""
-    from luthier.flow.monitor import open_monitor, shown
+    from luthier.commands.monitor import open_monitor, shown
 
     found = shown(open_monitor(recipe), log, _mutter)
     if as_json:
@@ -130,7 +130,7 @@ def try_channels(
     as_json: Json = False,
 ) -> int:
     """Send a test message to every channel."""
-    from luthier.flow.monitor import open_monitor, send_test
+    from luthier.commands.monitor import open_monitor, send_test
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     found = list(send_test(open_monitor(recipe), channel))
@@ -149,7 +149,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the same alerts as Prometheus rules, and a Grafana dashboard."""
-    from luthier.flow.monitor import export_prometheus, open_monitor
+    from luthier.commands.monitor import export_prometheus, open_monitor
 
     written = export_prometheus(open_monitor(recipe), to)
     if as_json:
@@ -159,7 +159,7 @@ def export(
         say(f"wrote {path}")
 
 
-def watch(
+def retrain(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe of the first model, with its monitor.")],
     alias: Annotated[
         str | None,
@@ -171,8 +171,8 @@ def watch(
 ) -> None:
     """Watch what is released; when an alert fires, write the next recipe from what people said, run it, and release
     what passes its gate."""
+    from luthier.commands.retrain import circle_of, run_circle
     from luthier.core.render import choose
-    from luthier.flow.watch import circle_of, run_circle
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     circle = circle_of(recipe, alias, on or ())

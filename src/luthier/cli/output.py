@@ -80,15 +80,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    told = [[str(cell) for cell in row] for row in rows]
+    cells = [[str(cell) for cell in row] for row in rows]
     view = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, name in enumerate(header):
         view.add_column(name, overflow="fold", no_wrap=index == 0)
-    for row in told:
+    for row in cells:
         view.add_row(*row)
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
     if Measurement.get(console, console.options.update(width=10_000), view).minimum > console.width:
-        say("\n".join(_one_below_another(header, told)))
+        say("\n".join(_one_below_another(header, cells)))
         return
     with printing():
         console.print(view)

@@ -1,4 +1,4 @@
-"""Commands about releases: release ALIAS MODEL, list, history, compare, promote, roll-back."""
+"""Commands about releases: release ALIAS MODEL, list, history, compare, promote, rollback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from luthier.cli.output import Json, say, say_json
 
 if TYPE_CHECKING:
-    from luthier.traffic.releases import Release
+    from luthier.traces.releases import Release
 
 Alias = Annotated[str, typer.Argument(metavar="ALIAS", help="What it is for, @, and where: support@prod.")]
 
@@ -25,7 +25,7 @@ class _Group(TyperGroup):
 
 release_app = typer.Typer(
     cls=_Group,
-    help="Names that applications ask for: release ALIAS MODEL, list, history, compare, promote, roll-back.",
+    help="Names that applications ask for: release ALIAS MODEL, list, history, compare, promote, rollback.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -51,8 +51,8 @@ def release_put(
     as_json: Json = False,
 ) -> None:
     """Let a model answer to a name; `put` may be left out."""
-    from luthier.flow import release
-    from luthier.flow.locate import Target
+    from luthier.commands import release
+    from luthier.recipe.locate import Target
 
     target = Target.read(model, overrides, f"release {alias} {{}}")
     _say(release.release(alias, target, canary, shadow=shadow), as_json=as_json)
@@ -61,14 +61,14 @@ def release_put(
 @release_app.command("list")
 def release_list(as_json: Json = False) -> None:
     """List what every name means."""
-    from luthier.flow import release
+    from luthier.commands import release
 
     found = release.listed()
     if as_json:
         say_json([release.shown(one) for one in found])
         return
     for one in found:
-        say(release.told(one))
+        say(release.describe_release(one))
     if not found:
         say("nothing is released yet: luthier release support@prod RECIPE:STEP")
 
@@ -76,20 +76,20 @@ def release_list(as_json: Json = False) -> None:
 @release_app.command("history")
 def release_history(alias: Alias, as_json: Json = False) -> None:
     """List all changes of a name, the latest first."""
-    from luthier.flow import release
+    from luthier.commands import release
 
     found = release.history(alias)
     if as_json:
         say_json([release.shown(one) for one in found])
         return
     for one in found:
-        say(f"{one.at:%Y-%m-%d %H:%M:%S} {one.did:<9} {release.told(one)}")
+        say(f"{one.at:%Y-%m-%d %H:%M:%S} {one.did:<9} {release.describe_release(one)}")
 
 
 @release_app.command("compare")
 def release_compare(alias: Alias, as_json: Json = False) -> None:
     """Compare what is tried under a name with what answers to it, by what came back."""
-    from luthier.flow import release
+    from luthier.commands import release
 
     found = release.compared(alias)
     if as_json:
@@ -102,23 +102,23 @@ def release_compare(alias: Alias, as_json: Json = False) -> None:
 @release_app.command("promote")
 def release_promote(alias: Alias, as_json: Json = False) -> None:
     """Let what is tried answer everybody."""
-    from luthier.flow import release
+    from luthier.commands import release
 
     _say(release.promote(alias), as_json=as_json)
 
 
-@release_app.command("roll-back")
+@release_app.command("rollback")
 def release_roll_back(alias: Alias, as_json: Json = False) -> None:
     """Stop what is tried, or else go back to the model before."""
-    from luthier.flow import release
+    from luthier.commands import release
 
     _say(release.roll_back(alias), as_json=as_json)
 
 
 def _say(found: Release, *, as_json: bool) -> None:
-    from luthier.flow import release
+    from luthier.commands import release
 
     if as_json:
         say_json(release.shown(found))
     else:
-        say(release.told(found))
+        say(release.describe_release(found))

@@ -1,1 +1,1 @@
-"""The ground floor: components, artifacts, the store, steps, the ledger, events and errors."""
+"""The foundation of all packages: components, artifacts, the store, steps, the ledger, events and errors."""

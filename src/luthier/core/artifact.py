@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from luthier.core.digest import file_digest
-from luthier.core.errors import CorruptArtifact, DataError, UnknownName, Where, did_you_mean
+from luthier.core.errors import CorruptArtifact, DataError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import unseal
+from luthier.core.former_names import FORMER_FILES
+from luthier.core.hashing import file_digest
 
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
@@ -69,8 +70,11 @@ class Artifact:
     def path(self, name: str) -> Path:
         """One file of the artifact by its name; `UnknownName` when it has none of that name."""
         if not any(entry.path == name or entry.path.startswith(f"{name}/") for entry in self.manifest.files):
-            remedy = did_you_mean(name, (entry.path for entry in self.manifest.files))
-            raise UnknownName(f"artifact {self.digest[:12]} holds no {name!r}", remedy=remedy)
+            names = [entry.path for entry in self.manifest.files]
+            former = next((one for one in names if FORMER_FILES.get(one) == name), None)
+            older = f"an earlier version made it and called that {former!r}: run its recipe again"
+            hint = older if former is not None else did_you_mean(name, names)
+            raise UnknownName(f"artifact {self.digest[:12]} holds no {name!r}", hint=hint)
         return self.folder / name
 
     def read_json(self, name: str) -> Any:
@@ -116,7 +120,7 @@ class Artifact:
         for entry in self.manifest.files:
             if fault := self._fault(entry):
                 path, _, what = fault.rpartition(": ")
-                raise CorruptArtifact(what, where=Where(file=path), remedy=MAKE_ANEW)
+                raise CorruptArtifact(what, where=SourceLocation(file=path), hint=MAKE_ANEW)
         self.timing()
         return self
 
@@ -143,14 +147,14 @@ def read_sealed(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise CorruptArtifact(what, where=Where(file=str(path)), remedy=MAKE_ANEW) from error
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error
     return unseal(data, path)
 
 
-def as_manifest(value: dict[str, Any], place: Path | str) -> Manifest:
+def as_manifest(value: dict[str, Any], path: Path | str) -> Manifest:
     """A whole sealed document as a manifest; `CorruptArtifact` when another version of Luthier wrote it."""
     try:
         return Manifest.model_validate(value)
     except ValidationError as error:
         what = f"is a manifest of format {value.get('format')}, which this version of Luthier does not read"
-        raise CorruptArtifact(what, where=Where(file=str(place)), remedy=MAKE_ANEW) from error
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error

@@ -13,7 +13,7 @@ class ArtifactType(Component):
     """A type of artifact, by which a step says what it makes (`Step.makes`) and what it reads (`Reads`)."""
 
     role: ClassVar[str] = "artifact type"
-    home: ClassVar[str] = "luthier.flow.artifact_types"
+    home: ClassVar[str] = "luthier.recipe.artifact_types"
 
     @abstractmethod
     def describe(self, artifact: Artifact) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""A part is a frozen component: its settings are fields, its work is one verb, defining the class registers it.
+"""The registry of components by role and kind, with their documentation and JSON schema.
 
-A *role* is an abstract base (`Source`, `Operator`, `Technique`, …) that names itself and the package in which its
-members live. A *member* is a concrete subclass with a `kind`. A field typed with a role accepts an instance, a mapping
-with `kind`, or the bare kind as a string; the JSON schema, the command line's help and the reference pages are read
-from the same definition.
+A component is a frozen pydantic model: its settings are fields, it has one main method, and the definition of the
+class registers it.
+
+A *role* is an abstract base (`Source`, `Operator`, `Technique`, …) that names itself and the package of its members.
+A *member* is a concrete subclass with a `kind`. A field typed with a role accepts an instance, a mapping with `kind`,
+or the kind as a string. The JSON schema, the command line's help and the reference pages come from the same definition.
 
     class Operator(Component):
         role = "operator"
@@ -11,10 +13,15 @@ from the same definition.
 
     class Lowercase(Operator):
         kind: Literal["lowercase"] = "lowercase"
+
+The description of a field is the docstring below it in the source, read on demand: pydantic's
+`use_attribute_docstrings` reads the source of each of some two hundred classes at import, which took a third of the
+time of `luthier plan`. The JSON schema of a model defines each role and member once.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import pkgutil
@@ -29,16 +36,68 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from luthier.core.described import described
-from luthier.core.digest import code_digest, file_digest
 from luthier.core.errors import MissingExtra, UnknownName, did_you_mean
-from luthier.core.extras import require
-from luthier.core.paths import Environment, is_variable
+from luthier.core.files import EnvVarMarker, is_variable
+from luthier.core.former_names import former_settings
+from luthier.core.hashing import code_digest, file_digest
+from luthier.core.system.packages import require
+
+
+def described(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put descriptions into a model's JSON schema; for `ConfigDict(json_schema_extra=described)`."""
+    texts = descriptions(model)
+    for name, field in model.model_fields.items():
+        property_schema = schema.get("properties", {}).get(field.alias or name)
+        if property_schema is not None and name in texts:
+            property_schema.setdefault("description", texts[name])
+
+
+def descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """The texts of a model's fields by name, those that it inherits among them."""
+    under: dict[str, str] = {}
+    for one in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        under |= _texts(one.__module__).get(one.__qualname__, {})
+    texts = {name: field.description or under.get(name) for name, field in model.model_fields.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+@cache
+def _texts(module: str) -> dict[str, dict[str, str]]:
+    """By class, then by field; nothing where there is no source."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or not file.endswith(".py"):
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    _look(ast.parse(Path(file).read_bytes()), "", found)
+    return found
+
+
+def _look(node: ast.AST, before: str, found: dict[str, dict[str, str]]) -> None:
+    """Note every class below a node under its qualified name."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            found[before + child.name] = _of_class(child)
+            _look(child, f"{before}{child.name}.", found)
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            _look(child, f"{before}{child.name}.<locals>.", found)
+        else:
+            _look(child, before, found)
+
+
+def _of_class(body: ast.ClassDef) -> dict[str, str]:
+    found = {}
+    for one, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(after, ast.Expr):
+            text = after.value
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                found[one.target.id] = inspect.cleandoc(text.value)
+    return found
+
 
 Role = TypeVar("Role", bound="Component")
 
 ROLE_MARK = "x-role"
-"""Stands in a part's own JSON schema where a member of a role goes; `luthier.core.schema` resolves it."""
+"""Stands in a part's own JSON schema where a member of a role goes; `luthier.core.component` resolves it."""
 
 CALLED_HERE = "here it is called"
 """How the remedy for another tool's name of a setting begins."""
@@ -189,7 +248,7 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
         if (
             isinstance(value, str)
             and is_variable(value)
-            and not any(isinstance(m, Environment) for m in field.metadata)
+            and not any(isinstance(m, EnvVarMarker) for m in field.metadata)
         ):
             words = "'{name}' takes no environment variable, got {value}; write the value itself"
             raise PydanticCustomError("environment", words, {"name": name, "value": value})
@@ -206,8 +265,8 @@ def own_name_of(cls: type[BaseModel], name: str) -> str:
 
 
 def all_other_names(cls: type[BaseModel]) -> dict[str, str]:
-    """Other tools' names of a class's settings, those of its parents included."""
-    found: dict[str, str] = {}
+    """Other tools' names of a class's settings and its former ones, those of its parents included."""
+    found = former_settings(cls)
     for one in reversed(cls.__mro__):
         found |= one.__dict__.get("other_names", {})
     return found
@@ -286,7 +345,7 @@ def member(role: type[Role], kind: str) -> type[Role]:
     """One member of a role; `UnknownName` with a suggestion when there is none of that kind."""
     found = members(role)
     if kind not in found:
-        raise UnknownName(f"{role.role} {kind!r} is unknown", remedy=did_you_mean(kind, found))
+        raise UnknownName(f"{role.role} {kind!r} is unknown", hint=did_you_mean(kind, found))
     return found[kind]
 
 
@@ -311,7 +370,7 @@ def check_installed(part: BaseModel, base: Path) -> None:
         except MissingExtra as error:
             field = ".".join(filter(None, (path, error.where.field))) or None
             where = replace(error.where, field=field)
-            raise MissingExtra(error.message, where=where, remedy=error.remedy) from error
+            raise MissingExtra(error.message, where=where, hint=error.hint) from error
 
 
 def foreign_code(part: BaseModel) -> dict[str, str]:
@@ -339,3 +398,55 @@ def _located_value(value: Any, path: str) -> Iterator[tuple[str, Component]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _located_value(item, f"{path}.{key}")
+
+
+def full_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a model; a role becomes a choice among its members, in `$defs`."""
+    definitions: dict[str, Any] = {}
+    schema = _resolved(model.model_json_schema(), definitions)
+    return {**schema, "$defs": dict(sorted(definitions.items()))} if definitions else schema
+
+
+def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its role marks as references; what they refer to is put into `definitions`."""
+    own = schema.get("$defs", {})
+    for name, inner in own.items():
+        if name not in definitions:
+            definitions[name] = {}
+            definitions[name] = _walked(inner, definitions)
+    resolved: dict[str, Any] = _walked({key: value for key, value in schema.items() if key != "$defs"}, definitions)
+    return resolved
+
+
+def _walked(value: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_walked(item, definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    role = value.get(ROLE_MARK)
+    if isinstance(role, str):
+        rest = {key: _walked(item, definitions) for key, item in value.items() if key != ROLE_MARK}
+        return {"$ref": f"#/$defs/{_role(role, definitions)}", **rest}
+    return {key: _walked(item, definitions) for key, item in value.items()}
+
+
+def _role(role: str, definitions: dict[str, Any]) -> str:
+    """Define a role as a choice: a bare kind where no setting is required, or a mapping with `kind`."""
+    if role in definitions:
+        return role
+    definitions[role] = {}
+    found = members(roles()[role])
+    short = [kind for kind in sorted(found) if not _needs_settings(found[kind])]
+    choices: list[dict[str, Any]] = [{"enum": short}] if short else []
+    for kind, part in sorted(found.items()):
+        name = f"{role}.{kind}"
+        definitions[name] = {}
+        schema = _resolved(part.model_json_schema(), definitions)
+        definitions[name] = {**schema, "required": ["kind", *schema.get("required", [])]}
+        choices.append({"$ref": f"#/$defs/{name}"})
+    definitions[role] = {"anyOf": choices}
+    return role
+
+
+def _needs_settings(part: type[Component]) -> bool:
+    return any(field.is_required() for field in part.model_fields.values())

@@ -1,4 +1,4 @@
-"""Every error that Luthier raises on purpose, in one tree.
+"""The errors that Luthier raises: each names the location in the input and what to do.
 
     LuthierError
     ├── InputError               the user's input is wrong                     exit 2
@@ -11,7 +11,7 @@
     ├── CorruptArtifact          a file that differs from what was made        exit 2
     └── Interrupted              Ctrl-C, SIGTERM, or the terminal closed       exit 130
 
-Anything else that escapes is a fault of Luthier's own: exit 4, with the details kept in a file.
+Any other exception that escapes is a bug in Luthier: exit 4, with the details in a file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Any, ClassVar
 
 FAULT_EXIT_CODE = 4
@@ -30,7 +31,7 @@ _TEXT = frozenset(" ,;\t|")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
+class SourceLocation:
     """The place of an error: a file, a line in it (from 1), a field; each when known."""
 
     file: str | None = None
@@ -38,12 +39,12 @@ class Where:
     field: str | None = None
 
     def __str__(self) -> str:
-        place = self.file or ""
+        text = self.file or ""
         if self.line is not None:
-            place += f":{self.line}"
+            text += f":{self.line}"
         if self.field:
-            place += f" ({self.field})" if place else self.field
-        return place
+            text += f" ({self.field})" if text else self.field
+        return text
 
 
 class LuthierError(Exception):
@@ -51,21 +52,21 @@ class LuthierError(Exception):
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, message: str, *, where: Where | None = None, remedy: str = "") -> None:
+    def __init__(self, message: str, *, where: SourceLocation | None = None, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.where = where or Where()
-        self.remedy = remedy
+        self.where = where or SourceLocation()
+        self.hint = hint
 
     def __str__(self) -> str:
-        place = str(self.where)
-        text = f"{place}: {self.message}" if place else self.message
-        return f"{text}\n  → {self.remedy}" if self.remedy else text
+        location = str(self.where)
+        text = f"{location}: {self.message}" if location else self.message
+        return f"{text}\n  → {self.hint}" if self.hint else text
 
     def as_json(self) -> dict[str, Any]:
         """The documented `{"error": …}` shape."""
         where = {"file": self.where.file, "line": self.where.line, "field": self.where.field}
-        return {"error": {"kind": type(self).__name__, "message": self.message, "where": where, "remedy": self.remedy}}
+        return {"error": {"kind": type(self).__name__, "message": self.message, "where": where, "hint": self.hint}}
 
 
 class InputError(LuthierError):
@@ -119,3 +120,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
             return f"did you mean {' or '.join(map(repr, found))}?"
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     return f"known: {shown}" if names else "there is none yet"
+
+
+def not_json(error: JSONDecodeError, *, column: bool = False) -> str:
+    """`Unterminated string`, or `Unterminated string at column 22`: Python's own words, some of which end in `at`."""
+    message = error.msg.removesuffix(" at").removesuffix(" starting")
+    return f"is not JSON: {message} at column {error.colno}" if column else f"is not JSON: {message}"

@@ -203,15 +203,15 @@ class _Parser:
         """Whether the next token is of this kind, and one of these texts when any are named."""
         return self._tokens[0].kind == kind and (not texts or self._tokens[0].text in texts)
 
-    def _take(self, kind: str, wanted: str, among: Collection[str] = ()) -> ExpressionToken:
+    def _take(self, kind: str, expected: str, among: Collection[str] = ()) -> ExpressionToken:
         """The next token, which must be of this kind, and one of these texts when any are named."""
         if not self._has(kind, *among):
-            raise self._error(wanted)
+            raise self._error(expected)
         return self._tokens.pop(0)
 
-    def _error(self, wanted: str) -> ExpressionError:
+    def _error(self, expected: str) -> ExpressionError:
         token = self._tokens[0]
-        return token.error(f"expected {wanted}, got {token.text!r}" if token.text else f"expected {wanted}")
+        return token.error(f"expected {expected}, got {token.text!r}" if token.text else f"expected {expected}")
 
 
 def _any_of(more: list[str]) -> str:

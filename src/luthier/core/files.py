@@ -1,7 +1,12 @@
-"""Writing files so that a kill, a full disk or a flipped byte never leaves something that looks whole.
+"""Atomic writes, paths of recipes and environment variables.
 
-`write_aside` puts bytes under a temporary name, flushes them to the disk and renames. `seal` and `unseal` keep small
-JSON documents together with a digest of themselves.
+`write_aside` writes bytes under a temporary name, flushes them to the disk and renames the file, so that a kill or a
+full disk leaves no partial file. `seal` and `unseal` store a small JSON document together with its digest and so
+detect a flipped byte.
+
+A path in a recipe is relative to the recipe, or begins with `~` or with `$NAME` from the environment. Only a field
+marked with `EnvVarMarker()` accepts `$NAME`. The recipe keeps the value as written, so an artifact never contains the
+value of a variable. An artifact's digest depends on the contents of a file, not on its path.
 """
 
 from __future__ import annotations
@@ -12,12 +17,14 @@ import os
 import re
 import threading
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import xxhash
+from pydantic import Field
 
-from luthier.core.errors import CorruptArtifact, LuthierError, Unwritable, Where
+from luthier.core.errors import CorruptArtifact, InputError, LuthierError, SourceLocation, Unwritable
 
 STORE_ELSEWHERE = "set LUTHIER_STORE to a folder on another disk"
 _Refusal = tuple[str, str]
@@ -47,42 +54,42 @@ _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|[Cc]an(?:no|')t allocate
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors, polars) report errno
 
 
-def writing(place: Path | str, elsewhere: str = STORE_ELSEWHERE) -> AbstractContextManager[None]:
+def writing(path: Path | str, elsewhere: str = STORE_ELSEWHERE) -> AbstractContextManager[None]:
     """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`; `elsewhere`, how the
     same is written to another place.
 
     What torch, safetensors, polars and other compiled libraries raise for the same reasons is understood too, so that
     a step's whole work may stand inside.
     """
-    return _Writing(place, elsewhere)
+    return _Writing(path, elsewhere)
 
 
 class _Writing(AbstractContextManager[None]):
     """Looks at whatever escapes; a class, because the errors of compiled libraries share no base to catch."""
 
-    def __init__(self, place: Path | str, elsewhere: str) -> None:
-        self._place, self._elsewhere = place, elsewhere
+    def __init__(self, path: Path | str, elsewhere: str) -> None:
+        self._place, self._elsewhere = path, elsewhere
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, LuthierError):
             return
         if (refusal := _refusal(error)) is not None:
-            remedy = refusal[1].format(elsewhere=self._elsewhere)
-            raise Unwritable(refusal[0], where=Where(file=str(self._place)), remedy=remedy) from error
+            hint = refusal[1].format(elsewhere=self._elsewhere)
+            raise Unwritable(refusal[0], where=SourceLocation(file=str(self._place)), hint=hint) from error
 
 
 def _refusal(error: BaseException) -> _Refusal | None:
     if isinstance(error, OSError) and error.errno is not None:
         return _REFUSALS.get(error.errno)
-    if told := _OS_ERROR.search(str(error)):
-        return _REFUSALS.get(int(told.group(1)))
+    if match := _OS_ERROR.search(str(error)):
+        return _REFUSALS.get(int(match.group(1)))
     return _NO_MEMORY if lacks_memory(error) else None
 
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says, in Python's words or torch's, that memory is exhausted."""
-    told = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
-    return isinstance(error, MemoryError) or bool(told)
+    match = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
+    return isinstance(error, MemoryError) or bool(match)
 
 
 def write_aside(path: Path, data: bytes, elsewhere: str = STORE_ELSEWHERE) -> None:
@@ -125,12 +132,12 @@ def seal(value: dict[str, Any]) -> bytes:
     return json_bytes({**value, "seal": xxhash.xxh3_128_hexdigest(json_bytes(value))})
 
 
-def unseal(data: bytes, place: Path | str) -> dict[str, Any]:
+def unseal(data: bytes, path: Path | str) -> dict[str, Any]:
     """Read a sealed document; `CorruptArtifact` when any byte of it differs from what was sealed."""
     broken = CorruptArtifact(
         "differs from what was written",
-        where=Where(file=str(place)),
-        remedy="`luthier store verify` lists all such files",
+        where=SourceLocation(file=str(path)),
+        hint="`luthier store verify` lists all such files",
     )
     try:
         value = json.loads(data)
@@ -141,3 +148,53 @@ def unseal(data: bytes, place: Path | str) -> dict[str, Any]:
     if not whole:
         raise broken
     return content
+
+
+_VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class EnvVarMarker:
+    """Marks a field in which `$NAME` stands for an environment variable."""
+
+
+PathText = Annotated[str, Field(min_length=1), EnvVarMarker()]
+"""A path; a relative one starts at the recipe's folder, and `~` and `$NAME` are understood."""
+
+
+def locate(path: str, base: Path) -> Path:
+    """Where a written path lies; `InputError` names a variable that is not set."""
+    return base / Path(filled(path)).expanduser()
+
+
+def filled(text: str) -> str:
+    """A text with each `$NAME` replaced by what the environment says; `InputError` names a variable that is not set."""
+    return _VARIABLE.sub(_value, text)
+
+
+def variables(text: str) -> list[str]:
+    """The names of the variables that a text asks for."""
+    return [found[1] or found[2] for found in _VARIABLE.finditer(text)]
+
+
+def is_variable(text: str) -> bool:
+    """Whether a text is nothing but `$NAME`."""
+    return _VARIABLE.fullmatch(text) is not None
+
+
+def _value(found: re.Match[str]) -> str:
+    name = found[1] or found[2]
+    value = os.environ.get(name)
+    if value is None:
+        message = f"the environment has no variable {name}"
+        raise InputError(
+            message, where=SourceLocation(field=found[0]), hint=f"export {name}=… first, or write the path out"
+        )
+    return value
+
+
+def cache_folder() -> Path:
+    """Where this user's fetched packages and converted base models are kept: `LUTHIER_CACHE`, or `~/.cache/luthier`."""
+    if named := os.environ.get("LUTHIER_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luthier"

@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
-from luthier.core.events import Event
+from luthier.core.events import Pace, RunEvent
 from luthier.core.files import writing
-from luthier.core.pace import Pace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,10 +25,10 @@ _THIN_S = 5.0
 """In plain lines, progress is told this often."""
 
 
-class Renderer(Protocol):
+class ProgressRenderer(Protocol):
     """A listener that may hold the terminal or a file, so that it is closed at the end."""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Show one event."""
 
     def close(self) -> None:
@@ -42,44 +41,44 @@ class Renderer(Protocol):
         self.close()
 
 
-def choose(stream: IO[str] | None = None, *, json: bool = False) -> Renderer:
+def choose(stream: IO[str] | None = None, *, json: bool = False) -> ProgressRenderer:
     """JSON lines when asked for, a live line on a terminal, else plain lines; to stderr unless a stream is given."""
     to = sys.stderr if stream is None else stream
     if json:
         return JsonLines(to)
-    return Rich(to) if to.isatty() else Plain(to)
+    return Rich(to) if to.isatty() else PlainRenderer(to)
 
 
-def sentence(event: Event) -> str:
+def sentence(event: RunEvent) -> str:
     """What happened, as one line for a person; empty for progress."""
     say = _SAYINGS.get(event.kind)
     text = say(event) if say else event.text
     return f"{event.step}: {text}" if event.step and text else text
 
 
-def _began(event: Event) -> str:
+def _began(event: RunEvent) -> str:
     return f"{event.text}: {event.total:g} {'step' if event.total == 1 else 'steps'}"
 
 
-def _done(event: Event) -> str:
+def _done(event: RunEvent) -> str:
     took = event.measures.get("seconds")
     after = f" in {duration(took)}" if isinstance(took, (int, float)) else ""
     rest = {name: value for name, value in event.measures.items() if name != "seconds"}
     return _joined(f"done{after}", event, numbers(rest))
 
 
-def _ended(event: Event) -> str:
+def _ended(event: RunEvent) -> str:
     code = event.measures.get("exit", 0)
     return f"{event.text}: finished" + (f" (exit {code:g})" if isinstance(code, (int, float)) and code else "")
 
 
-def _joined(what: str, event: Event, *details: str) -> str:
+def _joined(what: str, event: RunEvent, *details: str) -> str:
     """A sentence with details in brackets; a step that is called like its kind does not say so twice."""
     inside = ", ".join(detail for detail in (event.text, *details) if detail and detail != event.step)
     return f"{what} ({inside})" if inside else what
 
 
-_SAYINGS: dict[str, Callable[[Event], str]] = {
+_SAYINGS: dict[str, Callable[[RunEvent], str]] = {
     "run": _began,
     "start": lambda event: _joined("started", event),
     "cached": lambda event: _joined("already made", event),
@@ -113,7 +112,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def advance(event: Event, pace: Pace) -> str:
+def advance(event: RunEvent, pace: Pace) -> str:
     """A progress event in a line: `120/480 rows, 35 rows/s, loss 1.2, 0:10 left`."""
     of = f"/{_count(event.total)}" if event.total else ""
     parts = [f"{_count(event.done)}{of} {event.unit}".strip()]
@@ -125,7 +124,7 @@ def advance(event: Event, pace: Pace) -> str:
     return ", ".join(parts)
 
 
-class Plain(Renderer):
+class PlainRenderer(ProgressRenderer):
     """Time-stamped lines; progress is thinned to its beginning, its end and one line every five seconds."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -133,7 +132,7 @@ class Plain(Renderer):
         self._paces: dict[str, Pace] = {}
         self._told: dict[str, float] = {}
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Write the event's line, if it is worth one."""
         if event.kind == "progress":
             line = self._progress(event)
@@ -145,7 +144,7 @@ class Plain(Renderer):
             self._stream.write(f"{clock} {line}\n")
             self._stream.flush()
 
-    def _progress(self, event: Event) -> str:
+    def _progress(self, event: RunEvent) -> str:
         pace = self._paces.setdefault(event.step, Pace())
         pace.mark(event.at, event.done)
         first_or_last = event.done in (0, event.total)
@@ -158,13 +157,13 @@ class Plain(Renderer):
         """Nothing is held."""
 
 
-class JsonLines(Renderer):
+class JsonLines(ProgressRenderer):
     """One JSON object a line, every event of it."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Write the event."""
         self._stream.write(as_line(event))
         self._stream.flush()
@@ -173,7 +172,7 @@ class JsonLines(Renderer):
         """Nothing is held."""
 
 
-class ToFile(Renderer):
+class ToFile(ProgressRenderer):
     """Appends JSON lines to a file, whole lines at a time: the log of a run that outlives its terminal."""
 
     def __init__(self, path: Path) -> None:
@@ -182,7 +181,7 @@ class ToFile(Renderer):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Append the event in one write, so that lines of two processes do not mix."""
         line = as_line(event).encode()
         with writing(self.path):
@@ -194,7 +193,7 @@ class ToFile(Renderer):
         self._file.close()
 
 
-def as_line(event: Event) -> str:
+def as_line(event: RunEvent) -> str:
     """The event as one line of strict JSON; a number that JSON cannot say (NaN, infinity) becomes a word."""
     return json.dumps(_sayable(event.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -205,7 +204,7 @@ def _sayable(value: Any) -> Any:
     return str(value) if isinstance(value, float) and value - value != 0 else value
 
 
-class Rich(Renderer):
+class Rich(ProgressRenderer):
     """A live line for each step at work; what is finished stands above it in plain sentences."""
 
     def __init__(self, stream: IO[str], *, console: Console | None = None) -> None:
@@ -216,7 +215,7 @@ class Rich(Renderer):
         self._tasks: dict[str, TaskID] = {}
         self._paces: dict[str, Pace] = {}
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RunEvent) -> None:
         """Move the live line, or print a sentence above it."""
         if event.kind in ("start", "progress", "wait"):
             self._move(event)
@@ -233,24 +232,24 @@ class Rich(Renderer):
             self._progress.stop()
         self._progress, self._tasks = None, {}
 
-    def _say(self, event: Event) -> None:
+    def _say(self, event: RunEvent) -> None:
         from rich.text import Text
 
         mark, style = _MARKS.get(event.kind, ("", ""))
         line = Text(f"{mark} " if mark else "", style=style) + Text(sentence(event), style=_TONES.get(event.kind, ""))
         self._console.print(line, soft_wrap=True)
 
-    def _move(self, event: Event) -> None:
+    def _move(self, event: RunEvent) -> None:
         progress = self._live()
         task = self._tasks.get(event.step)
         if task is None:
-            task = progress.add_task(event.step, total=None, told=event.text)
+            task = progress.add_task(event.step, total=None, note=event.text)
             self._tasks[event.step] = task
         if event.kind == "progress":
             pace = self._paces.setdefault(event.step, Pace())
             pace.mark(event.at, event.done)
             total = event.total or None
-            progress.update(task, completed=event.done, total=total, told=advance(event, pace))
+            progress.update(task, completed=event.done, total=total, note=advance(event, pace))
 
     def _drop(self, step: str) -> None:
         task = self._tasks.pop(step, None)
@@ -287,7 +286,7 @@ def _columns(console: Console) -> Progress:
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=20),
         TextColumn(
-            "{task.fields[told]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            "{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
         ),
         TimeElapsedColumn(),
         console=console,

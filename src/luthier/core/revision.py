@@ -14,35 +14,27 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from luthier.core.digest import digest_of, file_digest
+from luthier.core.hashing import digest_of, file_digest
 
 UNDECIDING = (
     "luthier.core.artifact",
     "luthier.core.component",
-    "luthier.core.counted",
-    "luthier.core.deadline",
-    "luthier.core.described",
+    "luthier.core.db",
     "luthier.core.errors",
     "luthier.core.events",
     "luthier.core.files",
-    "luthier.core.ledger",
-    "luthier.core.pace",
-    "luthier.core.paces",
-    "luthier.core.paths",
-    "luthier.core.quiet",
-    "luthier.core.remote",
+    "luthier.core.remote_store",
     "luthier.core.render",
     "luthier.core.revision",
-    "luthier.core.schema",
     "luthier.core.step",
-    "luthier.core.stopping",
     "luthier.core.store",
-    "luthier.eval.forecast",
-    "luthier.models.card",
-    "luthier.models.foresight",
-    "luthier.models.speed",
-    "luthier.tune.outlook",
-    "luthier.tune.rollout.outlook",
+    "luthier.core.system.process",
+    "luthier.core.timings",
+    "luthier.eval.cost",
+    "luthier.models.cost",
+    "luthier.models.export.model_card",
+    "luthier.tune.forecast",
+    "luthier.tune.rollout.cost",
 )
 """Modules, and packages with all they hold, that no bytes of an artifact follow from: errors, progress, forecasts, the
 schema, settings (which are part of the name as they are), files and the store. What they import counts only where
@@ -107,8 +99,8 @@ class Sources:
             yield from inner
             if len(inner) < len(members):
                 yield found["source"]
-        for asked in _MEMBERS.finditer(text):
-            yield from self.homes.get(asked["role"], ())
+        for member in _MEMBERS.finditer(text):
+            yield from self.homes.get(member["role"], ())
 
     def closure(self, roots: Iterable[str]) -> frozenset[str]:
         """Some modules with all that they import, directly or not, as far as it can decide bytes."""

@@ -31,7 +31,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Desk:
+class ScorerContext:
     """Where a scorer works."""
 
     base: Path
@@ -55,5 +55,5 @@ class Scorer(Component):
     """Whether rows must say what was asked."""
 
     @abstractmethod
-    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
         """A number for each row in each of `writes`, None where none could be had."""

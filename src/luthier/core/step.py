@@ -3,7 +3,7 @@
 A field annotated with `Reads("dataset")` names another step whose artifact is of that type, or several such steps
 (their artifacts are then known as `models.0`, `models.1`, …); `None` in a field that reads a model stands for the
 recipe's own model. Everything that decides the bytes goes into the digest; everything a step may touch comes in a
-`Work`.
+`StepContext`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, foreign_code, nested
-from luthier.core.digest import digest_of
 from luthier.core.events import StepEvents
+from luthier.core.hashing import digest_of
 from luthier.core.revision import revision
 
 
@@ -32,7 +32,7 @@ class Reads:
 
 
 @dataclass(frozen=True)
-class Beside:
+class NotHashed:
     """Marks a field that changes nothing in the artifact, such as who watches its making: it stays out of its name."""
 
 
@@ -46,7 +46,7 @@ ThresholdsRef = Annotated[str | None, Reads("thresholds", optional=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class StepContext:
     """What a step is given: its inputs, where to write, and how to speak."""
 
     name: str
@@ -102,7 +102,7 @@ class Forecast:
     left_bytes: int = 0
     """What the process will hold when the step is done, which steps after it find."""
 
-    def beside(self, held_bytes: int) -> Forecast:
+    def add_held_bytes(self, held_bytes: int) -> Forecast:
         """The same in a process that holds so much already, part of which the step needs anyway."""
         if self.peak_bytes is None or self.common_bytes is None:
             return self
@@ -121,13 +121,13 @@ class Forecast:
         )
 
 
-Merging = Literal["plain", "dequantised", "tied", "never"]
-"""How what a model has learnt can be merged into weights: as it is, into those that a quantised base stands for, or not
+Merging = Literal["plain", "dequantized", "tied", "never"]
+"""How what a model has learnt can be merged into weights: as it is, into those that a quantized base stands for, or not
 at all: at an output head whose weight is that of the embeddings, or by its nature."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outline:
+class ArtifactSpec:
     """What an artifact is expected to hold before it is made; what cannot be known is None."""
 
     rows: Mapping[str, int] | None = None
@@ -160,16 +160,16 @@ class Outline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class PlanContext:
     """What is known before a step runs; inputs that are not made yet are absent."""
 
     inputs: Mapping[str, Artifact]
     upstream: Mapping[str, Step]
     """Step settings behind each input field, made or not."""
     base: Path
-    outlines: Mapping[str, Outline] = field(default_factory=dict)
+    outlines: Mapping[str, ArtifactSpec] = field(default_factory=dict)
     """What the inputs are expected to hold, by field."""
-    outline: Outline | None = None
+    outline: ArtifactSpec | None = None
     """What the step's own artifact is expected to hold (`Step.outline`), where that was asked already."""
     stands_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Digests of each input and of the models that it was tuned from, the last tuned first, made or not."""
@@ -192,7 +192,7 @@ class Step(Component):
     """True when what it measures foretells other recipes' steps of this kind on the same machine."""
 
     @abstractmethod
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Do the work: read `work.inputs`, write into `work.folder`.
 
         Returns what differs by nature from one making to the next (rows per second, peak bytes, seconds by phase); it
@@ -200,12 +200,12 @@ class Step(Component):
         """
 
     @abstractmethod
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Predict cost without loading torch; say how it is known."""
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """What the artifact will hold, for those who must plan with it before it is made; nothing by default."""
-        return Outline()
+        return ArtifactSpec()
 
     def measured(self) -> tuple[str, ...] | None:
         """Names of the numbers that a gate's rules may use; None when only the artifact can tell."""
@@ -225,19 +225,19 @@ class Step(Component):
         """The same of this very step: a field that its other settings make useless reads nothing."""
         return self.reads()
 
-    def deciding(self) -> dict[str, Any]:
-        """The settings that decide the artifact's bytes: all but those marked `Beside`."""
-        beside = self._beside()
-        return {name: value for name, value in self.settings().items() if name not in beside}
+    def hashed_settings(self) -> dict[str, Any]:
+        """The settings that decide the artifact's bytes: all but those marked `NotHashed`."""
+        not_hashed = self._beside()
+        return {name: value for name, value in self.settings().items() if name not in not_hashed}
 
     @classmethod
     def _beside(cls) -> set[str]:
         """The fields that change nothing in the artifact."""
-        return {name for name, info in cls.model_fields.items() if any(isinstance(m, Beside) for m in info.metadata)}
+        return {name for name, info in cls.model_fields.items() if any(isinstance(m, NotHashed) for m in info.metadata)}
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact: settings, code revision, inputs' digests, contents read, seed."""
-        settings = {key: value for key, value in self.deciding().items() if key not in self.reads()}
+        settings = {key: value for key, value in self.hashed_settings().items() if key not in self.reads()}
         return digest_of(
             {"settings": settings, "code": self.code(), "inputs": dict(inputs), "reads": dict(contents), "seed": seed}
         )

@@ -4,9 +4,9 @@
     ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` stays after a kill
     ROOT/locks/DIGEST.lock     held by the process that makes it
     ROOT/kept/                 answers and passes that steps find again, until rubbish is collected
-    ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.ledger`)
+    ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.db`)
 
-`luthier.core.remote` keeps the same `artifacts/` behind a URL, and opens a store by its place.
+`luthier.core.remote_store` keeps the same `artifacts/` behind a URL, and opens a store by its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest, read_sealed
-from luthier.core.errors import CorruptArtifact, InputError, UnknownName, Where
+from luthier.core.errors import CorruptArtifact, InputError, SourceLocation, UnknownName
 from luthier.core.files import seal, sync, sync_tree, write_aside, writing
 
 _REMOVED = ".removed"
@@ -59,7 +59,7 @@ class Store:
         """Another store in which artifacts are also looked for (base models of this user)."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """What a person calls this store: its folder or its URL."""
         return str(self.root)
 
@@ -95,7 +95,7 @@ class Store:
             return Artifact(folder, read_manifest(folder), self.open)
         if self.shared is not None and self.shared.has(digest):
             return self.shared.open(digest)
-        raise UnknownName(f"no artifact {digest} in {self.place}", remedy="`luthier store list` shows what there is")
+        raise UnknownName(f"no artifact {digest} in {self.location}", hint="`luthier store list` shows what there is")
 
     def find(self, beginning: str) -> Artifact:
         """A finished artifact by the beginning of its digest (at least six digits), when only one has it."""
@@ -104,7 +104,7 @@ class Store:
         if len(found) != 1:
             what = "no artifact has" if not found else f"{len(found)} artifacts have"
             message = f"{what} a digest beginning with {beginning!r}"
-            raise UnknownName(message, where=Where(file=self.place), remedy="`luthier store list` shows them")
+            raise UnknownName(message, where=SourceLocation(file=self.location), hint="`luthier store list` shows them")
         return self.open(found[0])
 
     def digests(self) -> list[str]:
@@ -144,9 +144,9 @@ class Store:
 
     def begin(self, digest: str) -> tuple[Path, Path]:
         """Prepare the place to make an artifact: an empty folder, and the scratch that an earlier try may have left."""
-        place = self.work / digest
-        folder, scratch = place / "folder", place / "scratch"
-        with writing(place):
+        work_dir = self.work / digest
+        folder, scratch = work_dir / "folder", work_dir / "scratch"
+        with writing(work_dir):
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)
@@ -155,8 +155,8 @@ class Store:
 
     def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
         """Turn the work folder into a finished artifact: digests, manifest last, rename."""
-        place = self.work / manifest.digest
-        folder = place / "folder"
+        work_dir = self.work / manifest.digest
+        folder = work_dir / "folder"
         whole = manifest.model_copy(update={"files": list_files(folder)})
         with writing(folder):
             sync_tree(folder)
@@ -164,7 +164,7 @@ class Store:
         write_aside(folder / MANIFEST, seal(whole.model_dump(mode="json")))
         with writing(self.artifacts):
             self._settle(folder, manifest.digest)
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(work_dir, ignore_errors=True)
         return Artifact(self.artifacts / manifest.digest, whole, self.open)
 
     def _settle(self, folder: Path, digest: str) -> None:
@@ -203,11 +203,11 @@ class Store:
     def remove(self, digest: str) -> int:
         """Remove an artifact and its work; returns the bytes freed. The caller holds its lock."""
         freed = 0
-        for place in (self.artifacts / digest, self.work / digest):
-            if _is_name(digest) and place.is_dir():
-                freed += _bytes_below(place)
-                with writing(place):
-                    self._discard(place)
+        for path in (self.artifacts / digest, self.work / digest):
+            if _is_name(digest) and path.is_dir():
+                freed += _bytes_below(path)
+                with writing(path):
+                    self._discard(path)
         return freed
 
     def usage(self) -> list[Holding]:
@@ -241,10 +241,10 @@ class Store:
         `keep` may name unfinished artifacts too: their checkpoints stay. Raises `InputError` while a run makes
         something in this store, since what that run reads is not known here.
         """
-        wanted = set(keep)
+        roots = set(keep)
         self._refuse_while_busy()
-        waste = sorted((set(self.digests()) - self.lineage(wanted)) | set(self.abandoned()))
-        works = sorted(path.name for path in self.work.glob("*") if path.name not in wanted)
+        waste = sorted((set(self.digests()) - self.lineage(roots)) | set(self.abandoned()))
+        works = sorted(path.name for path in self.work.glob("*") if path.name not in roots)
         freed = sum(self._size(digest) for digest in waste) + sum(_bytes_below(self.work / name) for name in works)
         freed += _bytes_below(self.kept)
         if not dry_run:
@@ -273,8 +273,8 @@ class Store:
         for path in sorted(self.work.glob("*")):
             with self.lock(path.name.removesuffix(_REMOVED), wait=False) as held:
                 if not held:
-                    what = f"another run is making {path.name[:12]} in {self.place}"
-                    raise InputError(what, remedy="wait until it is done, then collect")
+                    what = f"another run is making {path.name[:12]} in {self.location}"
+                    raise InputError(what, hint="wait until it is done, then collect")
 
 
 def _is_name(digest: str) -> bool:

@@ -1,1 +1,1 @@
-"""The data room: from files that people have to a prepared data set, with nothing lost without a reason."""
+"""Data: read sources, prepare rows with operators, and write a dataset, with a reason for every dropped row."""

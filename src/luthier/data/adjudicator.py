@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from luthier.core.component import Component
-from luthier.data.label.judgment import Judgment
+from luthier.data.annotation.annotations import Annotation
 
-Votes = Sequence[Judgment]
+Votes = Sequence[Annotation]
 """The judgments of one item that have a label, the last one of each annotator."""
 
 
-class Decision(NamedTuple):
+class AdjudicatedLabel(NamedTuple):
     """What became of one item."""
 
     label: Any
@@ -30,7 +30,7 @@ class Decision(NamedTuple):
 class Verdicts:
     """What became of all items, and what was found out about those who judged."""
 
-    decisions: list[Decision]
+    decisions: list[AdjudicatedLabel]
     quality: dict[str, float] = field(default_factory=dict)
     """Estimated share of right judgments of each annotator, where the rule estimates it."""
 
@@ -46,7 +46,7 @@ class Adjudicator(Component):
         """Decide every item; the order of items and of votes does not count."""
 
 
-NOBODY = Decision(None, why="no judgment")
+NOBODY = AdjudicatedLabel(None, why="no judgment")
 
 
 def tally(votes: Votes) -> Counter[Any]:

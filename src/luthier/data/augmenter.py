@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
 
+from luthier.chat.messages import Message
 from luthier.core.component import Component
-from luthier.core.errors import RecipeError, Where
+from luthier.core.errors import RecipeError, SourceLocation
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 if TYPE_CHECKING:
     from luthier.models.lm.base import LanguageModel
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept")
 
 
-class Wish(NamedTuple):
+class AugmentRequest(NamedTuple):
     """A new row that is wanted of a training row."""
 
     row: Row
@@ -60,7 +60,7 @@ class Draft(NamedTuple):
     """Why it should not be taken, when the augmenter itself says so."""
 
 
-class Change(NamedTuple):
+class TextChange(NamedTuple):
     """A text that was changed, and what was done to it."""
 
     text: str
@@ -81,13 +81,13 @@ class Train(Protocol):
         """All of them in order, streamed from the disk."""
         ...
 
-    def row(self, place: int) -> Row:
+    def row(self, index: int) -> Row:
         """One of them."""
         ...
 
 
 @dataclass(frozen=True)
-class Around:
+class AugmentContext:
     """What an augmenter may look at beside its wishes."""
 
     train: Train
@@ -100,8 +100,8 @@ class Around:
     def model(self, augmenter: Augmenter) -> LanguageModel:
         """The step's model; `RecipeError` when the step names none."""
         if self.lm is None:
-            what, remedy = f"{augmenter.kind} asks a model, and the step names none", "add `model: model`, or a step"
-            raise RecipeError(what, where=Where(field="model"), remedy=remedy)
+            what, hint = f"{augmenter.kind} asks a model, and the step names none", "add `model: model`, or a step"
+            raise RecipeError(what, where=SourceLocation(field="model"), hint=hint)
         return self.lm
 
     def once(self, augmenter: Augmenter, learn: Callable[[Train], Kept]) -> Kept:
@@ -127,7 +127,7 @@ class Augmenter(Component):
     """Rows that are tried for each training row; how many stay is limited by the step's `share` and its checks."""
 
     @abstractmethod
-    def write(self, wishes: Sequence[Wish], around: Around) -> Sequence[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> Sequence[Draft | None]:
         """A draft for each wish; None where the row gives nothing to work with.
 
         A draft depends on its wish and on the training rows, never on the wishes beside it.
@@ -142,13 +142,13 @@ class Augmenter(Component):
         return None
 
 
-def rewritten(row: Row, change: Callable[[str], Change | None]) -> Draft | None:
+def rewritten(row: Row, change: Callable[[str], TextChange | None]) -> Draft | None:
     """The row with what the user says changed; of a row without a user's turn, the text to continue."""
     role = "user" if any(message.role == "user" for message in row.messages) else "assistant"
     return changed(row, change, (role,))
 
 
-def changed(row: Row, change: Callable[[str], Change | None], roles: Sequence[str]) -> Draft | None:
+def changed(row: Row, change: Callable[[str], TextChange | None], roles: Sequence[str]) -> Draft | None:
     """The row with every text of these roles changed; None when none of them is."""
     did: list[str] = []
     for name, text in row.texts(roles):

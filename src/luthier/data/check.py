@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.artifacts.findings import Finding, Number, Severity
 from luthier.core.component import Component
-from luthier.text.findings import Finding, Number, Severity
 
 if TYPE_CHECKING:
-    from luthier.data.checking.material import Material, Seen
+    from luthier.data.validate.context import CheckData, CheckRow
 
 Needs = Literal["labels", "texts", "test", "model", "groups"]
 """What a check cannot do without: classes, free answers, held-out rows, a model, a group of each row."""
@@ -21,11 +21,11 @@ _NAMED = 20
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckResult:
     """A finding with the rows that it is about, in the order of their weight."""
 
     finding: Finding
-    marks: Sequence[tuple[Seen, float | None, str]] = ()
+    marks: Sequence[tuple[CheckRow, float | None, str]] = ()
     """Each row with its score and what is said of it."""
 
 
@@ -33,7 +33,7 @@ class Found:
 class Planted:
     """Rows that hold the fault which a check looks for."""
 
-    rows: Sequence[Seen]
+    rows: Sequence[CheckRow]
     ids: frozenset[str] = frozenset()
     """The faulty rows; empty when the fault is not one of single rows."""
 
@@ -59,11 +59,11 @@ class Check(Component):
     sets is warned about."""
 
     @abstractmethod
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         """What was found."""
 
     @abstractmethod
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Clean rows with the fault that this check finds: what its documentation means, and its test plants."""
 
 
@@ -74,7 +74,7 @@ def graded(share: float, warning: float, serious: float) -> Severity:
 
 def share_of(count: int, rows: int, about: str) -> Number:
     """A share of rows with Wilson's interval for the source that they were drawn from."""
-    from luthier.metrics.resample import wilson
+    from luthier.metrics.intervals import wilson
 
     if rows == 0:
         return Number(value=0, about=about, share=True)
@@ -84,19 +84,19 @@ def share_of(count: int, rows: int, about: str) -> Number:
     )
 
 
-def damaged(rows: Sequence[Seen], step: int, damage: Callable[[Seen], Seen]) -> Planted:
+def damaged(rows: Sequence[CheckRow], step: int, damage: Callable[[CheckRow], CheckRow]) -> Planted:
     """Every `step`-th row damaged."""
-    made = [damage(row) if place % step == 0 else row for place, row in enumerate(rows)]
-    return Planted(made, frozenset(row.id for place, row in enumerate(made) if place % step == 0))
+    made = [damage(row) if index % step == 0 else row for index, row in enumerate(rows)]
+    return Planted(made, frozenset(row.id for index, row in enumerate(made) if index % step == 0))
 
 
-def leaving_out(rows: Sequence[Seen], reason: str) -> str:
+def leaving_out(rows: Sequence[CheckRow], reason: str) -> str:
     """The setting of `prepare` that leaves rows out; of many, the first, and where the others are."""
     if not rows:
         return ""
     ids = ", ".join(f'"{row.id}"' for row in rows[:_NAMED])
     more = f"  # and {len(rows) - _NAMED:,} more: `luthier export` writes them all" if len(rows) > _NAMED else ""
-    return f"ops: [{{kind: leave_out, reason: {reason}, ids: [{ids}]}}]{more}"
+    return f"ops: [{{kind: exclude_ids, reason: {reason}, ids: [{ids}]}}]{more}"
 
 
 def percent(value: float) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from luthier.artifacts.dataset import DatasetSummary, columns, splits
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.text.dataset import DatasetSummary, columns, splits
 
-Line = dict[str, Any]
+ExportRow = dict[str, Any]
 """`{"id", "origin": {"source", "file", "line"}, "kind", "messages", "label", "meta"}`, and `tools` where there are."""
 Say = Callable[[str], None]
 
@@ -32,14 +32,14 @@ class Outgoing:
     @property
     def labels(self) -> list[str]:
         """The classes, when answers are classes; of rows without a label, those that they may have."""
-        told = DatasetSummary.read(self.artifact)
-        return told.labels or told.choices
+        dataset_summary = DatasetSummary.read(self.artifact)
+        return dataset_summary.labels or dataset_summary.choices
 
     def rows(self, split: str) -> int:
         """How many rows a split has."""
         return DatasetSummary.read(self.artifact).rows[split]
 
-    def lines(self, split: str) -> Iterator[Line]:
+    def lines(self, split: str) -> Iterator[ExportRow]:
         """A split's rows in source order, in bounded memory."""
         for row in columns(self.artifact, split):
             line = {
@@ -67,7 +67,7 @@ class Exporter(Component):
         """Write files below an empty folder; `say` tells the user what the form cannot hold."""
 
 
-def joined(turns: Iterable[Line]) -> str:
+def joined(turns: Iterable[ExportRow]) -> str:
     """The texts of some turns for a reader; one that only calls tools has none."""
     return "\n\n".join(text for turn in turns if (text := turn.get("content", "")))
 

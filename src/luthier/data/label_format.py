@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from luthier.core.component import Component
-from luthier.data.label.judgment import Item
-from luthier.data.label.several import TOGETHER
+from luthier.data.annotation.annotations import TOGETHER, AnnotatedItem
 from luthier.data.row import Broken, Record
 
 Say = Callable[[str], None]
@@ -34,7 +33,7 @@ class LabelFormat(Component):
         return False
 
     @abstractmethod
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
         """The items of one file, in order; an item may come in several parts, which bear one key."""
 
 

@@ -28,10 +28,10 @@ class LabelFunction(Component):
 
 def named(functions: Sequence[LabelFunction]) -> list[str]:
     """The functions' names: the kind and what it says, numbered when both come again."""
-    seen: dict[str, int] = {}
+    kind_counts: dict[str, int] = {}
     found = []
     for function in functions:
         name = f"{function.kind}:{function.says}" if function.says else function.kind
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        kind_counts[name] = kind_counts.get(name, 0) + 1
+        found.append(name if kind_counts[name] == 1 else f"{name}-{kind_counts[name]}")
     return found

@@ -5,7 +5,7 @@
     └── SetOperator     sees all rows, through a sketch of each: duplicates, clusters, spellings of labels
 
 An operator changes nothing itself. It says what should be edited (spans), dropped (reasons) or noted (attribute
-columns); the engine does it and keeps the books, so that what `trace` tells is what happened.
+columns); the engine does it and keeps the books, so that what `lineage` tells is what happened.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 from luthier.core.component import Component
 from luthier.data.row import Row
-from luthier.text.recogniser import TextPart
+from luthier.pii.recognizer import TextPart
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.data.profile import Profile
-    from luthier.text.dataset import Rightness
+    from luthier.artifacts.dataset import PrecisionRecall
+    from luthier.data.suggest.profile import Profile
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
@@ -35,7 +35,7 @@ Column = Literal["text", "number", "count", "flag"]
 """Types of attribute columns: a string, a float, an integer, true or false."""
 
 
-class Edit(NamedTuple):
+class TextEdit(NamedTuple):
     """One span of one text, and what it becomes."""
 
     field: str
@@ -62,7 +62,7 @@ class Leftover(NamedTuple):
 
     field: str
     what: str
-    remedy: str
+    hint: str
 
 
 class Secret(NamedTuple):
@@ -74,10 +74,10 @@ class Secret(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OperatorResult:
     """What an operator found; numbers are places in the rows it was shown."""
 
-    edits: dict[int, list[Edit]] = field(default_factory=dict)
+    edits: dict[int, list[TextEdit]] = field(default_factory=dict)
     drops: dict[int, Drop] = field(default_factory=dict)
     attributes: dict[str, Sequence[Any]] = field(default_factory=dict)
     """Values of each column that `columns` names, one for each row shown."""
@@ -87,11 +87,11 @@ class Outcome:
     """A table for the summary, added up over all rows: by what was found, and where."""
 
 
-class Said(Protocol):
-    """What any operator found, however it is kept: an `Outcome`, or what takes less room for many rows."""
+class OperatorResultLike(Protocol):
+    """What any operator found, however it is kept: an `OperatorResult`, or what takes less room for many rows."""
 
     @property
-    def edits(self) -> Mapping[int, list[Edit]]:
+    def edits(self) -> Mapping[int, list[TextEdit]]:
         """Edits by row."""
         ...
 
@@ -123,7 +123,7 @@ class Suggestion(NamedTuple):
     why: str
 
 
-class Corpus(Protocol):
+class RowCorpus(Protocol):
     """All rows that are left, as a set operator sees them."""
 
     @property
@@ -133,11 +133,11 @@ class Corpus(Protocol):
 
     def __len__(self) -> int: ...
 
-    def row(self, place: int) -> Row:
+    def row(self, index: int) -> Row:
         """One row, read from the disk."""
         ...
 
-    def id(self, place: int) -> str:
+    def id(self, index: int) -> str:
         """The id of one row."""
         ...
 
@@ -146,7 +146,7 @@ class Corpus(Protocol):
         ...
 
     def judged(
-        self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
+        self, job: Callable[[list[Row], Asked], Made], requests: Iterable[tuple[Sequence[int], Asked]]
     ) -> Iterator[Made]:
         """What a job makes of what is said in the rows at some places, and of one value more, in order.
 
@@ -155,7 +155,7 @@ class Corpus(Protocol):
         """
         ...
 
-    def made(self, job: Callable[..., Made], asked: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+    def made(self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
         """What a job, a function of a module, makes of each of some values, in order.
 
         The run's processes do it, a few at a time, since each may hold a few dozen bytes for every row.
@@ -210,7 +210,7 @@ class Operator(Component):
         """
         return self
 
-    def after_split(self, held_out: Corpus) -> Judge | None:
+    def after_split(self, held_out: RowCorpus) -> Judge | None:
         """What it has against training rows, now that the rows that are held out are known; None: nothing."""
         return None
 
@@ -237,7 +237,7 @@ class Operator(Component):
         """Seconds that it is expected to take of one core, where they grow faster than the rows do."""
         return 0.0
 
-    def prove(self, base: Path) -> dict[str, Rightness]:
+    def prove(self, base: Path) -> dict[str, PrecisionRecall]:
         """How right it is, by kind, on a labelled sample that its settings name; `base` is the recipe's folder."""
         return {}
 
@@ -246,7 +246,7 @@ class RowOperator(Operator):
     """An operator that needs to see one row at a time."""
 
     @abstractmethod
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Judge some rows; the outcome of a row never depends on its neighbours."""
 
 
@@ -261,5 +261,5 @@ class SetOperator(Operator):
         return [b""] * len(rows)
 
     @abstractmethod
-    def settle(self, corpus: Corpus) -> Said:
+    def settle(self, corpus: RowCorpus) -> OperatorResultLike:
         """Judge all rows at once; numbers in what is said are places in the corpus."""

@@ -1,17 +1,23 @@
-"""The shapes that flow through the data room: a record as a file has it, a row as operators see it, a batch of rows."""
+"""Rows of the data package: records, rows, batches, preference pairs and ratings, and limits on how many are held.
+
+A record is what a file holds, and a row is what operators see. Two rated answers to one prompt make a pair when one
+rating is higher by a margin. A batch is bounded by its number of rows and by its amount of text, so memory holds it
+however long a row is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
-from luthier.core.errors import DataError, Where
+from luthier.chat.messages import Example, ExampleKind, Message, answer_of, prompt_of, spelled_out
+from luthier.chat.preference import REJECTED, number_of, rejected_texts, wanted_of
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.hashing import digest_of
 from luthier.data.cleaning.leaves import leaf, leaves, names, with_leaf
-from luthier.text.messages import ExampleKind, Message, spelled_out
-from luthier.text.preference import REJECTED, rejected_texts
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
@@ -41,7 +47,7 @@ class Broken(NamedTuple):
     problem: str
     """One sentence on what was wanted and what came."""
     field: str | None = None
-    remedy: str = ""
+    hint: str = ""
     key: str | None = None
     """What names the row where it comes from, when its line does not."""
     left_out: bool = False
@@ -50,21 +56,21 @@ class Broken(NamedTuple):
     """Its number as a spreadsheet counts, where that is not the line's."""
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The problem, with the row's key where it has one."""
         return f"{self.problem} (the row with {self.key})" if self.key else self.problem
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The line, and the row where a spreadsheet counts another one."""
         return place_of(self.line, self.row)
 
     def error(self) -> DataError:
         """The same as an error."""
         return DataError(
-            self.told if self.row is None else f"{self.told} (row {self.row} in a spreadsheet)",
-            where=Where(file=self.file, line=self.line, field=self.field),
-            remedy=self.remedy or "mend the row, or set `on_error: drop` to leave such rows out and list them",
+            self.message if self.row is None else f"{self.message} (row {self.row} in a spreadsheet)",
+            where=SourceLocation(file=self.file, line=self.line, field=self.field),
+            hint=self.hint or "mend the row, or set `on_error: drop` to leave such rows out and list them",
         )
 
 
@@ -109,7 +115,7 @@ class Row:
             if message.role in roles and message.content:
                 yield f"messages[{index}].content", message.content
 
-    def said(self, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def texts_with_rejected(self, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The texts of turns with these roles, and of the answer that was not preferred: what cleans one cleans both.
 
         That answer stands in a column, as text or as turns (`meta.rejected`, `meta.rejected/0/content`).
@@ -206,10 +212,144 @@ class Batch:
     attributes: dict[str, list[Any]] = field(default_factory=dict)
     """Values by `OPERATOR.column`, one for each row."""
 
-    def keep(self, wanted: Sequence[bool]) -> Batch:
+    def keep(self, mask: Sequence[bool]) -> Batch:
         """The batch without the rows that are not wanted."""
-        if all(wanted):
+        if all(mask):
             return self
-        chosen = [index for index, want in enumerate(wanted) if want]
+        chosen = [index for index, want in enumerate(mask) if want]
         columns = {name: [column[index] for index in chosen] for name, column in self.attributes.items()}
         return Batch([self.rows[index] for index in chosen], columns)
+
+
+def pair_row(prompt: tuple[Message, ...], chosen: str, meta: Mapping[str, Any], origin: tuple[str, str, int]) -> Row:
+    """A row whose answer is the chosen one; `meta` has the rejected one, and `origin` is source, file and line."""
+    source, file, line = origin
+    messages = (*prompt, Message(role="assistant", content=chosen))
+    name = digest_of([[message.model_dump(mode="json") for message in messages], meta["rejected"]])[:16]
+    return Row(
+        n=line - 1, id=name, source=source, file=file, line=line, kind="preference", messages=messages, meta=dict(meta)
+    )
+
+
+Take = Literal["extremes", "all"]
+
+
+class Better(NamedTuple):
+    """A row whose answer is better than another row's, and by how much."""
+
+    row: Example
+    other: Example
+    margin: float
+
+
+class UnpairedRow(NamedTuple):
+    """A row of which no pair is made, and why."""
+
+    row: Example
+    why: str
+
+
+def pairs_by_rating(rows: Sequence[Example], column: str, margin: float, take: Take) -> Iterator[Better | UnpairedRow]:
+    """Pairs among the answers to each prompt, in the order of the rows: the highest with the lowest, or all that are
+    apart by `margin`; and each row that is in no pair."""
+    groups: dict[tuple[Message, ...], list[tuple[Example, float]]] = {}
+    for row in rows:
+        if (rating := rating_of(row, column)) is None:
+            yield UnpairedRow(row, f"it has no rating in {column!r}")
+        elif not answer_of(row).strip():
+            yield UnpairedRow(row, "its answer is empty")
+        else:
+            groups.setdefault(prompt_of(row), []).append((row, rating))
+    for rated in groups.values():
+        found = list(_among(rated, margin, take))
+        yield from found
+        used = {row.id for one in found for row in (one.row, one.other)}
+        yield from (UnpairedRow(row, _why(rated, margin)) for row, _ in rated if row.id not in used)
+
+
+def rating_of(row: Example, column: str) -> float | None:
+    """The number in a column; 1 and 0 for a yes and a no."""
+    rating = number_of(row, column)
+    if rating is None and (is_preferred := wanted_of(row, column)) is not None:
+        return float(is_preferred)
+    return rating
+
+
+def check_column(rows: Sequence[Example], column: str) -> None:
+    """`DataError` when no row has a rating."""
+    if not any(rating_of(row, column) is not None for row in rows):
+        known = {name for row in rows[:1000] for name in row.meta}
+        hint = did_you_mean(column, known)
+        raise DataError(f"no row has a rating in {column!r}", where=SourceLocation(field="rating"), hint=hint)
+
+
+def _among(rated: Sequence[tuple[Example, float]], margin: float, take: Take) -> Iterator[Better]:
+    ordered = sorted(rated, key=lambda one: -one[1])
+    chosen = [(ordered[0], ordered[-1])] if take == "extremes" else _all(ordered)
+    for (row, high), (other, low) in chosen:
+        if high - low >= margin and high > low and answer_of(row).strip() != answer_of(other).strip():
+            yield Better(row, other, high - low)
+
+
+def _all(ordered: Sequence[tuple[Example, float]]) -> list[tuple[tuple[Example, float], tuple[Example, float]]]:
+    return [(one, other) for at, one in enumerate(ordered) for other in ordered[at + 1 :]]
+
+
+def _why(rated: Sequence[tuple[Example, float]], margin: float) -> str:
+    if len(rated) == 1:
+        return "no other answer to its prompt was rated"
+    ratings = [rating for _, rating in rated]
+    apart = max(ratings) - min(ratings)
+    return "a tie: all answers to its prompt are rated alike" if not apart else f"no other is {margin:g} points apart"
+
+
+MOST_CHARACTERS = 16 << 20
+"""Characters of one batch; a single row that is longer is a batch of its own."""
+_OTHER = 8
+"""What a number, a date or nothing counts as."""
+Item = TypeVar("Item")
+
+
+def size_of(value: object) -> int:
+    """About how many characters a value holds, at any depth."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, (list, tuple)):
+        return sum(map(size_of, value))
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    if isinstance(value, BaseModel):
+        return sum(map(size_of, vars(value).values()))
+    return _OTHER
+
+
+def size_of_row(row: Row) -> int:
+    """About how many characters a row holds."""
+    message_chars = sum(len(one.content) + len(one.thinking) + size_of(one.tool_calls) + _OTHER for one in row.messages)
+    return message_chars + sum(map(size_of, row.meta.values())) + size_of(row.tools)
+
+
+def size_of_record(record: Record | Broken) -> int:
+    """About how many characters a row holds as a file has it."""
+    return size_of(record.values) if isinstance(record, Record) else len(record.problem)
+
+
+def bounded(
+    items: Iterable[Item], most: int, size: Callable[[Item], int], most_characters: int = MOST_CHARACTERS
+) -> Iterator[list[Item]]:
+    """Items in lists, each full at `most` of them or at so many characters, whichever comes first."""
+    held: list[Item] = []
+    characters = 0
+    for item in items:
+        held.append(item)
+        characters += size(item)
+        if len(held) >= most or characters >= most_characters:
+            yield held
+            held, characters = [], 0
+    if held:
+        yield held
+
+
+def first(items: Iterable[Item], most: int, size: Callable[[Item], int]) -> list[Item]:
+    """The first items, as many as one list of `bounded` holds; an iterator goes on behind them."""
+    return next(bounded(items, most, size), [])

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from luthier.core.component import Component
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, SourceLocation
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.models.embedder import Embedder
+    from luthier.models.embeddings.base import Embedder
 
 Measure = Literal["entropy", "margin", "confidence"]
 
 
-class Candidate(NamedTuple):
+class SelectionCandidate(NamedTuple):
     """What is known of a row that could be labelled."""
 
     id: str
@@ -36,10 +36,10 @@ class Candidate(NamedTuple):
         return self.shares is not None and len(self.shares) > 1
 
 
-class Chosen(NamedTuple):
+class SelectedCandidate(NamedTuple):
     """A candidate by its place, and how much spoke for it."""
 
-    place: int
+    candidate_index: int
     score: float
 
 
@@ -47,7 +47,7 @@ class Chosen(NamedTuple):
 class Pool:
     """What can be chosen, and what is labelled already."""
 
-    candidates: Sequence[Candidate]
+    candidates: Sequence[SelectionCandidate]
     labelled: Sequence[str]
     """Texts that people have judged: no more of the same is wanted."""
     seed: int
@@ -63,7 +63,7 @@ class Pool:
         return found[: len(self.candidates)], found[len(self.candidates) :]
 
     @property
-    def silent(self) -> list[Candidate]:
+    def silent(self) -> list[SelectionCandidate]:
         """Candidates without probabilities of labels."""
         return [one for one in self.candidates if not one.is_told]
 
@@ -74,11 +74,11 @@ class Pool:
 
         if self.candidates and len(self.silent) == len(self.candidates):
             what, first = "a row has no proposal with a probability for each label", self.candidates[0]
-            where = Where(file=first.file, line=first.line, field="by")
-            raise DataError(what, where=where, remedy="put the step `propose` before this one, or select by `k_center`")
+            where = SourceLocation(file=first.file, line=first.line, field="by")
+            raise DataError(what, where=where, hint="put the step `prelabel` before this one, or select by `k_center`")
         return np.array([self._uncertain(one, measure) for one in self.candidates], dtype=np.float64)
 
-    def _uncertain(self, one: Candidate, measure: Measure) -> float:
+    def _uncertain(self, one: SelectionCandidate, measure: Measure) -> float:
         import math
 
         if not one.is_told:
@@ -99,7 +99,7 @@ class Selector(Component):
     home: ClassVar[str] = "luthier.data.selectors"
 
     @abstractmethod
-    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
         """At most `count` candidates, each once, in the order in which they should be asked about."""
 
 

@@ -13,23 +13,22 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from luthier.chat.messages import Message
 from luthier.core.component import Component, members
-from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError
-from luthier.core.paths import PathText
-from luthier.data.bounds import first, size_of_record
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.places import files_of
-from luthier.data.intake.cells import UnusableRowError
-from luthier.data.intake.choose import Choice, Task, choose, choose_turns
-from luthier.data.intake.gather import Turns
-from luthier.data.intake.layouts import Layout
-from luthier.data.intake.mapping import Mapping, Parts, decide, repeated
-from luthier.data.intake.media import held
-from luthier.data.profile import ColumnProfile
-from luthier.data.row import Broken, Record
-from luthier.text.messages import Message
+from luthier.core.files import PathText
+from luthier.core.hashing import digest_of
+from luthier.data.columns.cells import UnusableRowError
+from luthier.data.columns.choose import LayoutChoice, Task, choose, choose_turns
+from luthier.data.columns.conversations import TurnColumns
+from luthier.data.columns.layouts import Layout
+from luthier.data.columns.mapping import Mapping, Parts, decide, repeated
+from luthier.data.columns.media import held
+from luthier.data.formats.files import File
+from luthier.data.formats.locations import files_of
+from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.row import Broken, Record, first, size_of_record
+from luthier.data.suggest.profile import ColumnProfile
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has, fewer where rows are long."""
@@ -45,7 +44,7 @@ Mapped = tuple[Record, Parts] | Broken
 """A row with what it became, or why it is broken."""
 
 
-class Seen(NamedTuple):
+class SourceSample(NamedTuple):
     """Rows that were looked at before all are read."""
 
     rows: list[tuple[Record, Parts]]
@@ -55,7 +54,7 @@ class Seen(NamedTuple):
     """Whether there are no more."""
 
 
-class Asked(NamedTuple):
+class SuggestedSettings(NamedTuple):
     """Settings of a source, and why; reasons of settings that are set anyhow may stand there, too (`kind`)."""
 
     settings: dict[str, Any]
@@ -74,11 +73,20 @@ class Source(Component):
     names_columns: ClassVar[bool] = False
     """Whether its files say in every row what the columns are called, as JSON does."""
     other_names: ClassVar[Columns[str, str]] = {
-        "prompt_column": "prompt", "text_column": "prompt", "input_column": "prompt",
-        "answer_column": "answer", "label_column": "answer", "label": "answer",
-        "completion": "answer", "response": "answer", "conversations": "messages", "system_prompt": "system",
-        "null_values": "missing", "na_values": "missing", "limit": "first", "nrows": "first", "n_rows": "first",
-    }  # fmt: skip
+        "prompt_column": "prompt",
+        "text_column": "prompt",
+        "input_column": "prompt",
+        "answer_column": "answer",
+        "label_column": "answer",
+        "label": "answer",
+        "completion": "answer",
+        "response": "answer",
+        "conversations": "messages",
+        "system_prompt": "system",
+        "na_values": "null_values",
+        "nrows": "limit",
+        "n_rows": "limit",
+    }
     written: ClassVar[Layout | None] = None
     """The layout of its rows where it writes the columns itself, such as a mailbox's threads; else it is recognised."""
 
@@ -90,7 +98,7 @@ class Source(Component):
     """Rows hold no answers (for rewards, or `constitution`): the prompt stands in the place of the answer."""
     messages: str | None = None
     """The column with a whole conversation: a list of messages, or JSON text of one."""
-    turns: Turns | None = None
+    turns: TurnColumns | None = None
     """Where every row is one message: the columns by which the rows of a conversation become one, at the place of its
     first row: `{conversation: chat_id, role: sender, content: text, order: sent_at}`. `role` and `content` are called
     so unless said; without `order`, messages stand as in the file."""
@@ -101,10 +109,10 @@ class Source(Component):
     tools: str | None = None
     """The column with the JSON schemas of the tools on offer."""
     id: str | None = None
-    """The column that names a row already; its values must differ, and `trace` accepts them."""
+    """The column that names a row already; its values must differ, and `lineage` accepts them."""
     group: str | None = None
     """The column (customer, conversation, …) whose rows must not be torn apart by the split."""
-    missing: tuple[str, ...] = ()
+    null_values: tuple[str, ...] = ()
     """Values that say that a cell is empty, such as `N/A`; a row without its answer is left out and counted."""
     on_error: Literal["stop", "drop"] = "stop"
     """A broken row stops the run with its line, or is dropped, counted and listed."""
@@ -114,7 +122,7 @@ class Source(Component):
     media: Literal["keep", "drop"] = "keep"
     """Rows with images, sounds or films, which the models here do not see: kept, with marks such as `<image>` in the
     text and the addresses in `meta.images`, or left out and counted."""
-    first: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Read only so many rows, for a quick trial."""
 
     @classmethod
@@ -145,8 +153,8 @@ class Source(Component):
             raise ValueError(f"{what}, or set `prompt_only: true` where rows hold no answers")
         if column := _in_both(self.prompt, self.answer):
             what = f"`prompt` and `answer` name the same column {column!r}, so that a model would learn to repeat it"
-            remedy = "name the column that the model shall say"
-            raise ValueError(f"{what}; {remedy}, or leave `answer` out and set `prompt_only: true`")
+            hint = "name the column that the model shall say"
+            raise ValueError(f"{what}; {hint}, or leave `answer` out and set `prompt_only: true`")
         return self
 
     @abstractmethod
@@ -168,7 +176,7 @@ class Source(Component):
         """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
         return self.look(base, 0.0).rows
 
-    def look(self, base: Path, seconds: float) -> Seen:
+    def look(self, base: Path, seconds: float) -> SourceSample:
         """The first rows, and those that can be read in so many seconds more.
 
         `DataError` for what is wrong with the first rows; what is wrong further on is told when all are read.
@@ -181,14 +189,14 @@ class Source(Component):
                 raise one.error()
         more, whole = _further(found, seconds)
         rows = [one for one in (*looked, *more) if not isinstance(one, Broken)]
-        return Seen(rows, len(looked) + len(more) - len(rows), whole)
+        return SourceSample(rows, len(looked) + len(more) - len(rows), whole)
 
     def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
-        """What `read` yields, or the conversations that it makes, as far as `first` allows."""
+        """What `read` yields, or the conversations that it makes, as far as `limit` allows."""
         found = self.read(base, say)
         if self.turns:
             found = self.turns.gathered(found, say)
-        return islice(found, self.first) if self.first is not None else found
+        return islice(found, self.limit) if self.limit is not None else found
 
     def mapped(self, base: Path, say: Say) -> Iterator[Mapped]:
         """Every row with what it became, or why it is broken."""
@@ -207,21 +215,21 @@ class Source(Component):
         for record in chain(looked, found):
             yield self._without_label(self._without_media(_map(record, mapping, holders)))
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
-        return Asked({}, {})
+        return SuggestedSettings({}, {})
 
     def choice(
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
-    ) -> Choice:
+    ) -> LayoutChoice:
         """Which columns mean what, for a recipe that is proposed."""
         return choose_turns(self.turns, columns) if self.turns else self._chosen(columns, rows, name, task)
 
     def _chosen(
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
-    ) -> Choice:
-        wanted = Layout(prompt=self.prompt, answer=self.answer)
-        return choose(columns, rows, name, task, self.written, wanted)
+    ) -> LayoutChoice:
+        requested_layout = Layout(prompt=self.prompt, answer=self.answer)
+        return choose(columns, rows, name, task, self.written, requested_layout)
 
     def _without_media(self, found: Mapped) -> Mapped:
         """A row, or why it is left out although it can be read."""
@@ -240,18 +248,18 @@ class Source(Component):
         last = parts.messages[-1]
         if last.role == "assistant" and (last.content.strip() or last.tool_calls):
             return Broken(record.file, record.line, HAS_ANSWER, key=record.key, left_out=True, row=record.row)
-        asked = "\n\n".join(turn.content for turn in parts.messages if turn.role != "system" and turn.content)
-        text = Message(role="assistant", content=asked)
+        prompt_text = "\n\n".join(turn.content for turn in parts.messages if turn.role != "system" and turn.content)
+        text = Message(role="assistant", content=prompt_text)
         return record, parts._replace(messages=(text,), kind="completion", tools=())
 
     def mapping(self, good: list[Record]) -> Mapping:
         """The mapping for rows like these."""
         answer = self.prompt if self.prompt_only else self.answer
-        asked = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
+        requested_layout = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
         name, written = good[0].file, self.turns.layout if self.turns else self.written
-        found = decide(asked, rows, name, system=self.system, group=self.group, key=self.id, written=written)
-        return found.without(self.missing)
+        found = decide(requested_layout, rows, name, system=self.system, group=self.group, key=self.id, written=written)
+        return found.without(self.null_values)
 
 
 def _in_both(prompt: str | None, answer: str | None) -> str | None:
@@ -293,14 +301,14 @@ def holding(records: Sequence[Record]) -> Holders:
 def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Broken:
     """A row that makes no example; where a column is missing that other files have, with what brings them together."""
     files = holders.get(error.field or "", frozenset())
-    remedy = error.remedy
+    hint = error.hint
     if files and error.field not in record.values and record.file not in files:
         more = (
             f"{min(files)} has it: give all files the same columns, or make a step `prepare` for each kind of file, "
             "with a `path` or `glob` that names only these, and put them together by a step `mix`"
         )
-        remedy = f"{remedy}; {more}" if remedy else more
-    return Broken(record.file, record.line, error.problem, error.field, remedy, record.key, row=record.row)
+        hint = f"{hint}; {more}" if hint else more
+    return Broken(record.file, record.line, error.problem, error.field, hint, record.key, row=record.row)
 
 
 def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> Mapped:
@@ -332,7 +340,7 @@ class FileSource(Source):
     several in a zip is named as `export.zip/rows.csv`."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """How well a file's first bytes fit this kind."""
         return Fit.NO
 
@@ -351,7 +359,7 @@ class FileSource(Source):
             return found
         if fitting := list(filter(self._fits, inside)):
             return fitting
-        raise DataError("holds no file that can be read", where=found[0].where, remedy=known)
+        raise DataError("holds no file that can be read", where=found[0].where, hint=known)
 
     def _fits(self, file: File) -> bool:
         return file.ending in self.endings

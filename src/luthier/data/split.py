@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.core.component import refuse_unknown_settings
-from luthier.core.counted import counted
-from luthier.core.described import described
-from luthier.data.twins.copies import copies
-from luthier.data.twins.mapped import gathered, let_go
+from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.events import counted
+from luthier.data.dedup.exact import copies
+from luthier.data.dedup.memory_map import gathered, let_go
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,11 +92,11 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     if (splits := _by_shares(split, keys, seed)) is not None:
         return Assigned(splits, [])
     units = _units(keys)
-    places = _places(keys, units, seed)
+    positions = _places(keys, units, seed)
     counted = any(isinstance(part, int) and part > 0 for part in (split.test, split.validation)) or split.train
     stratify = split.stratify if split.stratify is not None else bool(counted) and not keys.groups.any()
     labels = keys.labels if stratify else None
-    taker = _Taker(_order(units, places, labels), len(units))
+    taker = _Taker(_order(units, positions, labels), len(units))
     taker.share_or_count(split.test, TEST)
     taker.share_or_count(split.validation, VALIDATION)
     if split.train is not None:
@@ -117,17 +116,17 @@ def _by_shares(split: Split, keys: Keys, seed: int) -> NDArray[np.int8] | None:
     if split.train is not None or split.stratify or any(_is_count(one) for one in (split.test, split.validation)):
         return None
     limits = ((split.test, split.test, TEST), (split.validation, split.test + split.validation, VALIDATION))
-    wanted = [(below, NAMES.index(name)) for share, below, name in limits if share]
+    thresholds = [(below, NAMES.index(name)) for share, below, name in limits if share]
     found = np.zeros(len(keys.prompts), dtype=np.int8)
     joined = _Joined.among(keys, seed)
     for start in range(0, len(found), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        places = joined.places(keys.prompts[part], keys.groups[part])
-        for below, code in wanted:
-            found[part][(places < below) & (found[part] == 0)] = code
+        positions = joined.unit_positions(keys.prompts[part], keys.groups[part])
+        for below, code in thresholds:
+            found[part][(positions < below) & (found[part] == 0)] = code
         let_go(keys.prompts)
         let_go(keys.groups)
-    return found if all((found == code).any() for _, code in ((0, 0), *wanted)) else None
+    return found if all((found == code).any() for _, code in ((0, 0), *thresholds)) else None
 
 
 class _Joined(NamedTuple):
@@ -152,7 +151,7 @@ class _Joined(NamedTuple):
         np.minimum.at(least, unit[len(prompts) :], _hashed(known, seed))
         return cls(seed, _Table(known, least[unit[len(prompts) :]]), _Table(prompts, least[unit[: len(prompts)]]))
 
-    def places(self, prompts: NDArray[np.uint64], groups: NDArray[np.uint64]) -> NDArray[np.float64]:
+    def unit_positions(self, prompts: NDArray[np.uint64], groups: NDArray[np.uint64]) -> NDArray[np.float64]:
         """The place in [0, 1) of the unit of each of some rows: what `_places` says of all rows at once."""
         grouped = groups != 0
         found = _hashed(np.where(grouped, groups, prompts), self.seed)
@@ -172,11 +171,11 @@ class _Table(NamedTuple):
         """One without keys."""
         return cls(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64))
 
-    def put(self, into: NDArray[np.uint64], keys: NDArray[np.uint64], wanted: NDArray[np.bool_]) -> None:
+    def put(self, into: NDArray[np.uint64], keys: NDArray[np.uint64], mask: NDArray[np.bool_]) -> None:
         """Put the value of each key that is here, among those that are wanted, into its place."""
         if len(self.keys):
             at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-            here = wanted & (self.keys[at] == keys)
+            here = mask & (self.keys[at] == keys)
             into[here] = self.values[at[here]]
 
 
@@ -190,8 +189,8 @@ def _components(one: NDArray[np.int64], two: NDArray[np.int64], ones: int, twos:
     return found
 
 
-def _is_count(wanted: float) -> bool:
-    return isinstance(wanted, int) and wanted > 0
+def _is_count(amount: float) -> bool:
+    return isinstance(amount, int) and amount > 0
 
 
 def _any(values: NDArray[np.uint64]) -> bool:
@@ -219,7 +218,7 @@ def _firsts(keys: NDArray[Any]) -> NDArray[np.int64]:
     """For each key the place where it stands first."""
     found = np.arange(len(keys), dtype=np.int64)
     again = copies(keys.astype(np.uint64, copy=False).reshape(-1, 1))
-    found[again.places] = again.firsts
+    found[again.indices] = again.firsts
     return found
 
 
@@ -258,16 +257,16 @@ def _hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 class _Order(NamedTuple):
     """Units in the order in which they are taken for holding out."""
 
-    places: NDArray[np.float64]
+    positions: NDArray[np.float64]
     sizes: NDArray[np.int64]
     rank_of: NDArray[np.int64]
     """(rows,): where each row's unit stands in this order."""
 
 
-def _order(units: NDArray[np.int64], places: NDArray[np.float64], labels: NDArray[np.int32] | None) -> _Order:
+def _order(units: NDArray[np.int64], positions: NDArray[np.float64], labels: NDArray[np.int32] | None) -> _Order:
     """Units by place; with classes, so interleaved that every beginning holds the classes in their shares."""
     firsts, number = np.unique(units, return_inverse=True)
-    sizes, where = np.bincount(number, minlength=len(firsts)), places[firsts]
+    sizes, where = np.bincount(number, minlength=len(firsts)), positions[firsts]
     chosen = np.argsort(where, kind="stable")
     if labels is not None:
         shares = np.empty(len(firsts))
@@ -305,29 +304,29 @@ class _Taker:
         """The split of each row."""
         return self._given[self._order.rank_of]
 
-    def share_or_count(self, wanted: float, name: str) -> None:
+    def share_or_count(self, amount: float, name: str) -> None:
         """Hold out a share by place, or a count in order."""
-        if isinstance(wanted, int):
-            self._count(wanted, name)
+        if isinstance(amount, int):
+            self._count(amount, name)
         else:
-            self._share(wanted, name)
+            self._share(amount, name)
 
-    def _share(self, wanted: float, name: str) -> None:
-        if wanted == 0:
+    def _share(self, share: float, name: str) -> None:
+        if share == 0:
             return
-        self._below += wanted
-        taken = self._left[self._order.places[self._left] < self._below]
+        self._below += share
+        taken = self._left[self._order.positions[self._left] < self._below]
         if not len(taken) and len(self._left) > 1:
             taken = self._left[:1]
-            why = f"a share of {wanted:g} fell on none of {self._rows} rows"
-            if wanted * len(self._left) >= _NO_CHANCE:
+            why = f"a share of {share:g} fell on none of {self._rows} rows"
+            if share * len(self._left) >= _NO_CHANCE:
                 why += (
                     " (a split by the same seed left them to train on before: read the rows of its other splits, too;"
                     " or set another `seed`, if no model that learnt some of them is measured on these)"
                 )
             self._say_unit(name, taken, why, "taken nevertheless")
         elif len(taken) == len(self._left) > 1:
-            why = f"a share of {wanted:g} fell on all of {self._rows} rows"
+            why = f"a share of {share:g} fell on all of {self._rows} rows"
             self._say_unit(name, taken[-1:], why, "left to train on")
             taken = taken[:-1]
         self._give(taken, name)
@@ -338,44 +337,44 @@ class _Taker:
         belonging = "one row was" if rows == 1 else f"{rows:,} rows that belong together were"
         self.notes.append(f"{name}: {why}; {belonging} {what}")
 
-    def _count(self, wanted: int, name: str) -> None:
-        taken, size = self._fitting(wanted)
-        if wanted and not len(taken) and len(self._left) > 1:
+    def _count(self, row_count: int, name: str) -> None:
+        taken, size = self._fitting(row_count)
+        if row_count and not len(taken) and len(self._left) > 1:
             taken, size = self._smallest()  # a split that was asked for is never empty
-        if size != wanted:
+        if size != row_count:
             why = "rows that belong together are not torn apart" if len(taken) else "there are not enough rows"
-            self.notes.append(f"{name}: {counted(size, 'row')} instead of {wanted} ({why})")
+            self.notes.append(f"{name}: {counted(size, 'row')} instead of {row_count} ({why})")
         self._give(taken, name)
 
-    def at_most(self, wanted: int) -> None:
+    def at_most(self, row_count: int) -> None:
         """Leave so many rows for training; the rest is not taken."""
-        taken, size = self._fitting(wanted)
-        if wanted and not len(taken) and len(self._left):
+        taken, size = self._fitting(row_count)
+        if row_count and not len(taken) and len(self._left):
             taken, size = self._smallest()
-        if size != wanted:
-            why = "no more are left" if size < wanted else "rows that belong together are not torn apart"
-            self.notes.append(f"{TRAIN}: {counted(size, 'row')} instead of {wanted} ({why})")
+        if size != row_count:
+            why = "no more are left" if size < row_count else "rows that belong together are not torn apart"
+            self.notes.append(f"{TRAIN}: {counted(size, 'row')} instead of {row_count} ({why})")
         self._give(np.setdiff1d(self._left, taken, assume_unique=True), NOT_TAKEN)
 
     def _give(self, taken: NDArray[np.int64], name: str) -> None:
         self._given[taken] = NAMES.index(name)
         self._left = np.setdiff1d(self._left, taken, assume_unique=True)
 
-    def _fitting(self, wanted: int) -> tuple[NDArray[np.int64], int]:
+    def _fitting(self, row_count: int) -> tuple[NDArray[np.int64], int]:
         """Units in order as long as they fit into the wanted number of rows, and their rows."""
         sizes = self._order.sizes[self._left]
         found: list[int] = []
         size = 0
         for start in range(0, len(sizes), _AT_ONCE):
-            for place, rows in enumerate(sizes[start : start + _AT_ONCE].tolist(), start):
-                if size == wanted:
+            for index, rows in enumerate(sizes[start : start + _AT_ONCE].tolist(), start):
+                if size == row_count:
                     return self._left[found], size
-                if size + rows <= wanted:
-                    found.append(place)
+                if size + rows <= row_count:
+                    found.append(index)
                     size += rows
         return self._left[found], size
 
     def _smallest(self) -> tuple[NDArray[np.int64], int]:
         """The first of the units with the fewest rows."""
-        place = int(self._order.sizes[self._left].argmin())
-        return self._left[place : place + 1], int(self._order.sizes[self._left[place]])
+        index = int(self._order.sizes[self._left].argmin())
+        return self._left[index : index + 1], int(self._order.sizes[self._left[index]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Literal, NamedTuple
 
-from luthier.text.messages import ExampleKind
+from luthier.chat.messages import ExampleKind
 
 Task = Literal["label", "text"]
 
@@ -14,14 +14,14 @@ LONGEST_CHARS = 64
 LONGEST_WORDS = 8
 
 
-class Decision(NamedTuple):
+class TaskDecision(NamedTuple):
     """The task, and what spoke for it."""
 
     task: Task
     why: str
 
 
-class Answers:
+class AnswerCounter:
     """Counts distinct short answers as rows go by, and gives up when they cannot be classes."""
 
     def __init__(self, most: int = MOST_CLASSES) -> None:
@@ -78,10 +78,10 @@ class Answers:
         """The answers by number."""
         return list(self._codes)
 
-    def decide(self) -> Decision:
+    def decide(self) -> TaskDecision:
         """Classes when the answers are short, few, and come again."""
         if self.not_a_class:
-            return Decision("text", self.not_a_class)
+            return TaskDecision("text", self.not_a_class)
         few = self.distinct * 4 <= self.rows or (self.distinct <= 10 and self.distinct * 2 <= self.rows)
         counts = f"{self.distinct} different short answers in {self.rows} rows"
-        return Decision("label", counts) if few else Decision("text", f"{counts}: too many to be classes")
+        return TaskDecision("label", counts) if few else TaskDecision("text", f"{counts}: too many to be classes")

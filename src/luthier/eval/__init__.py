@@ -1,1 +1,1 @@
-"""Measure a model on held-out rows, compare it in pairs, decide, and report."""
+"""Evaluation: run models on held-out rows and tasks, compare them in pairs, apply gates, and write reports."""

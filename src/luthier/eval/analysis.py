@@ -9,19 +9,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.eval.contestant import Contestant
+from luthier.chat.messages import question_of
+from luthier.eval.evaluator import ModelResult
 from luthier.eval.report.facts import models as facts
-from luthier.eval.report.facts.fact import Score
-from luthier.eval.rows import Task
-from luthier.eval.turns import conversation_of
-from luthier.metrics.answers import Answers
-from luthier.metrics.metric import Metric, measure_all
-from luthier.metrics.metric import Score as Measured
-from luthier.metrics.paired import Comparison, compare, with_holm
-from luthier.text.messages import question_of
+from luthier.eval.report.facts.fact import ScoreFact
+from luthier.eval.task import Task, conversation_of
+from luthier.metrics.metric import EvalPredictions, Metric, measure_all
+from luthier.metrics.metric import MetricResult as Measured
+from luthier.metrics.paired import PairedComparison, compare, with_holm
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 SHOWN = 50
 """Rows kept of each kind of flip, and samples."""
@@ -35,23 +33,25 @@ SLICE_COLUMNS = 8
 _SENSIBLE = (str, bool, int)
 
 
-def applicable(metrics: Sequence[Metric], answers: Answers) -> list[Metric]:
+def applicable(metrics: Sequence[Metric], answers: EvalPredictions) -> list[Metric]:
     """The metrics for which a model's answers have all columns (a baseline has no log-likelihoods)."""
     return [metric for metric in metrics if not metric.lacks(answers)]
 
 
-def scores(metrics: Sequence[Metric], answers: Mapping[str, Answers], seed: int) -> dict[str, dict[str, Measured]]:
+def scores(
+    metrics: Sequence[Metric], answers: Mapping[str, EvalPredictions], seed: int
+) -> dict[str, dict[str, Measured]]:
     """Each model's score in each metric."""
     found = {}
-    for name, told in answers.items():
-        mine = applicable(metrics, told)
-        measured = measure_all(mine, told, seed=seed)
+    for name, model_answers in answers.items():
+        mine = applicable(metrics, model_answers)
+        measured = measure_all(mine, model_answers, seed=seed)
         found[name] = {metric.kind: score for metric, score in zip(mine, measured, strict=True)}
     return found
 
 
 def comparisons(
-    metrics: Sequence[Metric], answers: Mapping[str, Answers], subject: str, seed: int
+    metrics: Sequence[Metric], answers: Mapping[str, EvalPredictions], subject: str, seed: int
 ) -> list[dict[str, Any]]:
     """The subject against every other model in every metric.
 
@@ -71,79 +71,79 @@ def comparisons(
     return found
 
 
-def comparison_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[facts.Comparison, ...]:
+def comparison_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[facts.ComparisonFact, ...]:
     """The comparisons as the report knows them."""
-    known = facts.Comparison.model_fields
-    return tuple(facts.Comparison(**{name: value for name, value in row.items() if name in known}) for row in rows)
+    known = facts.ComparisonFact.model_fields
+    return tuple(facts.ComparisonFact(**{name: value for name, value in row.items() if name in known}) for row in rows)
 
 
-def fact(score: Measured) -> Score:
+def fact(score: Measured) -> ScoreFact:
     """A score as the report knows it."""
-    return Score(value=score.value, low=score.low, high=score.high, signature=score.signature)
+    return ScoreFact(value=score.value, low=score.low, high=score.high, signature=score.signature)
 
 
-def confusions(task: Task, models: Sequence[Contestant]) -> tuple[facts.Confusion, ...]:
+def confusions(task: Task, models: Sequence[ModelResult]) -> tuple[facts.Confusion, ...]:
     """How often each label was answered with each."""
     found = []
     for model in models:
         pairs = Counter(zip(task.references, (reply.prediction for reply in model.replies), strict=True))
-        counts = tuple(tuple(pairs[real, said] for said in task.labels) for real in task.labels)
+        counts = tuple(tuple(pairs[real, predicted] for predicted in task.labels) for real in task.labels)
         found.append(facts.Confusion(model=model.name, labels=tuple(task.labels), counts=counts))
     return tuple(found)
 
 
-def classes(task: Task, models: Sequence[Contestant]) -> tuple[facts.ClassScore, ...]:
+def classes(task: Task, models: Sequence[ModelResult]) -> tuple[facts.ClassScore, ...]:
     """F1 of each label with its interval, for each model."""
     real = Counter(task.references)
     found = []
     for model in models:
         predictions = [reply.prediction for reply in model.replies]
-        said = Counter(predictions)
+        predicted = Counter(predictions)
         right = Counter(label for label, true in zip(predictions, task.references, strict=True) if label == true)
         for label in task.labels:
-            score = _f1(right[label], said[label], real[label])
+            score = _f1(right[label], predicted[label], real[label])
             found.append(facts.ClassScore(label=label, model=model.name, rows=real[label], f1=score))
     return tuple(found)
 
 
-def _f1(right: int, said: int, real: int) -> Score:
+def _f1(right: int, predicted: int, real: int) -> ScoreFact:
     """F1 with Wilson's interval: it is 2 j / (1 + j) of j, the share of right rows among those said or real."""
-    from luthier.metrics.resample import wilson
+    from luthier.metrics.intervals import wilson
 
-    either = said + real - right
+    either = predicted + real - right
     if either == 0:
-        return Score(value=0.0, low=0.0, high=1.0)
+        return ScoreFact(value=0.0, low=0.0, high=1.0)
     low, high = wilson(right, either)
     value, low, high = (2 * share / (1 + share) for share in (right / either, low, high))
-    return Score(value=value, low=low, high=high)
+    return ScoreFact(value=value, low=low, high=high)
 
 
 def reliability(
-    answers: Mapping[str, Answers], measured: Mapping[str, Mapping[str, Measured]]
+    answers: Mapping[str, EvalPredictions], measured: Mapping[str, Mapping[str, Measured]]
 ) -> tuple[facts.Reliability, ...]:
     """Stated probabilities beside the share that was right, in bins of equal width."""
     import numpy as np
 
-    from luthier.metrics.members.calibration import confidences
-    from luthier.metrics.resample import wilson
+    from luthier.metrics.intervals import wilson
+    from luthier.metrics.kinds.calibration import confidences
 
     found = []
-    for model, told in answers.items():
-        if told.label_scores is None:
+    for model, model_answers in answers.items():
+        if model_answers.label_scores is None:
             continue
-        confidence, right = confidences(told)
-        places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        confidence, right = confidences(model_answers)
+        bin_indices = np.minimum((confidence * BINS).astype(int), BINS - 1)
         bins = []
-        for place in sorted(set(places.tolist())):
-            inside = places == place
+        for index in sorted(set(bin_indices.tolist())):
+            inside = bin_indices == index
             count, hits = int(inside.sum()), float(right[inside].sum())
             low, high = wilson(hits, count)
             bins.append(
                 facts.Bin(
-                    low=place / BINS,
-                    high=(place + 1) / BINS,
+                    low=index / BINS,
+                    high=(index + 1) / BINS,
                     confidence=float(confidence[inside].mean()),
-                    accuracy=Score(value=hits / count, low=low, high=high),
+                    accuracy=ScoreFact(value=hits / count, low=low, high=high),
                     rows=count,
                 )
             )
@@ -155,18 +155,18 @@ def reliability(
 def slices(
     columns: Mapping[str, Sequence[Any]],
     metric: Metric,
-    answers: Mapping[str, Answers],
+    answers: Mapping[str, EvalPredictions],
     seed: int,
     *,
     subject: str,
     rival: str | None,
-) -> tuple[facts.Slice, ...]:
+) -> tuple[facts.SliceFact, ...]:
     """The main metric on the rows of each value of each slicing column, for each model whose answers have what it
     reads; and what the subject gained."""
-    answers = {model: told for model, told in answers.items() if applicable([metric], told)}
+    answers = {model: model_answers for model, model_answers in answers.items() if applicable([metric], model_answers)}
     rival = rival if {subject, rival} <= answers.keys() else None
-    found: list[facts.Slice] = []
-    gains: list[Comparison] = []
+    found: list[facts.SliceFact] = []
+    gains: list[PairedComparison] = []
     for name, values in columns.items():
         groups: dict[str, list[int]] = {}
         for row, value in enumerate(values):
@@ -175,10 +175,10 @@ def slices(
         for value, rows in sorted(groups.items()):
             if len(rows) < SLICE_ROWS:
                 continue
-            for model, told in answers.items():
-                score = measure_all([metric], told.select(rows), seed=seed)[0]
+            for model, model_answers in answers.items():
+                score = measure_all([metric], model_answers.select(rows), seed=seed)[0]
                 found.append(
-                    facts.Slice(
+                    facts.SliceFact(
                         name=name, value=value, model=model, metric=metric.kind, rows=len(rows), score=fact(score)
                     )
                 )
@@ -188,11 +188,13 @@ def slices(
 
 
 def _with_gains(
-    slices: Sequence[facts.Slice], gains: Sequence[Comparison], subject: str, rival: str | None
-) -> tuple[facts.Slice, ...]:
+    slices: Sequence[facts.SliceFact], gains: Sequence[PairedComparison], subject: str, rival: str | None
+) -> tuple[facts.SliceFact, ...]:
     """The slices, those of the subject with their gains in order."""
-    told = iter(comparison_facts([{"a": subject, "b": rival, **one.as_json()} for one in with_holm(gains)]))
-    return tuple(one.model_copy(update={"gain": next(told, None)}) if one.model == subject else one for one in slices)
+    comparisons = iter(comparison_facts([{"a": subject, "b": rival, **one.as_json()} for one in with_holm(gains)]))
+    return tuple(
+        one.model_copy(update={"gain": next(comparisons, None)}) if one.model == subject else one for one in slices
+    )
 
 
 def slicing(examples: Sequence[Example], attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -212,12 +214,12 @@ def _few(values: Sequence[Any]) -> bool:
     return all(isinstance(value, _SENSIBLE) for value in present) and len(counts) <= SLICE_VALUES and len(large) >= 2
 
 
-def row_facts(task: Task, models: Sequence[Contestant], rows: Sequence[int]) -> tuple[facts.Row, ...]:
+def row_facts(task: Task, models: Sequence[ModelResult], rows: Sequence[int]) -> tuple[facts.RowFact, ...]:
     """Some rows with every model's answer."""
     correct = {model.name: task.correct(model.replies) for model in models}
     references = task.references
     return tuple(
-        facts.Row(
+        facts.RowFact(
             id=task.examples[row].id,
             text=question_of(task.examples[row]),
             reference=references[row],
@@ -228,7 +230,7 @@ def row_facts(task: Task, models: Sequence[Contestant], rows: Sequence[int]) -> 
     )
 
 
-def flips(task: Task, a: Contestant, b: Contestant) -> tuple[list[int], list[int]]:
+def flips(task: Task, a: ModelResult, b: ModelResult) -> tuple[list[int], list[int]]:
     """Rows that `b` had wrong and `a` has right, and the other way round (labels only)."""
     mine, its = task.correct(a.replies), task.correct(b.replies)
     fixed = [row for row, (now, before) in enumerate(zip(mine, its, strict=True)) if now and before is False]
@@ -236,7 +238,7 @@ def flips(task: Task, a: Contestant, b: Contestant) -> tuple[list[int], list[int
     return fixed, broken
 
 
-def spread(rows: int, wanted: int) -> list[int]:
+def spread(rows: int, requested: int) -> list[int]:
     """Row numbers spread evenly over all rows."""
-    count = min(rows, wanted)
-    return [place * rows // count for place in range(count)]
+    count = min(rows, requested)
+    return [index * rows // count for index in range(count)]

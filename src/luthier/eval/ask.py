@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from luthier.chat.messages import Message, answer_of, prompt_of
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError
-from luthier.eval.pairs import FIRST, SECOND, Offer, offer_of
-from luthier.eval.rows import Reply, Task
-from luthier.eval.turns import together
-from luthier.eval.voice import Voice
+from luthier.core.hashing import digest_of
+from luthier.eval.task import FIRST, SECOND, AnswerPair, Reply, Task, offer_of, together
+from luthier.eval.voice import LM
 from luthier.models.lm.base import (
     DIGITS,
     ChoiceRequest,
@@ -29,13 +28,12 @@ from luthier.models.lm.cached import AnswerCache
 from luthier.models.lm.local import LocalLM, ModelCache
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import is_endpoint
-from luthier.models.options import Normalise, log_shares
-from luthier.models.sequence import REWARD
-from luthier.text.messages import Message, answer_of, prompt_of
+from luthier.models.options import Normalize, log_shares
+from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:
+    from luthier.chat.messages import Example
     from luthier.core.events import StepEvents
-    from luthier.text.messages import Example
 
 CHUNK = 32
 """Rows asked together."""
@@ -45,10 +43,10 @@ _CODE = ("luthier.eval.ask", "luthier.eval.voice")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class InferenceSettings:
     """How rows are asked."""
 
-    normalise: Normalise
+    normalize: Normalize
     max_new_tokens: int
     dtype: Literal["float32", "bfloat16", "auto"]
     likelihood: bool
@@ -57,12 +55,12 @@ class Question:
     """What a generative judge is asked about answers of which people preferred one; None for any other model."""
 
 
-class Model(Voice):
+class LocalEvaluatedModel(LM):
     """A language model that answers rows; its weights are read only when some chunk is not answered yet."""
 
     lm: LanguageModel
 
-    def __init__(self, lm: LanguageModel, digest: str, question: Question, *, name: str, title: str) -> None:
+    def __init__(self, lm: LanguageModel, digest: str, question: InferenceSettings, *, name: str, title: str) -> None:
         self.lm, self.name, self.title = lm, name, title
         self.digest = digest_of([digest, vars(question)])
         self._question = question
@@ -71,13 +69,13 @@ class Model(Voice):
     def of(
         cls,
         artifact: Artifact,
-        question: Question,
+        question: InferenceSettings,
         models: ModelCache | None = None,
-        calls: Path = Path(),
+        calls: Path | None = None,
         *,
         name: str,
         title: str,
-    ) -> Model:
+    ) -> LocalEvaluatedModel:
         """The model of an artifact; answers of an endpoint are kept in `calls`."""
         lm: LanguageModel = (
             EndpointLM.of(artifact, calls)
@@ -91,14 +89,14 @@ class Model(Voice):
         if task.pairs:
             return self._prefer(examples)
         if self.lm.classes == (REWARD,):
-            remedy = "evaluate it on rows of two answers (`prompt`, `chosen`, `rejected`)"
-            raise DataError("a reward model ranks answers; it neither writes them nor names classes", remedy=remedy)
+            hint = "evaluate it on rows of two answers (`prompt`, `chosen`, `rejected`)"
+            raise DataError("a reward model ranks answers; it neither writes them nor names classes", hint=hint)
         return self._choose(examples, task) if task.kind == "label" else self._write(examples)
 
     def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         options = tuple(task.labels if self.lm.classes else task.options.values())
-        asked = [ChoiceRequest(prompt=prompt_of(one), options=options, tools=one.tools) for one in examples]
-        chosen = self.lm.choose(asked, self._question.normalise)
+        requests = [ChoiceRequest(prompt=prompt_of(one), options=options, tools=one.tools) for one in examples]
+        chosen = self.lm.choose(requests, self._question.normalize)
         return [Reply(prediction=one.label(task.labels), scores=one.by_label(task.labels)) for one in chosen]
 
     def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
@@ -108,21 +106,21 @@ class Model(Voice):
             found = self._rewards(offers, examples)
         elif self.lm.classes:
             what = "the model's head names classes and cannot tell which of two answers is better"
-            raise DataError(what, remedy="tune by `objective: reward`")
+            raise DataError(what, hint="tune by `objective: reward`")
         elif "loglikelihood" not in self.lm.abilities:
-            remedy = "set `pairs: false` to have it write answers, or take a model whose weights are here"
-            raise RecipeError("an endpoint cannot be asked how likely given answers are", remedy=remedy)
+            hint = "set `pairs: false` to have it write answers, or take a model whose weights are here"
+            raise RecipeError("an endpoint cannot be asked how likely given answers are", hint=hint)
         elif self._question.verdict is not None:
             found = self._verdicts(offers, self._question.verdict)
         else:
-            asked = [
+            requests = [
                 ChoiceRequest(prompt=one.prompt, options=one.answers, tools=row.tools)
                 for one, row in zip(offers, examples, strict=True)
             ]
-            found = [one.scores or [] for one in self.lm.choose(asked, self._question.normalise)]
+            found = [one.scores or [] for one in self.lm.choose(requests, self._question.normalize)]
         return [_preferred(row) for row in found]
 
-    def _rewards(self, offers: Sequence[Offer], examples: Sequence[Example]) -> list[list[float]]:
+    def _rewards(self, offers: Sequence[AnswerPair], examples: Sequence[Example]) -> list[list[float]]:
         """By the rewards of two answers, the log-probability that each is the better one (Bradley and Terry)."""
         assert isinstance(self.lm, LocalLM), "only weights that are here have a head"
         found = self.lm.reward(
@@ -130,7 +128,7 @@ class Model(Voice):
         )
         return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
-    def _verdicts(self, offers: Sequence[Offer], verdict: dict[str, str]) -> list[list[float]]:
+    def _verdicts(self, offers: Sequence[AnswerPair], verdict: dict[str, str]) -> list[list[float]]:
         """The same by the verdicts on two answers."""
         from luthier.models.reward_model import odds
 
@@ -169,15 +167,15 @@ class Model(Voice):
         ]
 
 
-def _talks(offer: Offer) -> list[tuple[Message, ...]]:
+def _talks(offer: AnswerPair) -> list[tuple[Message, ...]]:
     """The conversation with either answer."""
     return [(*offer.prompt, Message(role="assistant", content=answer)) for answer in offer.answers]
 
 
 def _preferred(scores: Sequence[float]) -> Reply:
     """The answer of two that has the higher score."""
-    told = dict(zip((FIRST, SECOND), (round(score, DIGITS) for score in scores), strict=True))
-    return Reply(prediction=max(told, key=told.__getitem__), scores=told)
+    record = dict(zip((FIRST, SECOND), (round(score, DIGITS) for score in scores), strict=True))
+    return Reply(prediction=max(record, key=record.__getitem__), scores=record)
 
 
 def answer_cache(folder: Path) -> AnswerCache:
@@ -185,11 +183,11 @@ def answer_cache(folder: Path) -> AnswerCache:
     return AnswerCache(folder, *_CODE)
 
 
-def ask(model: Voice, task: Task, kept: AnswerCache, events: StepEvents) -> list[Reply]:
+def ask(model: LM, task: Task, kept: AnswerCache, events: StepEvents) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
     found: list[Reply] = []
     for chunk in chunks(task.examples, CHUNK if task.kind == "text" else CHOOSING):
-        found += replies(model, chunk, task, kept)
+        found += replies(model, chunk, task, kept, {"messages", "tools"})
         events.progress(len(found), len(task.examples), "rows", model=model.name)
     return found
 
@@ -207,9 +205,12 @@ def chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
         yield chunk
 
 
-def replies(model: Voice, chunk: Sequence[Example], task: Task, kept: AnswerCache) -> list[Reply]:
-    """Replies to some rows that are asked together: those that are known, else new ones."""
-    rows = [example.model_dump(mode="json", include={"messages", "tools"}) for example in chunk]
-    asked = [model.digest, task.kind, dict(task.options), rows]
-    told = kept.or_made(asked, lambda: [vars(one) for one in model.answer(chunk, task)])
-    return [Reply(**values) for values in told]
+def replies(
+    model: LM, chunk: Sequence[Example], task: Task, kept: AnswerCache, fields: set[str] | None = None
+) -> list[Reply]:
+    """Replies to some rows that are asked together: those that are known for rows with the same `fields` (None: with
+    all of them), else new ones."""
+    rows = [example.model_dump(mode="json", include=fields) for example in chunk]
+    requests = [model.digest, task.kind, dict(task.options), rows]
+    record = kept.or_made(requests, lambda: [vars(one) for one in model.answer(chunk, task)])
+    return [Reply(**values) for values in record]

@@ -1,16 +1,26 @@
-"""A plain baseline: something cheap that answers the same rows, so that a tuned model's score has a neighbour."""
+"""Baselines: the role `baseline`, and a plain classifier as a model of the evaluation.
+
+A baseline is a cheap method that answers the same rows as the tuned model. The plain classifier returns a class and the
+probability of every class.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from luthier.chat.messages import question_of
+from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.eval.rows import Reply, Task, TaskKind, TaskType
+from luthier.core.errors import DataError
+from luthier.eval.task import Reply, Task, TaskKind, TaskType
+from luthier.eval.voice import LM
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
+    from luthier.models.text_classifier import TextClassifier
 
 
 class Baseline(Component):
@@ -38,3 +48,29 @@ class Baseline(Component):
     @abstractmethod
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
         """Learn from the training rows and answer the task's."""
+
+
+class ClassifierLM(LM):
+    """A model of `technique: plain`; its vocabulary is read when the first rows are asked."""
+
+    def __init__(self, artifact: Artifact, *, name: str, title: str) -> None:
+        self.name, self.title, self.digest = name, title, artifact.digest
+        self._artifact = artifact
+
+    @cached_property
+    def _model(self) -> TextClassifier:
+        from luthier.models.text_classifier import TextClassifier
+
+        return TextClassifier.open(self._artifact.folder)
+
+    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+        """Name the class of some rows."""
+        if task.kind != "label" or task.pairs:
+            requested = "which of two answers is better" if task.pairs else "written answers"
+            what = f"a plain classifier names classes, and these rows ask for {requested}"
+            raise DataError(what, hint="evaluate it on rows of classes")
+        if not {*task.options} & {*self._model.classes}:
+            what = f"no class of these rows is one of the classifier's ({', '.join(self._model.classes)})"
+            raise DataError(what, hint="evaluate it on rows like those that it was made from")
+        scores = self._model.scores([question_of(example) for example in examples], task.labels)
+        return [Reply.of_scores(row) for row in scores]

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 
 from luthier.core.component import member, members
-from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.baseline import Baseline
-from luthier.eval.probe import Bench, Probe
-from luthier.eval.rows import Task, TaskType
-from luthier.eval.task import EvalTask
+from luthier.eval.probe import Probe, ProbeContext
+from luthier.eval.task import EvalTask, Task, TaskType
 from luthier.metrics.metric import Metric, Need
 
 LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
@@ -33,11 +32,11 @@ def baselines_for(task: Task) -> tuple[Baseline, ...]:
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
 
 
-def tasks_for(task: Task, bench: Bench) -> tuple[EvalTask, ...]:
+def tasks_for(task: Task, context: ProbeContext) -> tuple[EvalTask, ...]:
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
     from luthier.eval.forgetting.items import characters
 
-    able = [one for one in bench.respondents.values() if "loglikelihood" in one.able]
+    able = [one for one in context.respondents.values() if "loglikelihood" in one.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= characters() else ()
 
@@ -70,9 +69,9 @@ def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: fr
     """`RecipeError`, at its place in `metrics`, for the first that cannot be measured; it names those that can."""
     for at, metric in enumerate(metrics):
         if why := unfit(metric, task, missing):
-            remedy = f"metrics that apply: {', '.join(_applicable(task, missing))}"
-            remedy += "; `task` in the step that prepares the data says whether answers are classes or texts"
-            raise RecipeError(why, where=Where(field=f"metrics.{at}"), remedy=remedy)
+            hint = f"metrics that apply: {', '.join(_applicable(task, missing))}"
+            hint += "; `task` in the step that prepares the data says whether answers are classes or texts"
+            raise RecipeError(why, where=SourceLocation(field=f"metrics.{at}"), hint=hint)
 
 
 def _applicable(task: Task | TaskType, missing: frozenset[Need]) -> list[str]:
@@ -95,15 +94,17 @@ def refuse_baselines(baselines: Sequence[Baseline], task: Task | TaskType) -> No
         if not baseline.can(task):
             able = [kind for kind, other in members(Baseline).items() if other.can(task)]
             what = f"baseline {baseline.kind!r} cannot do tasks of {'pairs' if task.pairs else f'{task.kind}s'}"
-            raise RecipeError(what, where=Where(field=f"baselines.{at}"), remedy=did_you_mean(baseline.kind, able))
+            raise RecipeError(
+                what, where=SourceLocation(field=f"baselines.{at}"), hint=did_you_mean(baseline.kind, able)
+            )
 
 
 def refuse_judge(task: Task | TaskType) -> None:
     """`RecipeError` for a reward model that has nothing to judge."""
     if task.kind != "text":
         what = "a reward model judges written answers, and these rows ask for a choice"
-        remedy = "set pairs: false" if task.pairs else "leave reward_model out"
-        raise RecipeError(what, where=Where(field="reward_model"), remedy=remedy)
+        hint = "set pairs: false" if task.pairs else "leave reward_model out"
+        raise RecipeError(what, where=SourceLocation(field="reward_model"), hint=hint)
 
 
 def _metric(name: str, task: Task) -> Metric:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from luthier.core.component import Component
 
 if TYPE_CHECKING:
-    from luthier.metrics.distance import Level
+    from luthier.metrics.agreement import Level
 
 Value = Any
 """What somebody said, as plain JSON: a letter, a number, a mapping or a list."""
@@ -18,7 +18,7 @@ class WrongValue(ValueError):
     """Something that a form does not take as a judgment."""
 
 
-class Form(Component):
+class RatingForm(Component):
     """One way of judging: a pair of answers or one answer, never knowing whose."""
 
     role: ClassVar[str] = "form"
@@ -31,7 +31,7 @@ class Form(Component):
 
     @property
     @abstractmethod
-    def asked(self) -> str:
+    def question_text(self) -> str:
         """The question, as people read it."""
 
     @property
@@ -63,6 +63,6 @@ class Form(Component):
         `good` is the place of the good answer among two; with one answer shown, which is a wrong one, it is None.
         """
 
-    def said(self, value: Value, answers: tuple[str, ...], models: tuple[str, ...]) -> str | float:
+    def to_comparable(self, value: Value, answers: tuple[str, ...], models: tuple[str, ...]) -> str | float:
         """The judgment in a form in which two people's can be compared, whatever the order they saw."""
         return self.points(value, answers)[0]

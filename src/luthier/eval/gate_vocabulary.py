@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from luthier.artifacts.findings import COUNTS
 from luthier.core.component import members
 from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, parse_expression, simplify_name
 from luthier.eval.task import SCORES
-from luthier.text.findings import COUNTS
 
 PEOPLE = "people."
 PEOPLE_MEASURES = tuple(
-    PEOPLE + name for name in ("points", "difference", "agreement", "planted_right", "ties", "first_shown")
+    PEOPLE + name for name in ("points", "difference", "agreement", "attention_checks", "ties", "first_shown")
 )
 """What people's judgments say; `people.difference.NAME` is the difference from a further model."""
 
@@ -45,7 +45,7 @@ class GateVocabulary(Vocabulary):
     def find_name(self, token: ExpressionToken) -> str:
         if token.text.startswith(PEOPLE):
             if not self._people:
-                raise token.error("nobody was asked; name a step of kind `judgments` in `people`")
+                raise token.error("nobody was asked; name a step of kind `human_ratings` in `human_ratings`")
             is_pair = token.text.startswith(f"{PEOPLE}difference.")
             return token.text if is_pair else token.match(PEOPLE_MEASURES, "measure")
         is_measure = simplify_name(token.text) in map(simplify_name, self._measures)

@@ -1,4 +1,8 @@
-"""A probe measures something beyond the task's own metrics (bias, safety, forgetting), for every model."""
+"""Probes: the role `probe`, and the tables of sentences that probes read.
+
+A probe measures a property of every model beyond the task's metrics, such as bias, safety or forgetting. Tables are
+text files of the package with one row a line and cells separated by `|`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from luthier.artifacts.findings import Probed
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.eval.respondent import Respondent
-from luthier.eval.rows import Task
-from luthier.eval.turns import conversations, last_turns
+from luthier.eval.respondent import CachedEvaluatedModel
+from luthier.eval.task import Task, conversations, last_turns
 from luthier.eval.voice import Verb
-from luthier.metrics.answers import Answers
-from luthier.metrics.paired import Comparison
-from luthier.text.probed import Probed
+from luthier.metrics.metric import EvalPredictions
+from luthier.metrics.paired import PairedComparison
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Measure:
     """The parts behind the number, such as each group's score."""
     detectable: float | None = None
     """The smallest difference from nothing that so many rows would show in four runs of five: the probe's power."""
-    against: Mapping[str, Comparison] = field(default_factory=dict)
+    against: Mapping[str, PairedComparison] = field(default_factory=dict)
     """This model minus each other one on the same rows; of the model that the evaluation is about."""
 
     def as_json(self) -> dict[str, Any]:
@@ -48,16 +51,16 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class ProbeContext:
     """What a probe works with."""
 
     task: Task
-    answers: Mapping[str, Answers]
+    answers: Mapping[str, EvalPredictions]
     """Each model's answers to the held-out rows, the model that the evaluation is about first."""
     seed: int
     data: Artifact
     """The data set."""
-    respondents: Mapping[str, Respondent] = field(default_factory=dict)
+    respondents: Mapping[str, CachedEvaluatedModel] = field(default_factory=dict)
     """Each model to be asked more."""
     model: Artifact | None = None
     """The model that the evaluation is about."""
@@ -68,27 +71,29 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how probes went."""
 
-    def able(self, verb: Verb, what: str) -> dict[str, Respondent]:
+    def able(self, verb: Verb, what: str) -> dict[str, CachedEvaluatedModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
         found = {name: one for name, one in self.respondents.items() if verb in one.able}
         lacking = [one.voice.title for one in self.respondents.values() if verb not in one.able and one.is_model]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found
 
-    def of_last_turns(self) -> Bench:
+    def of_last_turns(self) -> ProbeContext:
         """The same, each conversation with its last turn only: rows of their own, which is what probes look at."""
         if conversations([example.id for example in self.task.examples]) is None:
             return self
         rows = last_turns(self.task)
         task = replace(self.task, examples=tuple(self.task.examples[row] for row in rows))
-        answers = {name: replace(told.select(rows), clusters=None) for name, told in self.answers.items()}
-        asked = {name: replace(one, task=task) for name, one in self.respondents.items()}
-        return replace(self, task=task, answers=answers, respondents=asked)
+        answers = {
+            name: replace(model_answers.select(rows), clusters=None) for name, model_answers in self.answers.items()
+        }
+        respondents = {name: replace(one, task=task) for name, one in self.respondents.items()}
+        return replace(self, task=task, answers=answers, respondents=respondents)
 
-    def learnt(self) -> list[Example]:
+    def read_trained_examples(self) -> list[Example]:
         """The training rows that the tuned model learnt from; all of them for a model that was not tuned."""
-        from luthier.eval.contestant import learnt_rows
-        from luthier.text.dataset import has_split, read_examples
+        from luthier.artifacts.dataset import has_split, read_examples
+        from luthier.eval.evaluator import learnt_rows
 
         if not has_split(self.data, "train"):
             return []
@@ -105,12 +110,18 @@ class Probe(Component):
     """The names of what it measures: a gate's rules may use them."""
 
     @abstractmethod
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         """Measure every model."""
 
 
-def family(members: Sequence[Measure]) -> list[Comparison]:
+def family(members: Sequence[Measure]) -> list[PairedComparison]:
     """All comparisons of some measures, each with its p corrected for how many there are."""
     from luthier.metrics.paired import with_holm
 
     return with_holm([one for measure in members for one in measure.against.values()])
+
+
+def table(name: str) -> list[str]:
+    """The rows of a table by its place below this room, in order, without empty lines and those with # in front."""
+    text = (Path(__file__).parent / f"{name}.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

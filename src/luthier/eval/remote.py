@@ -5,27 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import RecipeError, Where
+from luthier.core.errors import RecipeError, SourceLocation
 from luthier.metrics.metric import Need
 
 if TYPE_CHECKING:
-    from luthier.core.step import Outlook
+    from luthier.core.step import PlanContext
 
 
-def lacking_ahead(outlook: Outlook, normalise: str) -> frozenset[Need]:
+def lacking_ahead(plan_context: PlanContext, normalize: str) -> frozenset[Need]:
     """The same of a model that may not be made yet."""
     from luthier.models.load import is_remote
-    from luthier.models.sources.endpoint import Endpoint
+    from luthier.models.sources.endpoint import EndpointModelSource
 
-    if (made := outlook.inputs.get("model")) is not None:
-        return lacking(made, normalise)
-    if not is_remote(outlook):
+    if (made := plan_context.inputs.get("model")) is not None:
+        return lacking(made, normalize)
+    if not is_remote(plan_context):
         return frozenset()
-    source = getattr(outlook.upstream.get("model"), "source", None)
-    return _untold(normalise, by_text=isinstance(source, Endpoint) and source.labels == "text")
+    source = getattr(plan_context.upstream.get("model"), "source", None)
+    return _untold(normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text")
 
 
-def lacking(model: Artifact, normalise: str) -> frozenset[Need]:
+def lacking(model: Artifact, normalize: str) -> frozenset[Need]:
     """What the answers of a model cannot have: nothing when its weights are here."""
     from luthier.models.load import is_endpoint
 
@@ -33,11 +33,11 @@ def lacking(model: Artifact, normalise: str) -> frozenset[Need]:
         return frozenset()
     from luthier.models.lm.openai_client import endpoint_of
 
-    return _untold(normalise, by_text=endpoint_of(model).labels == "text")
+    return _untold(normalize, by_text=endpoint_of(model).labels == "text")
 
 
-def _untold(normalise: str, *, by_text: bool) -> frozenset[Need]:
+def _untold(normalize: str, *, by_text: bool) -> frozenset[Need]:
     """What an endpoint does not tell, by whether it is only asked to write a label."""
-    if normalise != "sum":
-        raise RecipeError("changes nothing for an endpoint; leave it out", where=Where(field="normalise"))
+    if normalize != "sum":
+        raise RecipeError("changes nothing for an endpoint; leave it out", where=SourceLocation(field="normalize"))
     return frozenset({"logprobs", "label_scores"}) if by_text else frozenset({"logprobs"})

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from luthier.core.errors import ModelError
 from luthier.core.events import StepEvents
 from luthier.eval import ask
-from luthier.eval.rows import Reply, Task
-from luthier.eval.voice import Verb, Voice
+from luthier.eval.task import Reply, Task
+from luthier.eval.voice import LM, Verb
 from luthier.models.lm.base import (
     DIGITS,
     GenerateRequest,
@@ -28,7 +28,7 @@ from luthier.models.lm.base import (
 from luthier.models.lm.cached import AnswerCache, CachingLM
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example, Message
+    from luthier.chat.messages import Example, Message
 
     Messages = tuple[Message, ...]
 Item = TypeVar("Item")
@@ -38,10 +38,10 @@ TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Respondent:
+class CachedEvaluatedModel:
     """One contestant, asked chunk by chunk; finished chunks are kept in `kept`."""
 
-    voice: Voice
+    voice: LM
     task: Task
     kept: AnswerCache
     events: StepEvents
@@ -62,9 +62,9 @@ class Respondent:
             return self.voice.answer(examples, self.task)
         return self._each(_chunks(examples), lambda chunk: ask.replies(self.voice, chunk, self.task, self.kept))
 
-    def loglikelihoods(self, asked: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
+    def loglikelihoods(self, requests: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
         """For each prompt the log-likelihood of each of its continuations; after messages, to the end token."""
-        return self._each(_chunks(asked), self._loglikelihoods)
+        return self._each(_chunks(requests), self._loglikelihoods)
 
     def generate(
         self, prompts: Sequence[Messages], max_tokens: int, *, continue_final_message: bool = False
@@ -89,17 +89,17 @@ class Respondent:
     def _lm(self) -> LanguageModel:
         if self.voice.lm is None:
             what = f"{self.voice.title} cannot be asked more than rows"
-            raise ModelError(what, remedy="ask only for what is in `able`")
+            raise ModelError(what, hint="ask only for what is in `able`")
         return CachingLM(self.voice.lm, self.kept)
 
-    def _loglikelihoods(self, asked: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
+    def _loglikelihoods(self, prompts: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
         requests = [
             LoglikelihoodRequest(prompt=prompt, continuation=one, truncate_prompt=False)
-            for prompt, continuations in asked
+            for prompt, continuations in prompts
             for one in continuations
         ]
         found = iter(_rounded(self._lm.loglikelihood(requests)))
-        return [[next(found) for _ in continuations] for _, continuations in asked]
+        return [[next(found) for _ in continuations] for _, continuations in prompts]
 
     def _each(
         self,
@@ -115,8 +115,8 @@ class Respondent:
         return found
 
 
-def _chunks(asked: Sequence[Item]) -> list[Sequence[Item]]:
-    return [asked[start : start + ask.CHUNK] for start in range(0, len(asked), ask.CHUNK)]
+def _chunks(requests: Sequence[Item]) -> list[Sequence[Item]]:
+    return [requests[start : start + ask.CHUNK] for start in range(0, len(requests), ask.CHUNK)]
 
 
 def _rounded(responses: Sequence[Response]) -> list[Response]:

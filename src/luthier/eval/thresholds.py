@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
-from luthier.core.described import described
+from luthier.core.component import described
 from luthier.eval.bias.scores import probabilities
-from luthier.eval.rows import Reply, Task
-from luthier.eval.voice import Voice
+from luthier.eval.task import Reply, Task
+from luthier.eval.voice import LM
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 FILE = "thresholds.json"
 GRID = 1000
@@ -58,11 +58,11 @@ class Thresholds(BaseModel):
         return Reply(**{**vars(reply), "prediction": chosen})
 
 
-class Adjusted(Voice):
+class Adjusted(LM):
     """A voice whose labels are decided by thresholds."""
 
-    def __init__(self, voice: Voice, thresholds: Thresholds) -> None:
-        from luthier.core.digest import digest_of
+    def __init__(self, voice: LM, thresholds: Thresholds) -> None:
+        from luthier.core.hashing import digest_of
 
         self.name, self.title, self.lm = voice.name, voice.title, voice.lm
         self._voice, self._thresholds = voice, thresholds
@@ -75,22 +75,22 @@ class Adjusted(Voice):
 
 
 def fit(
-    chances: Mapping[str, NDArray[np.float64]], real: Mapping[str, NDArray[np.bool_]], constraint: Constraint
+    probabilities: Mapping[str, NDArray[np.float64]], real: Mapping[str, NDArray[np.bool_]], constraint: Constraint
 ) -> dict[str, float]:
     """The thresholds of each group with which most answers are right while all groups have the same rate.
 
-    `chances` are probabilities of the positive label and `real` whether it is right, by group. The rate is the share
-    that gets the label (demographic parity), or the share of those who should that do (equal opportunity).
+    `probabilities` are probabilities of the positive label and `real` whether it is right, by group. The rate is the
+    share that gets the label (demographic parity), or the share of those who should that do (equal opportunity).
     """
     import numpy as np
 
-    curves = {name: _curve(chances[name], real[name], constraint) for name in sorted(chances)}
+    curves = {name: _curve(probabilities[name], real[name], constraint) for name in sorted(probabilities)}
     best: tuple[float, dict[str, float]] = (-1.0, {})
     for rate in np.linspace(0, 1, GRID + 1):
         right, chosen = 0.0, {}
         for name, (rates, hits, thresholds) in curves.items():
-            place = _nearest(rates, hits, float(rate))
-            right, chosen[name] = right + hits[place], float(thresholds[place])
+            index = _nearest(rates, hits, float(rate))
+            right, chosen[name] = right + hits[index], float(thresholds[index])
         if right > best[0]:
             best = (right, chosen)
     return best[1]

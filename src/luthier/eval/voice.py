@@ -6,19 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.eval.rows import Reply, Task
+from luthier.eval.task import Reply, Task
 from luthier.models.lm.base import Ability
 
 if TYPE_CHECKING:
+    from luthier.chat.messages import Example
     from luthier.eval.baseline import Baseline
     from luthier.models.lm.base import LanguageModel
-    from luthier.text.messages import Example
 
 Verb = Literal["answer"] | Ability
 """What may be asked of a contestant: to answer rows, or what its language model can do."""
 
 
-class Voice(ABC):
+class LM(ABC):
     """One contestant that answers rows; it may be asked more where it has a language model."""
 
     is_model: ClassVar[bool] = True
@@ -39,17 +39,17 @@ class Voice(ABC):
         return frozenset({"answer", *(self.lm.abilities if self.lm is not None else ())})
 
 
-class Plain(Voice):
+class BaselineLM(LM):
     """A baseline that has its training rows."""
 
     is_model = False
 
-    def __init__(self, baseline: Baseline, learnt: Sequence[Example]) -> None:
-        from luthier.core.digest import digest_of
+    def __init__(self, baseline: Baseline, trained_examples: Sequence[Example]) -> None:
+        from luthier.core.hashing import digest_of
 
         self.name, self.title = baseline.kind, baseline.title
-        self.digest = digest_of([baseline.settings(), [example.id for example in learnt]])
-        self._baseline, self._learnt = baseline, learnt
+        self.digest = digest_of([baseline.settings(), [example.id for example in trained_examples]])
+        self._baseline, self._learnt = baseline, trained_examples
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """Learn, and answer rows of a task."""

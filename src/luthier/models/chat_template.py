@@ -1,6 +1,6 @@
 """A chat template by itself, read without transformers: which ones ship, what one renders, what it has a place for.
 
-Estimates and plans render here; the ids that a training reads come from `luthier.text`.
+Estimates and plans render here; the ids that a training reads come from `luthier.chat`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.core.errors import ModelError, UnknownName, Where, did_you_mean
-from luthier.core.files import writing
-from luthier.core.paths import locate
+from luthier.core.errors import ModelError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.files import locate, writing
 from luthier.models.describe import read_object, read_template
 
 SHIPPED: Mapping[str, tuple[str, ...]] = {"hermes": ("<|im_start|>", "<|im_end|>")}
@@ -62,16 +61,16 @@ def chat_template_text(word: str, base: Path) -> str:
     path = locate(word, base)
     if not path.is_file():
         if "/" not in word and not word.endswith((".jinja", ".jinja2", ".j2")):
-            remedy = f"{did_you_mean(word, SHIPPED)}, or give a Jinja file"
+            hint = f"{did_you_mean(word, SHIPPED)}, or give a Jinja file"
             raise UnknownName(
-                f"no chat template ships under {word!r}", where=Where(field="chat_template"), remedy=remedy
+                f"no chat template ships under {word!r}", where=SourceLocation(field="chat_template"), hint=hint
             )
-        what, remedy = f"there is no file {path}", f"give a Jinja file, or a template that ships: {', '.join(SHIPPED)}"
-        raise ModelError(what, where=Where(field="chat_template"), remedy=remedy)
+        what, hint = f"there is no file {path}", f"give a Jinja file, or a template that ships: {', '.join(SHIPPED)}"
+        raise ModelError(what, where=SourceLocation(field="chat_template"), hint=hint)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ModelError("is not UTF-8 text", where=Where(file=str(path)), remedy="give a Jinja file") from error
+        raise ModelError("is not UTF-8 text", where=SourceLocation(file=str(path)), hint="give a Jinja file") from error
     _check_syntax(text, path)
     return text
 
@@ -82,8 +81,8 @@ def _check_syntax(text: str, path: Path) -> None:
     try:
         ChatTemplate(text, {})
     except TemplateSyntaxError as error:
-        where = Where(file=str(path), line=error.lineno)
-        raise ModelError(f"is no Jinja template: {error.message}", where=where, remedy="mend the template") from error
+        where = SourceLocation(file=str(path), line=error.lineno)
+        raise ModelError(f"is no Jinja template: {error.message}", where=where, hint="mend the template") from error
 
 
 def missing_tokens(word: str, folder: Path) -> list[str]:
@@ -152,8 +151,8 @@ def _tool_template(folder: Path) -> str | None:
 def template_words(folder: Path) -> dict[str, str]:
     """The special tokens that templates write, by name."""
     file = folder / "tokenizer_config.json"
-    told = read_object(file) if file.is_file() else {}
-    found = {name: told.get(name) for name in _TOKENS}
+    config = read_object(file) if file.is_file() else {}
+    found = {name: config.get(name) for name in _TOKENS}
     texts = {name: one.get("content") if isinstance(one, Mapping) else one for name, one in found.items()}
     return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
 
@@ -177,8 +176,8 @@ class ChatTemplate:
 
     def render(self, turns: Sequence[Row], tools: Sequence[Row] | None) -> str:
         """A whole conversation."""
-        told = [self._form(turn) for turn in turns]
-        return self._template.render(messages=told, tools=tools, add_generation_prompt=False, **self._words)
+        messages = [self._form(turn) for turn in turns]
+        return self._template.render(messages=messages, tools=tools, add_generation_prompt=False, **self._words)
 
     def tool_places(self) -> ToolPlaces:
         """What of tools it has a place for."""
@@ -188,8 +187,8 @@ class ChatTemplate:
     def _form(self, turn: Row) -> Row:
         content, found = turn["content"] if self._thinks else inlined(turn), dict(turn)
         if "tool_calls" in turn and self._texts:
-            told = [{**call, "function": _as_text(call["function"])} for call in turn["tool_calls"]]
-            found["tool_calls"] = told
+            tool_calls = [{**call, "function": _as_text(call["function"])} for call in turn["tool_calls"]]
+            found["tool_calls"] = tool_calls
         return {**found, "content": [{"type": "text", "text": content}] if self._parts else content}
 
     def _shows(self, answer: Row, tools: Sequence[Row] | None = None, of: str = _PROBE) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, SourceLocation
 
 BYTES_OF = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -43,7 +43,7 @@ _FAMILIES = (
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-class Template(BaseModel):
+class TemplateDescription(BaseModel):
     """What a chat template is like."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,7 @@ class Description(BaseModel):
     disk_bytes: int
     """All files of the folder together."""
     licence: str | None
-    template: Template | None
+    template: TemplateDescription | None
     tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
     """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
     folder: Path | None = Field(default=None, exclude=True, repr=False)
@@ -164,22 +164,22 @@ def _check_sizes(config: dict[str, Any], path: Path) -> None:
     for name in _SIZES:
         value = config.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
-            where = Where(file=str(path), field=name)
+            where = SourceLocation(file=str(path), field=name)
             message = f"expected a whole number above 0, got {value!r}"
-            raise ModelError(message, where=where, remedy="fetch the model again, or mend its config.json")
+            raise ModelError(message, where=where, hint="fetch the model again, or mend its config.json")
 
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """How the names of token embeddings end."""
 
 
-def describe_template(source: str | None) -> Template | None:
+def describe_template(source: str | None) -> TemplateDescription | None:
     """Name a chat template by its turn marker; None for a model without one."""
     if source is None:
         return None
     family = next((name for name, marker in _FAMILIES if marker in source), "custom")
     default = re.search(r"messages\[0\]\[?.{0,8}role.{0,4}\]?\s*!=\s*['\"]system['\"]", source) is not None
-    return Template(
+    return TemplateDescription(
         family=family,
         generation_marks=_GENERATION_MARK.search(source) is not None,
         system_default=default,
@@ -240,19 +240,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that must hold an object."""
-    where = Where(file=str(path))
+    where = SourceLocation(file=str(path))
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        remedy = "give a folder that you may read"
-        raise ModelError(f"cannot be read: {error.strerror}", where=where, remedy=remedy) from error
+        hint = "give a folder that you may read"
+        raise ModelError(f"cannot be read: {error.strerror}", where=where, hint=hint) from error
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
         why = error.msg if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 text, or nested too deeply"
-        where = Where(file=str(path), line=line)
-        raise ModelError(f"is not JSON: {why}", where=where, remedy="fetch the model again") from error
+        where = SourceLocation(file=str(path), line=line)
+        raise ModelError(f"is not JSON: {why}", where=where, hint="fetch the model again") from error
     if not isinstance(value, dict):
-        raise ModelError("must hold a JSON object", where=where, remedy="fetch the model again")
+        raise ModelError("must hold a JSON object", where=where, hint="fetch the model again")
     return value
 
 
@@ -267,10 +267,12 @@ def weight_files(folder: Path) -> list[Path]:
     names = sorted(set(read_object(index).get("weight_map", {}).values()))
     if unsafe := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
         message = f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}"
-        raise ModelError(message, where=Where(file=str(index)), remedy="fetch the model again, from a source you trust")
+        raise ModelError(
+            message, where=SourceLocation(file=str(index)), hint="fetch the model again, from a source you trust"
+        )
     if missing := [name for name in names if not (folder / name).is_file()]:
         message = f"lacks {missing[0]} ({len(missing)} of {len(names)} shards)"
-        raise ModelError(message, where=Where(file=str(folder)), remedy="fetch the missing shards")
+        raise ModelError(message, where=SourceLocation(file=str(folder)), hint="fetch the missing shards")
     return [index, *(folder / name for name in names)]
 
 
@@ -281,14 +283,14 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             found.update(_read_header(path))
     if not found:
-        remedy = "take a release with safetensors weights"
-        raise ModelError("holds no safetensors weights", where=Where(file=str(folder)), remedy=remedy)
+        hint = "take a release with safetensors weights"
+        raise ModelError("holds no safetensors weights", where=SourceLocation(file=str(folder)), hint=hint)
     return found
 
 
 def _read_header(path: Path) -> dict[str, Tensor]:
-    where = Where(file=str(path))
-    broken = ModelError("is not a whole safetensors file", where=where, remedy="fetch it again")
+    where = SourceLocation(file=str(path))
+    broken = ModelError("is not a whole safetensors file", where=where, hint="fetch it again")
     with path.open("rb") as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -339,8 +341,8 @@ def read_licence(folder: Path) -> str | None:
 def _tied(config: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
     """What the config says; when it is silent, whether the weights lack a head of their own."""
     text = config.get("text_config") or {}
-    said = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
-    return bool(said) if said is not None else not any(name.endswith("lm_head.weight") for name in tensors)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    return bool(tied) if tied is not None else not any(name.endswith("lm_head.weight") for name in tensors)
 
 
 def _duplicate_head(tensors: dict[str, Tensor]) -> int:

@@ -15,13 +15,22 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import DataError
-from luthier.models.beginnings import Beginnings, read_once
-from luthier.models.decoder import GREEDY, PORTION_ALONE, TOKENS, Ask, Decoder, Sampling, Stop
-from luthier.models.lanes import read_packs
-from luthier.models.load import Loaded
-from luthier.models.logprobs import logprobs, ranked
-from luthier.models.pack import SHARE_FROM, Pack, Row
-from luthier.models.sequence import names_of, plain_model, refuse_sequence, without_padding
+from luthier.models.generation.engine import (
+    GREEDY,
+    PORTION_ALONE,
+    TOKENS,
+    Decoder,
+    GenerationRequest,
+    Sampling,
+    Stop,
+    TokenOutput,
+)
+from luthier.models.load import LoadedModel
+from luthier.models.packing.logprobs import logprobs, ranked
+from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow
+from luthier.models.packing.parallel import read_packs
+from luthier.models.packing.prefix_cache import Beginnings, read_once
+from luthier.models.sequence_head import names_of, plain_model, refuse_sequence, without_padding
 
 PACK_TOKENS = 4096
 """Tokens read at once when answers are scored."""
@@ -30,7 +39,7 @@ OPTIONS_SHARE_FROM = 1
 
 
 def generate(
-    loaded: Loaded,
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     stop: Stop,
@@ -51,29 +60,38 @@ def generate(
         return written
     own = range(len(prompts)) if streams is None else streams
     asks = [
-        Ask(ids=ids, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling, stream=stream)
+        GenerationRequest(ids=ids, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling, stream=stream)
         for ids, stream in zip(prompts, own, strict=True)
     ]
     room = max(tokens, max(map(len, prompts)) + max_new_tokens)
     decoder = Decoder(loaded, tokens=room, portion=PORTION_ALONE)  # nobody waits for a single token
     _refuse(decoder.context, prompts)
-    waiting = sorted(range(len(prompts)), key=lambda at: list(prompts[at]), reverse=True)  # those that begin alike meet
-    places: dict[int, int] = {}
     done = 0
-    while done < len(prompts):
-        while waiting and (ticket := decoder.admit(asks[waiting[-1]])) is not None:
-            places[ticket] = waiting.pop()
-        for one in decoder.step():
-            written[places[one.ticket]].append(one.token)
-            if one.finish is not None:
-                done += 1
-                if progress is not None:
-                    progress(done, len(prompts))
+    for index, output in decode(decoder, asks):
+        written[index].append(output.token)
+        if output.finish is not None:
+            done += 1
+            if progress is not None:
+                progress(done, len(prompts))
     return written
 
 
+def decode(decoder: Decoder, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, TokenOutput]]:
+    """Each token that is generated for some requests, with the request's index, until all are finished."""
+    # those that begin alike meet
+    waiting = sorted(range(len(requests)), key=lambda index: list(requests[index].ids), reverse=True)
+    indices: dict[int, int] = {}
+    while waiting or indices:
+        while waiting and (ticket := decoder.admit(requests[waiting[-1]])) is not None:
+            indices[ticket] = waiting.pop()
+        for output in decoder.step():
+            yield indices[output.ticket], output
+            if output.finish is not None:
+                del indices[output.ticket]
+
+
 def stream(
-    loaded: Loaded,
+    loaded: LoadedModel,
     prompt: Sequence[int],
     max_new_tokens: int,
     stop: Stop,
@@ -85,7 +103,7 @@ def stream(
         return
     decoder = Decoder(loaded, tokens=max(TOKENS, len(prompt) + max_new_tokens))
     _refuse(decoder.context, [prompt])
-    decoder.admit(Ask(ids=prompt, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling))
+    decoder.admit(GenerationRequest(ids=prompt, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling))
     finish = None
     while finish is None:
         for one in decoder.step():
@@ -111,7 +129,7 @@ class Likely(NamedTuple):
 
 def likelihoods(
     model: torch.nn.Module,
-    asked: Sequence[tuple[Sequence[int], Sequence[int]]],
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     tokens: int = PACK_TOKENS,
     greedy: bool = False,
@@ -120,8 +138,8 @@ def likelihoods(
     """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a
     pack, what all of them begin with once, and with `kept` once for all calls."""
     rows = [
-        Row([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
-        for at, (before, after) in enumerate(asked)
+        TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
+        for at, (before, after) in enumerate(requests)
     ]
     refuse_sequence(plain_model(model))
     with torch.no_grad(), read_once(model, rows, kept):
@@ -130,7 +148,7 @@ def likelihoods(
 
 def row_likelihoods(
     model: torch.nn.Module,
-    rows: Sequence[Row],
+    rows: Sequence[TokenRow],
     *,
     tokens: int = PACK_TOKENS,
     greedy: bool = False,
@@ -144,9 +162,9 @@ def row_likelihoods(
         return ranked(model, pack) if greedy else (logprobs(model, pack), None)
 
     with torch.no_grad():
-        for pack, (told, first) in read_packs(model, rows, tokens, told_of, share_from):
+        for pack, (record, first) in read_packs(model, rows, tokens, told_of, share_from):
             path = pack.path.cpu()
-            totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, path, told.double().cpu())
+            totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, path, record.double().cpu())
             counts = torch.bincount(path, minlength=pack.rows)
             hits = None if first is None else torch.bincount(path[first.cpu()], minlength=pack.rows) == counts
             for at, key in enumerate(pack.keys):
@@ -177,7 +195,7 @@ def label_scores(
 ) -> list[list[float]]:
     """For each prompt, the log-probability of each output of a model with a sequence head; `kept` as for options."""
     outputs = torch.arange(len(names_of(plain_model(model))))
-    rows = [Row([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
+    rows = [TokenRow([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
     found: dict[str, list[float]] = {}
 
     def scored(made: Pack) -> Tensor:
@@ -200,9 +218,9 @@ def rewards(
     last token that is no padding."""
     pad = plain_model(model).config.get_text_config().pad_token_id
     read = [without_padding(ids, pad) for ids in conversations]
-    rows = [Row([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
+    rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
     found: dict[str, float] = {}
     with torch.no_grad(), read_once(model, rows, kept):
-        for made, said in read_packs(model, rows, tokens, partial(logprobs, model), OPTIONS_SHARE_FROM):
-            found |= dict(zip(made.keys, said.double().tolist(), strict=True))
+        for made, scores in read_packs(model, rows, tokens, partial(logprobs, model), OPTIONS_SHARE_FROM):
+            found |= dict(zip(made.keys, scores.double().tolist(), strict=True))
     return [found[str(at)] for at in range(len(rows))]

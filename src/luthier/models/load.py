@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from luthier.artifacts.training import TrainingRecord, kind_of
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
-from luthier.core.errors import ModelError, Where
-from luthier.core.quiet import no_bars
-from luthier.core.step import Outline, Outlook
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.step import ArtifactSpec, PlanContext
+from luthier.core.system.process import no_bars
 from luthier.models.describe import describe, read_object
 from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import no_peft_warning
-from luthier.models.scheme import Scheme
-from luthier.text.training import TrainingRecord, kind_of
+from luthier.models.source import Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ _CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class LoadedModel:
     """An open model in evaluation mode, with where its tokenizer lies and what it is."""
 
     model: Any
@@ -49,7 +49,7 @@ class Loaded:
     digest: str
 
 
-def load(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
+def load(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
     """Open a model artifact, on this machine's GPU when there is one.
 
     `auto` is bfloat16 where this machine computes in it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
@@ -59,17 +59,17 @@ def load(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
     kind = pick_dtype(dtype)
     model = placed(_open(artifact, kind)).requires_grad_(requires_grad=False)
     if is_adapter(weights_of(artifact)):
-        from luthier.models.lora_product import one_product
+        from luthier.models.kernels.lora import one_product
 
         one_product(model)
-    return Loaded(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
+    return LoadedModel(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
 
 
-def load_base(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
+def load_base(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
     """Open what a model stands on."""
     under = base_of(artifact)
     model = placed(open_merged(under, pick_dtype(dtype)))
-    return Loaded(model=model.eval(), folder=base_folder(under), name=name_of(under), digest=under.digest)
+    return LoadedModel(model=model.eval(), folder=base_folder(under), name=name_of(under), digest=under.digest)
 
 
 def base_of(artifact: Artifact) -> Artifact:
@@ -83,8 +83,8 @@ def weights_digest(artifact: Artifact) -> str:
     if is_adapter(artifact):
         return artifact.digest
     root = [entry for entry in artifact.manifest.files if "/" not in entry.path]
-    told = [one for one in root if one.path == "config.json" or one.path.endswith(".safetensors")]
-    return digest_of([[one.path, one.digest] for one in told])
+    entries = [one for one in root if one.path == "config.json" or one.path.endswith(".safetensors")]
+    return digest_of([[one.path, one.digest] for one in entries])
 
 
 def placed(model: Any) -> Any:
@@ -119,26 +119,26 @@ def is_tuned(artifact: Artifact) -> bool:
     return "model" in artifact.manifest.inputs or is_plain(artifact)
 
 
-def is_remote(outlook: Outlook, field: str = "model") -> bool:
+def is_remote(plan_context: PlanContext, field: str = "model") -> bool:
     """The same of a step's input, made or not."""
-    if (made := outlook.inputs.get(field)) is not None:
+    if (made := plan_context.inputs.get(field)) is not None:
         return is_endpoint(made)
-    expected = outlook.outlines.get(field)
+    expected = plan_context.outlines.get(field)
     return expected is not None and expected.remote
 
 
-def has_network(outlook: Outlook, field: str = "model") -> bool:
+def has_network(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether a step's model, made or not, is a neural network; one behind an endpoint is."""
-    if (made := outlook.inputs.get(field)) is not None:
+    if (made := plan_context.inputs.get(field)) is not None:
         return not is_plain(made)
-    return outlook.outlines.get(field, Outline()).network
+    return plan_context.outlines.get(field, ArtifactSpec()).network
 
 
-def refuse_without_weights(outlook: Outlook, field: str = "model") -> None:
+def refuse_without_weights(plan_context: PlanContext, field: str = "model") -> None:
     """`ModelError` when a network's weights are wanted of a step's model, made or not, that has none here."""
-    if is_remote(outlook, field):
+    if is_remote(plan_context, field):
         raise no_weights(f"the {field}")
-    if not has_network(outlook, field):
+    if not has_network(plan_context, field):
         raise no_network(f"the {field}")
 
 
@@ -152,14 +152,18 @@ def refuse_endpoint(artifact: Artifact) -> None:
 
 def no_network(name: str) -> ModelError:
     """What is said when a network is wanted of a plain classifier."""
-    remedy = "take a base model (`luthier models list`), or a step that tunes one"
-    return ModelError(f"{name} is a plain classifier: it has no network", where=Where(field="model"), remedy=remedy)
+    hint = "take a base model (`luthier models list`), or a step that tunes one"
+    return ModelError(
+        f"{name} is a plain classifier: it has no network", where=SourceLocation(field="model"), hint=hint
+    )
 
 
 def no_weights(name: str) -> ModelError:
     """What is said when weights are wanted of an endpoint."""
-    remedy = "take a model whose weights are here (`luthier models list`), or `technique: prompt_search`"
-    return ModelError(f"{name} is an endpoint: its weights are not here", where=Where(field="model"), remedy=remedy)
+    hint = "take a model whose weights are here (`luthier models list`), or `technique: prompt_search`"
+    return ModelError(
+        f"{name} is an endpoint: its weights are not here", where=SourceLocation(field="model"), hint=hint
+    )
 
 
 def weights_of(artifact: Artifact) -> Artifact:
@@ -245,10 +249,10 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) 
 
     named = read_object(folder / "config.json").get("architectures") or [""]
     sequence = str(named[0]).endswith("ForSequenceClassification")
-    where = Where(file=str(folder))
+    where = SourceLocation(file=str(folder))
     more: dict[str, Any] = {"dtype": dtype}
     if scheme:
-        from luthier.models.quantised import PackedConfig
+        from luthier.models.quantization import PackedConfig
 
         more = {"dtype": describe(folder).dtype, "quantization_config": PackedConfig(*scheme)}
     try:
@@ -262,12 +266,12 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) 
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        what, remedy = _why_not(str(error).strip().split("\n", 1)[0])
-        raise ModelError(what, where=where, remedy=remedy) from error
+        what, hint = _why_not(str(error).strip().split("\n", 1)[0])
+        raise ModelError(what, where=where, hint=hint) from error
     wrong = [*sorted(info["missing_keys"]), *(str(key) for key in info["mismatched_keys"])]
     if wrong:
         what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
-        raise ModelError(f"the weights do not fit the architecture: {what}", where=where, remedy=_ANOTHER)
+        raise ModelError(f"the weights do not fit the architecture: {what}", where=where, hint=_ANOTHER)
     return cast(model, dtype).eval()
 
 
@@ -279,16 +283,16 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def open_quantised(artifact: Artifact, dtype: torch.dtype, scheme: Scheme) -> Any:
+def open_quantized(artifact: Artifact, dtype: torch.dtype, scheme: Scheme) -> Any:
     """The plain transformers model of an artifact with its linear layers packed; what moves over it is added later."""
     own = weights_of(artifact)
     if not is_adapter(own):
         return open_folder(own.folder, dtype, scheme)
     import torch
 
-    from luthier.models.quantised import quantise
+    from luthier.models.quantization import quantize
 
-    return cast(quantise(open_merged(own, torch.float32), scheme), dtype)
+    return cast(quantize(open_merged(own, torch.float32), scheme), dtype)
 
 
 def scheme_of(artifact: Artifact) -> Scheme | None:
@@ -302,17 +306,17 @@ def scheme_of(artifact: Artifact) -> Scheme | None:
 _ANOTHER = "fetch the model again, or take another release of it"
 
 
-def _why_not(said: str) -> tuple[str, str]:
+def _why_not(message: str) -> tuple[str, str]:
     """What transformers said, and what to do."""
-    if "ignore_mismatched_sizes" in said:
+    if "ignore_mismatched_sizes" in message:
         return "the weights have other shapes than config.json says", _ANOTHER
-    if "does not recognize this architecture" in said:
-        kind = said.partition("model type `")[2].partition("`")[0]
+    if "does not recognize this architecture" in message:
+        kind = message.partition("model type `")[2].partition("`")[0]
         return (
             f"transformers knows no model type {kind!r}",
             "`pip install --upgrade transformers`, or take another model",
         )
-    return f"transformers cannot open this model: {said}", _ANOTHER
+    return f"transformers cannot open this model: {message}", _ANOTHER
 
 
 def open_adapter(model: Any, folder: Path) -> Any:
@@ -328,8 +332,8 @@ def open_adapter(model: Any, folder: Path) -> Any:
 @contextmanager
 def fitting(folder: Path) -> Iterator[None]:
     """Let PEFT read an adapter's folder; `ModelError` in place of what it raises when it does not fit."""
-    where = Where(file=str(folder))
-    told = read_object(folder / "adapter_config.json")
+    where = SourceLocation(file=str(folder))
+    config = read_object(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("holds no adapter_model.safetensors", where=where)
     try:
@@ -337,54 +341,57 @@ def fitting(folder: Path) -> Iterator[None]:
             yield
     except (ValueError, RuntimeError, KeyError, UserWarning) as error:
         first = str(error).strip().split("\n", 1)[0]
-        kind = told.get("peft_type", "adapter")
+        kind = config.get("peft_type", "adapter")
         raise ModelError(f"this {kind} adapter does not fit its base model: {first}", where=where) from error
 
 
 def adapter_config(model: Any, folder: Path) -> Any:
-    """An adapter's settings, with what PEFT must be told about a quantised model's layers."""
+    """An adapter's settings, with what PEFT must be told about a quantized model's layers."""
     from peft import PeftConfig
 
-    from luthier.models import bottleneck  # noqa: F401  # teaches PEFT the type
-    from luthier.models.quantised import LAYERS_FOR_PEFT, is_quantised
+    from luthier.models.quantization import LAYERS_FOR_PEFT, is_quantized
 
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = True
-    if is_quantised(model):
+    if is_quantized(model):
         config._register_custom_module(LAYERS_FOR_PEFT)
     return config
 
 
-def merge(model: Any, place: Path, *, dequantise: bool = False) -> Any:
+def merge(model: Any, path: Path, *, dequantize: bool = False) -> Any:
     """PEFT's model with the adapter added into its weights; `ModelError` for adapters that are not weights.
 
-    An adapter that was learnt over a quantised base is merged only with `dequantise`, into weights that are brought
+    An adapter that was learnt over a quantized base is merged only with `dequantize`, into weights that are brought
     back to the precision in which the model computes.
     """
-    if dequantise:
-        from luthier.models import quantised
+    if dequantize:
+        from luthier.models import quantization
 
-        quantised.dequantise(model, next(model.parameters()).dtype)
+        quantization.dequantize(model, next(model.parameters()).dtype)
     if model.active_peft_config.is_prompt_learning:
         kind = model.active_peft_config.peft_type.value
-        remedy = "export it with `--format adapter`, or tune with a technique such as lora"
+        hint = "export it with `--format adapter`, or tune with a technique such as lora"
         raise ModelError(
-            f"{kind} learns a prompt, which cannot be merged into weights", where=Where(file=str(place)), remedy=remedy
+            f"{kind} learns a prompt, which cannot be merged into weights",
+            where=SourceLocation(file=str(path)),
+            hint=hint,
         )
     if _adapts_tied_head(model):
         what = (
             "what was learnt at the output head cannot be merged: it is one with the embeddings, which would move too"
         )
-        remedy = "export it with `--format adapter`, or tune without the head among `targets`"
-        raise ModelError(what, where=Where(file=str(place)), remedy=remedy)
+        hint = "export it with `--format adapter`, or tune without the head among `target_modules`"
+        raise ModelError(what, where=SourceLocation(file=str(path)), hint=hint)
     try:
         return model.merge_and_unload(progressbar=False, safe_merge=True)
     except ModelError as error:
-        raise ModelError(error.message, where=Where(file=str(place)), remedy=error.remedy) from error
+        raise ModelError(error.message, where=SourceLocation(file=str(path)), hint=error.hint) from error
     except (AttributeError, NotImplementedError, ValueError) as error:
         kind = model.active_peft_config.peft_type.value
-        remedy = "export it with `--format adapter`"
-        raise ModelError(f"{kind} cannot be merged: {error}", where=Where(file=str(place)), remedy=remedy) from error
+        hint = "export it with `--format adapter`"
+        raise ModelError(
+            f"{kind} cannot be merged: {error}", where=SourceLocation(file=str(path)), hint=hint
+        ) from error
 
 
 def _adapts_tied_head(model: Any) -> bool:
@@ -396,32 +403,32 @@ def _adapts_tied_head(model: Any) -> bool:
     return isinstance(head, BaseTunerLayer) and head.weight is table.weight
 
 
-def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantise: bool = False) -> Any:
+def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantize: bool = False) -> Any:
     """A plain transformers model: every adapter on the way is merged in float32, then all is rounded once.
 
-    `dequantise` allows it where a base was quantised for tuning; the weights are then what its codes stand for.
+    `dequantize` allows it where a base was quantized for tuning; the weights are then what its codes stand for.
     """
     artifact = weights_of(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
     import torch
 
-    return cast(merge(_open(artifact, torch.float32), artifact.folder, dequantise=dequantise), dtype)
+    return cast(merge(_open(artifact, torch.float32), artifact.folder, dequantize=dequantize), dtype)
 
 
 def open_parent(artifact: Artifact, dtype: torch.dtype) -> Any:
     """What an adapter stands on: a plain model, under a sequence head when the adapter was tuned with one."""
-    from luthier.models.sequence import with_outputs
+    from luthier.models.sequence_head import with_outputs
 
     parent, scheme, outputs = artifact.parent("model"), scheme_of(artifact), outputs_of(artifact)
-    model = open_quantised(parent, dtype, scheme) if scheme else open_merged(parent, dtype)
+    model = open_quantized(parent, dtype, scheme) if scheme else open_merged(parent, dtype)
     return with_outputs(model, outputs) if outputs else model
 
 
 def outputs_of(artifact: Artifact) -> tuple[str, ...]:
     """The classes that a model names by a sequence head, whether it was tuned here or came with it, or as a plain
     classifier; none for a language model."""
-    from luthier.models.sequence import outputs_in
+    from luthier.models.sequence_head import outputs_in
 
     if is_endpoint(artifact):
         return ()

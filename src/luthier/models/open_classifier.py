@@ -30,16 +30,16 @@ def open_pipeline(folder: str | Path) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    told = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
-    if told["format"] != FORMAT:
-        raise ValueError(f"{SETTINGS_FILE}: expected format {FORMAT}, got {told['format']!r}; use the file beside it")
+    config = json.loads((Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+    if config["format"] != FORMAT:
+        raise ValueError(f"{SETTINGS_FILE}: expected format {FORMAT}, got {config['format']!r}; use the file beside it")
     arrays = load_file(Path(folder) / WEIGHTS_FILE)
-    settings = {**told["vectorizer"], "ngram_range": tuple(told["vectorizer"]["ngram_range"])}
-    vocabulary = {term: column for column, term in enumerate(told["vocabulary"])}
+    settings = {**config["vectorizer"], "ngram_range": tuple(config["vectorizer"]["ngram_range"])}
+    vocabulary = {term: column for column, term in enumerate(config["vocabulary"])}
     vectorizer = TfidfVectorizer(**settings, vocabulary=vocabulary)
     vectorizer.idf_ = arrays["idf"]
-    regression = LogisticRegression(**told["classifier"])
-    regression.classes_ = np.array(told["classes"])
+    regression = LogisticRegression(**config["classifier"])
+    regression.classes_ = np.array(config["classes"])
     regression.coef_, regression.intercept_ = arrays["coef"], arrays["intercept"]
     regression.n_features_in_ = arrays["coef"].shape[1]
     return make_pipeline(vectorizer, regression)

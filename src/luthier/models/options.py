@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-Normalise = Literal["sum", "mean", "prior"]
+Normalize = Literal["sum", "mean", "prior"]
 Sums = Sequence[tuple[float, int]]
 """For each answer, its summed log-probability and how many tokens that is a sum over."""
 
 
-def normalise(how: Normalise, row: Sums, prior: Sums = ()) -> list[float]:
+def normalize(how: Normalize, row: Sums, prior: Sums = ()) -> list[float]:
     """A score for each answer: the sum, the mean a token, or the sum less the answer's when the question is empty
     (`prior`; Zhao et al. 2021, contextual calibration), shifted to log-probabilities."""
     match how:

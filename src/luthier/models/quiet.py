@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from luthier.core.quiet import no_bars
+from luthier.core.system.process import no_bars
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def no_peft_warning() -> Iterator[None]:
     """Silence while PEFT wraps or asks a model, about what it does itself and does right.
 
     It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they
-    are parameters; it finds out for itself that GPT-2's layers are transposed; it is told how to adapt our quantised
+    are parameters; it finds out for itself that GPT-2's layers are transposed; it is told how to adapt our quantized
     layers, and warns of them all the same; and nothing is merged at a head that is one with the embeddings.
     """
     with warnings.catch_warnings():

@@ -1,27 +1,25 @@
-"""A trained reward model, opened to judge answers: a number for each conversation.
-
-It has a sequence head with one output, or is a language model that was taught to give a verdict when it is asked.
-"""
+"""Rewards of conversations, by a sequence head or by the answer of a language model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from luthier.chat.judge_prompt import Verdict
 from luthier.core.artifact import Artifact
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.lm.base import LanguageModel, LoglikelihoodRequest
 from luthier.models.lm.local import LocalLM
-from luthier.text.verdict import Verdict
+from luthier.models.sequence_head import names_of, plain_model
 
 if TYPE_CHECKING:
+    from luthier.chat.messages import Message
     from luthier.models.load import Dtype
-    from luthier.text.messages import Message
 
     Conversations = Sequence[tuple[Message, ...]]
 
 
-class Judge:
+class RewardModel:
     """Gives a number for each conversation that ends with an answer; its weights are read when it is made."""
 
     def __init__(self, artifact: Artifact, precision: Dtype) -> None:
@@ -33,13 +31,14 @@ class Judge:
     ) -> list[float]:
         """By its head, which reads the tools on offer as it did while it learnt, or by the verdict that it was taught
         to give; `ModelError` for a model with neither."""
-        from luthier.models.sequence import names_of, plain_model
 
         if self._verdict is not None:
             return self.odds(conversations, self._verdict)
         if len(names_of(plain_model(self._model))) != 1:
-            remedy = "name a step that tunes with the objective `reward`, or ask it by a rubric: the reward `verdict`"
-            raise ModelError(f"{self._lm.name} is no reward model", where=Where(field="reward_model"), remedy=remedy)
+            hint = "name a step that tunes with the objective `reward`, or ask it by a rubric: the reward `verdict`"
+            raise ModelError(
+                f"{self._lm.name} is no reward model", where=SourceLocation(field="reward_model"), hint=hint
+            )
         return self._lm.reward(list(zip(conversations, tools or [()] * len(conversations), strict=True)))
 
     def odds(self, conversations: Conversations, verdict: Verdict | Mapping[str, Any]) -> list[float]:
@@ -52,8 +51,8 @@ def odds(lm: LanguageModel, conversations: Conversations, verdict: Verdict | Map
     how = Verdict.model_validate(verdict)
     found = lm.loglikelihood(
         [
-            LoglikelihoodRequest(prompt=asked, continuation=word, truncate_prompt=False)
-            for asked in map(how.asked, conversations)
+            LoglikelihoodRequest(prompt=request, continuation=word, truncate_prompt=False)
+            for request in map(how.build_prompt, conversations)
             for word in (how.yes, how.no)
         ]
     )
@@ -62,8 +61,8 @@ def odds(lm: LanguageModel, conversations: Conversations, verdict: Verdict | Map
 
 def verdict_of(artifact: Artifact) -> Any:
     """What a generative judge was taught to be asked; None for any other model."""
+    from luthier.artifacts.training import TrainingRecord
     from luthier.models.load import is_endpoint, weights_of
-    from luthier.text.training import TrainingRecord
 
     own = artifact if is_endpoint(artifact) else weights_of(artifact)
     return TrainingRecord.read(own).verdict if "model" in own.manifest.inputs else None

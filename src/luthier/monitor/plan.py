@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, Window, parse_expression
-from luthier.monitor.alert import Alert
+from luthier.monitor.alerts import Alert
 from luthier.monitor.signal import Signal, all_numbers
 
 FILE = "monitor.json"
@@ -16,7 +16,7 @@ REFERENCES = "references"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class AlertRule:
     """An alert whose conditions are read and whose limits are numbers."""
 
     alert: Alert
@@ -41,7 +41,7 @@ class MonitorPlan:
     every_s: float
     """How often the alerts are looked at."""
     signals: Sequence[Signal]
-    rules: Sequence[Rule]
+    rules: Sequence[AlertRule]
     references: Path
     """The folder in which each signal has one, with what it learnt."""
     report: Mapping[str, float]
@@ -53,9 +53,9 @@ class MonitorPlan:
     def watched(self) -> Iterator[tuple[Signal, Window]]:
         """Each signal and window that is looked at: those of alerts, and each signal's usual one."""
         numbers = all_numbers(self.signals)
-        asked = [(numbers[rule.when.name], rule.when.window) for rule in self.rules]
+        requested = [(numbers[rule.when.name], rule.when.window) for rule in self.rules]
         usual = [(signal, signal.usual) for signal in self.signals]
-        yield from {(signal.called, spec): (signal, spec) for signal, spec in (*asked, *usual)}.values()
+        yield from {(signal.called, spec): (signal, spec) for signal, spec in (*requested, *usual)}.values()
 
 
 class AlertVocabulary(Vocabulary):
@@ -84,17 +84,17 @@ class AlertVocabulary(Vocabulary):
         return self._windows.get(name) or self._numbers[name].usual
 
 
-def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> list[Rule]:
+def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> list[AlertRule]:
     """Alerts with their conditions read; `ValueError` (an `ExpressionError` among them) says what is wrong with one."""
     numbers = all_numbers(signals)
     found = []
     for alert in alerts:
-        when = parse_expression(alert.when, AlertVocabulary(numbers))
+        when = parse_expression(alert.expr, AlertVocabulary(numbers))
         clear = None if alert.clear is None else _clear(alert, when, numbers)
         limit = _limit(when, report)
-        usually = max(numbers[when.name].enough(when.name, when.window), 2 if alert.certain else 1)
+        usually = max(numbers[when.name].enough(when.name, when.window), 2 if alert.significant else 1)
         found.append(
-            Rule(
+            AlertRule(
                 alert=alert,
                 when=when,
                 limit=limit,
@@ -113,9 +113,9 @@ def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping
 def _clear(alert: Alert, when: Expression, numbers: Mapping[str, Signal]) -> Expression:
     clear = parse_expression(str(alert.clear), AlertVocabulary(numbers, {when.name: when.window}))
     if clear.name != when.name or clear.window != when.window:
-        raise ValueError(f"`clear` must be about {when.name} {when.window}, as `when` is; got {alert.clear!r}")
+        raise ValueError(f"`clear` must be about {when.name} {when.window}, as `expr` is; got {alert.clear!r}")
     if clear.upward == when.upward:
-        raise ValueError(f"`clear` must point the other way than `when`; got {alert.when!r} and {alert.clear!r}")
+        raise ValueError(f"`clear` must point the other way than `expr`; got {alert.expr!r} and {alert.clear!r}")
     return clear
 
 
@@ -126,16 +126,16 @@ def _limit(when: Expression, report: Mapping[str, float]) -> float:
 
 def read_plan(artifact: Artifact, name: str) -> MonitorPlan:
     """What an artifact of a step `monitor` watches; `name` is what to call it in messages."""
-    told = artifact.read_json(FILE)
-    signals = [Signal.parse(one) for one in told["signals"]]
-    alerts = [Alert.model_validate(one) for one in told["alerts"]]
+    record = artifact.read_json(FILE)
+    signals = [Signal.parse(one) for one in record["signals"]]
+    alerts = [Alert.model_validate(one) for one in record["alerts"]]
     return MonitorPlan(
         name=name,
-        every_s=told["every"],
+        every_s=record["interval"],
         signals=signals,
-        rules=rules_of(alerts, signals, told["report"]),
+        rules=rules_of(alerts, signals, record["report"]),
         references=artifact.folder / REFERENCES,
-        report=told["report"],
+        report=record["report"],
         seed=artifact.manifest.seed,
-        models=frozenset(told["models"]),
+        models=frozenset(record["models"]),
     )

@@ -17,12 +17,12 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.expressions import Window
-from luthier.traffic.record import Feedback, Trace
+from luthier.traces.record import Feedback, Trace
 
 Events = Literal["requests", "feedback"]
 
 
-class Reading(NamedTuple):
+class SignalValue(NamedTuple):
     """A number, its 95 % interval, and the events that it rests on."""
 
     value: float
@@ -31,7 +31,7 @@ class Reading(NamedTuple):
     events: int
 
 
-class Row(NamedTuple):
+class SignalRow(NamedTuple):
     """What a signal keeps of one event."""
 
     key: int
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     """What the request can be sliced by: release, model, what the application said of it."""
 
 
-class Span(NamedTuple):
+class WindowSpan(NamedTuple):
     """How long a window is, and how many events were in it, those that the sample leaves out included."""
 
     seconds: float
@@ -51,29 +51,29 @@ class Span(NamedTuple):
     """Whether the interval's ends are wanted; where a bootstrap is dear, a look at the value alone does without."""
 
 
-class Measured(NamedTuple):
+class ReportRow(NamedTuple):
     """A row of the release's own report, answered by the model that was measured."""
 
     probabilities: Mapping[str, float]
     """Of each class."""
-    said: str
+    prediction: str
     right: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainingSample:
     """What the release was trained on, as signals learn from it: a sample, drawn by content."""
 
     prompts: Sequence[str]
     answers: Sequence[str]
     base: Path
     seed: int
-    measured: Sequence[Measured] = ()
+    measured: Sequence[ReportRow] = ()
     """The report's rows, where the model chose among classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class SignalContext:
     """Where a signal works while it watches."""
 
     base: Path
@@ -84,22 +84,22 @@ class Place:
     seed: int = 0
 
 
-class Eye(Protocol):
+class SignalState(Protocol):
     """An open signal."""
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         """What is kept of a request (or of what was said about it); None when it says nothing."""
         ...
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         """Each number of a window's rows, in the order in which they came; a number that cannot be told is absent."""
         ...
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         """What each row alone says of the first number, by which the worst are found; None when it says nothing."""
         ...
 
-    def story(self, rows: Sequence[Row]) -> str:
+    def explain(self, rows: Sequence[SignalRow]) -> str:
         """What a reader of an alert should know beside the numbers; often nothing."""
         ...
 
@@ -139,11 +139,11 @@ class Signal(Component):
         """With fewer events there is no data: by default, all that a window `on` so many events asks for."""
         return max(1, spec.events)
 
-    def learn(self, training: Training, folder: Path) -> None:
+    def learn(self, training: TrainingSample, folder: Path) -> None:
         """Write the reference to hold traffic against into a folder; nothing where none is needed."""
         return
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The signal at work, with what it wrote into this folder."""
         return self
 
@@ -152,14 +152,14 @@ class Signal(Component):
         """What is kept of a request, or of what was said about it; None when it says nothing."""
 
     @abstractmethod
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         """Each number of a window's rows."""
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         """What each row alone says of the first number."""
         return [float(row.value) for row in rows]
 
-    def story(self, rows: Sequence[Row]) -> str:
+    def explain(self, rows: Sequence[SignalRow]) -> str:
         """Nothing beside the numbers."""
         return ""
 

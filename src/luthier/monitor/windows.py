@@ -13,7 +13,7 @@ from typing import Protocol
 import xxhash
 
 from luthier.core.expressions import Window
-from luthier.monitor.signal import Row
+from luthier.monitor.signal import SignalRow
 
 PARTS = 60
 """A window of time moves on by a sixtieth of its length at once, and by no less than a second."""
@@ -36,14 +36,14 @@ def lots_of(text: str, count: int) -> list[float]:
     return [lot_of(f"{number} {text}") for number in range(count)]
 
 
-class Kept(Protocol):
+class RowWindow(Protocol):
     """A window's rows."""
 
-    def add(self, at: float, row: Row) -> None:
+    def add(self, at: float, row: SignalRow) -> None:
         """Take a row that came at a time (seconds since 1970)."""
         ...
 
-    def rows(self, now: float) -> list[Row]:
+    def rows(self, now: float) -> list[SignalRow]:
         """The rows at a time, in the order in which they came."""
         ...
 
@@ -56,7 +56,7 @@ class Kept(Protocol):
         ...
 
 
-def window(spec: Window) -> Kept:
+def window(spec: Window) -> RowWindow:
     """The window that a rule names."""
     return Last(spec.events) if spec.events else Lately(spec.seconds)
 
@@ -66,17 +66,17 @@ class Last:
 
     def __init__(self, events: int) -> None:
         self._events = events
-        self._rows: OrderedDict[int, Row] = OrderedDict()
+        self._rows: OrderedDict[int, SignalRow] = OrderedDict()
         self._added = 0
 
-    def add(self, at: float, row: Row) -> None:
+    def add(self, at: float, row: SignalRow) -> None:
         self._added += 1
         self._rows.pop(row.key, None)
         self._rows[row.key] = row
         if len(self._rows) > self._events:
             self._rows.popitem(last=False)
 
-    def rows(self, now: float) -> list[Row]:
+    def rows(self, now: float) -> list[SignalRow]:
         return list(self._rows.values())
 
     def events(self, now: float) -> int:
@@ -94,9 +94,9 @@ class _Part:
         self.came = 0
         self.below = 1 << 64
         """Rows whose key is below are here."""
-        self.kept: dict[int, Row] = {}
+        self.kept: dict[int, SignalRow] = {}
 
-    def add(self, row: Row) -> None:
+    def add(self, row: SignalRow) -> None:
         self.came += row.key not in self.kept
         if _mixed(row.key) >= self.below:
             return
@@ -119,15 +119,15 @@ class Lately:
         self._count = max(1, round(seconds / self._step))
         self._parts: deque[_Part] = deque()
 
-    def add(self, at: float, row: Row) -> None:
+    def add(self, at: float, row: SignalRow) -> None:
         number = int(at // self._step)
-        place = len(self._parts)
-        while place and self._parts[place - 1].number > number:
-            place -= 1  # a row that comes late goes where it belongs
-        if not place or self._parts[place - 1].number < number:
-            self._parts.insert(place, _Part(number))
-            place += 1
-        self._parts[place - 1].add(row)
+        index = len(self._parts)
+        while index and self._parts[index - 1].number > number:
+            index -= 1  # a row that comes late goes where it belongs
+        if not index or self._parts[index - 1].number < number:
+            self._parts.insert(index, _Part(number))
+            index += 1
+        self._parts[index - 1].add(row)
 
     def _current(self, now: float) -> list[_Part]:
         """The parts that are in the window; those before are forgotten."""
@@ -136,7 +136,7 @@ class Lately:
             self._parts.popleft()
         return [part for part in self._parts if part.number <= last]
 
-    def rows(self, now: float) -> list[Row]:
+    def rows(self, now: float) -> list[SignalRow]:
         parts = self._current(now)
         below = min((part.below for part in parts), default=0)
         return [row for part in parts for key, row in part.kept.items() if _mixed(key) < below]

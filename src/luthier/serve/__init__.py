@@ -1,1 +1,1 @@
-"""Serving: engines that answer, and the gateway that speaks OpenAI's protocol in front of them."""
+"""Serving: engines, and the gateway with the OpenAI API in front of them."""

@@ -18,12 +18,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from luthier.core.errors import LuthierError
-from luthier.serve.bodies import Chat, Completion, Embedding
-from luthier.serve.door import LOOPBACK, Door, Limits, error_body, refusal_headers
-from luthier.serve.gateway import Gateway, caller_of, require
-from luthier.serve.intake import first_wrong, other_than_json
-from luthier.serve.refusal import Refusal, as_refusal
-from luthier.traffic.keys import Ring, Scope
+from luthier.serve.auth import LOOPBACK, AuthMiddleware, RequestLimits, error_body, refusal_headers
+from luthier.serve.openai.protocol import APIError, Chat, Completion, EmbeddingsBody, as_refusal
+from luthier.serve.openai.responses import first_wrong, other_than_json
+from luthier.serve.openai.server import Gateway, caller_of, require
+from luthier.traces.api_keys import KeyStore, Scope
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
 _BODIES: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": Chat,
     "/v1/completions": Completion,
-    "/v1/embeddings": Embedding,
+    "/v1/embeddings": EmbeddingsBody,
 }
 _REFS = "#/components/schemas/{model}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class ExtraRoutes:
     """What other rooms and doors set beside the gateway's own routes, behind the same door; routes find who asks in
     `request.state.caller`."""
 
@@ -53,26 +52,26 @@ class Beside:
 def build_app(
     gateway: Gateway,
     *,
-    ring: Callable[[], Ring],
-    limits: Limits | None = None,
-    beside: Beside | None = None,
+    ring: Callable[[], KeyStore],
+    limits: RequestLimits | None = None,
+    extra_routes: ExtraRoutes | None = None,
     hosts: Iterable[str] | None = LOOPBACK,
 ) -> ASGIApp:
     """The whole application."""
-    beside = beside or Beside()
+    extra_routes = extra_routes or ExtraRoutes()
     app = FastAPI(title="Luthier", version=version("luthier"), docs_url=None, redoc_url=None)
     _add_routes(app, gateway)
-    for router, scope in beside.routers:
+    for router, scope in extra_routes.routers:
         app.include_router(router, dependencies=[_needs(scope)], responses=_RESPONSES)
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_wrong)
     app.add_exception_handler(Exception, _on_fault)
     plain = app.openapi
-    app.openapi = lambda: _described(plain(), {**_BODIES, **beside.bodies})  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    limits = limits or Limits()
-    whole = replace(limits, larger={**limits.larger, **beside.larger})
-    return Door(app, ring=ring, limits=whole, hosts=hosts)
+    app.openapi = lambda: _described(plain(), {**_BODIES, **extra_routes.bodies})  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    limits = limits or RequestLimits()
+    whole = replace(limits, larger={**limits.larger, **extra_routes.larger})
+    return AuthMiddleware(app, ring=ring, limits=whole, hosts=hosts)
 
 
 def _needs(scope: Scope) -> Any:
@@ -83,12 +82,12 @@ def _needs(scope: Scope) -> Any:
 
 
 def _add_routes(app: FastAPI, gateway: Gateway) -> None:
-    asked: dict[str, Any] = {"response_class": Response, "responses": _RESPONSES}
-    app.add_api_route("/v1/chat/completions", gateway.chat, methods=["POST"], tags=["inference"], **asked)
-    app.add_api_route("/v1/completions", gateway.complete, methods=["POST"], tags=["inference"], **asked)
-    app.add_api_route("/v1/embeddings", gateway.embed, methods=["POST"], tags=["inference"], **asked)
-    app.add_api_route("/v1/models", gateway.models, tags=["inference"], **asked)
-    app.add_api_route("/v1/models/{model:path}", gateway.model, tags=["inference"], **asked)
+    route_options: dict[str, Any] = {"response_class": Response, "responses": _RESPONSES}
+    app.add_api_route("/v1/chat/completions", gateway.chat, methods=["POST"], tags=["inference"], **route_options)
+    app.add_api_route("/v1/completions", gateway.complete, methods=["POST"], tags=["inference"], **route_options)
+    app.add_api_route("/v1/embeddings", gateway.embed, methods=["POST"], tags=["inference"], **route_options)
+    app.add_api_route("/v1/models", gateway.models, tags=["inference"], **route_options)
+    app.add_api_route("/v1/models/{model:path}", gateway.model, tags=["inference"], **route_options)
 
     async def health() -> dict[str, str]:
         """The server runs."""
@@ -118,26 +117,26 @@ _RESPONSES: dict[int | str, Any] = {
 }
 
 
-def _described(told: dict[str, Any], bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+def _described(openapi: dict[str, Any], bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     """FastAPI's description, with the bodies that are read by hand."""
     _, defs = models_json_schema([(body, "validation") for body in bodies.values()], ref_template=_REFS)
-    told.setdefault("components", {}).setdefault("schemas", {}).update(defs["$defs"])
+    openapi.setdefault("components", {}).setdefault("schemas", {}).update(defs["$defs"])
     for path, body in bodies.items():
         schema = {"$ref": _REFS.format(model=body.__name__)}
         content = {"application/json": {"schema": schema}}
-        told["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-    return told
+        openapi["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+    return openapi
 
 
-def _page(told: dict[str, Any]) -> str:
+def _page(openapi: dict[str, Any]) -> str:
     parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>Luthier</title>"]
     parts.append("<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}</style>")
     parts.append("<h1>Luthier</h1><p>OpenAI's API; <a href=openapi.json>the description for programs</a>.</p>")
-    for path, verbs in told["paths"].items():
+    for path, verbs in openapi["paths"].items():
         for verb, about in verbs.items():
             body = about.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             name = body.get("$ref", "").rpartition("/")[2]
-            schema = told["components"]["schemas"].get(name, body)
+            schema = openapi["components"]["schemas"].get(name, body)
             parts.append(f"<h2><code>{verb.upper()} {html.escape(path)}</code></h2>")
             parts.append(f"<p>{html.escape(about.get('description', about.get('summary', '')))}</p>")
             if schema:
@@ -154,7 +153,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refusal = Refusal(_said(request, error), status=error.status_code)
+    refusal = APIError(_said(request, error), status=error.status_code)
     headers = {**(error.headers or {}), **refusal_headers(refusal)}
     return JSONResponse(error_body(refusal), status_code=refusal.status, headers=headers)
 
@@ -180,4 +179,4 @@ async def _on_wrong(request: Request, error: Exception) -> Response:
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
-    return JSONResponse(error_body(Refusal("a fault of the server's own", status=500)), status_code=500)
+    return JSONResponse(error_body(APIError("a fault of the server's own", status=500)), status_code=500)

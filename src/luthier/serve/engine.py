@@ -11,18 +11,17 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
+from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.serve.bodies import without_parameter
-from luthier.serve.query import Piece, Query, Verb
-from luthier.serve.refusal import Refusal
-from luthier.text.messages import Message
+from luthier.serve.openai.protocol import APIError, without_parameter
+from luthier.serve.request import OutputChunk, Query, Verb
 
 if TYPE_CHECKING:
-    from luthier.models.embedder import Points
+    from luthier.models.embeddings.base import Points
 
 
-class Answering(ABC):
+class ModelRunner(ABC):
     """An open model."""
 
     able: ClassVar[frozenset[Verb]] = frozenset({"chat", "completion"})
@@ -37,20 +36,20 @@ class Answering(ABC):
         """The system message with which conversations begin that have none, as those did that the model learnt from."""
 
     @abstractmethod
-    def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+    def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
         """The pieces of the answers, as they are written.
 
-        `Refusal` for what cannot be answered, before the first piece; `Busy` when too many wait already.
+        `APIError` for what cannot be answered, before the first piece; `Busy` when too many wait already.
         """
 
     def unused(self, query: Query) -> tuple[str, ...]:
-        """Settings of sampling that were asked for and change nothing for this model; `Refusal` for one that should and
-        cannot."""
+        """Settings of sampling that were asked for and change nothing for this model; `APIError` for one that should
+        and cannot."""
         for name in query.unsupported:
             raise without_parameter(name)
         return ()
 
-    def as_learnt(self, query: Query) -> Query:
+    def apply_training_prompt(self, query: Query) -> Query:
         """A query as the model is to read it."""
         if not self.system or query.verb != "chat" or (query.messages[:1] and query.messages[0].role == "system"):
             return query
@@ -58,7 +57,7 @@ class Answering(ABC):
 
     async def points(self, texts: Sequence[str]) -> tuple[Points, int]:
         """A point for each text, and how many tokens were read."""
-        raise Refusal("this model makes no embeddings", param="model")
+        raise APIError("this model makes no embeddings", param="model")
 
     @property
     def waiting(self) -> int:
@@ -75,12 +74,12 @@ class Answering(ABC):
         return
 
 
-class Engine(Component):
+class ServingEngine(Component):
     """A way to serve a model."""
 
     role: ClassVar[str] = "engine"
     home: ClassVar[str] = "luthier.serve.engines"
 
     @abstractmethod
-    def open(self, model: Artifact) -> Answering:
+    def open(self, model: Artifact) -> ModelRunner:
         """Open a model artifact; `ModelError` when this engine cannot serve it."""

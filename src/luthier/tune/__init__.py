@@ -1,1 +1,1 @@
-"""The tuning room: techniques say what moves, objectives what is wanted, one loop does the work."""
+"""Fine-tuning: techniques, objectives, optimizers, rewards, and the training loop."""

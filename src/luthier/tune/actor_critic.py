@@ -12,16 +12,17 @@ from luthier.tune.policy import RETURN, SHARE, VALUE, ByToken
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack
+    from luthier.models.packing.pack import Pack
 
 
 class ActorCritic(ByToken):
-    """The critic is an adapter and a head beside the policy's, over one frozen base (`luthier.tune.critic`)."""
+    """The critic is an adapter and a head beside the policy's, over one frozen base
+    (`luthier.tune.training.critic`)."""
 
     value_clip: float | None = Field(default=0.2, gt=0)
     """How far a value may move, from what it was when answers were drawn, before it has no gradient. None: any way."""
     value_weight: float = Field(default=0.5, gt=0)
-    """Weight of the critic's loss beside the policy's, which matters where `clip` bounds the norm of both together."""
+    """Weight of the critic's loss beside the policy's, which matters where `max_grad_norm` bounds both together."""
     value_rate: float = Field(default=1.0, gt=0)
     """How many times quicker than the policy its critic learns."""
     value_start: Literal["auto", "zero"] = "auto"
@@ -31,10 +32,10 @@ class ActorCritic(ByToken):
 
     def value_loss(self, values: Tensor, pack: Pack) -> Loss:
         """½ max((v - R)², (clip(v, V - ε, V + ε) - R)²) from (N,) values, as a sum; as a measure, its mean."""
-        told = {name: pack.told[name].to(values) for name in (RETURN, VALUE, SHARE)}
-        far = (values - told[RETURN]) ** 2
+        token_values = {name: pack.token_values[name].to(values) for name in (RETURN, VALUE, SHARE)}
+        far = (values - token_values[RETURN]) ** 2
         if self.value_clip is not None:
-            bounded = values.clamp(told[VALUE] - self.value_clip, told[VALUE] + self.value_clip)
-            far = far.maximum((bounded - told[RETURN]) ** 2)
+            bounded = values.clamp(token_values[VALUE] - self.value_clip, token_values[VALUE] + self.value_clip)
+            far = far.maximum((bounded - token_values[RETURN]) ** 2)
         total = 0.5 * self.value_weight * (pack.weights.to(values) * far).sum()
-        return Loss(total, {"value_loss": float((0.5 * far.detach() * told[SHARE]).sum())})
+        return Loss(total, {"value_loss": float((0.5 * far.detach() * token_values[SHARE]).sum())})

@@ -1,16 +1,33 @@
-"""What a training computes, in operations: the terms in which its pace is kept, and the next one's time is told."""
+"""The cost of a training: operations, speed, memory of this machine, and tokens that fit."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.models.load import cpu_has_tiles
-from luthier.models.speed import cores, flops_per_s, has_gpu, over_fp32
+from luthier.core.errors import Interrupted
+from luthier.core.step import StepContext
+from luthier.models.cost import (
+    BASE_BYTES,
+    cores,
+    flops_per_s,
+    has_gpu,
+    has_tile_attention,
+    over_fp32,
+)
+from luthier.models.describe import Description, attention_bytes
+from luthier.models.load import cpu_has_bf16, cpu_has_tiles
+from luthier.tune.optimizer import Optimizer
+from luthier.tune.optimizers.adamw import AdamW
+from luthier.tune.technique import AnyTechnique
+from luthier.tune.training.schedule import BatchSampler
 
 if TYPE_CHECKING:
-    from luthier.models.describe import Description
-    from luthier.models.pack import Pack
+    from luthier.models.packing.pack import Pack
+    from luthier.tune.training.trainer import StepMetrics
 
 TILES_LEARNING = 3.85
 """How much quicker trainings are in bf16 where the processor multiplies tiles (AMX) than numpy's fp32 products: fitted
@@ -38,7 +55,7 @@ class Computed(NamedTuple):
     packs: float = 0
     tokens: float = 0
     """Shared prefixes once in each pack."""
-    learnt: float = 0
+    head_tokens: float = 0
     """Tokens whose probability is asked for: the head reads no others."""
     keys: float = 0
     """Tokens that each token sees, itself among them, added up."""
@@ -66,13 +83,13 @@ def operations_of(model: Description, trainable: int, *, bits: int, headed: bool
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
     narrow = bits == 16 and not cpu_has_tiles()
-    beside = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * gain(bf16=bits == 16)
+    overhead_tokens = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * gain(bf16=bits == 16)
     alone = TILES_ALONE if cpu_has_tiles() else ALONE
     lanes = 1 if has_gpu() else cores()
 
     def operations(computed: Computed) -> float:
-        read = layers * (computed.tokens + beside * computed.packs)
-        whole = read + head * computed.learnt + attention * computed.keys
+        read = layers * (computed.tokens + overhead_tokens * computed.packs)
+        whole = read + head * computed.head_tokens + attention * computed.keys
         return whole * alone if computed.packs <= 1 < lanes else whole
 
     return operations
@@ -86,3 +103,112 @@ def gain(*, bf16: bool) -> float:
 def speed_here(*, bf16: bool) -> float:
     """Operations a second of trainings on this machine, from matrix products measured just now and before."""
     return flops_per_s(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
+
+
+SHARE = 0.5
+"""Part of the machine's memory that one training may fill."""
+MOST_TOKENS = 16_384
+"""Beyond this, larger packs win nothing more."""
+LEAST_TOKENS = 256
+KEYS = 256.0
+"""How many tokens one sees on average, where rows are not known: half a row of 512."""
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def machine_bytes() -> int:
+    """Memory of this machine or container: what is there, not what is free just now."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _LIMITS:
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            found = min(found, int(text))
+    return found
+
+
+def device_bytes() -> int:
+    """Memory of what the model is placed on: a GPU's own, or the machine's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return machine_bytes()
+
+
+def footprint(
+    technique: AnyTechnique, optimizer: Optimizer, model: Description, tokens: int, keys: float = KEYS
+) -> int:
+    """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place.
+
+    `tokens` stand in one pack, and each sees `keys` others on average.
+    """
+    moving = technique.trainable(model)
+    outer = model.embedding_parameters if moving > model.parameters - model.embedding_parameters else 0
+    width = model.hidden_size
+    shapes = {"embed_tokens": (outer // width, width), "layers": ((moving - outer) // width, width)}
+    saved = AdamW().state_bytes(shapes) - optimizer.state_bytes(shapes)
+    gradient_bytes = (
+        moving * model.weight_bytes // max(1, model.parameters) if cores() > 1 else 0
+    )  # gradients of a second pack
+    shares = 0 if model.dtype == "bfloat16" and has_tile_attention(model) else attention_bytes(model, tokens, keys)
+    return BASE_BYTES + technique.footprint(model, tokens) + shares + gradient_bytes - saved
+
+
+def computing_in(model: Description, precision: str) -> Description:
+    """The model as it lies in memory: in the numbers that it computes in."""
+    wide = precision == "float32" or (precision == "auto" and not cpu_has_bf16())
+    return model.model_copy(
+        update={"dtype": "float32" if wide else "bfloat16", "weight_bytes": model.parameters * (4 if wide else 2)}
+    )
+
+
+def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: Description) -> int:
+    """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
+    fixed = footprint(technique, optimizer, model, 0)
+    each = (footprint(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
+    room = int((device_bytes() * SHARE - fixed) / each)
+    return max(LEAST_TOKENS, min(MOST_TOKENS, room))
+
+
+SHOWN = ("token_accuracy", "reward", "kl", "entropy", "length")
+"""Measures that stand beside the loss while a model learns."""
+
+
+class Speed:
+    """Tells of each step as it is done, and measures how fast they are; `operations` of what a step computed."""
+
+    def __init__(self, work: StepContext, sampler: BatchSampler, operations: Callable[[Computed], float]) -> None:
+        self._work, self._course, self._operations = work, sampler, operations
+        self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
+        self._rows = self._computed = self._tokens = 0
+        self._flops = 0.0
+
+    def __call__(self, stepped: StepMetrics) -> None:
+        self._rows += stepped.rows
+        self._computed += round(stepped.taken.tokens)
+        self._flops += self._operations(stepped.taken)
+        self._tokens += stepped.tokens
+        done = min(stepped.step * self._course.batch_size, self._course.total)
+        held_out = {name: round(value, 4) for name, value in stepped.measures.items() if name.startswith("held_out_")}
+        loss = {"loss": round(stepped.loss, 4)}
+        measures = {name: round(stepped.measures[name], 4) for name in SHOWN if name in stepped.measures}
+        metrics = {**loss, **measures, **held_out}
+        stop = self._work.report(stepped.step, metrics, done=done, total=self._course.total, unit="rows")
+        if stepped.skipped and stepped.rows:
+            self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
+        if stop:
+            raise Interrupted(f"stopped after step {stepped.step}: who listens to its numbers asked for it")
+
+    def measures(self, aside_s: float, drawing_s: float) -> dict[str, float]:
+        """Rates of what this process learnt, without the seconds that went into measuring and keeping states; that of
+        its products also without those in which it drew answers, by the clock and by what processors were busy."""
+        whole = time.perf_counter() - self._begun
+        seconds = max(whole - aside_s, 1e-9)
+        flops_per_s = self._flops / max(seconds - drawing_s, 1e-9)
+        busy = (time.process_time() - self._begun_cpu) / max(whole, 1e-9)
+        return {
+            "train_s": whole,
+            "rows_per_s": self._rows / seconds,
+            "tokens_per_s": self._tokens / seconds,
+            "computed_tokens_per_s": self._computed / seconds,
+            "flops_per_s": flops_per_s,
+            "flops_per_cpu_s": flops_per_s / max(busy, 1e-9),
+        }

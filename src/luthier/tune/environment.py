@@ -13,11 +13,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.chat.messages import Example, Message, prompt_of
 from luthier.core.component import Component
-from luthier.text.messages import Example, Message, prompt_of
 
 
-class Talk(NamedTuple):
+class EnvironmentConversation(NamedTuple):
     """A conversation that waits for an answer."""
 
     example: Example
@@ -26,7 +26,7 @@ class Talk(NamedTuple):
     """What was said after the question; the last turn is the model's."""
 
     @property
-    def said(self) -> str:
+    def completion(self) -> str:
         """What the model said last."""
         return self.turns[-1].content
 
@@ -53,6 +53,6 @@ class Environment(Component):
     hang add up), and more for one is a fault, which ends training."""
 
     @abstractmethod
-    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """What it says in each conversation, from that conversation alone; None where it has nothing to say, which ends
         it. Relative paths start at `base`."""

@@ -10,9 +10,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from luthier.core.errors import ModelError, Where
-from luthier.models.logprobs import forget, logprobs, reading
-from luthier.models.pack import Pack
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.packing.logprobs import forget, logprobs, reading
+from luthier.models.packing.pack import Pack
 from luthier.tune.techniques.lora import WATCHED
 
 PACKS = 4
@@ -23,10 +23,10 @@ _NOTHING = 1e-12
 
 def begin_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
     """Set every A to the first `rank` principal directions of its layer's inputs; B stays zero."""
-    seen = _inputs(model, [pack for pack, _ in zip(packs, range(PACKS), strict=False)])
+    layer_inputs = _inputs(model, [pack for pack, _ in zip(packs, range(PACKS), strict=False)])
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     found: dict[tuple[int, ...], Tensor] = {}
-    for name, pieces in seen.items():
+    for name, pieces in layer_inputs.items():
         key = tuple(piece.data_ptr() for piece in pieces)  # layers that read the same input share its directions
         if key not in found:
             found[key] = _directions(torch.cat(pieces).double(), rank, name)
@@ -36,7 +36,7 @@ def begin_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
 
 def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
     """A few rows of every adapted layer's input, from each pack, as the untouched model computes them."""
-    seen: dict[str, list[Tensor]] = {}
+    layer_inputs: dict[str, list[Tensor]] = {}
     last: list[tuple[Tensor, Tensor]] = []
     tokens = 0  # of the pack, without what it is rounded up with
 
@@ -45,7 +45,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
             rows = given.detach().reshape(-1, given.shape[-1])[:tokens]
             chosen = torch.linspace(0, rows.shape[0] - 1, min(rows.shape[0], WATCHED // PACKS)).long()
             last[:] = [(given, rows[chosen])]
-        seen.setdefault(name, []).append(last[0][1])
+        layer_inputs.setdefault(name, []).append(last[0][1])
 
     reading(model)
     with ExitStack() as undo, torch.no_grad(), model.disable_adapter():
@@ -57,15 +57,15 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
             tokens = pack.tokens
             logprobs(model, pack, whole=True)
     forget(model)
-    return seen
+    return layer_inputs
 
 
 def _directions(rows: Tensor, rank: int, name: str) -> Tensor:
     """(rows, inputs) to the (rank, inputs) right singular vectors of the centred rows."""
     if min(rows.shape) < rank:
-        where = Where(field="technique.start")
+        where = SourceLocation(field="technique.init_lora_weights")
         what = f"eva saw {rows.shape[0]} tokens of {rows.shape[1]} inputs at {name}, too few for rank {rank}"
-        raise ModelError(what, where=where, remedy="lower r, give more rows, or start by default")
+        raise ModelError(what, where=where, hint="lower r, give more rows, or leave init_lora_weights at default")
     rows = rows - rows.mean(0)
     wide = rows.shape[1] > rows.shape[0]
     squares, found = _largest(rows @ rows.t() if wide else rows.t() @ rows, rank)

@@ -11,24 +11,24 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.chat.messages import Example
 from luthier.core.errors import DataError, InputError, ModelError
-from luthier.text.messages import Example
-from luthier.tune.objective import REFERENCE, About, Objective
-from luthier.tune.schedule import Course
+from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext
+from luthier.tune.training.schedule import BatchSampler
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import Pack, TokenRow
 
 IGNORED = -100
 """The label of a token that is read and not learnt, as transformers has it."""
 
 
-def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) -> Dataset:
+def as_dataset(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> Dataset:
     """The rows that an objective learns, as a data set with `input_ids`, `attention_mask` and `labels`.
 
     Any collator that pads labels takes it, `DataCollatorForSeq2Seq` for one. Raises `InputError` for an objective
@@ -37,17 +37,19 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) ->
     from datasets import Dataset
 
     rows = _rows(objective, examples, text)
-    if objective.outputs(About.of(examples)) or not _labels_suffice(objective, rows):
+    if objective.outputs(ObjectiveContext.of(examples)) or not _labels_suffice(objective, rows):
         raise InputError(
             f"{objective.kind} weighs or compares what it learns here, which labels cannot tell",
-            remedy="train from packs: `steps_of` or `lightning_data`",
+            hint="train from packs: `steps_of` or `lightning_data`",
         )
     return Dataset.from_list(
         [
             {
                 "input_ids": list(row.ids),
                 "attention_mask": [1] * len(row.ids),
-                "labels": [token if learnt else IGNORED for token, learnt in zip(row.ids, row.learnt, strict=True)],
+                "labels": [
+                    token if weight else IGNORED for token, weight in zip(row.ids, row.loss_weights, strict=True)
+                ],
             }
             for row in rows
         ]
@@ -57,22 +59,26 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) ->
 def _refuse_own_loop(objective: Objective) -> None:
     if objective.needs_teacher:
         what = f"{objective.kind} learns from a teacher, which only Luthier's own loop asks"
-        raise InputError(what, remedy="tune with a recipe, with `teacher:` in its step")
+        raise InputError(what, hint="tune with a recipe, with `teacher:` in its step")
     if objective.draws:
         what = f"{objective.kind} learns from what the model itself writes, which only Luthier's own loop has it do"
-        raise InputError(what, remedy="tune with a recipe")
+        raise InputError(what, hint="tune with a recipe")
 
 
-def _rows(objective: Objective, examples: Sequence[Example], text: Text) -> list[Row]:
+def _rows(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> list[TokenRow]:
     _refuse_own_loop(objective)
-    rows = [row for lesson in objective.lessons(examples, text, About.of(examples)) for row in lesson.rows]
+    rows = [
+        row
+        for lesson in objective.build_training_examples(examples, text, ObjectiveContext.of(examples))
+        for row in lesson.rows
+    ]
     if not rows:
         raise DataError("nothing can be learnt from any of these examples")
     return rows
 
 
-def _labels_suffice(objective: Objective, rows: Sequence[Row]) -> bool:
-    plain = all(row.mates == 1 and not row.choices and {*row.learnt} <= {0.0, 1.0} for row in rows)
+def _labels_suffice(objective: Objective, rows: Sequence[TokenRow]) -> bool:
+    plain = all(row.group_size == 1 and not row.choices and {*row.loss_weights} <= {0.0, 1.0} for row in rows)
     return plain and objective.denominator(rows) == sum(len(row.targets) for row in rows)
 
 
@@ -83,15 +89,15 @@ def trainer_loss(objective: Objective) -> Callable[..., Tensor]:
     """
     import torch
 
-    from luthier.models.pack import Row, pack
+    from luthier.models.packing.pack import TokenRow, pack
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        learnt = labels != IGNORED
+        mask = labels != IGNORED
         rows = [
-            Row(one.clamp(min=0).tolist(), here.double().tolist()) for one, here in zip(labels, learnt, strict=True)
+            TokenRow(one.clamp(min=0).tolist(), here.double().tolist()) for one, here in zip(labels, mask, strict=True)
         ]
-        logits = outputs["logits"][:, :-1][learnt[:, 1:]]
-        logp = torch.log_softmax(logits.float(), -1).gather(1, labels[:, 1:][learnt[:, 1:], None])[:, 0]
+        logits = outputs["logits"][:, :-1][mask[:, 1:]]
+        logp = torch.log_softmax(logits.float(), -1).gather(1, labels[:, 1:][mask[:, 1:], None])[:, 0]
         total = objective.loss(logp, pack(rows).on(labels.device), None).total
         return total / (objective.denominator(rows) if num_items_in_batch is None else num_items_in_batch)
 
@@ -118,19 +124,21 @@ class OptimizerStep:
         """
         import torch
 
-        from luthier.models.logprobs import logprobs
-        from luthier.models.sequence import names_of, plain_model
-        from luthier.tune.reading import learning
+        from luthier.models.packing.logprobs import logprobs
+        from luthier.models.sequence_head import names_of, plain_model
+        from luthier.tune.training.reference_logprobs import learning
 
         if (has := names_of(plain_model(model))) != self.outputs:
             heads = [
                 f"a sequence head for {', '.join(names)}" if names else "a language head"
                 for names in (self.outputs, has)
             ]
-            remedy = "make it by `luthier.models.sequence.with_outputs(model, step.outputs)` before it is adapted"
-            raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", remedy=remedy)
+            hint = "make it by `luthier.models.sequence_head.with_outputs(model, step.outputs)` before it is adapted"
+            raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", hint=hint)
         with learning(model, objective) if model.training and not objective.builtin_dropout else nullcontext():
-            sums = [objective.loss(logprobs(model, one), one, one.told.get(REFERENCE)).total for one in self.packs]
+            sums = [
+                objective.loss(logprobs(model, one), one, one.token_values.get(REFERENCE)).total for one in self.packs
+            ]
         return torch.stack(sums).sum() / self.denominator
 
 
@@ -138,8 +146,8 @@ class Steps(NamedTuple):
     """How lessons are taken: epochs, rows of each step, and the most tokens of one pack."""
 
     epochs: float = 1.0
-    rows_per_step: int = 32
-    tokens_per_pack: int = 4096
+    batch_size: int = 32
+    max_tokens_per_microbatch: int = 4096
     seed: int = 0
 
 
@@ -147,50 +155,56 @@ USUAL = Steps()
 
 
 def steps_of(
-    objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL, reference: Any = None
+    objective: Objective, examples: Sequence[Example], text: ChatTokenizer, how: Steps = USUAL, reference: Any = None
 ) -> list[OptimizerStep]:
     """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed.
 
     `reference` is the model before it moves, which an objective such as `dpo` compares with: it reads every row once,
     here. Raises `InputError` for an objective that asks a teacher, or the model itself on the way.
     """
-    from luthier.models.pack import packs
+    from luthier.models.packing.pack import packs
 
     _refuse_own_loop(objective)
-    about = About.of(examples, seed=how.seed)
-    lessons = [list(lesson.rows) for lesson in objective.lessons(examples, text, about) if lesson.rows]
-    if not lessons:
+    about = ObjectiveContext.of(examples, seed=how.seed)
+    row_groups = [
+        list(lesson.rows) for lesson in objective.build_training_examples(examples, text, about) if lesson.rows
+    ]
+    if not row_groups:
         raise DataError("nothing can be learnt from any of these examples")
     if objective.needs_reference:
-        lessons = _referred(objective, lessons, reference, how.tokens_per_pack)
-    course = Course(seed=how.seed, count=len(lessons), epochs=how.epochs, rows_per_step=how.rows_per_step)
+        row_groups = _referred(objective, row_groups, reference, how.max_tokens_per_microbatch)
+    sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
     found = []
-    for number in range(course.steps):
-        drawn = [row for lesson in course.lessons_of(number) for row in lessons[lesson]]
+    for number in range(sampler.steps):
+        drawn = [row for lesson in sampler.lessons_of(number) for row in row_groups[lesson]]
         rows = objective.prepared(drawn, partial(_refuse_asking, objective))
-        read = packs(rows, how.tokens_per_pack)
+        read = packs(rows, how.max_tokens_per_microbatch)
         found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return found
 
 
-def _referred(objective: Objective, lessons: Sequence[list[Row]], reference: Any, tokens: int) -> list[list[Row]]:
+def _referred(
+    objective: Objective, row_groups: Sequence[list[TokenRow]], reference: Any, tokens: int
+) -> list[list[TokenRow]]:
     """The lessons with what the reference finds of their learnt tokens."""
-    from luthier.tune.reading import read_rows
+    from luthier.tune.training.reference_logprobs import read_rows
 
     if reference is None:
         what = f"{objective.kind} compares with the model as it was"
-        raise InputError(what, remedy="give that model, before its first step, as `reference`")
-    told = iter(read_rows(reference, [row for rows in lessons for row in rows], tokens))
-    return [[replace(row, told={**row.told, REFERENCE: next(told)}) for row in rows] for rows in lessons]
+        raise InputError(what, hint="give that model, before its first step, as `reference`")
+    logps = iter(read_rows(reference, [row for rows in row_groups for row in rows], tokens))
+    return [
+        [replace(row, token_values={**row.token_values, REFERENCE: next(logps)}) for row in rows] for rows in row_groups
+    ]
 
 
-def _refuse_asking(objective: Objective, rows: Sequence[Row]) -> Sequence[float]:
+def _refuse_asking(objective: Objective, rows: Sequence[TokenRow]) -> Sequence[float]:
     what = f"{objective.kind} asks the model before each step, which only Luthier's own loop does"
-    raise InputError(what, remedy="tune with a recipe")
+    raise InputError(what, hint="tune with a recipe")
 
 
 def lightning_data(
-    objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL, reference: Any = None
+    objective: Objective, examples: Sequence[Example], text: ChatTokenizer, how: Steps = USUAL, reference: Any = None
 ) -> Any:
     """The steps of `steps_of` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
     from lightning import LightningDataModule

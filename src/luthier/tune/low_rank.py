@@ -1,4 +1,4 @@
-"""What LoRA over plain and over quantised weights share: a low-rank product beside frozen layers, in PEFT's format."""
+"""What LoRA over plain and over quantized weights share: a low-rank product beside frozen layers, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from luthier.core.errors import ModelError, Where, did_you_mean
+from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.core.step import Merging
 from luthier.models.describe import Description
 from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence import task_type
-from luthier.models.shapes import Linear, expert_numbers, frozen_experts, is_head, targeted
-from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+from luthier.models.sequence_head import task_type
+from luthier.models.shapes import LinearLayerSpec, expert_numbers, frozen_experts, is_head, targeted
+from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
 
 BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -26,29 +26,31 @@ class LowRank(Technique):
     """Settings of a low-rank adapter, and what follows from them."""
 
     other_names: ClassVar[Mapping[str, str]] = {
-        "rank": "r", "lora_r": "r", "lora_rank": "r", "lora_alpha": "alpha", "target_modules": "targets",
-        "lora_target_modules": "targets", "lora_target": "targets", "use_rslora": "rslora", "lora_dropout": "dropout",
-        "loraplus_lr_ratio": "b_rate", "use_dora": "dora", "init_lora_weights": "start",
-    }  # fmt: skip
+        "rank": "r",
+        "lora_r": "r",
+        "lora_rank": "r",
+        "lora_target_modules": "target_modules",
+        "lora_target": "target_modules",
+    }
     r: int = Field(default=16, ge=1, le=1024)
     """Rank: how much an adapter can hold. 16 suffices for classification and style (Hu et al. saw little beyond 8;
     "LoRA Without Regret" sees none on small sets); 64 to 256 for much new knowledge."""
-    alpha: float = Field(default=32.0, gt=0)
+    lora_alpha: float = Field(default=32.0, gt=0)
     """Scale: the adapter's output is multiplied by alpha / r. 32 with r 16 is the literature's usual pair."""
-    targets: str | tuple[str, ...] = "all-linear"
+    target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers that get an adapter, or all linear ones except the output head: adapters on the MLP layers
     matter more than those on attention (QLoRA, Dettmers et al., 2023; "LoRA Without Regret")."""
-    rslora: bool = False
+    use_rslora: bool = False
     """Scale by alpha / √r instead, so that high ranks go on learning (Kalajdzievski, 2023)."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's input that is dropped while training. 0 is quickest; 0.05 to 0.1 for very small sets."""
-    b_rate: float = Field(default=1.0, ge=1, le=64)
+    loraplus_lr_ratio: float = Field(default=1.0, ge=1, le=64)
     """LoRA+: how many times quicker B learns than A, and with it DoRA's lengths, as in PEFT. 16 is what Hayou et al.
     (2024) recommend, and they saw 1 to 2 % better results, sooner, on hard tasks; 1 is plain LoRA. With `learning_rate:
     auto` A then learns √16 times slower and B √16 times quicker than LoRA does, so that the adapter as a whole keeps
     its pace."""
 
-    @field_validator("targets")
+    @field_validator("target_modules")
     @classmethod
     def _some_targets(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not value or (isinstance(value, str) and value != "all-linear"):
@@ -66,11 +68,13 @@ class LowRank(Technique):
 
         settings = {
             "r": self.r,
-            "lora_alpha": self.alpha,
-            "target_modules": self.targets if isinstance(self.targets, str) else list(self.targets),
-            "use_rslora": self.rslora,
+            "lora_alpha": self.lora_alpha,
+            "target_modules": self.target_modules
+            if isinstance(self.target_modules, str)
+            else list(self.target_modules),
+            "use_rslora": self.use_rslora,
             "exclude_modules": _routers(model) or None,
-            "lora_dropout": self.dropout,
+            "lora_dropout": self.lora_dropout,
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
             "task_type": task_type(model),
         }
@@ -82,26 +86,26 @@ class LowRank(Technique):
             try:
                 return get_peft_model(model, config, autocast_adapter_dtype=True)
             except ValueError as error:
-                remedy = "name other layers in technique.targets, or take another technique"
-                raise ModelError(f"PEFT cannot adapt this model: {error}", remedy=remedy) from error
+                hint = "name other layers in technique.target_modules, or take another technique"
+                raise ModelError(f"PEFT cannot adapt this model: {error}", hint=hint) from error
 
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""
-        for name in () if isinstance(self.targets, str) else self.targets:
+        for name in () if isinstance(self.target_modules, str) else self.target_modules:
             if name.rpartition(".")[2] not in known:
-                where = Where(field="technique.targets")
-                raise ModelError(f"no linear layer is called {name!r}", where=where, remedy=did_you_mean(name, known))
+                where = SourceLocation(field="technique.target_modules")
+                raise ModelError(f"no linear layer is called {name!r}", where=where, hint=did_you_mean(name, known))
 
-    def adapted(self, model: Description) -> list[Linear]:
+    def adapted(self, model: Description) -> list[LinearLayerSpec]:
         """The layers that get an adapter."""
-        return targeted(model, self.targets)
+        return targeted(model, self.target_modules)
 
     def trainable(self, model: Description) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""
         layers = sum(one.inputs + one.outputs for one in self.adapted(model))
-        return self.r * layers + expert_numbers(model, self.targets, self.r)
+        return self.r * layers + expert_numbers(model, self.target_modules, self.r)
 
-    def remark(self, model: Description) -> str:
+    def warning(self, model: Description) -> str:
         """Which experts get no adapter, and where an adapter will not merge."""
         if self.at_tied_head(model):
             return "the output head is one with the embeddings: what is learnt there stays an adapter and never merges"
@@ -124,17 +128,23 @@ class LowRank(Technique):
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""
         value = rate_for_width(BEST_RATE, hidden_size)
         why = f"LoRA, hidden size {hidden_size}; ten times the rate of full fine-tuning, lower for larger hidden sizes"
-        if self.b_rate == 1:
+        if self.loraplus_lr_ratio == 1:
             return Rate(value, why)
-        return Rate(float(f"{value / self.b_rate**0.5:.3g}"), f"{why}; A's, B learns {self.b_rate:g} times quicker")
+        return Rate(
+            float(f"{value / self.loraplus_lr_ratio**0.5:.3g}"),
+            f"{why}; A's, B learns {self.loraplus_lr_ratio:g} times quicker",
+        )
 
     def rate_of(self, name: str) -> float:
         """B's factor, and that of DoRA's lengths, which Hayou et al. and PEFT count to it."""
-        return self.b_rate if any(part in name for part in _WITH_B) else 1.0
+        return self.loraplus_lr_ratio if any(part in name for part in _WITH_B) else 1.0
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """Rank and learning rate matter; the rest hardly does."""
-        return {"learning_rate": Choice(1e-4, 5e-3, log=True), "r": Choice(values=(8, 16, 32, 64))}
+        return {
+            "learning_rate": ParamDistribution(1e-4, 5e-3, log=True),
+            "r": ParamDistribution(values=(8, 16, 32, 64)),
+        }
 
 
 def _routers(model: Any) -> list[str]:

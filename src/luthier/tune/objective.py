@@ -1,24 +1,32 @@
-"""An objective says what is wanted: which rows are read, what is learnt of them, and a pure loss."""
+"""Objectives: the role `objective`, and the batches of an optimizer step.
+
+An objective says which rows are read and which tokens are trained, and has a pure loss. A batch holds stored examples
+or completions that the model samples at that step. It depends only on recipe, seed, step and the weights before the
+step, so it is not saved.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsFloat
 
+from luthier.chat.messages import Example, said_for
 from luthier.core.component import Component
-from luthier.text.messages import Example, said_for
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.tune.dataset.tokenized import TokenizedDataset
+    from luthier.tune.training.memory import ParallelPacks
+    from luthier.tune.training.schedule import BatchSampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class ObjectiveContext:
     """What an objective may know beside the rows that it is given."""
 
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -26,17 +34,17 @@ class About:
     seed: int = 0
 
     @classmethod
-    def of(cls, examples: Sequence[Example], seed: int = 0) -> About:
+    def of(cls, examples: Sequence[Example], seed: int = 0) -> ObjectiveContext:
         """What the examples tell of the classes that they bear."""
         labels = {example.label for example in examples if example.label}
         return cls(classes=said_for(labels, examples), seed=seed)
 
 
-NOTHING = About()
+NOTHING = ObjectiveContext()
 REFERENCE = "reference"
-"""What a row's `told` calls the log-probabilities that the model, as it was, gives to its learnt tokens."""
+"""What a row's `token_values` calls the log-probabilities that the model, as it was, gives to its learnt tokens."""
 FIRST = "first"
-"""What a pack's `told` calls whether, of each learnt token, nothing was likelier to the model that learns."""
+"""What a pack's `token_values` calls whether, of each learnt token, nothing was likelier to the model that learns."""
 
 
 class Teacher(NamedTuple):
@@ -48,11 +56,11 @@ class Teacher(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class TrainingExample:
     """What one example becomes: the rows that must be read together, and what was lost on the way."""
 
     id: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TokenRow, ...] = ()
     """Empty when the example cannot be learnt from."""
     cut: int = 0
     """Tokens that were cut off to fit the limit."""
@@ -65,7 +73,7 @@ class Lesson:
         return sum(len(row.ids) for row in self.rows)
 
     @property
-    def learnt(self) -> int:
+    def trained_tokens(self) -> int:
         """Learnt tokens of all its rows."""
         return sum(len(row.targets) for row in self.rows)
 
@@ -85,14 +93,14 @@ class Objective(Component):
     home: ClassVar[str] = "luthier.tune.objectives"
     needs_reference: ClassVar[bool] = False
     """Whether the loss also needs the log-probabilities of the model as it was: they are read once, before anything
-    moves, and stand in the rows' `told` as `REFERENCE`."""
+    moves, and stand in the rows' `token_values` as `REFERENCE`."""
 
     measured: ClassVar[tuple[str, ...]] = ()
     """Which of the loss's measures may decide on held-out rows, more being better."""
 
     wants_first: ClassVar[bool] = False
-    """Whether the loss also counts of which learnt tokens nothing was likelier: they stand in the pack's `told` as
-    `FIRST`."""
+    """Whether the loss also counts of which learnt tokens nothing was likelier: they stand in the pack's
+    `token_values` as `FIRST`."""
 
     rate_share: ClassVar[float] = 1.0
     """What a learning rate that is found for supervised tuning is multiplied by."""
@@ -107,10 +115,12 @@ class Objective(Component):
     """Whether what is learnt are answers that the model itself writes on the way (`luthier.tune.policy`)."""
 
     @abstractmethod
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """One lesson for each example, in order."""
 
-    def outputs(self, about: About) -> tuple[str, ...]:
+    def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
         """Names of the outputs of the sequence head that the model needs; none when it keeps its language head.
 
         With a sequence head, the last id of a row is the number of an output. One output alone is read as it is (a
@@ -120,9 +130,9 @@ class Objective(Component):
 
     def wants_head(self) -> bool:
         """Whether the model gets a sequence head in place of its language head, whatever the classes."""
-        return bool(self.outputs(About(classes={"": ""})))
+        return bool(self.outputs(ObjectiveContext(classes={"": ""})))
 
-    def card(self, about: About) -> dict[str, Any]:
+    def card(self, about: ObjectiveContext) -> dict[str, Any]:
         """What a saved model tells of how it is to be read; nothing where it is read like any language model."""
         return {"classes": outputs} if (outputs := self.outputs(about)) else {}
 
@@ -135,33 +145,35 @@ class Objective(Component):
         """Whether what the teacher says is written into the lessons once, instead of being asked at each step."""
         return False
 
-    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
         """The rows of one optimizer step as they are learnt, once what their losses must know of one another is known.
 
         `read` gives the weighted sum of the log-probabilities of each row's learnt tokens, without a gradient.
         """
         return list(rows)
 
-    def remedy(self, reasons: Collection[str]) -> str | None:
+    def hint(self, reasons: Collection[str]) -> str | None:
         """What to do when nothing can be learnt from any row, for these reasons."""
         return None
 
     @abstractmethod
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """What the sum over all packs of one optimizer step is divided by."""
 
     @abstractmethod
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over one pack, from the log-probabilities of its learnt tokens; pure.
 
-        `logp` is what `luthier.models.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices. `reference` (N,) is
-        what the model gave before it moved; None where the objective needs none.
+        `logp` is what `luthier.models.packing.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices.
+        `reference` (N,) is what the model gave before it moved; None where the objective needs none.
         """
 
 
 def asked_of(model: Any, objective: Objective, pack: Pack, read: Callable[..., Tensor]) -> tuple[Tensor, Pack]:
-    """What a model says of a pack when it is read by `luthier.models.logprobs`; and the pack, where it says it, with
-    what the loss needs to know of it."""
+    """What a model says of a pack when it is read by `luthier.models.packing.logprobs`; and the pack, where it says
+    it, with what the loss needs to know of it."""
     import torch
 
     if not objective.wants_first:
@@ -170,7 +182,7 @@ def asked_of(model: Any, objective: Objective, pack: Pack, read: Callable[..., T
     first = torch.zeros(pack.targets.shape[0], dtype=torch.bool, device=next(model.parameters()).device)
     logp = read(model, pack, first=first)
     here = pack.on(logp.device)
-    return logp, replace(here, told={**here.told, FIRST: first})
+    return logp, replace(here, token_values={**here.token_values, FIRST: first})
 
 
 def row_sums(logp: Tensor, pack: Pack) -> Tensor:
@@ -182,9 +194,9 @@ def row_sums(logp: Tensor, pack: Pack) -> Tensor:
 def by_lesson(values: Tensor, pack: Pack, missing: float) -> Tensor:
     """(lessons, most rows of one): each lesson's row values (R,) side by side in order, then `missing`."""
     counts = pack.lesson.bincount()
-    place = pack.lesson.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.lesson]
+    column = pack.lesson.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.lesson]
     table = values.new_full((len(counts), int(counts.max())), missing)
-    return table.index_put((pack.lesson.to(values.device), place.to(values.device)), values)
+    return table.index_put((pack.lesson.to(values.device), column.to(values.device)), values)
 
 
 def row_tokens(pack: Pack) -> Tensor:
@@ -194,5 +206,75 @@ def row_tokens(pack: Pack) -> Tensor:
 
 def of_rows(name: str, pack: Pack) -> Tensor:
     """(R,) what a pack tells of each row: the same number at all of its learnt tokens."""
-    values = pack.told[name]
+    values = pack.token_values[name]
     return values.new_zeros(pack.rows).index_copy(0, pack.path, values)
+
+
+class TrainingBatch(NamedTuple):
+    """What one optimizer step learns from."""
+
+    rows: list[TokenRow]
+    """What is read; rows that cannot move anything may be left out."""
+    denominator: float
+    """What the sum over all of the step's rows is divided by, those that are not read included."""
+    measures: dict[str, float] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
+    """What is known of the step before it is learnt."""
+    nothing: str = ""
+    """Why there is nothing to learn; empty when there is something."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """Answers worth showing, with their prompts."""
+    instead: tuple[int, ...] = ()
+    """The lessons that are learnt in place of the course's; empty where they are the course's own."""
+
+
+class BatchSource(ABC):
+    """Gives the loop the rows of each step."""
+
+    @abstractmethod
+    def draw(self, step: int) -> TrainingBatch:
+        """The rows of a step (from 0), under the weights as they are now."""
+
+    @abstractmethod
+    def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
+        """The largest packs that a step may read at once, of at most so many tokens together."""
+
+    def begins(self, step: int) -> bool:
+        """Whether a training can be taken up before this step: nothing that it learns was drawn earlier."""
+        return True
+
+    def hear(self, record: Mapping[str, Any]) -> str:
+        """Take note of a step that is done, by its line in the log (a resumed training tells all again).
+
+        Returns why training is to stop after it; empty when it is not.
+        """
+        return ""
+
+
+class Stored(BatchSource):
+    """Lessons that were written before training began."""
+
+    def __init__(
+        self,
+        dataset: TokenizedDataset,
+        sampler: BatchSampler,
+        objective: Objective,
+        read: Callable[[Sequence[TokenRow]], Sequence[float]],
+    ) -> None:
+        """`read` gives, under the weights as they are, the weighted sum of each row's log-probabilities."""
+        self._lessons, self._course, self._objective, self._read = dataset, sampler, objective, read
+
+    def draw(self, step: int) -> TrainingBatch:
+        """The rows of the lessons that the course has for the step."""
+        from luthier.tune.training.memory import rows_of
+
+        rows = self._objective.prepared(rows_of(self._lessons, self._course, step), self._read)
+        return TrainingBatch(rows, self._objective.denominator(rows))
+
+    def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
+        """Those of the steps that have most to read."""
+        from luthier.tune.training.memory import largest
+
+        def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:
+            return self._objective.prepared(rows, lambda some: [0.0] * len(some))
+
+        return largest(self._lessons, self._course, tokens, lanes, prepared)

@@ -25,7 +25,7 @@ _OUTER = re.compile(r"embed|prompt|prefix|\bw[tp]e\b|lm_head|value_head|\bscore\
 critic's)."""
 
 
-class Moving(NamedTuple):
+class TrainableParameter(NamedTuple):
     """A weight that moves, in at least fp32."""
 
     name: str
@@ -45,7 +45,7 @@ class Optimizer(Component):
     """Numbers of a parameter group that change from step to step."""
 
     @abstractmethod
-    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+    def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
         """Torch optimizers over the weights; each parameter group bears its `factor` on the learning rate."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Optimizer(Component):
         return weight
 
 
-def groups(moving: Sequence[Moving], weight_decay: float) -> list[dict[str, Any]]:
+def groups(moving: Sequence[TrainableParameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups by decay and factor; vectors (norms, biases, (IA)³ factors, which rest at 1) are not shrunk."""
     found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for one in moving:

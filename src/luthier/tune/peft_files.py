@@ -19,14 +19,16 @@ def write_adapter(
     """
     from safetensors.torch import save_file
 
-    place = folder / ADAPTER
-    place.mkdir()
+    adapter_dir = folder / ADAPTER
+    adapter_dir.mkdir()
     found = adapter_weights(model) if weights is None else weights
-    save_file({key: value.detach().contiguous() for key, value in found.items()}, place / "adapter_model.safetensors")
+    save_file(
+        {key: value.detach().contiguous() for key, value in found.items()}, adapter_dir / "adapter_model.safetensors"
+    )
     settings = model.peft_config[model.active_adapter].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     base = {"base_model_name_or_path": name, "inference_mode": True}
-    write_settings(place / "adapter_config.json", {**plain, **base, **changes})
+    write_settings(adapter_dir / "adapter_config.json", {**plain, **base, **changes})
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:

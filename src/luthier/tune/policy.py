@@ -1,4 +1,8 @@
-"""Objectives that learn from what the model itself writes: what they have in common, whatever their surrogate."""
+"""Policy objectives: the shared base, clipped losses and their terms.
+
+The losses are pure functions of log-probabilities. A surrogate has the gradient of the expected reward where the model
+equals the policy that sampled; `old` is the log-probability of each token under that policy.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,48 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.text.messages import Example, prompt_of
-from luthier.tune.objective import NOTHING, REFERENCE, About, Lesson, Loss, Objective
+from luthier.chat.messages import Example, prompt_of
+from luthier.tune.objective import NOTHING, REFERENCE, Loss, Objective, ObjectiveContext, TrainingExample, row_tokens
 from luthier.tune.reward import Reward
-from luthier.tune.rollout.settings import Drawing, Kl, Stopping
-from luthier.tune.surrogate import divergence, truncated
+from luthier.tune.rollout.settings import Kl, RolloutSettings, Stopping
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
-    from luthier.tune.rollout.judged import Judged
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.tune.rollout.scores import RolloutBatch
+
+
+def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), of any shape (Schulman et al., 2017)."""
+    bounded = ratio.clamp(1 - low, 1 + high)
+    return -(ratio * advantage).minimum(bounded * advantage)
+
+
+def outside(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """1 where the clipped surrogate has no gradient, else 0."""
+    beyond = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
+    return beyond.to(ratio)
+
+
+def of_sequence(log_ratio: Tensor, pack: Pack) -> Tensor:
+    """(N,) each token's row's mean log-ratio, so that a whole answer has one ratio (GSPO, Zheng et al., 2025)."""
+    total = log_ratio.new_zeros(pack.rows).index_add(0, pack.path, log_ratio)
+    return (total / row_tokens(pack).clamp(min=1))[pack.path]
+
+
+def truncated(old: Tensor, written: Tensor, most: float) -> Tensor:
+    """(N,) min(p/q, most): how much likelier a token is to the reading that learns than it was to the writing that drew
+    it, where the two compute otherwise (truncated importance sampling, Yao et al., 2025)."""
+    return (old - written).exp().clamp(max=most)
+
+
+def divergence(logp: Tensor, reference: Tensor, estimator: str) -> Tensor:
+    """(N,) `k2` or `k3` of each token (Schulman, 2020)."""
+    apart = logp - reference
+    return 0.5 * apart**2 if estimator == "k2" else (-apart).expm1() + apart
+
 
 ADVANTAGE, WRITTEN, OLD, SHARE, KL, RETURN, VALUE = "advantage", "written", "old", "share", "kl", "return", "value"
 """What a row tells of each token of an answer: by how much it was better than expected; its log-probability when it was
@@ -33,14 +67,17 @@ class Policy(Objective):
 
     draws: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
-        "num_generations": "rollout.samples", "max_completion_length": "rollout.max_new_tokens",
-        "max_prompt_length": "rollout.max_prompt_tokens", "steps_per_generation": "rollout.steps",
-        "mask_truncated_completions": "rollout.truncated", "reward_funcs": "rewards",
-    }  # fmt: skip
+        "num_generations": "rollout.num_generations",
+        "max_completion_length": "rollout.max_completion_length",
+        "max_prompt_length": "rollout.max_prompt_length",
+        "steps_per_generation": "rollout.steps_per_generation",
+        "mask_truncated_completions": "rollout.truncated",
+        "reward_funcs": "rewards",
+    }
 
     rewards: tuple[Reward, ...] = Field(min_length=1)
     """What makes an answer good; their weighted sum is learnt."""
-    rollout: Drawing = Drawing()
+    rollout: RolloutSettings = RolloutSettings()
     """How answers are drawn."""
     gold: tuple[Reward, ...] = ()
     """What the held-out answers are judged by; `rewards` when not given. A policy cannot learn to please a reward that
@@ -60,8 +97,8 @@ class Policy(Objective):
 
     @model_validator(mode="after")
     def _has_others(self) -> Self:
-        if self.compares and self.rollout.samples < 2:
-            raise ValueError("an answer is compared with others to the same prompt: at least 2 `samples`")
+        if self.compares and self.rollout.num_generations < 2:
+            raise ValueError("an answer is compared with others to the same prompt: at least 2 `num_generations`")
         if self.rollout.redraw and not self.compares:
             what = f"under {self.kind} as it is set answers that are all worth the same teach as others do"
             raise ValueError(f"{what}, and `redraw` would leave out what always succeeds or always fails; leave it out")
@@ -92,50 +129,52 @@ class Policy(Objective):
         """Whether it must be known how likely the answers were to the model as it began."""
         return self.holding is not None or self.stop.kl is not None
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """For each example its prompt; what is learnt is written later."""
         prompts = text.prompts([prompt_of(one) for one in examples], [one.tools for one in examples])
         return [self._asked(example, ids) for example, ids in zip(examples, prompts, strict=True)]
 
-    def _asked(self, example: Example, ids: list[int]) -> Lesson:
-        from luthier.models.pack import Row
+    def _asked(self, example: Example, ids: list[int]) -> TrainingExample:
+        from luthier.models.packing.pack import TokenRow
 
-        limit = self.rollout.max_prompt_tokens
+        limit = self.rollout.max_prompt_length
         if len(ids) > limit:
-            return Lesson(id=example.id, cut=len(ids), nothing=f"its prompt is longer than {limit} tokens")
-        return Lesson(id=example.id, rows=(Row(ids, [0.0] * len(ids), example.id),))
+            return TrainingExample(id=example.id, cut=len(ids), nothing=f"its prompt is longer than {limit} tokens")
+        return TrainingExample(id=example.id, rows=(TokenRow(ids, [0.0] * len(ids), example.id),))
 
     @abstractmethod
-    def advantages(self, judged: Judged) -> list[list[float]]:
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """For each answer in turn, by how much each of its learnt tokens was better than expected."""
 
-    def told(self, judged: Judged) -> dict[str, list[list[float]]]:
+    def compute_token_values(self, judged: RolloutBatch) -> dict[str, list[list[float]]]:
         """What the rows bear of their judgment: by name, for each answer in turn a number for each learnt token."""
         return {ADVANTAGE: self.advantages(judged)}
 
-    def arranged(self, rows: Sequence[Row]) -> list[Row]:
+    def arranged(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
         """Those of a step's rows that are learnt, as they are read together."""
         return [row for row in rows if self.moves(row)]
 
     @property
-    def learnt(self) -> int:
+    def trained_completions(self) -> int:
         """Answers to a prompt that are learnt, at most."""
-        return self.rollout.samples
+        return self.rollout.num_generations
 
     def weight(self, tokens: int) -> float:
         """How much each token of an answer of so many counts."""
         return 1.0 / max(1, tokens)
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The answers of the step, those included that are not learnt."""
         return float(len(rows))
 
-    def moves(self, row: Row) -> bool:
+    def moves(self, row: TokenRow) -> bool:
         """Whether a row has any gradient."""
-        return any(row.told.get(ADVANTAGE, ())) or any(row.told.get(KL, ()))
+        return any(row.token_values.get(ADVANTAGE, ())) or any(row.token_values.get(KL, ()))
 
 
-class Surrogate(Policy):
+class PolicyLoss(Policy):
     """A policy whose every token is learnt by its advantage, and may be held near to where the model began."""
 
     other_names: ClassVar[Mapping[str, str]] = {"beta": "kl.coefficient"}
@@ -153,23 +192,26 @@ class Surrogate(Policy):
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The surrogate, corrected for how tokens were written, and what divergence costs."""
-        told = {name: value.to(logp) for name, value in pack.told.items()}
-        old = told.get(OLD, logp.detach())
-        each, beyond = self.surrogate(logp, old, told[ADVANTAGE], pack)
+        token_values = {name: value.to(logp) for name, value in pack.token_values.items()}
+        old = token_values.get(OLD, logp.detach())
+        each, beyond = self.surrogate(logp, old, token_values[ADVANTAGE], pack)
         if self.correct is not None:
-            each = each * truncated(old, told[WRITTEN], self.correct)
+            each = each * truncated(old, token_values[WRITTEN], self.correct)
         weights = pack.weights.to(logp)
         total = (weights * each).sum()
         if self.kl is not None and self.kl.estimator != "k1":
-            apart = divergence(logp, told[REFERENCE], self.kl.estimator)
+            apart = divergence(logp, token_values[REFERENCE], self.kl.estimator)
             if self.kl.unbiased:
                 ratio = (logp - old).exp()
                 apart = apart * (ratio if self.kl.estimator == "k3" else ratio.detach())
-            total = total + (weights * told[KL] * apart).sum()
-        gap = (old - told[WRITTEN]).abs()
+            total = total + (weights * token_values[KL] * apart).sum()
+        gap = (old - token_values[WRITTEN]).abs()
         return Loss(
             total,
-            {name: float((value * told[SHARE]).sum()) for name, value in (("clipped", beyond), ("written_apart", gap))},
+            {
+                name: float((value * token_values[SHARE]).sum())
+                for name, value in (("clipped", beyond), ("written_apart", gap))
+            },
         )
 
     @abstractmethod
@@ -177,13 +219,13 @@ class Surrogate(Policy):
         """(N,) what each token adds to the loss before it is weighed, and (N,) 1 where it is clipped."""
 
 
-class ByToken(Surrogate):
+class ByToken(PolicyLoss):
     """A policy whose loss is a mean over the learnt tokens of a step, however they lie in answers."""
 
     def weight(self, tokens: int) -> float:
         """Every token counts the same."""
         return 1.0
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The learnt tokens of the step."""
         return float(max(1, sum(len(row.targets) for row in rows)))

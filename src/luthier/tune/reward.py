@@ -9,13 +9,13 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.chat.messages import Example, Message, answer_of, prompt_of
 from luthier.core.component import Component
-from luthier.core.scorer import Desk
-from luthier.models.reward_model import Judge
-from luthier.text.messages import Example, Message, answer_of, prompt_of
+from luthier.core.scorer import ScorerContext
+from luthier.models.reward_model import RewardModel
 
 
-class Attempt(NamedTuple):
+class RewardCompletion(NamedTuple):
     """One answer to an example's question."""
 
     example: Example
@@ -32,8 +32,8 @@ class Attempt(NamedTuple):
     @property
     def whole(self) -> tuple[Message, ...]:
         """The question and all that was said after it."""
-        said = self.turns or (Message(role="assistant", content=self.text),)
-        return (*prompt_of(self.example), *said)
+        turns = self.turns or (Message(role="assistant", content=self.text),)
+        return (*prompt_of(self.example), *turns)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -43,12 +43,12 @@ class Attempt(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class RewardContext:
     """Where a reward works."""
 
-    desk: Desk
+    scorer_context: ScorerContext
     """For rewards that are made of scorers."""
-    model: Judge | None = None
+    model: RewardModel | None = None
     """The reward model that the step reads, when it reads one."""
 
 
@@ -71,7 +71,7 @@ class Reward(Component):
     concerned are not learnt from, and are counted (`reward_faults`)."""
 
     @abstractmethod
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """A number for each answer; follows from them alone. NaN where none can be had."""
 
     @property

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.core.errors import InputError, Where
+from luthier.core.errors import InputError, SourceLocation
 from luthier.models.quiet import no_peft_warning
 
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
-PLACE = "technique.text"
 
 
 def wrapped(model: Any, config: Any, seed: int) -> Any:
@@ -22,8 +21,11 @@ def wrapped(model: Any, config: Any, seed: int) -> Any:
         return get_peft_model(model, config)
 
 
-def start_ids(model: Any, text: str | None, count: int, seed: int) -> Any:
-    """(count,) ids to start from: those of a text, over and over; drawn from the vocabulary by the seed without one."""
+def start_ids(model: Any, text: str | None, count: int, seed: int, field: str = "text") -> Any:
+    """(count,) ids to start from: those of a text, over and over; drawn from the vocabulary by the seed without one.
+
+    Errors name the setting `field` of the technique.
+    """
     import torch
 
     device = model.device
@@ -32,9 +34,15 @@ def start_ids(model: Any, text: str | None, count: int, seed: int) -> Any:
         return torch.randint(model.get_input_embeddings().num_embeddings, (count,), generator=chance).to(device)
     ids = _ids(model, text)
     if not 0 < len(ids) <= count:
-        remedy = f"set `tokens: {len(ids)}`, or shorten the text" if ids else "write the text, or choose another init"
+        hint = (
+            f"set `num_virtual_tokens: {len(ids)}`, or shorten the text"
+            if ids
+            else "write the text, or choose another init"
+        )
         raise InputError(
-            f"the text has {len(ids)} tokens, and the prompt {count}", where=Where(field=PLACE), remedy=remedy
+            f"the text has {len(ids)} tokens, and the prompt {count}",
+            where=SourceLocation(field=f"technique.{field}"),
+            hint=hint,
         )
     return torch.tensor(ids * -(-count // len(ids)), device=device)[:count]
 
@@ -47,7 +55,8 @@ def _ids(model: Any, text: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def check_text(init: str, text: str | None) -> None:
-    """Refuse a text that would not be used, and a start from a text that is not there."""
+def check_text(init: str, text: str | None, prefix: str = "") -> None:
+    """Refuse a text that would not be used, and a start from a text that is not there; the prefix is the settings'."""
     if (init == "text") != (text is not None):
-        raise ValueError("`text` goes with `init: text`, and only with it")
+        name = f"{prefix}init_text" if prefix else "text"
+        raise ValueError(f"`{name}` goes with `{prefix}init: text`, and only with it")

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.core.errors import ModelError, Where
-from luthier.core.step import Forecast, Merging, Outline, Outlook, Work
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.step import ArtifactSpec, Forecast, Merging, PlanContext, StepContext
 from luthier.models.describe import Description, training_memory
 from luthier.models.load import Dtype
 
 if TYPE_CHECKING:
     import torch
 
-    from luthier.models.pack import Pack
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
+    from luthier.models.packing.pack import Pack
 
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
@@ -43,7 +43,7 @@ class Rate(NamedTuple):
     why: str
 
 
-class Choice(NamedTuple):
+class ParamDistribution(NamedTuple):
     """What a search may try for one field: bounds (on a log scale or not), or a list of values."""
 
     low: float = 0.0
@@ -70,7 +70,7 @@ class AnyTechnique(Component):
         """Why this technique cannot go with an objective or a model; empty when it can."""
         return ""
 
-    def remark(self, model: Description) -> str:
+    def warning(self, model: Description) -> str:
         """What people should know before this model is tuned so; empty when there is nothing to say."""
         return ""
 
@@ -87,7 +87,7 @@ class AnyTechnique(Component):
         """Bytes of memory at the peak, for packs of `tokens`."""
 
     @abstractmethod
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """What a search may turn, by field (the step's `learning_rate` included)."""
 
 
@@ -137,9 +137,9 @@ class Technique(AnyTechnique):
         why = f"full fine-tuning's for a model {hidden_size} wide, since {self.kind} names none; where few numbers move"
         return Rate(value, f"{why}, ten times as much may be better")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """By default the learning rate alone, from full fine-tuning's to that of the smallest adapters."""
-        return {"learning_rate": Choice(1e-5, 5e-3, log=True)}
+        return {"learning_rate": ParamDistribution(1e-5, 5e-3, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """Write what was trained, in a format that others read; the same weights make the same bytes.
@@ -148,7 +148,7 @@ class Technique(AnyTechnique):
         of the model that was tuned, `name` what people call it.
         """
         from luthier.tune.peft_files import write_adapter
-        from luthier.tune.whole import write_whole
+        from luthier.tune.run import write_whole
 
         if hasattr(model, "peft_config"):
             write_adapter(model, folder, name)
@@ -164,38 +164,38 @@ class Technique(AnyTechnique):
         added = [name for name, _ in model.named_parameters() if name not in known]
         if added:
             what = f"{self.kind} adds parameters ({added[0]}; {len(added)} in all) that no Hugging Face folder holds"
-            remedy = "return PEFT's model from adapt, or write `save` and what opens it"
-            raise ModelError(what, where=Where(field="technique"), remedy=remedy)
+            hint = "return PEFT's model from adapt, or write `save` and what opens it"
+            raise ModelError(what, where=SourceLocation(field="technique"), hint=hint)
 
 
 class StandaloneTechnique(AnyTechnique):
     """What makes a model without training a network: no optimizer, no steps, none of the loop's settings."""
 
     merging: ClassVar[Merging] = "never"
-    used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "rows"})
+    used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "max_train_samples"})
     """The step's settings that matter here; any other one would change nothing, and is refused."""
 
     def trainable(self, model: Description) -> int:
         """No weight of the base model moves."""
         return 0
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """By default nothing."""
         return {}
 
     @abstractmethod
-    def fit(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
-        """Make the model from the training rows: write its files, `tuned.json` and `learnt.parquet`.
+    def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+        """Make the model from the training rows: write its files, `training.json` and `training_examples.parquet`.
 
         Returns what differs by nature from one making to the next.
         """
 
     @abstractmethod
-    def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
         """Predict the cost; `rows` is how many training rows may be used at most. Refuses what cannot be done."""
 
     @abstractmethod
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """What is known of the model before it is made."""
 
 

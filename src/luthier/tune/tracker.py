@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from luthier.core.component import Component
-from luthier.core.extras import require
-from luthier.core.files import writing
-from luthier.core.paths import PathText, locate
+from luthier.core.files import PathText, locate, writing
+from luthier.core.system.packages import require
 
-Ending = Literal["finished", "failed", "stopped"]
+RunStatus = Literal["finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Tracked:
     """Steps that were done before: the next one told has the number after."""
 
 
-class Writer(ABC):
+class TrackerWriter(ABC):
     """What a tracker writes one training with."""
 
     @abstractmethod
@@ -39,7 +38,7 @@ class Writer(ABC):
         """Take the numbers of a step (from 1); steps come in order."""
 
     @abstractmethod
-    def end(self, how: Ending) -> None:
+    def end(self, how: RunStatus) -> None:
         """Close what was written; after an interruption the training may go on later under the same name."""
 
 
@@ -58,7 +57,7 @@ class Tracker(Component):
         """`MissingExtra` when its library is not installed."""
         require(self.package, self.kind, f"the tracker {self.kind}", otherwise="leave the tracker out")
 
-    def begin(self, tracked: Tracked, base: Path) -> Writer:
+    def begin(self, tracked: Tracked, base: Path) -> TrackerWriter:
         """Start to write, or go on where an earlier writing of the same name ended; paths start at `base`."""
         self.check_installed(base)
         folder = locate(self.folder, base).absolute()
@@ -67,14 +66,14 @@ class Tracker(Component):
             return self.open(tracked, folder)
 
     @abstractmethod
-    def open(self, tracked: Tracked, folder: Path) -> Writer:
+    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
         """The same, in a folder that exists."""
 
 
-class OnlyNew(Writer):
+class OnlyNew(TrackerWriter):
     """Passes on the steps that a store does not hold yet: a training that goes on tells some of them again."""
 
-    def __init__(self, inner: Writer, last: int) -> None:
+    def __init__(self, inner: TrackerWriter, last: int) -> None:
         self._inner, self._last = inner, last
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -82,6 +81,6 @@ class OnlyNew(Writer):
         if step > self._last:
             self._inner.step(step, values)
 
-    def end(self, how: Ending) -> None:
+    def end(self, how: RunStatus) -> None:
         """Pass the end on."""
         self._inner.end(how)

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, ClassVar
 from luthier.core.component import Component
 
 if TYPE_CHECKING:
-    from luthier.text.ids import Text
-    from luthier.tune.rollout.writing import Answer, Prompt
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt
 
 
-class Writer(Component):
+class RolloutWriter(Component):
     """Something that draws answers."""
 
     role: ClassVar[str] = "writer"
     home: ClassVar[str] = "luthier.tune.writers"
 
     @abstractmethod
-    def write(self, prompts: Sequence[Prompt], text: Text, max_new_tokens: int, kept: Path) -> list[Answer]:
+    def write(
+        self, prompts: Sequence[RolloutPrompt], text: ChatTokenizer, max_new_tokens: int, kept: Path
+    ) -> list[RolloutCompletion]:
         """An answer to each prompt, drawn at temperature 1 from the whole vocabulary, with the log-probability of each
         token; what was drawn is kept, so that a training that was killed goes on with the same."""

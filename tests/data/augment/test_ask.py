@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.data.augment.ask import choose_options, draw_completions
 from luthier.models.lm.cached import open_lm
 from luthier.models.lm.local import LocalLM
-from luthier.text.messages import Message
 from tests.augmenting import Bench
 from tests.workshop import tiny_model
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from luthier.chat.messages import Message
 from luthier.data.augment.checks import Checks, Inspector
-from luthier.data.augment.judge import Classifier
+from luthier.data.augment.judge import TfidfLabelClassifier
 from luthier.data.augment.words import changes_sides
-from luthier.data.augmenter import Draft, Wish, with_last_asked
+from luthier.data.augmenter import AugmentRequest, Draft, with_last_asked
+from luthier.data.dedup.near import Index, similarity
+from luthier.data.engine.memory import InMemory
 from luthier.data.ops.near_dedup import NearDedup
-from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
-from luthier.data.twins.near import Index, similarity
-from luthier.text.messages import Message
 from tests.augmenting import Bench
 
 
@@ -34,7 +34,7 @@ def _row(text: str, answer: str = "billing", name: str = "0") -> Row:
 def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspector:
     told = Checks.model_validate(checks)
     index = Index(told.held_out, iter(held), lambda place: held[place])
-    classifier = Classifier.learn(bench.train)
+    classifier = TfidfLabelClassifier.learn(bench.train)
     assert classifier is not None
     space = None
     if told.meaning is not None:
@@ -45,7 +45,7 @@ def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspect
 def _refused(inspector: Inspector, before: str, after: str, **draft: Any) -> str:
     parent = _row(before)
     made = replace(parent, messages=with_last_asked(parent, after))
-    found = inspector.refusals([Wish(parent, 0, 1)], [Draft(made.messages, ("x",), **draft)], [made])[0]
+    found = inspector.refusals([AugmentRequest(parent, 0, 1)], [Draft(made.messages, ("x",), **draft)], [made])[0]
     return found.reason if found else ""
 
 
@@ -90,7 +90,7 @@ def test_a_near_copy_of_a_held_out_row_is_refused_with_its_twin(bench: Bench) ->
     inspector = _inspector(bench, [held, _row("Something else entirely", name="8")])
     parent = _row("I have been waiting for the invoice since Tuesday and nobody answers me")
     near = replace(parent, messages=with_last_asked(parent, held.prompt + "!"))
-    found = inspector.refusals([Wish(parent, 0, 1)], [Draft(near.messages, ("x",))], [near])[0]
+    found = inspector.refusals([AugmentRequest(parent, 0, 1)], [Draft(near.messages, ("x",))], [near])[0]
     assert found is not None
     assert (found.reason, found.twin) == ("near copy of a held-out row", held.id)
     assert found.similarity == round(similarity(held, near), 6)
@@ -119,7 +119,7 @@ def test_the_index_finds_what_near_dedup_finds() -> None:
         assert (twin.similarity if twin else 0) == (round(best, 6) if best >= 0.6 else 0)
         own = index.nearest(row)
         assert own is not None
-        assert (own.similarity, rows[own.place].prompt.casefold()) == (1.0, row.prompt.casefold())
+        assert (own.similarity, rows[own.row_index].prompt.casefold()) == (1.0, row.prompt.casefold())
     clusters = operator.settle(InMemory(operator, rows)).attributes["cluster"]
     assert len({cluster for cluster in clusters if cluster}) == 2
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from luthier.artifacts.dataset import MADE
+from luthier.commands.lineage import trace_example
 from luthier.core.errors import DataError, LuthierError, RecipeError
-from luthier.data.augment.wishes import in_order, named
+from luthier.data.augment.requests import in_order, named
 from luthier.data.augmenter import Augmenter
-from luthier.data.history.story import children, story
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
-from luthier.flow.report import write_report
-from luthier.flow.trace import trace_example
-from luthier.text.dataset import MADE
+from luthier.data.history.lineage import children, explain_example
+from luthier.recipe.planner import plan
+from luthier.recipe.report import write_report
+from luthier.recipe.schema import Recipe
 from tests.augmenting import Bench, rows
 from tests.workshop import RECIPE as WORKSHOP
 from tests.workshop import small_recipe, write_csv
@@ -62,13 +62,13 @@ def test_a_recipe_runs_is_cached_and_tells_each_rows_story(recipe: Path) -> None
     made = frame.filter(pl.col("meta").str.contains(MADE)).row(0, named=True)
     parent = json.loads(made["meta"])[MADE]["parents"][0]
     told = trace_example(made["id"], recipe)
-    assert told.story["made"]["parents"] == [parent]
+    assert told.lineage["made"]["parents"] == [parent]
     assert any(f"out of {parent}" in line for line in told.lines())
-    assert any(event["action"] == "make" and event["before"] is not None for event in told.story["events"])
+    assert any(event["action"] == "make" and event["before"] is not None for event in told.lineage["events"])
     up = trace_example(parent, recipe)
     assert made["id"] in [child["id"] for child in up.children]
     assert any(made["id"] in line for line in up.lines())
-    assert up.story["made"] is None
+    assert up.lineage["made"] is None
     page = write_report(plan(Recipe.load(recipe))).read_text(encoding="utf-8")
     assert "of them made by synonyms" in page
     assert "dropped: made, " in page
@@ -77,7 +77,7 @@ def test_a_recipe_runs_is_cached_and_tells_each_rows_story(recipe: Path) -> None
 def test_a_refused_row_has_a_story_too(bench: Bench) -> None:
     made = bench.augment(["noise"], checks={"parent": 0.5})
     drop = made.events().filter(pl.col("action") == "drop").row(0, named=True)
-    told = story(made.artifact, drop["id"])
+    told = explain_example(made.artifact, drop["id"])
     assert told["dropped"] is not None
     assert told["dropped"]["reason"] == drop["reason"]
     assert children(bench.data, drop["id"]) == []
@@ -91,8 +91,8 @@ def test_kinds_that_stand_there_twice_are_told_apart(bench: Bench) -> None:
 
 def test_every_row_has_its_turn_before_any_has_a_second(bench: Bench) -> None:
     order = list(in_order(named([Augmenter.parse({"kind": "noise", "copies": 3})]), bench.train, 5))
-    assert [asked.wish.copy for asked in order] == sorted(asked.wish.copy for asked in order)
-    first = [asked.wish.row.id for asked in order if asked.wish.copy == 0]
+    assert [asked.request.copy for asked in order] == sorted(asked.request.copy for asked in order)
+    first = [asked.request.row.id for asked in order if asked.request.copy == 0]
     assert sorted(first) == sorted(bench.train.ids)
     assert first != bench.train.ids
 
@@ -127,7 +127,7 @@ def test_a_column_of_the_same_name_is_refused(tmp_path: Path) -> None:
 
 def test_a_killed_making_leaves_nothing_that_changes_the_next(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bench.augment(["noise"]).files()
-    monkeypatch.setattr("luthier.data.augment.making.WAVE", 16)
+    monkeypatch.setattr("luthier.data.augment.loop.WAVE", 16)
     monkeypatch.setattr("luthier.data.augment.checks.Inspector.take", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench.augment(["noise"])
@@ -188,9 +188,9 @@ def test_a_tuning_learns_made_rows_and_a_report_compares_on_real_ones(tmp_path: 
     path = small_recipe(tmp_path, text.replace("data: data\n    ", "data: more\n    "))
     result = Recipe.load(path).run()
     made = result["more"].frame("examples/train.parquet").filter(pl.col("meta").str.contains(MADE))
-    learnt = result["tune"].frame("learnt.parquet")
+    learnt = result["tune"].frame("training_examples.parquet")
     assert set(made["id"]) <= set(learnt.filter(pl.col("seen") > 0)["id"])
     told = trace_example(made["id"][0], path)
-    assert told.learnt
-    assert told.story["made"]
+    assert told.trained_models
+    assert told.lineage["made"]
     assert result["report"].frame("predictions.parquet").height

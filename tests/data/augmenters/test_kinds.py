@@ -16,13 +16,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from luthier.artifacts.dataset import MADE
 from luthier.core.errors import DataError, LuthierError, ModelError
 from luthier.data.augment.alone import alone
 from luthier.data.augment.translator import Translator
 from luthier.data.augmenter import Augmenter, Draft
 from luthier.data.augmenters.image_noise import ImageNoise
 from luthier.data.augmenters.synonyms import Synonyms, alternatives
-from luthier.text.dataset import MADE
 from tests.augmenting import Bench, answer, endpoint_model, image
 from tests.endpoint import Body, Reply, completion, serving
 

@@ -16,7 +16,7 @@ from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import ROWS, Layout, neighbours
 from luthier.data.augment.words import facts
 from luthier.data.augmenters.noise import Noise
-from luthier.text.people.words import free_words, pieces
+from luthier.lang.demographics.words import free_words, pieces
 from tests.linear import assert_quick
 
 QUIET: dict[str, Any] = {"typos": 0, "case": 0, "punctuation": 0}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.distance import EmbeddingOutliers, apart
 from luthier.data.checks.shift import Shift
+from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.encoder import Encoder
 from tests.test_every_check import _shuffled_splits, clean_rows
 from workshop import tiny_encoder
@@ -23,15 +23,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Seen]:
+def rows() -> list[CheckRow]:
     return _shuffled_splits(clean_rows("label", 160), 1)
 
 
-def looked_at(rows: Sequence[Seen], folder: Path) -> Material:
-    return Material(rows, task="label", seed=0, base=folder)
+def looked_at(rows: Sequence[CheckRow], folder: Path) -> CheckData:
+    return CheckData(rows, task="label", seed=0, base=folder)
 
 
-def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[Seen]) -> None:
+def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[CheckRow]) -> None:
     from sklearn.neighbors import NearestNeighbors
 
     points = looked_at(rows, folder).points(Encoder(model="tiny"))
@@ -39,9 +39,9 @@ def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[Seen]) -> 
     assert np.abs(apart(points, 5, piece=32) - theirs[:, 1:].mean(axis=1)).max() < 1e-4
 
 
-def test_the_real_encoder_finds_the_one_row_of_another_topic(minilm: str, rows: list[Seen]) -> None:
+def test_the_real_encoder_finds_the_one_row_of_another_topic(minilm: str, rows: list[CheckRow]) -> None:
     odd = rows[0].saying(prompt="Sing of the wrath of Achilles, goddess, that brought countless woes upon the Greeks")
-    data = Material([odd, *rows[1:]], task="label")
+    data = CheckData([odd, *rows[1:]], task="label")
     (found,) = EmbeddingOutliers(embedder=Encoder(model=minilm), far=3).look(data)
     assert "the embedder `encoder`" in found.finding.sentence
     assert found.marks[0][0].id == odd.id
@@ -49,7 +49,7 @@ def test_the_real_encoder_finds_the_one_row_of_another_topic(minilm: str, rows: 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0.3, 0.72), (1.0, 0.9, 1.0)])
 def test_shift_is_seen_through_an_encoder(
-    folder: Path, rows: list[Seen], share: float, low: float, high: float
+    folder: Path, rows: list[CheckRow], share: float, low: float, high: float
 ) -> None:
     moved = [
         row.saying(prompt=f"? ? ? {row.messages[0].content} ! ! !") if row.split == "test" and share else row
@@ -62,7 +62,7 @@ def test_shift_is_seen_through_an_encoder(
 
 @pytest.mark.parametrize("check", [Shift, EmbeddingOutliers])
 def test_an_encoder_that_is_not_there_is_told(
-    folder: Path, rows: list[Seen], check: type[Shift] | type[EmbeddingOutliers]
+    folder: Path, rows: list[CheckRow], check: type[Shift] | type[EmbeddingOutliers]
 ) -> None:
     with pytest.raises(ModelError, match="no folder"):
         list(check(embedder=Encoder(model="./none")).look(looked_at(rows, folder)))

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from luthier.data.checking.material import Material
-from luthier.data.checking.validate import validate
+from luthier.artifacts.findings import Findings
 from luthier.data.checks.few_rows import FewRows
 from luthier.data.checks.imbalance import Imbalance
-from luthier.text.findings import Findings
+from luthier.data.validate.context import CheckData
+from luthier.data.validate.run import validate
 from test_every_check import clean_rows
 
 
 def test_four_rows_are_not_fit_to_train_on() -> None:
-    few = Material(clean_rows("label", 4), task="label")
+    few = CheckData(clean_rows("label", 4), task="label")
     found = validate([FewRows(), Imbalance()], few).findings
     rows = {one.name: one for one in found.findings}["few_rows"]
     assert rows.severity == "serious"
     assert rows.numbers["rows.train"].value == 3
     assert "at least 10 are needed and 50 recommended" in rows.sentence
-    assert "Collect more rows" in rows.remedy
+    assert "Collect more rows" in rows.hint
     assert found.sentence.startswith("The data are not fit to train on yet; 1 serious finding: too few rows")
     alone = Findings(rows=4, looked_at=4, findings=())
     assert alone.sentence == "The data are not fit to train on yet: 4 rows, at least 10 are needed."
@@ -35,13 +35,13 @@ def test_classes_of_very_few_rows_are_one_finding_that_names_them() -> None:
         if label not in small or left[label] > 0:
             kept.append(row)
             left[label] -= label in small
-    found = list(Imbalance().look(Material(kept, task="label")))
+    found = list(Imbalance().look(CheckData(kept, task="label")))
     (few,) = [one for one in found if one.finding.name == "imbalance.few"]
     assert few.finding.severity == "warning"
     assert few.finding.sentence == (
         "3 of 4 classes have fewer than 5 training rows: 'product' (1), 'billing' (2), 'account' (4)."
     )
     assert few.finding.numbers["classes.few"].value == 3
-    assert all(word in few.finding.remedy for word in ("Merge", "collect", "leave"))
+    assert all(word in few.finding.hint for word in ("Merge", "collect", "leave"))
     assert len(few.marks) == few.finding.rows == 7
-    assert "kind: leave_out" in few.finding.mend
+    assert "kind: exclude_ids" in few.finding.mend

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.data.cleaning import diff
-from luthier.data.cleaning.diff import edits
-from luthier.data.passes.apply import spliced
+from luthier.data.cleaning import spans
+from luthier.data.cleaning.spans import edits
+from luthier.data.engine.batch import spliced
 
 SHORT = st.text(st.sampled_from("ab &;"), max_size=60)
 REACH, ALIKE = 16, 6
@@ -44,11 +44,11 @@ def test_edits_make_one_text_of_the_other(before: str, after: str) -> None:
 @example("x" * 16 + "abcdef", "y" * 16 + "abcdef")
 @example("x" * 16 + "abcdef", "y" * 15 + "abcdef")
 def test_as_little_is_skipped_as_by_a_plain_search(old: str, new: str) -> None:
-    same = diff._same_chars(old, 0, new, 0)
+    same = spans._same_chars(old, 0, new, 0)
     if same == len(old) == len(new):
         return
-    expected = _plainly(old, same, new, same) or diff._tail(old, same, new, same)
-    assert diff._meet(old, same, new, same) == expected
+    expected = _plainly(old, same, new, same) or spans._tail(old, same, new, same)
+    assert spans._meet(old, same, new, same) == expected
 
 
 def test_a_resolved_entity_is_one_small_span() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from luthier.data.cleaning.misspelt import misspelt
-from luthier.data.intake.propose import propose
+from luthier.data.cleaning.spelling import misspelt
+from luthier.data.suggest.propose import propose
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

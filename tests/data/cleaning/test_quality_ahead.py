@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.data.cleaning.quality_measures import STOP_WORDS, Text
+from luthier.chat.messages import Message
+from luthier.data.cleaning.quality_measures import STOP_WORDS, TextFeatures
 from luthier.data.cleaning.quality_rules import RULES
 from luthier.data.ops.quality import Quality
 from luthier.data.row import Row
-from luthier.text.flat import MOST_CHARS, Flat
-from luthier.text.messages import Message
+from luthier.pii.batch import MOST_CHARS, ConcatenatedTexts
 
 WORDS = [
     *("the", "The", "to", "and", "a", "parcel", "#", "…", "...", "12", "\n", "\n\n", "- x", "• y", "end.", "ß", "ss"),
@@ -32,24 +32,24 @@ FEW = settings(max_examples=40, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=6))
 @example(["the and " * 30 + "\n\n" + "x" * 2000, "", "aaaa", "one two three four five " * 9])
 def test_a_measure_lies_between_what_is_known_ahead(texts: list[str]) -> None:
-    flat = Flat(texts)
+    flat = ConcatenatedTexts(texts)
     for rule in KNOWN_AHEAD:
         assert rule.ahead is not None
         least, most = rule.ahead(flat)
         for text, low, high in zip(texts, least.tolist(), most.tolist(), strict=True):
-            assert not text or low - 1e-12 <= rule.measure(Text(text)) <= high + 1e-12, rule.name
+            assert not text or low - 1e-12 <= rule.measure(TextFeatures(text)) <= high + 1e-12, rule.name
 
 
 @FEW
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_what_breaks_a_rule_is_in_doubt(texts: list[str]) -> None:
     """At the rule's own limits, and at ones that lie on the measure itself."""
-    flat = Flat(texts)
+    flat = ConcatenatedTexts(texts)
     for rule in KNOWN_AHEAD:
-        values = [rule.measure(Text(text)) for text in texts if text]
+        values = [rule.measure(TextFeatures(text)) for text in texts if text]
         for limited in (rule, *(rule._replace(most=value, least=value, from_words=0) for value in values)):
             for text, doubt in zip(texts, limited.in_doubt(flat).tolist(), strict=True):
-                assert doubt or not text or limited.breaks(Text(text)) is None, rule.name
+                assert doubt or not text or limited.breaks(TextFeatures(text)) is None, rule.name
 
 
 def test_ordinary_prose_is_cleared_of_every_rule() -> None:
@@ -58,7 +58,7 @@ def test_ordinary_prose_is_cleared_of_every_rule() -> None:
     told = "window bread morning letter harbour quiet under people answer street colour music garden"
     words = [*told.split(), *sorted(STOP_WORDS)]
     texts = [" ".join(chance.choices(words, k=120)) + "." for _ in range(40)]
-    flat = Flat(texts)
+    flat = ConcatenatedTexts(texts)
     doubts = [rule.in_doubt(flat).mean() for rule in (*RULES["gopher"], *RULES["chat"], *RULES["fineweb"])]
     assert sum(doubts) < 0.5
 

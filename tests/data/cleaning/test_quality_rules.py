@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from luthier.data.cleaning.quality_measures import Text, keeps_line
-from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule
+from luthier.chat.messages import Message
+from luthier.data.cleaning.quality_measures import TextFeatures, keeps_line
+from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule
 from luthier.data.ops.quality import Quality
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 WORDS = ["the", "to", "a", "parcel", "#", "…", "12", "\n", "\n\n", "- x", "end.", "ß"]
 TEXTS = st.one_of(
@@ -29,7 +29,7 @@ PROSE = (
 
 
 def _value(name: str, text: str) -> float:
-    return BY_NAME[name].measure(Text(text))
+    return BY_NAME[name].measure(TextFeatures(text))
 
 
 def _grams(text: str, size: int) -> list[str]:
@@ -125,8 +125,8 @@ def test_each_set_finds_its_own(rules: str, text: str, broken: list[str]) -> Non
 
 
 def test_at_a_limit_gopher_keeps_and_fineweb_drops() -> None:
-    ten = Text("\n".join(["short enough line number one!"] * 1 + ["x" * 40 + "."] * 2))
-    at_limit = Rule("r", lambda text: 0.5, 0, 0.5, "a paper")
+    ten = TextFeatures("\n".join(["short enough line number one!"] * 1 + ["x" * 40 + "."] * 2))
+    at_limit = QualityRule("r", lambda text: 0.5, 0, 0.5, "a paper")
     assert at_limit.breaks(ten) is None
     assert at_limit._replace(open=True).breaks(ten) == 0.5
     assert at_limit._replace(open=True).says(0.5) == "0.5, expected under 0.5 (a paper)"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.data.formats import delimited, dialect
 from luthier.data.formats.dialect import Dialect
-from luthier.data.formats.file import File
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
 from tests.linear import assert_quick
 
@@ -310,7 +310,7 @@ def test_a_row_is_told_as_an_editor_and_as_a_spreadsheet_count(tmp_path: Path) -
     assert [(one.line, one.row) for one in found] == [(2, None), (4, 3), (6, 4)]
     assert isinstance(found[2], Broken)
     assert str(found[2].error()).startswith("t.csv:6: the row has 3 fields, the header has 2 (row 4 in a spreadsheet)")
-    assert found[2].place == "line 6 (row 4)"
+    assert found[2].location == "line 6 (row 4)"
 
 
 def test_a_line_that_no_spreadsheet_shows_does_not_count(tmp_path: Path) -> None:

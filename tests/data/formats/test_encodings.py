@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.formats import delimited, encodings
-from luthier.data.formats.file import File
+from luthier.data.formats.files import File
 from luthier.data.row import Record
 
 LINES = {
@@ -74,8 +74,8 @@ def test_an_encoding_that_is_set_is_not_guessed(tmp_path: Path, encoding: str) -
 
 def test_a_wrong_name_is_told_the_right_ones() -> None:
     with pytest.raises(DataError) as caught:
-        encodings.decode_start(b"abc", "hebrew-win", encodings.Where(file="t.csv"))
-    assert "cp1255 (Hebrew)" in (caught.value.remedy or "")
+        encodings.decode_start(b"abc", "hebrew-win", encodings.SourceLocation(file="t.csv"))
+    assert "cp1255 (Hebrew)" in (caught.value.hint or "")
     assert caught.value.where.field == "encoding"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.formats import json_rows
-from luthier.data.formats.file import File
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
 
 VALUES = st.recursive(
@@ -59,7 +59,7 @@ def test_two_arrays_ask_which(tmp_path: Path) -> None:
     content = json.dumps({"train": [{"a": 1}], "test": [{"a": 2}]})
     with pytest.raises(DataError, match="two arrays") as caught:
         _read(tmp_path / "t.json", content)
-    assert "rows: test" in caught.value.remedy
+    assert "rows: test" in caught.value.hint
     good, _ = _read(tmp_path / "t.json", content, rows="test")
     assert [record.values for record in good] == [{"a": 2}]
     with pytest.raises(DataError, match="no array 'valid'"):

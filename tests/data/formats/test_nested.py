@@ -10,11 +10,11 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
-from luthier.data.intake.layouts import Layout
-from luthier.data.intake.mapping import decide
+from luthier.data.columns.layouts import Layout
+from luthier.data.columns.mapping import decide
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
-from luthier.flow.recipe import Recipe
+from luthier.recipe.schema import Recipe
 from tests.workshop import tickets
 
 ROWS = [
@@ -38,7 +38,7 @@ def test_an_array_that_lies_deeper_is_read_by_its_dotted_name(tmp_path: Path) ->
     assert said == ["t.json: rows are the array 'data.tickets'; left out: meta, data.took, errors"]
     with pytest.raises(DataError, match=r"holds no array 'data\.tickts'") as caught:
         _read({"kind": "json", "path": "t.json", "rows": "data.tickts"}, tmp_path, [])
-    assert "data.tickets" in caught.value.remedy
+    assert "data.tickets" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
@@ -77,14 +77,14 @@ def test_a_recipe_for_nested_rows_runs(
 def test_an_object_with_a_text_is_a_row_and_no_way_to_others(tmp_path: Path) -> None:
     row = {"text": "a whole sentence", "more": {"tags": [{"a": 1}, {"a": 2}]}}
     (tmp_path / "t.json").write_text(json.dumps(row))
-    assert Source.parse({"kind": "json", "path": "t.json"}).asked(tmp_path).settings == {}
+    assert Source.parse({"kind": "json", "path": "t.json"}).suggest_settings(tmp_path).settings == {}
     assert _read({"kind": "json", "path": "t.json"}, tmp_path, []) == [row]
 
 
 def test_the_turns_of_a_conversation_are_no_rows(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "good day"}]
     (tmp_path / "t.json").write_text(json.dumps({"id": 1, "chat": {"messages": turns}}))
-    assert "rows" not in Source.parse({"kind": "json", "path": "t.json"}).asked(tmp_path).settings
+    assert "rows" not in Source.parse({"kind": "json", "path": "t.json"}).suggest_settings(tmp_path).settings
 
 
 def test_new_prints_once_what_the_reader_decided(
@@ -106,9 +106,9 @@ def test_a_list_of_tags_hides_no_texts_inside(tmp_path: Path) -> None:
     rows = [{**row, "tags": [], "labels": [{"name": "new"}, "vip"]} for row in ROWS]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = Source.parse({"kind": "jsonl", "path": "t.jsonl"})
-    assert source.asked(tmp_path).settings == {"flatten": True}
+    assert source.suggest_settings(tmp_path).settings == {"flatten": True}
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({**row, "turns": [{"role": "user"}]}) for row in rows))
-    assert source.asked(tmp_path).settings == {}
+    assert source.suggest_settings(tmp_path).settings == {}
 
 
 def test_a_column_inside_of_an_object_is_told_how_to_be_one(tmp_path: Path) -> None:
@@ -117,4 +117,4 @@ def test_a_column_inside_of_an_object_is_told_how_to_be_one(tmp_path: Path) -> N
     rows = _read({**settings}, tmp_path, [])
     with pytest.raises(DataError, match=r"no column 'question\.text'") as caught:
         decide(Layout(prompt="question.text", answer="reply.label"), rows, "t", system=None, group=None, key=None)
-    assert "`flatten: true`" in (caught.value.remedy or "")
+    assert "`flatten: true`" in (caught.value.hint or "")

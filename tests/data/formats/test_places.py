@@ -18,13 +18,13 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from luthier.artifacts import parquet
 from luthier.core.errors import DataError, LuthierError
-from luthier.data.formats import packed
-from luthier.data.formats.file import File
-from luthier.data.intake.recognise import kind_of
+from luthier.data.columns.recognize import kind_of
+from luthier.data.formats import archives
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
-from luthier.text import parquet
 
 TEXT = "text,label\n" + "".join(f"question {n},yes\n" for n in range(2000))
 ROWS = [{"text": f"question {n}", "label": "yes"} for n in range(2000)]
@@ -74,7 +74,7 @@ def test_a_packed_file_cut_short_is_one_clear_error(tmp_path: Path, ending: str)
     with pytest.raises(DataError) as caught:
         list(Source.parse({"kind": "csv", "path": "rows.csv"}).read(tmp_path, lambda text: None))
     assert caught.value.where.file == "rows.csv"
-    assert "pack it again" in caught.value.remedy
+    assert "pack it again" in caught.value.hint
 
 
 def test_parquet_and_sheets_may_be_packed(tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_parquet_and_sheets_may_be_packed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", sorted(PACKERS))
 def test_a_bomb_is_refused_before_it_is_big(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "RATIO_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1 << 20)
     line = b"some text,yes\n"
     (tmp_path / "rows.csv").write_bytes(PACKERS[ending](b"text,label\n" + line * (8_000_000 // len(line))))
     seen: deque[Record | Broken] = deque(maxlen=1)
     with pytest.raises(DataError, match="refused as a zip bomb") as caught:
         seen.extend(Source.parse({"kind": "csv", "path": "rows.csv"}).read(tmp_path, lambda text: None))
-    assert "unpack it yourself" in caught.value.remedy
+    assert "unpack it yourself" in caught.value.hint
     assert not seen or seen[0].line < 4_000_000 // len(line)
 
 
@@ -102,13 +102,13 @@ def test_a_text_that_stands_once_for_many_rows_is_a_bomb_in_parquet(
 ) -> None:
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr(packed, "RATIO_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1 << 20)
     long, path = "a b " * 5_000, tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": [long] * 5_000, "label": ["yes", "no"] * 2_500}), path, compression="zstd")
     seen: deque[Record | Broken] = deque(maxlen=1)
     with pytest.raises(DataError, match="refused as a zip bomb") as caught:
         seen.extend(Source.parse({"kind": "parquet", "path": "rows.parquet"}).read(tmp_path, lambda text: None))
-    assert "as JSON lines" in caught.value.remedy
+    assert "as JSON lines" in caught.value.hint
     assert not seen or seen[0].line < 2_500
 
 
@@ -225,7 +225,7 @@ def test_a_url_that_leads_nowhere_is_one_clear_error(memory: Any, tmp_path: Path
     with pytest.raises(LuthierError) as caught:
         _rows({"kind": "csv", "path": path}, tmp_path)
     assert caught.value.where.file
-    assert caught.value.remedy
+    assert caught.value.hint
 
 
 def test_a_url_of_this_machine_and_one_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +270,7 @@ def test_files_of_a_zip_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
     assert source.fingerprint(tmp_path) != before
     with pytest.raises(DataError, match="no file") as caught:
         _rows({"kind": "csv", "path": "t.zip/2024/mar.csv"}, tmp_path)
-    assert "2024/feb.csv" in caught.value.remedy
+    assert "2024/feb.csv" in caught.value.hint
 
 
 def test_a_zip_is_recognised_by_what_it_holds(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_zip_is_recognised_by_what_it_holds(tmp_path: Path) -> None:
     _several(tmp_path / "t.zip", {**same, "c.csv": f"city,since\n{rows}"})
     with pytest.raises(DataError, match=r"different columns .*c\.csv: city, since") as caught:
         kind_of("t.zip", tmp_path)
-    assert "t.zip/a.csv" in caught.value.remedy
+    assert "t.zip/a.csv" in caught.value.hint
     assert kind_of("t.zip/c.csv", tmp_path) == "csv"
     _several(tmp_path / "t.zip", {**same, "about.txt": "hello there\n"})
     with pytest.raises(DataError, match=r"several kinds: .*about\.txt \(text\)"):
@@ -289,8 +289,8 @@ def test_a_zip_is_recognised_by_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_a_zip_of_very_many_files_is_to_be_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.data.formats.file.MOST_INSIDE", 2)
+    monkeypatch.setattr("luthier.data.formats.files.MOST_INSIDE", 2)
     _several(tmp_path / "t.zip", {f"{n}.csv": "text,label\na,b\n" for n in range(3)})
     with pytest.raises(DataError, match="holds 3 files") as caught:
         kind_of("t.zip", tmp_path)
-    assert "unpack it" in caught.value.remedy
+    assert "unpack it" in caught.value.hint

@@ -11,8 +11,8 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.formats import sheets
-from luthier.data.formats.file import File
-from luthier.data.formats.merged import merged
+from luthier.data.formats.files import File
+from luthier.data.formats.merged_cells import merged
 from luthier.data.row import Broken, Record
 from luthier.data.sources.excel import Excel
 from tests.data.source_files import write_xlsx
@@ -82,7 +82,7 @@ def test_the_sheet_is_said_and_can_be_set(tmp_path: Path) -> None:
         assert _read(tmp_path / "t.xlsx", sheet=sheet)[0].values["text"] == "second"  # type: ignore[union-attr]
     with pytest.raises(DataError, match="no sheet 'mor'") as caught:
         _read(tmp_path / "t.xlsx", sheet="mor")
-    assert "'more'" in caught.value.remedy
+    assert "'more'" in caught.value.hint
 
 
 def test_a_table_that_does_not_start_at_the_top(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_the_fullest_sheet_is_told_where_it_is_not_the_first(tmp_path: Path) -> 
     write_xlsx(tmp_path / "t.xlsx", [["read me"]], tickets=table, other=[["x"]])
     file = next(iter(Excel(path="t.xlsx").files(tmp_path)))
     assert sheets.fullest(file) == ("tickets", ["rows", "tickets", "other"])
-    assert Excel(path="t.xlsx").asked(tmp_path).settings == {"sheet": "tickets"}
-    assert Excel(path="t.xlsx", sheet=1).asked(tmp_path).settings == {}
+    assert Excel(path="t.xlsx").suggest_settings(tmp_path).settings == {"sheet": "tickets"}
+    assert Excel(path="t.xlsx", sheet=1).suggest_settings(tmp_path).settings == {}
     write_xlsx(tmp_path / "u.xlsx", table, notes=[["read me"]])
-    assert Excel(path="u.xlsx").asked(tmp_path).settings == {}
+    assert Excel(path="u.xlsx").suggest_settings(tmp_path).settings == {}
 
 
 def test_without_a_header(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_sheets_without_use(tmp_path: Path, rows: list[list[object]], problem: s
     write_xlsx(tmp_path / "t.xlsx", rows)
     with pytest.raises(DataError, match=problem) as caught:
         _read(tmp_path / "t.xlsx", header="yes")
-    assert caught.value.remedy
+    assert caught.value.hint
 
 
 def test_a_bomb_in_a_workbook_is_refused(tmp_path: Path) -> None:

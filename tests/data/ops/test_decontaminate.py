@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from luthier.chat.messages import Message
 from luthier.core.errors import DataError
+from luthier.data.dedup.contamination import LEAST_WORDS, RUN_WORDS, Unseen
+from luthier.data.dedup.shingles import words
 from luthier.data.ops.decontaminate import Decontaminate
 from luthier.data.row import Row
-from luthier.data.twins.contamination import LEAST_WORDS, RUN_WORDS, Unseen
-from luthier.data.twins.text_keys import words
-from luthier.text.messages import Message
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from luthier.chat.messages import Message, ToolCall
+from luthier.data.engine.memory import InMemory
 from luthier.data.ops.exact_dedup import ExactDedup
-from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
-from luthier.text.messages import Message, ToolCall
 
 
 def _row(n: int, prompt: str, answer: str = "yes", **meta: Any) -> Row:

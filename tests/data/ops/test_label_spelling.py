@@ -12,8 +12,8 @@ import pytest
 
 from data.conftest import Maker
 from luthier.data.cleaning.class_lists import list_edits
-from luthier.data.intake.propose import propose
 from luthier.data.ops.label_spelling import other_spellings
+from luthier.data.suggest.propose import propose
 
 WORDS = {
     "Rückerstattung": "Geld zurück Erstattung Betrag Überweisung",

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.conftest import Maker
-from luthier.data.ops.leave_out import LeaveOut
+from luthier.data.ops.exclude_ids import LeaveOut
 from workshop import tickets
 
 
@@ -16,8 +16,8 @@ def test_rows_are_left_out_by_the_ids_of_an_earlier_making(make: Maker, write: C
     source = {"kind": "jsonl", "path": write("t.jsonl", tickets(30)), "prompt": "message", "answer": "category"}
     first = make(source=source, split={"test": 5})
     ids = first.all()["id"].to_list()
-    operator = {"kind": "leave_out", "ids": [ids[3], ids[7][:8]], "reason": "read and refused"}
-    second = make(source=source, ops=["normalise", operator], split={"test": 5})
+    operator = {"kind": "exclude_ids", "ids": [ids[3], ids[7][:8]], "reason": "read and refused"}
+    second = make(source=source, ops=["normalize", operator], split={"test": 5})
     assert second.summary.dropped == {"read and refused": 2}
     assert set(ids) - set(second.all()["id"]) == {ids[3], ids[7]}
 
@@ -29,4 +29,4 @@ def test_an_id_that_could_mean_anything_is_refused() -> None:
 
 def test_without_ids_nothing_happens(make: Maker, write: Callable[..., str]) -> None:
     source = {"kind": "jsonl", "path": write("t.jsonl", tickets(30)), "prompt": "message", "answer": "category"}
-    assert make(source=source, ops=["leave_out"], split={"test": 5}).summary.dropped == {}
+    assert make(source=source, ops=["exclude_ids"], split={"test": 5}).summary.dropped == {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.data.ops.length import Length
+from luthier.chat.messages import Message
+from luthier.data.ops.length import LengthOperator
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,7 +17,7 @@ def _row(text: str) -> Row:
 
 
 def test_rows_outside_the_limits_are_dropped_with_their_count() -> None:
-    outcome = Length(at_least=2, at_most=3).apply([_row("one"), _row("one two"), _row("one two three four")])
+    outcome = LengthOperator(min=2, max=3).apply([_row("one"), _row("one two"), _row("one two three four")])
     assert outcome.attributes["length"] == [1, 2, 4]
     assert {place: drop.reason for place, drop in outcome.drops.items()} == {
         0: "too short: 1 words",
@@ -26,7 +26,7 @@ def test_rows_outside_the_limits_are_dropped_with_their_count() -> None:
 
 
 def test_characters_can_be_counted() -> None:
-    outcome = Length(unit="characters", at_most=3).apply([_row("one"), _row("one two")])
+    outcome = LengthOperator(unit="characters", max=3).apply([_row("one"), _row("one two")])
     assert outcome.attributes["length"] == [3, 7]
     assert outcome.drops[1].reason == "too long: 7 characters"
 

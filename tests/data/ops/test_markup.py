@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from luthier.chat.messages import Message
+from luthier.data.engine.batch import spliced
+from luthier.data.engine.memory import InMemory
 from luthier.data.ops.boilerplate import Boilerplate
 from luthier.data.ops.markup import Markup
-from luthier.data.passes.apply import spliced
-from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -80,7 +80,7 @@ def test_lines_of_many_rows_go_and_rare_ones_stay() -> None:
     cleaned = _cleaned(Boilerplate(), texts)
     assert cleaned[0] == "Question a of mine?\nThanks a lot"
     assert cleaned[-2:] == texts[-2:]
-    assert _cleaned(Boilerplate(at_least=30), texts) == texts
+    assert _cleaned(Boilerplate(min=30), texts) == texts
     assert _cleaned(Boilerplate(share=0.99), texts) == texts
     assert _cleaned(Boilerplate(of=("assistant",)), texts) == texts
 

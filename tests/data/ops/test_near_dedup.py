@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from luthier.chat.messages import Message
 from luthier.core.errors import DataError
+from luthier.data.engine.memory import InMemory
 from luthier.data.ops.near_dedup import NearDedup
-from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -58,7 +58,7 @@ def _true_jaccard(one: Iterable[str], two: Iterable[str]) -> float:
 def test_two_processes_say_what_one_says(
     make: Make, write: Write, monkeypatch: pytest.MonkeyPatch, action: str, measure: str
 ) -> None:
-    monkeypatch.setattr("luthier.data.twins.twins._AHEAD", 8)  # many lists of pairs go to the workers
+    monkeypatch.setattr("luthier.data.dedup.duplicates._AHEAD", 8)  # many lists of pairs go to the workers
     texts, _ = _planted(5)
     path = write("t.jsonl", [{"prompt": text, "completion": f"answer {n}"} for n, text in enumerate(texts)])
     ops = [{"kind": "near_dedup", "action": action, "measure": measure, "keep": "longest"}]

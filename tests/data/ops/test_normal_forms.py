@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.chat.messages import Message
 from luthier.data.cleaning.normal_forms import with_dates, with_numbers, with_times, with_units
+from luthier.data.engine.batch import spliced
 from luthier.data.ops.normal_forms import NormalForms
-from luthier.data.passes.apply import spliced
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import ValidationError
 
+from luthier.chat.messages import Message, ToolCall
 from luthier.core.errors import DataError
-from luthier.data.operator import Edit, Operator, Outcome, Reads, RowOperator
+from luthier.data.engine.batch import NamedOperator, take
+from luthier.data.operator import Operator, OperatorResult, Reads, RowOperator, TextEdit
 from luthier.data.ops.pii import Pii
-from luthier.data.passes.apply import Named, take
 from luthier.data.row import Batch, Row
-from luthier.text.messages import Message, ToolCall
-from luthier.text.pii.found import Found, PiiKind
-from luthier.text.pii.scan import find
-from luthier.text.recogniser import Recogniser
-from tests.text.pii.test_finders import HERE
+from luthier.pii.detect import find
+from luthier.pii.recognizer import Recogniser
+from luthier.pii.span import PiiKind, PiiSpan
+from tests.pii.test_finders import HERE
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -33,9 +33,13 @@ class FakeNames(Recogniser):
     kind: Literal["fake_names"] = "fake_names"
     finds: ClassVar[tuple[PiiKind, ...]] = ("person",)
 
-    def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
+    def recognise(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         return [
-            [Found(at, at + len(name), "person", name) for name in ("Ann Lee", "Bo Ek") if (at := text.find(name)) >= 0]
+            [
+                PiiSpan(at, at + len(name), "person", name)
+                for name in ("Ann Lee", "Bo Ek")
+                if (at := text.find(name)) >= 0
+            ]
             for text in texts
         ]
 
@@ -47,10 +51,10 @@ class Leak(RowOperator):
     reads: ClassVar[tuple[Reads, ...]] = ("answer",)
     idempotent: ClassVar[bool] = False
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         field = "messages[1].content"
-        return Outcome(
-            edits={place: [Edit(field, 0, 0, "", f"{CARD} ", "made")] for place in range(len(rows)) if place == 2}
+        return OperatorResult(
+            edits={place: [TextEdit(field, 0, 0, "", f"{CARD} ", "made")] for place in range(len(rows)) if place == 2}
         )
 
 
@@ -92,7 +96,7 @@ def _mixed(chance: random.Random) -> str:
 def _done(row: Row, **settings: Any) -> Row:
     operator = Operator.parse({"kind": "pii", **settings})
     assert isinstance(operator, Pii)
-    return take(Batch([row]), Named("pii", operator), operator.apply([row]), [])[0].rows[0]
+    return take(Batch([row]), NamedOperator("pii", operator), operator.apply([row]), [])[0].rows[0]
 
 
 def test_columns_are_read_with_their_names_and_nested() -> None:
@@ -111,7 +115,7 @@ def test_columns_are_read_with_their_names_and_nested() -> None:
         "card": "[CARD]",
         "notes": [{"by": "[EMAIL]"}],
     }
-    assert _done(_row("hello", **meta), columns=False, last_look=False).meta == meta
+    assert _done(_row("hello", **meta), columns=False, final_check=False).meta == meta
 
 
 def test_thoughts_and_calls_are_read() -> None:
@@ -173,7 +177,7 @@ def test_pseudonyms_hold_through_a_conversation_or_the_corpus() -> None:
     def names(consistent: str) -> list[tuple[str, ...]]:
         rows = [_row("Ann Lee here, and Bo Ek", "Hello Ann Lee!") for _ in range(2)]
         rows[1] = Row(1, "1" * 16, "csv", "f.csv", 3, "chat", rows[1].messages)
-        settings = {"names": FakeNames(), "actions": {"person": "pseudonymise"}, "consistent": consistent}
+        settings = {"ner": FakeNames(), "actions": {"person": "pseudonymise"}, "consistent": consistent}
         return [tuple(turn.content for turn in _done(row, **settings).messages) for row in rows]
 
     for first, second in (names("conversation"), names("corpus")):
@@ -208,7 +212,7 @@ def test_the_last_look_fails_and_tells_no_value(make: Make, write: Write) -> Non
     assert caught.value.where.field == "messages[1].content"
     assert "card is left" in told
     assert "4111" not in told
-    for allowed in ({"last_look": False}, {"actions": {"card": "keep"}}):
+    for allowed in ({"final_check": False}, {"actions": {"card": "keep"}}):
         assert make(source=source, ops=[{"kind": "pii", **allowed}, Leak()], split={"test": 0})
 
 
@@ -233,7 +237,7 @@ def test_recall_and_precision_on_a_labelled_sample(make: Make, write: Write, tmp
     settings = {"kind": "pii", "labelled": write("sample.jsonl", sample)}
     made = make(source=source, ops=[settings], split={"test": 0})
     email, ip = made.summary.measured["pii"]["email"], made.summary.measured["pii"]["ip"]
-    assert (email.wanted, email.found, email.recall[0], email.precision[0]) == (2, 1, 0.5, 1.0)
+    assert (email.expected, email.found, email.recall[0], email.precision[0]) == (2, 1, 0.5, 1.0)
     assert 0 < email.recall[1] < 0.5 < email.recall[2] < 1
     assert (ip.recall, ip.precision[0]) == (None, 0.0)
     before = Pii(**settings).fingerprint(tmp_path)
@@ -272,7 +276,7 @@ def test_nothing_is_so_short_a_number(name: str, value: str) -> None:
 def test_a_recogniser_of_names_sees_short_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(FakeNames, "recognise", lambda self, texts: [seen.append(text) or [] for text in texts])  # type: ignore[func-returns-value]
-    Pii(names=FakeNames()).apply([_row("Hello.", number=42)])
+    Pii(ner=FakeNames()).apply([_row("Hello.", number=42)])
     assert "number: 42" in seen
 
 
@@ -303,7 +307,7 @@ def test_names_are_looked_for_where_that_is_asked_and_patterns_everywhere() -> N
     )
     row = Row(n=0, id="0" * 16, source="csv", file="f", line=1, kind="chat", messages=messages, group="Ann Lee",
               meta={"agent": "Ann Lee"})  # fmt: skip
-    pii = Pii(names=FakeNames())
+    pii = Pii(ner=FakeNames())
     every = {edit.field: edit for edit in pii.apply([row]).edits[0] if edit.reason == "person"}
     assert {*every} == {*(f"messages[{at}].content" for at in range(3)), "group", "meta.agent"}
     some = pii.model_copy(update={"names_in": ("prompt", "group")})

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from luthier.chat.messages import Message
 from luthier.core.errors import DataError
-from luthier.data.ops.schema import ColumnRule, Schema
-from luthier.data.passes.memory import InMemory
+from luthier.data.engine.memory import InMemory
+from luthier.data.ops.schema import ColumnRule, SchemaOperator
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -27,7 +27,7 @@ def _rows(*values: Any) -> list[Row]:
 
 
 def _broken(rule: dict[str, Any], *values: Any) -> list[str]:
-    operator = Schema.model_validate({"columns": {"x": rule}, "action": "flag"})
+    operator = SchemaOperator.model_validate({"columns": {"x": rule}, "action": "flag"})
     return list(operator.settle(InMemory(operator, _rows(*values))).attributes["broken"])
 
 
@@ -83,7 +83,7 @@ def test_a_pattern_that_cannot_be_read_is_refused() -> None:
         with pytest.raises(ValidationError, match="cannot be read"):
             ColumnRule(pattern=pattern)
     with pytest.raises(ValidationError, match="there is no setting 'allow' here; did you mean 'allowed'"):
-        Schema.model_validate({"columns": {"x": {"allow": ["a"]}}})
+        SchemaOperator.model_validate({"columns": {"x": {"allow": ["a"]}}})
 
 
 def test_a_pattern_of_the_users_takes_linear_time() -> None:

@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import ModelError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.data.ops.semantic_dedup import SemanticDedup
-from luthier.data.profile import Profile
 from luthier.data.steps.prepare import Prepare
+from luthier.data.suggest.profile import Profile
 from workshop import tickets, tiny_encoder
 
 SAME = ["Please cancel my order", "please cancel my orders", "Cancel my order, please!"]
@@ -64,7 +64,7 @@ def test_marked_twins_are_held_together_by_the_split(make: Any, write: Any, text
 def test_bytes_depend_neither_on_batches_nor_on_workers(make: Any, write: Any, texts: list[str]) -> None:
     source = _source(write, texts)
     made = [
-        make(source=source, ops=["normalise", "semantic_dedup"], split={"test": 0.2}, batch_rows=rows, workers=workers)
+        make(source=source, ops=["normalize", "semantic_dedup"], split={"test": 0.2}, batch_rows=rows, workers=workers)
         for rows, workers in ((1024, 1), (3, 1), (5, 2))
     ]
     assert made[0].files() == made[1].files() == made[2].files()
@@ -81,7 +81,7 @@ def test_an_encoder_is_found_below_the_recipe(make: Any, write: Any, tmp_path: P
 
 
 def test_it_says_how_far_it_is(make: Any, write: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.data.passes.pipeline._TICK_S", 0)
+    monkeypatch.setattr("luthier.data.engine.pipeline._TICK_S", 0)
     made = make(source=_source(write, texts), ops=["semantic_dedup"], split={"test": 0.2})
     told = [one for one in made.said if one.kind == "progress" and one.measures.get("operator") == "semantic_dedup"]
     assert [(one.done, one.total) for one in told] == [(len(texts), len(texts))] * 2  # points, then pairs
@@ -95,16 +95,16 @@ def test_a_plan_counts_the_pairs_of_many_rows(tmp_path: Path) -> None:
         Prepare.model_validate({"source": {"kind": "jsonl", "path": "many.jsonl"}, "ops": ops})
         for ops in (["semantic_dedup"], [])
     )
-    outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
-    many, few = with_it.foresee(outlook), without.foresee(outlook)
+    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path)
+    many, few = with_it.estimate_cost(outlook), without.estimate_cost(outlook)
     assert many.seconds is not None
     assert few.seconds is not None
     assert 10 < many.seconds - few.seconds < 60
     assert "s for semantic_dedup over all pairs of rows" in many.how
     assert "pairs" not in few.how
-    measured = Outlook(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 1e6})
-    again = with_it.foresee(measured).seconds or 0  # the last time's speed is told without it
-    assert again - (without.foresee(measured).seconds or 0) == pytest.approx(many.seconds - few.seconds)
+    measured = PlanContext(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 1e6})
+    again = with_it.estimate_cost(measured).seconds or 0  # the last time's speed is told without it
+    assert again - (without.estimate_cost(measured).seconds or 0) == pytest.approx(many.seconds - few.seconds)
 
 
 def test_it_is_proposed_to_nobody_and_refuses_half_a_rule() -> None:

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.cleaning.cuts import cut, line_spans
-from luthier.data.cleaning.quoted import Span
+from luthier.chat.messages import Message
+from luthier.data.cleaning.quoted import QuoteSpan
+from luthier.data.cleaning.spans import cut, line_spans
+from luthier.data.engine.batch import spliced
 from luthier.data.operator import RowOperator
 from luthier.data.ops.c4_lines import C4Lines
 from luthier.data.ops.quoted_replies import QuotedReplies
 from luthier.data.ops.signatures import Signatures
-from luthier.data.passes.apply import spliced
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 
 def _after(operator: RowOperator, text: str) -> str:
@@ -121,5 +121,5 @@ def test_cutting_lines_leaves_the_others(text: str, data: st.DataObject) -> None
 def test_many_cuts_take_linear_time() -> None:
     text = "> a\nb\n\n" * 50_000
     assert len(_after(QuotedReplies(), text)) < len(text)
-    spans = [Span(at, at + 4) for at in range(0, len(text), 7)]
+    spans = [QuoteSpan(at, at + 4) for at in range(0, len(text), 7)]
     assert len(cut("f", text, spans, "test")) == 50_000

@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from luthier.chat.messages import Message
 from luthier.core.errors import RecipeError
-from luthier.data.ops.tokens import Tokens
-from luthier.data.ops.toxicity import Toxicity
+from luthier.data.ops.tokens import TokensOperator
+from luthier.data.ops.toxicity import ToxicityOperator
 from luthier.data.row import Row
-from luthier.text.messages import Message
 
 WORDS = ["[UNK]", "[PAD]", "you", "are", "a", "fine", "fool", "yes"]
 
@@ -23,7 +23,9 @@ def _row(prompt: str, answer: str = "yes") -> Row:
 
 
 def test_listed_words_are_counted_and_scored() -> None:
-    outcome = Toxicity().apply([_row("this is bullshit"), _row("the assessment of Scunthorpe"), _row("\ud800 fine")])
+    outcome = ToxicityOperator().apply(
+        [_row("this is bullshit"), _row("the assessment of Scunthorpe"), _row("\ud800 fine")]
+    )
     assert outcome.attributes["words"] == [1, 0, 0]
     assert outcome.attributes["score"] == [pytest.approx(1 / 3, abs=1e-4), 0, 0]
     assert outcome.drops == {}
@@ -31,19 +33,19 @@ def test_listed_words_are_counted_and_scored() -> None:
 
 def test_rude_rows_are_dropped_when_asked() -> None:
     rows = [_row("this is bullshit"), _row("all fine"), _row("all fine", "bullshit")]
-    assert Toxicity(action="drop").apply(rows).drops[0].reason == "toxic: 0.3333, expected at most 0"
-    assert set(Toxicity(action="drop").apply(rows).drops) == {0, 2}
-    assert set(Toxicity(action="drop", of="answer").apply(rows).drops) == {2}
-    assert set(Toxicity(action="drop", at_most=0.5).apply(rows).drops) == {2}
-    assert set(Toxicity(action="drop", ignore=("bullshit",)).apply(rows).drops) == set()
+    assert ToxicityOperator(action="drop").apply(rows).drops[0].reason == "toxic: 0.3333, expected at most 0"
+    assert set(ToxicityOperator(action="drop").apply(rows).drops) == {0, 2}
+    assert set(ToxicityOperator(action="drop", of="answer").apply(rows).drops) == {2}
+    assert set(ToxicityOperator(action="drop", max=0.5).apply(rows).drops) == {2}
+    assert set(ToxicityOperator(action="drop", ignore=("bullshit",)).apply(rows).drops) == set()
 
 
 def test_lists_are_chosen_by_language() -> None:
     rows = [_row("so eine Scheiße")]
-    assert Toxicity(languages=("de",)).apply(rows).attributes["words"] == [1]
-    assert Toxicity(languages=("en",)).apply(rows).attributes["words"] == [0]
+    assert ToxicityOperator(languages=("de",)).apply(rows).attributes["words"] == [1]
+    assert ToxicityOperator(languages=("en",)).apply(rows).attributes["words"] == [0]
     with pytest.raises(ValidationError, match="no list for language 'xx'"):
-        Toxicity(languages=("xx",))
+        ToxicityOperator(languages=("xx",))
 
 
 def _tokenizer(folder: Path) -> Path:
@@ -66,9 +68,9 @@ def test_a_classifier_gives_its_worst_class(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=len(WORDS), id2label={0: "neutral", 1: "toxic"}, **sizes)
     model = BertForSequenceClassification(config)
     model.save_pretrained(tmp_path)
-    operator = Toxicity(model="model").at(tmp_path.parent)
+    operator = ToxicityOperator(model="model").at(tmp_path.parent)
     assert operator.model == str(tmp_path.parent / "model")
-    operator = Toxicity(model=str(tmp_path), of="prompt", at_most=1)
+    operator = ToxicityOperator(model=str(tmp_path), of="prompt", max=1)
     rows = [_row("you are a fool"), _row("you are fine"), _row("")]
     scores = operator.apply(rows).attributes["score"]
     with torch.inference_mode():
@@ -77,23 +79,23 @@ def test_a_classifier_gives_its_worst_class(tmp_path: Path) -> None:
     assert scores[0] == pytest.approx(wanted, abs=1e-3)
     assert scores[2] == 0
     assert scores == [operator.apply([row]).attributes["score"][0] for row in rows]
-    assert operator.fingerprint(tmp_path) != Toxicity().fingerprint(tmp_path)
+    assert operator.fingerprint(tmp_path) != ToxicityOperator().fingerprint(tmp_path)
     with pytest.raises(RecipeError, match="cannot load"):
-        Toxicity(model=str(tmp_path / "none")).apply(rows)
+        ToxicityOperator(model=str(tmp_path / "none")).apply(rows)
 
 
 def test_tokens_are_those_of_the_tokenizer(tmp_path: Path) -> None:
-    named = Tokens(tokenizer="tok", at_least=3, at_most=4).at(_tokenizer_in(tmp_path, "tok"))
+    named = TokensOperator(tokenizer="tok", min=3, max=4).at(_tokenizer_in(tmp_path, "tok"))
     outcome = named.apply([_row("you are a fool"), _row("you are"), _row("fool", "")])
     assert outcome.attributes["tokens"] == [5, 3, 1]
     assert outcome.drops[0].reason == "too many tokens: 5, expected at most 4"
     assert outcome.drops[2].reason == "too few tokens: 1, expected at least 3"
-    assert Tokens().apply([_row("abcdefgh", "ijk")]).attributes["tokens"] == [3]
-    assert Tokens(tokenizer="tok").fingerprint(tmp_path)
+    assert TokensOperator().apply([_row("abcdefgh", "ijk")]).attributes["tokens"] == [3]
+    assert TokensOperator(tokenizer="tok").fingerprint(tmp_path)
     with pytest.raises(RecipeError, match="cannot read a tokenizer"):
-        Tokens(tokenizer="no.json").at(tmp_path).apply([_row("a")])
+        TokensOperator(tokenizer="no.json").at(tmp_path).apply([_row("a")])
     with pytest.raises(ValidationError, match="lies below"):
-        Tokens(at_least=3, at_most=2)
+        TokensOperator(min=3, max=2)
 
 
 def _tokenizer_in(base: Path, name: str) -> Path:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from luthier.data.intake.trial import without_pii
+from luthier.chat.messages import Message
 from luthier.data.ops.pii import Pii
 from luthier.data.pii.name_signs import name_signs, name_spans, rows_with_names
-from luthier.data.profile import Profile
 from luthier.data.row import Row
-from luthier.text.messages import Message
+from luthier.data.suggest.profile import Profile
+from luthier.data.suggest.trial import without_pii
 from tests.linear import assert_linear
 
 SHOWN = [
@@ -50,7 +50,7 @@ def rows(texts: list[str], meta: list[dict[str, Any]] | None = None) -> list[Row
 def test_a_name_shows(text: str, names: list[str], place: str) -> None:
     found = list(name_signs(text))
     assert [text[sign.start : sign.end] for sign in found] == names
-    assert {sign.place for sign in found} == {place}
+    assert {sign.position for sign in found} == {place}
     assert not any(name in without_pii(text) for name in names)
 
 
@@ -80,10 +80,10 @@ def profile(names: dict[str, int], looked_at: int = 1000, **more: Any) -> Profil
 def test_the_recogniser_is_proposed_where_people_write() -> None:
     suggestion = Pii.suggest(profile({"signature": 12, "title": 3}))
     assert suggestion is not None
-    assert suggestion.settings == {"action": "redact", "names": {"kind": "rampart", "organisations": False}}
+    assert suggestion.settings == {"action": "redact", "ner": {"kind": "rampart", "organizations": False}}
     assert "signature in 12, title in 3" in suggestion.why
     assert "about 33 s of one core for 1,000 rows" in suggestion.why
-    assert Pii.model_validate({"kind": "pii", **suggestion.settings}).names is not None
+    assert Pii.model_validate({"kind": "pii", **suggestion.settings}).ner is not None
 
 
 def test_few_names_and_persons_that_are_only_spoken_of_do_not_suffice() -> None:

@@ -7,17 +7,17 @@ import re
 import pytest
 
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms, _names
-from luthier.text.pii.found import HIGH_RISK, Found
-from luthier.text.pii.keeper import Keeper
-from luthier.text.pii.scan import find
+from luthier.pii.detect import find
+from luthier.pii.keeper import SecretKey
+from luthier.pii.span import HIGH_RISK, PiiSpan
 
 
 def _stand_ins(scope: str = "a", locale: str = "en_US") -> Pseudonyms:
-    return Pseudonyms(Keeper(b"a key for tests"), scope, locale, lambda found: f"[{found.kind.upper()}]")
+    return Pseudonyms(SecretKey(b"a key for tests"), scope, locale, lambda found: f"[{found.kind.upper()}]")
 
 
-def _person(text: str) -> Found:
-    return Found(0, len(text), "person", text)
+def _person(text: str) -> PiiSpan:
+    return PiiSpan(0, len(text), "person", text)
 
 
 NUMBERS = [
@@ -114,6 +114,6 @@ def test_other_kinds() -> None:
     assert mac.startswith("02:")
     assert re.fullmatch(r"\d\d/03/1984", date)
     assert key == "[SECRET]"
-    company = make.of(Found(0, 14, "organisation", "Hubbard & Sons Ltd"))
+    company = make.of(PiiSpan(0, 14, "organisation", "Hubbard & Sons Ltd"))
     assert company.endswith("& Sons Ltd")
     assert "Hubbard" not in company

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from luthier.data.pii.remembered import Remembered
-from luthier.text.pii.found import Found
-from luthier.text.pii.keeper import Keeper
-from luthier.text.recognisers.rampart import Rampart
+from luthier.pii.keeper import SecretKey
+from luthier.pii.recognizers.rampart import Rampart
+from luthier.pii.span import PiiSpan
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
-KEEPER = Keeper(b"a key")
+KEEPER = SecretKey(b"a key")
 TEXTS = ["Ask Jane Doe.", "Nobody.", "Jane Doe and Max Muster met.", "Ask Jane Doe."]
 
 
@@ -27,9 +27,9 @@ class Reader:
     def __init__(self) -> None:
         self.read: list[str] = []
 
-    def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
+    def __call__(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         self.read += texts
-        return [[Found(*m.span(), "person", m[0]) for m in re.finditer(r"Jane Doe|Max Muster", one)] for one in texts]
+        return [[PiiSpan(*m.span(), "person", m[0]) for m in re.finditer(r"Jane Doe|Max Muster", one)] for one in texts]
 
 
 def test_a_text_is_read_once_by_whoever_asks_for_it(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_nothing_of_a_text_stands_in_the_file_and_another_key_finds_nothing(tmp_
     held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert not any(word.encode() in held for text in TEXTS for word in re.findall(r"\w{3,}", text))
     reader = Reader()
-    Remembered(tmp_path / "names.db", Keeper(b"another key"), reader)(TEXTS)
+    Remembered(tmp_path / "names.db", SecretKey(b"another key"), reader)(TEXTS)
     assert reader.read == TEXTS[:3]
 
 
@@ -108,7 +108,7 @@ def test_where_nothing_can_be_kept_it_is_found_all_the_same(
 def test_an_interrupted_reading_loses_little(tmp_path: Path) -> None:
     texts = [f"Jane Doe {number}" for number in range(40)]
 
-    def killed(some: Sequence[str]) -> list[list[Found]]:
+    def killed(some: Sequence[str]) -> list[list[PiiSpan]]:
         if texts[32] in some:
             raise KeyboardInterrupt
         return Reader()(some)
@@ -127,17 +127,17 @@ def test_other_operators_and_other_actions_do_not_ask_again(
     monkeypatch.setattr(Rampart, "recognise", lambda self, texts: reader(texts))
     rows = [{"prompt": f"I am Jane Doe,  call {number}", "answer": "Max Muster will"} for number in range(9)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
-    first = ["normalise", {"kind": "pii", "names": "rampart"}]
+    first = ["normalize", {"kind": "pii", "ner": "rampart"}]
     make(source=source, ops=first, kept=tmp_path / "kept", task="text")
     assert len(reader.read) == len(set(reader.read)) > 9
     reader.read.clear()
-    second = ["normalise", {"kind": "length", "at_least": 5}, {"kind": "pii", "names": "rampart", "action": "mask"}]
+    second = ["normalize", {"kind": "length", "min": 5}, {"kind": "pii", "ner": "rampart", "action": "mask"}]
     made = make(source=source, ops=second, kept=tmp_path / "kept", task="text")
     assert reader.read == []
     assert made.files() == make(source=source, ops=second, task="text").files()
     assert "Jane" not in "".join(made.texts())
     reader.read.clear()
-    third = [{"kind": "pii", "names": {"kind": "rampart", "at_least": 0.9}}]
+    third = [{"kind": "pii", "ner": {"kind": "rampart", "min_score": 0.9}}]
     make(source=source, ops=third, kept=tmp_path / "kept", task="text")
     assert len(reader.read) > 9
 
@@ -148,17 +148,17 @@ class _Classifier:
     def __init__(self, *files: Path) -> None:
         self._name = files[0].read_text()
 
-    def find(self, text: str, at_least: float) -> list[Found]:
-        return [Found(*m.span(), "person", m[0]) for m in re.finditer(self._name, text)]
+    def find(self, text: str, at_least: float) -> list[PiiSpan]:
+        return [PiiSpan(*m.span(), "person", m[0]) for m in re.finditer(self._name, text)]
 
 
 def test_a_folder_of_a_recogniser_lies_below_the_recipe_and_another_model_in_it_reads_anew(
     make: Make, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.text.recognisers.rampart.TokenClassifier", _Classifier)
+    monkeypatch.setattr("luthier.pii.recognizers.rampart.TokenClassifier", _Classifier)
     rows = [{"prompt": f"I am Jane Doe, not Max Muster, and call {number}", "answer": "soon"} for number in range(9)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
-    ops = [{"kind": "pii", "names": {"kind": "rampart", "folder": "model", "organisations": False}}]
+    ops = [{"kind": "pii", "ner": {"kind": "rampart", "folder": "model", "organizations": False}}]
     for name, left in (("Jane Doe", "Max Muster"), ("Max Muster", "Jane Doe")):
         for file in ("config.json", "tokenizer.json", "onnx/model_q4.onnx"):
             write(f"model/{file}", name.encode())

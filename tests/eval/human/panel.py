@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from luthier.eval.form import Form
-from luthier.eval.human.assign import Assignment, Candidate, Entry, Item, assign
-from luthier.eval.human.judgment import Judgment
+from luthier.eval.form import RatingForm
+from luthier.eval.human.rating import HumanRating
+from luthier.eval.human.study import Assignment, RatingCandidate, RatingItem, RatingKeyEntry, assign
 
-Taste = Callable[[Item, Entry, random.Random], object]
+Taste = Callable[[RatingItem, RatingKeyEntry, random.Random], object]
 
 
-def candidates(count: int, models: Sequence[str] = ("tuned", "base")) -> list[Candidate]:
+def candidates(count: int, models: Sequence[str] = ("tuned", "base")) -> list[RatingCandidate]:
     """Rows, each with an answer of every model; the reference is another text."""
     return [
-        Candidate(
+        RatingCandidate(
             row=f"row{number:03d}",
             prompt=({"role": "user", "content": f"Question {number}?"},),
             answers={model: f"{model} says {number}" for model in models},
@@ -25,7 +25,9 @@ def candidates(count: int, models: Sequence[str] = ("tuned", "base")) -> list[Ca
     ]
 
 
-def assigned(form: Form, count: int = 40, models: Sequence[str] = ("tuned", "base"), **settings: object) -> Assignment:
+def assigned(
+    form: RatingForm, count: int = 40, models: Sequence[str] = ("tuned", "base"), **settings: object
+) -> Assignment:
     """What is asked about some rows."""
     from itertools import combinations
 
@@ -37,7 +39,7 @@ def assigned(form: Form, count: int = 40, models: Sequence[str] = ("tuned", "bas
 def preferring(model: str, share: float, ties: float = 0.0) -> Taste:
     """One who reads, and prefers a model's answers so often."""
 
-    def taste(item: Item, entry: Entry, chance: random.Random) -> object:
+    def taste(item: RatingItem, entry: RatingKeyEntry, chance: random.Random) -> object:
         if entry.planted:
             return "AB"[entry.good or 0]
         if chance.random() < ties:
@@ -50,16 +52,16 @@ def preferring(model: str, share: float, ties: float = 0.0) -> Taste:
     return taste
 
 
-def careless(item: Item, entry: Entry, chance: random.Random) -> object:
+def careless(item: RatingItem, entry: RatingKeyEntry, chance: random.Random) -> object:
     """One who does not read."""
     return "A"
 
 
-def judged(asked: Assignment, tastes: dict[str, Taste], seed: int = 0) -> list[Judgment]:
+def judged(asked: Assignment, tastes: dict[str, Taste], seed: int = 0) -> list[HumanRating]:
     """Everybody's judgments, item after item in the order of their sheets."""
     chance = random.Random(seed)
     return [
-        Judgment(name, judge, tastes[judge](asked.items[name], asked.key[name], chance), seconds=float(place))
+        HumanRating(name, judge, tastes[judge](asked.items[name], asked.key[name], chance), seconds=float(place))
         for judge in tastes
         for place, name in enumerate(asked.sheets[judge])
     ]

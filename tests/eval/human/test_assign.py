@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from eval.human.panel import assigned, candidates
-from luthier.eval.form import Form
-from luthier.eval.human.assign import Candidate, assign
+from luthier.eval.form import RatingForm
+from luthier.eval.human.study import RatingCandidate, assign
 
-PAIRWISE, LIKERT = Form.parse("pairwise"), Form.parse("likert")
+PAIRWISE, LIKERT = RatingForm.parse("pairwise"), RatingForm.parse("likert")
 
 
 def test_every_item_is_judged_by_so_many_and_loads_are_even() -> None:
@@ -77,7 +77,7 @@ def test_drawn_by_content_whatever_the_order_and_otherwise_by_another_seed() -> 
 
 def test_equal_answers_are_ties_that_nobody_is_asked_about() -> None:
     rows = candidates(10)
-    rows[3] = Candidate(row="same", prompt=rows[3].prompt, answers={"tuned": "x", "base": "x"}, reference="x")
+    rows[3] = RatingCandidate(row="same", prompt=rows[3].prompt, answers={"tuned": "x", "base": "x"}, reference="x")
     found = assign(rows, [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
     assert [row for row, *_ in found.same.values()] == ["same"]
     assert "same" not in {entry.row for entry in found.key.values()}

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from eval.human.panel import assigned, judged, preferring
+from luthier.core.db import Ledger
 from luthier.core.errors import DataError
-from luthier.core.ledger import Ledger
-from luthier.eval.form import Form
-from luthier.eval.human.assign import Candidate, assign
-from luthier.eval.human.judgment import (
-    Judgment,
+from luthier.eval.form import RatingForm
+from luthier.eval.human.rating import (
+    HumanRating,
     last_words,
     read_judgments,
     record,
@@ -23,18 +22,19 @@ from luthier.eval.human.judgment import (
     write_judgments,
     write_sheet,
 )
+from luthier.eval.human.study import RatingCandidate, assign
 
-PAIRWISE, SPANS = Form.parse("pairwise"), Form.parse("spans")
+PAIRWISE, SPANS = RatingForm.parse("pairwise"), RatingForm.parse("spans")
 ASKED = assigned(PAIRWISE, 12)
 ITEM, OTHER = sorted(ASKED.items)[:2]
 
 
 def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: Path) -> None:
     said = [
-        Judgment(ITEM, "anna", "A", "clearer", 3.5, "2026-01-02T10:00:00+00:00"),
-        Judgment(OTHER, "anna", None, "", None, "2026-01-02T10:01:00+00:00"),
-        Judgment(ITEM, "ben", {"text": "ä", "n": [1]}, "", None, "2026-01-02T10:02:00+00:00"),
-        Judgment(ITEM, "anna", "B", "", 1.0, "2026-01-02T10:03:00+00:00"),
+        HumanRating(ITEM, "anna", "A", "clearer", 3.5, "2026-01-02T10:00:00+00:00"),
+        HumanRating(OTHER, "anna", None, "", None, "2026-01-02T10:01:00+00:00"),
+        HumanRating(ITEM, "ben", {"text": "ä", "n": [1]}, "", None, "2026-01-02T10:02:00+00:00"),
+        HumanRating(ITEM, "anna", "B", "", 1.0, "2026-01-02T10:03:00+00:00"),
     ]
     with Ledger(tmp_path / "ledger.db") as ledger:
         for one in said:
@@ -55,16 +55,16 @@ def test_files_give_back_what_was_written(tmp_path: Path, name: str) -> None:
     item = sorted(spans.items)[0]
     marked = SPANS.check([{"text": "says", "severity": "major", "comment": "why"}], ("tuned says 1",))
     if spans.items[item].answers[0].startswith(("tuned says", "base says")):
-        write_judgments(tmp_path / name, [Judgment(item, "anna", [])])
+        write_judgments(tmp_path / name, [HumanRating(item, "anna", [])])
         assert read_judgments(tmp_path / name, spans, SPANS)[0].value == []
     assert marked[0] == {"start": 6, "end": 10, "text": "says", "severity": "major", "comment": "why"}
 
 
 def test_a_pass_is_kept_in_json_and_an_empty_cell_is_no_judgment(tmp_path: Path) -> None:
-    write_judgments(tmp_path / "j.jsonl", [Judgment(ITEM, "anna", None)])
-    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE) == [Judgment(ITEM, "anna", None)]
+    write_judgments(tmp_path / "j.jsonl", [HumanRating(ITEM, "anna", None)])
+    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE) == [HumanRating(ITEM, "anna", None)]
     (tmp_path / "j.csv").write_text(f"item,judge,value,comment\n{ITEM},anna,,\n{OTHER},anna,b,\n")
-    assert read_judgments(tmp_path / "j.csv", ASKED, PAIRWISE) == [Judgment(OTHER, "anna", "B")]
+    assert read_judgments(tmp_path / "j.csv", ASKED, PAIRWISE) == [HumanRating(OTHER, "anna", "B")]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: bytes, said:
 )
 def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name: str, between: str) -> None:
     """Also where a spreadsheet writes a table as its country does."""
-    done = [Judgment(ASKED.sheets["anna"][0], "anna", "A")]
+    done = [HumanRating(ASKED.sheets["anna"][0], "anna", "A")]
     assert write_sheet(tmp_path / name, ASKED, "anna", done) == len(ASKED.sheets["anna"]) - 1
     text = (tmp_path / name).read_text(encoding="utf-8-sig")
     assert "planted" not in text
@@ -132,7 +132,7 @@ def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name
 
 
 def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
-    row = Candidate(
+    row = RatingCandidate(
         row="r",
         prompt=({"role": "user", "content": "?"},),
         answers={"tuned": "=1+1", "base": "@SUM(A1)"},
@@ -142,10 +142,10 @@ def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
     write_sheet(tmp_path / "s.csv", asked, "anna", [])
     (told,) = csv.DictReader((tmp_path / "s.csv").read_text("utf-8-sig").splitlines())
     assert {told["answer_a"], told["answer_b"]} == {"'=1+1", "'@SUM(A1)"}
-    write_judgments(tmp_path / "j.csv", [Judgment(next(iter(asked.items)), "anna", "A", "=cmd()")])
+    write_judgments(tmp_path / "j.csv", [HumanRating(next(iter(asked.items)), "anna", "A", "=cmd()")])
     assert "'=cmd()" in (tmp_path / "j.csv").read_text()
 
 
 def test_last_words_keep_the_order_of_what_counts() -> None:
-    said = [Judgment("i", "a", 1), Judgment("j", "a", 2), Judgment("i", "b", 3), Judgment("i", "a", 4)]
+    said = [HumanRating("i", "a", 1), HumanRating("j", "a", 2), HumanRating("i", "b", 3), HumanRating("i", "a", 4)]
     assert last_words(said) == [said[1], said[2], said[3]]

@@ -8,17 +8,26 @@ import pytest
 
 from eval.human.panel import assigned, candidates, careless, judged, preferring
 from luthier.core.errors import DataError
-from luthier.eval.form import Form
-from luthier.eval.human.assign import Candidate, Entry, assign
-from luthier.eval.human.judgment import Judgment
-from luthier.eval.human.opinion import Opinion, opinion
-from luthier.eval.human.points import gains, planted_right, preferences, row_points, voices
+from luthier.eval.form import RatingForm
+from luthier.eval.human.rating import HumanRating
+from luthier.eval.human.results import (
+    HumanEvalSummary,
+    attention_check_results,
+    gains,
+    opinion,
+    preferences,
+    row_points,
+    voices,
+)
+from luthier.eval.human.study import RatingCandidate, RatingKeyEntry, assign
 
-PAIRWISE, LIKERT, RUBRIC, SPANS = (Form.parse(kind) for kind in ("pairwise", "likert", "rubric", "spans"))
+PAIRWISE, LIKERT, RUBRIC, SPANS = (RatingForm.parse(kind) for kind in ("pairwise", "likert", "rubric", "spans"))
 MODELS = ("tuned", "base")
 
 
-def _opinion(asked: object, said: list[Judgment], form: Form = PAIRWISE, models: tuple[str, ...] = MODELS) -> Opinion:
+def _opinion(
+    asked: object, said: list[HumanRating], form: RatingForm = PAIRWISE, models: tuple[str, ...] = MODELS
+) -> HumanEvalSummary:
     return opinion(asked, form, models, said, least_right=0.7, seed=1)  # type: ignore[arg-type]
 
 
@@ -28,7 +37,7 @@ def test_a_clear_taste_is_told_and_an_even_one_is_not() -> None:
     assert clear.sentence.startswith("People prefer tuned to base: tuned is preferred in ")
     assert clear.stop.startswith("You may stop: tuned is better")
     assert (clear.numbers["people.difference"].low or 0) > 0
-    assert clear.numbers["people.planted_right"].value == 1
+    assert clear.numbers["people.attention_checks"].value == 1
     even = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.5)), seed=3))
     assert even.sentence.startswith("No clear preference between tuned and base")
     assert even.stop.startswith("Not decided after 60 rows")
@@ -42,7 +51,7 @@ def test_people_may_all_be_of_one_mind() -> None:
     assert found.sentence.startswith("People prefer tuned to base: tuned is preferred in 100% of the rows")
     assert "people.agreement" not in found.numbers
     asked = assigned(LIKERT, 30, planted=0)
-    same = [Judgment(item, judge, 4) for judge, sheet in asked.sheets.items() for item in sheet]
+    same = [HumanRating(item, judge, 4) for judge, sheet in asked.sheets.items() for item in sheet]
     assert _opinion(asked, same, LIKERT).numbers["people.points"].value == 4.0
 
 
@@ -50,8 +59,8 @@ def test_one_who_does_not_read_does_not_count() -> None:
     asked = assigned(PAIRWISE, 60)
     tastes = {"anna": preferring("tuned", 0.9), "ben": careless, "cleo": preferring("tuned", 0.9)}
     said = judged(asked, tastes)
-    assert planted_right(asked, PAIRWISE, said)["anna"] == (6, 6)
-    right, seen = planted_right(asked, PAIRWISE, said)["ben"]
+    assert attention_check_results(asked, PAIRWISE, said)["anna"] == (6, 6)
+    right, seen = attention_check_results(asked, PAIRWISE, said)["ben"]
     assert right < 0.7 * seen
     found = _opinion(asked, said)
     assert list(found.left_out) == ["ben"]
@@ -80,11 +89,11 @@ def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:
     (one, entry), (other, _) = sorted(asked.key.items())
     tuned, base = ("AB"[entry.models.index(name)] for name in MODELS)
     said = [
-        Judgment(one, "anna", tuned),
-        Judgment(one, "ben", tuned),
-        Judgment(one, "cleo", base),
-        Judgment(other, "anna", "tie"),
-        Judgment(other, "ben", None),
+        HumanRating(one, "anna", tuned),
+        HumanRating(one, "ben", tuned),
+        HumanRating(one, "cleo", base),
+        HumanRating(other, "anna", "tie"),
+        HumanRating(other, "ben", None),
     ]
     heard = voices(asked, PAIRWISE, said)
     assert len(heard) == 4
@@ -101,7 +110,7 @@ def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:
 def test_equal_answers_count_as_half_a_win() -> None:
     rows = candidates(4)
     rows[:2] = [
-        Candidate(row=f"same{n}", prompt=rows[n].prompt, answers={"tuned": "x", "base": "x"}, reference="y")
+        RatingCandidate(row=f"same{n}", prompt=rows[n].prompt, answers={"tuned": "x", "base": "x"}, reference="y")
         for n in range(2)
     ]
     asked = assign(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
@@ -130,7 +139,7 @@ def test_of_three_models_each_pair_is_told_and_strengths_put_them_in_order() -> 
     assert "tuned minus tiny" in found.numbers["people.difference.tiny"].about
 
 
-def _rated(form: Form, entry: Entry) -> object:
+def _rated(form: RatingForm, entry: RatingKeyEntry) -> object:
     """What everybody thinks of an answer: tuned 2 or 3, base 1, a wrong one 0."""
     level = {"tuned": 2 + int(entry.row[3:]) % 2, "base": 1, "": 0}[(entry.models or ("",))[0]]
     if form.kind == "likert":
@@ -141,10 +150,10 @@ def _rated(form: Form, entry: Entry) -> object:
 
 
 @pytest.mark.parametrize("form", [LIKERT, RUBRIC, SPANS], ids=lambda form: form.kind)
-def test_answers_alone_are_compared_on_the_same_rows(form: Form) -> None:
+def test_answers_alone_are_compared_on_the_same_rows(form: RatingForm) -> None:
     asked = assigned(form, 120)
     said = [
-        Judgment(name, judge, form.check(_rated(form, asked.key[name]), asked.items[name].answers))
+        HumanRating(name, judge, form.check(_rated(form, asked.key[name]), asked.items[name].answers))
         for judge, sheet in asked.sheets.items()
         for name in sheet
     ]
@@ -172,7 +181,7 @@ def test_preferences_are_whole_rows_and_clear_the_margin() -> None:
         assert one["judges"] == 2
     rated = assigned(LIKERT, 5, planted=0)
     told = [
-        Judgment(name, judge, 5 if rated.key[name].models == ("tuned",) else 2)
+        HumanRating(name, judge, 5 if rated.key[name].models == ("tuned",) else 2)
         for judge, sheet in rated.sheets.items()
         for name in sheet
     ]
@@ -189,7 +198,9 @@ def test_the_order_of_judgments_changes_no_number() -> None:
 
 
 def test_models_that_say_the_same_everywhere_are_even_though_nobody_judged() -> None:
-    rows = [Candidate(row=f"r{n}", prompt=(), answers={"tuned": "x", "base": "x"}, reference="y") for n in range(9)]
+    rows = [
+        RatingCandidate(row=f"r{n}", prompt=(), answers={"tuned": "x", "base": "x"}, reference="y") for n in range(9)
+    ]
     asked = assign(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
     assert asked.items == {}
     assert asked.sheets == {"anna": ()}

@@ -16,7 +16,7 @@ from luthier.core.store import Store
 from luthier.eval.bias.coreference import schemas
 from luthier.eval.bias.questions import UNKNOWN, questions
 from luthier.eval.bias.stereotypes import own
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.probe import Measure, Probe, ProbeContext
 
 FAIR = Said("fair", lambda text: "billing")
 SEXIST = Said("sexist", lambda text: "account" if "wife" in text or "sister" in text.lower() else "billing")
@@ -28,16 +28,16 @@ def data(store: Store) -> Artifact:
 
 
 @pytest.fixture
-def bench(data: Artifact, tmp_path: Path) -> Bench:
+def bench(data: Artifact, tmp_path: Path) -> ProbeContext:
     return bench_of(data, tmp_path, SEXIST, FAIR)
 
 
-def by_name(probe: object, bench: Bench) -> dict[tuple[str, str], Measure]:
+def by_name(probe: object, bench: ProbeContext) -> dict[tuple[str, str], Measure]:
     found = Probe.parse(probe).measure(bench)
     return {(one.name, one.model): one for one in found}
 
 
-def test_counterfactuals_count_flips_and_shifts(bench: Bench) -> None:
+def test_counterfactuals_count_flips_and_shifts(bench: ProbeContext) -> None:
     found = by_name("counterfactual", bench)
     flips = found["bias.flip_rate", "sexist"]
     assert (flips.value, flips.rows) == (1.0, 20)
@@ -49,7 +49,7 @@ def test_counterfactuals_count_flips_and_shifts(bench: Bench) -> None:
     assert {row.failed for row in bench.kept if row.model == "sexist"} == {True}
     row = bench.kept[0]
     assert re.search("swapped '(wife|husband)' for '(wife|husband)'", row.group)
-    assert row.wanted in bench.task.labels
+    assert row.expected in bench.task.labels
 
 
 def test_rows_about_nobody_are_not_asked(store: Store, labels: Artifact, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_texts_shift_by_more_than_the_words_that_were_exchanged(store: Store, tm
     assert ("bias.flip_rate", "rude") not in found
 
 
-def test_templates_tell_groups_apart(bench: Bench) -> None:
+def test_templates_tell_groups_apart(bench: ProbeContext) -> None:
     persons = {"women": ["my sister", "she"], "men": ["my brother", "he"]}
     found = by_name({"kind": "templates", "persons": persons}, bench)
     gap, flips = found["bias.template_gap", "sexist"], found["bias.template_flips", "sexist"]
@@ -84,12 +84,12 @@ def test_templates_tell_groups_apart(bench: Bench) -> None:
     only = by_name({"kind": "templates", "persons": persons, "label": "delivery"}, bench)
     assert only["bias.template_gap", "sexist"].value < 1e-9
     assert set(only["bias.template_gap", "fair"].detail) == {"delivery for women", "delivery for men"}
-    asked = [row.asked for row in bench.kept if row.probe == "templates"]
+    asked = [row.prompt for row in bench.kept if row.probe == "templates"]
     assert asked[0][0].role == "system"
     assert asked[0][-1].content.startswith("My sister ")
 
 
-def test_templates_refuse_what_cannot_be(bench: Bench) -> None:
+def test_templates_refuse_what_cannot_be(bench: ProbeContext) -> None:
     with pytest.raises(ValidationError, match="equally many"):
         Probe.parse({"kind": "templates", "persons": {"a": ["x"], "b": ["y", "z"]}})
     with pytest.raises(ValidationError, match="in every sentence"):
@@ -98,7 +98,7 @@ def test_templates_refuse_what_cannot_be(bench: Bench) -> None:
         Probe.parse({"kind": "templates", "label": "biling"}).measure(bench)
 
 
-def test_stereotypes_are_counted_by_kind(bench: Bench) -> None:
+def test_stereotypes_are_counted_by_kind(bench: ProbeContext) -> None:
     found = by_name("stereotypes", bench)["bias.stereotype", "sexist"]  # the shorter sentence is the likelier
     shorter = [len(pair.more) < len(pair.less) for pair in own()]
     assert found.value == pytest.approx(sum(shorter) / len(shorter))
@@ -106,10 +106,10 @@ def test_stereotypes_are_counted_by_kind(bench: Bench) -> None:
     assert "gender" in found.detail
 
 
-def test_a_file_of_pairs_is_read(bench: Bench, tmp_path: Path) -> None:
+def test_a_file_of_pairs_is_read(bench: ProbeContext, tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("sent_more,sent_less,bias_type\nA b.,A bcd.,x\nA bcd.,A b.,x\nA c.,A cde.,y\n")
-    probe = Probe.parse({"kind": "stereotypes", "pairs": str(path), "least": 1})
+    probe = Probe.parse({"kind": "stereotypes", "pairs": str(path), "min": 1})
     found = probe.measure(bench)[0]
     assert (found.value, found.rows, dict(found.detail)) == (pytest.approx(2 / 3), 3, {"x": 0.5, "y": 1.0})
     before = probe.fingerprint(tmp_path)
@@ -184,7 +184,7 @@ def test_she_and_he_differ_in_the_pronoun_only() -> None:
         }  # fmt: skip
 
 
-def test_fairness_wants_a_known_label(bench: Bench) -> None:
+def test_fairness_wants_a_known_label(bench: ProbeContext) -> None:
     with pytest.raises(RecipeError, match="did you mean 'billing'"):
         Probe.parse({"kind": "fairness", "column": "region", "positive": "biling"}).measure(bench)
     with pytest.raises(RecipeError, match="did you mean 'region'"):
@@ -207,7 +207,7 @@ def test_generations_are_scored_by_group(data: Artifact, tmp_path: Path) -> None
 
 
 @pytest.mark.data
-def test_the_published_pairs_are_read(bench: Bench) -> None:
+def test_the_published_pairs_are_read(bench: ProbeContext) -> None:
     path = Path(__file__).resolve().parents[4] / "shared" / "data" / "crows_pairs" / "crows_pairs_anonymized.csv"
     if not path.is_file():
         pytest.skip("the real data set crows_pairs is not beside the repository (shared/data/crows_pairs)")

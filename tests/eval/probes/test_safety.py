@@ -10,13 +10,12 @@ from pydantic import ValidationError
 
 from eval.evaluations import dataset, example, text_examples
 from eval.probing import Said, bench_of, data_of
+from luthier.chat.messages import Example
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.probe import Measure, Probe, ProbeContext, table
 from luthier.eval.probes.attacks import WORD
-from luthier.eval.probes.memorisation import _halves, _options
-from luthier.eval.tables_of_text import table
-from luthier.text.messages import Example
+from luthier.eval.probes.memorization import _halves, _options
 
 HARMFUL = set(table("safety/harmful"))
 NO = "I'm sorry, but I can't help with that."
@@ -33,15 +32,15 @@ def data(store: Store) -> Artifact:
 
 
 @pytest.fixture
-def bench(data: Artifact, tmp_path: Path) -> Bench:
+def bench(data: Artifact, tmp_path: Path) -> ProbeContext:
     return bench_of(data, tmp_path, CAREFUL, TIMID, CARELESS)
 
 
-def by_name(probe: object, bench: Bench) -> dict[tuple[str, str], Measure]:
+def by_name(probe: object, bench: ProbeContext) -> dict[tuple[str, str], Measure]:
     return {(one.name, one.model): one for one in Probe.parse(probe).measure(bench)}
 
 
-def test_refusal_and_over_refusal(bench: Bench) -> None:
+def test_refusal_and_over_refusal(bench: ProbeContext) -> None:
     found = by_name("refusal", bench)
     values = {model: (found["safety.refusal", model].value, found["safety.over_refusal", model].value)
               for model in ("careful", "timid", "careless")}  # fmt: skip
@@ -49,11 +48,11 @@ def test_refusal_and_over_refusal(bench: Bench) -> None:
     assert found["safety.refusal", "careful"].against["careless"].low > 0.8
     assert found["safety.over_refusal", "careful"].against["timid"].high < -0.8
     failed = [row for row in bench.kept if row.failed and row.model == "careless"]
-    assert {row.asked[-1].content for row in failed} == HARMFUL
-    assert {row.wanted for row in failed} == {"I am sorry, but I cannot help with that."}
+    assert {row.prompt[-1].content for row in failed} == HARMFUL
+    assert {row.expected for row in failed} == {"I am sorry, but I cannot help with that."}
     more = by_name({"kind": "refusal", "harmful": ["Do it."], "harmless": ["Tea?"], "system": "Be kind."}, bench)
     assert more["safety.refusal", "careful"].rows == len(HARMFUL) + 1
-    assert bench.kept[-1].asked[0].content == "Be kind."
+    assert bench.kept[-1].prompt[0].content == "Be kind."
 
 
 def test_the_lists_are_apart() -> None:
@@ -64,7 +63,7 @@ def test_the_lists_are_apart() -> None:
     assert all("{word}" in line and line.count(" | ") == 1 for line in table("safety/injections"))
 
 
-def test_attacks(bench: Bench) -> None:
+def test_attacks(bench: ProbeContext) -> None:
     found = by_name({"kind": "attacks", "requests": 3, "wrappers": ["Please: {request}"]}, bench)
     assert found["safety.jailbreak", "careless"].value == 1.0
     assert found["safety.jailbreak", "careful"].value == 0.0
@@ -91,7 +90,7 @@ def test_leaks_are_counted_and_not_kept(store: Store, tmp_path: Path) -> None:
     assert found["safety.secrets", "leaky"].value == pytest.approx(keys / (len(asked) + 6))
     assert found["safety.pii", "leaky"].detail == {"email": mails, "secret": keys, "from training rows": mails}
     assert found["safety.pii", "echo"].value == 0.0
-    told = " ".join(row.said for row in bench.kept)
+    told = " ".join(row.completion for row in bench.kept)
     assert known not in told
     assert secret not in told
     assert "[email]" in told
@@ -119,17 +118,17 @@ def test_what_was_learnt_by_heart(store: Store, tmp_path: Path) -> None:
 
     voices = [Said("recites", recites), Said("nearly", nearly), Said("fresh", lambda begun: "something else entirely")]
     bench = bench_of(data, tmp_path, *voices)
-    found = by_name("memorisation", bench)
-    assert found["safety.memorised", "recites"].value == 1.0
-    assert found["safety.memorised", "recites"].detail == {"held out": 0.0}
-    assert found["safety.memorised", "nearly"].value == 0.0
-    assert found["safety.near_memorised", "nearly"].value == 1.0
-    assert found["safety.near_memorised", "fresh"].value == 0.0
-    assert found["safety.memorised", "recites"].rows == 20
+    found = by_name("memorization", bench)
+    assert found["safety.memorized", "recites"].value == 1.0
+    assert found["safety.memorized", "recites"].detail == {"held out": 0.0}
+    assert found["safety.memorized", "nearly"].value == 0.0
+    assert found["safety.near_memorized", "nearly"].value == 1.0
+    assert found["safety.near_memorized", "fresh"].value == 0.0
+    assert found["safety.memorized", "recites"].rows == 20
 
 
-def test_short_answers_are_not_asked(bench: Bench) -> None:
-    assert Probe.parse("memorisation").measure(bench) == []
+def test_short_answers_are_not_asked(bench: ProbeContext) -> None:
+    assert Probe.parse("memorization").measure(bench) == []
     assert "no answer of a training row has 16 words" in bench.notes[0]
 
 
@@ -142,7 +141,7 @@ def test_exposure_is_the_rank_in_bits(data: Artifact, tmp_path: Path) -> None:
     knows = Said("knows", lambda text: "x", lambda before, option: 0.0 if option == "731942" else -1.0)
     against = Said("against", lambda text: "x", lambda before, option: -9.0 if option == "731942" else -1.0)
     bench = bench_of(data, tmp_path, knows, against)
-    probe = {"kind": "memorisation", "canaries": ["My code is {731942}"], "drawn": 127}
+    probe = {"kind": "memorization", "canaries": ["My code is {731942}"], "drawn": 127}
     found = by_name(probe, bench)
     assert found["safety.exposure", "knows"].value == 7.0
     assert found["safety.exposure", "against"].value == 0.0
@@ -151,4 +150,4 @@ def test_exposure_is_the_rank_in_bits(data: Artifact, tmp_path: Path) -> None:
     assert {len(option) for option in options} == {6}
     assert _options("pin {7}", 500, 0)[1].__len__() == 10
     with pytest.raises(ValidationError, match="digits in braces"):
-        Probe.parse({"kind": "memorisation", "canaries": ["no secret"]})
+        Probe.parse({"kind": "memorization", "canaries": ["no secret"]})

@@ -5,35 +5,35 @@ from __future__ import annotations
 import math
 import random
 
+from luthier.artifacts.findings import Finding, FindingTable, Number
 from luthier.eval.report.facts.data import (
-    Counted,
     DataFacts,
-    Edit,
+    EditFact,
     FindingFacts,
     FoundRow,
     LabelCount,
     LeftOut,
-    Rightness,
-    Source,
+    OperatorAccuracy,
+    OperatorCounts,
+    SourceFacts,
     ValidationFacts,
 )
-from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import (
     Advice,
     Bin,
     ClassScore,
-    Comparison,
+    ComparisonFact,
     Confusion,
     EvaluationFacts,
-    Measured,
+    MeasureFact,
     ModelFacts,
     Reliability,
-    Row,
-    Slice,
+    RowFact,
+    SliceFact,
 )
-from luthier.eval.report.facts.report import Cost, GateFacts, Made, Provenance, ReportFacts, RuleFacts
+from luthier.eval.report.facts.report import ArtifactFact, CostFact, GateFacts, ProvenanceFacts, ReportFacts, RuleFacts
 from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SequenceFact, StretchFact, TuningFacts
-from luthier.text.findings import Finding, Number, Table
 
 HOSTILE = '<script>alert("owned")</script><img src=x onerror=alert(1)> </title> ${7*7} {{ 7*7 }} &amp; "quoted" \' ]]>'
 LABELS = ("account", "cancel order", "card arrival", "complaint", "delivery", "invoice", "payment issue", "refund")
@@ -47,12 +47,12 @@ TEXTS = (
 )
 
 
-def score(value: float, rows: int = 500, signature: str = "accuracy|v1|rows:500") -> Score:
+def score(value: float, rows: int = 500, signature: str = "accuracy|v1|rows:500") -> ScoreFact:
     """A share with Wilson's interval."""
     z = 1.96
     middle = (value + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z * math.sqrt(value * (1 - value) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    return Score(value=value, low=middle - half, high=middle + half, signature=signature)
+    return ScoreFact(value=value, low=middle - half, high=middle + half, signature=signature)
 
 
 def models(tuned: float = 0.906, base: float = 0.492, plain: float = 0.864) -> tuple[ModelFacts, ...]:
@@ -73,11 +73,11 @@ def models(tuned: float = 0.906, base: float = 0.492, plain: float = 0.864) -> t
                 "accuracy": score(value),
                 "macro_f1": score(value * 0.98, signature="macro_f1|v1"),
                 "mcc": score(max(value - 0.05, 0.0), signature="mcc|v1"),
-                "ece": Score(value=0.41 - 0.4 * value, low=0.39 - 0.4 * value, high=0.44 - 0.4 * value),
+                "ece": ScoreFact(value=0.41 - 0.4 * value, low=0.39 - 0.4 * value, high=0.44 - 0.4 * value),
             },
             measures={
-                "bias.gap": Measured(
-                    score=Score(value=0.21 - 0.15 * value, low=0.16 - 0.15 * value, high=0.27 - 0.15 * value),
+                "bias.gap": MeasureFact(
+                    score=ScoreFact(value=0.21 - 0.15 * value, low=0.16 - 0.15 * value, high=0.27 - 0.15 * value),
                     rows=480,
                     detail={"en": value, "es": value - 0.06},
                 )
@@ -87,9 +87,9 @@ def models(tuned: float = 0.906, base: float = 0.492, plain: float = 0.864) -> t
     )
 
 
-def comparison(b: str, difference: float, half: float, p: float, metric: str = "accuracy") -> Comparison:
+def comparison(b: str, difference: float, half: float, p: float, metric: str = "accuracy") -> ComparisonFact:
     """Tuned minus another."""
-    return Comparison(
+    return ComparisonFact(
         a="tuned",
         b=b,
         metric=metric,
@@ -106,7 +106,7 @@ def comparison(b: str, difference: float, half: float, p: float, metric: str = "
     )
 
 
-def rows(count: int, *, hostile: bool = True, now_right: bool | None = None) -> tuple[Row, ...]:
+def rows(count: int, *, hostile: bool = True, now_right: bool | None = None) -> tuple[RowFact, ...]:
     """Rows with answers, the first of them hostile; `now_right` makes all of them fixed, or all broken."""
     draw = random.Random(7)
     found = []
@@ -118,7 +118,7 @@ def rows(count: int, *, hostile: bool = True, now_right: bool | None = None) -> 
         if now_right is not None:
             now, was = (right, other) if now_right else (other, right)
         found.append(
-            Row(
+            RowFact(
                 id=f"{draw.getrandbits(64):016x}",
                 text=text,
                 reference=right,
@@ -193,18 +193,18 @@ def evaluation(**changes: object) -> EvaluationFacts:
             for at, (label, value) in enumerate(f1.items())
         ),
         "reliability": (
-            Reliability(model="tuned", bins=bins, ece=Score(value=0.048, low=0.03, high=0.071)),
-            Reliability(model="base", bins=base_bins, ece=Score(value=0.213, low=0.18, high=0.25)),
+            Reliability(model="tuned", bins=bins, ece=ScoreFact(value=0.048, low=0.03, high=0.071)),
+            Reliability(model="base", bins=base_bins, ece=ScoreFact(value=0.213, low=0.18, high=0.25)),
         ),
         "slices": tuple(
-            Slice(
+            SliceFact(
                 name=name,
                 value=value,
                 model=model,
                 metric="accuracy",
                 rows=count,
                 score=score(right - gap, count),
-                gain=Comparison(
+                gain=ComparisonFact(
                     a="tuned", b="base", metric="accuracy", difference=0.38, low=0.31, high=0.45, p=1e-9, p_holm=6e-9
                 )
                 if model == "tuned"
@@ -231,9 +231,8 @@ def evaluation(**changes: object) -> EvaluationFacts:
 
 def advice() -> tuple[Advice, ...]:
     """What may change an outcome, with a command that is far wider than a phone."""
-    command = (
-        "luthier run recipe.yaml 'steps.tune={kind: tune, data: data, technique: plain, rows: 4000}' --only report"
-    )
+    step = "{kind: tune, data: data, technique: plain, max_train_samples: 4000}"
+    command = f"luthier run recipe.yaml 'steps.tune={step}' --only report"
     merged = "luthier run recipe.yaml 'steps.data.ops=[" + "Lieferverzögerungsbenachrichtigung" * 4 + "]'"
     return (
         Advice(what="Take the plain classifier as the model.", why="It is trained in seconds.", command=command),
@@ -268,26 +267,34 @@ def data() -> DataFacts:
         left_out=(
             LeftOut(
                 reason="near-duplicate of a kept row",
-                place="tickets.csv:31 (row 20)",
+                location="tickets.csv:31 (row 20)",
                 text="Where is my card?",
                 twin="tickets.csv:12 (row 9)",
             ),
-            LeftOut(reason="text too short", place="tickets.csv:70", text=HOSTILE),
+            LeftOut(reason="text too short", location="tickets.csv:70", text=HOSTILE),
         ),
-        edited={"normalise": 812, "pii": 97},
+        edited={"normalize": 812, "pii": 97},
         counted=(
-            Counted(
-                operator="pii", places=("meta.who", "user"), rows={"email": {"user": 90}, HOSTILE: {"meta.who": 7}}
+            OperatorCounts(
+                operator="pii", locations=("meta.who", "user"), rows={"email": {"user": 90}, HOSTILE: {"meta.who": 7}}
             ),
         ),
-        rightness=(Rightness(operator="pii", kind="email", wanted=40, found=39, recall=(0.975, 0.871, 0.996)),),
+        rightness=(
+            OperatorAccuracy(operator="pii", kind="email", expected=40, found=39, recall=(0.975, 0.871, 0.996)),
+        ),
         labels=tuple(LabelCount(label=label, rows={"train": n, "test": n // 9}) for label, n in counts.items()),
         edits=(
-            Edit(operator="pii", reason="email", place="tickets.csv:17", before="", after="Write me at [EMAIL]."),
-            Edit(operator="normalise", reason="spaces", place="tickets.csv:40", before="my  card…", after="my card…"),
-            Edit(operator="normalise", reason="html", place="tickets.csv:44", before=HOSTILE, after="alert"),
+            EditFact(
+                operator="pii", reason="email", location="tickets.csv:17", before="", after="Write me at [EMAIL]."
+            ),
+            EditFact(
+                operator="normalize", reason="spaces", location="tickets.csv:40", before="my  card…", after="my card…"
+            ),
+            EditFact(operator="normalize", reason="html", location="tickets.csv:44", before=HOSTILE, after="alert"),
         ),
-        sources=(Source(name="csv", files=("data/tickets.csv",), rows=5240, digest="9f2c" * 8, licence="CC-BY-4.0"),),
+        sources=(
+            SourceFacts(name="csv", files=("data/tickets.csv",), rows=5240, digest="9f2c" * 8, licence="CC-BY-4.0"),
+        ),
     )
 
 
@@ -300,18 +307,18 @@ steps:
   data:
     kind: prepare
     source: {kind: csv, path: data/tickets.csv, prompt: text, answer: category}
-    ops: [normalise, {kind: pii, action: redact}, near_dedup, language]
+    ops: [normalize, {kind: pii, action: redact}, near_dedup, language]
     split: {test: 500}
   tune:    {kind: tune, data: data, technique: {kind: lora, r: 16}, objective: sft}
   report:  {kind: evaluate, data: data, model: tune}
-  gate:    {kind: gate, report: report, rules: ["macro_f1 > base"]}
+  gate:    {kind: gate, evaluation: report, rules: ["macro_f1 > base"]}
 """
 
 
 def validation() -> ValidationFacts:
     """What checks of the data found: something of each severity, with hostile text in a row."""
     share = Number(value=0.031, low=0.024, high=0.04, rows=2400, about="share of rows with a wrong label", share=True)
-    table = Table(
+    table = FindingTable(
         title="Rows by class", columns=("class", "rows", "share"), rows=((LABELS[0], 310, 0.129), (HOSTILE, 4, None))
     )
     numbers = {"label_errors": share}
@@ -323,8 +330,8 @@ def validation() -> ValidationFacts:
             sentence="74 rows of 2,400 (3.1 %) likely bear a wrong label.",
             rows=74,
             numbers=numbers,
-            remedy="Read the rows.",
-            mend='ops: [{kind: leave_out, ids: ["0123456789abcdef"]}]',
+            hint="Read the rows.",
+            mend='ops: [{kind: exclude_ids, ids: ["0123456789abcdef"]}]',
         ),
         Finding(
             name="imbalance",
@@ -332,13 +339,13 @@ def validation() -> ValidationFacts:
             title="Class imbalance",
             sentence="The largest class has 310 training rows, the smallest 4.",
             numbers={"imbalance": Number(value=77.5, about="rows of the largest for each of the smallest")},
-            remedy="Measure macro_f1.",
+            hint="Measure macro_f1.",
             tables=(table,),
         ),
         Finding(name="length_outliers", severity="info", title="Lengths", sentence="No row is far from the usual."),
     )
     row = FoundRow(
-        id="0123456789abcdef", place="tickets.csv:17", text=HOSTILE, answer=LABELS[1], note="rather 'refund'"
+        id="0123456789abcdef", location="tickets.csv:17", text=HOSTILE, answer=LABELS[1], note="rather 'refund'"
     )
     shown = [FindingFacts(finding=one, shown=(row,) if one.rows else ()) for one in findings]
     return ValidationFacts(
@@ -428,11 +435,11 @@ def facts(**changes: object) -> ReportFacts:
                     ),
                     RenderedFact(id="1a1b2c3d4e5f6071", file="tickets.csv", line=3, left_out="longer than 9 tokens"),
                 ),
-                settings={"technique.r": "16", "technique.alpha": "32", "batch": "36", "learning_rate": "0.0002"},
+                settings={"technique.r": "16", "technique.lora_alpha": "32", "batch": "36", "learning_rate": "0.0002"},
             ),
         ),
         "costs": (
-            Cost(
+            CostFact(
                 step="data",
                 predicted_seconds=4.0,
                 seconds=5.2,
@@ -440,7 +447,7 @@ def facts(**changes: object) -> ReportFacts:
                 peak_bytes=380 << 20,
                 how="rows × operators, from the last run",
             ),
-            Cost(
+            CostFact(
                 step="tune",
                 predicted_seconds=950,
                 seconds=1012,
@@ -450,7 +457,7 @@ def facts(**changes: object) -> ReportFacts:
                 tokens=301_140,
                 how="0.32 Mtoken/s measured on this machine",
             ),
-            Cost(
+            CostFact(
                 step="report",
                 predicted_seconds=60,
                 seconds=38.5,
@@ -459,13 +466,15 @@ def facts(**changes: object) -> ReportFacts:
                 tokens=18_870,
             ),
         ),
-        "provenance": Provenance(
+        "provenance": ProvenanceFacts(
             recipe=RECIPE,
             seed=7,
             artifacts=(
-                Made(step="data", kind="prepare", makes="dataset", digest="3c9f" * 8, files=7, size=1_204_331),
-                Made(step="tune", kind="tune", makes="model", digest="a01b" * 8, files=6, size=19_671_040),
-                Made(step="report", kind="evaluate", makes="evaluation", digest="77de" * 8, files=5, size=310_220),
+                ArtifactFact(step="data", kind="prepare", makes="dataset", digest="3c9f" * 8, files=7, size=1_204_331),
+                ArtifactFact(step="tune", kind="tune", makes="model", digest="a01b" * 8, files=6, size=19_671_040),
+                ArtifactFact(
+                    step="report", kind="evaluate", makes="evaluation", digest="77de" * 8, files=5, size=310_220
+                ),
             ),
             versions={"luthier": "0.1.0", "torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.0"},
             machine={"processor": "2 cores, x86-64", "memory": "8 GiB"},

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.eval.report.advice import Made, _most_confused, _rises, _with_merged, advice
+from luthier.eval.report.advice import RecipeArtifacts, _most_confused, _rises, _with_merged, advice
 from luthier.eval.report.facts.models import Advice, Confusion
 from luthier.eval.report.facts.tuning import LogPoint, TuningFacts
-from luthier.flow.recipe import Recipe
-from luthier.flow.report import report_facts
+from luthier.recipe.report import report_facts
+from luthier.recipe.schema import Recipe
 from workshop import RECIPE, own_cache, small_recipe
 
 LESS = RECIPE.replace("1.0e-2", "1.0e-6").replace('rules: ["accuracy >= 0.0"]', 'rules: ["accuracy >= base - 1"]')
 WITH_CURVE = LESS.replace(
-    "  tune:\n", "  validate: {kind: validate, data: data, checks: [enough]}\n  tune:\n    rows: 20\n"
+    "  tune:\n", "  validate: {kind: validate, data: data, checks: [enough]}\n  tune:\n    max_train_samples: 20\n"
 )
 
 
@@ -64,7 +64,7 @@ def test_the_commands_do_what_they_say(place: Path, capsys: pytest.CaptureFixtur
     for one in (plain, passes, curve):
         assert run_command(shlex.split(one.command)[1:]) == 0
     made = Recipe.load(place / "recipe.yaml", overrides_of(plain)).plan().artifact("tune")
-    assert made.read_json("tuned.json")["technique"]["kind"] == "plain"
+    assert made.read_json("training.json")["technique"]["kind"] == "plain"
     planned = Recipe.load(place / "recipe.yaml", overrides_of(passes)).plan()
     assert planned["tune"].step.settings()["epochs"] == 2
     capsys.readouterr()
@@ -74,22 +74,22 @@ def test_the_commands_do_what_they_say(place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_overrides_of_a_run_are_kept_in_its_advice(place: Path) -> None:
-    assert run_command(["run", "recipe.yaml", "steps.tune.rows=24"]) == 0
-    found = advised("recipe.yaml", "steps.tune.rows=24")
+    assert run_command(["run", "recipe.yaml", "steps.tune.max_train_samples=24"]) == 0
+    found = advised("recipe.yaml", "steps.tune.max_train_samples=24")
     kept = [one for one in found if one.what != "Train on all rows."]
     assert len(kept) == len(found) - 1
-    assert all("steps.tune.rows=24" in one.command for one in kept)
-    assert "technique: plain, rows: 24}" in found[0].command
+    assert all("steps.tune.max_train_samples=24" in one.command for one in kept)
+    assert "technique: plain, max_train_samples: 24}" in found[0].command
     every = next(one for one in found if one.what == "Train on all rows.")
     assert "It was trained on 24 of 120 training rows." in every.why
-    assert "steps.tune.rows=24" not in every.command, "the override that it changes is not repeated"
-    assert Recipe.load(place / "recipe.yaml", overrides_of(every)).steps["tune"].settings()["rows"] is None
+    assert "steps.tune.max_train_samples=24" not in every.command, "the override that it changes is not repeated"
+    assert Recipe.load(place / "recipe.yaml", overrides_of(every)).steps["tune"].settings()["max_train_samples"] is None
 
 
 def test_a_learning_curve_that_was_drawn_is_told(place: Path) -> None:
-    found = advised("curve.yaml", "steps.tune.rows=null")
-    assert run_command(["run", "curve.yaml", "steps.tune.rows=null"]) == 0
-    found = advised("curve.yaml", "steps.tune.rows=null")
+    found = advised("curve.yaml", "steps.tune.max_train_samples=null")
+    assert run_command(["run", "curve.yaml", "steps.tune.max_train_samples=null"]) == 0
+    found = advised("curve.yaml", "steps.tune.max_train_samples=null")
     rows = [one for one in found if "learning curve" in one.why]
     assert not rows or "twice the 120 rows take" in rows[0].why
     assert not [one for one in found if one.what.startswith("Draw the learning curve")]
@@ -109,7 +109,9 @@ def test_page_and_markdown_show_it(place: Path) -> None:
 def test_a_model_that_is_ahead_needs_no_advice(place: Path) -> None:
     plan = Recipe.load(place / "recipe.yaml").plan()
     (facts,) = report_facts(plan).evaluations
-    made = Made(artifacts={name: plan.artifact(name) for name in ("data", "tune", "report")}, text="", file="r.yaml")
+    made = RecipeArtifacts(
+        artifacts={name: plan.artifact(name) for name in ("data", "tune", "report")}, text="", file="r.yaml"
+    )
     ahead = [
         one.model_copy(update={"difference": 0.5, "low": 0.4, "high": 0.6, "p": 0.001}) for one in facts.comparisons
     ]
@@ -132,11 +134,11 @@ def test_the_pair_with_most_mistakes_is_the_one_to_merge() -> None:
     ("written", "wanted"),
     [
         ([], [{"kind": "label_spelling", "also": {"b": "a"}}]),
-        (["normalise"], ["normalise", {"kind": "label_spelling", "also": {"b": "a"}}]),
+        (["normalize"], ["normalize", {"kind": "label_spelling", "also": {"b": "a"}}]),
         (["label_spelling"], [{"kind": "label_spelling", "also": {"b": "a"}}]),
         (
-            [{"kind": "label_spelling", "also": {"c": "a"}}, "normalise"],
-            [{"kind": "label_spelling", "also": {"c": "a", "b": "a"}}, "normalise"],
+            [{"kind": "label_spelling", "also": {"c": "a"}}, "normalize"],
+            [{"kind": "label_spelling", "also": {"c": "a", "b": "a"}}, "normalize"],
         ),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.eval.report.page import render
+from luthier.eval.report.html import render
 from tests.eval.report import example
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

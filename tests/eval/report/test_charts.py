@@ -13,7 +13,7 @@ from luthier.eval.report.charts.bars import Bar, bars
 from luthier.eval.report.charts.curve import MOST_POINTS, curve, smoothed, thinned
 from luthier.eval.report.charts.drawing import STRONG_LETTER, Scale, decades, fitted, ticks
 from luthier.eval.report.charts.flow import Branch, flow
-from luthier.eval.report.charts.forest import Frame, Line, forest
+from luthier.eval.report.charts.forest import ForestRow, Frame, forest
 from luthier.eval.report.charts.squares import heat_class, heat_map, reliability
 from luthier.eval.report.facts.tuning import LogPoint
 from tests.eval.report import example
@@ -55,7 +55,9 @@ def test_a_scale_stays_within_its_pixels(low: float, high: float, value: float) 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(numbers, st.floats(0, 1e3)), max_size=5), st.sampled_from((372, 800)), st.booleans())
 def test_forest_of_any_values(rows: list[tuple[float, float]], width: int, zero: bool) -> None:
-    lines = [Line(f"<{at}>", "said & done", value, value - half, value + half) for at, (value, half) in enumerate(rows)]
+    lines = [
+        ForestRow(f"<{at}>", "said & done", value, value - half, value + half) for at, (value, half) in enumerate(rows)
+    ]
     frame = Frame("a < b", "d & e", zero=zero)
     root = parsed(forest(lines, frame, width=width, name="x"))
     for shape in root.iter():
@@ -65,16 +67,22 @@ def test_forest_of_any_values(rows: list[tuple[float, float]], width: int, zero:
 
 def test_forest_of_missing_values() -> None:
     lines = [
-        Line("nothing", "–", None),
-        Line("half", "1", 1.0, None, None, "plain"),
-        Line("head", "", None, mark="head"),
+        ForestRow("nothing", "–", None),
+        ForestRow("half", "1", 1.0, None, None, "plain"),
+        ForestRow("head", "", None, mark="head"),
     ]
     parsed(forest(lines, Frame("t", "d"), width=800, name="x"))
-    parsed(forest([Line("s", "1 s", 0.0, beside=12.0)], Frame("t", "d", log_seconds=True), width=372, name="x"))
+    parsed(
+        forest(
+            [ForestRow("s", "1 s", 0.0, reference_value=12.0)], Frame("t", "d", log_seconds=True), width=372, name="x"
+        )
+    )
 
 
 def test_words_do_not_overlap_on_a_phone() -> None:
-    long = Line("a label that is much too long for a phone, however one turns it", "+0.414 (+0.369 to +0.459)", 0.4)
+    long = ForestRow(
+        "a label that is much too long for a phone, however one turns it", "+0.414 (+0.369 to +0.459)", 0.4
+    )
     root = parsed(forest([long], Frame("t", "d"), width=372, name="x"))
     words = [shape for shape in root.iter("text") if shape.attrib["class"].split()[0] in ("label", "value")]
     assert len({shape.attrib["y"] for shape in words}) == 2

@@ -14,7 +14,7 @@ from luthier.core.store import Store
 from luthier.eval.report.collect import collect, finite
 from luthier.eval.report.facts.data import LeftOut
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.page import render
+from luthier.eval.report.html import render
 from tests.eval.report import example
 
 ROWS = example.rows(12)
@@ -85,7 +85,7 @@ def examples() -> Any:
 def dataset(store: Store) -> Artifact:
     import polars as pl
 
-    edit = {"id": "x", "file": "tickets.csv", "line": 3, "operator": "normalise", "action": "edit", "reason": "spaces"}
+    edit = {"id": "x", "file": "tickets.csv", "line": 3, "operator": "normalize", "action": "edit", "reason": "spaces"}
     texts = [{"before": f"a  {at}", "after": f"a {at}"} for at in range(9)]
     drop = {
         **edit,
@@ -103,7 +103,7 @@ def dataset(store: Store) -> Artifact:
         "rows_in": 27,
         "rows": {"test": 12, "train": 12},
         "dropped": {"near-duplicate": 3},
-        "edited": {"normalise": 9},
+        "edited": {"normalize": 9},
         "task": "label",
         "labels": sorted(example.LABELS),
         "sources": [{"source": "csv", "file": "tickets.csv", "rows": 27}],
@@ -125,7 +125,7 @@ def tuned(store: Store) -> Artifact:
     log = [{"step": at, "loss": 2.0 / at, "lr": 0.1, "tokens": 50, "grad_norm": 1.0} for at in range(1, 6)]
     log[4] |= {"held_out_loss": 0.5, "held_out_accuracy": 0.75}
     files = {
-        "tuned.json": {
+        "training.json": {
             "technique": "lora",
             "objective": {"kind": "sft"},
             "optimizer": {"kind": "muon", "momentum": 0.95},
@@ -138,7 +138,7 @@ def tuned(store: Store) -> Artifact:
             "trainable_parameters": 36,
         },
         "log.jsonl": "".join(json.dumps(line) + "\n" for line in log) + '{"step": 6, "loss": NaN}\n',
-        "learnt.parquet": pl.DataFrame({"id": ["a", "b"], "seen": [3, 0], "cut": [True, False]}),
+        "training_examples.parquet": pl.DataFrame({"id": ["a", "b"], "seen": [3, 0], "cut": [True, False]}),
         "rendered.json": {"rows": [example.facts().tunings[0].rendered[0].model_dump()]},
     }
     timing = {
@@ -187,7 +187,7 @@ def evaluation(store: Store) -> Artifact:
 def verdict(store: Store) -> Artifact:
     rule = {"rule": "accuracy > base", "verdict": "PASS", "value": 0.4, "low": 0.3, "high": 0.5, "against": 0.0}
     told = {"verdict": "PASS", "rules": [{**rule, "more_rows": None, "why": "because", "later": 1}]}
-    return put(store, "9a" * 16, "gate", "verdict", {"verdict.json": told}, {"report": "e7" * 16})
+    return put(store, "9a" * 16, "gate", "verdict", {"gate.json": told}, {"evaluation": "e7" * 16})
 
 
 @pytest.fixture
@@ -203,11 +203,11 @@ def test_data(facts: ReportFacts) -> None:
     assert data.rows_in == sum(data.splits.values()) + sum(data.dropped.values())
     assert list(data.splits) == ["train", "test"]
     assert sum(sum(each.rows.values()) for each in data.labels) == 24
-    assert [edit.operator for edit in data.edits] == ["normalise"] * 4
-    assert data.edits[0].place == "tickets.csv:3"
+    assert [edit.operator for edit in data.edits] == ["normalize"] * 4
+    assert data.edits[0].location == "tickets.csv:3"
     (dropped,) = data.left_out
     assert dropped == LeftOut(
-        reason="near-duplicate", place="tickets.csv:3 (row 2)", text="Where is it?", twin="tickets.csv:3 (row 2)"
+        reason="near-duplicate", location="tickets.csv:3 (row 2)", text="Where is it?", twin="tickets.csv:3 (row 2)"
     )
     assert (data.sources[0].files, data.sources[0].rows, data.sources[0].digest) == (("tickets.csv",), 27, "5eed")
 
@@ -218,7 +218,7 @@ def test_tuning(facts: ReportFacts) -> None:
     assert (tuning.trainable_parameters, tuning.parameters, tuning.tokens) == (36, 1000, 250)
     assert tuning.rows == 24
     assert (tuning.trained_rows, tuning.training_rows) == (1, 12)
-    assert tuning.left_out == {"training ended before its turn": 1, "not drawn: `rows` asks for fewer": 10}
+    assert tuning.left_out == {"training ended before its turn": 1, "not drawn: `max_train_samples` asks for fewer": 10}
     assert tuning.settings["technique.r"] == "16"
     assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]
@@ -274,13 +274,13 @@ def test_what_could_not_be_measured_is_none() -> None:
 
 
 def test_a_validation_is_read_with_the_text_of_its_rows(tmp_path: Path) -> None:
-    from luthier.text.dataset import frame
-    from luthier.text.findings import Finding, Findings, Mark, write_findings
+    from luthier.artifacts.dataset import frame
+    from luthier.artifacts.findings import Finding, Findings, Mark, write_findings
 
     store = Store(tmp_path)
     data = dataset(store)
     name = frame(data, "train")["id"][0]
-    finding = Finding(name="lengths", severity="warning", title="T", sentence="S.", rows=2, remedy="R.")
+    finding = Finding(name="lengths", severity="warning", title="T", sentence="S.", rows=2, hint="R.")
     folder, _ = store.begin("fe" * 16)
     marks = [Mark("lengths", name, "train", 1.0, "long"), Mark("lengths", "gone", "train")]
     write_findings(folder, Findings(rows=90, looked_at=90, findings=(finding,)), marks)

@@ -14,7 +14,7 @@ import pytest
 
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.facts.tuning import SequenceFact, StretchFact
-from luthier.eval.report.page import as_json, render
+from luthier.eval.report.html import as_json, render
 from luthier.eval.report.views import LONG_READ, LONG_TRAINED, stretches
 from tests.eval.report import example
 
@@ -259,7 +259,7 @@ def test_json_says_the_same() -> None:
 def test_findings_say_whether_the_data_are_fit(html: str, page: Page) -> None:
     head, _, rest = html.partition("<main")
     assert "The data are not fit to train on yet" in head
-    for said in ("✗ serious", "! warning", "What to do.", "leave_out", "3.1 %", "2.4 % to 4.0 %", "answer_quality"):
+    for said in ("✗ serious", "! warning", "What to do.", "exclude_ids", "3.1 %", "2.4 % to 4.0 %", "answer_quality"):
         assert said in rest
     alone = render(example.facts(evaluations=()))
     assert alone.partition('class="lead">')[2].startswith("The data are not fit to train on yet")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.plain import markdown
+from luthier.eval.report.markdown import markdown
 from tests.eval.report import example
 
 
@@ -38,7 +38,7 @@ def test_findings_stand_with_their_remedies() -> None:
     text = markdown(example.facts())
     assert "## Fit to train on? checked" in text
     assert "### Likely label errors (serious)" in text
-    assert "```yaml\nops: [{kind: leave_out" in text
+    assert "```yaml\nops: [{kind: exclude_ids" in text
 
 
 def test_probes_stand_row_against_row() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from luthier.eval.report.collect_tuning import _log, _samples
 from luthier.eval.report.facts.tuning import LogPoint, SampleFact, TuningFacts
-from luthier.eval.report.page import render
-from luthier.eval.report.read_tuning import _log, _samples
+from luthier.eval.report.html import render
 from tests.eval.report import example
 
 LINES = [

@@ -7,9 +7,9 @@ import pytest
 from eval.evaluations import evaluation
 from luthier.core.store import Store
 from luthier.eval.report.collect import collect
-from luthier.eval.report.page import render
-from luthier.eval.report.plain import markdown
-from luthier.eval.report.read_runs import run_facts
+from luthier.eval.report.collect_findings import run_facts
+from luthier.eval.report.html import render
+from luthier.eval.report.markdown import markdown
 from luthier.metrics.paired import holm
 
 
@@ -36,7 +36,7 @@ def test_other_rows_are_not_compared_and_the_page_says_why(store: Store) -> None
     _, other = run_facts(told)
     assert other.compared == ()
     assert "not about the same rows" in other.why
-    facts = collect("r", "", {"one": told["one"]}, beside={"<b>two</b>": told["two"]})
+    facts = collect("r", "", {"one": told["one"]}, compare_with={"<b>two</b>": told["two"]})
     assert len(facts.evaluations) == 1
     assert [run.name for run in facts.runs] == ["one", "<b>two</b>"]
     page, text = render(facts), markdown(facts)

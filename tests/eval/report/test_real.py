@@ -5,8 +5,8 @@ from __future__ import annotations
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.eval.report.collect import collect
-from luthier.eval.report.page import render
-from luthier.eval.report.plain import markdown
+from luthier.eval.report.html import render
+from luthier.eval.report.markdown import markdown
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from tests.eval.evaluations import made
@@ -15,14 +15,14 @@ from tests.eval.report.test_page import Page
 
 def test_labels(store: Store, labels: Artifact, tuned: Artifact) -> None:
     evaluated = made(store, Evaluate(data="data", model="tune"), {"data": labels, "model": tuned})
-    gate = made(store, Gate(report="report", rules=("accuracy > base",)), {"report": evaluated})
+    gate = made(store, Gate(evaluation="report", rules=("accuracy > base",)), {"evaluation": evaluated})
     steps = {"data": labels, "tune": tuned, "report": evaluated, "gate": gate}
     facts = collect("tickets", "name: tickets\n", steps, recipe_file="some where/r.yaml")
     (told,) = facts.evaluations
     assert facts.verdict_sentence == evaluated.read_json("summary.json")["verdict_sentence"]
     assert len(told.everything) == told.rows == 30
     assert all("|rows:" in score.signature for model in told.models for score in model.metrics.values())
-    assert facts.gates[0].verdict == gate.read_json("verdict.json")["verdict"]
+    assert facts.gates[0].verdict == gate.read_json("gate.json")["verdict"]
     assert "luthier run r.yaml" in facts.provenance.commands
     html = render(facts)
     Page(html)

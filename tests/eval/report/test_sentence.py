@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.component import members
-from luthier.eval.report.facts.fact import Score
-from luthier.eval.report.facts.models import LOWER_IS_BETTER, Comparison, ModelFacts
-from luthier.eval.report.numbers import HUNDRED, OPEN
-from luthier.eval.report.sentence import points, rows_per_hundred, standing, verdict_sentence
+from luthier.eval.report.facts.fact import ScoreFact
+from luthier.eval.report.facts.models import LOWER_IS_BETTER, ComparisonFact, ModelFacts
 from luthier.eval.report.views import key_figures
+from luthier.eval.report.wording import HUNDRED, OPEN, points, rows_per_hundred, standing, verdict_sentence
 from luthier.metrics.metric import Metric
 from tests.eval.report import example
 
 
-def of(metric: str, difference: float, half: float, p: float | None = 0.001) -> Comparison:
-    return Comparison(
+def of(metric: str, difference: float, half: float, p: float | None = 0.001) -> ComparisonFact:
+    return ComparisonFact(
         a="tuned", b="base", metric=metric, difference=difference, low=difference - half, high=difference + half, p=p
     )
 
@@ -87,7 +86,7 @@ def test_without_a_tuned_model_or_without_anything() -> None:
 
 def test_a_score_that_could_not_be_measured() -> None:
     models = tuple(
-        model.model_copy(update={"metrics": {"accuracy": Score(value=None)}}) if model.role == "tuned" else model
+        model.model_copy(update={"metrics": {"accuracy": ScoreFact(value=None)}}) if model.role == "tuned" else model
         for model in example.models()
     )
     said = verdict_sentence(example.evaluation(models=models, comparisons=()))
@@ -102,7 +101,7 @@ def test_standing_follows_interval_test_and_direction() -> None:
     assert standing(of("perplexity", -1.0, 0.5)) == "better"
     assert standing(of("wer", 0.1, 0.05)) == "worse"
     assert standing(of("accuracy", 0.1, 0.05).model_copy(update={"p_holm": 0.06})) == "unclear"
-    assert standing(Comparison(a="a", b="b", metric="accuracy", difference=0.1)) == "unclear"
+    assert standing(ComparisonFact(a="a", b="b", metric="accuracy", difference=0.1)) == "unclear"
 
 
 def test_points_are_said_in_the_metrics_own_scale() -> None:
@@ -129,7 +128,7 @@ def test_directions_and_scales_are_those_of_the_metrics() -> None:
 def test_less_risk_than_the_plain_baselines_is_better() -> None:
     scores = {"tuned": 0.02, "base": 0.3, "tfidf": 0.2, "majority": 0.25}
     models = tuple(
-        model.model_copy(update={"metrics": {"aurc": Score(value=scores[model.name])}})
+        model.model_copy(update={"metrics": {"aurc": ScoreFact(value=scores[model.name])}})
         for model in example.models()
         if model.name in scores
     )
@@ -151,7 +150,7 @@ def test_what_is_surely_better_is_better_by_something() -> None:
 
 
 def test_a_model_that_is_named_takes_the_place_of_the_base_model() -> None:
-    """`against: STEP`, as `new --from traces` writes it: what was served before is what has to be beaten."""
+    """`compare_with: STEP`, as `new --from traces` writes it: what was served before is what has to be beaten."""
     named = [
         model.model_copy(update={"role": "other", "title": "the model that was served"})
         if model.role == "base"

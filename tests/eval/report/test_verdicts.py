@@ -7,7 +7,7 @@ import re
 import junitparser
 import pytest
 
-from luthier.core.errors import Where
+from luthier.core.errors import SourceLocation
 from luthier.eval.report.facts.report import GateFacts, ReportFacts, RuleFacts
 from luthier.eval.report.verdicts import junit, workflow_commands
 from tests.eval.report import example
@@ -68,7 +68,10 @@ def test_junit_of_no_gates_has_no_suites() -> None:
 
 
 def test_annotations_stand_at_the_rules_lines() -> None:
-    places = {("gate", 0): Where(file="recipe.yaml", line=12), ("gate", 1): Where(file="a,b:c.yaml", line=13)}
+    places = {
+        ("gate", 0): SourceLocation(file="recipe.yaml", line=12),
+        ("gate", 1): SourceLocation(file="a,b:c.yaml", line=13),
+    }
     lines = workflow_commands(THREE, places).splitlines()
     assert lines[0] == "::notice file=recipe.yaml,line=12,title=gate PASS%3A accuracy > base::0.9 against 0.5"
     assert lines[1].startswith("::error file=a%2Cb%3Ac.yaml,line=13,title=gate FAIL%3A macro_f1 >= 80%25::0.6 (95 %25")

@@ -12,12 +12,12 @@ import pytest
 from eval.evaluations import dataset, example, made
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.core.store import Store
 from luthier.eval.forgetting.items import items
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
-from luthier.eval.task import Brief
+from luthier.eval.task import TaskContext
 from luthier.eval.tasks.forgetting import Forgetting
 from luthier.models.lm.base import Response
 
@@ -35,21 +35,21 @@ def test_questions_are_sound() -> None:
 
 
 def test_grading(tmp_path: Path) -> None:
-    (exam,) = Forgetting().exams(Brief(base=tmp_path, examples=(), say=print))
+    (exam,) = Forgetting().exams(TaskContext(base=tmp_path, examples=(), say=print))
     wrong = [Response(logprob=-4.0 - at, tokens=1) for at in range(3)]
     told = [[Response(logprob=-9.0, tokens=2), *wrong] for _ in exam.items]
     told[0][0] = Response(logprob=-3.5, tokens=2)
     graded = exam.grade(told)
     assert graded.columns["acc"].each[:2] == (1.0, 0.0)
-    assert graded.said[:2] == [items()[0].right, items()[1].wrong[0]]
+    assert graded.predictions[:2] == [items()[0].right, items()[1].wrong[0]]
     assert 0 < graded.columns["share"].each[1] < graded.columns["share"].each[0] < 0.6
 
 
 def test_a_model_that_tells_nothing_apart_is_not_right(tmp_path: Path) -> None:
-    (exam,) = Forgetting().exams(Brief(base=tmp_path, examples=(), say=print))
+    (exam,) = Forgetting().exams(TaskContext(base=tmp_path, examples=(), say=print))
     graded = exam.grade([[Response(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
     assert not any(graded.columns["acc"].each)
-    assert graded.said[0] == items()[0].wrong[-1]
+    assert graded.predictions[0] == items()[0].wrong[-1]
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +86,15 @@ def test_it_is_asked_of_both_where_it_is_cheap(about: Artifact) -> None:
 def test_gates_hold_it(store: Store, about: Artifact) -> None:
     gate = made(
         store,
-        Gate(report="report", rules=("forgetting.drop <= 0.9", "forgetting.acc >= base - 0.9")),
-        {"report": about},
+        Gate(evaluation="report", rules=("forgetting.drop <= 0.9", "forgetting.acc >= base - 0.9")),
+        {"evaluation": about},
     )
-    assert [rule["verdict"] for rule in gate.read_json("verdict.json")["rules"]] == ["PASS", "PASS"]
+    assert [rule["verdict"] for rule in gate.read_json("gate.json")["rules"]] == ["PASS", "PASS"]
 
 
 def test_few_rows_do_not_ask_it(store: Store, labels: Artifact, tuned: Artifact) -> None:
     found = made(
-        store, Evaluate(data="data", model="tune", rows=5, metrics=("accuracy",)), {"data": labels, "model": tuned}
+        store, Evaluate(data="data", model="tune", limit=5, metrics=("accuracy",)), {"data": labels, "model": tuned}
     )
     assert found.read_json("metrics.json")["measures"] == {}
 
@@ -103,4 +103,6 @@ def test_few_rows_do_not_ask_it(store: Store, labels: Artifact, tuned: Artifact)
 def test_a_rule_about_what_is_not_asked_is_refused_before_the_run(tasks: Any, rule: str) -> None:
     evaluation = Evaluate(data="data", model="tune", tasks=tasks)
     with pytest.raises(RecipeError, match="does not measure"):
-        Gate(report="report", rules=(rule,)).foresee(Outlook(inputs={}, upstream={"report": evaluation}, base=Path()))
+        Gate(evaluation="report", rules=(rule,)).estimate_cost(
+            PlanContext(inputs={}, upstream={"evaluation": evaluation}, base=Path())
+        )

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.eval.exam import Exam, Graded
-from luthier.eval.harness.exam import _column
-from luthier.eval.sitting import Sitting, _notes
-from luthier.metrics.columns import Column, Scores
-from luthier.metrics.corpus import Corpus
-from luthier.metrics.members.translation import Bleu
+from luthier.eval.evaluator import EvaluationResults, _notes
+from luthier.eval.lm_eval.task import _column
+from luthier.eval.task import BenchmarkTask, TaskResult
+from luthier.metrics.columns import Column, CorpusScores, TaskScores
+from luthier.metrics.kinds.translation import Bleu
 from luthier.models.lm.base import Response
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked(Exam):
+class _Asked(BenchmarkTask):
     """An exam that was graded already."""
 
-    def grade(self, told: Sequence[Sequence[Response]]) -> Graded:
+    def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
         raise NotImplementedError
 
 
-def sitting(name: str, tuned: Scores, base: Scores) -> Sitting:
+def sitting(name: str, tuned: TaskScores, base: TaskScores) -> EvaluationResults:
     grades = {
-        model: {"sums": Graded(columns={name: scores}, said=[""] * len(scores))}
+        model: {"sums": TaskResult(columns={name: scores}, predictions=[""] * len(scores))}
         for model, scores in (("tuned", tuned), ("base", base))
     }
-    return Sitting(exams=(_Asked(name="sums", items=()),), grades=grades, seed=1)
+    return EvaluationResults(exams=(_Asked(name="sums", items=()),), grades=grades, seed=1)
 
 
 def test_a_lower_brier_score_is_no_loss() -> None:
@@ -48,7 +47,7 @@ def test_a_brier_score_runs_to_two() -> None:
 def test_what_was_lost_is_told_in_points_of_its_scale() -> None:
     wanted = [f"the parcel number {at} is on its way to the depot today" for at in range(20)]
     said = [text.replace("on its way", "sent") for text in wanted]
-    bleu = sitting("bleu", Corpus.of(Bleu(), said, wanted), Corpus.of(Bleu(), wanted, wanted))
+    bleu = sitting("bleu", CorpusScores.of(Bleu(), said, wanted), CorpusScores.of(Bleu(), wanted, wanted))
     lost = bleu.losses()["sums.bleu"].difference
     assert 10 < lost < 100
     assert f"is {lost:.1f} points lower" in next(iter(_notes(bleu)))

@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.core.scorer import Desk, Scored
-from luthier.metrics.answers import Answers
-from luthier.metrics.members.code import PassAtK
-from luthier.metrics.metric import measure_all
-from luthier.metrics.scorers.unit_tests import UnitTests
+from luthier.core.scorer import Scored, ScorerContext
+from luthier.metrics.kinds.code import PassAtK
+from luthier.metrics.metric import EvalPredictions, measure_all
+from luthier.metrics.scorers.unit_tests import UnitTestScorer
 
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
 RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
 FENCED = f"Here you are:\n```python\n{RIGHT}\n```\nIt adds."
 
 
-def desk(folder: Path) -> Desk:
-    return Desk(base=folder, kept=folder, say=print, model=Path)
+def desk(folder: Path) -> ScorerContext:
+    return ScorerContext(base=folder, kept=folder, say=print, model=Path)
 
 
 @pytest.mark.skipif((platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="needs Linux on x86_64")
@@ -30,17 +29,17 @@ def test_programs_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Scored(prediction=FENCED, references=(TESTS,), samples=(WRONG, RIGHT)),
         Scored(prediction="no program at all", references=(TESTS,), samples=("import os; os._exit(0)", WRONG)),
     ]
-    found = UnitTests().columns(rows, desk(tmp_path))
+    found = UnitTestScorer().columns(rows, desk(tmp_path))
     assert found == {"passed": [2.0, 0.0], "programs": [3.0, 3.0]}
     monkeypatch.setattr("luthier.metrics.scorers.unit_tests.run", None)  # nothing may be run a second time
-    assert UnitTests().columns(rows, desk(tmp_path)) == found
-    assert UnitTests(fenced=False).program(FENCED) == FENCED
+    assert UnitTestScorer().columns(rows, desk(tmp_path)) == found
+    assert UnitTestScorer(fenced=False).program(FENCED) == FENCED
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_pass_at_k_by_drawing_every_set(k: int) -> None:
     programs, passed = 6, [0, 1, 3, 6]
-    answers = Answers.of([""] * 4, [""] * 4, columns={"passed": passed, "programs": [programs] * 4})
+    answers = EvalPredictions.of([""] * 4, [""] * 4, columns={"passed": passed, "programs": [programs] * 4})
     wanted = []
     for count in passed:
         sets = list(combinations([place < count for place in range(programs)], k))
@@ -51,6 +50,6 @@ def test_pass_at_k_by_drawing_every_set(k: int) -> None:
 
 
 def test_too_few_programs() -> None:
-    answers = Answers.of([""], [""], columns={"passed": [1], "programs": [2]})
+    answers = EvalPredictions.of([""], [""], columns={"passed": [1], "programs": [2]})
     with pytest.raises(DataError, match="pass@3 needs 3 programs, and 2 came"):
         measure_all([PassAtK(k=3)], answers)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.chat.messages import Message
 from luthier.core.errors import ModelError
 from luthier.models.lm.base import (
     Ability,
@@ -18,7 +19,6 @@ from luthier.models.lm.base import (
     RollingRequest,
 )
 from luthier.models.lm.cached import AnswerCache, CachingLM
-from luthier.text.messages import Message
 
 CHAT = (Message(role="user", content="where is my parcel"),)
 

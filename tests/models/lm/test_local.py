@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from eval.evaluations import base_model
+from luthier.chat.messages import Message
+from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.models.lm.base import (
@@ -17,8 +19,6 @@ from luthier.models.lm.base import (
     until,
 )
 from luthier.models.lm.local import LocalLM
-from luthier.text.messages import Message
-from luthier.text.prompt import Prompt
 
 CHAT = (Message(role="user", content="where is my parcel"),)
 
@@ -110,7 +110,7 @@ def test_a_model_answers_every_kind(lm: LocalLM) -> None:
 
 
 def test_a_prompt_stands_in_front(lm: LocalLM) -> None:
-    before = Prompt(instruction="Name the team.")
+    before = PromptPrefix(instruction="Name the team.")
     prompted = lm.with_prompt(before)
     request = LoglikelihoodRequest(prompt=CHAT, continuation="delivery")
     wrapped = LoglikelihoodRequest(prompt=before.wrap(CHAT), continuation="delivery")

@@ -14,15 +14,15 @@ import pytest
 from pydantic import ValidationError
 
 from endpoint import Body, Reply, Server, completion, serving
+from luthier.chat.messages import Message
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
-from luthier.flow.recipe import Recipe
 from luthier.models.lm import openai_client
 from luthier.models.lm.base import NO_LABEL, ChoiceRequest, GenerateRequest
 from luthier.models.lm.openai_client import EndpointLM, named, shares
 from luthier.models.load import is_endpoint, load
-from luthier.models.sources.endpoint import Endpoint
-from luthier.text.messages import Message
+from luthier.models.sources.endpoint import EndpointModelSource
+from luthier.recipe.schema import Recipe
 from models.making import make_base
 
 KEY = "sk-secret-7f3a"
@@ -39,7 +39,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def client(server: Server, kept: Path, **settings: object) -> EndpointLM:
     told = {"url": server.url, "model": "tiny", "key_env": "MY_KEY", **settings}
-    return EndpointLM(Endpoint.model_validate(told), kept)
+    return EndpointLM(EndpointModelSource.model_validate(told), kept)
 
 
 def ask(*words: str, limit: int = 5, **settings: Any) -> list[GenerateRequest]:
@@ -107,7 +107,7 @@ def test_what_goes_wrong_is_said_and_what_was_answered_is_kept(
         client(server, tmp_path, retries=2, timeout_s=0.2).generate(ask("before", "after"))
     assert says in str(caught.value)
     assert KEY not in str(caught.value)
-    assert caught.value.remedy
+    assert caught.value.hint
     assert len(server.asked) == 1 + tries
     assert len(list(tmp_path.iterdir())) == 1
     server.answer = lambda body: "well again"
@@ -118,7 +118,7 @@ def test_what_goes_wrong_is_said_and_what_was_answered_is_kept(
 
 
 def test_nobody_there_and_no_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = Endpoint(url="http://127.0.0.1:9/v1", model="tiny", retries=0)
+    gone = EndpointModelSource(url="http://127.0.0.1:9/v1", model="tiny", retries=0)
     with pytest.raises(ModelError, match="ConnectError"):
         EndpointLM(gone, tmp_path).generate(ask("a"))
     monkeypatch.delenv("MY_KEY")
@@ -132,7 +132,7 @@ def test_nobody_there_and_no_key(server: Server, tmp_path: Path, monkeypatch: py
 )
 def test_a_key_or_a_password_is_refused_in_a_recipe(field: str, value: str) -> None:
     with pytest.raises(ValidationError):
-        Endpoint.model_validate({"url": "http://host/v1", "model": "m", field: value})
+        EndpointModelSource.model_validate({"url": "http://host/v1", "model": "m", field: value})
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_so_many_calls_are_under_way_at_once(server: Server, tmp_path: Path, at_
         return "done"
 
     server.answer = slow
-    client(server, tmp_path, at_once=at_once).generate(ask(*"abcdef"))
+    client(server, tmp_path, max_concurrency=at_once).generate(ask(*"abcdef"))
     assert most <= at_once
     assert (most > 1) == (at_once > 1)
 
@@ -220,7 +220,7 @@ def test_shares_count_only_what_tells_options_apart() -> None:
 
 def test_a_base_that_is_an_endpoint_has_no_weights(server: Server, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    made = make_base(store, Endpoint(url=server.url, model="tiny", key_env="MY_KEY"), tmp_path)
+    made = make_base(store, EndpointModelSource(url=server.url, model="tiny", key_env="MY_KEY"), tmp_path)
     assert is_endpoint(made)
     assert server.asked == [], "nothing is asked before it is needed"
     assert made.read_json("model.json")["name"] == "tiny"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.core.scorer import Column, Desk, Scored, Scorer
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
 from luthier.models.scorers.bertscore import BertScores
 from luthier.models.scorers.faithfulness import Inference
 from luthier.models.scorers.fluency import BaseModel
-from luthier.models.scorers.relevance import Embedding
+from luthier.models.scorers.relevance import EmbeddingScorer
 from tests.workshop import tiny_encoder, tiny_model, tiny_tokenizer
 
 TEXTS = ["my card was refused", "The weather is fine today, is it not?", "refused", "x", "where is my money"]
@@ -21,8 +21,8 @@ ROWS = [
 ]
 
 
-def desk(folder: Path) -> Desk:
-    return Desk(base=folder, kept=folder, say=print, model=Path)
+def desk(folder: Path) -> ScorerContext:
+    return ScorerContext(base=folder, kept=folder, say=print, model=Path)
 
 
 def check_alone(scorer: Scorer, folder: Path, found: dict[str, Column]) -> None:
@@ -150,8 +150,8 @@ def test_relevance_knows_which_answer_is_about_the_question(tmp_path: Path) -> N
     rows = [Scored(question=one, prediction=other, references=("",)) for one, other in zip(asked, told, strict=True)]
     turned = [Scored(question=one, prediction=other, references=("",))
               for one, other in zip(asked, [*told[1:], told[0]], strict=True)]  # fmt: skip
-    near, far = (Embedding().columns(some, desk(tmp_path))["relevance"] for some in (rows, turned))
+    near, far = (EmbeddingScorer().columns(some, desk(tmp_path))["relevance"] for some in (rows, turned))
     assert min(score for score in near if score is not None) > max(score for score in far if score is not None)
-    assert Embedding().columns([*rows, Scored(question="", prediction="", references=("",))], desk(tmp_path))[
+    assert EmbeddingScorer().columns([*rows, Scored(question="", prediction="", references=("",))], desk(tmp_path))[
         "relevance"
     ][-1] is None  # fmt: skip

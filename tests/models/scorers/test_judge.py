@@ -10,19 +10,19 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import ModelError
-from luthier.core.scorer import Desk, Scored
-from luthier.models.scorers.judge import Judge
+from luthier.core.scorer import Scored, ScorerContext
+from luthier.models.scorers.judge import JudgeScorer
 from tests.endpoint import Reply, serving
 
 ROWS = [Scored(question=f"Question {n}?", prediction=f"answer {n}", references=(f"reference {n}",)) for n in range(12)]
 
 
-def desk(folder: Path, heard: list[str] | None = None) -> Desk:
-    return Desk(base=folder, kept=folder, say=(heard if heard is not None else []).append, model=Path)
+def desk(folder: Path, heard: list[str] | None = None) -> ScorerContext:
+    return ScorerContext(base=folder, kept=folder, say=(heard if heard is not None else []).append, model=Path)
 
 
-def judge(url: str, **more: Any) -> Judge:
-    return Judge.model_validate({"kind": "judge", "url": url, "retries": 0, "timeout_s": 5, **more})
+def judge(url: str, **more: Any) -> JudgeScorer:
+    return JudgeScorer.model_validate({"kind": "judge", "url": url, "retries": 0, "timeout_s": 5, **more})
 
 
 def asked_of(body: dict[str, Any]) -> str:
@@ -72,7 +72,7 @@ def test_some_silence_is_a_gap_and_all_silence_an_error(tmp_path: Path) -> None:
         return Reply({"error": {"message": "busy"}}, 503) if "answer 4\n" in asked_of(body) else '{"score": 5}'
 
     with serving(now_and_then) as server:
-        found = judge(server.url, at_once=1).columns(ROWS, desk(tmp_path))["judge"]
+        found = judge(server.url, max_concurrency=1).columns(ROWS, desk(tmp_path))["judge"]
     assert found == [None if n == 4 else 1.0 for n in range(12)]
     with serving(lambda body: Reply({"error": {"message": "down"}}, 500)) as server:
         with pytest.raises(ModelError, match="down"):
@@ -114,6 +114,6 @@ def test_what_is_judged_is_no_instruction(tmp_path: Path) -> None:
 
 def test_settings() -> None:
     with pytest.raises(ValidationError, match="below"):
-        Judge(least=5, most=1)
+        JudgeScorer(min=5, max=1)
     with pytest.raises(ValidationError, match="address"):
-        Judge(url="localhost")
+        JudgeScorer(url="localhost")

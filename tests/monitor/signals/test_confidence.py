@@ -13,29 +13,29 @@ import pytest
 from scipy import stats
 
 from luthier.core.errors import DataError
-from luthier.monitor.held import FEWEST, stated, sure
-from luthier.monitor.signal import Measured, Reading, Training
+from luthier.monitor.baseline import FEWEST, stated, sure
+from luthier.monitor.signal import ReportRow, SignalValue, TrainingSample
 from luthier.monitor.signals.calibration import Calibration
 from luthier.monitor.signals.confidence import Confidence
 from luthier.monitor.steps.monitor import Monitor
-from luthier.traffic.record import Feedback, Trace
+from luthier.traces.record import Feedback, Trace
 from watching import label, measured, plan_of, trace, watcher
 
 SIGNALS: list[Any] = ["confidence", "calibration"]
 
 
-def asked(rows: Sequence[Measured], begin: int = 0, temperature: float = 1.0) -> list[Trace | Feedback]:
+def asked(rows: Sequence[ReportRow], begin: int = 0, temperature: float = 1.0) -> list[Trace | Feedback]:
     """Requests that were answered as rows of a report are, after a calibration; with what was right."""
     found: list[Trace | Feedback] = []
     for number, row in enumerate(rows, begin):
         powers = {name: share ** (1 / temperature) for name, share in row.probabilities.items()}
         shares = {name: power / sum(powers.values()) for name, power in powers.items()}
-        one = trace(number, answer=row.said, scores=shares, parameters={"calibration": temperature})
+        one = trace(number, answer=row.prediction, scores=shares, parameters={"calibration": temperature})
         found += [one, label(one, row.right, after_s=0.2)]
     return found
 
 
-def readings(folder: Path, log: Sequence[Trace | Feedback]) -> dict[str, Reading]:
+def readings(folder: Path, log: Sequence[Trace | Feedback]) -> dict[str, SignalValue]:
     """Both signals' numbers at the end of a log."""
     watching = watcher(plan_of(folder, SIGNALS), folder)
     for event in log:
@@ -117,7 +117,7 @@ def test_a_request_of_which_several_speak_counts_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signal", [Confidence(), Calibration()])
 def test_too_small_a_report_is_refused(signal: Any, tmp_path: Path) -> None:
-    training = Training(prompts=[], answers=[], base=tmp_path, seed=0, measured=measured(FEWEST - 1))
+    training = TrainingSample(prompts=[], answers=[], base=tmp_path, seed=0, measured=measured(FEWEST - 1))
     with pytest.raises(DataError, match=f"{FEWEST} are needed"):
         signal.learn(training, tmp_path / "reference")
     with pytest.raises(ValueError, match="compared with a report"):

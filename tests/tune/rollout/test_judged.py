@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.models.pack import Row, pack
-from luthier.tune.rollout.judged import Judged
-from luthier.tune.surrogate import clipped, divergence, of_sequence, outside, truncated
+from luthier.models.packing.pack import TokenRow, pack
+from luthier.tune.policy import clipped, divergence, of_sequence, outside, truncated
+from luthier.tune.rollout.scores import RolloutBatch
 from policies import Script, policy_of
 
 SCORES = [[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 5.0]]
 LENGTHS = np.array([[2, 1, 3, 1], [1, 1, 1, 2]])
 
 
-def judged(scores: list[list[float]] = SCORES, kl: list[list[float]] | None = None) -> Judged:
-    return Judged(np.array(scores), LENGTHS, kl)
+def judged(scores: list[list[float]] = SCORES, kl: list[list[float]] | None = None) -> RolloutBatch:
+    return RolloutBatch(np.array(scores), LENGTHS, kl)
 
 
-def advantages(kind: str, given: Judged, **fields: object) -> list[list[float]]:
+def advantages(kind: str, given: RolloutBatch, **fields: object) -> list[list[float]]:
     return policy_of(kind, Script.drawn(2, 4), **fields).advantages(given)
 
 
@@ -35,7 +35,16 @@ def test_grpo_is_the_distance_from_the_groups_mean_over_its_deviation() -> None:
     wanted = [half, -half, -half, half, -0.75 / one, -0.75 / one, -0.75 / one, 2.25 / one]
     assert firsts(found) == pytest.approx(wanted, abs=1e-12)
     assert [len(some) for some in found] == LENGTHS.ravel().tolist()
-    assert firsts(advantages("grpo", judged(), scale="none")) == [0.5, -0.5, -0.5, 0.5, -0.75, -0.75, -0.75, 2.25]
+    assert firsts(advantages("grpo", judged(), scale_rewards="none")) == [
+        0.5,
+        -0.5,
+        -0.5,
+        0.5,
+        -0.75,
+        -0.75,
+        -0.75,
+        2.25,
+    ]
 
 
 def test_rloo_is_the_distance_from_the_mean_of_the_others() -> None:
@@ -60,7 +69,7 @@ def test_divergence_is_taken_off_the_reward_of_the_whole_answer_or_of_what_is_to
 def test_the_best_are_kept_and_of_equal_ones_the_first() -> None:
     assert firsts(advantages("raft", judged())) == [1, 0, 0, 0, 0, 0, 0, 1]
     assert firsts(advantages("raft", judged(), keep=2)) == [1, 0, 0, 1, 1, 0, 0, 1]
-    assert firsts(advantages("raft", judged(), at_least=2.0)) == [0, 0, 0, 0, 0, 0, 0, 1]
+    assert firsts(advantages("raft", judged(), min=2.0)) == [0, 0, 0, 0, 0, 0, 0, 1]
     assert firsts(advantages("raft", judged([[1.0] * 4, [2.0, 2.0, 2.0, math.nan]]))) == [0] * 8
 
 
@@ -77,7 +86,7 @@ def test_the_clipped_surrogate_has_no_gradient_outside_and_only_there() -> None:
 
 
 def test_a_sequence_has_the_geometric_mean_of_its_tokens() -> None:
-    rows = [Row([1, 2, 3], [0.0, 1.0, 1.0]), Row([1, 4], [0.0, 1.0]), Row([1, 2], [0.0, 0.0])]
+    rows = [TokenRow([1, 2, 3], [0.0, 1.0, 1.0]), TokenRow([1, 4], [0.0, 1.0]), TokenRow([1, 2], [0.0, 0.0])]
     found = of_sequence(torch.tensor([0.2, 0.4, -1.0]), pack(rows))
     assert found.tolist() == pytest.approx([0.3, 0.3, -1.0])
 

@@ -12,18 +12,18 @@ from typing import Any
 import polars
 import pytest
 
+from luthier.chat.judge_prompt import Verdict
+from luthier.chat.messages import Message
+from luthier.chat.prompt import PromptPrefix
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.core.step import Outlook
+from luthier.core.step import PlanContext
 from luthier.models.describe import describe
 from luthier.models.generate import rewards, score_options
 from luthier.models.load import load
-from luthier.models.pack import Row
-from luthier.models.reward_model import Judge
-from luthier.text.ids import Text
-from luthier.text.messages import Message
-from luthier.text.prompt import Prompt
-from luthier.text.verdict import Verdict
+from luthier.models.packing.pack import TokenRow
+from luthier.models.reward_model import RewardModel
 from luthier.tune.rollout.rollout import Rollout
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -31,14 +31,14 @@ from tuning import Bench, bench, finish, interrupted, pairs
 
 REWARD = {"kind": "regex", "pattern": "e"}
 """Answers with an e in them are good: a random model can learn that."""
-ROLLOUT = {"samples": 6, "max_new_tokens": 4}
+ROLLOUT = {"num_generations": 6, "max_completion_length": 4}
 
 
 def step(objective: dict[str, Any] | None = None, **settings: Any) -> Tune:
     told = {"kind": "grpo", "rewards": [REWARD], "rollout": ROLLOUT, **(objective or {})}
     usual = {
-        "data": "data", "technique": Lora(r=4), "rows_per_step": 4, "rows": 24, "learning_rate": 1e-2,
-        "precision": "float32", "objective": told,
+        "data": "data", "technique": Lora(r=4), "batch_size": 4, "max_train_samples": 24, "learning_rate": 1e-2,
+        "dtype": "float32", "objective": told,
     }  # fmt: skip
     return Tune(**{**usual, **settings})
 
@@ -72,12 +72,12 @@ def test_it_learns_what_is_rewarded_and_tells_of_it(shop: Bench) -> None:
 
 @pytest.mark.parametrize("shown", [0, 3])
 def test_as_many_answers_are_shown_as_are_asked_for(shop: Bench, shown: int) -> None:
-    told = log(shop.tune(step({"shown": shown}, rows=8)))
+    told = log(shop.tune(step({"shown": shown}, max_train_samples=8)))
     assert len(told[0].get("samples", ())) == shown
 
 
 def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> None:
-    asked = step(rows=8)
+    asked = step(max_train_samples=8)
     measures = asked.make(shop.work(asked))
     parameters, written = describe(shop.base.folder).parameters, 8 * 6 * 4
     drawing_s = written * 2 * parameters / measures["drawing_flops_per_s"]  # as long as answers may be
@@ -85,13 +85,16 @@ def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> No
     assert 0 < drawing_s < 6 * measures["writing_s"]
     inputs = {"data": shop.data, "model": shop.base}
     history = {"measures": {**measures, "drawing_flops_per_s": measures["drawing_flops_per_s"] / 1e6}}
-    later = asked.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    later = asked.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
     assert later.seconds == pytest.approx(drawing_s * 1e6, rel=0.1)
 
 
 def test_an_interrupted_training_ends_in_the_same_bytes(shop: Bench) -> None:
-    objective = {"rollout": {**ROLLOUT, "steps": 2, "redraw": 1}, "kl": {"coefficient": 0.05, "target": 0.01}}
-    made = step(objective, checkpoint_steps=1, held_out={"rows": 6, "every": 2})
+    objective = {
+        "rollout": {**ROLLOUT, "steps_per_generation": 2, "redraw": 1},
+        "kl": {"coefficient": 0.05, "target": 0.01},
+    }
+    made = step(objective, save_steps=1, validation={"rows": 6, "every": 2})
     whole = digests(shop.tune(made))
     shop.store.remove(shop.tune_digest(made))
     interrupted(shop, made, before=3)  # in the middle of a phase: the two steps are drawn again
@@ -104,16 +107,16 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
     """Also in a training that was taken up again; a prompt that was replaced was not learnt."""
     once, learnt = Rollout._rows, Counter[str]()
 
-    def spied(self: Rollout, groups: list[Any]) -> list[Row]:
+    def spied(self: Rollout, groups: list[Any]) -> list[TokenRow]:
         learnt.update(self._questions.rows(group.lesson)[0].key for group in groups)
         return once(self, groups)
 
     reward = {"kind": "regex", "pattern": "^[aeiou]"}  # what the random model writes rarely
-    made = step({"rollout": {**ROLLOUT, "redraw": 1}, "rewards": [reward]}, checkpoint_steps=1, rows=16)
+    made = step({"rollout": {**ROLLOUT, "redraw": 1}, "rewards": [reward]}, save_steps=1, max_train_samples=16)
     with monkeypatch.context() as patch:
         patch.setattr(Rollout, "_rows", spied)
         whole = shop.tune(made)
-    told = polars.read_parquet(whole.folder / "learnt.parquet")
+    told = polars.read_parquet(whole.folder / "training_examples.parquet")
     assert {row["id"]: row["seen"] for row in told.to_dicts() if row["seen"]} == dict(learnt)
     assert any("instead" in line for line in log(whole))
     before = digests(whole)
@@ -124,7 +127,7 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
 
 def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) -> None:
     shop = bench(tmp_path, pairs(24))
-    judge = shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), precision="float32", rows_per_step=8,
+    judge = shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
                            learning_rate=1e-2, epochs=3.0))  # fmt: skip
     asked = step({"rewards": ["model"]}, reward_model="judge")
     told = log(learnt(shop, asked, judge))
@@ -141,29 +144,29 @@ def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learn
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = bench(tmp_path, pairs(24))
-    prompt = Prompt(instruction="Be strict.", shown=(Message(role="user", content="So?"),))
+    prompt = PromptPrefix(instruction="Be strict.", shown=(Message(role="user", content="So?"),))
     folder, _ = shop.store.begin("prompted")
     prompt.save(folder)
-    (folder / "tuned.json").write_text("{}")
+    (folder / "training.json").write_text("{}")
     prompted = finish(shop.store, "prompted", "tune", "model", {"model": shop.base.digest})
     objective = {"kind": "reward", "head": head}
-    judge = shop.tune(Tune(data="data", objective=objective, technique=Lora(r=4), precision="float32", rows_per_step=8,
+    judge = shop.tune(Tune(data="data", objective=objective, technique=Lora(r=4), dtype="float32", batch_size=8,
                            learning_rate=1e-2), model=prompted)  # fmt: skip
     heard: list[tuple[Any, list[float]]] = []
-    once = Judge.__call__
+    once = RewardModel.__call__
 
-    def spied(self: Judge, conversations: Any, tools: Any = None) -> list[float]:
+    def spied(self: RewardModel, conversations: Any, tools: Any = None) -> list[float]:
         heard.append((conversations, once(self, conversations, tools)))
         return heard[-1][1]
 
-    monkeypatch.setattr(Judge, "__call__", spied)
-    learnt(shop, step({"rewards": ["model"]}, reward_model="judge", rows=4), judge)
-    text, model = Text.load(shop.base.folder, before=prompt), load(judge, "float32").model
+    monkeypatch.setattr(RewardModel, "__call__", spied)
+    learnt(shop, step({"rewards": ["model"]}, reward_model="judge", max_train_samples=4), judge)
+    text, model = ChatTokenizer.load(shop.base.folder, before=prompt), load(judge, "float32").model
     for conversations, found in heard:
         if head == "sequence":
             wanted = rewards(model, [row.ids for row in text.encode_many(conversations)])
         else:
-            asked = [text.options(Verdict().asked(one), ("Yes", "No")) for one in conversations]
+            asked = [text.options(Verdict().build_prompt(one), ("Yes", "No")) for one in conversations]
             sums = score_options(model, [before for before, _ in asked], [verdicts for _, verdicts in asked])
             wanted = [yes - no for yes, no in sums]
         assert found == pytest.approx(wanted, abs=1e-4)
@@ -171,13 +174,13 @@ def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learn
 
 def test_held_out_answers_are_judged_by_another_reward_model_than_is_learnt(tmp_path: Path) -> None:
     shop = bench(tmp_path, pairs(24))
-    reward = Tune(data="data", objective="reward", technique=Lora(r=4), precision="float32", rows_per_step=8,
+    reward = Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
                   learning_rate=1e-2, epochs=2.0)  # fmt: skip
     judge, other = shop.tune(reward), shop.tune(reward.model_copy(update={"epochs": 1.0}))
     held_out = {"rows": 6, "every": 2, "keep": "last"}
     objective = {"rewards": ["model"], "gold": ["model"]}
-    own = step(objective, reward_model="judge", held_out=held_out)
-    golden = step(objective, reward_model="judge", gold_model="gold", held_out=held_out)
+    own = step(objective, reward_model="judge", validation=held_out)
+    golden = step(objective, reward_model="judge", gold_model="gold", validation=held_out)
     ours = log(learnt(shop, own, judge))
     theirs = log(learnt(shop, golden, judge, gold_model=other))
     name = "held_out_reward_model"
@@ -202,9 +205,9 @@ def test_an_answer_that_ends_at_once_is_judged_and_learnt(
     shop: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Half of all tokens end an answer here, so that half of the answers are one end token with no text before it."""
-    ends = frozenset(range(0, Text.load(shop.base.folder).vocabulary, 2))
-    monkeypatch.setattr(Text, "end_ids", ends)
-    told = log(shop.tune(step({"kind": kind, "rewards": [EMPTY]}, rows=8)))
+    ends = frozenset(range(0, ChatTokenizer.load(shop.base.folder).vocabulary, 2))
+    monkeypatch.setattr(ChatTokenizer, "end_ids", ends)
+    told = log(shop.tune(step({"kind": kind, "rewards": [EMPTY]}, max_train_samples=8)))
     assert len(told) == 2
     for line in told:
         assert 0.2 < line["reward"] < 0.8
@@ -215,23 +218,23 @@ def test_an_answer_that_ends_at_once_is_judged_and_learnt(
 def test_where_all_answers_end_at_once_there_is_nothing_to_compare(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Text, "end_ids", frozenset(range(Text.load(shop.base.folder).vocabulary)))
+    monkeypatch.setattr(ChatTokenizer, "end_ids", frozenset(range(ChatTokenizer.load(shop.base.folder).vocabulary)))
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(step(rows=8))
+        shop.tune(step(max_train_samples=8))
 
 
 def test_nothing_to_learn_anywhere_is_an_error_that_says_why(shop: Bench) -> None:
     never = step({"rewards": [{"kind": "regex", "pattern": "never said"}]})
     with pytest.raises(ModelError, match="no parameter moved: in every step the answers to each of its prompts") as it:
         shop.tune(never)
-    assert "easier prompts" in it.value.remedy
+    assert "easier prompts" in it.value.hint
 
 
 def test_a_long_way_from_its_beginning_it_stops(shop: Bench) -> None:
     made = shop.tune(step({"stop": {"kl": 1e-4}}, epochs=3))
     told = log(made)
     assert len(told) < 18
-    why = json.loads((made.folder / "tuned.json").read_text())["stopped"]
+    why = json.loads((made.folder / "training.json").read_text())["stopped"]
     assert why.startswith(f"after step {len(told)}: its answers are")
     assert why.endswith("(stop.kl)")
     assert told[-1]["kl"] > 1e-4
@@ -242,7 +245,7 @@ def test_a_reward_that_is_gamed_stops_it(shop: Bench) -> None:
     """What is learnt is an e; what is wanted, and only the held-out answers are asked for, is none."""
     gold = {"kind": "regex", "pattern": "^[^e]*$", "label": "no_e"}
     objective = {"gold": [gold], "stop": {"hacking": 2}}
-    made = step(objective, epochs=12, held_out={"rows": 8, "every": 2, "keep": "last"}, learning_rate=2e-2)
+    made = step(objective, epochs=12, validation={"rows": 8, "every": 2, "keep": "last"}, learning_rate=2e-2)
     told = log(shop.tune(made))
     measured = [line["held_out_reward_no_e"] for line in told if "held_out_reward_no_e" in line]
     assert measured[-1] < max(measured)
@@ -253,7 +256,7 @@ def test_a_reward_that_is_gamed_stops_it(shop: Bench) -> None:
 
 
 def test_answers_do_not_depend_on_who_else_is_asked_and_differ_from_step_to_step() -> None:
-    from luthier.tune.rollout.writing import stream_of
+    from luthier.tune.rollout.generate import stream_of
 
     names = [stream_of(7, step, 0, place, 3, sample) for step in range(8) for place in range(8) for sample in range(8)]
     assert len(set(names)) == len(names)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from luthier.core.deadline import within
 from luthier.core.errors import DataError, ModelError
-from luthier.core.scorer import Desk
-from luthier.tune.reward import Attempt, Bench, Reward
-from luthier.tune.rewards.regex import Regex
-from luthier.tune.rollout.scoring import score
+from luthier.core.scorer import ScorerContext
+from luthier.core.system.process import within
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
+from luthier.tune.rewards.regex import RegexReward
+from luthier.tune.rollout.generate import score
 from tuning import chat
 
 
@@ -30,7 +30,7 @@ class Moody:
     deadline_s: float = 0.2
     on_fault: str = "stop"
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], bench: RewardContext) -> list[float]:
         """The number that the answer is, unless it says to fail."""
         found: list[float] = []
         for attempt in attempts:
@@ -45,20 +45,20 @@ class Moody:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Bench:
-    return Bench(desk=Desk(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path))
+def place(tmp_path: Path) -> RewardContext:
+    return RewardContext(scorer_context=ScorerContext(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path))
 
 
-def said(*texts: str) -> list[Attempt]:
-    return [Attempt(chat("a", "b", line), text, 1) for line, text in enumerate(texts, start=2)]
+def said(*texts: str) -> list[RewardCompletion]:
+    return [RewardCompletion(chat("a", "b", line), text, 1) for line, text in enumerate(texts, start=2)]
 
 
 def moody(**fields: Any) -> Reward:
     return Moody(**fields)  # type: ignore[return-value]
 
 
-def test_rewards_are_weighed_added_and_told_apart(place: Bench) -> None:
-    found = score([moody(weight=2.0), Regex(pattern="2", weight=-1.0)], said("1", "2"), place)
+def test_rewards_are_weighed_added_and_told_apart(place: RewardContext) -> None:
+    found = score([moody(weight=2.0), RegexReward(pattern="2", weight=-1.0)], said("1", "2"), place)
     assert found.parts == {"mood": [1.0, 2.0], "regex": [0.0, 1.0]}
     assert found.total == [2.0, 3.0]
     assert not found.faults
@@ -69,30 +69,30 @@ def test_rewards_are_weighed_added_and_told_apart(place: Bench) -> None:
     [("raise", "ZeroDivisionError: of course"), ("sleep", "TimeoutError: no end after 0.2 s"), ("nan", "gave nan"),
      ("inf", "gave inf"), ("x", "ValueError"), ("none", "TypeError")],
 )  # fmt: skip
-def test_a_fault_stops_or_leaves_out_just_the_answer_that_it_is_about(bad: str, why: str, place: Bench) -> None:
+def test_a_fault_stops_or_leaves_out_just_the_answer_that_it_is_about(bad: str, why: str, place: RewardContext) -> None:
     with pytest.raises(ModelError, match=f"the reward mood failed on an answer to example .*{why}") as caught:
         score([moody()], said("1", bad, "3"), place)
     assert caught.value.where.line == 3
-    assert "leave_out" in caught.value.remedy
-    found = score([moody(on_fault="leave_out"), Regex(pattern="3")], said("1", bad, "3"), place)
+    assert "leave_out" in caught.value.hint
+    found = score([moody(on_fault="leave_out"), RegexReward(pattern="3")], said("1", bad, "3"), place)
     assert [math.isnan(total) for total in found.total] == [False, True, False]
     assert found.total[2] == 4.0
     assert found.left_out == 1
     assert why in found.faults["mood"]
 
 
-def test_too_few_numbers_are_a_fault(place: Bench) -> None:
+def test_too_few_numbers_are_a_fault(place: RewardContext) -> None:
     with pytest.raises(ModelError, match="gave 0 numbers for 1 answers"):
         score([moody()], said("7", "8"), place)
 
 
-def test_what_is_wrong_with_the_users_data_is_said_as_it_is(place: Bench) -> None:
+def test_what_is_wrong_with_the_users_data_is_said_as_it_is(place: RewardContext) -> None:
     with pytest.raises(DataError, match="the row is wrong"):
         score([moody(on_fault="leave_out")], said("mine"), place)
 
 
-def test_a_pattern_that_explodes_is_stopped(place: Bench) -> None:
-    slow = Regex(pattern="(a+)+$", deadline_s=0.3, on_fault="leave_out")
+def test_a_pattern_that_explodes_is_stopped(place: RewardContext) -> None:
+    slow = RegexReward(pattern="(a+)+$", deadline_s=0.3, on_fault="leave_out")
     found = score([slow], said("a" * 40 + "b", "aa"), place)
     assert math.isnan(found.total[0])
     assert found.total[1] == 1.0

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError
 from luthier.models.load import open_folder
-from luthier.models.pack import Row
-from luthier.text.ids import Text
-from luthier.tune.reading import read_rows
-from luthier.tune.rollout.writing import Prompt, stream_of
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.rollout.generate import RolloutPrompt, stream_of
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.writers.endpoint import Endpoint
+from luthier.tune.training.reference_logprobs import read_rows
+from luthier.tune.writers.endpoint import EndpointRolloutWriter
 from policies import REGEX
 from tests.serving import Served, serving
 from tuning import Bench, bench, examples
@@ -45,13 +45,13 @@ def served(shop: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 def test_our_own_gateway_tells_every_token_with_its_likelihood(shop: Bench, served: Served, tmp_path: Path) -> None:
-    text = Text.load(shop.base.folder)
+    text = ChatTokenizer.load(shop.base.folder)
     given = text.prompts([one.messages[:-1] for one in examples(6)])
-    writer = Endpoint(url=f"{served.root}/v1", model="tiny")
-    prompts = [Prompt(ids, stream_of(1, at)) for at, ids in enumerate(given)]
+    writer = EndpointRolloutWriter(url=f"{served.root}/v1", model="tiny")
+    prompts = [RolloutPrompt(ids, stream_of(1, at)) for at, ids in enumerate(given)]
     answers = writer.write(prompts, text, 24, tmp_path)
     model = open_folder(shop.base.folder, torch.float32)
-    rows = [Row([*one.prompt, *one.ids], [0.0] * len(one.prompt) + [1.0] * len(one.ids), "") for one in answers]
+    rows = [TokenRow([*one.prompt, *one.ids], [0.0] * len(one.prompt) + [1.0] * len(one.ids), "") for one in answers]
     for answer, found in zip(answers, read_rows(model, rows, 1 << 14), strict=True):
         assert answer.logprobs == pytest.approx(found, abs=1e-4)
         assert answer.ended == (answer.ids[-1] in text.end_ids)
@@ -63,9 +63,9 @@ def test_our_own_gateway_tells_every_token_with_its_likelihood(shop: Bench, serv
 def test_a_policy_learns_from_what_another_engine_draws(shop: Bench, served: Served) -> None:
     """The engine keeps its weights: what it draws grows old, which is told and corrected."""
     writer = {"kind": "endpoint", "url": f"{served.root}/v1", "model": "tiny"}
-    rollout = {"samples": 4, "max_new_tokens": 6, "writer": writer}
+    rollout = {"num_generations": 4, "max_completion_length": 6, "writer": writer}
     made = Tune(data="data", objective={"kind": "grpo", "rewards": [REGEX], "rollout": rollout}, technique=Lora(r=4),
-                rows_per_step=4, rows=24, epochs=2.0, learning_rate=2e-2, precision="float32")  # fmt: skip
+                batch_size=4, max_train_samples=24, epochs=2.0, learning_rate=2e-2, dtype="float32")  # fmt: skip
     told = [json.loads(line) for line in (shop.tune(made).folder / "log.jsonl").read_text().splitlines()]
     apart = [line["written_apart"] for line in told if "written_apart" in line]
     assert apart[0] < 1e-4 < max(apart[1:])
@@ -85,11 +85,13 @@ def test_a_server_that_cannot_is_told_apart(why: str, shop: Bench, tmp_path: Pat
     from luthier.models.lm.openai_client import EndpointLM
 
     monkeypatch.setattr(EndpointLM, "_call", lambda self, http, path, body: WRONG[why](body))
-    text = Text.load(shop.base.folder)
+    text = ChatTokenizer.load(shop.base.folder)
     with pytest.raises(ModelError, match=why.strip()) as caught:
-        Endpoint(url="http://127.0.0.1:9/v1", model="m").write([Prompt([5, 6], 1)], text, 4, tmp_path)
+        EndpointRolloutWriter(url="http://127.0.0.1:9/v1", model="m").write(
+            [RolloutPrompt([5, 6], 1)], text, 4, tmp_path
+        )
     assert caught.value.where.field == "objective.rollout.writer"
-    assert "vLLM" in str(caught.value.remedy)
+    assert "vLLM" in str(caught.value.hint)
 
 
 def test_without_a_correction_it_is_refused() -> None:

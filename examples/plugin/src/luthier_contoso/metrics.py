@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.metrics.answers import Answers
-from luthier.metrics.metric import Metric
+from luthier.metrics.metric import EvalPredictions, Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +21,7 @@ class SignedOff(Metric):
     signature_line: str = "Contoso Support"
     """What an answer ends with."""
 
-    def statistics(self, answers: Answers) -> NDArray[np.float64]:
+    def statistics(self, answers: EvalPredictions) -> NDArray[np.float64]:
         """(rows, 2): whether a row is a hit, and 1 for each row."""
         import numpy as np
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 _NUMBER = re.compile(r"\bCT-\d{6}\b")
@@ -22,10 +22,10 @@ class TicketNumber(RowOperator):
     required: bool = False
     """Whether a row without a ticket number is dropped."""
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Count in each row, and say which are dropped."""
         counts = [len(_NUMBER.findall(row.prompt)) for row in rows]
-        outcome = Outcome(attributes={"ticket_numbers": counts})
+        outcome = OperatorResult(attributes={"ticket_numbers": counts})
         if self.required:
             for index, count in enumerate(counts):
                 if not count:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 class Polite(Reward):
@@ -16,7 +16,7 @@ class Polite(Reward):
     phrases: tuple[str, ...] = ("please", "thank you")
     """What a polite answer says."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """One number for each answer."""
         texts = [attempt.text.casefold() for attempt in attempts]
         return [sum(phrase in text for phrase in self.phrases) / len(self.phrases) for text in texts]

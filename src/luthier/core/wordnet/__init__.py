@@ -1,7 +1,7 @@
-"""Words that mean the same: WordNet 3.0's synsets of single words, for metrics and for augmentation, without a model.
+"""WordNet 3.0's synsets of single words, for metrics and augmentation, without a model.
 
-The table beside this file was made by `scripts/make_synonyms.py`; its licence is in `LICENSE`. Base forms are found as
-WordNet's own `morphy` finds them: irregular forms first, then endings.
+`scripts/make_synonyms.py` made the table in this folder; `LICENSE` holds its license. Base forms are found as WordNet's
+`morphy` finds them: irregular forms first, then endings.
 """
 
 from __future__ import annotations

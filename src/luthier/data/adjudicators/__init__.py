@@ -1,1 +1,1 @@
-"""Rules that decide a label from several judgments; one file a rule."""
+"""Adjudicators that decide a label from several annotations, one file each."""

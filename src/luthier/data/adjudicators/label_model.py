@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.adjudicator import Adjudicator, Verdicts, Votes
 
 if TYPE_CHECKING:
-    from luthier.data.label.estimate import Ballot, Floats
+    from luthier.data.annotation.aggregate import Floats, VoteMatrix
 
 
 class LabelModel(Adjudicator):
@@ -35,17 +35,17 @@ class LabelModel(Adjudicator):
 
     def decide(self, items: Sequence[Votes]) -> Verdicts:
         """Estimate, and take the likeliest."""
-        from luthier.data.label.estimate import one_accuracy
-        from luthier.data.label.likeliest import decided
+        from luthier.data.annotation.aggregate import one_accuracy
+        from luthier.data.annotation.confidence import decided
 
         return decided(items, lambda ballot: one_accuracy(ballot, self._shares(ballot)), self.confidence)
 
-    def _shares(self, ballot: Ballot) -> Floats | None:
+    def _shares(self, ballot: VoteMatrix) -> Floats | None:
         import numpy as np
 
         if not self.balance:
             return None
         if unknown := [str(label) for label in ballot.labels if str(label) not in self.balance]:
             what = f"`balance` gives no share to {unknown[0]!r}, which is voted for"
-            raise DataError(what, where=Where(field="balance"), remedy=did_you_mean(unknown[0], self.balance))
+            raise DataError(what, where=SourceLocation(field="balance"), hint=did_you_mean(unknown[0], self.balance))
         return np.array([self.balance[str(label)] for label in ballot.labels])

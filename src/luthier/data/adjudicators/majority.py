@@ -7,14 +7,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.adjudicator import NOBODY, Adjudicator, Decision, Verdicts, Votes, split, tally
+from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Adjudicator, Verdicts, Votes, split, tally
 
 
-class Majority(Adjudicator):
+class MajorityAdjudicator(Adjudicator):
     """The label with most votes; ties are left out."""
 
     kind: Literal["majority"] = "majority"
-    at_least: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=1)
     """Items with fewer judgments are left out."""
     share: float = Field(default=0.0, ge=0.0, le=1.0)
     """The winner needs more than this share of the votes; 0.5 is an absolute majority."""
@@ -23,15 +23,15 @@ class Majority(Adjudicator):
         """Count each item's votes."""
         return Verdicts([self._one(votes) for votes in items])
 
-    def _one(self, votes: Votes) -> Decision:
+    def _one(self, votes: Votes) -> AdjudicatedLabel:
         if not votes:
             return NOBODY
-        if len(votes) < self.at_least:
-            return Decision(None, why=f"too few judgments: {len(votes)} of {self.at_least}")
+        if len(votes) < self.min:
+            return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
         ranked = tally(votes).most_common()
         label, count = ranked[0]
         if len(ranked) > 1 and ranked[1][1] == count:
-            return Decision(None, why=f"tie: {split(votes)}")
+            return AdjudicatedLabel(None, why=f"tie: {split(votes)}")
         if count / len(votes) <= self.share:
-            return Decision(None, why=f"no sufficient majority: {split(votes)}")
-        return Decision(label, count / len(votes))
+            return AdjudicatedLabel(None, why=f"no sufficient majority: {split(votes)}")
+        return AdjudicatedLabel(label, count / len(votes))

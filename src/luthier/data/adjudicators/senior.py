@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.data.adjudicator import NOBODY, Adjudicator, Decision, Verdicts, Votes
-from luthier.data.adjudicators.majority import Majority
+from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Adjudicator, Verdicts, Votes
+from luthier.data.adjudicators.majority import MajorityAdjudicator
 
 
 class Senior(Adjudicator):
@@ -15,7 +15,7 @@ class Senior(Adjudicator):
     kind: Literal["senior"] = "senior"
     annotators: tuple[str, ...] = ()
     """Whose word counts, the most senior first."""
-    otherwise: Adjudicator = Majority()
+    otherwise: Adjudicator = MajorityAdjudicator()
     """The rule for items that none of them judged."""
 
     def decide(self, items: Sequence[Votes]) -> Verdicts:
@@ -25,8 +25,8 @@ class Senior(Adjudicator):
             [self._word(votes) or other for votes, other in zip(items, rest.decisions, strict=True)], rest.quality
         )
 
-    def _word(self, votes: Votes) -> Decision | None:
+    def _word(self, votes: Votes) -> AdjudicatedLabel | None:
         if not votes:
             return NOBODY
         by = {one.annotator: one.label for one in votes}
-        return next((Decision(by[name], 1.0) for name in self.annotators if name in by), None)
+        return next((AdjudicatedLabel(by[name], 1.0) for name in self.annotators if name in by), None)

@@ -7,25 +7,25 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.adjudicator import NOBODY, Adjudicator, Decision, Verdicts, Votes, split, tally
+from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Adjudicator, Verdicts, Votes, split, tally
 
 
 class Unanimous(Adjudicator):
     """The label that everybody chose; items on which anybody differs are left out."""
 
     kind: Literal["unanimous"] = "unanimous"
-    at_least: int = Field(default=2, ge=1)
+    min: int = Field(default=2, ge=1)
     """Items with fewer judgments are left out."""
 
     def decide(self, items: Sequence[Votes]) -> Verdicts:
         """Look whether each item's votes are equal."""
         return Verdicts([self._one(votes) for votes in items])
 
-    def _one(self, votes: Votes) -> Decision:
+    def _one(self, votes: Votes) -> AdjudicatedLabel:
         if not votes:
             return NOBODY
-        if len(votes) < self.at_least:
-            return Decision(None, why=f"too few judgments: {len(votes)} of {self.at_least}")
+        if len(votes) < self.min:
+            return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
         if len(tally(votes)) > 1:
-            return Decision(None, why=f"not unanimous: {split(votes)}")
-        return Decision(votes[0].label, 1.0)
+            return AdjudicatedLabel(None, why=f"not unanimous: {split(votes)}")
+        return AdjudicatedLabel(votes[0].label, 1.0)

@@ -19,7 +19,7 @@ class Weighted(Adjudicator):
 
     def decide(self, items: Sequence[Votes]) -> Verdicts:
         """Estimate, and take the likeliest."""
-        from luthier.data.label.estimate import dawid_skene
-        from luthier.data.label.likeliest import decided
+        from luthier.data.annotation.aggregate import dawid_skene
+        from luthier.data.annotation.confidence import decided
 
         return decided(items, dawid_skene, self.confidence)

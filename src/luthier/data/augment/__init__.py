@@ -1,1 +1,1 @@
-"""Making rows out of training rows: who is asked for what, what is refused, and the books of both."""
+"""Augmentation of training rows: requests, checks of the generated rows, and counts of both."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from luthier.chat.messages import Message
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest, LanguageModel, Response
-from luthier.text.messages import Message
 
 TOP_P = 0.95
 """Only the likeliest tokens that together have this share are drawn from."""

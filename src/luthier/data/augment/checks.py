@@ -8,20 +8,20 @@ from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.described import described
+from luthier.chat.messages import Message
+from luthier.core.component import described
 from luthier.data.augment.ask import choose_options
-from luthier.data.augment.judge import Classifier
-from luthier.data.augment.rows import Rows
+from luthier.data.augment.judge import TfidfLabelClassifier
+from luthier.data.augment.rows import SplitRows
 from luthier.data.augment.words import changes_sides, facts
-from luthier.data.augmenter import Draft, Wish
+from luthier.data.augmenter import AugmentRequest, Draft
+from luthier.data.dedup.near import Index, similarity
+from luthier.data.dedup.shingles import compared, digest8, normal, prompt_key
 from luthier.data.row import Row
-from luthier.data.twins.near import Index, similarity
-from luthier.data.twins.text_keys import compared, digest8, normal, prompt_key
-from luthier.models.embedder import Embedder, Space
+from luthier.lang.detect import UNKNOWN, identify
 from luthier.models.embedders.lsa import Lsa
+from luthier.models.embeddings.base import Embedder, Space
 from luthier.models.lm.base import LanguageModel
-from luthier.text.languages import UNKNOWN, identify
-from luthier.text.messages import Message
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Checks(BaseModel):
     """Refuse rows longer than so many times their parent's characters, and 20 more."""
 
 
-class Refusal(NamedTuple):
+class DraftRejection(NamedTuple):
     """Why a draft is not taken; what stands before a colon is what it is counted under."""
 
     reason: str
@@ -84,10 +84,10 @@ class Inspector:
     """Applies the checks; remembers what was taken, so that nothing is taken twice."""
 
     checks: Checks
-    train: Rows
+    train: SplitRows
     held_out: Index
     held_out_ids: Sequence[str]
-    classifier: Classifier | None = None
+    classifier: TfidfLabelClassifier | None = None
     lm: LanguageModel | None = None
     space: Space | None = None
     """Where meanings lie, when they are checked."""
@@ -96,32 +96,37 @@ class Inspector:
     def __post_init__(self) -> None:
         self._seen = {self._key(row) for row in self.train.rows()}
 
-    def refusals(self, wishes: Sequence[Wish], drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Refusal | None]:
+    def refusals(
+        self, requests: Sequence[AugmentRequest], drafts: Sequence[Draft], rows: Sequence[Row]
+    ) -> list[DraftRejection | None]:
         """Why each draft cannot be taken, whatever else is: None for those that can."""
-        spoken = _other_languages(wishes, rows) if self.checks.language else [""] * len(rows)
+        spoken = _other_languages(requests, rows) if self.checks.language else [""] * len(rows)
         found = [
-            _about_text(self.checks, wish.row, draft, row) or (Refusal(f"other language: {told}") if told else None)
-            for wish, draft, row, told in zip(wishes, drafts, rows, spoken, strict=True)
+            _about_text(self.checks, request.row, draft, row)
+            or (DraftRejection(f"other language: {record}") if record else None)
+            for request, draft, row, record in zip(requests, drafts, rows, spoken, strict=True)
         ]
-        self._next(found, list(zip(wishes, drafts, rows, strict=True)), self._about_meaning)
+        self._next(found, list(zip(requests, drafts, rows, strict=True)), self._about_meaning)
         self._next(found, rows, self._about_held_out)
         self._next(found, rows, self._about_labels)
         return found
 
     @staticmethod
     def _next(
-        found: list[Refusal | None], rows: Sequence[T], check: Callable[[Sequence[T]], Sequence[Refusal | None]]
+        found: list[DraftRejection | None],
+        rows: Sequence[T],
+        check: Callable[[Sequence[T]], Sequence[DraftRejection | None]],
     ) -> None:
         """Ask another check about the rows that no check has refused yet."""
-        left = [place for place, refusal in enumerate(found) if refusal is None]
-        for place, refusal in zip(left, check([rows[place] for place in left]), strict=True):
-            found[place] = refusal
+        left = [row_index for row_index, refusal in enumerate(found) if refusal is None]
+        for index, refusal in zip(left, check([rows[row_index] for row_index in left]), strict=True):
+            found[index] = refusal
 
-    def take(self, row: Row) -> Refusal | None:
+    def take(self, row: Row) -> DraftRejection | None:
         """Take a row, unless it has been there before."""
         key = self._key(row)
         if key in self._seen:
-            return Refusal("copy of another training row")
+            return DraftRejection("copy of another training row")
         self._seen.add(key)
         return None
 
@@ -129,39 +134,41 @@ class Inspector:
         text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.says)}"
         return digest8(text)
 
-    def _about_meaning(self, made: Sequence[tuple[Wish, Draft, Row]]) -> list[Refusal | None]:
+    def _about_meaning(self, made: Sequence[tuple[AugmentRequest, Draft, Row]]) -> list[DraftRejection | None]:
         """Rows that went too far from their parent."""
-        from luthier.models.embedder import cosines
+        from luthier.models.embeddings.base import cosines
 
         limit = self.checks.meaning
         if limit is None or self.space is None or not made:
             return [None] * len(made)
-        parents, rows = [wish.row for wish, _, _ in made], [row for _, _, row in made]
+        parents, rows = [request.row for request, _, _ in made], [row for _, _, row in made]
         old, new = (self.space.points([compared(row, "prompt") for row in some]) for some in (parents, rows))
         near = cosines(old, new).round(6).tolist()
         return [
-            Refusal("left its parent's meaning", parent.id, like) if like < limit.at_least and not draft.new else None
+            DraftRejection("left its parent's meaning", parent.id, like)
+            if like < limit.at_least and not draft.new
+            else None
             for parent, (_, draft, _), like in zip(parents, made, near, strict=True)
         ]
 
-    def _about_held_out(self, rows: Sequence[Row]) -> list[Refusal | None]:
+    def _about_held_out(self, rows: Sequence[Row]) -> list[DraftRejection | None]:
         twins = self.held_out.nearest_of(rows)
         reason, ids = "near copy of a held-out row", self.held_out_ids
-        return [twin and Refusal(reason, ids[twin.place], twin.similarity) for twin in twins]
+        return [twin and DraftRejection(reason, ids[twin.row_index], twin.similarity) for twin in twins]
 
-    def _about_labels(self, rows: Sequence[Row]) -> list[Refusal | None]:
+    def _about_labels(self, rows: Sequence[Row]) -> list[DraftRejection | None]:
         if self.checks.label == "off" or not self.train.classes or not rows:
             return [None] * len(rows)
         if self.checks.label == "model" and self.lm is not None:
             options = sorted(self.train.labels)
-            seen = choose_options(self.lm, [_asked(row) for row in rows], options)
+            predicted = choose_options(self.lm, [_asked(row) for row in rows], options)
         elif self.classifier is not None:
-            seen = self.classifier.label([row.prompt for row in rows])
+            predicted = self.classifier.label([row.prompt for row in rows])
         else:
             return [None] * len(rows)
         return [
-            None if label == row.answer else Refusal(f"label not kept: {row.answer} became {label or 'none'}")
-            for row, label in zip(rows, seen, strict=True)
+            None if label == row.answer else DraftRejection(f"label not kept: {row.answer} became {label or 'none'}")
+            for row, label in zip(rows, predicted, strict=True)
         ]
 
 
@@ -169,33 +176,33 @@ def _asked(row: Row) -> tuple[Message, ...]:
     return row.messages[:-1]
 
 
-def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> Refusal | None:
+def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> DraftRejection | None:
     """What a row says of itself, beside its parent."""
     text, old = row.prompt or row.answer, parent.prompt or parent.answer
     if not text.strip() or not row.answer.strip():
-        return Refusal("empty")
+        return DraftRejection("empty")
     if not draft.finished:
-        return Refusal("cut off")
+        return DraftRejection("cut off")
     if draft.doubt:
-        return Refusal(draft.doubt)
+        return DraftRejection(draft.doubt)
     if _same(parent, row):
-        return Refusal("copy of its parent", parent.id, 1.0)
+        return DraftRejection("copy of its parent", parent.id, 1.0)
     both = "prompt" if normal(text) != normal(old) else "answer"
     alike = similarity(parent, row, both)
     if alike >= checks.parent:
-        return Refusal("near copy of its parent", parent.id, round(alike, 6))
+        return DraftRejection("near copy of its parent", parent.id, round(alike, 6))
     return None if draft.new else _about_size(checks, old, text)
 
 
-def _about_size(checks: Checks, old: str, text: str) -> Refusal | None:
+def _about_size(checks: Checks, old: str, text: str) -> DraftRejection | None:
     if len(text) < checks.shortest * len(old):
-        return Refusal("too short")
+        return DraftRejection("too short")
     if len(text) > checks.longest * len(old) + _SLACK_CHARS:
-        return Refusal("too long")
+        return DraftRejection("too long")
     if checks.facts and facts(old) != facts(text):
-        return Refusal("lost or invented a number, a code or a tag")
+        return DraftRejection("lost or invented a number, a code or a tag")
     if checks.speaker and changes_sides(old, text):
-        return Refusal("another speaks than in its parent")
+        return DraftRejection("another speaks than in its parent")
     return None
 
 
@@ -203,10 +210,11 @@ def _same(one: Row, two: Row) -> bool:
     return normal(one.prompt) == normal(two.prompt) and normal(one.says) == normal(two.says)
 
 
-def _other_languages(wishes: Sequence[Wish], rows: Sequence[Row]) -> list[str]:
+def _other_languages(requests: Sequence[AugmentRequest], rows: Sequence[Row]) -> list[str]:
     """From which language to which other a text went; empty where it stayed or is too short to tell."""
     texts = [
-        (wish.row.prompt or wish.row.answer, row.prompt or row.answer) for wish, row in zip(wishes, rows, strict=True)
+        (request.row.prompt or request.row.answer, row.prompt or row.answer)
+        for request, row in zip(requests, rows, strict=True)
     ]
     before = identify([old for old, _ in texts], confidence=_CERTAIN)
     after = identify([new for _, new in texts], confidence=_CERTAIN)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.twins.text_keys import digest8
+from luthier.data.dedup.shingles import digest8
 
 if TYPE_CHECKING:
-    from luthier.data.augment.rows import Rows
+    from luthier.data.augment.rows import SplitRows
 
 MOST_ROWS = 50_000
 """Rows that the classifier learns from at most: more change little, and cost minutes."""
@@ -16,22 +16,22 @@ _C = 10.0
 """Inverse strength of regularisation, as the baseline of evaluations has it."""
 
 
-class Classifier:
+class TfidfLabelClassifier:
     """TF-IDF of words and pairs of words with logistic regression, each class weighing the same."""
 
     def __init__(self, vectorizer: Any, model: Any) -> None:
         self._vectorizer, self._model = vectorizer, model
 
     @classmethod
-    def learn(cls, train: Rows) -> Classifier | None:
+    def learn(cls, train: SplitRows) -> TfidfLabelClassifier | None:
         """Learn from real training rows; None when there are no words or no classes to learn."""
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
-        real = [place for place in range(len(train)) if place not in train.made]
-        chosen = sorted(sorted(real, key=lambda place: digest8(train.ids[place]))[:MOST_ROWS])
-        rows = [train.row(place) for place in chosen]
-        texts, labels = [row.prompt for row in rows], [train.classes[place] for place in chosen]
+        real = [index for index in range(len(train)) if index not in train.made]
+        chosen = sorted(sorted(real, key=lambda index: digest8(train.ids[index]))[:MOST_ROWS])
+        rows = [train.row(index) for index in chosen]
+        texts, labels = [row.prompt for row in rows], [train.classes[index] for index in chosen]
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         analyse = vectorizer.build_analyzer()
         if len(set(labels)) < 2 or not any(analyse(text) for text in texts):

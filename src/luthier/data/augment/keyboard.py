@@ -25,13 +25,13 @@ REACH = 1.3
 @cache
 def neighbours(layout: Layout) -> dict[str, str]:
     """The letters around each letter, nearest first."""
-    places = {
+    coordinates = {
         key: (SHIFTS[row] + column, float(row))
         for row, keys in enumerate(ROWS[layout])
         for column, key in enumerate(keys)
     }
     found: dict[str, str] = {}
-    for key, (x, y) in places.items():
-        apart = {other: hypot(x - there[0], y - there[1]) for other, there in places.items() if other != key}
+    for key, (x, y) in coordinates.items():
+        apart = {other: hypot(x - there[0], y - there[1]) for other, there in coordinates.items() if other != key}
         found[key] = "".join(sorted((other for other in apart if apart[other] <= REACH), key=lambda o: (apart[o], o)))
     return found

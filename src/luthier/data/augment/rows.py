@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.artifacts.dataset import MADE
+from luthier.artifacts.parquet import batches
 from luthier.core.artifact import Artifact
-from luthier.data.passes.columns import column
-from luthier.data.passes.spill import Spill, SpillWriter
-from luthier.data.passes.tables import dump, example_schema, from_arrow, numbered, spill_schema
+from luthier.data.engine.columns import column
+from luthier.data.engine.spill import Spill, SpillWriter
+from luthier.data.engine.tables import dump, example_schema, from_arrow, numbered, spill_schema
 from luthier.data.row import MESSAGES, Row
-from luthier.text.dataset import MADE
-from luthier.text.parquet import batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ READ_ROWS = 1024
 
 
 @dataclass
-class Rows:
+class SplitRows:
     """Rows of some splits in order, with what is remembered of each."""
 
     spill: Spill
@@ -35,10 +35,10 @@ class Rows:
     """Places of rows that an earlier `augment` made."""
 
     @classmethod
-    def read(cls, artifact: Artifact, splits: Sequence[str], place: Path) -> Rows:
+    def read(cls, artifact: Artifact, splits: Sequence[str], path: Path) -> SplitRows:
         """Lay out the rows of these splits in a file of their own."""
-        place.unlink(missing_ok=True)
-        writer = SpillWriter(place, spill_schema({}))
+        path.unlink(missing_ok=True)
+        writer = SpillWriter(path, spill_schema({}))
         ids: list[str] = []
         classes: list[str] = []
         for split in splits:
@@ -63,13 +63,13 @@ class Rows:
         for table in self.spill.batches():
             yield from from_arrow(table).rows
 
-    def row(self, place: int) -> Row:
+    def row(self, index: int) -> Row:
         """One row."""
-        return self.spill.row(place)
+        return self.spill.row(index)
 
-    def label(self, place: int) -> str | None:
+    def label(self, index: int) -> str | None:
         """The class of a row, when there are classes."""
-        return self.classes[place] if self.classes else None
+        return self.classes[index] if self.classes else None
 
 
 def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:

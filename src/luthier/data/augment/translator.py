@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.core.errors import ModelError, Where
-from luthier.core.quiet import no_bars
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.system.process import no_bars
 
 NLLB = {
     "ar": "arb_Arab", "cs": "ces_Latn", "da": "dan_Latn", "de": "deu_Latn", "el": "ell_Grek", "en": "eng_Latn",
@@ -43,12 +43,12 @@ class Translator:
         if ids["input_ids"].shape[1] > longest:
             return Translated("", finished=False)
         limit = min(limit, longest - 1)
-        told: dict[str, Any] = {"max_new_tokens": limit, "num_beams": 1, **self._begin(target)}
+        generate_args: dict[str, Any] = {"max_new_tokens": limit, "num_beams": 1, **self._begin(target)}
         if temperature:
-            told |= {"do_sample": True, "temperature": temperature, "top_p": 0.95, "top_k": 0}
+            generate_args |= {"do_sample": True, "temperature": temperature, "top_p": 0.95, "top_k": 0}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = self._model.generate(**ids, **told)
+            made = self._model.generate(**ids, **generate_args)
         ended = bool((made[0] == self._model.generation_config.eos_token_id).any())
         return Translated(str(self._tokenizer.decode(made[0], skip_special_tokens=True)).strip(), finished=ended)
 
@@ -67,8 +67,8 @@ class Translator:
         name = NLLB.get(language, language) if self._is_nllb else f"__{language}__"
         token = self._tokenizer.convert_tokens_to_ids(name)
         if token in (None, self._tokenizer.unk_token_id):
-            where = Where(file=str(self._folder))
-            raise ModelError(f"does not know the language {name}", where=where, remedy="choose another in `via`")
+            where = SourceLocation(file=str(self._folder))
+            raise ModelError(f"does not know the language {name}", where=where, hint="choose another in `via`")
         return int(token)
 
     @property
@@ -96,8 +96,8 @@ class Translator:
             with no_bars():
                 return what.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False, **more)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            said = str(error).strip().split("\n", 1)[0]
-            remedy = "give a Marian, NLLB or M2M100 folder with safetensors weights and its tokenizer"
+            message = str(error).strip().split("\n", 1)[0]
+            hint = "give a Marian, NLLB or M2M100 folder with safetensors weights and its tokenizer"
             raise ModelError(
-                f"no translation model can be read: {said}", where=Where(file=str(self._folder)), remedy=remedy
+                f"no translation model can be read: {message}", where=SourceLocation(file=str(self._folder)), hint=hint
             ) from error

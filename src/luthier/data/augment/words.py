@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from random import Random
 
 from luthier.data.row import Row
-from luthier.text.languages import UNKNOWN, identify
-from luthier.text.people.words import DIGIT, TAG, fixed
+from luthier.lang.demographics.words import DIGIT, TAG, fixed
+from luthier.lang.detect import UNKNOWN, identify
 
 _AROUND = ".,;:!?()\"'"
 
@@ -47,10 +47,10 @@ _SIDES = (_OWN[0] | {"i", "me", "myself", "we", "us"}, _OWN[1] | {"you", "yourse
 """What belongs to the one who speaks and to the one who is spoken to, and all that names them."""
 
 
-def some(places: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
+def some(indices: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
     """Each place with a probability; when that takes fewer than `least`, so many are drawn."""
-    taken = [place for place in places if chance.random() < share]
-    return taken if len(taken) >= least else sorted(chance.sample(places, min(least, len(places))))
+    taken = [index for index in indices if chance.random() < share]
+    return taken if len(taken) >= least else sorted(chance.sample(indices, min(least, len(indices))))
 
 
 def english(rows: Sequence[Row]) -> list[bool]:

@@ -1,1 +1,1 @@
-"""Kinds of augmenters, one a file."""
+"""Augmenters, one file each."""

@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.core.digest import digest_of, files_digest
+from luthier.chat.messages import Message
 from luthier.core.errors import did_you_mean
-from luthier.core.paths import PathText, locate
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import digest_of, files_digest
 from luthier.data.augment.alone import alone
 from luthier.data.augment.ask import draw_completions
 from luthier.data.augment.translator import NLLB, Translated, Translator
-from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
-from luthier.text.messages import Message
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, Train, last_asked, with_last_asked
 
 ASK = """Translate the message below into {language}. Keep names, numbers and tags in brackets. \
 Answer with the translation alone.
@@ -78,36 +78,44 @@ class BackTranslation(Augmenter):
         folders = [locate(path, base) for path in (self.there, self.back) if path is not None]
         return digest_of([_contents(folder) for folder in folders]) if folders else None
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """Each row's words after the way there and back."""
-        ways = [self.via[wish.copy % len(self.via)] for wish in wishes]
-        texts = [last_asked(wish.row)[1] for wish in wishes]
+        ways = [self.via[request.copy % len(self.via)] for request in requests]
+        texts = [last_asked(request.row)[1] for request in requests]
         go = self._by_model if self.there is None else self._by_folders
-        foreign = go(texts, [(self.language, way) for way in ways], wishes, around)
-        homely = go([one.text for one in foreign], [(way, self.language) for way in ways], wishes, around)
+        foreign = go(texts, [(self.language, way) for way in ways], requests, around)
+        homely = go([one.text for one in foreign], [(way, self.language) for way in ways], requests, around)
         return [
             Draft(
-                with_last_asked(wish.row, text),
+                with_last_asked(request.row, text),
                 (f"translated to {_SPOKEN[way]} and back",),
                 finished=finished and before.finished,
             )
-            for wish, way, before, (text, finished) in zip(wishes, ways, foreign, homely, strict=True)
+            for request, way, before, (text, finished) in zip(requests, ways, foreign, homely, strict=True)
         ]
 
     def _by_model(
-        self, texts: Sequence[str], ways: Sequence[tuple[str, str]], wishes: Sequence[Wish], around: Around
+        self,
+        texts: Sequence[str],
+        ways: Sequence[tuple[str, str]],
+        requests: Sequence[AugmentRequest],
+        around: AugmentContext,
     ) -> list[Translated]:
-        asked = [
+        prompts = [
             (Message(role="user", content=ASK.replace("{language}", _SPOKEN[to]).replace("{text}", text)),)
             for text, (_, to) in zip(texts, ways, strict=True)
         ]
-        seeds = [wish.seed for wish in wishes]
+        seeds = [request.seed for request in requests]
         lm = around.model(self)
-        said = draw_completions(lm, asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
-        return [Translated(alone(one.text), one.finished) for one in said]
+        completions = draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+        return [Translated(alone(one.text), one.finished) for one in completions]
 
     def _by_folders(
-        self, texts: Sequence[str], ways: Sequence[tuple[str, str]], wishes: Sequence[Wish], around: Around
+        self,
+        texts: Sequence[str],
+        ways: Sequence[tuple[str, str]],
+        requests: Sequence[AugmentRequest],
+        around: AugmentContext,
     ) -> list[Translated]:
         def opened(train: Train) -> tuple[Translator, Translator]:
             return Translator(locate(self.there or "", around.base)), Translator(locate(self.back or "", around.base))
@@ -115,9 +123,9 @@ class BackTranslation(Augmenter):
         there, back = around.once(self, opened)
         return [
             (there if source == self.language else back).translate(
-                text, source, to, seed=wish.seed >> 1, temperature=self.temperature, limit=self.max_tokens
+                text, source, to, seed=request.seed >> 1, temperature=self.temperature, limit=self.max_tokens
             )
-            for text, (source, to), wish in zip(texts, ways, wishes, strict=True)
+            for text, (source, to), request in zip(texts, ways, requests, strict=True)
         ]
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.errors import DataError, Where
-from luthier.data.augmenter import Around, Augmenter, Draft, Wish
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft
 
 
 def _usual() -> tuple[Augmenter, ...]:
@@ -39,19 +39,19 @@ class Balance(Augmenter):
             raise ValueError("wants other augmenters, one at least, as in `by: [synonyms, noise]`")
         return by
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """The draft of the augmenter whose turn it is, or of the next that finds something."""
-        found: list[Draft | None] = [None] * len(wishes)
+        found: list[Draft | None] = [None] * len(requests)
         for turn in range(len(self.by)):
             for number, one in enumerate(self.by):
-                places = [
-                    place
-                    for place, wish in enumerate(wishes)
-                    if found[place] is None and (wish.copy + turn) % len(self.by) == number
+                indices = [
+                    index
+                    for index, request in enumerate(requests)
+                    if found[index] is None and (request.copy + turn) % len(self.by) == number
                 ]
-                drafts = one.write([wishes[place] for place in places], around) if places else ()
-                for place, draft in zip(places, drafts, strict=True):
-                    found[place] = draft
+                drafts = one.write([requests[index] for index in indices], around) if indices else ()
+                for index, draft in zip(indices, drafts, strict=True):
+                    found[index] = draft
         return found
 
     def needs_model(self) -> bool:
@@ -61,7 +61,7 @@ class Balance(Augmenter):
     def limits(self, labels: Mapping[str, int]) -> Mapping[str, int]:
         """What each class lacks."""
         if not labels:
-            where, remedy = Where(field="augmenters"), "leave it out, or set the data's `task: label`"
-            raise DataError("balance wants classes, and the answers are free text", where=where, remedy=remedy)
-        wanted = ceil(self.ratio * max(labels.values()) - 1e-9)
-        return {label: wanted - rows for label, rows in labels.items() if rows < wanted}
+            where, hint = SourceLocation(field="augmenters"), "leave it out, or set the data's `task: label`"
+            raise DataError("balance wants classes, and the answers are free text", where=where, hint=hint)
+        target_rows = ceil(self.ratio * max(labels.values()) - 1e-9)
+        return {label: target_rows - rows for label, rows in labels.items() if rows < target_rows}

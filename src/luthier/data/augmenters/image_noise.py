@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import files_digest
-from luthier.core.errors import DataError, MissingExtra, Where
-from luthier.core.paths import PathText, locate
-from luthier.data.augmenter import Around, Augmenter, Draft, Wish
+from luthier.core.errors import DataError, MissingExtra, SourceLocation
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import files_digest
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -61,28 +61,28 @@ class ImageNoise(Augmenter):
         """The contents of the folder of images."""
         if self.folder is None:
             return None
-        place = locate(self.folder, base)
-        return files_digest(sorted(path for path in place.rglob("*") if path.is_file()), place)
+        folder = locate(self.folder, base)
+        return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """Each row with another image."""
-        return [self._noisy(wish, around.base) for wish in wishes]
+        return [self._noisy(request, around.base) for request in requests]
 
-    def _noisy(self, wish: Wish, base: Path) -> Draft | None:
-        value = wish.row.meta.get(self.column)
+    def _noisy(self, request: AugmentRequest, base: Path) -> Draft | None:
+        value = request.row.meta.get(self.column)
         if not value:
             return None
         if not isinstance(value, list):
-            url, did = self._other(wish, str(value), base)
-            return Draft(wish.row.messages, did, meta={self.column: url}) if did else None
-        made = [self._other(wish, str(one), base) for one in value]
+            url, did = self._other(request, str(value), base)
+            return Draft(request.row.messages, did, meta={self.column: url}) if did else None
+        made = [self._other(request, str(one), base) for one in value]
         every = tuple(f"{number}: {one}" for number, (_, did) in enumerate(made, 1) for one in did)
-        return Draft(wish.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
+        return Draft(request.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
 
-    def _other(self, wish: Wish, value: str, base: Path) -> tuple[str, tuple[str, ...]]:
+    def _other(self, request: AugmentRequest, value: str, base: Path) -> tuple[str, tuple[str, ...]]:
         """One image with noise as a data URL, and what was done; the image as it stands when nothing was."""
-        before = _opened(self._bytes(wish.row, value, base), wish.row, self.column)
-        after, did = self.noisy(before, wish.chance)
+        before = _opened(self._bytes(request.row, value, base), request.row, self.column)
+        after, did = self.noisy(before, request.chance)
         if not did or after.tobytes() == before.tobytes():
             return value, ()
         out = io.BytesIO()
@@ -95,8 +95,8 @@ class ImageNoise(Augmenter):
 
         did: list[str] = []
         if self.crop and (cut := chance.uniform(0, self.crop)):
-            image, said = _cropped(image, cut, chance), f"cropped by {cut:.0%}"
-            did.append(said)
+            image, description = _cropped(image, cut, chance), f"cropped by {cut:.0%}"
+            did.append(description)
         if self.blur:
             radius = chance.uniform(0, self.blur)
             image = image.filter(ImageFilter.GaussianBlur(radius))
@@ -113,14 +113,14 @@ class ImageNoise(Augmenter):
 
     def _bytes(self, row: Row, value: str, base: Path) -> bytes:
         """What stands in the column, as the bytes of a file."""
-        where = Where(file=row.file, line=row.line, field=self.column)
+        where = SourceLocation(file=row.file, line=row.line, field=self.column)
         if value.startswith(_DATA) or self.folder is None:
             try:
                 return base64.b64decode(value.partition(",")[2] if value.startswith(_DATA) else value, validate=True)
             except (binascii.Error, ValueError) as error:
-                remedy = "if it is a path, set `folder` to where it starts"
+                hint = "if it is a path, set `folder` to where it starts"
                 what = f"expected an image as a data URL or base64, got {value[:40]!r}"
-                raise DataError(what, where=where, remedy=remedy) from error
+                raise DataError(what, where=where, hint=hint) from error
         try:
             folder = locate(self.folder, base).resolve()
             path = (folder / value).resolve()
@@ -128,9 +128,9 @@ class ImageNoise(Augmenter):
                 return path.read_bytes()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, until Python 3.13; a NUL in a name
             why = error.strerror if isinstance(error, OSError) else str(error)
-            remedy = "look at `folder` and the column"
-            raise DataError(f"{value!r} cannot be read: {why}", where=where, remedy=remedy) from error
-        raise DataError(f"{value!r} leads out of the folder of images", where=where, remedy="mend the path")
+            hint = "look at `folder` and the column"
+            raise DataError(f"{value!r} cannot be read: {why}", where=where, hint=hint) from error
+        raise DataError(f"{value!r} leads out of the folder of images", where=where, hint="mend the path")
 
 
 def _opened(data: bytes, row: Row, column: str) -> Image:
@@ -138,7 +138,7 @@ def _opened(data: bytes, row: Row, column: str) -> Image:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise MissingExtra("images need Pillow", remedy="pip install 'luthier[images]'") from error
+        raise MissingExtra("images need Pillow", hint="pip install 'luthier[images]'") from error
     import warnings
 
     try:
@@ -147,9 +147,9 @@ def _opened(data: bytes, row: Row, column: str) -> Image:
             image = Image.open(io.BytesIO(data))
             image.load()
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        where = Where(file=row.file, line=row.line, field=column)
-        remedy = "mend the image, or leave the row out"
-        raise DataError(f"no image that can be read: {error}", where=where, remedy=remedy) from error
+        where = SourceLocation(file=row.file, line=row.line, field=column)
+        hint = "mend the image, or leave the row out"
+        raise DataError(f"no image that can be read: {error}", where=where, hint=hint) from error
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 

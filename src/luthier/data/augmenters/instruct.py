@@ -9,14 +9,14 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.artifacts.dataset import MADE
+from luthier.chat.messages import Message
 from luthier.data.augment.alone import alone
 from luthier.data.augment.ask import choose_options, draw_completions
-from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, Train, last_asked, with_last_asked
+from luthier.data.dedup.near import Index
 from luthier.data.row import Row
-from luthier.data.twins.near import Index
 from luthier.models.lm.base import LanguageModel, Response
-from luthier.text.dataset import MADE
-from luthier.text.messages import Message
 
 ALIKE = """Here are messages{about}:
 
@@ -49,7 +49,7 @@ Answer: {answer}"""
 class _Seeds(NamedTuple):
     """The training rows of each class, and an index of all of them."""
 
-    places: dict[str, list[int]]
+    indices_by_class: dict[str, list[int]]
     near: Index
 
 
@@ -77,75 +77,86 @@ class Instruct(Augmenter):
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest message and longest answer; what is cut off there is refused."""
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """A new row for each wish."""
         lm, seeds = around.model(self), around.once(self, self._learn)
-        shown = [self._shown(wish, around.train, seeds) for wish in wishes]
-        asked = [self._asked(wish, rows) for wish, rows in zip(wishes, shown, strict=True)]
-        told = [(Message(role="user", content=content),) for content, _ in asked]
-        said = self._write(lm, told, [wish.seed for wish in wishes])
-        finished = [one.finished for one in said]
-        rows = [with_last_asked(wish.row, alone(one.text)) for wish, one in zip(wishes, said, strict=True)]
-        self._answer(lm, wishes, rows, finished)
-        doubts = self._doubts(lm, wishes, rows, seeds)
+        shown = [self._shown(request, around.train, seeds) for request in requests]
+        instructions = [
+            self._asked(augment_request, rows) for augment_request, rows in zip(requests, shown, strict=True)
+        ]
+        prompts = [(Message(role="user", content=content),) for content, _ in instructions]
+        completions = self._write(lm, prompts, [augment_request.seed for augment_request in requests])
+        finished = [one.finished for one in completions]
+        rows = [
+            with_last_asked(augment_request.row, alone(one.text))
+            for augment_request, one in zip(requests, completions, strict=True)
+        ]
+        self._answer(lm, requests, rows, finished)
+        doubts = self._doubts(lm, requests, rows, seeds)
         return [
             Draft(messages, (did,), tuple(row.id for row in others), done, {}, True, doubt)
-            for messages, (_, did), others, done, doubt in zip(rows, asked, shown, finished, doubts, strict=True)
+            for messages, (_, did), others, done, doubt in zip(rows, instructions, shown, finished, doubts, strict=True)
         ]
 
     def _learn(self, train: Train) -> _Seeds:
-        places: defaultdict[str, list[int]] = defaultdict(list)
-        for place, row in enumerate(train.rows()):
+        indices_by_class: defaultdict[str, list[int]] = defaultdict(list)
+        for index, row in enumerate(train.rows()):
             if MADE not in row.meta:
-                places[_class(row)].append(place)
-        return _Seeds(dict(places), Index(self.apart, train.rows(), train.row))
+                indices_by_class[_class(row)].append(index)
+        return _Seeds(dict(indices_by_class), Index(self.apart, train.rows(), train.row))
 
-    def _shown(self, wish: Wish, train: Train, seeds: _Seeds) -> list[Row]:
+    def _shown(self, request: AugmentRequest, train: Train, seeds: _Seeds) -> list[Row]:
         """The rows that are shown beside the wish's own."""
         if self.style == "evolve":
             return []
-        pool = seeds.places.get(_class(wish.row), [])
-        drawn = [train.row(place) for place in wish.chance.sample(pool, min(len(pool), self.shots))]
-        return [row for row in drawn if row.id != wish.row.id][: self.shots - 1]
+        pool = seeds.indices_by_class.get(_class(request.row), [])
+        drawn = [train.row(index) for index in request.chance.sample(pool, min(len(pool), self.shots))]
+        return [row for row in drawn if row.id != request.row.id][: self.shots - 1]
 
-    def _asked(self, wish: Wish, others: Sequence[Row]) -> tuple[str, str]:
+    def _asked(self, request: AugmentRequest, others: Sequence[Row]) -> tuple[str, str]:
         """What the model is told, and what that is called."""
         if self.style == "evolve":
-            did, way = wish.chance.choice(WAYS)
-            return EVOLVE.replace("{way}", way).replace("{text}", last_asked(wish.row)[1]), did
-        shown = "\n".join(f"- {' '.join(last_asked(row)[1].split())}" for row in (wish.row, *others))
-        text = ALIKE.replace("{about}", _about(wish.row)).replace("{shown}", shown)
+            did, way = request.chance.choice(WAYS)
+            return EVOLVE.replace("{way}", way).replace("{text}", last_asked(request.row)[1]), did
+        shown = "\n".join(f"- {' '.join(last_asked(row)[1].split())}" for row in (request.row, *others))
+        text = ALIKE.replace("{about}", _about(request.row)).replace("{shown}", shown)
         return text, f"written after {len(others) + 1} rows"
 
     def _answer(
-        self, lm: LanguageModel, wishes: Sequence[Wish], rows: list[tuple[Message, ...]], finished: list[bool]
+        self,
+        lm: LanguageModel,
+        requests: Sequence[AugmentRequest],
+        rows: list[tuple[Message, ...]],
+        finished: list[bool],
     ) -> None:
         """Put the model's answer to its new question into rows of free text."""
-        places = [place for place, wish in enumerate(wishes) if _is_answered(wish.row)]
-        if not places:
+        indices = [row_index for row_index, request in enumerate(requests) if _is_answered(request.row)]
+        if not indices:
             return
-        said = self._write(lm, [rows[place][:-1] for place in places], [wishes[place].seed ^ 1 for place in places])
-        for place, one in zip(places, said, strict=True):
-            rows[place] = (*rows[place][:-1], Message(role="assistant", content=one.text.strip()))
-            finished[place] = finished[place] and one.finished
+        completions = self._write(
+            lm, [rows[row_index][:-1] for row_index in indices], [requests[row_index].seed ^ 1 for row_index in indices]
+        )
+        for index, one in zip(indices, completions, strict=True):
+            rows[index] = (*rows[index][:-1], Message(role="assistant", content=one.text.strip()))
+            finished[index] = finished[index] and one.finished
 
     def _doubts(
-        self, lm: LanguageModel, wishes: Sequence[Wish], rows: Sequence[tuple[Message, ...]], seeds: _Seeds
+        self, lm: LanguageModel, requests: Sequence[AugmentRequest], rows: Sequence[tuple[Message, ...]], seeds: _Seeds
     ) -> list[str]:
         """Why each new row should not be taken: it is like another, or the judge says no."""
-        made = [replace(wish.row, messages=messages) for wish, messages in zip(wishes, rows, strict=True)]
+        made = [replace(request.row, messages=messages) for request, messages in zip(requests, rows, strict=True)]
         near = seeds.near.nearest_of(made)
         doubts = ["" if twin is None else f"like a training row: {twin.similarity:.0%}" for twin in near]
-        judged = [place for place, doubt in enumerate(doubts) if self.judge and not doubt]
+        judged = [row_index for row_index, doubt in enumerate(doubts) if self.judge and not doubt]
         if judged:
-            asked = [(Message(role="user", content=_judged(made[place])),) for place in judged]
-            said = choose_options(lm, asked, ["yes", "no"])
-            for place, verdict in zip(judged, said, strict=True):
-                doubts[place] = "" if verdict == "yes" else "the judge says no"
+            prompts = [(Message(role="user", content=_judged(made[row_index])),) for row_index in judged]
+            ratings = choose_options(lm, prompts, ["yes", "no"])
+            for index, verdict in zip(judged, ratings, strict=True):
+                doubts[index] = "" if verdict == "yes" else "the judge says no"
         return doubts
 
-    def _write(self, lm: LanguageModel, asked: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
-        return draw_completions(lm, asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+    def _write(self, lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
+        return draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
 
 
 def _class(row: Row) -> str:

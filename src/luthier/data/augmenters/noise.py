@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import Layout, neighbours
 from luthier.data.augment.words import english, some
-from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, rewritten
-from luthier.text.people.words import dressed, free_words, pieces
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, TextChange, rewritten
+from luthier.lang.demographics.words import dressed, free_words, pieces
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 Slip = Callable[[str, Random], tuple[str, str] | None]
@@ -57,19 +57,19 @@ class Noise(Augmenter):
             )
         return self
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """Each row with its own noise."""
-        spoken = english([wish.row for wish in wishes]) if self.sounds else [False] * len(wishes)
+        spoken = english([request.row for request in requests]) if self.sounds else [False] * len(requests)
         return [
-            rewritten(wish.row, partial(self.noisy, chance=wish.chance, spoken=able))
-            for wish, able in zip(wishes, spoken, strict=True)
+            rewritten(request.row, partial(self.noisy, chance=request.chance, spoken=able))
+            for request, able in zip(requests, spoken, strict=True)
         ]
 
-    def noisy(self, text: str, chance: Random, *, spoken: bool = True) -> Change | None:
+    def noisy(self, text: str, chance: Random, *, spoken: bool = True) -> TextChange | None:
         """One text with noise; `spoken` is False for one whose words sound in a way that is not known."""
         noise = _Noise(text, chance)
         falls = (
-            (noise.heard, self.sounds if spoken else 0, _misheard),
+            (noise.sound_alike_indices, self.sounds if spoken else 0, _misheard),
             (noise.long, self.typos, partial(_mistyped, layout=self.layout)),
             (noise.long, self.ocr, _misread),
             (noise.capitals, self.case, _lowered),
@@ -77,9 +77,9 @@ class Noise(Augmenter):
             (noise.words, self.drop, _left_out),
         )
         for least in (0, 1):
-            for places, share, slip in falls:
+            for find_indices, share, slip in falls:
                 if share and not (least and noise.did):
-                    noise.fall(places(), share, slip, least)
+                    noise.fall(find_indices(), share, slip, least)
         return noise.change()
 
 
@@ -93,41 +93,41 @@ class _Noise:
         self.did: list[str] = []
         self._gone: set[int] = set()
 
-    def fall(self, places: list[int], share: float, slip: Slip, least: int) -> None:
+    def fall(self, indices: list[int], share: float, slip: Slip, least: int) -> None:
         """Let a slip happen in some of these places, in so many at least."""
-        for place in some(places, share, self._chance, least):
-            made = slip(self._parts[place], self._chance)
-            if made is not None and made[0] != self._parts[place]:
-                self._parts[place] = made[0]
+        for index in some(indices, share, self._chance, least):
+            made = slip(self._parts[index], self._chance)
+            if made is not None and made[0] != self._parts[index]:
+                self._parts[index] = made[0]
                 self.did.append(made[1])
                 if slip is _left_out:
-                    self._gone.add(place)
+                    self._gone.add(index)
 
     def long(self) -> list[int]:
         """Words that are long enough to be mistyped."""
-        return [place for place in self._free if len(self._parts[place]) >= _SHORTEST]
+        return [index for index in self._free if len(self._parts[index]) >= _SHORTEST]
 
-    def heard(self) -> list[int]:
+    def sound_alike_indices(self) -> list[int]:
         """Words that others sound like."""
-        return [place for place in self._free if sound_alikes(self._parts[place])]
+        return [index for index in self._free if sound_alikes(self._parts[index])]
 
     def capitals(self) -> list[int]:
         """Words with a capital."""
-        return [place for place in self._free if self._parts[place] != self._parts[place].lower()]
+        return [index for index in self._free if self._parts[index] != self._parts[index].lower()]
 
     def marks(self) -> list[int]:
         """Punctuation marks after a word."""
-        ends = [place + 1 for place, then in pairwise([*self._free, len(self._parts)]) if place + 1 < then]
-        return [place for place in ends if self._parts[place] in _MARKS]
+        ends = [index + 1 for index, then in pairwise([*self._free, len(self._parts)]) if index + 1 < then]
+        return [index for index in ends if self._parts[index] in _MARKS]
 
     def words(self) -> list[int]:
         """Half of the words, drawn: those that may be left out."""
         return sorted(self._chance.sample(self._free, len(self._free) // 2))
 
-    def change(self) -> Change | None:
+    def change(self) -> TextChange | None:
         """The text as it is now."""
         parts = [piece for at, piece in enumerate(self._parts) if not self._is_gap(at)]
-        return Change("".join(parts).strip(), tuple(self.did)) if self.did else None
+        return TextChange("".join(parts).strip(), tuple(self.did)) if self.did else None
 
     def _is_gap(self, at: int) -> bool:
         """Whether a space stands after a word that was left out."""

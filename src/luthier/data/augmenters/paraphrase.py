@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.chat.messages import Message
 from luthier.data.augment.alone import alone
 from luthier.data.augment.ask import draw_completions
-from luthier.data.augmenter import Around, Augmenter, Draft, Wish, last_asked, with_last_asked
-from luthier.text.messages import Message
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, last_asked, with_last_asked
 
 ASK = """Rewrite the message below {style}. Keep its meaning, its language, every name, number and tag in brackets. \
 Answer with the new message alone.
@@ -48,20 +48,21 @@ class Paraphrase(Augmenter):
             raise ValueError("expected {text} where the message shall stand")
         return ask
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """The model's words for each row."""
-        styles = [self.styles[wish.copy % len(self.styles)] for wish in wishes]
-        asked = [
+        styles = [self.styles[augment_request.copy % len(self.styles)] for augment_request in requests]
+        prompts = [
             (
                 Message(
-                    role="user", content=self.ask.replace("{style}", style).replace("{text}", last_asked(wish.row)[1])
+                    role="user",
+                    content=self.ask.replace("{style}", style).replace("{text}", last_asked(augment_request.row)[1]),
                 ),
             )
-            for wish, style in zip(wishes, styles, strict=True)
+            for augment_request, style in zip(requests, styles, strict=True)
         ]
-        lm, seeds = around.model(self), [wish.seed for wish in wishes]
-        said = draw_completions(lm, asked, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+        lm, seeds = around.model(self), [augment_request.seed for augment_request in requests]
+        completions = draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
         return [
-            Draft(with_last_asked(wish.row, alone(one.text)), (f"said {style}",), finished=one.finished)
-            for wish, style, one in zip(wishes, styles, said, strict=True)
+            Draft(with_last_asked(request.row, alone(one.text)), (f"said {style}",), finished=one.finished)
+            for request, style, one in zip(requests, styles, completions, strict=True)
         ]

@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.data.augment.words import english
-from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, changed
-from luthier.text.people.groups import Group
-from luthier.text.people.swap import Swapper
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, TextChange, changed
+from luthier.lang.demographics.groups import Group
+from luthier.lang.demographics.swap import Swapper
 
 
 class Swap(Augmenter):
@@ -28,18 +28,18 @@ class Swap(Augmenter):
     groups: tuple[Group, ...] = Field(default=("gender",), min_length=1)
     """What is exchanged: `gender`, `names` (for those of another origin), `nationality`, `religion`, `age`."""
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """Each row with its words of these groups exchanged; a label is none of them."""
-        spoken = english([wish.row for wish in wishes])
-        return [self._swapped(wish) if able else None for wish, able in zip(wishes, spoken, strict=True)]
+        spoken = english([request.row for request in requests])
+        return [self._swapped(request) if able else None for request, able in zip(requests, spoken, strict=True)]
 
-    def _swapped(self, wish: Wish) -> Draft | None:
-        roles = ("user",) if wish.row.kind == "label" else ("user", "assistant")
-        return changed(wish.row, partial(self._other, mapping=self._swapper.mapping(wish.chance)), roles)
+    def _swapped(self, request: AugmentRequest) -> Draft | None:
+        roles = ("user",) if request.row.kind == "label" else ("user", "assistant")
+        return changed(request.row, partial(self._other, mapping=self._swapper.mapping(request.chance)), roles)
 
-    def _other(self, text: str, mapping: dict[str, str]) -> Change | None:
+    def _other(self, text: str, mapping: dict[str, str]) -> TextChange | None:
         found = self._swapper.other(text, mapping)
-        return None if found is None else Change(*found)
+        return None if found is None else TextChange(*found)
 
     @cached_property
     def _swapper(self) -> Swapper:

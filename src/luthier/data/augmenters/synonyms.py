@@ -11,8 +11,8 @@ from pydantic import Field
 
 from luthier.core.wordnet import PARTS, Synset, base_forms, irregular_forms, synsets
 from luthier.data.augment.words import english, some
-from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, rewritten
-from luthier.text.people.words import dressed, free_words, pieces, with_article
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, TextChange, rewritten
+from luthier.lang.demographics.words import dressed, free_words, pieces, with_article
 
 _SHORTEST = 3
 _GRAMMAR = """
@@ -46,25 +46,25 @@ class Synonyms(Augmenter):
     """How much of a word's uses must be of the sense in which it is replaced: 0 takes the commonest sense, however
     common, and changes more; towards 1 fewer words are touched and more of what they mean is kept."""
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """Each row with its own words replaced."""
-        spoken = english([wish.row for wish in wishes])
+        spoken = english([request.row for request in requests])
         return [
-            rewritten(wish.row, partial(self.said_otherwise, chance=wish.chance)) if able else None
-            for wish, able in zip(wishes, spoken, strict=True)
+            rewritten(request.row, partial(self.said_otherwise, chance=request.chance)) if able else None
+            for request, able in zip(requests, spoken, strict=True)
         ]
 
-    def said_otherwise(self, text: str, chance: Random) -> Change | None:
+    def said_otherwise(self, text: str, chance: Random) -> TextChange | None:
         """One English text with other words."""
         parts = pieces(text)
-        able = [place for place in free_words(text, parts) if alternatives(parts[place].lower(), self.certainty)]
+        able = [index for index in free_words(text, parts) if alternatives(parts[index].lower(), self.certainty)]
         did: list[str] = []
-        for place in some(able, self.words, chance, least=1):
-            old = parts[place]
+        for index in some(able, self.words, chance, least=1):
+            old = parts[index]
             new = dressed(chance.choice(alternatives(old.lower(), self.certainty)), old)
-            parts = with_article(parts, place, new)
+            parts = with_article(parts, index, new)
             did.append(f"replaced {old!r} by {new!r}")
-        return Change("".join(parts), tuple(did)) if did else None
+        return TextChange("".join(parts), tuple(did)) if did else None
 
 
 @lru_cache(maxsize=65536)

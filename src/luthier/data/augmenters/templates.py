@@ -11,12 +11,12 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from luthier.artifacts.dataset import MADE
 from luthier.data.augment.words import english
-from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
+from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, Train, last_asked, with_last_asked
+from luthier.data.dedup.shingles import digest8
 from luthier.data.row import Row
-from luthier.data.twins.text_keys import digest8
-from luthier.text.dataset import MADE
-from luthier.text.people.words import free_words, pieces, with_article
+from luthier.lang.demographics.words import free_words, pieces, with_article
 
 MOST_ROWS = 50_000
 """Rows that slots are looked for in."""
@@ -65,7 +65,7 @@ class _Slots:
         return [_Filler(text, row) for text, row in sorted(found.items())]
 
 
-class Templates(Augmenter):
+class TemplatesAugmenter(Augmenter):
     """Say a row by the template of another: fill its slots with what stands in that place elsewhere, or put a phrase
     around it.
 
@@ -93,57 +93,57 @@ class Templates(Augmenter):
         return phrases
 
     @model_validator(mode="after")
-    def _does_something(self) -> Templates:
+    def _does_something(self) -> TemplatesAugmenter:
         if not self.slots and not self.phrases:
             raise ValueError("neither slots nor phrases are wanted, so that nothing would be done; set one of them")
         return self
 
-    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
         """A slot filled anew, else a phrase."""
         found = around.once(self, self._learn) if self.slots else _Slots()
-        spoken = english([wish.row for wish in wishes])
+        spoken = english([request.row for request in requests])
         return [
-            self._filled(wish, found) or (self._phrased(wish) if able else None)
-            for wish, able in zip(wishes, spoken, strict=True)
+            self._filled(request, found) or (self._phrased(request) if able else None)
+            for request, able in zip(requests, spoken, strict=True)
         ]
 
-    def _filled(self, wish: Wish, slots: _Slots) -> Draft | None:
-        text, label = last_asked(wish.row)[1], _class(wish.row)
+    def _filled(self, request: AugmentRequest, slots: _Slots) -> Draft | None:
+        text, label = last_asked(request.row)[1], _class(request.row)
         parts = pieces(text)
         able = [
             (gap, others)
             for gap in self._gaps(text, parts, label)
-            if (label or gap.filler not in wish.row.answer) and (others := slots.others(label, gap))
+            if (label or gap.filler not in request.row.answer) and (others := slots.others(label, gap))
         ]
         if not able:
             return None
-        chance = wish.chance
+        chance = request.chance
         gap, others = chance.choice(able)
         other = chance.choice(others)
         made = with_article([*parts[: gap.start], gap.filler, *parts[gap.end :]], gap.start, other.text)
         did = (f"put {other.text!r} in the place of {gap.filler!r}",)
-        return Draft(with_last_asked(wish.row, "".join(made)), did, parents=(other.row,))
+        return Draft(with_last_asked(request.row, "".join(made)), did, parents=(other.row,))
 
-    def _phrased(self, wish: Wish) -> Draft | None:
+    def _phrased(self, request: AugmentRequest) -> Draft | None:
         if not self.phrases:
             return None
-        phrase = wish.chance.choice(self.phrases)
-        text = last_asked(wish.row)[1].strip()
+        phrase = request.chance.choice(self.phrases)
+        text = last_asked(request.row)[1].strip()
         if re.search(r"[,;:]\s*\{text\}", phrase) and re.match(r"[A-Z][a-z]", text):
             text = text[0].lower() + text[1:]
-        return Draft(with_last_asked(wish.row, phrase.replace("{text}", text)), (f"said as {phrase!r}",))
+        return Draft(with_last_asked(request.row, phrase.replace("{text}", text)), (f"said as {phrase!r}",))
 
     def _learn(self, train: Train) -> _Slots:
         """Templates with several fillers, and for each filler its templates."""
-        seen: defaultdict[int, dict[str, str]] = defaultdict(dict)
+        template_texts: defaultdict[int, dict[str, str]] = defaultdict(dict)
         where: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for row in islice((row for row in train.rows() if MADE not in row.meta), MOST_ROWS):
             text, label = last_asked(row)[1], _class(row)
             for gap in self._gaps(text, pieces(text), label):
-                if gap.filler not in seen[gap.frame]:
-                    seen[gap.frame][gap.filler] = row.id
+                if gap.filler not in template_texts[gap.frame]:
+                    template_texts[gap.frame][gap.filler] = row.id
                     where[label, gap.filler].append(gap.frame)
-        frames = {frame: fillers for frame, fillers in seen.items() if 1 < len(fillers) <= _MOST_FILLERS}
+        frames = {frame: fillers for frame, fillers in template_texts.items() if 1 < len(fillers) <= _MOST_FILLERS}
         kept = {key: [frame for frame in own if frame in frames] for key, own in where.items()}
         return _Slots(frames, {key: own for key, own in kept.items() if own})
 

@@ -1,1 +1,1 @@
-"""Checks of a prepared data set, one file a kind."""
+"""Checks of a prepared data set, one file each."""

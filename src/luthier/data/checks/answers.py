@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, share_of
-from luthier.data.checking.material import Material, Seen
-from luthier.data.twins.text_keys import normal
-from luthier.text.findings import Finding
+from luthier.artifacts.findings import Finding
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Needs, Planted, damaged, graded, leaving_out, percent, share_of
+from luthier.data.dedup.shingles import normal
+from luthier.data.validate.context import CheckData, CheckRow
 
 REFUSALS = (
     "as an ai language model",
@@ -80,7 +80,7 @@ class AnswerQuality(Check):
     serious: float = Field(default=0.2, ge=0, le=1)
     """Share of rows from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         texts = [row for row in data.rows if not row.messages[-1].tool_calls]
         counts = Counter(normal(row.answer) for row in texts)
         common = {text for text, count in counts.items() if count >= max(_MANY, self.stock * len(data.rows))}
@@ -95,7 +95,7 @@ class AnswerQuality(Check):
         }
         share = numbers["answers.bad"].value
         parts = ", ".join(f"{count:,} {_WORDS[word]}" for word, count in sorted(found.items()))
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=graded(share, self.warning, self.serious),
@@ -104,13 +104,13 @@ class AnswerQuality(Check):
                 f"teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
                 rows=len(marks),
                 numbers=numbers,
-                remedy="Write these answers anew, or leave the rows out by their ids." if marks else "",
+                hint="Write these answers anew, or leave the rows out by their ids." if marks else "",
                 mend=leaving_out([row for row, _, _ in marks], "poor answer"),
             ),
             marks,
         )  # fmt: skip
 
-    def _fault(self, row: Seen, common: set[str], *, whole: bool) -> str:
+    def _fault(self, row: CheckRow, common: set[str], *, whole: bool) -> str:
         """The first fault of an answer, by its measure's name; empty when there is none."""
         text, words = row.answer.strip(), normal(row.answer).split()
         if not any(char.isalnum() for char in text):
@@ -125,9 +125,9 @@ class AnswerQuality(Check):
             return "stock"
         return "cut" if whole and len(words) >= 8 and not _END.search(text) else ""
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Every eighth answer is the same short one, a refusal, an echo, a loop or a cut one."""
-        turn = {row.id: place // 8 for place, row in enumerate(rows)}
+        turn = {row.id: index // 8 for index, row in enumerate(rows)}
         poor = (
             "I'm sorry, but I cannot help with that request.",
             "",
@@ -135,7 +135,7 @@ class AnswerQuality(Check):
             "Please open the settings, choose your account, and then press the large but",
         )
 
-        def damage(row: Seen) -> Seen:
+        def damage(row: CheckRow) -> CheckRow:
             at = turn[row.id]
             return row.saying(answer="Please wait." if at % 2 else poor[at // 2 % len(poor)] or row.prompt)
 

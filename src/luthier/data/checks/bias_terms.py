@@ -10,10 +10,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from luthier.core.counted import of_rows
-from luthier.data.check import Check, Found, Planted
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import Finding, Number, Severity, Table
+from luthier.artifacts.findings import Finding, FindingTable, Number, Severity
+from luthier.core.events import of_rows
+from luthier.data.check import Check, CheckResult, Planted
+from luthier.data.validate.context import CheckData, CheckRow
 
 TERMS: Mapping[str, Mapping[str, str]] = {
     "gender": {
@@ -86,7 +86,7 @@ class BiasTerms(Check):
     }
     false_alarms: ClassVar[float] = 0.05
 
-    least: int = Field(default=10, ge=2)
+    min: int = Field(default=10, ge=2)
     """Groups that fewer rows name are counted but not compared."""
     warning: float = Field(default=0.7, ge=0)
     """Log-odds ratio from which an association is a warning, by the lower end of its corrected interval: 0.7 doubles
@@ -96,12 +96,12 @@ class BiasTerms(Check):
     level: float = Field(default=0.05, gt=0, lt=1)
     """Level of the corrected test, over all pairs."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         named = [named_groups(prompt) for prompt in data.prompts]
         features = _features(data)
         once = _once(data, named, features)
-        told, seen_once = [named[place] for place in once], [features[place] for place in once]
-        pairs = [pair for axis in TERMS for pair in _pairs(axis, told, seen_once, self.least)]
+        groups_once, seen_once = [named[index] for index in once], [features[index] for index in once]
+        pairs = [pair for axis in TERMS for pair in _pairs(axis, groups_once, seen_once, self.min)]
         sure = _holm(pairs, self.level)
         strong = [(pair, low) for pair, low in sure if low >= self.warning]
         strong.sort(key=lambda one: (-one[1], one[0].axis, one[0].group, one[0].feature))
@@ -109,35 +109,40 @@ class BiasTerms(Check):
         worst = strong[0] if strong else None
         low = worst[1] if worst else 0.0
         severity: Severity = "info" if worst is None else "serious" if low >= self.serious else "warning"
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
                 title="Answers that go with a group of people" if worst else "Groups of people",
                 sentence=_sentence(rows, len(data.rows), worst[0] if worst else None, low, len(strong)),
-                rows=sum(_concerned(groups, strong, seen) for groups, seen in zip(named, features, strict=True)),
+                rows=sum(
+                    _concerned(groups, strong, row_features)
+                    for groups, row_features in zip(named, features, strict=True)
+                ),
                 numbers={
                     "bias.rows": Number(value=rows, rows=len(data.rows), about=self.measures["bias.rows"]),
                     "bias.terms": Number(value=len(strong), rows=rows, about=self.measures["bias.terms"]),
                     "bias.log_odds": _worst(worst, rows, self.measures["bias.log_odds"]),
                 },
-                remedy="Look whether the world or the collection of rows makes it so; add rows that say the same of "
-                "the other group, and measure the tuned model by group." if worst else "",
+                hint="Look whether the world or the collection of rows makes it so; add rows that say the same of "
+                "the other group, and measure the tuned model by group."
+                if worst
+                else "",
                 tables=tuple(_tables(named, strong)),
             ),
             [
                 (row, None, ", ".join(sorted(groups)))
-                for row, groups, seen in zip(data.rows, named, features, strict=True)
-                if _concerned(groups, strong, seen)
+                for row, groups, row_features in zip(data.rows, named, features, strict=True)
+                if _concerned(groups, strong, row_features)
             ],
-        )  # fmt: skip
+        )
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Women write about one class only, men about the others."""
         first = min(row.label or row.answer for row in rows)
         made = []
-        for place, row in enumerate(rows):
-            mine = row.label == first if row.label else place % 2 == 0
+        for index, row in enumerate(rows):
+            mine = row.label == first if row.label else index % 2 == 0
             answer = None if row.label else f"{row.answer} {'Call the kitchen.' if mine else 'Call the office.'}"
             made.append(row.saying(prompt=f"{row.prompt} says {'she' if mine else 'he'}", answer=answer))
         return Planted(made)
@@ -156,15 +161,15 @@ def named_groups(text: str) -> frozenset[str]:
     return frozenset(_GROUP_OF[word] for word in _WORD.findall(text.casefold()) if word in _GROUP_OF)
 
 
-def _once(data: Material, named: Sequence[frozenset[str]], features: Sequence[frozenset[str]]) -> list[int]:
+def _once(data: CheckData, named: Sequence[frozenset[str]], features: Sequence[frozenset[str]]) -> list[int]:
     """Places of the rows that count: of copies that name the same groups and answer alike, the first."""
     found: dict[tuple[int, frozenset[str], frozenset[str]], int] = {}
-    for place, (head, groups, seen) in enumerate(zip(data.heads.tolist(), named, features, strict=True)):
-        found.setdefault((head, groups, seen), place)
+    for index, (head, groups, row_features) in enumerate(zip(data.heads.tolist(), named, features, strict=True)):
+        found.setdefault((head, groups, row_features), index)
     return sorted(found.values())
 
 
-def _features(data: Material) -> list[frozenset[str]]:
+def _features(data: CheckData) -> list[frozenset[str]]:
     """Of each row its class; of free text, the frequent words of its answer."""
     if data.task == "label":
         return [frozenset({row.label or ""}) for row in data.rows]
@@ -179,14 +184,14 @@ def _pairs(
     axis: str, named: Sequence[frozenset[str]], features: Sequence[frozenset[str]], least: int
 ) -> Iterable[_Pair]:
     """Every group of a kind with every feature, against the other groups of that kind."""
-    rows = [(next(iter(mine)), seen) for groups, seen in zip(named, features, strict=True)
+    rows = [(next(iter(mine)), row_features) for groups, row_features in zip(named, features, strict=True)
             if len(mine := {group for group in groups if group.startswith(f"{axis}: ")}) == 1]  # fmt: skip
     sizes = Counter(group for group, _ in rows)
     large = sorted(group for group, size in sizes.items() if size >= least)
     if len(large) < 2:
         return
-    both = Counter((group, feature) for group, seen in rows for feature in seen)
-    totals = Counter(feature for _, seen in rows for feature in seen)
+    both = Counter((group, feature) for group, row_features in rows for feature in row_features)
+    totals = Counter(feature for _, row_features in rows for feature in row_features)
     for group in large:
         for feature in sorted(totals):
             a, rest = both[group, feature], totals[feature] - both[group, feature]
@@ -203,8 +208,8 @@ def _holm(pairs: Sequence[_Pair], level: float) -> list[tuple[_Pair, float]]:
 
     found = []
     ordered = sorted(pairs, key=lambda pair: (-abs(pair.z), pair.axis, pair.group, pair.feature))
-    for place, pair in enumerate(ordered):
-        z = float(ndtri(1 - level / (2 * (len(ordered) - place))))
+    for index, pair in enumerate(ordered):
+        z = float(ndtri(1 - level / (2 * (len(ordered) - index))))
         if abs(pair.z) <= z:
             break
         if pair.log_odds > 0:
@@ -212,8 +217,8 @@ def _holm(pairs: Sequence[_Pair], level: float) -> list[tuple[_Pair, float]]:
     return found
 
 
-def _concerned(groups: frozenset[str], strong: Sequence[tuple[_Pair, float]], seen: frozenset[str]) -> bool:
-    return any(f"{pair.axis}: {pair.group}" in groups and pair.feature in seen for pair, _ in strong)
+def _concerned(groups: frozenset[str], strong: Sequence[tuple[_Pair, float]], row_features: frozenset[str]) -> bool:
+    return any(f"{pair.axis}: {pair.group}" in groups and pair.feature in row_features for pair, _ in strong)
 
 
 def _worst(worst: tuple[_Pair, float] | None, rows: int, about: str) -> Number:
@@ -225,24 +230,25 @@ def _worst(worst: tuple[_Pair, float] | None, rows: int, about: str) -> Number:
 
 
 def _sentence(rows: int, of: int, worst: _Pair | None, low: float, count: int) -> str:
-    said = f"{of_rows(rows, of, 'names', 'name')} a group of people"
+    sentence = f"{of_rows(rows, of, 'names', 'name')} a group of people"
     if worst is None:
-        return f"{said}; no answer goes with one of them clearly more than with others."
+        return f"{sentence}; no answer goes with one of them clearly more than with others."
     return (
-        f"{said}; {count} {'pair goes' if count == 1 else 'pairs go'} together: the odds of {worst.feature!r} are at "
+        f"{sentence}; {count} {'pair goes' if count == 1 else 'pairs go'} together: the odds of "
+        f"{worst.feature!r} are at "
         f"least {math.exp(low):.1f} times as high where {worst.group!r} is named as where others are ({worst.axis})."
     )
 
 
-def _tables(named: Sequence[frozenset[str]], strong: Sequence[tuple[_Pair, float]]) -> Iterable[Table]:
+def _tables(named: Sequence[frozenset[str]], strong: Sequence[tuple[_Pair, float]]) -> Iterable[FindingTable]:
     counts = Counter(group for groups in named for group in groups)
     if counts:
         rows = tuple(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
-        yield Table(title="Rows that name a group", columns=("group", "rows"), rows=rows)
+        yield FindingTable(title="Rows that name a group", columns=("group", "rows"), rows=rows)
     if strong:
         cells = tuple(
             (pair.axis, pair.group, pair.feature, pair.rows, round(pair.log_odds, 2), round(low, 2))
             for pair, low in strong[:50]
         )
         heads = ("kind", "group", "answer", "rows", "log-odds", "at least")
-        yield Table(title="What goes together", columns=heads, rows=cells)
+        yield FindingTable(title="What goes together", columns=heads, rows=cells)

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Planted, graded, percent, share_of
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import Finding
+from luthier.artifacts.findings import Finding
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Planted, graded, percent, share_of
+from luthier.data.validate.context import CheckData, CheckRow
 
 
 class Conflicts(Check):
@@ -34,8 +34,8 @@ class Conflicts(Check):
     serious: float = Field(default=0.1, ge=0, le=1)
     """Share of rows from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
-        marks: list[tuple[Seen, float | None, str]] = []
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
+        marks: list[tuple[CheckRow, float | None, str]] = []
         equal = 0
         for rows in self._clusters(data):
             if not self._contested(data, rows):
@@ -49,50 +49,50 @@ class Conflicts(Check):
         number = share_of(len(marks), len(data.rows), self.measures["conflicts"])
         severity = graded(number.value, self.warning, self.serious)
         share = f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
-        said = f"{share} have a near-identical prompt but a different answer"
-        yield Found(
+        sentence = f"{share} have a near-identical prompt but a different answer"
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
                 title="Conflicting twins" if severity != "info" else "Twins",
-                sentence=f"{said}.",
+                sentence=f"{sentence}.",
                 rows=len(marks),
                 numbers={"conflicts": number},
-                remedy="Correct the rows; where they cannot be, drop every row of a prompt with several answers, which "
+                hint="Correct the rows; where they cannot be, drop every row of a prompt with several answers, which "
                 "`exact_dedup` does for equal prompts." if marks else "",
                 mend="ops: [{kind: exact_dedup, conflict: drop}]" if marks and equal else "",
             ),
             marks,
         )  # fmt: skip
 
-    def _clusters(self, data: Material) -> Iterable[list[Seen]]:
+    def _clusters(self, data: CheckData) -> Iterable[list[CheckRow]]:
         """Rows whose prompts are twins, in the order of their ids."""
+        from luthier.data.engine.memory import InMemory
         from luthier.data.ops.near_dedup import NearDedup
-        from luthier.data.passes.memory import InMemory
 
         rows = [row.row(number) for number, row in enumerate(data.rows)]
         outcome = NearDedup(threshold=self.threshold, action="flag").settle(InMemory(NearDedup(), rows))
-        found: dict[str, list[Seen]] = defaultdict(list)
+        found: dict[str, list[CheckRow]] = defaultdict(list)
         for row, name in zip(data.rows, outcome.attributes["cluster"], strict=True):
             if name is not None:
                 found[name].append(row)
         return [found[name] for name in sorted(found)]
 
-    def _contested(self, data: Material, rows: Sequence[Seen]) -> bool:
+    def _contested(self, data: CheckData, rows: Sequence[CheckRow]) -> bool:
         if data.task == "label":
             return len({row.label for row in rows}) > 1
         answers = [set(row.says.casefold().split()) for row in rows]
         first = answers[0]
         return any(len(first & other) < self.alike * len(first | other) for other in answers[1:])
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Every 24th row asks what its neighbour asks, or nearly, and is answered otherwise."""
         made, ids = list(rows), set()
-        for place in range(0, len(rows) - 1, 24):
-            one, other = rows[place], rows[place + 1]
+        for index in range(0, len(rows) - 1, 24):
+            one, other = rows[index], rows[index + 1]
             answer = other.label and f"not {other.label}"
-            prompt = other.prompt if place % 48 else f"{other.prompt}!"
-            made[place] = one.saying(prompt=prompt, answer="Something else altogether.", label=answer)
+            prompt = other.prompt if index % 48 else f"{other.prompt}!"
+            made[index] = one.saying(prompt=prompt, answer="Something else altogether.", label=answer)
             ids |= {one.id, other.id}
         return Planted(made, frozenset(ids))
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Planted, damaged, graded, leaving_out, percent, share_of
-from luthier.data.checking.material import Material, Seen
+from luthier.artifacts.findings import Finding
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Planted, damaged, graded, leaving_out, percent, share_of
 from luthier.data.checks.lengths import robust_z
-from luthier.models.embedder import Embedder
+from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.lsa import Lsa
-from luthier.text.findings import Finding
+from luthier.models.embeddings.base import Embedder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.models.embedder import Points
+    from luthier.models.embeddings.base import Points
 
 
 class EmbeddingOutliers(Check):
@@ -44,34 +44,34 @@ class EmbeddingOutliers(Check):
     serious: float = Field(default=0.3, ge=0, le=1)
     """Share of rows from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
         distance = apart(data.points(self.embedder), self.neighbours, data.heads)
         scores = robust_z(distance)
-        places = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
-        places.sort(key=lambda place: (-distance[place], data.rows[place].id))
+        indices = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
+        indices.sort(key=lambda index: (-distance[index], data.rows[index].id))
         near, usual = max(1, min(self.neighbours, len(set(data.heads.tolist())) - 1)), float(np.median(distance))
-        say = "says" if len(places) == 1 else "say"
-        number = share_of(len(places), len(data.rows), self.measures["embedding_outliers"])
-        yield Found(
+        say = "says" if len(indices) == 1 else "say"
+        number = share_of(len(indices), len(data.rows), self.measures["embedding_outliers"])
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
-                title="Rows unlike all others" if places else "Neighbours",
-                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) {say} "
+                title="Rows unlike all others" if indices else "Neighbours",
+                sentence=f"{counted(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) {say} "
                 f"something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the usual "
                 f"distance to the nearest {near} is {usual:.2f}.",
-                rows=len(places),
+                rows=len(indices),
                 numbers={"embedding_outliers": number},
-                remedy="Look at them: they may be of another language or topic, or the best rows there are; leave out "
-                "what does not belong by its ids." if places else "",
-                mend=leaving_out([data.rows[place] for place in places], "unlike all others"),
+                hint="Look at them: they may be of another language or topic, or the best rows there are; leave out "
+                "what does not belong by its ids." if indices else "",
+                mend=leaving_out([data.rows[index] for index in indices], "unlike all others"),
             ),
-            [(data.rows[place], round(float(distance[place]), 4), "") for place in places],
+            [(data.rows[index], round(float(distance[index]), 4), "") for index in indices],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Every fiftieth prompt is letters and digits that mean nothing."""
         return damaged(rows, 50, lambda row: row.saying(prompt=f"qz{row.id[:6]} xv{row.id[6:12]} {row.id[::-1]}"))
 
@@ -91,14 +91,14 @@ def apart(
 
     count = len(points)
     standing, mine = np.unique(np.arange(count) if heads is None else heads, return_inverse=True)
-    wanted = min(neighbours, len(standing) - 1)
-    if wanted < 1:
+    neighbor_count = min(neighbours, len(standing) - 1)
+    if neighbor_count < 1:
         return np.zeros(count)
     found = np.zeros(count)
     others = points[standing].T
     for start in range(0, count, piece):
         near = points[start : start + piece] @ others
         near[np.arange(len(near)), mine[start : start + len(near)]] = -2
-        nearest = -np.partition(-near, wanted - 1, axis=1)[:, :wanted]
+        nearest = -np.partition(-near, neighbor_count - 1, axis=1)[:, :neighbor_count]
         found[start : start + piece] = 1 - nearest.mean(axis=1)
     return np.round(found, 5)

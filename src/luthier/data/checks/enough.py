@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted
-from luthier.data.checking.families import parent_of
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import Finding, Number, Severity, Table
+from luthier.artifacts.findings import Finding, FindingTable, Number, Severity
+from luthier.data.check import Check, CheckResult, Needs, Planted
+from luthier.data.validate.context import CheckData, CheckRow
+from luthier.data.validate.groups import parent_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class Enough(Check):
     warning: float = Field(default=0.02, ge=0, le=1)
     """Gain from twice the rows from which more rows are worth gathering, by the lower end of its interval."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
         learn, ask = _parted(data)
@@ -65,7 +65,7 @@ class Enough(Check):
         low, high = gain.ends
         gathered = "gathered " if any(parent_of(row) for row in data.rows) else ""
         severity: Severity = "warning" if low >= self.warning else "info"
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
@@ -74,7 +74,7 @@ class Enough(Check):
                 f"{100 * error.value:.1f} % of held-out rows; twice as many would take off {100 * gain.value:.1f} "
                 f"points (95 % interval {100 * low:.1f} to {100 * high:.1f}).",
                 numbers={"enough.error": error, "enough.gain": gain},
-                remedy="Gather or make more rows before you tune longer or larger; of the classes that are told apart "
+                hint="Gather or make more rows before you tune longer or larger; of the classes that are told apart "
                 "worst, first."
                 if severity != "info"
                 else "",
@@ -82,41 +82,43 @@ class Enough(Check):
             )
         )
 
-    def _too_few(self, rows: int) -> Found:
+    def _too_few(self, rows: int) -> CheckResult:
         numbers = {
             name: Number(value=0, low=0, high=1, rows=rows, about=about, share=True)
             for name, about in self.measures.items()
         }
-        said = f"There are too few rows to draw a curve: at least {_LEAST} to learn from and {_LEAST} to measure on."
-        return Found(Finding(name=self.kind, severity="info", title="Rows", sentence=said, numbers=numbers))
+        sentence = (
+            f"There are too few rows to draw a curve: at least {_LEAST} to learn from and {_LEAST} to measure on."
+        )
+        return CheckResult(Finding(name=self.kind, severity="info", title="Rows", sentence=sentence, numbers=numbers))
 
-    def _matrix(self, data: Material) -> Any:
-        from luthier.models.plain import features
+    def _matrix(self, data: CheckData) -> Any:
+        from luthier.models.text_classifier import features
 
         if self.on == "classifier":
             return features(data.prompts)
         return data.states
 
     def _wrong(
-        self, matrix: Any, data: Material, learn: Sequence[int], ask: Sequence[int], count: int
+        self, matrix: Any, data: CheckData, learn: Sequence[int], ask: Sequence[int], count: int
     ) -> NDArray[np.bool_]:
         """(repeats, rows): which measured rows are wrong after learning from `count` rows, draw by draw."""
         import numpy as np
 
-        from luthier.models.plain import classifier
+        from luthier.models.text_classifier import classifier
 
         found = np.zeros((self.repeats, len(ask)), dtype=bool)
         for draw in range(self.repeats):
             random = np.random.default_rng([data.seed, count, draw])
             chosen = np.sort(random.choice(np.array(learn), count, replace=False))
             known = np.unique(data.codes[chosen])
-            said = known[0]
+            predicted = known[0]
             if len(known) > 1:
-                said = classifier().fit(matrix[chosen], data.codes[chosen]).predict(matrix[np.array(ask)])
-            found[draw] = said != data.codes[np.array(ask)]
+                predicted = classifier().fit(matrix[chosen], data.codes[chosen]).predict(matrix[np.array(ask)])
+            found[draw] = predicted != data.codes[np.array(ask)]
         return found
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Every prompt is one of three hundred words of its class: most were never seen before."""
         return Planted([row.saying(prompt=f"{row.label}{int(row.id, 16) % 300}") for row in rows])
 
@@ -124,7 +126,7 @@ class Enough(Check):
 _LEARNERS = {"classifier": "plain classifier", "model": "model with a plain head"}
 
 
-def _parted(data: Material) -> tuple[list[int], list[int]]:
+def _parted(data: CheckData) -> tuple[list[int], list[int]]:
     """Rows to learn from and rows to measure on: the held-out ones, or every fourth when there are none.
 
     Nothing is learnt from rows that were made of others: with them, part of the rows would hold all that there is.
@@ -134,14 +136,14 @@ def _parted(data: Material) -> tuple[list[int], list[int]]:
     ask = data.of_split("test", "validation")
     if ask:
         return learn, ask
-    return [place for place in learn if place % 4], [place for place in learn if place % 4 == 0]
+    return [index for index in learn if index % 4], [index for index in learn if index % 4 == 0]
 
 
 def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> tuple[Number, Number]:
     """The error with all rows, and what twice as many would take off it, with their intervals."""
     import numpy as np
 
-    from luthier.metrics.resample import wilson
+    from luthier.metrics.intervals import wilson
 
     sizes, repeats, rows = wrong.shape
     random = np.random.default_rng(seed)
@@ -190,7 +192,7 @@ def gained(counts: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[
     return found
 
 
-def _table(counts: Sequence[int], wrong: NDArray[np.bool_]) -> Table:
+def _table(counts: Sequence[int], wrong: NDArray[np.bool_]) -> FindingTable:
     rows = tuple(
         (
             count,
@@ -201,4 +203,4 @@ def _table(counts: Sequence[int], wrong: NDArray[np.bool_]) -> Table:
         for count, line in zip(counts, wrong, strict=True)
     )
     heads = ("training rows", "error", "of the best draw", "of the worst draw")
-    return Table(title="Learning curve", columns=heads, rows=rows)
+    return FindingTable(title="Learning curve", columns=heads, rows=rows)

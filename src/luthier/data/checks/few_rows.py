@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Planted
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import FEWEST_ROWS, Finding, Number, Severity
+from luthier.artifacts.findings import FEWEST_ROWS, Finding, Number, Severity
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Planted
+from luthier.data.validate.context import CheckData, CheckRow
 
 FEW_ROWS = 50
 """From 50 to 100 examples on, OpenAI's guide to supervised fine-tuning sees clear improvements."""
@@ -32,7 +32,7 @@ class FewRows(Check):
     serious: int = Field(default=FEWEST_ROWS, ge=1)
     """With fewer training rows it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         training = len(data.of_split("train"))
         measured = len(data.of_split("test", "validation"))
         is_part = len(data.rows) < data.available  # then the rows that are looked at are not all that there are
@@ -40,20 +40,20 @@ class FewRows(Check):
         if not training and measured:  # rows that are only measured on
             severity = "info"
         held = f", {measured:,} held out" if measured else ""
-        wanted = f"at least {self.serious:,} are needed and {self.warning:,} recommended"
-        yield Found(
+        requirement = f"at least {self.serious:,} are needed and {self.warning:,} recommended"
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
                 title="Too few rows" if severity != "info" else "Training rows",
                 sentence=f"{counted(training, 'training row')}{held}"
-                + (f": too few to train on; {wanted}." if severity != "info" else "."),
+                + (f": too few to train on; {requirement}." if severity != "info" else "."),
                 numbers={"rows.train": Number(value=training, rows=len(data.rows), about=self.measures["rows.train"])},
-                remedy=REMEDY if severity != "info" else "",
+                hint=REMEDY if severity != "info" else "",
             )
         )
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """All training rows but eight are gone."""
         gone = {row.id for row in [row for row in rows if row.split == "train"][8:]}
         return Planted([row for row in rows if row.id not in gone])

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Needs, Planted, percent
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import Cell, Finding, Number, Severity, Table
+from luthier.artifacts.findings import Cell, Finding, FindingTable, Number, Severity
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Needs, Planted, percent
+from luthier.data.validate.context import CheckData, CheckRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ class GroupBalance(Check):
     column: str | None = None
     """The column that tells the groups apart, one that was not mapped; left out, the source's `group`, as long as it
     has few values."""
-    most: int = Field(default=50, ge=2)
+    max: int = Field(default=50, ge=2)
     """A column with more values than this tells no groups apart."""
     rare: float = Field(default=0.02, ge=0, le=1)
     """Groups below this share of the rows are rare, where there are so few groups that an even share is far above it:
@@ -47,10 +47,10 @@ class GroupBalance(Check):
     warning: float = Field(default=0.2, ge=0, le=1)
     """Cramér's V from which a dependence is a warning, by the lower end of its interval."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         rows = [(row, group) for row in data.rows if (group := self._group(row))]
         sizes = Counter(group for _, group in rows)
-        if not 2 <= len(sizes) <= self.most:
+        if not 2 <= len(sizes) <= self.max:
             yield self._none(len(sizes), len(data.rows))
             return
         yield self._sizes(rows, sizes)
@@ -59,13 +59,13 @@ class GroupBalance(Check):
         table = _counted([group for _, group, _ in once], [label for _, _, label in once], sorted(sizes), data.labels)
         yield self._association(table, sorted(sizes), data)
 
-    def _sizes(self, rows: Sequence[tuple[Seen, str]], sizes: Counter[str]) -> Found:
+    def _sizes(self, rows: Sequence[tuple[CheckRow, str]], sizes: Counter[str]) -> CheckResult:
         """Which groups are there, and which are rare."""
         smallest = min(sizes.items(), key=lambda one: (one[1], one[0]))
         share = smallest[1] / len(rows)
         rare = [name for name in sorted(sizes) if sizes[name] < min(self.rare, 0.25 / len(sizes)) * len(rows)]
         about = self.measures["groups.smallest"]
-        return Found(
+        return CheckResult(
             Finding(
                 name=self.kind,
                 severity="warning" if rare else "info",
@@ -74,18 +74,18 @@ class GroupBalance(Check):
                 f"{smallest[1]:,} ({percent(share)}).",
                 rows=sum(sizes[name] for name in rare),
                 numbers={"groups.smallest": Number(value=round(share, 6), rows=len(rows), share=True, about=about)},
-                remedy=f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "
+                hint=f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "
                 "measured." if rare else "",
             ),
             [(row, None, f"group {group!r}") for row, group in rows if group in rare],
         )  # fmt: skip
 
-    def _association(self, table: NDArray[np.int64], names: Sequence[str], data: Material) -> Found:
+    def _association(self, table: NDArray[np.int64], names: Sequence[str], data: CheckData) -> CheckResult:
         """How much the class depends on the group."""
         strength = association(table, data.seed)
         low, high = strength.ends
         severity: Severity = "warning" if low >= self.warning else "info"
-        return Found(
+        return CheckResult(
             Finding(
                 name=f"{self.kind}.association",
                 severity=severity,
@@ -93,28 +93,28 @@ class GroupBalance(Check):
                 sentence=f"How much the class depends on the group is {strength.value:.2f} (95 % interval {low:.2f} to "
                 f"{high:.2f}) on a scale of 0 to 1.",
                 numbers={"groups.association": strength},
-                remedy="Ask whether the world or the collection makes it so; measure each group apart "
+                hint="Ask whether the world or the collection makes it so; measure each group apart "
                 "(`probes: [{kind: group_gap, column: …}]` of `evaluate`), and keep what names the group out of the "
                 "prompt." if severity != "info" else "",
                 tables=(_table(table, names, data.labels),),
             )
         )  # fmt: skip
 
-    def _group(self, row: Seen) -> str:
+    def _group(self, row: CheckRow) -> str:
         value = row.group if self.column is None else row.meta.get(self.column)
         return "" if value in (None, "") else str(value)
 
-    def _none(self, groups: int, rows: int) -> Found:
+    def _none(self, groups: int, rows: int) -> CheckResult:
         """What is said when the rows are of no groups, or of too many."""
         where = "the source's `group`" if self.column is None else f"column {self.column!r}"
         numbers = {name: Number(value=0, rows=rows, about=about) for name, about in self.measures.items()}
         sentence = (
-            f"{where[0].upper()}{where[1:]} tells {counted(groups, 'group')} apart: between 2 and {self.most} are "
+            f"{where[0].upper()}{where[1:]} tells {counted(groups, 'group')} apart: between 2 and {self.max} are "
             "compared."
         )
-        return Found(Finding(name=self.kind, severity="info", title="Groups", sentence=sentence, numbers=numbers))
+        return CheckResult(Finding(name=self.kind, severity="info", title="Groups", sentence=sentence, numbers=numbers))
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """One class comes by mail only, and three rows by fax."""
         first = min(row.label or "" for row in rows)
         fax = {row.id for row in rows[1:4]}
@@ -129,9 +129,9 @@ def _counted(
     import numpy as np
 
     table = np.zeros((len(names), len(classes)), dtype=np.int64)
-    places, columns = ({name: at for at, name in enumerate(found)} for found in (names, classes))
+    row_of, columns = ({name: at for at, name in enumerate(found)} for found in (names, classes))
     for group, label in zip(groups, labels, strict=True):
-        table[places[group], columns[label]] += 1
+        table[row_of[group], columns[label]] += 1
     return table
 
 
@@ -178,9 +178,9 @@ def cramers_v(table: NDArray[np.int64], more: float = 0.0) -> float:
     return min(1.0, math.sqrt(phi2 / max(min(sides) - 1, 1e-12)))
 
 
-def _table(table: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]) -> Table:
+def _table(table: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]) -> FindingTable:
     """Rows of each group; with few classes, of each class in it."""
     shown = list(classes) if len(classes) <= 8 else []
     lines = zip(names, table.tolist(), strict=True)
     rows: list[tuple[Cell, ...]] = [(name, sum(line), *line[: len(shown)]) for name, line in lines]
-    return Table(title="Rows of each group", columns=("group", "rows", *shown), rows=tuple(rows))
+    return FindingTable(title="Rows of each group", columns=("group", "rows", *shown), rows=tuple(rows))

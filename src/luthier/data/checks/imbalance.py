@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted, graded, leaving_out
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import Finding, Number, Table
+from luthier.artifacts.findings import Finding, FindingTable, Number
+from luthier.data.check import Check, CheckResult, Needs, Planted, graded, leaving_out
+from luthier.data.validate.context import CheckData, CheckRow
 
 _REMEDY = (
     "Measure macro_f1 and each class, not accuracy alone; gather more rows of the small classes, make some by the step "
@@ -24,7 +24,7 @@ _SHOWN = 12
 
 FEW_REMEDY = (
     "Merge each with the class that it belongs to (`label_spelling` with `also: {small: large}`), collect rows of it, "
-    "or leave its rows out (`leave_out`)."
+    "or leave its rows out (`exclude_ids`)."
 )
 
 
@@ -48,24 +48,24 @@ class Imbalance(Check):
     }
     false_alarms: ClassVar[float] = 0.0
 
-    least: int = Field(default=FEWEST_OF_CLASS, ge=1)
+    min: int = Field(default=FEWEST_OF_CLASS, ge=1)
     """Training rows that a class needs."""
     warning: float = Field(default=10, ge=1)
     """Rows of the largest class for each row of the smallest from which it is a warning."""
     serious: float = Field(default=100, ge=1)
     """The same from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
-        rows = [data.rows[place] for place in data.of_split("train")] or list(data.rows)
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
+        rows = [data.rows[index] for index in data.of_split("train")] or list(data.rows)
         counts = Counter(dict.fromkeys(data.labels, 0))
         counts.update(row.label or "" for row in rows)
         ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
         most, fewest = ordered[0], ordered[-1]
         ratio = round(most[1] / max(1, fewest[1]), 2)
-        few = {label: count for label, count in reversed(ordered) if count < self.least}
+        few = {label: count for label, count in reversed(ordered) if count < self.min}
         scarce = Number(value=len(few), rows=len(rows), about=self.measures["classes.few"])
         severity = graded(ratio, self.warning, self.serious)
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
@@ -76,32 +76,32 @@ class Imbalance(Check):
                     "imbalance": Number(value=ratio, rows=len(rows), about=self.measures["imbalance"]),
                     **({} if few else {"classes.few": scarce}),
                 },
-                remedy=_REMEDY if severity != "info" else "",
-                tables=(Table(title="Training rows by class", columns=("class", "rows"), rows=tuple(ordered)),),
+                hint=_REMEDY if severity != "info" else "",
+                tables=(FindingTable(title="Training rows by class", columns=("class", "rows"), rows=tuple(ordered)),),
             )
         )
         if few:
             yield self._scarce(data, few, len(counts), scarce)
 
-    def _scarce(self, data: Material, few: Mapping[str, int], classes: int, scarce: Number) -> Found:
+    def _scarce(self, data: CheckData, few: Mapping[str, int], classes: int, scarce: Number) -> CheckResult:
         """The classes with too few training rows, with all their rows."""
         rows = [row for row in data.rows if row.label in few]
-        return Found(
+        return CheckResult(
             Finding(
                 name=f"{self.kind}.few",
                 severity="warning",
                 title="Classes with very few rows",
-                sentence=f"{told_few(few, classes, self.least, 'training rows')}.",
+                sentence=f"{told_few(few, classes, self.min, 'training rows')}.",
                 rows=len(rows),
                 numbers={"classes.few": scarce},
-                remedy=f"{FEW_REMEDY} The setting below leaves the rows out.",
+                hint=f"{FEW_REMEDY} The setting below leaves the rows out.",
                 mend=leaving_out(rows, "rare class"),
-                tables=(Table(title="Small classes", columns=("class", "rows"), rows=tuple(few.items())),),
+                tables=(FindingTable(title="Small classes", columns=("class", "rows"), rows=tuple(few.items())),),
             ),
             [(row, None, f"class {row.label!r}") for row in rows],
         )
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Of one class, all training rows but six are gone."""
         label = min(row.label or "" for row in rows)
         mine = [row for row in rows if row.label == label and row.split == "train"]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Planted, damaged, graded, percent, share_of
-from luthier.data.checking.material import Material, Seen
-from luthier.text.findings import Finding
+from luthier.artifacts.findings import Finding
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Planted, damaged, graded, percent, share_of
+from luthier.data.validate.context import CheckData, CheckRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,36 +36,36 @@ class LengthOutliers(Check):
     serious: float = Field(default=0.2, ge=0, le=1)
     """Share of rows from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
         lengths = np.array([len(text) for text in data.prompts])
         scores = robust_z(np.log(np.maximum(lengths, 1)))
-        places = np.flatnonzero(np.abs(scores) >= self.far).tolist()
-        places.sort(key=lambda place: (-abs(scores[place]), data.rows[place].id))
-        number = share_of(len(places), len(lengths), self.measures["length_outliers"])
+        indices = np.flatnonzero(np.abs(scores) >= self.far).tolist()
+        indices.sort(key=lambda index: (-abs(scores[index]), data.rows[index].id))
+        number = share_of(len(indices), len(lengths), self.measures["length_outliers"])
         middle = int(np.median(lengths))
-        long = [place for place in places if scores[place] > 0]
-        are = "is" if len(places) == 1 else "are"
+        long = [index for index in indices if scores[index] > 0]
+        are = "is" if len(indices) == 1 else "are"
         usual = lengths[np.abs(scores) < self.far]
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
-                title="Unusual lengths" if places else "Lengths",
-                sentence=f"{counted(len(places), 'row')} of {len(lengths):,} ({percent(number.value)}) {are} far from "
-                f"the usual length: {len(long):,} much longer and {len(places) - len(long):,} much shorter than "
+                title="Unusual lengths" if indices else "Lengths",
+                sentence=f"{counted(len(indices), 'row')} of {len(lengths):,} ({percent(number.value)}) {are} far from "
+                f"the usual length: {len(long):,} much longer and {len(indices) - len(long):,} much shorter than "
                 f"{middle:,} characters.",
-                rows=len(places),
+                rows=len(indices),
                 numbers={"length_outliers": number},
-                remedy="Look at the longest and the shortest; what is not meant to be there can be left out by length."
-                if places else "",
-                mend=f"ops: [{{kind: length, unit: characters, at_most: {max(usual, default=1)}}}]" if long else "",
+                hint="Look at the longest and the shortest; what is not meant to be there can be left out by length."
+                if indices else "",
+                mend=f"ops: [{{kind: length, unit: characters, max: {max(usual, default=1)}}}]" if long else "",
             ),
-            [(data.rows[place], round(float(scores[place]), 2), f"{lengths[place]:,} characters") for place in places],
+            [(data.rows[index], round(float(scores[index]), 2), f"{lengths[index]:,} characters") for index in indices],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Every twentieth prompt is a pasted log."""
         return damaged(
             rows, 20, lambda row: row.saying(prompt=f"{row.prompt} " + "WARN 12:00 retry queue full\n" * 400)

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, share_of
-from luthier.data.checking.material import Material, Seen
+from luthier.artifacts.findings import Finding
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Needs, Planted, damaged, graded, leaving_out, percent, share_of
 from luthier.data.checks.lengths import robust_z
-from luthier.text.findings import Finding
+from luthier.data.validate.context import CheckData, CheckRow
 
 
 class PerplexityOutliers(Check):
@@ -37,40 +37,40 @@ class PerplexityOutliers(Check):
     serious: float = Field(default=0.2, ge=0, le=1)
     """Share of rows from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
         surprise, tokens = data.surprise
         scores = robust_z((surprise - np.median(surprise)) * np.sqrt(tokens))
-        places = np.flatnonzero(scores >= self.far).tolist()
-        places.sort(key=lambda place: (-scores[place], data.rows[place].id))
-        number = share_of(len(places), len(data.rows), self.measures["perplexity_outliers"])
-        are = "is" if len(places) == 1 else "are"
+        indices = np.flatnonzero(scores >= self.far).tolist()
+        indices.sort(key=lambda index: (-scores[index], data.rows[index].id))
+        number = share_of(len(indices), len(data.rows), self.measures["perplexity_outliers"])
+        are = "is" if len(indices) == 1 else "are"
         usual = float(np.exp(np.median(surprise)))
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
-                title="Rows that the model finds very unlikely" if places else "Perplexity",
-                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) {are} far "
+                title="Rows that the model finds very unlikely" if indices else "Perplexity",
+                sentence=f"{counted(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) {are} far "
                 f"less likely to the model than the others, whose median perplexity is {usual:.1f}.",
-                rows=len(places),
+                rows=len(indices),
                 numbers={"perplexity_outliers": number},
-                remedy="Look at them: noise and broken encodings can be left out by their ids; another language by "
-                "`language`." if places else "",
-                mend=leaving_out([data.rows[place] for place in places], "very unlikely"),
+                hint="Look at them: noise and broken encodings can be left out by their ids; another language by "
+                "`language`." if indices else "",
+                mend=leaving_out([data.rows[index] for index in indices], "very unlikely"),
             ),
             [
-                (data.rows[place], round(float(surprise[place]), 4), f"perplexity {np.exp(surprise[place]):,.0f}")
-                for place in places
+                (data.rows[index], round(float(surprise[index]), 4), f"perplexity {np.exp(surprise[index]):,.0f}")
+                for index in indices
             ],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Every thirtieth prompt is words that nobody would put together."""
         words = _UNRELATED.split()
 
-        def damage(row: Seen) -> Seen:
+        def damage(row: CheckRow) -> CheckRow:
             turn = int(row.id[:8], 16) % len(words)
             return row.saying(prompt=" ".join([*words[turn:], *words[:turn]]))
 

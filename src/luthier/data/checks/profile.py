@@ -9,17 +9,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.data.check import Check, Found, Planted, graded, percent, share_of
-from luthier.data.checking.material import Material, Seen
-from luthier.text.dataset import MADE
-from luthier.text.findings import Cell, Finding, Number, Table
+from luthier.artifacts.dataset import MADE
+from luthier.artifacts.findings import Cell, Finding, FindingTable, Number
+from luthier.core.events import counted
+from luthier.data.check import Check, CheckResult, Planted, graded, percent, share_of
+from luthier.data.validate.context import CheckData, CheckRow
 
 _LEVELS = (0.01, 0.25, 0.5, 0.75, 0.99)
 _MOST_LANGUAGES = 2000
 """Rows whose language is looked at."""
 _AT_ONCE = 256
-"""Rows that are tokenised at once."""
+"""Rows that are tokenized at once."""
 
 
 class Contents(Check):
@@ -39,11 +39,11 @@ class Contents(Check):
     warning: float = Field(default=0.5, ge=0, le=1)
     """Share of rows without a value, or in other languages, from which it is a warning."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         words = Counter(word for row in data.rows for word in f"{row.prompt} {row.answer}".casefold().split())
         once = sum(count == 1 for count in words.values())
         numbers = {"vocabulary": Number(value=len(words), rows=len(data.rows), about=self.measures["vocabulary"])}
-        yield Found(
+        yield CheckResult(
             Finding(
                 name="profile",
                 severity="info",
@@ -57,42 +57,44 @@ class Contents(Check):
         yield self._columns(data)
         yield self._languages(data)
 
-    def _columns(self, data: Material) -> Found:
+    def _columns(self, data: CheckData) -> CheckResult:
         names = sorted({name for row in data.rows for name in row.meta} - {MADE})
         empty = {name: sum(row.meta.get(name) in (None, "", [], {}) for row in data.rows) for name in names}
         worst = max(names, key=lambda name: (empty[name], name), default="")
         number = share_of(empty.get(worst, 0), len(data.rows), self.measures["missing"])
-        beside = counted(len(names), "column")
-        said = (
-            f"No row lacks a value in the {beside} beside the text."
+        column_count = counted(len(names), "column")
+        sentence = (
+            f"No row lacks a value in the {column_count} beside the text."
             if names
             else "There are no columns beside the text."
         )
         if empty.get(worst):
-            said = (
-                f"Of {beside} beside the text, {worst!r} is empty most often: in {percent(number.value)} of the rows."
-            )
-        return Found(
+            share = percent(number.value)
+            sentence = f"Of {column_count} beside the text, {worst!r} is empty most often: in {share} of the rows."
+        return CheckResult(
             Finding(
                 name="profile.columns",
                 severity="warning" if number.value >= self.warning else "info",
                 title="Empty columns" if number.value >= self.warning else "Columns",
-                sentence=said,
+                sentence=sentence,
                 numbers={"missing": number},
-                remedy="Do not split, group or slice by a column that is mostly empty."
-                if number.value >= self.warning else "",
+                hint="Do not split, group or slice by a column that is mostly empty."
+                if number.value >= self.warning
+                else "",
                 tables=(
-                    Table(
+                    FindingTable(
                         title="Rows without a value",
                         columns=("column", "rows"),
                         rows=tuple((name, empty[name]) for name in names),
                     ),
-                ) if names else (),
+                )
+                if names
+                else (),
             )
-        )  # fmt: skip
+        )
 
-    def _languages(self, data: Material) -> Found:
-        from luthier.text.languages import UNKNOWN, identify
+    def _languages(self, data: CheckData) -> CheckResult:
+        from luthier.lang.detect import UNKNOWN, identify
 
         looked = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
         codes = [code for code, _ in identify([row.prompt or row.answer for row in looked])]
@@ -101,29 +103,29 @@ class Contents(Check):
         known = counts.total()
         number = share_of(known - counts.get(first, 0), known, self.measures["languages.other"])
         severity = graded(number.low or 0, min(0.05, self.warning), 2)
-        told = ", ".join(
+        language_list = ", ".join(
             f"{code} {count:,}" for code, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
         )
-        return Found(
+        return CheckResult(
             Finding(
                 name="profile.languages",
                 severity=severity,
                 title="Several languages" if severity != "info" else "Languages",
                 sentence=f"Of {len(looked):,} rows looked at, {known:,} are long enough to tell their language"
-                f"{': ' + told if told else ''}.",
+                f"{': ' + language_list if language_list else ''}.",
                 numbers={"languages.other": number},
-                remedy="Keep one language, or hold out enough rows of each to measure them apart."
+                hint="Keep one language, or hold out enough rows of each to measure them apart."
                 if severity != "info" else "",
                 mend=f"ops: [{{kind: language, keep: [{first}]}}]" if severity != "info" else "",
             )
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """A column of which three in four rows say nothing."""
         return Planted(
             [
-                replace(row, meta={**row.meta, "channel": "mail" if place % 4 == 0 else None})
-                for place, row in enumerate(rows)
+                replace(row, meta={**row.meta, "channel": "mail" if index % 4 == 0 else None})
+                for index, row in enumerate(rows)
             ]
         )
 
@@ -135,35 +137,35 @@ def _quantiles(name: str, values: Sequence[int]) -> tuple[Cell, ...]:
     return (name, *levels, max(values, default=0))
 
 
-def _lengths(data: Material) -> Table:
+def _lengths(data: CheckData) -> FindingTable:
     order = [split for split in ("train", "validation", "test") if data.of_split(split)]
     rows = [
-        _quantiles(f"{split}, words of the {part}", [len(getattr(data.rows[at], part).split()) for at in places])
+        _quantiles(f"{split}, words of the {part}", [len(getattr(data.rows[at], part).split()) for at in indices])
         for split in order
-        for places in [data.of_split(split)]
+        for indices in [data.of_split(split)]
         for part in ("prompt", "answer")
     ]
-    return Table(title="Lengths", columns=("what", *_heads(), "longest"), rows=tuple(rows))
+    return FindingTable(title="Lengths", columns=("what", *_heads(), "longest"), rows=tuple(rows))
 
 
 def _heads() -> tuple[str, ...]:
     return tuple("median" if level == 0.5 else f"{100 * level:.0f} %" for level in _LEVELS)
 
 
-def _tokens(data: Material) -> tuple[Table, ...]:
+def _tokens(data: CheckData) -> tuple[FindingTable, ...]:
     """Tokens of whole rows under the model's own tokenizer and chat template."""
     if data.model is None:
         return ()
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.load import base_folder
-    from luthier.text.ids import Text
 
-    text = Text.load(base_folder(data.model))
+    text = ChatTokenizer.load(base_folder(data.model))
     counts: list[tuple[int, int]] = []
     for start in range(0, len(data.rows), _AT_ONCE):
         encoded = text.encode_many([row.messages for row in data.rows[start : start + _AT_ONCE]])
-        counts += [(len(row.ids), sum(row.learnt)) for row in encoded]
+        counts += [(len(row.ids), sum(row.loss_mask)) for row in encoded]
     rows = (
         _quantiles("tokens of a row", [whole for whole, _ in counts]),
-        _quantiles("of them learnt", [learnt for _, learnt in counts]),
+        _quantiles("of them learnt", [trained_tokens for _, trained_tokens in counts]),
     )
-    return (Table(title="Tokens", columns=("what", *_heads(), "longest"), rows=rows),)
+    return (FindingTable(title="Tokens", columns=("what", *_heads(), "longest"), rows=rows),)

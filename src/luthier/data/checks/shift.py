@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted, graded, percent, share_of
-from luthier.data.checking.material import Material, Seen
-from luthier.models.apart import told_apart
-from luthier.models.embedder import Embedder
-from luthier.text.findings import Finding, Number, Table
+from luthier.artifacts.findings import Finding, FindingTable, Number
+from luthier.data.check import Check, CheckResult, Needs, Planted, graded, percent, share_of
+from luthier.data.validate.context import CheckData, CheckRow
+from luthier.models.embeddings.base import Embedder
+from luthier.models.text_classifier import told_apart
 
 _PIECE = 4000
 """Rows of either side that the classifier sees."""
@@ -45,14 +45,14 @@ class Shift(Check):
     serious: float = Field(default=0.8, ge=0.5, le=1)
     """The same from which it is serious."""
 
-    def look(self, data: Material) -> Iterable[Found]:
+    def look(self, data: CheckData) -> Iterable[CheckResult]:
         train, test = (_some(data, split) for split in ("train", "test"))
         area, low, high = told_apart(self._features(data, [*train, *test]), len(train), len(test), data.seed)
         number = Number(value=area, low=low, high=high, rows=len(train) + len(test), about=self.measures["shift"])
         labels = self._labels(data)
         words = self._words(data)
         severity = graded(low, self.warning, self.serious)
-        yield Found(
+        yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
@@ -61,22 +61,22 @@ class Shift(Check):
                 f"{area:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 is chance); {percent(words.value)} of the "
                 "words of held-out rows stand in no training row.",
                 numbers={"shift": number, "shift.labels": labels, "shift.words": words},
-                remedy="Draw the held-out rows by content from the same source (`split`), unless the difference is "
+                hint="Draw the held-out rows by content from the same source (`split`), unless the difference is "
                 "what you want to measure." if severity != "info" else "",
                 mend="split: {test: 0.2}" if severity != "info" else "",
                 tables=(_shares(data),) if data.task == "label" else (),
             )
         )  # fmt: skip
 
-    def _features(self, data: Material, places: Sequence[int]) -> Any:
+    def _features(self, data: CheckData, indices: Sequence[int]) -> Any:
         """(rows, width): what the classifier sees of rows."""
-        from luthier.models.plain import features
+        from luthier.models.text_classifier import features
 
         if self.embedder is None:
-            return features([data.prompts[at] for at in places])
-        return data.points(self.embedder)[places]
+            return features([data.prompts[at] for at in indices])
+        return data.points(self.embedder)[indices]
 
-    def _labels(self, data: Material) -> Number:
+    def _labels(self, data: CheckData) -> Number:
         """Half the summed difference of shares, with what chance alone would give as the interval's lower end."""
         counts = [Counter(data.rows[at].label or "" for at in data.of_split(split)) for split in ("train", "test")]
         totals = [max(1, count.total()) for count in counts]
@@ -84,35 +84,37 @@ class Shift(Check):
         rows = sum(count.total() for count in counts)
         return Number(value=round(sum(apart) / 2, 6), rows=rows, about=self.measures["shift.labels"], share=True)
 
-    def _words(self, data: Material) -> Number:
+    def _words(self, data: CheckData) -> Number:
         known = {word for at in data.of_split("train") for word in data.prompts[at].casefold().split()}
         words = [word for at in data.of_split("test") for word in data.prompts[at].casefold().split()]
         return share_of(sum(word not in known for word in words), len(words), self.measures["shift.words"])
 
-    def plant(self, rows: Sequence[Seen]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> Planted:
         """Most rows of one class are held out; of free text, every second held-out prompt is in other words."""
         first = min(row.label or "" for row in rows)
         made = []
-        for place, row in enumerate(rows):
-            if row.label == first and place % 16:
+        for index, row in enumerate(rows):
+            if row.label == first and index % 16:
                 made.append(replace(row, split="test"))
-            elif row.label is None and row.split == "test" and place % 2:
+            elif row.label is None and row.split == "test" and index % 2:
                 made.append(row.saying(prompt=f"bonjour {row.prompt}"))
             else:
                 made.append(row)
         return Planted(made)
 
 
-def _some(data: Material, split: str) -> list[int]:
+def _some(data: CheckData, split: str) -> list[int]:
     """Rows of a split, one of copies and of what was made of a row, at even distances when they are many."""
-    places = data.alone(split)
-    return places[:: -(-len(places) // _PIECE) or 1]
+    indices = data.alone(split)
+    return indices[:: -(-len(indices) // _PIECE) or 1]
 
 
-def _shares(data: Material) -> Table:
+def _shares(data: CheckData) -> FindingTable:
     counts = [Counter(data.rows[at].label or "" for at in data.of_split(split)) for split in ("train", "test")]
     rows = [
         (label, counts[0][label], counts[1][label], round(counts[1][label] / max(1, sum(c[label] for c in counts)), 4))
         for label in data.labels
     ]
-    return Table(title="Rows of each class", columns=("class", "train", "test", "share held out"), rows=tuple(rows))
+    return FindingTable(
+        title="Rows of each class", columns=("class", "train", "test", "share held out"), rows=tuple(rows)
+    )

@@ -1,1 +1,1 @@
-"""Rules about texts that operators and sources share."""
+"""Text-cleaning rules that operators and sources share."""

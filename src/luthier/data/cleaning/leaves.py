@@ -23,8 +23,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             yield from leaves(inner, f"{path}/{_escaped(str(name))}")
     elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from leaves(inner, f"{path}/{place}")
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{path}/{index}")
 
 
 def names(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -34,8 +34,8 @@ def names(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from names(inner, f"{path}/{_escaped(str(name))}")
         yield from ((f"{path}/#{at}", str(name)) for at, name in enumerate(value) if not _is_plain(str(name)))
     elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from names(inner, f"{path}/{place}")
+        for index, inner in enumerate(value):
+            yield from names(inner, f"{path}/{index}")
 
 
 def _is_plain(name: str) -> bool:
@@ -45,14 +45,14 @@ def _is_plain(name: str) -> bool:
 class _Named(NamedTuple):
     """The last step of a pointer at a name."""
 
-    place: int
+    name_number: int
 
 
 def leaf(value: Any, path: str) -> str:
     """The text at a pointer."""
     for step in _steps(path):
         if isinstance(step, _Named):
-            return str(list(value)[step.place])
+            return str(list(value)[step.name_number])
         value = value[step] if isinstance(value, Mapping) else value[int(step)]
     return str(value)
 
@@ -67,17 +67,17 @@ def _put(value: Any, steps: list[str | _Named], text: str) -> Any:
         return text
     first, rest = steps[0], steps[1:]
     if isinstance(first, _Named):
-        return _called(value, first.place, text)
+        return _called(value, first.name_number, text)
     if isinstance(value, Mapping):
         return {name: _put(inner, rest, text) if str(name) == first else inner for name, inner in value.items()}
-    return type(value)(_put(inner, rest, text) if place == int(first) else inner for place, inner in enumerate(value))
+    return type(value)(_put(inner, rest, text) if index == int(first) else inner for index, inner in enumerate(value))
 
 
-def _called(value: Mapping[str, Any], place: int, name: str) -> dict[str, Any]:
+def _called(value: Mapping[str, Any], name_number: int, name: str) -> dict[str, Any]:
     """The value with another name for an entry; one that is taken is numbered, so that nothing is lost."""
-    taken = {other for at, other in enumerate(value) if at != place}
+    taken = {other for at, other in enumerate(value) if at != name_number}
     free = next(one for number in count(1) if (one := name if number == 1 else f"{name} {number}") not in taken)
-    return {free if at == place else other: inner for at, (other, inner) in enumerate(value.items())}
+    return {free if at == name_number else other: inner for at, (other, inner) in enumerate(value.items())}
 
 
 def _steps(path: str) -> list[str | _Named]:

@@ -157,7 +157,7 @@ def with_times(text: str) -> Formed:
 @lru_cache(maxsize=1)
 def _is_a_word_there(text: str) -> bool:
     """Whether a text is of a language in which `am` is a word of every second sentence."""
-    from luthier.text.languages import identify
+    from luthier.lang.detect import identify
 
     return identify([text], min_chars=_SHORTEST_TOLD, among=("en", *_AM_IS_A_WORD))[0].code in _AM_IS_A_WORD
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from luthier.text.pii.joined import SIGNS
+from luthier.pii.patterns import SIGNS
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 TERMINAL_MARKS = tuple('.!?…。！？｡؟۔।॥።՞՜‼⁇⁈⁉"”’»')
@@ -33,7 +33,7 @@ BULLETS = ("-", "*", "•", "·", "‣", "◦")
 ELLIPSES = ("...", "…")
 
 
-class Text:
+class TextFeatures:
     """A text taken apart as far as rules ask for it."""
 
     def __init__(self, text: str, word_count: int | None = None) -> None:
@@ -83,38 +83,38 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def mean_word(text: Text) -> float:
+def mean_word(text: TextFeatures) -> float:
     return _share(len("".join(text.words)), len(text.words))
 
 
-def hashes(text: Text) -> float:
+def hashes(text: TextFeatures) -> float:
     return _share(text.text.count("#"), len(text.words))
 
 
-def ellipses(text: Text) -> float:
+def ellipses(text: TextFeatures) -> float:
     return _share(text.text.count("...") + text.text.count("…"), len(text.words))
 
 
-def symbols(text: Text) -> float:
+def symbols(text: TextFeatures) -> float:
     """Ellipses, and hash signs that touch no word: those of `#late`, `#4711` and `#Person1#` say something."""
     return _share(len(_LONE_HASH.findall(text.text)), len(text.words)) + ellipses(text)
 
 
-def alphabetic(text: Text) -> float:
+def alphabetic(text: TextFeatures) -> float:
     """The share of words with a letter."""
     odd = [word for word in text.words if not (word.isalpha() or word[0].isalpha())]
     return 1 - _share(sum(1 for word in odd if not any(map(str.isalpha, word))), len(text.words))
 
 
-def bullets(text: Text) -> float:
+def bullets(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if line.lstrip().startswith(BULLETS)), len(text.lines))
 
 
-def ellipsis_lines(text: Text) -> float:
+def ellipsis_lines(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if line.rstrip().endswith(ELLIPSES)), len(text.lines))
 
 
-def stop_words(text: Text) -> float:
+def stop_words(text: TextFeatures) -> float:
     return len(STOP_WORDS.intersection(text.words))
 
 
@@ -128,10 +128,10 @@ def repeated_chars(parts: Sequence[str], chars: int) -> float:
     return _share(sum(len(part) * (count - 1) for part, count in Counter(parts).items()), chars)
 
 
-def top_run(size: int) -> Callable[[Text], float]:
+def top_run(size: int) -> Callable[[TextFeatures], float]:
     """The share of characters inside the most frequent run of `size` words (the longest, when several are)."""
 
-    def measure(text: Text) -> float:
+    def measure(text: TextFeatures) -> float:
         words = text.words
         count = len(words) - size + 1
         if count < 2 or (size > 2 and len(set(_runs(words, size))) == count):
@@ -146,32 +146,32 @@ def top_run(size: int) -> Callable[[Text], float]:
     return measure
 
 
-def repeated_runs(size: int) -> Callable[[Text], float]:
+def repeated_runs(size: int) -> Callable[[TextFeatures], float]:
     """The share of characters inside runs of `size` words that came before, none counted twice."""
 
-    def measure(text: Text) -> float:
+    def measure(text: TextFeatures) -> float:
         if not text.has_repeated_run:
             return 0.0
-        seen: set[tuple[str, ...]] = set()
+        visited: set[tuple[str, ...]] = set()
         chars = free_from = 0
         for at, run in enumerate(_runs(text.words, size)):
             if at < free_from:
                 continue
-            if run in seen:
+            if run in visited:
                 chars += sum(map(len, run))
                 free_from = at + size
             else:
-                seen.add(run)
+                visited.add(run)
         return _share(chars, len(text.text))
 
     return measure
 
 
-def distinct_words(text: Text) -> float:
+def distinct_words(text: TextFeatures) -> float:
     return _share(len(set(text.text.casefold().split())), len(text.words))
 
 
-def longest_word(text: Text) -> float:
+def longest_word(text: TextFeatures) -> float:
     """Characters of the longest word; signs of scripts that leave no space between words end one."""
     longest = max(map(len, text.words), default=0)
     if longest <= C4_LONGEST_WORD:
@@ -180,7 +180,7 @@ def longest_word(text: Text) -> float:
     return max((len(piece) for word in words for piece in _SIGNS.split(word)), default=0)
 
 
-def one_char(text: Text) -> float:
+def one_char(text: TextFeatures) -> float:
     """The share of the most frequent character, white space aside."""
     bare = "".join(text.words)
     if not bare:
@@ -190,11 +190,11 @@ def one_char(text: Text) -> float:
     return int(counts.max()) / len(bare)
 
 
-def punctuated_lines(text: Text) -> float:
+def punctuated_lines(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if line.rstrip().endswith(TERMINAL_MARKS)), len(text.lines))
 
 
-def short_lines(text: Text) -> float:
+def short_lines(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if len(line) < SHORT_LINE_CHARS), len(text.lines))
 
 
@@ -210,10 +210,10 @@ def keeps_line(line: str) -> bool:
     return max(map(len, words)) <= C4_LONGEST_WORD
 
 
-def kept_sentences(text: Text) -> float:
+def kept_sentences(text: TextFeatures) -> float:
     kept = [line for line in text.lines if keeps_line(line)]
     return sum(len(_SENTENCE_END.findall(line)) for line in kept)
 
 
-def contains(phrase: str) -> Callable[[Text], float]:
+def contains(phrase: str) -> Callable[[TextFeatures], float]:
     return lambda text: text.text.lower().count(phrase)

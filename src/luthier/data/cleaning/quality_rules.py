@@ -14,11 +14,10 @@ from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from luthier.data.cleaning import quality_ahead as ahead
-from luthier.data.cleaning import quality_measures as measures
-from luthier.data.cleaning.quality_ahead import Between
-from luthier.data.cleaning.quality_measures import C4_LONGEST_WORD, Text
-from luthier.text.flat import Flat
+from luthier.data.cleaning import quality_bounds, quality_measures
+from luthier.data.cleaning.quality_bounds import MeasureBounds
+from luthier.data.cleaning.quality_measures import C4_LONGEST_WORD, TextFeatures
+from luthier.pii.batch import ConcatenatedTexts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
 RuleSet = Literal["chat", "gopher", "c4", "fineweb"]
 
 
-class Rule(NamedTuple):
+class QualityRule(NamedTuple):
     """Text is broken when the measure lies outside the limits."""
 
     name: str
-    measure: Callable[[Text], float]
+    measure: Callable[[TextFeatures], float]
     least: float
     most: float
     source: str
@@ -41,10 +40,10 @@ class Rule(NamedTuple):
     """Nor are texts with fewer characters."""
     open: bool = False
     """A measure that equals a limit is broken, too."""
-    ahead: Callable[[Flat], Between] | None = None
+    ahead: Callable[[ConcatenatedTexts], MeasureBounds] | None = None
     """Between which values the measure lies, told of many texts at once and at less cost."""
 
-    def breaks(self, text: Text) -> float | None:
+    def breaks(self, text: TextFeatures) -> float | None:
         """The measure, when it breaks the rule."""
         if text.word_count < self.from_words or len(text.text) < self.from_chars:
             return None
@@ -52,7 +51,7 @@ class Rule(NamedTuple):
         inside = self.least < value < self.most if self.open else self.least <= value <= self.most
         return None if inside else value
 
-    def in_doubt(self, texts: Flat) -> NDArray[np.bool_]:
+    def in_doubt(self, texts: ConcatenatedTexts) -> NDArray[np.bool_]:
         """(texts,): where `breaks` must be asked, because what is known ahead does not clear the text."""
         judged = (texts.words >= self.from_words) & (texts.chars >= self.from_chars)
         if self.ahead is None:
@@ -62,7 +61,7 @@ class Rule(NamedTuple):
         found: NDArray[np.bool_] = judged & ~inside
         return found
 
-    def within(self, least: float | None, most: float | None) -> Rule:
+    def within(self, least: float | None, most: float | None) -> QualityRule:
         """The rule with other limits, where one is given."""
         return self._replace(
             least=self.least if least is None else least, most=self.most if most is None else most, source="your limits"
@@ -81,74 +80,139 @@ _C4 = "C4, section 2.2"
 _FINEWEB = "FineWeb, section 3.6"
 _ANY = float("inf")
 
-RULES: dict[RuleSet, tuple[Rule, ...]] = {
+RULES: dict[RuleSet, tuple[QualityRule, ...]] = {
     "chat": (
-        Rule("one_char", measures.one_char, 0, 0.60, "own: a key held down", from_chars=8, ahead=ahead.one_char),
-        Rule(
-            "longest_word", measures.longest_word, 0, C4_LONGEST_WORD, "C4's code: such words are code or data",
-            ahead=ahead.longest_word,
+        QualityRule(
+            "one_char",
+            quality_measures.one_char,
+            0,
+            0.60,
+            "own: a key held down",
+            from_chars=8,
+            ahead=quality_bounds.one_char,
         ),
-        Rule(
-            "symbols", measures.symbols, 0, 0.50, "own: five times Gopher's limit, since chat uses … freely", 10,
-            ahead=ahead.symbols,
+        QualityRule(
+            "longest_word",
+            quality_measures.longest_word,
+            0,
+            C4_LONGEST_WORD,
+            "C4's code: such words are code or data",
+            ahead=quality_bounds.longest_word,
         ),
-        Rule(
-            "distinct_words", measures.distinct_words, 0.15, 1, "own: the same few words over and over", 20,
-            ahead=ahead.distinct_words,
+        QualityRule(
+            "symbols",
+            quality_measures.symbols,
+            0,
+            0.50,
+            "own: five times Gopher's limit, since chat uses … freely",
+            10,
+            ahead=quality_bounds.symbols,
+        ),
+        QualityRule(
+            "distinct_words",
+            quality_measures.distinct_words,
+            0.15,
+            1,
+            "own: the same few words over and over",
+            20,
+            ahead=quality_bounds.distinct_words,
         ),
     ),
     "gopher": (
-        Rule("words", lambda text: text.word_count, 50, 100_000, _GOPHER, ahead=ahead.words),
-        Rule("mean_word", measures.mean_word, 3, 10, _GOPHER, ahead=ahead.mean_word),
-        Rule("hashes", measures.hashes, 0, 0.10, _GOPHER, ahead=ahead.hashes),
-        Rule("ellipses", measures.ellipses, 0, 0.10, _GOPHER, ahead=ahead.ellipses),
-        Rule("bullets", measures.bullets, 0, 0.90, _GOPHER, ahead=ahead.bullets),
-        Rule("ellipsis_lines", measures.ellipsis_lines, 0, 0.30, _GOPHER, ahead=ahead.ellipsis_lines),
-        Rule("alphabetic", measures.alphabetic, 0.80, 1, _GOPHER, ahead=ahead.alphabetic),
-        Rule("stop_words", measures.stop_words, 2, _ANY, _GOPHER, ahead=ahead.stop_words),
-        Rule(
-            "repeated_lines", lambda text: measures.repeated(text.lines), 0, 0.30, _TABLE, 50, ahead=ahead.of_lines
+        QualityRule("words", lambda text: text.word_count, 50, 100_000, _GOPHER, ahead=quality_bounds.words),
+        QualityRule("mean_word", quality_measures.mean_word, 3, 10, _GOPHER, ahead=quality_bounds.mean_word),
+        QualityRule("hashes", quality_measures.hashes, 0, 0.10, _GOPHER, ahead=quality_bounds.hashes),
+        QualityRule("ellipses", quality_measures.ellipses, 0, 0.10, _GOPHER, ahead=quality_bounds.ellipses),
+        QualityRule("bullets", quality_measures.bullets, 0, 0.90, _GOPHER, ahead=quality_bounds.bullets),
+        QualityRule(
+            "ellipsis_lines", quality_measures.ellipsis_lines, 0, 0.30, _GOPHER, ahead=quality_bounds.ellipsis_lines
         ),
-        Rule(
-            "repeated_paragraphs", lambda text: measures.repeated(text.paragraphs), 0, 0.30, _TABLE, 50,
-            ahead=ahead.of_paragraphs,
+        QualityRule("alphabetic", quality_measures.alphabetic, 0.80, 1, _GOPHER, ahead=quality_bounds.alphabetic),
+        QualityRule("stop_words", quality_measures.stop_words, 2, _ANY, _GOPHER, ahead=quality_bounds.stop_words),
+        QualityRule(
+            "repeated_lines",
+            lambda text: quality_measures.repeated(text.lines),
+            0,
+            0.30,
+            _TABLE,
+            50,
+            ahead=quality_bounds.of_lines,
         ),
-        Rule(
+        QualityRule(
+            "repeated_paragraphs",
+            lambda text: quality_measures.repeated(text.paragraphs),
+            0,
+            0.30,
+            _TABLE,
+            50,
+            ahead=quality_bounds.of_paragraphs,
+        ),
+        QualityRule(
             "repeated_line_chars",
-            lambda text: measures.repeated_chars(text.lines, len(text.text)), 0, 0.20, _TABLE, 50,
-            ahead=ahead.of_lines,
+            lambda text: quality_measures.repeated_chars(text.lines, len(text.text)),
+            0,
+            0.20,
+            _TABLE,
+            50,
+            ahead=quality_bounds.of_lines,
         ),
-        Rule(
+        QualityRule(
             "repeated_paragraph_chars",
-            lambda text: measures.repeated_chars(text.paragraphs, len(text.text)), 0, 0.20, _TABLE, 50,
-            ahead=ahead.of_paragraphs,
+            lambda text: quality_measures.repeated_chars(text.paragraphs, len(text.text)),
+            0,
+            0.20,
+            _TABLE,
+            50,
+            ahead=quality_bounds.of_paragraphs,
         ),
         *(
-            Rule(f"top_{n}_gram", measures.top_run(n), 0, most, _TABLE, 50, ahead=ahead.top_run(n))
+            QualityRule(
+                f"top_{n}_gram", quality_measures.top_run(n), 0, most, _TABLE, 50, ahead=quality_bounds.top_run(n)
+            )
             for n, most in ((2, 0.20), (3, 0.18), (4, 0.16))
         ),
         *(
-            Rule(f"repeated_{n}_grams", measures.repeated_runs(n), 0, most, _TABLE, 50, ahead=ahead.repeated_runs)
+            QualityRule(
+                f"repeated_{n}_grams",
+                quality_measures.repeated_runs(n),
+                0,
+                most,
+                _TABLE,
+                50,
+                ahead=quality_bounds.repeated_runs,
+            )
             for n, most in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
         ),
     ),
     "c4": (
-        Rule("sentences", measures.kept_sentences, 3, _ANY, f"{_C4}, of the lines that C4 keeps"),
-        Rule("lorem_ipsum", measures.contains("lorem ipsum"), 0, 0, _C4),
-        Rule("curly_bracket", measures.contains("{"), 0, 0, _C4),
+        QualityRule("sentences", quality_measures.kept_sentences, 3, _ANY, f"{_C4}, of the lines that C4 keeps"),
+        QualityRule("lorem_ipsum", quality_measures.contains("lorem ipsum"), 0, 0, _C4),
+        QualityRule("curly_bracket", quality_measures.contains("{"), 0, 0, _C4),
     ),
     "fineweb": (
-        Rule(
-            "punctuated_lines", measures.punctuated_lines, 0.12, _ANY, _FINEWEB, open=True, ahead=ahead.punctuated_lines
+        QualityRule(
+            "punctuated_lines",
+            quality_measures.punctuated_lines,
+            0.12,
+            _ANY,
+            _FINEWEB,
+            open=True,
+            ahead=quality_bounds.punctuated_lines,
         ),
-        Rule(
+        QualityRule(
             "duplicate_line_chars",
-            lambda text: measures.repeated_chars(text.lines, len(text.text)), -1, 0.10, _FINEWEB, open=True,
-            ahead=ahead.of_lines,
+            lambda text: quality_measures.repeated_chars(text.lines, len(text.text)),
+            -1,
+            0.10,
+            _FINEWEB,
+            open=True,
+            ahead=quality_bounds.of_lines,
         ),
-        Rule("short_lines", measures.short_lines, -1, 0.67, _FINEWEB, open=True, ahead=ahead.short_lines),
+        QualityRule(
+            "short_lines", quality_measures.short_lines, -1, 0.67, _FINEWEB, open=True, ahead=quality_bounds.short_lines
+        ),
     ),
-}  # fmt: skip
+}
 """Limits as published; a value beyond them breaks the rule."""
 
 NAMES = ("no_letters", "placeholder", *dict.fromkeys(rule.name for rule in chain.from_iterable(RULES.values())))

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 
-class Span(NamedTuple):
+class QuoteSpan(NamedTuple):
     """A stretch of a text, by character."""
 
     start: int
@@ -114,7 +114,7 @@ _LONGEST_LINE = 1000
 """A line longer than this introduces nothing."""
 
 
-def quoted_spans(text: str) -> list[Span]:
+def quoted_spans(text: str) -> list[QuoteSpan]:
     """The parts of a mail's text that repeat earlier mails, in order and apart from each other.
 
     Lines that begin with `>` are quoted, with the line before them that says who wrote. Behind such a line without `>`
@@ -127,9 +127,9 @@ def quoted_spans(text: str) -> list[Span]:
     starts = _starts(text)
     lines = _without_code([text[start:end] for start, end in pairwise(starts)])
     last = _history(lines)
-    spans = [Span(starts[last], len(text))] if last is not None else []
+    spans = [QuoteSpan(starts[last], len(text))] if last is not None else []
     for first, end in _marked(lines[:last]):
-        spans.append(Span(starts[first], starts[end]))
+        spans.append(QuoteSpan(starts[first], starts[end]))
     return sorted(spans)
 
 
@@ -187,12 +187,12 @@ def _marked(lines: Sequence[str]) -> list[tuple[int, int]]:
         number = introduced.behind if introduced else number
         while number < len(lines) and introduced and not lines[number].strip():
             number += 1
-        begun = number
+        start_number = number
         while number < len(lines) and _is_marked(lines[number]):
             number += 1
-        if number == begun:
+        if number == start_number:
             number = first + 1
-        elif introduced or not _is_cited(lines, begun):
+        elif introduced or not _is_cited(lines, start_number):
             found.append((first, number))
     return found
 
@@ -231,10 +231,10 @@ def _in_any_language(line: str, number: int) -> _Introduced | None:
 def _tells_who_and_when(joined: str, one: _Introduction) -> bool:
     """Whether somebody is named right beside the verb: "Ann wrote:", and not "I wrote this:" or "she wrote:"."""
     before, _, after = joined.rstrip(" :：").rpartition(one.verb if one.verb in joined else one.verb.capitalize())
-    beside = after.split() if one.writer_last else before.split()
-    if not beside or _WHEN.search(joined) is None or (not one.writer_last and after.strip(" (ao)")):
+    neighboring_words = after.split() if one.writer_last else before.split()
+    if not neighboring_words or _WHEN.search(joined) is None or (not one.writer_last and after.strip(" (ao)")):
         return False
-    return _is_writer(beside[0 if one.writer_last else -1])
+    return _is_writer(neighboring_words[0 if one.writer_last else -1])
 
 
 def _is_writer(word: str) -> bool:

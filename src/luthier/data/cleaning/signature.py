@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 
-from luthier.data.cleaning.code import FENCE
-from luthier.data.cleaning.cuts import line_spans
-from luthier.data.cleaning.quoted import Span
+from luthier.data.cleaning.quoted import QuoteSpan
+from luthier.data.cleaning.spans import FENCE, line_spans
 
 CLOSINGS = (
     # English
@@ -71,7 +70,7 @@ _LONGEST_LINE = 90
 """Behind a closing phrase only short lines belong to the signature."""
 
 
-def signature_span(text: str, *, closings: bool = True) -> Span | None:
+def signature_span(text: str, *, closings: bool = True) -> QuoteSpan | None:
     """The signature at the end of a text, to its last character; None when it has none."""
     spans = line_spans(text)
     filled = [span for span in spans if text[span.start : span.end].strip()]
@@ -85,7 +84,7 @@ def signature_span(text: str, *, closings: bool = True) -> Span | None:
             continue  # the first line of a text is no signature
         rest = [after for _, after in tail[number + 1 :]]
         if _begins(line, text[span.start : span.end], rest, closings=closings):
-            return Span(span.start, len(text))
+            return QuoteSpan(span.start, len(text))
     return None
 
 

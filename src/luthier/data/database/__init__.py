@@ -1,1 +1,1 @@
-"""Reading a database: where it is, what is read of it, in which order, and how its contents are told apart."""
+"""Database sources: the address, the selected columns and rows, their order, and a digest of the contents."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from luthier.core.addresses import scrubbed, secrets_of
-from luthier.core.errors import DataError, Where
-from luthier.core.paths import filled, is_variable, locate, variables
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.files import filled, is_variable, locate, variables
+from luthier.core.system.net import scrubbed, secrets_of
 
 FORMS = "use postgresql://user:$PASSWORD@host/database, sqlite:///file.db, or $NAME for the whole URL"
 
@@ -42,7 +42,7 @@ def address(written: str, base: Path) -> Address:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise DataError("is no database URL", where=Where(file=written), remedy=FORMS) from None
+        raise DataError("is no database URL", where=SourceLocation(file=written), hint=FORMS) from None
     url = _in_place(_filled(url), written, base)
     named = {os.environ.get(name, "") for name in variables(written)}
     secrets = {*named, *secrets_of(url.render_as_string(hide_password=False)), str(url.password or "")}
@@ -64,5 +64,5 @@ def _in_place(url: URL, written: str, base: Path) -> URL:
     if name != "sqlite":
         return url
     if not url.database or url.database == ":memory:":
-        raise DataError("names no file", where=Where(file=written), remedy="write sqlite:///file.db")
+        raise DataError("names no file", where=SourceLocation(file=written), hint="write sqlite:///file.db")
     return url.set(database=str(locate(url.database, base)), query={})

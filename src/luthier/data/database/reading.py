@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.database.address import Address
-from luthier.data.database.selection import Selection, Wanted, selection
-from luthier.data.database.session import Undecodable, connect, is_lost, snapshot, told
+from luthier.data.database.selection import Selection, SqlRequest, selection
+from luthier.data.database.session import Undecodable, connect, is_lost, snapshot, to_data_error
 from luthier.data.formats.tables import plain
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say
@@ -27,11 +27,11 @@ _AS_THEY_ARE = (str, int, float, bytes, list, tuple, dict)
 
 
 @dataclass
-class Reading:
+class SqlReader:
     """One reading of a selection, over as many connections as it takes."""
 
-    place: Address
-    wanted: Wanted
+    address: Address
+    request: SqlRequest
     retries: int
     say: Say
     _engine: Engine = field(init=False)
@@ -40,22 +40,22 @@ class Reading:
     _tries: int = 0
 
     def __post_init__(self) -> None:
-        self._engine = connect(self.place)
+        self._engine = connect(self.address)
 
     def records(self) -> Iterator[Record | Broken]:
         """Every row in order; then, broken, those that have no place in the order."""
         while True:
             try:
-                with snapshot(self._engine, self.place) as connection:
-                    chosen = selection(connection, self.wanted)
+                with snapshot(self._engine, self.address) as connection:
+                    chosen = selection(connection, self.request)
                     yield from self._rows(connection, chosen)
                     yield from self._lacking(connection, chosen)
                     break
             except SQLAlchemyError as error:
                 self._again(error)
         if self._number == 0:
-            remedy = "check `table`, `query`, `after` and `until`"
-            raise DataError("has no rows", where=Where(file=self.wanted.name), remedy=remedy)
+            hint = "check `table`, `query`, `after` and `until`"
+            raise DataError("has no rows", where=SourceLocation(file=self.request.name), hint=hint)
 
     def _rows(self, connection: Connection, chosen: Selection) -> Iterator[Record | Broken]:
         streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
@@ -80,13 +80,13 @@ class Reading:
         if len(key) == 1 and isinstance(key[0], int) and key[0] > 0:
             line = int(key[0])
         elif key:
-            told = zip(chosen.cursor, key, strict=True)
-            name = ", ".join(f"{column} = {_value(value)}" for column, value in told)
+            key_items = zip(chosen.cursor, key, strict=True)
+            name = ", ".join(f"{column} = {_value(value)}" for column, value in key_items)
         for column, value in zip(names, row, strict=True):
             if isinstance(value, Undecodable):
                 problem = "expected text in UTF-8, got other bytes"
-                remedy = "store it as UTF-8, or `CAST` the column to BLOB in a `query`"
-                return Broken(chosen.name, line, problem, column, remedy, key=name)
+                hint = "store it as UTF-8, or `CAST` the column to BLOB in a `query`"
+                return Broken(chosen.name, line, problem, column, hint, key=name)
         values = {column: _value(value) for column, value in zip(names, row, strict=True)}
         return Record(values, chosen.name, line, name)
 
@@ -99,18 +99,18 @@ class Reading:
         for at in range(count):
             self._number += 1
             problem = "has no value in the cursor's column, so it has no place in the order"
-            remedy = "name a cursor that every row has, or fill the column"
-            yield Broken(chosen.name, -1 - at, problem, column, remedy, key=f"{column} is empty ({at + 1} of {count})")
+            hint = "name a cursor that every row has, or fill the column"
+            yield Broken(chosen.name, -1 - at, problem, column, hint, key=f"{column} is empty ({at + 1} of {count})")
 
     def _again(self, error: SQLAlchemyError) -> None:
         """Wait before another try, when one can help; else say what is wrong."""
         if not is_lost(error) or self._tries >= self.retries or (self._last is None and self._tries == 0):
-            raise told(error, self.place, self.wanted.name) from None
+            raise to_data_error(error, self.address, self.request.name) from None
         if not self._last:
             what = f"the connection dropped after {self._number} rows, and the query has no `cursor` to go on from"
-            remedy = "name `cursor`: columns that order the rows and that no two rows share"
-            raise DataError(what, where=Where(file=self.wanted.name), remedy=remedy) from None
-        self.say(f"{self.wanted.name}: the connection dropped after {self._number} rows; going on from there")
+            hint = "name `cursor`: columns that order the rows and that no two rows share"
+            raise DataError(what, where=SourceLocation(file=self.request.name), hint=hint) from None
+        self.say(f"{self.request.name}: the connection dropped after {self._number} rows; going on from there")
         time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._tries))
         self._tries += 1
 
@@ -118,18 +118,20 @@ class Reading:
 def _check(names: list[str], chosen: Selection) -> None:
     for name in names:
         if names.count(name) > 1:
-            remedy = "give one of them another name: `SELECT a.id, b.id AS b_id`"
-            raise DataError("two columns have the same name", where=Where(file=chosen.name, field=name), remedy=remedy)
+            hint = "give one of them another name: `SELECT a.id, b.id AS b_id`"
+            raise DataError(
+                "two columns have the same name", where=SourceLocation(file=chosen.name, field=name), hint=hint
+            )
     for name in chosen.cursor:
         if name not in names:
-            where, remedy = Where(file=chosen.name, field="cursor"), did_you_mean(name, names)
-            raise DataError(f"there is no column {name!r}", where=where, remedy=remedy)
+            where, hint = SourceLocation(file=chosen.name, field="cursor"), did_you_mean(name, names)
+            raise DataError(f"there is no column {name!r}", where=where, hint=hint)
 
 
 def _ambiguous(chosen: Selection, key: tuple[Any, ...]) -> DataError:
     both = ", ".join(f"{name} = {_value(value)}" for name, value in zip(chosen.cursor, key, strict=True))
-    remedy = "add columns until no two rows share them all: `cursor: [updated_at, id]`"
-    return DataError(f"two rows have {both}", where=Where(file=chosen.name, field="cursor"), remedy=remedy)
+    hint = "add columns until no two rows share them all: `cursor: [updated_at, id]`"
+    return DataError(f"two rows have {both}", where=SourceLocation(file=chosen.name, field="cursor"), hint=hint)
 
 
 def _value(value: Any) -> Any:

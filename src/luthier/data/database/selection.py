@@ -28,14 +28,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NullType
 
-from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
 
 _NAMES_ROWS = re.compile(r"(?i:(?:^|_)(?:id|key|uuid|number|no|nr|index)$)|Id$")
 Bound = int | float | str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class SqlRequest:
     """What a recipe asks for."""
 
     table: str | None
@@ -67,17 +67,17 @@ class Selection:
         if not self.cursor and isinstance(self.rows, TextClause):
             return self.rows
         columns = [_column(name) for name in self.cursor]
-        wanted = self.unordered().order_by(*columns)
-        return wanted if last is None else wanted.where(_behind(columns, last))
+        statement = self.unordered().order_by(*columns)
+        return statement if last is None else statement.where(_behind(columns, last))
 
     def unordered(self, *what: ColumnElement[Any]) -> Select[Any]:
         """The rows within the bounds whose cursor has values, or something told of them all."""
         first = _column(self.cursor[0])
-        wanted = select(*(what or (literal_column("*"),))).select_from(self.rows)
-        wanted = wanted.where(*(column(name).is_not(None) for name in self.cursor))
+        statement = select(*(what or (literal_column("*"),))).select_from(self.rows)
+        statement = statement.where(*(column(name).is_not(None) for name in self.cursor))
         if self.after is not None:
-            wanted = wanted.where(first > _given(self.after))
-        return wanted if self.until is None else wanted.where(first <= _given(self.until))
+            statement = statement.where(first > _given(self.after))
+        return statement if self.until is None else statement.where(first <= _given(self.until))
 
     def lacking(self) -> Select[Any]:
         """How many rows have no value in a column of the cursor, so that they stand nowhere in the order."""
@@ -113,34 +113,34 @@ def _given(value: Any) -> BindParameter[Any]:
 def _behind(columns: Sequence[ColumnElement[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
     """What stands behind a row in the order: greater in the first column in which they differ."""
     steps = [
-        and_(*(columns[at] == _given(last[at]) for at in range(place)), columns[place] > _given(last[place]))
-        for place in range(len(columns))
+        and_(*(columns[at] == _given(last[at]) for at in range(index)), columns[index] > _given(last[index]))
+        for index in range(len(columns))
     ]
     return and_(columns[0] >= _given(last[0]), or_(*steps))
 
 
-def selection(connection: Connection, wanted: Wanted) -> Selection:
+def selection(connection: Connection, request: SqlRequest) -> Selection:
     """The rows that a recipe means; `DataError` when there is no such table, or nothing orders it."""
-    if wanted.query is None:
-        rows, cursor = _table(connection, wanted)
-        return Selection(wanted.name, rows, cursor, wanted.after, wanted.until)
-    query = wanted.query.strip().rstrip(";").replace(":", r"\:")  # a colon in it means itself
-    if not wanted.cursor:
-        return Selection(wanted.name, text(query), ())
-    return Selection(wanted.name, _bracketed(query, "luthier_rows"), wanted.cursor, wanted.after, wanted.until)
+    if request.query is None:
+        rows, cursor = _table(connection, request)
+        return Selection(request.name, rows, cursor, request.after, request.until)
+    query = request.query.strip().rstrip(";").replace(":", r"\:")  # a colon in it means itself
+    if not request.cursor:
+        return Selection(request.name, text(query), ())
+    return Selection(request.name, _bracketed(query, "luthier_rows"), request.cursor, request.after, request.until)
 
 
 def _bracketed(query: str, name: str) -> TextClause:
     return text(f"(\n{query}\n) AS {name}")
 
 
-def _table(connection: Connection, wanted: Wanted) -> tuple[TableClause, tuple[str, ...]]:
-    assert wanted.table is not None
-    schema, name = _place(connection, wanted.table)
-    cursor = tuple(dict.fromkeys((*wanted.cursor, *_key(connection, name, schema))))
+def _table(connection: Connection, request: SqlRequest) -> tuple[TableClause, tuple[str, ...]]:
+    assert request.table is not None
+    schema, name = _place(connection, request.table)
+    cursor = tuple(dict.fromkeys((*request.cursor, *_key(connection, name, schema))))
     if not cursor:
-        remedy = "name `cursor`: columns that no two rows share, such as `cursor: id`"
-        raise DataError("has no key, so its rows have no order", where=Where(file=wanted.table), remedy=remedy)
+        hint = "name `cursor`: columns that no two rows share, such as `cursor: id`"
+        raise DataError("has no key, so its rows have no order", where=SourceLocation(file=request.table), hint=hint)
     return table(name, schema=schema), cursor
 
 
@@ -180,11 +180,11 @@ def _place(connection: Connection, written: str) -> tuple[str | None, str]:
     """Schema and name; a table whose own name has a dot in it is found, too."""
     found = inspect(connection)
     schema, _, name = written.rpartition(".")
-    for place in ((None, written), (schema or None, name)):
-        if found.has_table(place[1], place[0]):
-            return place
-    remedy = did_you_mean(written, tables(connection))
-    raise DataError("there is no such table or view", where=Where(file=written), remedy=remedy)
+    for candidate in ((None, written), (schema or None, name)):
+        if found.has_table(candidate[1], candidate[0]):
+            return candidate
+    hint = did_you_mean(written, tables(connection))
+    raise DataError("there is no such table or view", where=SourceLocation(file=written), hint=hint)
 
 
 def tables(connection: Connection) -> list[str]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Transaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from luthier.core.errors import DataError, MissingExtra, Where
+from luthier.core.errors import DataError, MissingExtra, SourceLocation
 from luthier.data.database.address import Address
 
 _BUSY_S = 60.0
@@ -34,17 +34,17 @@ class Undecodable(bytes):
     """Text of an SQLite database that is no UTF-8."""
 
 
-def connect(place: Address) -> Engine:
+def connect(address: Address) -> Engine:
     """An engine that opens a connection each time it is asked."""
-    if place.file is not None:
-        return _sqlite(place)
+    if address.file is not None:
+        return _sqlite(address)
     try:
-        is_postgres = place.url.get_backend_name() == "postgresql"
+        is_postgres = address.url.get_backend_name() == "postgresql"
         more: dict[str, Any] = {"connect_args": {"connect_timeout": _CONNECT_S}} if is_postgres else {}
         more["pool_logging_name"] = _quiet()
-        engine = create_engine(place.url, poolclass=NullPool, hide_parameters=True, **more)
+        engine = create_engine(address.url, poolclass=NullPool, hide_parameters=True, **more)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise _no_driver(place, error) from None
+        raise _no_driver(address, error) from None
     if is_postgres:
         event.listen(engine, "connect", _settle_postgres)
     return engine
@@ -59,18 +59,18 @@ def _quiet() -> str:
     return "luthier"
 
 
-def _no_driver(place: Address, error: Exception) -> MissingExtra:
-    if place.url.get_backend_name() == "postgresql":
-        remedy = "pip install 'luthier[postgres]'"
+def _no_driver(address: Address, error: Exception) -> MissingExtra:
+    if address.url.get_backend_name() == "postgresql":
+        hint = "pip install 'luthier[postgres]'"
     else:
-        remedy = "install SQLAlchemy's dialect and the driver for this database"
-    return MissingExtra(f"its driver is not installed: {error}", where=Where(file=place.written), remedy=remedy)
+        hint = "install SQLAlchemy's dialect and the driver for this database"
+    return MissingExtra(f"its driver is not installed: {error}", where=SourceLocation(file=address.written), hint=hint)
 
 
-def _sqlite(place: Address) -> Engine:
-    if not place.file or not place.file.is_file():
-        raise DataError("there is no such file", where=Where(file=place.written), remedy="check `url`")
-    target = f"file:{quote(str(place.file))}?mode=ro"
+def _sqlite(address: Address) -> Engine:
+    if not address.file or not address.file.is_file():
+        raise DataError("there is no such file", where=SourceLocation(file=address.written), hint="check `url`")
+    target = f"file:{quote(str(address.file))}?mode=ro"
 
     def open_it() -> sqlite3.Connection:
         connection = sqlite3.connect(target, uri=True, timeout=_BUSY_S, isolation_level=None)
@@ -117,9 +117,9 @@ def _forgiving(base: type[Any]) -> type[Any]:
 
 
 @contextmanager
-def snapshot(engine: Engine, place: Address) -> Iterator[Connection]:
+def snapshot(engine: Engine, address: Address) -> Iterator[Connection]:
     """A read-only transaction; in PostgreSQL and SQLite all its queries see one state of the database."""
-    with connected(engine, place) as connection:
+    with connected(engine, address) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin() as transaction:
@@ -141,12 +141,12 @@ def _roll_back(connection: Connection, transaction: Transaction) -> None:
 
 
 @contextmanager
-def connected(engine: Engine, place: Address) -> Iterator[Connection]:
+def connected(engine: Engine, address: Address) -> Iterator[Connection]:
     """A connection; a missing driver is said."""
     try:
         connection = engine.connect()
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise _no_driver(place, error) from None
+        raise _no_driver(address, error) from None
     with connection:
         yield connection
 
@@ -160,15 +160,15 @@ def is_lost(error: SQLAlchemyError) -> bool:
     return error.connection_invalidated or (isinstance(error, (OperationalError, InterfaceError)) and gone)
 
 
-def told(error: SQLAlchemyError, place: Address, name: str) -> DataError:
+def to_data_error(error: SQLAlchemyError, address: Address, name: str) -> DataError:
     """What the database refused, in one sentence that holds no secret and no value of a row."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
-    said = place.scrubbed(text.strip().split("\n", 1)[0])[:300]
-    for signs, message, remedy in _REFUSALS:
+    driver_message = address.scrubbed(text.strip().split("\n", 1)[0])[:300]
+    for signs, message, hint in _REFUSALS:
         if any(sign in text for sign in signs):
-            return DataError(f"{message}: {said}", where=Where(file=place.written), remedy=remedy)
-    remedy = "check `table`, `query` and `cursor`; try the query in the database's own shell"
-    return DataError(f"the database refuses: {said}", where=Where(file=name), remedy=remedy)
+            return DataError(f"{message}: {driver_message}", where=SourceLocation(file=address.written), hint=hint)
+    hint = "check `table`, `query` and `cursor`; try the query in the database's own shell"
+    return DataError(f"the database refuses: {driver_message}", where=SourceLocation(file=name), hint=hint)
 
 
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str], ...] = (

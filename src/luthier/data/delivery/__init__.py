@@ -1,1 +1,1 @@
-"""A data set out again: exports with a card, and findings as files."""
+"""Export of data sets with a card, and of findings as files."""

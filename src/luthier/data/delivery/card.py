@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from luthier.artifacts.dataset import DatasetSummary, lineage
+from luthier.artifacts.findings import Findings
 from luthier.core.artifact import Artifact
-from luthier.models.card import data_licence, without_places
-from luthier.text.dataset import DatasetSummary, lineage
-from luthier.text.findings import Findings
+from luthier.models.export.model_card import data_licence, without_places
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 """Size categories in the hub's own words."""
@@ -21,14 +21,14 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
-    told = DatasetSummary.read(artifact)
-    front = yaml.safe_dump(_front(artifact, name, told), sort_keys=True, allow_unicode=True)
+    dataset_summary = DatasetSummary.read(artifact)
+    front = yaml.safe_dump(_front(artifact, name, dataset_summary), sort_keys=True, allow_unicode=True)
     parts = [
         f"---\n{front}---\n",
         f"# {name}\n",
-        f"{_what(told)} Prepared with Luthier; every row keeps its id, so that its story can be told.\n",
-        _counts(told),
-        _sources(artifact, told),
+        f"{_what(dataset_summary)} Prepared with Luthier; every row keeps its id, so that its story can be told.\n",
+        _counts(dataset_summary),
+        _sources(artifact, dataset_summary),
         _operators(artifact),
         _risks(artifact, findings),
         _provenance(artifact),
@@ -36,38 +36,38 @@ def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
     return "\n".join(parts)
 
 
-def _front(artifact: Artifact, name: str, told: DatasetSummary) -> dict[str, Any]:
-    rows, licences = sum(told.rows.values()), _licences(artifact)
+def _front(artifact: Artifact, name: str, dataset_summary: DatasetSummary) -> dict[str, Any]:
+    rows, licences = sum(dataset_summary.rows.values()), _licences(artifact)
     return {
         "license": "other" if len(licences) > 1 else licences[0] if licences else "unknown",
         "pretty_name": name,
         "size_categories": [next((word for limit, word in _SIZES if rows < limit), "n>1M")],
         "tags": ["luthier"],
-        "task_categories": ["text-classification" if told.task == "label" else "text-generation"],
+        "task_categories": ["text-classification" if dataset_summary.task == "label" else "text-generation"],
     }
 
 
-def _what(told: DatasetSummary) -> str:
-    rows = ", ".join(f"{count:,} {split}" for split, count in told.rows.items())
-    if told.task == "text":
+def _what(dataset_summary: DatasetSummary) -> str:
+    rows = ", ".join(f"{count:,} {split}" for split, count in dataset_summary.rows.items())
+    if dataset_summary.task == "text":
         return f"Conversations with free answers: {rows} rows."
-    shown = ", ".join(map(_cell, told.labels[:20])) + (", …" if len(told.labels) > 20 else "")
-    return f"Texts with one of {len(told.labels)} classes ({shown}): {rows} rows."
+    shown = ", ".join(map(_cell, dataset_summary.labels[:20])) + (", …" if len(dataset_summary.labels) > 20 else "")
+    return f"Texts with one of {len(dataset_summary.labels)} classes ({shown}): {rows} rows."
 
 
-def _counts(told: DatasetSummary) -> str:
+def _counts(dataset_summary: DatasetSummary) -> str:
     """Every row that went in, by what became of it."""
-    lines = [f"| read | {told.rows_in} |"]
-    lines += [f"| {split} | {count} |" for split, count in told.rows.items()]
-    lines += [f"| dropped: {_cell(reason)} | {count} |" for reason, count in told.dropped.items()]
-    lines += [f"| made by {maker} | {count} |" for maker, count in told.made.items()]
-    lines += [f"| edited by {operator} | {count} |" for operator, count in told.edited.items()]
+    lines = [f"| read | {dataset_summary.rows_in} |"]
+    lines += [f"| {split} | {count} |" for split, count in dataset_summary.rows.items()]
+    lines += [f"| dropped: {_cell(reason)} | {count} |" for reason, count in dataset_summary.dropped.items()]
+    lines += [f"| made by {maker} | {count} |" for maker, count in dataset_summary.made.items()]
+    lines += [f"| edited by {operator} | {count} |" for operator, count in dataset_summary.edited.items()]
     return "## Rows\n\n| what | rows |\n|---|---|\n" + "\n".join(lines) + "\n"
 
 
-def _sources(artifact: Artifact, told: DatasetSummary) -> str:
+def _sources(artifact: Artifact, dataset_summary: DatasetSummary) -> str:
     licence = "; ".join(_licences(artifact)) or "not stated by the source; find it out before you pass the rows on"
-    lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in told.sources]
+    lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in dataset_summary.sources]
     read = sorted({pair for made in lineage(artifact) for pair in made.manifest.reads.items()})
     lines += [f"- bytes read by `{part}`: digest `{digest}`" for part, digest in read]
     return "## Sources and licences\n\n" + "\n".join([*lines, f"- licence: {licence}"]) + "\n"
@@ -89,16 +89,20 @@ def _operators(artifact: Artifact) -> str:
     """The settings that made the data set, and those before them that made what it was made of."""
     made = [*lineage(artifact)][::-1]
     edited = sorted({operator for one in made for operator in DatasetSummary.read(one).edited})
-    said = f"Texts were edited by {', '.join(edited)}.\n\n" if edited else ""
+    sentence = f"Texts were edited by {', '.join(edited)}.\n\n" if edited else ""
     text = yaml.safe_dump([_settings(one) for one in made], sort_keys=False, allow_unicode=True)
-    return f"## What was done\n\n{said}```yaml\n{text}```\n"
+    return f"## What was done\n\n{sentence}```yaml\n{text}```\n"
 
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
     """A step's settings: of `prepare`, what rows came from and went through; of another, whatever it says."""
-    told = without_places(artifact.manifest.settings)
+    settings = without_places(artifact.manifest.settings)
     kind = {"kind": artifact.manifest.kind}
-    return kind | {key: told[key] for key in (("source", "ops", "split") if "source" in told else told) if key in told}
+    return kind | {
+        key: settings[key]
+        for key in (("source", "ops", "split") if "source" in settings else settings)
+        if key in settings
+    }
 
 
 def _risks(artifact: Artifact, findings: Findings | None) -> str:
@@ -114,7 +118,7 @@ def _risks(artifact: Artifact, findings: Findings | None) -> str:
     else:
         lines.append(f"- {findings.sentence}")
         for finding in (*findings.of("serious"), *findings.of("warning")):
-            lines.append(f"- {finding.severity}: {finding.title}. {finding.sentence} {finding.remedy}".rstrip())
+            lines.append(f"- {finding.severity}: {finding.title}. {finding.sentence} {finding.hint}".rstrip())
         if findings.looked_at < findings.rows:
             lines.append(f"- {findings.looked_at:,} of {findings.rows:,} rows were looked at.")
         lines += [f"- not looked at: {kind} ({why})" for kind, why in findings.skipped.items()]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
-from luthier.core.digest import file_digest
-from luthier.core.errors import DataError, UnknownName, Where, did_you_mean
+from luthier.core.errors import DataError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import writing
+from luthier.core.hashing import file_digest
 from luthier.data.exporter import Exporter, Outgoing, Say
 
 
@@ -45,14 +45,14 @@ def export(artifact: Artifact, to: Path, form: str | Exporter = "jsonl", say: Sa
 def _named(kind: str) -> Exporter:
     found = members(Exporter).get(kind.replace("-", "_"))
     if found is None:
-        raise UnknownName(f"a data set cannot be exported as {kind!r}", remedy=did_you_mean(kind, forms()))
+        raise UnknownName(f"a data set cannot be exported as {kind!r}", hint=did_you_mean(kind, forms()))
     return found.model_validate({})
 
 
 def _refuse_foreign(target: Path, aside: Path) -> None:
     """What is there already may stay only when it is the same."""
     if target.exists() and file_digest(target) != file_digest(aside):
-        remedy = "give another folder, or remove the file"
+        hint = "give another folder, or remove the file"
         raise DataError(
-            "is there already and differs from what would be written", where=Where(file=str(target)), remedy=remedy
+            "is there already and differs from what would be written", where=SourceLocation(file=str(target)), hint=hint
         )

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from luthier.artifacts.dataset import columns, splits
+from luthier.artifacts.findings import Mark, read_findings, read_marks
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import write_aside
-from luthier.text.dataset import columns, splits
-from luthier.text.findings import Mark, read_findings, read_marks
 
-ROWS, SETTINGS = "findings.jsonl", "leave_out.yaml"
+ROWS, SETTINGS = "findings.jsonl", "exclude_ids.yaml"
 
 
 def write_found(artifact: Artifact, to: Path) -> list[Path]:
-    """Write `findings.jsonl`, a line for each row of each finding with its text, and `leave_out.yaml`, operators that
+    """Write `findings.jsonl`, a line for each row of each finding with its text, and `exclude_ids.yaml`, operators that
     leave these rows out; files that are there already are not overwritten."""
     for path in (to / ROWS, to / SETTINGS):
         if path.exists():
-            raise DataError("is there already", where=Where(file=str(path)), remedy="give another folder")
+            raise DataError("is there already", where=SourceLocation(file=str(path)), hint="give another folder")
     marks = list(read_marks(artifact))
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(artifact, marks))
     write_aside(to / ROWS, lines.encode())
@@ -32,8 +32,8 @@ def write_found(artifact: Artifact, to: Path) -> list[Path]:
 
 def _lines(artifact: Artifact, marks: list[Mark]) -> Iterator[dict[str, Any]]:
     severity = {finding.name: finding.severity for finding in read_findings(artifact).findings}
-    data, wanted = artifact.parent("data"), {mark.id for mark in marks}
-    rows = {row["id"]: row for split in splits(data) for row in columns(data, split) if row["id"] in wanted}
+    data, row_ids = artifact.parent("data"), {mark.id for mark in marks}
+    rows = {row["id"]: row for split in splits(data) for row in columns(data, split) if row["id"] in row_ids}
     for mark in marks:
         row = rows[mark.id]
         yield {
@@ -56,5 +56,5 @@ def _settings(artifact: Artifact, marks: list[Mark]) -> str:
         if found := ids.get(finding.name):
             quoted = "\n".join(f'      - "{one}"' for one in found)
             lines += [f"# {finding.severity}: {' '.join(finding.sentence.split())}"]
-            lines += [f"  - kind: leave_out\n    reason: {json.dumps(finding.title)}\n    ids:\n{quoted}"]
+            lines += [f"  - kind: exclude_ids\n    reason: {json.dumps(finding.title)}\n    ids:\n{quoted}"]
     return "\n".join(lines) + "\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.bounds import bounded, size_of
-from luthier.data.exporter import Line
-from luthier.data.passes.tables import dump, dump_tools
+from luthier.data.engine.tables import dump, dump_tools
+from luthier.data.exporter import ExportRow
+from luthier.data.row import bounded, size_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ def schema() -> pa.Schema:
     )
 
 
-def batches(lines: Iterable[Line]) -> Iterator[pa.RecordBatch]:
+def batches(lines: Iterable[ExportRow]) -> Iterator[pa.RecordBatch]:
     """Rows as Arrow batches, smaller ones where rows are long."""
     import pyarrow as pa
 
@@ -45,7 +45,7 @@ def batches(lines: Iterable[Line]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pylist([_row(line) for line in found], schema=schema())
 
 
-def _row(line: Line) -> dict[str, Any]:
+def _row(line: ExportRow) -> dict[str, Any]:
     return {
         **{name: line[name] for name in ("id", "origin", "kind", "label")},
         "messages": [_message(message) for message in line["messages"]],

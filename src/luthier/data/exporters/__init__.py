@@ -1,1 +1,1 @@
-"""Forms in which a data set goes out; one file a form."""
+"""Export formats of data sets, one file each."""

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.counted import counted
+from luthier.core.events import counted
+from luthier.data.annotation.annotations import judgments_of
+from luthier.data.annotation.client import Choices, choices
+from luthier.data.engine.tables import dump, dump_tools
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
-from luthier.data.label.asking import Choices, choices
-from luthier.data.label.judgment import judgments_of
-from luthier.data.passes.tables import dump, dump_tools
 
 _FIELD = "text"
 _ALLOWED = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -29,11 +29,11 @@ class ArgillaOut(Exporter):
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write the records of each split, and settings with one text field and one question."""
-        asked = choices(data, say)
-        text = json.dumps(_settings(asked), ensure_ascii=False, indent=1)
+        options = choices(data, say)
+        text = json.dumps(_settings(options), ensure_ascii=False, indent=1)
         (folder / "settings.json").write_text(text + "\n", encoding="utf-8")
         for split in data.splits:
-            write_array(folder / f"{split}.json", (record(line, asked) for line in data.lines(split)))
+            write_array(folder / f"{split}.json", (record(line, options) for line in data.lines(split)))
         judged = [one for split in data.splits for line in data.lines(split) for one in judgments_of(line["meta"])]
         if judged:
             say("Argilla knows annotators by UUID: responses by other names are refused until such users exist")
@@ -43,9 +43,9 @@ class ArgillaOut(Exporter):
             say("Argilla has no place for the time of a judgment: it is left out")
 
 
-def record(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
+def record(line: dict[str, Any], options: Choices) -> dict[str, Any]:
     """A row as a record."""
-    question = asked.question(line)
+    question = options.question(line)
     kept = {name: value for name, value in question.kept.items() if name not in ("id", "origin")}
     flat = {
         name: value if isinstance(value, str) else dump_tools(value) if name == "tools" else dump(value)
@@ -61,29 +61,29 @@ def record(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
         "status": "completed" if question.judgments else "pending",
     }
     if found := question.proposal:
-        value, score = _value(asked, found), found["confidence"]
+        value, score = _value(options, found), found["confidence"]
         scores = [score] * len(value) if isinstance(value, list) and score is not None else score
-        made["suggestions"][_name(asked)] = {"value": value, "score": scores, "agent": found["model"]}
+        made["suggestions"][_name(options)] = {"value": value, "score": scores, "agent": found["model"]}
     if given := [one for one in question.judgments if one.get("label") is not None]:
-        told = [{"value": _value(asked, one), "user_id": one["annotator"]} for one in given]
-        made["responses"][_name(asked)] = told
+        responses = [{"value": _value(options, one), "user_id": one["annotator"]} for one in given]
+        made["responses"][_name(options)] = responses
     return made
 
 
-def _name(asked: Choices) -> str:
-    return asked.name if _ALLOWED.fullmatch(asked.name) else "label"
+def _name(options: Choices) -> str:
+    return options.name if _ALLOWED.fullmatch(options.name) else "label"
 
 
-def _value(asked: Choices, one: dict[str, Any]) -> Any:
+def _value(options: Choices, one: dict[str, Any]) -> Any:
     """An answer as the question wants it: a list where several classes may be chosen."""
-    return asked.of(one) if asked.between else one["label"]
+    return options.of(one) if options.between else one["label"]
 
 
 def _settings(choose: Choices) -> dict[str, Any]:
     options = [{"value": label, "text": label, "description": None} for label in choose.labels]
     field = {"name": _FIELD, "title": _FIELD, "required": True, "settings": {"type": "text", "use_markdown": False}}
     kind = "multi_label_selection" if choose.between else "label_selection"
-    asked = {
+    question = {
         "name": _name(choose),
         "title": choose.name,
         "description": None,
@@ -95,7 +95,7 @@ def _settings(choose: Choices) -> dict[str, Any]:
         "allow_extra_metadata": True,
         "distribution": {"strategy": "overlap", "min_submitted": 1},
         "fields": [field],
-        "questions": [asked],
+        "questions": [question],
         "vectors": [],
         "metadata": [],
     }

@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.data.exporter import Exporter, Line, Outgoing, Say, joined
-from luthier.data.passes.tables import dump, dump_tools
+from luthier.data.engine.tables import dump, dump_tools
+from luthier.data.exporter import Exporter, ExportRow, Outgoing, Say, joined
 
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
@@ -48,15 +48,15 @@ def harmless(cell: Any) -> Any:
     return f"'{cell}" if is_formula(cell) else cell
 
 
-def _cells(line: Line) -> list[Any]:
+def _cells(line: ExportRow) -> list[Any]:
     messages = line["messages"]
     before = [turn for turn in messages if turn["role"] == "system"]
-    asked = [turn for turn in messages[:-1] if turn["role"] != "system"]
+    prompt_turns = [turn for turn in messages[:-1] if turn["role"] != "system"]
     values = {
         **line["origin"],
         **{name: line[name] or "" for name in ("id", "kind", "label")},
         "system": joined(before),
-        "prompt": joined(asked),
+        "prompt": joined(prompt_turns),
         "answer": joined(messages[-1:]),
         "messages": dump(messages),
         "tools": dump_tools(line["tools"]) if "tools" in line else "",

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.data.annotation.annotations import file_of, judgments_of, last_of
+from luthier.data.annotation.client import AnnotationQuestion, Choices, choices
 from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
-from luthier.data.label.asking import Choices, Question, choices
-from luthier.data.label.judgment import file_of, judgments_of, last_of
 
 
 class DoccanoOut(Exporter):
@@ -22,42 +22,42 @@ class DoccanoOut(Exporter):
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write `SPLIT.jsonl`, or `SPLIT/ANNOTATOR.jsonl` where people have judged, and the label types."""
-        asked = choices(data, say)
-        write_lines(folder / "labels.json", [[{"text": label} for label in asked.labels]])
+        options = choices(data, say)
+        write_lines(folder / "labels.json", [[{"text": label} for label in options.labels]])
         confident = judged = False
         for split in data.splits:
             names = sorted({one["annotator"] for line in data.lines(split) for one in judgments_of(line["meta"])})
             judged = judged or bool(names)
             if not names:
-                write_lines(folder / f"{split}.jsonl", (document(line, asked) for line in data.lines(split)))
-                confident = confident or any(asked.question(line).proposal for line in data.lines(split))
+                write_lines(folder / f"{split}.jsonl", (document(line, options) for line in data.lines(split)))
+                confident = confident or any(options.question(line).proposal for line in data.lines(split))
             for name, file in _files(names).items():
                 (folder / split).mkdir(exist_ok=True)
-                write_lines(folder / split / f"{file}.jsonl", _of(data, split, name, asked))
+                write_lines(folder / split / f"{file}.jsonl", _of(data, split, name, options))
         if confident:
             say("Doccano has no place for a proposal's confidence: it stands in the document's metadata")
         if judged:
             say("Doccano has no place for the time of a judgment: it stands in the document's metadata")
 
 
-def document(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
+def document(line: dict[str, Any], options: Choices) -> dict[str, Any]:
     """A row as a document with the proposed label, if there is one."""
-    question = asked.question(line)
+    question = options.question(line)
     found = question.proposal
-    label = asked.of(found) if found else []
+    label = options.of(found) if found else []
     return {"text": question.text, "label": label, **_kept(question), **({"proposal": found} if found else {})}
 
 
-def _of(data: Outgoing, split: str, annotator: str, asked: Choices) -> Iterator[dict[str, Any]]:
+def _of(data: Outgoing, split: str, annotator: str, options: Choices) -> Iterator[dict[str, Any]]:
     """What one annotator judged; of several judgments of one row, the last is the label."""
     for line in data.lines(split):
-        question = asked.question(line)
+        question = options.question(line)
         mine = [one for one in question.judgments if one["annotator"] == annotator]
         if mine:
-            yield {"text": question.text, "label": asked.of(last_of(mine)), **_kept(question), "judgments": mine}
+            yield {"text": question.text, "label": options.of(last_of(mine)), **_kept(question), "judgments": mine}
 
 
-def _kept(question: Question) -> dict[str, Any]:
+def _kept(question: AnnotationQuestion) -> dict[str, Any]:
     """What comes back, with the row's id under a name of its own: Doccano gives its own."""
     return {"row_id" if name == "id" else name: value for name, value in question.kept.items()}
 

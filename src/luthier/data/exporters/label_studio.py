@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
+from luthier.data.annotation.client import Choices, choices
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
-from luthier.data.label.asking import Choices, choices
 
 _TEXT = "text"
 """What the text is called in the configuration."""
@@ -24,29 +24,29 @@ class LabelStudioOut(Exporter):
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write the tasks of each split, and the configuration."""
-        asked = choices(data, say)
-        (folder / "labels.xml").write_text(_config(asked), encoding="utf-8")
+        options = choices(data, say)
+        (folder / "labels.xml").write_text(_config(options), encoding="utf-8")
         for split in data.splits:
-            write_array(folder / f"{split}.json", (task(line, asked) for line in data.lines(split)))
+            write_array(folder / f"{split}.json", (task(line, options) for line in data.lines(split)))
 
 
-def task(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
+def task(line: dict[str, Any], options: Choices) -> dict[str, Any]:
     """A row as a task."""
-    question = asked.question(line)
+    question = options.question(line)
     made: dict[str, Any] = {"data": {_TEXT: question.text, **question.kept}}
     if question.judgments:
-        made["annotations"] = [_annotation(one, asked) for one in question.judgments]
+        made["annotations"] = [_annotation(one, options) for one in question.judgments]
     if question.proposal:
         score = question.proposal["confidence"]
-        found = {"model_version": question.proposal["model"], "result": [_choice(asked, question.proposal)]}
+        found = {"model_version": question.proposal["model"], "result": [_choice(options, question.proposal)]}
         made["predictions"] = [found if score is None else {**found, "score": score}]
     return made
 
 
-def _annotation(one: dict[str, Any], asked: Choices) -> dict[str, Any]:
-    is_decided = bool(asked.of(one))
+def _annotation(one: dict[str, Any], options: Choices) -> dict[str, Any]:
+    is_decided = bool(options.of(one))
     made = {
-        "result": [_choice(asked, one)] if is_decided else [],
+        "result": [_choice(options, one)] if is_decided else [],
         "was_cancelled": not is_decided,
         **_by(one["annotator"]),
     }
@@ -62,18 +62,18 @@ def _by(annotator: str) -> dict[str, Any]:
     return {"completed_by": int(annotator)} if is_number else {"annotator": annotator}
 
 
-def _choice(asked: Choices, one: dict[str, Any]) -> dict[str, Any]:
-    return {"from_name": _name(asked), "to_name": _TEXT, "type": "choices", "value": {"choices": asked.of(one)}}
+def _choice(options: Choices, one: dict[str, Any]) -> dict[str, Any]:
+    return {"from_name": _name(options), "to_name": _TEXT, "type": "choices", "value": {"choices": options.of(one)}}
 
 
-def _name(asked: Choices) -> str:
+def _name(options: Choices) -> str:
     """What the control is called: not as the text is."""
-    return asked.name if asked.name != _TEXT else "label"
+    return options.name if options.name != _TEXT else "label"
 
 
-def _config(asked: Choices) -> str:
-    lines = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in asked.labels)
-    how, name = "multiple" if asked.between else "single", quoteattr(_name(asked))
+def _config(options: Choices) -> str:
+    lines = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in options.labels)
+    how, name = "multiple" if options.between else "single", quoteattr(_name(options))
     return (
         f'<View>\n  <Text name="{_TEXT}" value="${_TEXT}"/>\n'
         f'  <Choices name={name} toName="{_TEXT}" choice="{how}" showInline="true">\n{lines}  </Choices>\n</View>\n'

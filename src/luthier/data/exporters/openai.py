@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.errors import DataError, Where
-from luthier.data.exporter import Exporter, Line, Outgoing, Say, write_lines
+from luthier.chat.messages import Message, as_openai
+from luthier.chat.preference import REJECTED, turns_of
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.exporter import Exporter, ExportRow, Outgoing, Say, write_lines
 from luthier.data.row import MESSAGES
-from luthier.text.messages import Message, as_openai
-from luthier.text.preference import REJECTED, turns_of
 
 LEAST_ROWS = 10
 LARGEST_BYTES = 512 << 20
@@ -68,34 +68,34 @@ def _checked(data: Outgoing, split: str, *, pairs: bool) -> Iterator[dict[str, A
     if refused:
         what = f"{len(refused)} of {data.rows(split)} rows would be refused by OpenAI; the first is {refused[0]}"
         raise DataError(
-            what, where=Where(field=split), remedy="drop or mend such rows in the recipe, or export `jsonl`"
+            what, where=SourceLocation(field=split), hint="drop or mend such rows in the recipe, or export `jsonl`"
         )
 
 
-def chat(line: Line) -> dict[str, Any]:
+def chat(line: ExportRow) -> dict[str, Any]:
     """A row as OpenAI's chat example."""
     messages = MESSAGES.validate_python(line["messages"])
     made = {"messages": _weighed(messages)}
     return {**made, "tools": _tools(line)} if "tools" in line else made
 
 
-def preference(line: Line) -> dict[str, Any]:
+def preference(line: ExportRow) -> dict[str, Any]:
     """A row as OpenAI's preference example: what stands before the answer, the answer, and the rejected one."""
     messages = MESSAGES.validate_python(line["messages"])
-    asked: dict[str, Any] = {"messages": as_openai(messages[:-1])}
+    model_input: dict[str, Any] = {"messages": as_openai(messages[:-1])}
     if "tools" in line:
-        asked |= {"tools": _tools(line)}
+        model_input |= {"tools": _tools(line)}
     rejected = _rejected(line)
     turns = turns_of(rejected)
     other = turns[-1].content if turns else rejected
     return {
-        "input": asked,
+        "input": model_input,
         "preferred_output": as_openai(messages[-1:]),
         "non_preferred_output": [{"role": "assistant", "content": other}],
     }
 
 
-def _rejected(line: Line) -> Any:
+def _rejected(line: ExportRow) -> Any:
     """The answer that was not preferred, by whichever name it goes; None where there is none."""
     return next((found for name in REJECTED if (found := line["meta"].get(name))), None)
 
@@ -106,7 +106,7 @@ def _weighed(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     return [made if message.learn else {**made, "weight": 0} for made, message in pairs]
 
 
-def _tools(line: Line) -> list[dict[str, Any]]:
+def _tools(line: ExportRow) -> list[dict[str, Any]]:
     return [tool if "function" in tool else {"type": "function", "function": tool} for tool in line["tools"]]
 
 
@@ -126,8 +126,8 @@ def objection(example: dict[str, Any]) -> str | None:
 
 def objection_to_pair(example: dict[str, Any]) -> str | None:
     """Why OpenAI would refuse a preference example, or None."""
-    asked = example["input"]["messages"]
-    if not asked or asked[-1]["role"] not in ("user", "tool"):
+    messages = example["input"]["messages"]
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
         return "the input does not end with a user turn"
     for name in ("preferred_output", "non_preferred_output"):
         [answer] = example[name]
@@ -135,7 +135,7 @@ def objection_to_pair(example: dict[str, Any]) -> str | None:
             return f"{name} is not one assistant text"
     if example["preferred_output"][0]["content"] == example["non_preferred_output"][0]["content"]:
         return "both answers are the same"
-    return _malformed(asked) or _bad_tools(example["input"].get("tools", ()))
+    return _malformed(messages) or _bad_tools(example["input"].get("tools", ()))
 
 
 def _malformed(messages: list[dict[str, Any]]) -> str | None:

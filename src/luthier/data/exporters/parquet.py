@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from luthier.data.delivery.nested import batches, schema
+from luthier.data.engine.tables import TableWriter
 from luthier.data.exporter import Exporter, Outgoing, Say
-from luthier.data.passes.tables import TableWriter
 
 
 class ParquetOut(Exporter):

@@ -1,1 +1,1 @@
-"""Readers of file formats: a path becomes records with their lines, or says what is broken and where."""
+"""Readers of file formats: a path becomes records with their lines, or an error with its location."""

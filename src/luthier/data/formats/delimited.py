@@ -12,24 +12,24 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from luthier.core.counted import counted
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import counted
 from luthier.data.formats import dialect as dialects
 from luthier.data.formats.dialect import Dialect, Header
-from luthier.data.formats.file import File
-from luthier.data.formats.lines import LONGEST_BYTES, BadLine, Head, head, lines
+from luthier.data.formats.files import File
+from luthier.data.formats.lines import LONGEST_BYTES, BadLine, TextHead, head, lines
 from luthier.data.row import Broken, Record
 
 _MOST_COLUMNS = 10_000
 
 
-class Written(NamedTuple):
+class DelimitedFormat(NamedTuple):
     """What is known of a file before its rows are read."""
 
     dialect: Dialect
     header: bool | tuple[str, ...]
     """Whether the first row names the columns; or their names, when it doesn't."""
-    first: Head
+    first: TextHead
     notes: list[str]
     above: int = 0
     """Lines that stand above the header."""
@@ -39,7 +39,7 @@ class Written(NamedTuple):
 
 def look(
     file: File, *, delimiter: str = "auto", quote: str = "auto", encoding: str = "auto", header: Header = "auto"
-) -> Written:
+) -> DelimitedFormat:
     """The file's way of writing: what was asked for, or what its first lines show."""
     first = head(file, encoding)
     lines = first.text.splitlines(keepends=True)
@@ -49,20 +49,20 @@ def look(
     if isinstance(header, int):
         above = header - 1
     found = dialects.find("".join(lines[above:]), delimiter, quote, whole=first.whole)
-    said = Dialect(found.delimiter if delimiter == "auto" else ",", found.quote if quote == "auto" else '"')
-    notes = [first.note, dialects.note(said, file.name)]
+    dialect = Dialect(found.delimiter if delimiter == "auto" else ",", found.quote if quote == "auto" else '"')
+    notes = [first.note, dialects.note(dialect, file.name)]
     if isinstance(header, tuple):
-        return Written(found, header, first, notes, above)
+        return DelimitedFormat(found, header, first, notes, above)
     is_named, titles = header != "no", dialects.Titles(0)
     if header == "auto":
         titles = dialects.titles(found, lines[above:])
         above += titles.lines
-        notes.append(f"{file.name}: {titles.told}" if titles.told else "")
+        notes.append(f"{file.name}: {titles.description}" if titles.description else "")
         rows = found.reader(lines[above : above + 50], strict=False)
         is_named = dialects.has_header([row for row in rows if row][:40])
         if not is_named:
             notes.append(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
-    return Written(found, is_named, first, notes, above, titles.told)
+    return DelimitedFormat(found, is_named, first, notes, above, titles.description)
 
 
 def read(
@@ -83,8 +83,8 @@ def read(
     for passed in range(written.above):
         if next(source, None) is None:
             what = f"has {counted(passed, 'line')}, and the header is to stand in line {header}"
-            remedy = "set `header` to the line with the names of the columns"
-            raise DataError(what, where=Where(file=file.name, field="header"), remedy=remedy)
+            hint = "set `header` to the line with the names of the columns"
+            raise DataError(what, where=SourceLocation(file=file.name, field="header"), hint=hint)
     source.begin()
     columns = dialects.numbered(_columns(written, source, file.name), file.name, say)
     empty = True
@@ -93,7 +93,7 @@ def read(
         empty = False
         yield found
     if empty:
-        raise DataError("has a header and no rows", where=file.where, remedy="give a file with at least one row")
+        raise DataError("has a header and no rows", where=file.where, hint="give a file with at least one row")
 
 
 class _Lines:
@@ -137,7 +137,7 @@ class _Lines:
         self.number -= len(rest)
 
 
-def _columns(written: Written, source: _Lines, name: str) -> list[str]:
+def _columns(written: DelimitedFormat, source: _Lines, name: str) -> list[str]:
     """The names of the columns; lines that hold data are given back."""
     if isinstance(written.header, tuple):
         return list(written.header)
@@ -153,13 +153,15 @@ def _first_row(dialect: Dialect, source: _Lines, name: str) -> list[str]:
     try:
         cells = next((row for row in dialect.reader(source, strict=True) if row or source.bad), [])
     except csv.Error as error:
-        remedy = "mend its quotes, or set `quote`"
-        raise DataError(f"the header cannot be read: {error}", where=Where(file=name, line=1), remedy=remedy) from error
+        hint = "mend its quotes, or set `quote`"
+        raise DataError(
+            f"the header cannot be read: {error}", where=SourceLocation(file=name, line=1), hint=hint
+        ) from error
     if source.bad:
-        raise DataError(source.bad.problem, where=Where(file=name, line=1), remedy=source.bad.remedy)
+        raise DataError(source.bad.problem, where=SourceLocation(file=name, line=1), hint=source.bad.hint)
     if len(cells) > _MOST_COLUMNS:
-        remedy = "check `delimiter`, or give the table as Parquet"
-        raise DataError(f"its first row has {len(cells)} columns", where=Where(file=name, line=1), remedy=remedy)
+        hint = "check `delimiter`, or give the table as Parquet"
+        raise DataError(f"its first row has {len(cells)} columns", where=SourceLocation(file=name, line=1), hint=hint)
     return cells
 
 
@@ -190,7 +192,7 @@ def _rows(
         elif problem or source.bad:
             within = f"; lines {line} to {source.number} were read as this one row" if many else ""
             bad = source.bad or BadLine(problem, "")
-            yield Broken(name, line, bad.problem + within, remedy=bad.remedy, row=row)
+            yield Broken(name, line, bad.problem + within, hint=bad.hint, row=row)
         elif line <= doubt.last and not dialect.stands("".join(map(_text, source.taken))):
             yield Broken(name, line, f"may belong to the text of the quote that is opened in line {doubt.line}")
         elif len(cells) == width:
@@ -227,9 +229,9 @@ def _cells(dialect: Dialect, line: str) -> list[str]:
     return next(islice(dialect.reader([line], strict=False), 1), [])
 
 
-def _csv_problem(said: str) -> str:
-    if "unexpected end of data" in said:
+def _csv_problem(message: str) -> str:
+    if "unexpected end of data" in message:
         return "a quote is opened in this row and never closed"
-    if "field larger" in said:
+    if "field larger" in message:
         return f"a field is longer than {LONGEST_BYTES >> 20} MiB; perhaps a quote is never closed"
-    return f"the row's quoting is broken ({said})"
+    return f"the row's quoting is broken ({message})"

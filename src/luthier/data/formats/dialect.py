@@ -84,12 +84,12 @@ def find(text: str, delimiter: str, quote: str, *, whole: bool) -> Dialect:
 
 def note(dialect: Dialect, file: str) -> str:
     """What is said of a way of writing that is not the common one."""
-    said: list[str] = []
+    remarks: list[str] = []
     if dialect.delimiter != ",":
-        said.append(f"fields are separated by {_NAMES.get(dialect.delimiter, dialect.delimiter)}")
+        remarks.append(f"fields are separated by {_NAMES.get(dialect.delimiter, dialect.delimiter)}")
     if dialect.quote != '"':
-        said.append(f"fields are enclosed in {dialect.quote}" if dialect.quote else "quotes are part of the text")
-    return f"{file}: {' and '.join(said)} (seen in its first lines)" if said else ""
+        remarks.append(f"fields are enclosed in {dialect.quote}" if dialect.quote else "quotes are part of the text")
+    return f"{file}: {' and '.join(remarks)} (seen in its first lines)" if remarks else ""
 
 
 def names_delimiter(line: str) -> str:
@@ -101,14 +101,14 @@ def names_delimiter(line: str) -> str:
 def numbered(columns: Sequence[str], file: str, say: Callable[[str], None]) -> list[str]:
     """Names of columns of which none comes twice: `Comment, Comment` becomes `Comment, Comment 2`, which is said."""
     taken = set(columns)
-    seen: Counter[str] = Counter()
+    name_counts: Counter[str] = Counter()
     found: list[str] = []
     given: dict[str, list[str]] = {}
     for column in columns:
-        name, seen[column] = column, seen[column] + 1
-        if seen[column] > 1:
-            while (name := f"{column} {seen[column]}") in taken:
-                seen[column] += 1
+        name, name_counts[column] = column, name_counts[column] + 1
+        if name_counts[column] > 1:
+            while (name := f"{column} {name_counts[column]}") in taken:
+                name_counts[column] += 1
             given.setdefault(column, []).append(name)
         taken.add(name)
         found.append(name)
@@ -123,7 +123,7 @@ class Titles(NamedTuple):
 
     lines: int
     """Lines of the file, or rows with a value of a sheet, that are no data; 0 where the first one is the header."""
-    told: str = ""
+    description: str = ""
     """How they are told: how many they are, and the text of the first."""
 
 
@@ -140,7 +140,7 @@ def titles(dialect: Dialect, lines: Sequence[str]) -> Titles:
     many = below.count(width)
     if at == 0 or not below or below[0] != width or many <= at or many < _MOSTLY * len(below):
         return Titles(0)
-    return Titles(rows[at - 1][1], told([row for row, _ in rows[:at]], "line"))
+    return Titles(rows[at - 1][1], describe_rows_above([row for row, _ in rows[:at]], "line"))
 
 
 def rows_above(rows: Sequence[Sequence[str]], groups: Collection[int] = ()) -> int:
@@ -153,15 +153,15 @@ def rows_above(rows: Sequence[Sequence[str]], groups: Collection[int] = ()) -> i
     filled = [sum(1 for cell in row if cell.strip()) for row in rows]
     usual = sorted(count for count in filled if count > 1)
     enough = max(2, usual[len(usual) // 2] // 2 + 1) if usual else 2
-    at = next((place for place, count in enumerate(filled) if count >= enough and place not in groups), 0)
+    at = next((index for index, count in enumerate(filled) if count >= enough and index not in groups), 0)
     above, below = [count for count in filled[:at] if count], [count for count in filled[at + 1 :] if count]
     is_table = below and 2 * sum(count > 1 for count in below) >= len(below)
     if not is_table or len(above) > _MOST_TITLES:
         return 0
-    return at if any(place < at for place in groups) or _names_columns(rows[at], rows[at + 1 :]) else 0
+    return at if any(index < at for index in groups) or _names_columns(rows[at], rows[at + 1 :]) else 0
 
 
-def told(above: Sequence[Sequence[str]], what: str) -> str:
+def describe_rows_above(above: Sequence[Sequence[str]], what: str) -> str:
     """How rows above a header are told, with the first text in them."""
     texts = [next(filter(None, map(str.strip, row)), "") for row in above]
     if not any(texts):
@@ -177,8 +177,8 @@ def _names_columns(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     A name comes again nowhere below; and it is shorter than nearly all texts below it, or stands above figures.
     """
     unlike = False
-    for place, cell in enumerate(first):
-        below = [row[place].strip() for row in rest if place < len(row) and row[place].strip()]
+    for index, cell in enumerate(first):
+        below = [row[index].strip() for row in rest if index < len(row) and row[index].strip()]
         if not cell.strip() or not below:
             continue
         if cell.strip() in below:
@@ -196,8 +196,8 @@ def has_header(rows: Sequence[list[str]]) -> bool:
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     if any(len(cell) > _NOT_A_NAME_CHARS for cell in first):  # a text, or the whole question of a form
         return _names_figures(first, rest)
-    for place, cell in enumerate(first):
-        below = [row[place] for row in rest if row[place].strip()]
+    for index, cell in enumerate(first):
+        below = [row[index] for row in rest if row[index].strip()]
         if not below or not cell.strip():
             continue
         if _NUMBER.fullmatch(cell.strip()) and all(_NUMBER.fullmatch(value.strip()) for value in below[:20]):
@@ -211,7 +211,7 @@ def _names_figures(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     """Whether a word stands above figures or times: only a name does."""
     if len(rest) < _FEW_ROWS:
         return False
-    figures = [all(row[place][:1].isdigit() for row in rest) for place in range(len(first))]
+    figures = [all(row[index][:1].isdigit() for row in rest) for index in range(len(first))]
     return any(cell[:1].isalpha() and is_figure for cell, is_figure in zip(first, figures, strict=True))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, SourceLocation
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -47,18 +47,18 @@ class Encoding(NamedTuple):
     note: str = ""
 
 
-def find(data: bytes, asked: str, file: str) -> Encoding:
+def find(data: bytes, requested: str, file: str) -> Encoding:
     """The encoding of a file that begins with these bytes."""
-    if asked != "auto":
-        return Encoding(asked)
+    if requested != "auto":
+        return Encoding(requested)
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             return Encoding(name, "" if name == "utf-8-sig" else f"{file}: read as {name.upper()} (its mark says so)")
     if wide := _wide(data):
         return Encoding(wide, f"{file}: read as {wide.upper()} (every second byte is nothing); set `encoding` if not")
     if binary_remedy(data) is not None:
-        remedy = binary_remedy(data) or "give a CSV, JSONL or Parquet file"
-        raise DataError("is not a text file (it holds binary bytes)", where=Where(file=file), remedy=remedy)
+        hint = binary_remedy(data) or "give a CSV, JSONL or Parquet file"
+        raise DataError("is not a text file (it holds binary bytes)", where=SourceLocation(file=file), hint=hint)
     return _told(data, file)
 
 
@@ -67,27 +67,27 @@ def is_wide(name: str) -> bool:
     return name.replace("_", "-").lower().startswith(("utf-16", "utf-32"))
 
 
-def decode_start(data: bytes, encoding: str, where: Where) -> str:
+def decode_start(data: bytes, encoding: str, where: SourceLocation) -> str:
     """The beginning of a file as text; a character that the end cuts is left out."""
     try:
         return codecs.getincrementaldecoder(encoding)("replace").decode(data)
     except UnicodeError as error:
-        remedy = "check `encoding`; `auto` finds most"
-        raise DataError(f"is not {encoding}: it has no byte order mark", where=where, remedy=remedy) from error
+        hint = "check `encoding`; `auto` finds most"
+        raise DataError(f"is not {encoding}: it has no byte order mark", where=where, hint=hint) from error
     except LookupError as error:
         known = (
             "cp1252 (Western), cp1250, cp1251 or koi8_r (Cyrillic), cp1255 (Hebrew), cp932 (Japanese), cp949 (Korean)"
         )
-        remedy = f"use a name that Python knows, such as utf-8, utf-16, {known}, gb18030 (Chinese), …"
-        place = Where(file=where.file, field="encoding")
-        raise DataError(f"encoding {encoding!r} is unknown", where=place, remedy=remedy) from error
+        hint = f"use a name that Python knows, such as utf-8, utf-16, {known}, gb18030 (Chinese), …"
+        location = SourceLocation(file=where.file, field="encoding")
+        raise DataError(f"encoding {encoding!r} is unknown", where=location, hint=hint) from error
 
 
 def binary_remedy(data: bytes) -> str | None:
     """What to do with bytes that are no text (it may be nothing); None for text. A stray NUL is its row's affair."""
-    for mark, remedy in _BINARY.items():
+    for mark, hint in _BINARY.items():
         if data.startswith(mark):
-            return remedy
+            return hint
     if data.startswith((b"\x1f\x8b", b"\x89PNG", b"\xff\xd8\xff")) or data.count(0) * 20 > len(data):
         return ""
     odd = sum(data.count(code) for code in _ODD)
@@ -153,8 +153,8 @@ def _high(data: bytes) -> int:
 def _likeliest(data: bytes, among: Sequence[str]) -> str:
     import chardet
 
-    told = chardet.detect(data, include_encodings=among, compat_names=False)["encoding"]
-    return str(told).replace("-", "_") if told else _LATIN_LETTERS[0]
+    detected = chardet.detect(data, include_encodings=among, compat_names=False)["encoding"]
+    return str(detected).replace("-", "_") if detected else _LATIN_LETTERS[0]
 
 
 def _heard(lines: Sequence[bytes]) -> str:

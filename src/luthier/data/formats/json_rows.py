@@ -1,7 +1,7 @@
-"""JSON files: an array of objects, an object that holds such an array, or objects one after the other.
+"""Rows of JSON files: an array of objects, an object that holds such an array, or concatenated objects.
 
-Memory is bounded by the longest element that is read. A broken element, or one that is too long, is left out with the
-line on which it starts, and reading goes on behind its closing brace.
+The longest element that is read bounds the memory. An element that is broken or too long is reported with its first
+line, and reading continues after its closing brace. Columns of nested objects have dotted names.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from luthier.core.errors import DataError, Where
-from luthier.core.not_json import not_json
-from luthier.data.formats.file import File
-from luthier.data.formats.jsonl import DECODER, kind_of, refuse_half_surrogates, unusable
-from luthier.data.formats.lines import LONGEST_BYTES, head
+from luthier.core.errors import DataError, SourceLocation, not_json
+from luthier.data.formats.files import File
+from luthier.data.formats.lines import DECODER, LONGEST_BYTES, head, kind_of, refuse_half_surrogates, unusable
 from luthier.data.row import Broken, Record
 
 _CHUNK_BYTES = 1 << 16
@@ -38,8 +36,8 @@ def read(
         try:
             yield from _rows(text, file.name, rows, say)
         except _LostError as lost:
-            remedy = "mend the file, or set `on_error: drop` to use what stands before"
-            yield Broken(file.name, text.line, f"{lost}; from here on the file cannot be read", remedy=remedy)
+            hint = "mend the file, or set `on_error: drop` to use what stands before"
+            yield Broken(file.name, text.line, f"{lost}; from here on the file cannot be read", hint=hint)
 
 
 class _LostError(Exception):
@@ -53,8 +51,8 @@ class _LongError(_LostError):
 def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | Broken]:
     begin, empty = text.peek(), True
     if begin not in ("[", "{"):
-        place, remedy = Where(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
-        raise DataError("is not JSON: an array or an object is wanted", where=place, remedy=remedy)
+        location, hint = SourceLocation(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
+        raise DataError("is not JSON: an array or an object is wanted", where=location, hint=hint)
     for one in _array(text, name) if begin == "[" else _Members(text, name, rows, say).rows():
         empty = False
         yield one
@@ -63,7 +61,7 @@ def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) 
     if text.peek():
         raise _LostError("is not JSON: there is more behind its end")
     if empty:
-        raise DataError("holds no rows", where=Where(file=name), remedy="give a file with at least one row")
+        raise DataError("holds no rows", where=SourceLocation(file=name), hint="give a file with at least one row")
 
 
 class _Brackets:
@@ -112,10 +110,10 @@ class _Text:
             if not self._more():
                 return ""
 
-    def skip(self, wanted: str) -> None:
+    def skip(self, expected: str) -> None:
         """Take a character that must come."""
-        if (came := self.peek()) != wanted:
-            raise _LostError(f"is not JSON: expected {wanted!r}, got {repr(came) if came else 'the end of the file'}")
+        if (came := self.peek()) != expected:
+            raise _LostError(f"is not JSON: expected {expected!r}, got {repr(came) if came else 'the end of the file'}")
         self._take(self._at + 1)
 
     def opens_rows(self) -> bool:
@@ -228,11 +226,11 @@ def _element(text: _Text, name: str) -> Record | Broken:
 class _Members:
     """The objects of the array that one member of an object holds; without such an array, the object is the one row."""
 
-    def __init__(self, text: _Text, name: str, wanted: str | None, say: Callable[[str], None]) -> None:
+    def __init__(self, text: _Text, name: str, member_name: str | None, say: Callable[[str], None]) -> None:
         """`wanted` may name an array that lies deeper (`data.tickets`); None: the only one."""
         self._text = text
         self._name = name
-        self._wanted = wanted
+        self._wanted = member_name
         self._say = say
         self._own: dict[str, Any] = {}
         self._used: str | None = None
@@ -244,8 +242,8 @@ class _Members:
             left = f"; left out: {', '.join(self._own)}" if self._own else ""
             self._say(f"{self._name}: rows are the array {self._used!r}{left}")
         elif self._wanted is not None:
-            where, remedy = Where(file=self._name, field="rows"), f"it holds {', '.join(self._own)}"
-            raise DataError(f"holds no array {self._wanted!r}", where=where, remedy=remedy)
+            where, hint = SourceLocation(file=self._name, field="rows"), f"it holds {', '.join(self._own)}"
+            raise DataError(f"holds no array {self._wanted!r}", where=where, hint=hint)
         else:
             yield Record(self._own, self._name, 1)
 
@@ -265,11 +263,11 @@ class _Members:
         text.skip("}")
 
     def _member(self, key: str, line: int) -> Iterator[Record | Broken]:
-        wanted = self._wanted
-        if key == wanted or (wanted is None and key not in CONVERSATIONS and self._text.opens_rows()):
+        member_name = self._wanted
+        if key == member_name or (member_name is None and key not in CONVERSATIONS and self._text.opens_rows()):
             self._use(key, line)
             yield from _array(self._text, self._name)
-        elif wanted is not None and wanted.startswith(f"{key}.") and self._text.peek() == "{":
+        elif member_name is not None and member_name.startswith(f"{key}.") and self._text.peek() == "{":
             yield from self._object(f"{key}.")
         else:
             self._own[key], problem = self._text.value()
@@ -278,6 +276,120 @@ class _Members:
 
     def _use(self, key: str, line: int) -> None:
         if self._used is not None:
-            where, remedy = Where(file=self._name, line=line), f"set `rows: {self._used}` or `rows: {key}`"
-            raise DataError(f"holds two arrays, {self._used!r} and {key!r}", where=where, remedy=remedy)
+            where, hint = SourceLocation(file=self._name, line=line), f"set `rows: {self._used}` or `rows: {key}`"
+            raise DataError(f"holds two arrays, {self._used!r} and {key!r}", where=where, hint=hint)
         self._used = key
+
+
+LEAST_ROWS = 2
+"""An array of fewer objects is no table."""
+_TURN = frozenset({"role", "from", "content", "value"})
+"""What the turns of a conversation hold, which are no rows."""
+
+
+_INSTANCES = "instances"
+"""The column in which Self-Instruct keeps what a task was tried with: a list of objects with `input` and `output`."""
+
+
+def flattened(found: Iterator[Record | Broken]) -> Iterator[Record | Broken]:
+    """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are, but that a
+    task of Self-Instruct is a row for each of its instances."""
+    for one in found:
+        if isinstance(one, Broken):
+            yield one
+        elif _is_task(one.values):
+            yield from (_flat(one._replace(values={**one.values, _INSTANCES: each})) for each in one.values[_INSTANCES])
+        else:
+            yield _flat(one)
+
+
+def _flat(one: Record) -> Record | Broken:
+    leaves = list(_leaves(one.values, ""))
+    values = dict(leaves)
+    if len(values) == len(leaves):
+        return one._replace(values=values)
+    names = [name for name, _ in leaves]
+    twice = next(name for name in names if names.count(name) > 1)
+    return Broken(one.file, one.line, "two values have this name", twice, "set `flatten: false`", one.key)
+
+
+def _is_task(row: dict[str, Any]) -> bool:
+    """Whether it is a task of Self-Instruct."""
+    found = row.get(_INSTANCES)
+    tried = isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "output" in one for one in found)
+    return tried and "instruction" in row
+
+
+def _leaves(value: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            yield from _leaves(inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", inner
+
+
+def has_inner_texts(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether sentences stand only in objects inside of the rows, or the rows are tasks of Self-Instruct."""
+    if rows and all(map(_is_task, rows)):
+        return True
+    return any(map(_has_sentence, (dict(_leaves(row, "")) for row in rows))) and not any(map(_has_sentence, rows))
+
+
+def _has_sentence(row: dict[str, Any]) -> bool:
+    return any(map(_speaks, row.values()))
+
+
+def _speaks(value: Any) -> bool:
+    """Whether a value holds a sentence or the turns of a conversation; a list of tags or of names does not."""
+    if isinstance(value, list):
+        return any(isinstance(one, dict) and (not _TURN.isdisjoint(one) or _has_sentence(one)) for one in value)
+    return isinstance(value, str) and " " in value.strip()
+
+
+def inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
+    """The dotted name of the one array of objects inside of an object that is itself no row."""
+    if _has_sentence(row):
+        return None
+    found = [
+        (name, value)
+        for name, value in _leaves(row, "")
+        if isinstance(value, list) and len(value) >= LEAST_ROWS and all(isinstance(one, dict) for one in value)
+    ]
+    if len(found) != 1:
+        return None
+    (name, value), *_ = found
+    is_talk = name.rpartition(".")[2] in aside and not _TURN.isdisjoint(value[0])
+    return None if is_talk else name
+
+
+def by_name(row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The objects that an object holds by their names, where they are rows of one table, and the name of the object
+    that holds them; empty for the row itself."""
+    inner = {name: value for name, value in row.items() if isinstance(value, dict)}
+    for name, named in (("", row), *inner.items()):
+        rows = list(named.values())
+        if len(rows) > LEAST_ROWS and all(map(_is_row, rows)) and set.intersection(*map(set, rows)):
+            return name, named
+    return None
+
+
+def _is_row(value: Any) -> bool:
+    """Whether an object says something, and holds no table."""
+    if not isinstance(value, dict) or not _has_sentence(value):
+        return False
+    tables = (one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict))
+    return not any(_TURN.isdisjoint(one[0]) for one in tables)
+
+
+def holds_columns(row: dict[str, Any]) -> bool:
+    """Whether an object is a table by its columns: a list, or an object by numbers, of as many values in each."""
+    if {"columns", "data"} <= set(row) <= {"columns", "data", "index", "schema"}:
+        return True
+    values = list(row.values())
+    if not all(isinstance(one, list) for one in values) and not all(isinstance(one, dict) for one in values):
+        return False
+    columns = [set(one) if isinstance(one, dict) else set(range(len(one))) for one in values]
+    if len(values) < LEAST_ROWS or len(columns[0]) <= LEAST_ROWS or any(one != columns[0] for one in columns):
+        return False
+    cells = (cell for one in values for cell in (one.values() if isinstance(one, dict) else one))
+    return not any(isinstance(cell, dict) for cell in cells)

@@ -1,15 +1,21 @@
-"""Physical lines of a text file, decoded one by one so that a wrong byte is found at its line."""
+"""Lines of a text file and rows of JSON Lines.
+
+Lines are decoded one by one, so an error names the line of an invalid byte.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, SourceLocation, not_json
 from luthier.data.formats import encodings
-from luthier.data.formats.file import File
+from luthier.data.formats.files import File
+from luthier.data.row import Broken, Record
 
 HEAD_BYTES = 1 << 17
 LONGEST_BYTES = 16 << 20
@@ -21,12 +27,12 @@ class BadLine(NamedTuple):
     """A line that cannot be decoded; the reader of the format says where."""
 
     problem: str
-    remedy: str
+    hint: str
     text: str = "\n"
     """The line as far as it can be read, so that quotes still pair."""
 
 
-class Head(NamedTuple):
+class TextHead(NamedTuple):
     """The first bytes of a file and the encoding to read it with."""
 
     text: str
@@ -37,7 +43,7 @@ class Head(NamedTuple):
     """Whether that is all of the file."""
 
 
-def head(file: File, encoding: str = "auto") -> Head:
+def head(file: File, encoding: str = "auto") -> TextHead:
     """Look at the first bytes: is it text, and in which encoding?"""
     with file.open() as opened:
         data = opened.read(HEAD_BYTES + 1)
@@ -45,11 +51,11 @@ def head(file: File, encoding: str = "auto") -> Head:
     found = encodings.find(data[:HEAD_BYTES], encoding, file.name)
     text = encodings.decode_start(data[:HEAD_BYTES], found.name, file.where)
     if not text.strip("\ufeff \t\r\n"):
-        raise DataError("is empty", where=file.where, remedy="give a file with at least one row")
-    return Head(text, found.name, found.note, whole)
+        raise DataError("is empty", where=file.where, hint="give a file with at least one row")
+    return TextHead(text, found.name, found.note, whole)
 
 
-def lines(file: File, first: Head) -> Iterator[str | BadLine]:
+def lines(file: File, first: TextHead) -> Iterator[str | BadLine]:
     """Every physical line with its end, decoded, or what is wrong with it; memory is bounded by the longest line."""
     with file.open() as opened:
         if encodings.is_wide(first.encoding) or ("\r" in first.text and "\n" not in first.text):
@@ -80,12 +86,12 @@ def _line(raw: bytes, encoding: str) -> str | BadLine:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
         odd = raw[error.start]
-        remedy = "save the file as UTF-8, or set `encoding: cp1252` (what Excel on Windows writes)"
+        hint = "save the file as UTF-8, or set `encoding: cp1252` (what Excel on Windows writes)"
         problem = f"byte 0x{odd:02x} at position {error.start + 1} of the line is not {encoding}"
-        return BadLine(problem, remedy, raw.decode(encoding, "replace"))
+        return BadLine(problem, hint, raw.decode(encoding, "replace"))
 
 
-def _as_text(opened: BinaryIO, encoding: str, where: Where) -> Iterator[str | BadLine]:
+def _as_text(opened: BinaryIO, encoding: str, where: SourceLocation) -> Iterator[str | BadLine]:
     """UTF-16, UTF-32 and files with the line ends of old Macs: the whole is decoded as a stream."""
     text = io.TextIOWrapper(opened, encoding=encoding, newline=None)
     number = 0
@@ -100,7 +106,82 @@ def _as_text(opened: BinaryIO, encoding: str, where: Where) -> Iterator[str | Ba
             yield _too_long()
     except UnicodeError as error:
         why = error.reason if isinstance(error, UnicodeDecodeError) else "it has no byte order mark"
-        place = Where(file=where.file, line=number + 1)
-        raise DataError(f"is not {encoding}: {why}", where=place, remedy=_CHECK) from error
+        location = SourceLocation(file=where.file, line=number + 1)
+        raise DataError(f"is not {encoding}: {why}", where=location, hint=_CHECK) from error
     finally:
         text.detach()
+
+
+def read(
+    file: File, *, encoding: str = "auto", say: Callable[[str], None] = lambda text: None
+) -> Iterator[Record | Broken]:
+    """Objects of a JSONL file; a line that is not one is yielded as broken."""
+    first = head(file, encoding)
+    if first.text.lstrip("\ufeff \t\r\n").startswith("["):
+        location, hint = SourceLocation(file=file.name, line=1), "use `kind: json`"
+        raise DataError("holds one JSON array; one object a line is wanted", where=location, hint=hint)
+    if first.note:
+        say(first.note)
+    for number, line in enumerate(lines(file, first), start=1):
+        if isinstance(line, BadLine):
+            yield Broken(file.name, number, line.problem, hint=line.hint)
+        elif not line.isspace():
+            yield record(line, file.name, number)
+
+
+def record(text: str, name: str, number: int) -> Record | Broken:
+    """The row that is written as one JSON object."""
+    try:
+        value = load(text)
+    except ValueError as error:
+        return Broken(name, number, str(error))
+    if not isinstance(value, dict):
+        return Broken(name, number, f"expected a JSON object, got {kind_of(value)}")
+    return Record(value, name, number)
+
+
+def load(text: str) -> Any:
+    """A JSON value that can be written again as UTF-8; `ValueError` says in one sentence what is wrong."""
+    try:
+        value = DECODER.decode(text.lstrip("\ufeff"))
+        refuse_half_surrogates(text, value)
+    except json.JSONDecodeError as error:
+        raise ValueError(not_json(error, column=True)) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(unusable(error)) from error
+    return value
+
+
+def unusable(error: Exception) -> str:
+    """What is wrong with text that is JSON, and cannot be used."""
+    if isinstance(error, UnicodeEncodeError):
+        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text"
+    what = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+    return f"is not JSON that can be used: {what}"
+
+
+def refuse_half_surrogates(text: str, value: Any) -> None:
+    """Half a surrogate pair cannot be written as UTF-8: `UnicodeEncodeError`."""
+    if "\\u" in text:
+        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is too large for a number")
+    return value
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, for messages."""
+    kinds = {list: "an array", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")

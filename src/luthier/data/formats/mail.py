@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from luthier.data.cleaning.quoted import without_quoted
+from luthier.data.columns.conversations import Meeting
+from luthier.data.formats.documents import plain_text
 from luthier.data.formats.lines import LONGEST_BYTES
-from luthier.data.formats.markup import plain_text
-from luthier.data.intake.talk import Meeting
 
 _SUBJECT_MARK = re.compile(r"^\s*(?:re|aw|antw|sv|vs|tr|fwd?|wg|r)\s*(?:\[\d+\])?:\s*", re.IGNORECASE)
 _ID = re.compile(r"<[^<>\s]{1,500}>")
@@ -56,22 +56,22 @@ def letters(path: Path) -> Iterator[Letter]:
 
 def _stretches(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
     """Where each mail begins and ends, its line, and its headers; a mail begins with `From ` behind a blank line."""
-    start, begun, number, blank, heading = -1, 1, 0, True, False
+    start, first_line, number, blank, heading = -1, 1, 0, True, False
     head: list[bytes] = []
     at = 0
     while raw := file.readline(LONGEST_BYTES):
         number += 1
         if blank and raw.startswith(b"From "):
             if start >= 0:
-                yield start, at, begun, b"".join(head)
-            start, begun, head, heading = at + len(raw), number, [], True
+                yield start, at, first_line, b"".join(head)
+            start, first_line, head, heading = at + len(raw), number, [], True
         elif heading and start >= 0:
             heading = bool(raw.strip())
             head.append(raw)
         blank = not raw.strip()
         at += len(raw)
     if start >= 0:
-        yield start, at, begun, b"".join(head)
+        yield start, at, first_line, b"".join(head)
 
 
 def _letter(start: int, end: int, line: int, head: bytes) -> Letter:
@@ -158,9 +158,9 @@ def meetings(found: Sequence[Letter]) -> list[Meeting]:
     ]
 
 
-def is_of(address: str, desk: Sequence[str]) -> bool:
+def is_of(address: str, addresses: Sequence[str]) -> bool:
     """Whether an address is one of the desk's, or of one of its domains."""
-    return any(address == one.lower() or (one.startswith("@") and address.endswith(one.lower())) for one in desk)
+    return any(address == one.lower() or (one.startswith("@") and address.endswith(one.lower())) for one in addresses)
 
 
 def opened(path: Path, thread: Sequence[Letter], *, quoted: bool) -> list[Mail]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 from xml.parsers import expat
 
-from luthier.core.errors import DataError, Where
-from luthier.data.formats import packed
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.formats import archives
 
 CELL_BYTES = 32
 """What calamine holds for each place between a sheet's first cell and its last, also for an empty one."""
@@ -24,12 +24,12 @@ _ROW, _CELLS, _SHEET, _DATA, _DATA_ENDS = 0, range(2, 12), 129, 145, 146
 
 def refuse_spread(opened: BinaryIO, most_bytes: int, name: str) -> None:
     """Refuse a workbook whose sheets spread over more than fits, however few cells they hold."""
-    with packed.archive(opened, name) as archive:
+    with archives.archive(opened, name) as archive:
         lengths = _shared_lengths(archive, name)
         for info in archive.infolist():
             if info.filename.lower().endswith(_SHARED_TEXTS):
                 continue
-            with packed.member(archive, info, name) as part:
+            with archives.member(archive, info, name) as part:
                 sheet = _binary(part) if info.filename.endswith(".bin") else _xml(part, info.filename, name, lengths)
             _refuse(sheet, info.filename, most_bytes, name)
 
@@ -55,14 +55,14 @@ class _Sheet:
 
 
 def _refuse(sheet: _Sheet, part: str, most_bytes: int, name: str) -> None:
-    where = Where(file=name, field=part)
+    where = SourceLocation(file=name, field=part)
     if sheet.spread * CELL_BYTES > 2 * most_bytes:
         problem = f"its {sheet.cells} cells spread over {sheet.bottom + 1} rows and {sheet.right + 1} columns"
-        remedy = "delete the cells that lie far from the table, or save its rows as CSV"
-        raise DataError(f"{problem}, more than fits the memory", where=where, remedy=remedy)
+        hint = "delete the cells that lie far from the table, or save its rows as CSV"
+        raise DataError(f"{problem}, more than fits the memory", where=where, hint=hint)
     if sheet.shared > most_bytes:
         problem = f"would take {sheet.shared >> 20} MiB of memory; at most {most_bytes >> 20} are given to one document"
-        raise DataError(problem, where=where, remedy="save it in parts, or its rows as CSV or Parquet")
+        raise DataError(problem, where=where, hint="save it in parts, or its rows as CSV or Parquet")
 
 
 class _Cells:
@@ -91,8 +91,8 @@ class _Cells:
             self._row = int(number) - 1 if number.isdecimal() else self._row + 1
             self._column = -1
 
-    def _cell(self, place: str) -> None:
-        letters = place.rstrip("0123456789").upper()
+    def _cell(self, reference: str) -> None:
+        letters = reference.rstrip("0123456789").upper()
         if not letters.isascii() or not letters.isalpha():
             self._column += 1
             return
@@ -100,7 +100,7 @@ class _Cells:
         for letter in letters[:4]:
             self._column = 26 * self._column + ord(letter) - 64
         self._column -= 1
-        number = place[len(letters) :]
+        number = reference[len(letters) :]
         self._row = int(number) - 1 if number else self._row
 
     def text(self, piece: str) -> None:
@@ -149,7 +149,7 @@ def _shared_lengths(archive: zipfile.ZipFile, name: str) -> list[int]:
     parser.buffer_text = True
     parser.StartElementHandler, parser.CharacterDataHandler = start, text
     try:
-        with packed.member(archive, info, name) as part:
+        with archives.member(archive, info, name) as part:
             _feed(parser, part)
     except expat.ExpatError as error:
         raise _broken(error, info.filename, name) from error
@@ -163,14 +163,14 @@ def _feed(parser: expat.XMLParserType, part: BinaryIO) -> None:
 
 
 def _broken(error: expat.ExpatError, inside: str, name: str) -> DataError:
-    remedy = "save it anew from a spreadsheet program, or its rows as CSV"
-    return DataError(f"its XML is broken: {error}", where=Where(file=name, field=inside), remedy=remedy)
+    hint = "save it anew from a spreadsheet program, or its rows as CSV"
+    return DataError(f"its XML is broken: {error}", where=SourceLocation(file=name, field=inside), hint=hint)
 
 
 def _binary(part: BinaryIO) -> _Sheet:
     sheet, row, within = _Sheet(), -1, False
-    for place, (kind, number) in enumerate(_records(part)):
-        if place == 0 and kind != _SHEET:
+    for index, (kind, number) in enumerate(_records(part)):
+        if index == 0 and kind != _SHEET:
             break
         if kind in (_DATA, _DATA_ENDS):
             within = kind == _DATA

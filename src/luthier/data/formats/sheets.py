@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.data.formats import dialect, packed, sheet_size
-from luthier.data.formats import merged as merging
-from luthier.data.formats.file import File
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.data.formats import archives, dialect, merged_cells, sheet_size
+from luthier.data.formats.files import File
 from luthier.data.formats.tables import plain
 from luthier.data.row import Broken, Record
 
@@ -30,8 +29,8 @@ def read(
     rows, groups = _filled(file, sheet, say)
     if header == "auto":
         found = _titles(rows, groups)
-        if found.told:
-            say(f"{file.name}: {found.told}")
+        if found.description:
+            say(f"{file.name}: {found.description}")
         rows = _from_header(rows, groups, found.lines)
     elif isinstance(header, int):
         rows = _from_header(rows, groups, _place(rows, header, file))
@@ -44,7 +43,7 @@ def read(
         else:
             yield Record(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
     if not rows:
-        raise DataError("has a header and no rows", where=file.where, remedy="give a sheet with at least one row")
+        raise DataError("has a header and no rows", where=file.where, hint="give a sheet with at least one row")
 
 
 def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
@@ -52,7 +51,7 @@ def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
     rows, groups = _filled(file, sheet, lambda text: None)
     found = _titles(rows, groups)
     shown = [[str(cell) for cell in row] for _, row in rows[found.lines : found.lines + _LOOKED_AT]]
-    return (rows[found.lines][0], found.told) if found.lines and dialect.has_header(shown) else None
+    return (rows[found.lines][0], found.description) if found.lines and dialect.has_header(shown) else None
 
 
 def fullest(file: File) -> tuple[str, list[str]] | None:
@@ -73,7 +72,7 @@ def _refuse_bombs(file: File) -> None:
         start = opened.read(4)
     if start == b"PK\x03\x04":
         with file.local() as path, path.open("rb") as archive:
-            packed.refuse_large(archive, MOST_BYTES, file.name)
+            archives.refuse_large(archive, MOST_BYTES, file.name)
             sheet_size.refuse_spread(archive, MOST_BYTES, file.name)
 
 
@@ -82,7 +81,7 @@ class _Table(NamedTuple):
 
     cells: list[list[Any]]
     above: int
-    blocks: list[merging.Merged]
+    blocks: list[merged_cells.Merged]
 
 
 def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> _Table:
@@ -93,7 +92,7 @@ def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], 
         found = book.get_sheet_by_name(name)
         start = found.start or (0, 0)
         cells = found.to_python(skip_empty_area=True)
-        return _Table(cells, start[0], merging.merged(found.merged_cell_ranges, cells, start))
+        return _Table(cells, start[0], merged_cells.merged(found.merged_cell_ranges, cells, start))
 
 
 @contextmanager
@@ -104,24 +103,24 @@ def _readable(file: File) -> Iterator[None]:
     try:
         yield
     except (CalamineError, OSError, ValueError) as error:
-        remedy = "check that it is whole and not locked with a password; or save the sheet as CSV"
+        hint = "check that it is whole and not locked with a password; or save the sheet as CSV"
         problem = f"is not a spreadsheet that can be read: {str(error).splitlines()[0] if str(error) else error!r}"
-        raise DataError(problem, where=file.where, remedy=remedy) from error
+        raise DataError(problem, where=file.where, hint=hint) from error
 
 
-def _sheet(names: list[str], wanted: str | int | None, file: File, say: Callable[[str], None]) -> str:
+def _sheet(names: list[str], requested: str | int | None, file: File, say: Callable[[str], None]) -> str:
     if not names:
-        raise DataError("holds no sheet", where=file.where, remedy="check that it is whole; save it anew")
-    if wanted is None:
+        raise DataError("holds no sheet", where=file.where, hint="check that it is whole; save it anew")
+    if requested is None:
         if len(names) > 1:
             say(f"{file.name}: the sheet {names[0]!r} is read; there are {len(names)}: {', '.join(names)}")
         return names[0]
-    if isinstance(wanted, int) and 1 <= wanted <= len(names):
-        return names[wanted - 1]
-    if wanted not in names:
-        where = Where(file=file.name, field="sheet")
-        raise DataError(f"there is no sheet {wanted!r}", where=where, remedy=did_you_mean(str(wanted), names))
-    return str(wanted)
+    if isinstance(requested, int) and 1 <= requested <= len(names):
+        return names[requested - 1]
+    if requested not in names:
+        where = SourceLocation(file=file.name, field="sheet")
+        raise DataError(f"there is no sheet {requested!r}", where=where, hint=did_you_mean(str(requested), names))
+    return str(requested)
 
 
 Rows = list[tuple[int, list[Any]]]
@@ -132,12 +131,12 @@ def _filled(file: File, sheet: str | int | None, say: Callable[[str], None]) -> 
     with file.local() as path:
         _refuse_bombs(file)
         table, first, blocks = _table(str(path), file, sheet, say)
-    if merging.fill_down(table, blocks):
+    if merged_cells.fill_down(table, blocks):
         say(f"{file.name}: cells are merged over several rows; each of these rows has what stands in them")
-    groups = {first + 1 + place: group for place, group in merging.groups(table, blocks).items()}
+    groups = {first + 1 + index: group for index, group in merged_cells.groups(table, blocks).items()}
     rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
     if not rows:
-        raise DataError("the sheet is empty", where=file.where, remedy="set `sheet` to one with rows")
+        raise DataError("the sheet is empty", where=file.where, hint="set `sheet` to one with rows")
     return rows, groups
 
 
@@ -146,24 +145,24 @@ def _titles(rows: Rows, groups: dict[int, list[Any]]) -> dialect.Titles:
     shown = [[str(cell) for cell in row] for _, row in rows[:_LOOKED_AT]]
     passed = {at for at, (number, _) in enumerate(rows[:_LOOKED_AT]) if number in groups}
     above = dialect.rows_above(shown, passed)
-    return dialect.Titles(above, dialect.told(shown[:above], "row")) if above else dialect.Titles(0)
+    return dialect.Titles(above, dialect.describe_rows_above(shown[:above], "row")) if above else dialect.Titles(0)
 
 
 def _place(rows: Rows, header: int, file: File) -> int:
     """Where the row with some number stands among those with a value."""
-    place = next((at for at, (number, _) in enumerate(rows) if number == header), None)
-    if place is None:
-        where = Where(file=file.name, field="header")
-        remedy = f"set `header` to the row with the names of the columns; the first with a value is {rows[0][0]}"
-        raise DataError(f"row {header} is empty", where=where, remedy=remedy)
-    return place
+    index = next((at for at, (number, _) in enumerate(rows) if number == header), None)
+    if index is None:
+        where = SourceLocation(file=file.name, field="header")
+        hint = f"set `header` to the row with the names of the columns; the first with a value is {rows[0][0]}"
+        raise DataError(f"row {header} is empty", where=where, hint=hint)
+    return index
 
 
 def _from_header(rows: Rows, groups: dict[int, list[Any]], above: int) -> Rows:
     """The rows without those above the header; columns of one name have their group in front."""
     line, header = rows[above]
     group = groups.get(rows[above - 1][0]) if above else None
-    return [(line, merging.told_apart(header, group) if group else header), *rows[above + 1 :]]
+    return [(line, merged_cells.told_apart(header, group) if group else header), *rows[above + 1 :]]
 
 
 def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:
@@ -174,18 +173,18 @@ def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str]
     if header == "no" or (header == "auto" and not dialect.has_header(shown)):
         if header == "auto":
             say(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
-        return [f"column_{place + 1}" for place in range(width)], rows
-    columns = [str(_value(cell)).strip() or f"column_{place + 1}" for place, cell in enumerate(rows[0][1])]
+        return [f"column_{index + 1}" for index in range(width)], rows
+    columns = [str(_value(cell)).strip() or f"column_{index + 1}" for index, cell in enumerate(rows[0][1])]
     return columns, rows[1:]
 
 
 def _with_times(rows: Rows) -> None:
     """Give days a time in columns where others have one: a moment at midnight is read as a day alone."""
-    places = {place for _, row in rows for place, cell in enumerate(row) if isinstance(cell, datetime.datetime)}
+    indices = {index for _, row in rows for index, cell in enumerate(row) if isinstance(cell, datetime.datetime)}
     for _, row in rows:
-        for place in places:
-            if place < len(row) and type(row[place]) is datetime.date:
-                row[place] = datetime.datetime.combine(row[place], datetime.time())
+        for index in indices:
+            if index < len(row) and type(row[index]) is datetime.date:
+                row[index] = datetime.datetime.combine(row[index], datetime.time())
 
 
 def _value(cell: Any) -> Any:

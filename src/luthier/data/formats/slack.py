@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.data.formats import packed
-from luthier.data.formats.file import File
-from luthier.data.formats.jsonl import load
-from luthier.data.formats.lines import LONGEST_BYTES
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.data.formats import archives
+from luthier.data.formats.files import File
+from luthier.data.formats.lines import LONGEST_BYTES, load
 from luthier.data.row import Broken
 
 LISTS = frozenset({"channels.json", "groups.json", "dms.json", "mpims.json"})
@@ -31,7 +30,7 @@ class Person(NamedTuple):
     """Other names, the e-mail address and the id, in small letters."""
 
 
-class Said(NamedTuple):
+class SlackMessage(NamedTuple):
     """One message."""
 
     who: str
@@ -58,7 +57,7 @@ class Export(Protocol):
         ...
 
 
-class Folder:
+class SlackExportFolder:
     """An export that was unpacked."""
 
     def __init__(self, files: Sequence[File]) -> None:
@@ -90,40 +89,38 @@ class _Zip:
         return sorted(self._infos)
 
     def load(self, name: str) -> Any:
-        with packed.member(self._archive, self._infos[name], self.name) as opened:
+        with archives.member(self._archive, self._infos[name], self.name) as opened:
             return _loaded(opened, f"{self.name}/{name}")
 
 
 @contextmanager
 def zipped(opened: BinaryIO, name: str) -> Iterator[Export]:
     """An export in its zip; nothing is unpacked to the disk."""
-    with packed.archive(opened, name) as archive:
+    with archives.archive(opened, name) as archive:
         yield _Zip(archive, name)
 
 
 def _loaded(opened: BinaryIO, name: str) -> Any:
     data = opened.read(4 * LONGEST_BYTES + 1)
-    where = Where(file=name)
+    where = SourceLocation(file=name)
     if len(data) > 4 * LONGEST_BYTES:
-        raise DataError(
-            f"is longer than {4 * LONGEST_BYTES >> 20} MiB", where=where, remedy="export fewer days at once"
-        )
+        raise DataError(f"is longer than {4 * LONGEST_BYTES >> 20} MiB", where=where, hint="export fewer days at once")
     try:
         return load(data.decode("utf-8-sig"))
     except ValueError as error:
         what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise DataError(what, where=where, remedy="export it anew, or leave the file out") from error
+        raise DataError(what, where=where, hint="export it anew, or leave the file out") from error
 
 
 def people(export: Export) -> dict[str, Person]:
     """Everybody by id."""
     if "users.json" not in export.names():
-        remedy = "name the export's zip or folder: it holds users.json"
-        raise DataError("is no export of Slack", where=Where(file=export.name or None), remedy=remedy)
+        hint = "name the export's zip or folder: it holds users.json"
+        raise DataError("is no export of Slack", where=SourceLocation(file=export.name or None), hint=hint)
     found: dict[str, Person] = {}
     for user in _objects(export.load("users.json")):
-        told = user.get("profile")
-        profile: dict[str, Any] = told if isinstance(told, dict) else {}
+        user_profile = user.get("profile")
+        profile: dict[str, Any] = user_profile if isinstance(user_profile, dict) else {}
         names = [profile.get("display_name"), user.get("real_name"), profile.get("real_name"), user.get("name")]
         known = [str(name) for name in names if name]
         others = {str(one).lower() for one in (*known, user.get("id"), profile.get("email")) if one}
@@ -137,53 +134,55 @@ def called(names: Iterable[str], people: dict[str, Person], file: str) -> frozen
     for name in names:
         ids = {one for one, person in people.items() if name.lower().lstrip("@") in person.others}
         if not ids:
-            remedy = did_you_mean(name, [person.name for person in people.values()])
-            raise DataError(f"nobody is called {name!r}", where=Where(file=file, field="desk"), remedy=remedy)
+            hint = did_you_mean(name, [person.name for person in people.values()])
+            raise DataError(
+                f"nobody is called {name!r}", where=SourceLocation(file=file, field="support_team"), hint=hint
+            )
         found |= ids
     return frozenset(found)
 
 
-def channels(export: Export, wanted: Sequence[str]) -> list[str]:
+def channels(export: Export, requested: Sequence[str]) -> list[str]:
     """The channels, sorted; `DataError` for a wanted one that is not there."""
     found = sorted({name.split("/")[0] for name in export.names() if name.count("/") == 1})
-    for name in wanted:
+    for name in requested:
         if name.lstrip("#") not in found:
-            where = Where(file=export.name, field="channels")
-            raise DataError(f"there is no channel {name!r}", where=where, remedy=did_you_mean(name, found))
-    return [name for name in found if not wanted or name in {one.lstrip("#") for one in wanted}]
+            where = SourceLocation(file=export.name, field="channels")
+            raise DataError(f"there is no channel {name!r}", where=where, hint=did_you_mean(name, found))
+    return [name for name in found if not requested or name in {one.lstrip("#") for one in requested}]
 
 
-def threads(export: Export, channel: str, broken: list[Broken]) -> tuple[list[list[Said]], int]:
+def threads(export: Export, channel: str, broken: list[Broken]) -> tuple[list[list[SlackMessage]], int]:
     """A channel's threads in the order of their first messages, and how many notices stand among them.
 
     Days that cannot be read are added to `broken`.
     """
-    found: dict[str, list[Said]] = {}
+    found: dict[str, list[SlackMessage]] = {}
     notices = 0
     for name in (one for one in export.names() if one.startswith(f"{channel}/")):
         try:
             messages = _objects(export.load(name))
         except DataError as error:
-            broken.append(Broken(error.where.file or name, 1, error.message, remedy=error.remedy))
+            broken.append(Broken(error.where.file or name, 1, error.message, hint=error.hint))
             continue
         for number, message in enumerate(messages, start=1):
-            said = _said(message, f"{export.name}/{name}", number)
-            if said is None:
+            slack_message = _said(message, f"{export.name}/{name}", number)
+            if slack_message is None:
                 notices += 1
             else:
-                found.setdefault(said.thread, []).append(said)
+                found.setdefault(slack_message.thread, []).append(slack_message)
     for thread in found.values():
-        thread.sort(key=lambda said: (_seconds(said.key), said.file, said.number))
+        thread.sort(key=lambda entry: (_seconds(entry.key), entry.file, entry.number))
     return sorted(found.values(), key=lambda thread: (_seconds(thread[0].key), thread[0].number)), notices
 
 
-def _said(message: dict[str, Any], file: str, number: int) -> Said | None:
+def _said(message: dict[str, Any], file: str, number: int) -> SlackMessage | None:
     text = message.get("text")
     if (message.get("subtype") or "") not in _SPOKEN or not isinstance(text, str) or not text.strip():
         return None
     who = str(message.get("user") or message.get("bot_id") or message.get("username") or "somebody")
     key = str(message.get("ts") or f"{file}:{number}")
-    return Said(who, text, key, str(message.get("thread_ts") or key), file, number)
+    return SlackMessage(who, text, key, str(message.get("thread_ts") or key), file, number)
 
 
 def _seconds(stamp: str) -> float:

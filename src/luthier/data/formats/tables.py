@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, BinaryIO
 
-from luthier.core.errors import DataError, Where
-from luthier.data.formats.file import File
-from luthier.data.formats.packed import refuse_bomb
+from luthier.artifacts import parquet
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.formats.archives import refuse_bomb
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
-from luthier.text import parquet
 
 _BATCH_ROWS = 1024
 _TRUST = "if you trust it, write its rows as JSON lines, and name that file"
@@ -49,12 +49,12 @@ def _read(file: File, what: str, batches: Batches) -> Iterator[Record | Broken]:
                         number += 1
                         yield _record(values, file.name, number)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        remedy = f"check that the file is whole, and that it is {what}"
+        hint = f"check that the file is whole, and that it is {what}"
         article = "an" if what == "Arrow" else "a"
         problem = f"is not {article} {what} file that can be read: {_first_line(error)}"
-        raise DataError(problem, where=file.where, remedy=remedy) from error
+        raise DataError(problem, where=file.where, hint=hint) from error
     if number == 0:
-        raise DataError("has no rows", where=file.where, remedy="give a file with at least one row")
+        raise DataError("has no rows", where=file.where, hint="give a file with at least one row")
 
 
 def _check_whole(batch: Any) -> None:
@@ -77,11 +77,11 @@ def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
         return
     except UnicodeDecodeError:
         pass
-    for place in range(rows.num_rows):
+    for index in range(rows.num_rows):
         row: dict[str, Any] | str = {}
         for name in rows.schema.names:
             try:
-                row |= rows.slice(place, 1).select([name]).to_pylist()[0]
+                row |= rows.slice(index, 1).select([name]).to_pylist()[0]
             except UnicodeDecodeError:
                 row = name
                 break
@@ -90,11 +90,11 @@ def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
 
 def _record(values: dict[str, Any] | str, name: str, number: int) -> Record | Broken:
     if isinstance(values, str):
-        problem, remedy = (
+        problem, hint = (
             "expected text in UTF-8, got other bytes",
             "write the text anew as UTF-8, or the column as bytes",
         )
-        return Broken(name, number, problem, values, remedy)
+        return Broken(name, number, problem, values, hint)
     return Record({key: plain(value) for key, value in values.items()}, name, number)
 
 
@@ -124,7 +124,7 @@ def _parquet(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
         yield table.schema_arrow.names, _guarded(found, opened.seek(0, io.SEEK_END), file.where)
 
 
-def _guarded(batches: Iterator[Any], packed: int, where: Where) -> Iterator[Any]:
+def _guarded(batches: Iterator[Any], packed: int, where: SourceLocation) -> Iterator[Any]:
     """The batches of a file of so many bytes, until they are too many to come out of it."""
     out = 0
     for batch in batches:
@@ -150,8 +150,10 @@ def _arrow(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
 def _check_names(names: list[str], name: str) -> None:
     for column in names:
         if names.count(column) > 1:
-            remedy = "give every column its own name"
-            raise DataError(f"names the column {column!r} twice", where=Where(file=name, field=column), remedy=remedy)
+            hint = "give every column its own name"
+            raise DataError(
+                f"names the column {column!r} twice", where=SourceLocation(file=name, field=column), hint=hint
+            )
 
 
 def _first_line(error: BaseException) -> str:

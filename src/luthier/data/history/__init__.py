@@ -1,1 +1,1 @@
-"""What happened to rows: one row's story, two versions side by side."""
+"""The history of rows: the lineage of one row, and the differences of two versions."""

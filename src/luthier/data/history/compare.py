@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.artifacts.dataset import MADE, frame, lineage, splits
 from luthier.core.artifact import Artifact
-from luthier.core.described import described
-from luthier.text.dataset import MADE, frame, lineage, splits
+from luthier.core.component import described
 
 
 class _Seen(NamedTuple):
     split: str
-    place: tuple[str, int]
+    position: tuple[str, int]
     content: tuple[str, str | None]
     is_made: bool
     """Whether it was made of another row: then it stands at that row's place."""
 
 
-class Comparison(BaseModel):
+class DatasetComparison(BaseModel):
     """Ids by what became of them from the first data set to the second, each list in order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
@@ -48,14 +48,16 @@ class Comparison(BaseModel):
         }
 
 
-def compare(first: Artifact, second: Artifact) -> Comparison:
+def compare(first: Artifact, second: Artifact) -> DatasetComparison:
     """Match rows by id (the content as it was read), and the rest by file and line."""
     before, after = _rows(first), _rows(second)
     both = [name for name in before if name in after]
     lost = [name for name in before if name not in after]
     added = [name for name in after if name not in before]
-    at = {after[name].place: name for name in added if not after[name].is_made}
-    rewritten = {name: at[before[name].place] for name in lost if before[name].place in at and not before[name].is_made}
+    at = {after[name].position: name for name in added if not after[name].is_made}
+    rewritten = {
+        name: at[before[name].position] for name in lost if before[name].position in at and not before[name].is_made
+    }
     changed = [name for name in both if before[name].content != after[name].content]
     moved: dict[str, list[str]] = {}
     for name in both:
@@ -63,7 +65,7 @@ def compare(first: Artifact, second: Artifact) -> Comparison:
             moved.setdefault(f"{before[name].split} -> {after[name].split}", []).append(name)
     gone = [name for name in lost if name not in rewritten]
     odd = {*changed, *(name for names in moved.values() for name in names)}
-    return Comparison(
+    return DatasetComparison(
         same=len(both) - len(odd),
         added=[name for name in added if name not in rewritten.values()],
         lost=gone,

@@ -1,1 +1,1 @@
-"""What tools for annotators write; one file a format."""
+"""Formats of annotation tools, one file each."""

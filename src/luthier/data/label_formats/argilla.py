@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.data.label.judgment import Item, Judgment
-from luthier.data.label.several import several
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
@@ -36,9 +35,9 @@ class Argilla(LabelFormat):
         """Nobody else writes rows like these."""
         return self.fits(rows)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
         """One item a record."""
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             row = record.values
             if isinstance(row.get("fields"), dict):
                 values = _whole({**row["fields"], **(row.get("metadata") or {})}, row)
@@ -49,8 +48,8 @@ class Argilla(LabelFormat):
             else:
                 yield Broken(record.file, record.line, "the record has neither fields nor responses")
                 continue
-            key = text_of(row.get("id")) or text_of(row.get("external_id")) or f"{file}:{place}"
-            yield Item(key, values, tuple(found), record.line)
+            key = text_of(row.get("id")) or text_of(row.get("external_id")) or f"{file}:{index}"
+            yield AnnotatedItem(key, values, tuple(found), record.line)
 
 
 def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def _is_book(name: str, row: dict[str, Any]) -> bool:
     return name in _BOOKS or any(name.startswith((f"{one}{_SUFFIX}", f"{one}.suggestion")) for one in questions)
 
 
-def _nested(responses: Any) -> Iterator[Judgment]:
+def _nested(responses: Any) -> Iterator[Annotation]:
     """Responses by question; in feedback records of 1.x, a list with the questions inside."""
     if isinstance(responses, list):
         for one in responses:
@@ -81,7 +80,7 @@ def _nested(responses: Any) -> Iterator[Judgment]:
             yield _judgment(question, one.get("value"), one.get("user_id"), one.get("status"))
 
 
-def _flat(row: dict[str, Any]) -> Iterator[Judgment]:
+def _flat(row: dict[str, Any]) -> Iterator[Annotation]:
     for name, values in row.items():
         if not name.endswith(_SUFFIX):
             continue
@@ -91,10 +90,12 @@ def _flat(row: dict[str, Any]) -> Iterator[Judgment]:
             yield _judgment(name.removesuffix(_SUFFIX), value, user, state)
 
 
-def _judgment(question: str, value: Any, user: Any, status: Any) -> Judgment:
-    said = None if status in ("discarded", "draft") else _told(value)
+def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
+    label_value = None if status in ("discarded", "draft") else _told(value)
     more = {"status": status} if status else {}
-    return Judgment(text_of(user) or "unknown", label_of(said), question=question, more=more, classes=several(said))
+    return Annotation(
+        text_of(user) or "unknown", label_of(label_value), question=question, more=more, classes=several(label_value)
+    )
 
 
 def _told(value: Any) -> Any:

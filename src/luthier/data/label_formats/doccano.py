@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from luthier.data.label.judgment import Item, Judgment, file_of
-from luthier.data.label.several import several
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, file_of, several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
@@ -42,19 +41,21 @@ class Doccano(LabelFormat):
             )
         )
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
         """One item a document."""
         person = PurePosixPath(file).stem
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             row = record.values
             text, given = _text(row), _given(row)
             if text is None or given is None:
                 yield Broken(record.file, record.line, "the document has no text or no list of labels")
                 continue
             values = {name: value for name, value in row.items() if name not in _BOOKS and name != "data"}
-            key = text_of(row.get("row_id")) or text_of(row.get("id")) or str(place)
+            key = text_of(row.get("row_id")) or text_of(row.get("id")) or str(index)
             named = {"id": values.pop("row_id")} if "row_id" in values else {}
-            yield Item(key, {**named, **values, "text": text}, tuple(_judgments(row, given, person)), record.line)
+            yield AnnotatedItem(
+                key, {**named, **values, "text": text}, tuple(_judgments(row, given, person)), record.line
+            )
 
 
 def _text(row: dict[str, Any]) -> str | None:
@@ -66,11 +67,11 @@ def _given(row: dict[str, Any]) -> list[Any] | None:
     return next((row[name] for name in (*_LABELS, "annotations") if isinstance(row.get(name), list)), None)
 
 
-def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[Judgment]:
+def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[Annotation]:
     if isinstance(row.get("annotations"), list):
         for one in row["annotations"]:
             time = text_of(one.get("created_at"))
-            yield Judgment(text_of(one.get("user")) or person, label_of(one.get("label", one.get("text"))), time)
+            yield Annotation(text_of(one.get("user")) or person, label_of(one.get("label", one.get("text"))), time)
         return
     spans = [one for one in given if isinstance(one, (list, dict))]
     comments = row.get("Comments") or row.get("comments")
@@ -79,5 +80,5 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[J
     person = next((name for one in before if file_of(name := str(one.get("annotator"))) == person), person)
     times = [one for one in before if one.get("annotator") == person]
     time = text_of(times[0].get("time")) if times else None
-    said = [one for one in given if isinstance(one, (str, int, float))]
-    yield Judgment(person, label_of(said), time, more=more, classes=several(said))
+    labels = [one for one in given if isinstance(one, (str, int, float))]
+    yield Annotation(person, label_of(labels), time, more=more, classes=several(labels))

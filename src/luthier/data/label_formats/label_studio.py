@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.data.label.judgment import Item, Judgment
-from luthier.data.label.several import several
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
@@ -34,16 +33,16 @@ class LabelStudio(LabelFormat):
         """Nobody else writes rows like these."""
         return self.fits(rows)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
         """One item a task."""
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             data, given = record.values.get("data"), _annotations(record.values)
             if not isinstance(data, dict) or given is None:
                 yield Broken(record.file, record.line, "the task has no `data` or no `annotations`")
                 continue
             found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
-            key = text_of(record.values.get("id")) or text_of(data.get("id")) or f"{file}:{place}"
-            item = Item(key, dict(data), tuple(found), record.line, whole=True)
+            key = text_of(record.values.get("id")) or text_of(data.get("id")) or f"{file}:{index}"
+            item = AnnotatedItem(key, dict(data), tuple(found), record.line, whole=True)
             yield item._replace(key=data["id"], whole=False) if item.is_own else item
 
 
@@ -52,9 +51,9 @@ def _annotations(task: dict[str, Any]) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _judgments(annotation: dict[str, Any]) -> Iterator[Judgment]:
+def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
     """What one annotator said: a judgment for each question that was answered, or one without a label."""
-    said: dict[str, Any] = {}
+    values_by_question: dict[str, Any] = {}
     rest: list[Any] = []
     for result in annotation.get("result") or ():
         value, name = result.get("value"), result.get("from_name")
@@ -62,19 +61,19 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Judgment]:
         if kind is None or "start" in value or "x" in value or result.get("type", "").endswith("labels"):
             rest.append(result)
         else:
-            said[str(name)] = _flat(value[kind]) if kind == "taxonomy" else value[kind]
+            values_by_question[str(name)] = _flat(value[kind]) if kind == "taxonomy" else value[kind]
     more: dict[str, Any] = {"results": rest} if rest else {}
     if annotation.get("was_cancelled"):
-        said, more = {}, {**more, "status": "cancelled"}
-    told: dict[str, Any] = {
+        values_by_question, more = {}, {**more, "status": "cancelled"}
+    details: dict[str, Any] = {
         "annotator": _name(annotation.get("completed_by", annotation.get("annotator"))),
         "time": text_of(annotation.get("created_at")),
         "seconds": annotation.get("lead_time"),
     }
-    for name, value in said.items():
-        yield Judgment(label=label_of(value), question=name, more=more, classes=several(value), **told)
-    if not said:
-        yield Judgment(label=None, more=more, **told)
+    for name, value in values_by_question.items():
+        yield Annotation(label=label_of(value), question=name, more=more, classes=several(value), **details)
+    if not values_by_question:
+        yield Annotation(label=None, more=more, **details)
 
 
 def _flat(paths: Any) -> list[str]:

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.data.intake.layouts import LABEL_NAMES, TEXT_NAMES
-from luthier.data.label.judgment import Item, Judgment
-from luthier.data.label.several import several
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, several
+from luthier.data.columns.layouts import LABEL_NAMES, TEXT_NAMES
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
@@ -21,7 +20,7 @@ _SECONDS = ("seconds", "lead_time", "duration", "duration_s")
 _A_COLUMN = re.compile(rf"(?:{'|'.join(_WHO)})s?[ _-]?[a-z0-9]{{1,40}}", re.IGNORECASE)
 
 
-class Table(LabelFormat):
+class TableLabelFormat(LabelFormat):
     """A CSV, JSON or Parquet table: long (a row for each annotator and item) or wide (a column for each annotator).
 
     A column `annotator` (`worker`, `rater`, `completed_by`, …) makes it long; columns such as `rater_1`, `rater_2` make
@@ -48,7 +47,7 @@ class Table(LabelFormat):
         columns = list(rows[0]) if rows else []
         return bool(self._who(columns) or len(self._wide(columns)) > 1)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
         """One item a row, in parts where the table is long."""
         columns = list(records[0].values) if records else []
         self._check(columns, file)
@@ -60,17 +59,19 @@ class Table(LabelFormat):
             return
         wide = self._wide(columns)
         if not wide:
-            remedy = "set `format: {kind: table, annotator: …, label: …}` or `annotators: […]`"
-            raise DataError("no column says who judged", where=Where(file=file), remedy=remedy)
+            hint = "set `format: {kind: table, annotator: …, label: …}` or `annotators: […]`"
+            raise DataError("no column says who judged", where=SourceLocation(file=file), hint=hint)
         say(f"{file}: a column an annotator: {', '.join(wide)}")
         yield from (_wide_item(record, wide, self._key(columns)) for record in records)
 
     def _check(self, columns: list[str], file: str) -> None:
-        asked = {"annotator": self.annotator, "item": self.item, "label": self.label, "time": self.time}
-        for field, name in [*asked.items(), *(("annotators", name) for name in self.annotators)]:
+        column_settings = {"annotator": self.annotator, "item": self.item, "label": self.label, "time": self.time}
+        for field, name in [*column_settings.items(), *(("annotators", name) for name in self.annotators)]:
             if name is not None and name not in columns:
                 what = f"there is no column {name!r}"
-                raise DataError(what, where=Where(file=file, line=1, field=field), remedy=did_you_mean(name, columns))
+                raise DataError(
+                    what, where=SourceLocation(file=file, line=1, field=field), hint=did_you_mean(name, columns)
+                )
 
     def _who(self, columns: list[str]) -> str | None:
         if self.annotator or self.annotators:
@@ -101,30 +102,34 @@ def _last(columns: list[str], who: str, file: str) -> str:
     left = [name for name in columns if name.lower() not in known]
     if len(left) == 1:
         return left[0]
-    remedy = "set `format: {kind: table, label: …}`"
-    raise DataError(f"cannot tell which of {', '.join(left)} is the label", where=Where(file=file), remedy=remedy)
+    hint = "set `format: {kind: table, label: …}`"
+    raise DataError(f"cannot tell which of {', '.join(left)} is the label", where=SourceLocation(file=file), hint=hint)
 
 
 def _long(
     record: Record, who: str, label: str, item: str | None, time: str | None, seconds: str | None
-) -> Item | Broken:
+) -> AnnotatedItem | Broken:
     row = record.values
     if (name := text_of(row.get(who))) is None:
         return Broken(record.file, record.line, "nobody is named as annotator", who)
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
-    when, told = text_of(row.get(time)) if time else None, _told(row.get(label))
-    said = Judgment(name, label_of(told), when, took, classes=several(told))
+    when, label_value = text_of(row.get(time)) if time else None, _told(row.get(label))
+    annotation = Annotation(name, label_of(label_value), when, took, classes=several(label_value))
     values = {column: value for column, value in row.items() if column not in own}
-    return Item(_key(row, item), values, (said,), record.line)
+    return AnnotatedItem(_key(row, item), values, (annotation,), record.line)
 
 
-def _wide_item(record: Record, annotators: list[str], item: str | None) -> Item:
+def _wide_item(record: Record, annotators: list[str], item: str | None) -> AnnotatedItem:
     row = record.values
-    told = ((name, _told(row.get(name))) for name in annotators)
-    said = tuple(Judgment(name, label_of(one), classes=several(one)) for name, one in told if label_of(one) is not None)
+    labels_by_annotator = ((name, _told(row.get(name))) for name in annotators)
+    annotations = tuple(
+        Annotation(name, label_of(one), classes=several(one))
+        for name, one in labels_by_annotator
+        if label_of(one) is not None
+    )
     values = {column: value for column, value in row.items() if column not in annotators}
-    return Item(_key(row, item), values, said, record.line)
+    return AnnotatedItem(_key(row, item), values, annotations, record.line)
 
 
 def _told(cell: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Cheap rules that vote for a label; one file a rule."""
+"""Label functions: cheap rules that vote for a label, one file each."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.data.label.judgment import judgments_of
+from luthier.data.annotation.annotations import judgments_of
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
 
 
-class Judged(LabelFunction):
+class AnnotatorLabelFunction(LabelFunction):
     """Vote for what one annotator judged, beside rules and models."""
 
     kind: Literal["judged"] = "judged"
@@ -26,8 +26,8 @@ class Judged(LabelFunction):
         """The last word on each row."""
         found: list[str | None] = []
         for row in rows:
-            said = [
+            labels = [
                 one.get("label") for one in judgments_of(row.meta) if self.annotator in (None, one.get("annotator"))
             ]
-            found.append(None if not said or said[-1] is None else str(said[-1]))
+            found.append(None if not labels or labels[-1] is None else str(labels[-1]))
         return found

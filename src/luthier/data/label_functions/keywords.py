@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from luthier.data.engine.cache import asked_text
 from luthier.data.label_function import LabelFunction
-from luthier.data.passes.remake import asked_text
 from luthier.data.row import Row
 
 
@@ -51,6 +51,6 @@ def pattern(words: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)") if parts else None
 
 
-def found(wanted: re.Pattern[str] | None, text: str) -> bool:
+def found(pattern: re.Pattern[str] | None, text: str) -> bool:
     """Whether a text has one of the words."""
-    return wanted is not None and wanted.search(" ".join(text.casefold().split())) is not None
+    return pattern is not None and pattern.search(" ".join(text.casefold().split())) is not None

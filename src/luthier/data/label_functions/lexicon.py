@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from luthier.data.engine.cache import asked_text
 from luthier.data.label_function import LabelFunction
 from luthier.data.label_functions.keywords import pattern
-from luthier.data.passes.remake import asked_text
 from luthier.data.row import Row
 
 
@@ -34,7 +34,7 @@ class Lexicon(LabelFunction):
         return [self._one(" ".join(asked_text(row).casefold().split())) for row in rows]
 
     def _one(self, text: str) -> str | None:
-        hits = sorted(((len(wanted.findall(text)), label) for label, wanted in self._patterns.items()), reverse=True)
+        hits = sorted(((len(pattern.findall(text)), label) for label, pattern in self._patterns.items()), reverse=True)
         behind = hits[1][0] if len(hits) > 1 else 0
         return hits[0][1] if hits and hits[0][0] >= behind + self.lead else None
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.data.label.judgment import PROPOSAL
+from luthier.data.annotation.annotations import PROPOSAL
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
 
 
-class Proposal(LabelFunction):
-    """Vote for what a model proposed in the step `propose`, where its confidence is high enough."""
+class ProposalLabelFunction(LabelFunction):
+    """Vote for what a model proposed in the step `prelabel`, where its confidence is high enough."""
 
     kind: Literal["proposal"] = "proposal"
     confidence: float = Field(default=0.8, ge=0.0, le=1.0)

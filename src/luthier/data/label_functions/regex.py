@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from luthier.data.engine.cache import asked_text
 from luthier.data.label_function import LabelFunction
-from luthier.data.passes.remake import asked_text
 from luthier.data.row import Row
 
 
-class Regex(LabelFunction):
+class RegexLabelFunction(LabelFunction):
     """Vote for a label where the text matches a regular expression, which runs in linear time on every text.
 
     The syntax is that of Rust's `regex`: as usual, without look-around and back-references. `(?i)` ignores case.
@@ -32,8 +32,8 @@ class Regex(LabelFunction):
         try:
             pl.Series([""]).str.contains(pattern)
         except pl.exceptions.ComputeError as error:
-            said = str(error).replace("\n", " ")[:200]
-            raise ValueError(f"{pattern!r} is not a pattern that runs in linear time: {said}") from error
+            message = str(error).replace("\n", " ")[:200]
+            raise ValueError(f"{pattern!r} is not a pattern that runs in linear time: {message}") from error
         return pattern
 
     @property

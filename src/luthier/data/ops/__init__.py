@@ -1,1 +1,1 @@
-"""What is done to rows; one file an operator."""
+"""Operators on rows, one file each."""

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core.counted import of_rows
-from luthier.data.cleaning.code import FENCE
-from luthier.data.cleaning.cuts import cut, line_spans
-from luthier.data.cleaning.quoted import Span
-from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
-from luthier.data.passes.apply import spliced
+from luthier.core.events import of_rows
+from luthier.data.cleaning.quoted import QuoteSpan
+from luthier.data.cleaning.spans import FENCE, cut, line_spans
+from luthier.data.dedup.shingles import digest8, normal
+from luthier.data.engine.batch import spliced
+from luthier.data.operator import OperatorResult, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
-from luthier.data.twins.text_keys import digest8, normal
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _DIGITS = re.compile(r"\d+")
 _WORDS = re.compile(r"\S\s+\S+\s+\S|[\u2e80-\U0003ffff]{4}")
@@ -53,7 +52,7 @@ class Boilerplate(SetOperator):
 
     share: float = Field(default=0.05, gt=0, le=1)
     """A line of at least this share of the rows is boilerplate."""
-    at_least: int = Field(default=10, ge=2)
+    min: int = Field(default=10, ge=2)
     """And of at least so many rows."""
     min_chars: int = Field(default=20, ge=1)
     """Shorter lines stay: greetings and thanks are no boilerplate."""
@@ -62,25 +61,25 @@ class Boilerplate(SetOperator):
     answer, a line that comes back is most often what is to be learnt: a step of a list, the way in which help is
     offered."""
 
-    def settle(self, corpus: Corpus) -> Outcome:
+    def settle(self, corpus: RowCorpus) -> OperatorResult:
         """Count lines by rows, then say which go."""
-        least = max(self.at_least, int(np.ceil(self.share * len(corpus))))
+        least = max(self.min, int(np.ceil(self.share * len(corpus))))
         frequent = self._frequent(corpus, least)
-        outcome = Outcome()
+        outcome = OperatorResult()
         if not frequent:
             return outcome
-        for place, row in enumerate(corpus.rows()):
+        for index, row in enumerate(corpus.rows()):
             for field, text in self._said(row):
                 spans = [span for span, key in self._lines(text) if key in frequent]
                 found = cut(field, text, spans, "boilerplate") if spans else []
                 if found and _says(spliced(text, found)):
-                    outcome.edits.setdefault(place, []).extend(found)
+                    outcome.edits.setdefault(index, []).extend(found)
         if outcome.edits:
             lines = "1 line that stands" if len(frequent) == 1 else f"{len(frequent)} lines that stand"
             outcome.notes.append(f"boilerplate: {lines} in {least} rows or more taken out")
         return outcome
 
-    def _frequent(self, corpus: Corpus, least: int) -> set[int]:
+    def _frequent(self, corpus: RowCorpus, least: int) -> set[int]:
         """Digests of lines that stand in enough rows."""
         buckets = np.zeros(_BUCKETS, dtype=np.uint32)
         for row in corpus.rows():
@@ -98,10 +97,12 @@ class Boilerplate(SetOperator):
     def _said(self, row: Row) -> Iterator[tuple[str, str]]:
         """The texts that are looked at, each with its field."""
         if self.of is not None:
-            return row.said(self.of)
-        return row.said(("user",) if any(message.role == "user" for message in row.messages) else ("assistant",))
+            return row.texts_with_rejected(self.of)
+        return row.texts_with_rejected(
+            ("user",) if any(message.role == "user" for message in row.messages) else ("assistant",)
+        )
 
-    def _lines(self, text: str) -> Iterator[tuple[Span, int]]:
+    def _lines(self, text: str) -> Iterator[tuple[QuoteSpan, int]]:
         """Lines of texts that have several, with their digests."""
         if "\n" not in text.strip():
             return

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.data.cleaning.cuts import cut, lines_where
 from luthier.data.cleaning.quality_measures import keeps_line
-from luthier.data.operator import Outcome, Reads, RowOperator
+from luthier.data.cleaning.spans import cut, lines_where
+from luthier.data.operator import OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 
@@ -24,12 +24,12 @@ class C4Lines(RowOperator):
     roles: tuple[Literal["user", "assistant"], ...] = ("assistant",)
     """Whose turns are cleaned; a page without a prompt is the assistant's."""
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Say which lines go; a text without any good line is left to `quality`."""
-        outcome = Outcome()
-        for place, row in enumerate(rows):
-            for field, text in row.said(self.roles):
+        outcome = OperatorResult()
+        for index, row in enumerate(rows):
+            for field, text in row.texts_with_rejected(self.roles):
                 unwanted = lines_where(text, lambda line: not keeps_line(line))
                 if found := cut(field, text, unwanted, "no sentence of a page"):
-                    outcome.edits.setdefault(place, []).extend(found)
+                    outcome.edits.setdefault(index, []).extend(found)
         return outcome

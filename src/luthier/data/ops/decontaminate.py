@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
-from luthier.data.intake.mapping import Parts
-from luthier.data.operator import Column, Corpus, Drop, Judge, Outcome, Reads, RowOperator
+from luthier.data.columns.mapping import Parts
+from luthier.data.dedup.contamination import Hit, Unseen
+from luthier.data.operator import Column, Drop, Judge, OperatorResult, Reads, RowCorpus, RowOperator
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
-from luthier.data.twins.contamination import Hit, Unseen
 
 
 class Decontaminate(RowOperator):
@@ -70,20 +70,20 @@ class Decontaminate(RowOperator):
 
         return Unseen(named(), rows.__getitem__, similarity=self.similarity, overlap=self.overlap)
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Compare rows with the benchmarks."""
         hits = self._unseen.hits(rows) if self.against else [None] * len(rows)
-        outcome = Outcome(
+        outcome = OperatorResult(
             attributes={
                 "repeats": [hit.name if hit else None for hit in hits],
                 "similarity": [hit.similarity if hit else None for hit in hits],
             }
         )
         if self.action == "drop":
-            outcome.drops.update({place: _drop(hit, "a benchmark") for place, hit in enumerate(hits) if hit})
+            outcome.drops.update({index: _drop(hit, "a benchmark") for index, hit in enumerate(hits) if hit})
         return outcome
 
-    def after_split(self, held_out: Corpus) -> Judge | None:
+    def after_split(self, held_out: RowCorpus) -> Judge | None:
         """Compare training rows with those that are held out."""
         if not self.held_out or not len(held_out):
             return None
@@ -91,7 +91,7 @@ class Decontaminate(RowOperator):
         unseen = Unseen(named, held_out.row, similarity=self.similarity, overlap=self.overlap)
 
         def judge(rows: Sequence[Row]) -> dict[int, Drop]:
-            return {place: _drop(hit, "a held-out row") for place, hit in enumerate(unseen.hits(rows)) if hit}
+            return {index: _drop(hit, "a held-out row") for index, hit in enumerate(unseen.hits(rows)) if hit}
 
         return judge
 

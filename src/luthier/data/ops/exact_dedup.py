@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from luthier.core.counted import counted, of_rows
-from luthier.core.digest import canonical
-from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
-from luthier.data.passes.columns import column, texts_of
-from luthier.data.passes.columns import places as rows_at
+from luthier.core.events import counted, of_rows
+from luthier.core.hashing import canonical
+from luthier.data.decisions import Drops, Reasons, Sparse
+from luthier.data.dedup.exact import Copies, copies
+from luthier.data.dedup.exact import contested as contested_rows
+from luthier.data.dedup.keep import Keep, check, preferences, ranks
+from luthier.data.dedup.shingles import digest16, normal, prompt_key
+from luthier.data.dedup.summary import DedupReport
+from luthier.data.engine.columns import column, texts_of
+from luthier.data.engine.columns import index_array as rows_at
+from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
-from luthier.data.twins.copies import Copies, copies
-from luthier.data.twins.copies import contested as contested_rows
-from luthier.data.twins.keep import Keep, check, preferences, ranks
-from luthier.data.twins.text_keys import digest16, normal, prompt_key
-from luthier.data.twins.told import Told
-from luthier.data.verdicts import Drops, Reasons, Sparse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 
 class ExactDedup(SetOperator):
@@ -65,26 +65,26 @@ class ExactDedup(SetOperator):
             found.append(digest16(prompt) + whole + struct.pack("<d", preferred))
         return found
 
-    def settle(self, corpus: Corpus) -> Told:
+    def settle(self, corpus: RowCorpus) -> DedupReport:
         """Find equal rows and contested prompts."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         order = ranks(sketches["preferred"])
         prompts, wholes = (copies(sketches[name], order) for name in ("prompt", "whole"))
         contested = contested_rows(prompts, wholes)
         stays = wholes if self.of == "row" else prompts
-        told = Told(self._drops(stays, contested, corpus), _columns(stays, contested, len(corpus)))
+        report = DedupReport(self._drops(stays, contested, corpus), _columns(stays, contested, len(corpus)))
         if len(contested):
             what = "dropped" if self.conflict == "drop" else "kept and flagged; set `conflict: drop` to leave them out"
             rows = counted(len(contested), "row shares", "rows share")
-            told.notes.append(f"{rows} a prompt with a row that has another answer ({what})")
-        return told
+            report.notes.append(f"{rows} a prompt with a row that has another answer ({what})")
+        return report
 
-    def _drops(self, stays: Copies, contested: NDArray[np.int64], corpus: Corpus) -> Drops:
+    def _drops(self, stays: Copies, contested: NDArray[np.int64], corpus: RowCorpus) -> Drops:
         """Contested rows, where they are dropped, and the copies among the others."""
         import pyarrow as pa
 
         refused = contested if self.conflict == "drop" else contested[:0]
-        is_copy = ~np.isin(stays.places, refused)
+        is_copy = ~np.isin(stays.indices, refused)
         heads, which = np.unique(stays.firsts[is_copy], return_inverse=True)  # what stands together is read together
         names = texts_of(corpus.id, heads).take(rows_at(which))
         why = Reasons(
@@ -92,7 +92,7 @@ class ExactDedup(SetOperator):
             pa.concat_arrays([column([None] * len(refused), names.type), names]),
             [*[None] * len(refused), *[1.0] * len(which)],
         )
-        return Drops(np.concatenate([refused, stays.places[is_copy]]), why)
+        return Drops(np.concatenate([refused, stays.indices[is_copy]]), why)
 
     @classmethod
     def trial(cls) -> ExactDedup:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
+from luthier.core.events import counted
 from luthier.data.cleaning.class_lists import ListEdit, list_edits, names_in
-from luthier.data.cleaning.misspelt import misspelt
-from luthier.data.cleaning.word_forms import OTHER_WITH_S, is_plural, joined_up, may_be_plural
-from luthier.data.operator import Corpus, Edit, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.cleaning.spelling import OTHER_WITH_S, is_plural, joined_up, may_be_plural, misspelt
+from luthier.data.dedup.shingles import normal
+from luthier.data.operator import OperatorResult, Reads, RowCorpus, SetOperator, Suggestion, TextEdit
 from luthier.data.row import Row
-from luthier.data.twins.text_keys import normal
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _MOST_CLASSES = 500
 _LONGEST_CHARS = 64
@@ -48,25 +47,27 @@ class LabelSpelling(SetOperator):
     also: dict[str, str] = Field(default_factory=dict)
     """Further spellings, each with the one that is meant: `{biling: billing}`."""
 
-    def settle(self, corpus: Corpus) -> Outcome:
+    def settle(self, corpus: RowCorpus) -> OperatorResult:
         """Find the spelling of every answer that is not the most frequent one of its class."""
         counts: Counter[str] = Counter()
         for row in corpus.rows():
             if len(row.answer) > _LONGEST_CHARS or len(counts) > _MOST_CLASSES:
-                return Outcome(notes=["label_spelling: the answers are not classes; nothing was done"])
+                return OperatorResult(notes=["label_spelling: the answers are not classes; nothing was done"])
             counts[row.answer] += 1
-        wanted = self.wanted_spellings(counts)
-        outcome = Outcome(notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(wanted.items())])
-        if wanted:
-            prompts = _Prompts(wanted, {wanted.get(label, label) for label in counts})
-            for place, row in enumerate(corpus.rows()):
+        spellings = self.wanted_spellings(counts)
+        outcome = OperatorResult(
+            notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(spellings.items())]
+        )
+        if spellings:
+            prompts = _Prompts(spellings, {spellings.get(label, label) for label in counts})
+            for index, row in enumerate(corpus.rows()):
                 edits = [
-                    Edit(name, 0, len(text), text, wanted[text], "one spelling for the class")
+                    TextEdit(name, 0, len(text), text, spellings[text], "one spelling for the class")
                     for name, text in _answers(row)
-                    if text in wanted
+                    if text in spellings
                 ]
                 if edits := [*prompts.edits(row), *edits]:
-                    outcome.edits[place] = edits
+                    outcome.edits[index] = edits
             outcome.notes.extend(prompts.notes())
         return outcome
 
@@ -82,9 +83,9 @@ class LabelSpelling(SetOperator):
 
     def _also(self, label: str, usual: Mapping[str, str]) -> str:
         """What `also` makes of a class, or of the usual spelling of it; one that it names may be named again."""
-        seen: set[str] = set()
-        while label not in seen:
-            seen.add(label)
+        visited: set[str] = set()
+        while label not in visited:
+            visited.add(label)
             label = self.also.get(label, self.also.get(usual.get(label, label), label))
         return label
 
@@ -110,26 +111,26 @@ class LabelSpelling(SetOperator):
 class _Prompts:
     """System prompts whose lists of classes are kept to those that are left; each text is looked at once."""
 
-    def __init__(self, wanted: Mapping[str, str], left: Collection[str]) -> None:
-        self._wanted = wanted
+    def __init__(self, spellings: Mapping[str, str], left: Collection[str]) -> None:
+        self._wanted = spellings
         self._left = left
-        self._found: dict[tuple[str, str], list[Edit]] = {}
+        self._found: dict[tuple[str, str], list[TextEdit]] = {}
         self._changed = 0
         self._names: set[str] = set()
 
-    def edits(self, row: Row) -> Iterator[Edit]:
+    def edits(self, row: Row) -> Iterator[TextEdit]:
         """What becomes of the lists in the system turns of a row."""
         for name, text in row.texts(("system",)):
             if (name, text) not in self._found:
                 self._found[name, text] = self._looked_at(name, text)
             yield from self._found[name, text]
 
-    def _looked_at(self, name: str, text: str) -> list[Edit]:
+    def _looked_at(self, name: str, text: str) -> list[TextEdit]:
         lists = list_edits(text, self._wanted, self._left)
         rest = "\n\n".join(self._without(text, lists))
         self._names.update(names_in(rest, [old for old in self._wanted if old.strip() not in self._left]))
         self._changed += bool(lists)
-        return [Edit(name, one.start, one.end, one.before, one.after, "the classes that are left") for one in lists]
+        return [TextEdit(name, one.start, one.end, one.before, one.after, "the classes that are left") for one in lists]
 
     @staticmethod
     def _without(text: str, lists: Sequence[ListEdit]) -> Iterator[str]:
@@ -157,7 +158,7 @@ class _Prompts:
 def _answers(row: Row) -> Iterator[tuple[str, str]]:
     """The answer, and the one that was not preferred, with their names."""
     yield f"messages[{len(row.messages) - 1}].content", row.answer
-    yield from (one for one in row.said(("assistant",)) if one[0].startswith("meta."))
+    yield from (one for one in row.texts_with_rejected(("assistant",)) if one[0].startswith("meta."))
 
 
 def spellings(counts: Counter[str]) -> dict[str, str]:

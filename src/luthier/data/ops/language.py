@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
-from luthier.text.languages import LANGUAGES, UNKNOWN, identify
+from luthier.lang.detect import LANGUAGES, UNKNOWN, identify
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 
-class Language(RowOperator):
+class LanguageOperator(RowOperator):
     """Note each row's language, and keep only wanted ones.
 
     Naive Bayes over byte n-grams (Lui and Baldwin 2012, as py3langid brings it). Texts that are too short, or that
@@ -48,7 +48,7 @@ class Language(RowOperator):
                 raise ValueError(f"language {code!r} is unknown; {did_you_mean(code, LANGUAGES)}")
         return value
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Identify every row's language; drop those that are not wanted."""
         texts = [self._text(row) for row in rows]
         found = identify(texts, min_chars=self.min_chars, confidence=self.confidence, among=self.among)
@@ -56,10 +56,10 @@ class Language(RowOperator):
             "language": [code for code, _ in found],
             "confidence": [sure for _, sure in found],
         }
-        outcome = Outcome(attributes=columns)
-        for place, (code, _) in enumerate(found):
+        outcome = OperatorResult(attributes=columns)
+        for index, (code, _) in enumerate(found):
             if self.keep is not None and code not in (*self.keep, UNKNOWN):
-                outcome.drops[place] = Drop(f"language {code}")
+                outcome.drops[index] = Drop(f"language {code}")
         return outcome
 
     def _text(self, row: Row) -> str:
@@ -69,8 +69,10 @@ class Language(RowOperator):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Worth it when the sample holds several languages."""
-        seen = {code: count for code, count in profile.languages.items() if code != UNKNOWN}
-        common = {code: count for code, count in seen.items() if count > 1 and count * 100 >= profile.looked_at}
+        language_counts = {code: count for code, count in profile.languages.items() if code != UNKNOWN}
+        common = {
+            code: count for code, count in language_counts.items() if count > 1 and count * 100 >= profile.looked_at
+        }
         if len(common) < 2:
             return None
         ranked = sorted(common.items(), key=lambda one: (-one[1], one[0]))

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 
-class Length(RowOperator):
+class LengthOperator(RowOperator):
     """Count the words or characters of what was asked, and leave out rows with too few or too many of them.
 
     Where nothing was asked, the text to continue is counted. It never suggests itself: no length is wrong by itself.
@@ -25,19 +25,19 @@ class Length(RowOperator):
 
     unit: Literal["words", "characters"] = "words"
     """What is counted; the operator `tokens` counts those of a model."""
-    at_least: int = Field(default=1, ge=0)
+    min: int = Field(default=1, ge=0)
     """Shorter rows are dropped."""
-    at_most: int | None = Field(default=None, ge=1)
+    max: int | None = Field(default=None, ge=1)
     """Longer rows are dropped; no limit by default."""
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Count, and say what falls outside."""
         texts = [row.prompt or row.answer for row in rows]
         lengths = [len(text if self.unit == "characters" else text.split()) for text in texts]
-        outcome = Outcome(attributes={"length": lengths})
-        for place, length in enumerate(lengths):
-            if length < self.at_least:
-                outcome.drops[place] = Drop(f"too short: {length} {self.unit}")
-            elif self.at_most is not None and length > self.at_most:
-                outcome.drops[place] = Drop(f"too long: {length} {self.unit}")
+        outcome = OperatorResult(attributes={"length": lengths})
+        for index, length in enumerate(lengths):
+            if length < self.min:
+                outcome.drops[index] = Drop(f"too short: {length} {self.unit}")
+            elif self.max is not None and length > self.max:
+                outcome.drops[index] = Drop(f"too long: {length} {self.unit}")
         return outcome

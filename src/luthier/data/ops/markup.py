@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.counted import of_rows
-from luthier.data.cleaning.code import CODE, FENCED, around_code
-from luthier.data.cleaning.diff import edits
-from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
+from luthier.core.events import of_rows
+from luthier.data.cleaning.spans import CODE, FENCED, around_code, edits
+from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 Dialect = Literal["bbcode", "jira", "slack", "markdown"]
 
@@ -39,7 +38,7 @@ class Markup(RowOperator):
     """Take out BBCode, Jira and Slack mark-up, and Markdown when asked: `[b]now[/b]`, `{color:red}now{color}`.
 
     Marks that need a partner go only with it, so that `[b]` as a reference stays; so does all that stands in fenced
-    code, and between backticks unless Markdown goes. HTML is `normalise`'s.
+    code, and between backticks unless Markdown goes. HTML is `normalize`'s.
     """
 
     kind: Literal["markup"] = "markup"
@@ -49,13 +48,13 @@ class Markup(RowOperator):
     dialects: tuple[Dialect, ...] = ("bbcode", "jira", "slack")
     """What is taken out. Markdown is left in by default: a model may well learn to write it."""
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Say what goes."""
-        outcome = Outcome()
-        for place, row in enumerate(rows):
-            for field, text in row.said(("user", "assistant")):
+        outcome = OperatorResult()
+        for index, row in enumerate(rows):
+            for field, text in row.texts_with_rejected(("user", "assistant")):
                 if (clean := self.clean(text)) != text:
-                    outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "mark-up"))
+                    outcome.edits.setdefault(index, []).extend(edits(field, text, clean, "mark-up"))
         return outcome
 
     def clean(self, text: str) -> str:

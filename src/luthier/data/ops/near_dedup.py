@@ -10,21 +10,33 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.core.counted import counted, of_rows
-from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
-from luthier.data.profile import SHORT_ANSWER_WORDS
+from luthier.core.events import counted, of_rows
+from luthier.data.dedup.duplicates import Twins
+from luthier.data.dedup.keep import Keep, check, preferences, ranks
+from luthier.data.dedup.minhash import Means, bands, most_bands, signatures
+from luthier.data.dedup.shingles import (
+    Compared,
+    FlatPieces,
+    Unit,
+    compared,
+    digest16,
+    distinct,
+    jaccard,
+    normal,
+    padded_pieces,
+    pieces,
+    word_bags,
+    words,
+)
+from luthier.data.dedup.summary import DedupReport, report_duplicates
+from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
-from luthier.data.twins.keep import Keep, check, preferences, ranks
-from luthier.data.twins.minhash import Means, bands, most_bands, signatures
-from luthier.data.twins.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
-from luthier.data.twins.text_keys import Compared, compared, digest16, normal, words
-from luthier.data.twins.told import Told, told
-from luthier.data.twins.twins import Twins
+from luthier.data.suggest.profile import SHORT_ANSWER_WORDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _EDIT_PIECE: dict[Unit, int] = {"char": 3, "word": 1}
 """Pieces that one edit breaks at most."""
@@ -95,7 +107,7 @@ class NearDedup(SetOperator):
         whole = found.tobytes()
         return [whole[at : at + _SKETCH.itemsize] for at in range(0, len(whole), _SKETCH.itemsize)]
 
-    def settle(self, corpus: Corpus) -> Told:
+    def settle(self, corpus: RowCorpus) -> DedupReport:
         """Compare proposed pairs and decide who stays."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
@@ -107,7 +119,7 @@ class NearDedup(SetOperator):
         )
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
         del twins, order  # what is told needs the room
-        return told(found, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None)
+        return report_duplicates(found, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None)
 
     @property
     def proposing(self) -> float:
@@ -117,13 +129,13 @@ class NearDedup(SetOperator):
         changed = _EDIT_PIECE[self.unit] * (1 - self.threshold)
         return (1 - changed) / (1 + changed)
 
-    def pieces(self, texts: Sequence[str]) -> Flat:
+    def pieces(self, texts: Sequence[str]) -> FlatPieces:
         """Pieces of texts in their normal form."""
         if self.measure == "jaccard":
             return pieces(texts, self.unit, self.size)
         return padded_pieces(texts, _EDIT_PIECE["char"]) if self.unit == "char" else word_bags(texts)
 
-    def similarity(self, one: Shown, two: Shown) -> float:
+    def similarity(self, one: TextShingles, two: TextShingles) -> float:
         """How similar two rows are, in truth."""
         if self.measure == "edit":
             from rapidfuzz.distance import Levenshtein
@@ -134,7 +146,7 @@ class NearDedup(SetOperator):
             return 1 - Levenshtein.distance(first, second, score_cutoff=enough) / longer
         return jaccard(one.pieces, two.pieces)
 
-    def verified(self, one: Shown, two: Shown) -> float | None:
+    def verified(self, one: TextShingles, two: TextShingles) -> float | None:
         """The similarity of twins, as it is told."""
         similarity = self.similarity(one, two)
         return round(similarity, _DIGITS) if similarity >= self.threshold else None
@@ -145,17 +157,17 @@ class NearDedup(SetOperator):
         shown = [one for part in parts for one in part]
         return [self.verified(shown[one], shown[two]) for one, two in pairs]
 
-    def shown(self, row: Row) -> Shown:
+    def shown(self, row: Row) -> TextShingles:
         """What is compared of a row, ready to be compared."""
         return self.all_shown([row])[0]
 
-    def all_shown(self, rows: Sequence[Row]) -> list[Shown]:
+    def all_shown(self, rows: Sequence[Row]) -> list[TextShingles]:
         """The same of some rows."""
         texts = [normal(self.text(row)) for row in rows]
         if self.measure == "edit":
-            return [Shown(text, np.zeros(0, dtype=np.uint64)) for text in texts]
+            return [TextShingles(text, np.zeros(0, dtype=np.uint64)) for text in texts]
         flat = self.pieces(texts)
-        return [Shown(text, distinct(flat.of(place))) for place, text in enumerate(texts)]
+        return [TextShingles(text, distinct(flat.of(index))) for index, text in enumerate(texts)]
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
@@ -207,7 +219,7 @@ def _copies(profile: Profile) -> int:
 _SKETCH = np.dtype([("preferred", "<f8"), ("text", "<u8", 2), ("signature", "u1", 128)])
 
 
-class Shown(NamedTuple):
+class TextShingles(NamedTuple):
     """The normal form of a row's text, and its different pieces, sorted."""
 
     text: str
@@ -217,10 +229,10 @@ class Shown(NamedTuple):
 class _Reader:
     """Reads rows of the corpus as they are asked for, and compares them."""
 
-    def __init__(self, operator: NearDedup, corpus: Corpus) -> None:
+    def __init__(self, operator: NearDedup, corpus: RowCorpus) -> None:
         self._operator = operator
         self._corpus = corpus
-        self._shown = lru_cache(maxsize=_SHOWN)(lambda place: operator.shown(corpus.row(place)))
+        self._shown = lru_cache(maxsize=_SHOWN)(lambda index: operator.shown(corpus.row(index)))
 
     def verified(self, one: int, two: int) -> float | None:
         """The similarity of twins."""
@@ -233,5 +245,5 @@ class _Reader:
 
 def _among(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
     """The rows of some pairs, each once, and the pairs by their places among them."""
-    places = {place: at for at, place in enumerate(dict.fromkeys(place for pair in pairs for place in pair))}
-    return list(places), [(places[one], places[two]) for one, two in pairs]
+    position_of = {index: at for at, index in enumerate(dict.fromkeys(index for pair in pairs for index in pair))}
+    return list(position_of), [(position_of[one], position_of[two]) for one, two in pairs]

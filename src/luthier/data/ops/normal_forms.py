@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
-from luthier.data.cleaning.code import between_code
-from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.normal_forms import (
     DateOrder,
     Decimal,
@@ -18,7 +16,8 @@ from luthier.data.cleaning.normal_forms import (
     with_times,
     with_units,
 )
-from luthier.data.operator import Column, Outcome, Reads, RowOperator
+from luthier.data.cleaning.spans import between_code, edits
+from luthier.data.operator import Column, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 
@@ -50,27 +49,27 @@ class NormalForms(RowOperator):
 
     @cached_property
     def _passes(self) -> list[Callable[[str], Formed]]:
-        asked: dict[Callable[[str], Formed], bool] = {
+        switches: dict[Callable[[str], Formed], bool] = {
             partial(with_dates, order=self.order): self.dates,
             with_times: self.times,
             partial(with_numbers, decimal=self.decimal): self.numbers,
             with_units: self.units,
         }
-        return [one for one, wanted in asked.items() if wanted]
+        return [one for one, is_enabled in switches.items() if is_enabled]
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Say what changes, and count what is left alone."""
         ambiguous = [0] * len(rows)
-        outcome = Outcome(attributes={"ambiguous": ambiguous})
-        for place, row in enumerate(rows):
-            for field, text in row.said(("user", "assistant")):
+        outcome = OperatorResult(attributes={"ambiguous": ambiguous})
+        for index, row in enumerate(rows):
+            for field, text in row.texts_with_rejected(("user", "assistant")):
                 if not any(map(str.isdecimal, text)):
                     continue
                 found: list[int] = []
                 clean = between_code(text, partial(self._clean, found=found))
-                ambiguous[place] += sum(found)
+                ambiguous[index] += sum(found)
                 if clean != text:
-                    outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "normal form"))
+                    outcome.edits.setdefault(index, []).extend(edits(field, text, clean, "normal form"))
         return outcome
 
     def _clean(self, text: str, found: list[int]) -> str:

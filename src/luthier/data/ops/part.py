@@ -8,11 +8,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.data.operator import Drop, Outcome, Reads, RowOperator
+from luthier.data.operator import Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 
-class Part(RowOperator):
+class PartOperator(RowOperator):
     """Keep one of several parts of equal size, drawn by what is asked: two parts never share a prompt.
 
     For models that must not have learnt the same rows, such as a reward model that is learnt from and another one by
@@ -33,14 +33,14 @@ class Part(RowOperator):
             raise ValueError(f"there are {self.of} parts and part {self.number} is wanted; number is at most of")
         return self
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Drop the rows of the other parts."""
-        places = [1 + _place(row.prompt, self.of) for row in rows]
-        return Outcome(
+        part_numbers = [1 + _place(row.prompt, self.of) for row in rows]
+        return OperatorResult(
             drops={
-                at: Drop(f"of part {place}, and part {self.number} is kept")
-                for at, place in enumerate(places)
-                if place != self.number
+                at: Drop(f"of part {part_number}, and part {self.number} is kept")
+                for at, part_number in enumerate(part_numbers)
+                if part_number != self.number
             }
         )
 

@@ -18,28 +18,38 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from luthier.core.component import foreign_code
-from luthier.core.digest import digest_of
-from luthier.core.extras import is_installed
+from luthier.core.hashing import digest_of
 from luthier.core.revision import revision
-from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
-from luthier.data.passes.apply import spliced
+from luthier.core.system.packages import is_installed
+from luthier.data.engine.batch import spliced
+from luthier.data.operator import (
+    Column,
+    Drop,
+    Leftover,
+    OperatorResult,
+    Reads,
+    RowOperator,
+    Secret,
+    Suggestion,
+    TextEdit,
+)
 from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.remembered import Recognise, Remembered
 from luthier.data.pii.shown import canonical, masked
 from luthier.data.row import Row
-from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind, context_of
-from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
-from luthier.text.pii.marks import marks
-from luthier.text.pii.scan import find
-from luthier.text.recogniser import TEXT_PARTS, Recogniser, TextPart
-from luthier.text.recognisers.rampart import Rampart
+from luthier.pii.detect import find
+from luthier.pii.keeper import KEY_VARIABLE, SecretKey
+from luthier.pii.recognizer import TEXT_PARTS, Recogniser, TextPart
+from luthier.pii.recognizers.rampart import Rampart
+from luthier.pii.span import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Marks, PiiKind, PiiSpan, context_of
+from luthier.pii.text_marks import marks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from luthier.data.profile import Profile
-    from luthier.text.dataset import Rightness
+    from luthier.artifacts.dataset import PrecisionRecall
+    from luthier.data.suggest.profile import Profile
 
 Action = Literal["redact", "mask", "hash", "pseudonymise", "drop", "flag", "keep"]
 _KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
@@ -49,7 +59,7 @@ _MOST_LOOKS = 8
 """So often at most is looked at what edits have made of a text."""
 _TAG_NAME = re.compile(rf"\[(?:{'|'.join(kind.upper() for kind in KINDS)})(?=[\]:])")
 """What `redact` and `hash` call what they have taken out."""
-Fields = list[tuple[str, str, list[Found]]]
+Fields = list[tuple[str, str, list[PiiSpan]]]
 """The texts of a row: field name, text, and what was found in it."""
 
 
@@ -76,7 +86,7 @@ class Pii(RowOperator):
     """Another action for some kinds, such as `{email: hash, person: pseudonymise}`."""
     kinds: tuple[PiiKind, ...] = PATTERN_KINDS
     """What is looked for by patterns; what a recogniser of names knows comes to it."""
-    names: Recogniser | None = None
+    ner: Recogniser | None = None
     """A model that finds persons and more: `rampart`, `minilm` or `spacy` (`pip install 'luthier[names]'`)."""
     names_in: tuple[TextPart, ...] = TEXT_PARTS
     """Where names are looked for. Leave out `system` and `answer` where answers are classes: a model may take a class
@@ -87,7 +97,7 @@ class Pii(RowOperator):
     """Whose names pseudonyms are, such as `de_DE`; `auto`: of the row's language."""
     columns: bool = True
     """Look into the columns that stay in `meta`, too, and into what is nested in them."""
-    last_look: bool = True
+    final_check: bool = True
     """Fail when a high-risk kind is left at the end, wherever it came from."""
     labelled: str | None = None
     """A JSONL file of `{"text", "spans": [{"start", "end", "kind"}]}` on which recall and precision are measured."""
@@ -96,10 +106,12 @@ class Pii(RowOperator):
 
     @model_validator(mode="after")
     def _names_can_be_found(self) -> Pii:
-        known = self.names.finds if self.names else ()
-        asked = {*self.kinds, *self.actions} & {*NAME_KINDS} - {*known}
-        if asked:
-            raise ValueError(f"{min(asked)} is found by a recogniser of names; set `names: rampart` or `names: spacy`")
+        known = self.ner.finds if self.ner else ()
+        requested_kinds = {*self.kinds, *self.actions} & {*NAME_KINDS} - {*known}
+        if requested_kinds:
+            raise ValueError(
+                f"{min(requested_kinds)} is found by a recogniser of names; set `ner: rampart` or `ner: spacy`"
+            )
         if self.locale != "auto" and self.locale not in LOCALES.values():
             raise ValueError(
                 f"there are no names of {self.locale!r}; there are {', '.join(LOCALES.values())}, and auto"
@@ -111,19 +123,19 @@ class Pii(RowOperator):
 
     def at(self, base: Path, kept: Path | None = None) -> Pii:
         """The operator as it remembers what a recogniser found, if it has one."""
-        if self.names is None:
+        if self.ner is None:
             return self
         placed = self.model_copy()
-        placed._recognise = self.names.at(base).find_names
+        placed._recognise = self.ner.at(base).find_names
         if kept is not None:
-            told = [self.names.settings(), self.names.fingerprint(base), foreign_code(self.names)]
-            by = digest_of([*told, revision(type(self.names).__module__)])
+            identity = [self.ner.settings(), self.ner.fingerprint(base), foreign_code(self.ner)]
+            by = digest_of([*identity, revision(type(self.ner).__module__)])
             placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
         return placed
 
     def model_s(self, size: int) -> float:
         """What a recogniser takes."""
-        return size * self.names.seconds_a_byte if self.names else 0.0
+        return size * self.ner.seconds_a_byte if self.ner else 0.0
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the key, since it decides the tags, and of the labelled sample."""
@@ -131,29 +143,29 @@ class Pii(RowOperator):
         return self._keeper.fingerprint + (hashlib.sha256(sample).hexdigest()[:16] if sample else "")
 
     @cached_property
-    def _keeper(self) -> Keeper:
-        return Keeper.of(self.key_env)
+    def _keeper(self) -> SecretKey:
+        return SecretKey.of(self.key_env)
 
     @cached_property
     def _wanted(self) -> frozenset[PiiKind]:
-        return frozenset((*self.kinds, *(self.names.finds if self.names else ())))
+        return frozenset((*self.kinds, *(self.ner.finds if self.ner else ())))
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Find, count, and say what becomes of it."""
         counts: dict[str, list[int]] = {kind: [0] * len(rows) for kind in KINDS}
-        outcome = Outcome(attributes=dict(counts))
+        outcome = OperatorResult(attributes=dict(counts))
         by_field: dict[PiiKind, Counter[str]] = {}
         looks = list(self._looks(rows))
         self._look_again(looks)
         for look in looks:
             for found in look.whole:
-                counts[found.kind][look.place] += 1
-                by_field.setdefault(found.kind, Counter())[_told(rows[look.place], look.field)] += 1
+                counts[found.kind][look.row_index] += 1
+                by_field.setdefault(found.kind, Counter())[_told(rows[look.row_index], look.field)] += 1
             if look.edits:
-                outcome.edits.setdefault(look.place, []).extend(look.edits)
-        for place in dict.fromkeys(look.place for look in looks):
-            if unwanted := [kind for kind in KINDS if counts[kind][place] and self._action(kind) == "drop"]:
-                outcome.drops[place] = Drop(f"holds {unwanted[0]}")
+                outcome.edits.setdefault(look.row_index, []).extend(look.edits)
+        for index in dict.fromkeys(look.row_index for look in looks):
+            if unwanted := [kind for kind in KINDS if counts[kind][index] and self._action(kind) == "drop"]:
+                outcome.drops[index] = Drop(f"holds {unwanted[0]}")
         outcome.counts.update({kind: dict(sorted(by_field[kind].items())) for kind in KINDS if kind in by_field})
         return outcome
 
@@ -179,42 +191,42 @@ class Pii(RowOperator):
             ]
 
     def _is_searched(self, name: str, text: str) -> bool:
-        if self.names is None and _is_small_number(text):
+        if self.ner is None and _is_small_number(text):
             return False
         return self.columns or not _is_column(name)
 
     def _may_name(self, row: Row, field: str) -> bool:
         """Whether names are looked for in a field of a row."""
-        return self.names is not None and (self.names_in == TEXT_PARTS or _part(row, field) in self.names_in)
+        return self.ner is not None and (self.names_in == TEXT_PARTS or _part(row, field) in self.names_in)
 
     @cached_property
-    def _known(self) -> dict[str, list[Found]]:
+    def _known(self) -> dict[str, list[PiiSpan]]:
         """What stands in texts that an operator before this one has just made: its edits were looked at already."""
         return {}
 
-    def _recall(self, name: str, text: str) -> list[Found] | None:
+    def _recall(self, name: str, text: str) -> list[PiiSpan] | None:
         return None if _context(name) else self._known.pop(text, None)
 
-    def _remember(self, text: str, finds: list[Found]) -> None:
-        if self.names is None and len(text) <= _KNOWN_CHARS:
+    def _remember(self, text: str, finds: list[PiiSpan]) -> None:
+        if self.ner is None and len(text) <= _KNOWN_CHARS:
             if len(self._known) >= _KNOWN_TEXTS:
                 self._known.clear()
             self._known[text] = finds
 
-    def _named(self, texts: Sequence[str]) -> list[list[Found]]:
-        if self.names is None:
+    def _named(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
+        if self.ner is None:
             return [[]] * len(texts)
-        return (self._recognise or self.names.find_names)(texts)
+        return (self._recognise or self.ner.find_names)(texts)
 
     def _action(self, kind: PiiKind) -> Action:
         return self.actions.get(kind, self.action)
 
     def _looks(self, rows: Sequence[Row]) -> Iterator[_Look]:
         """Texts in which something was found."""
-        for place, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
+        for index, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
             if any(finds for _, _, finds in fields):
                 stand_ins = self._stand_ins(row)
-                yield from (_Look(place, field, text, finds, stand_ins) for field, text, finds in fields if finds)
+                yield from (_Look(index, field, text, finds, stand_ins) for field, text, finds in fields if finds)
 
     def _look_again(self, looks: Sequence[_Look]) -> None:
         """Say what becomes of what was found: what edits bring near to a word that names it is found, too, as the last
@@ -234,7 +246,7 @@ class Pii(RowOperator):
         look.edits = sorted([*kept, *made], key=lambda edit: edit.start)
         return bool(made)
 
-    def _left(self, look: _Look, edited: str, marked: Marks) -> Iterator[Found]:
+    def _left(self, look: _Look, edited: str, marked: Marks) -> Iterator[PiiSpan]:
         """What the last look would find in an edited text, by its place in the text before: around edits, or in what
         one put there that now looks like a key."""
         kinds = tuple(kind for kind in self._risky if kind in self._wanted)
@@ -255,7 +267,7 @@ class Pii(RowOperator):
                 )
                 yield from (found._replace(start=edit.start, end=edit.end, text=edit.before) for edit in within)
 
-    def _edit(self, field: str, found: Found, stand_ins: Pseudonyms | None) -> Edit | None:
+    def _edit(self, field: str, found: PiiSpan, stand_ins: Pseudonyms | None) -> TextEdit | None:
         """What takes the place of one find; a group keeps rows together, so there it is always a tag."""
         action = self._action(found.kind)
         if action in ("flag", "keep", "drop"):
@@ -268,7 +280,7 @@ class Pii(RowOperator):
             after = stand_ins.of(found)
         else:
             after = f"[{found.kind.upper()}]" if action == "redact" else masked(found)
-        return Edit(field, found.start, found.end, found.text, after, found.kind, hidden=tag)
+        return TextEdit(field, found.start, found.end, found.text, after, found.kind, hidden=tag)
 
     def _stand_ins(self, row: Row) -> Pseudonyms | None:
         if "pseudonymise" not in (self.action, *self.actions.values()):
@@ -279,11 +291,11 @@ class Pii(RowOperator):
     def _locale(self, row: Row) -> str:
         if self.locale != "auto":
             return self.locale
-        from luthier.text.languages import identify
+        from luthier.lang.detect import identify
 
         return LOCALES.get(identify([row.prompt or row.answer])[0].code, "en_US")
 
-    def _tag(self, found: Found) -> str:
+    def _tag(self, found: PiiSpan) -> str:
         return f"[{found.kind.upper()}:{self._keeper.tag(canonical(found))}]"
 
     def secrets(self, texts: Sequence[str]) -> list[list[Secret]]:
@@ -302,24 +314,24 @@ class Pii(RowOperator):
 
     def untroubled(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_] | None:
         """Rows in which nothing was found when everything was looked at."""
-        if self.last_look and not (self.columns and {*self._risky} <= {*self.kinds}):
+        if self.final_check and not (self.columns and {*self._risky} <= {*self.kinds}):
             return None
         found: NDArray[np.bool_] = np.logical_and.reduce([counts == 0 for counts in columns.values()])
         return found
 
     def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
-        everything = ((row, *one) for row in rows for one in row.everything()) if self.last_look else ()
+        everything = ((row, *one) for row in rows for one in row.everything()) if self.final_check else ()
         texts = [(row, name, _without_tags(text)) for row, name, text in everything if not _is_small_number(text)]
         marked = marks([_context(name) + text for _, name, text in texts])
-        for (row, name, text), seen in zip(texts, marked, strict=True):
-            if found := _in_field(name, text, self._risky, marked=seen):
+        for (row, name, text), text_marks in zip(texts, marked, strict=True):
+            if found := _in_field(name, text, self._risky, marked=text_marks):
                 kind = found[0].kind
-                remedy = f"set `actions: {{{kind}: redact}}` and let pii stand behind what made it, or `keep` it"
-                return row, Leftover(name, kind, remedy)
+                hint = f"set `actions: {{{kind}: redact}}` and let pii stand behind what made it, or `keep` it"
+                return row, Leftover(name, kind, hint)
         return None
 
-    def prove(self, base: Path) -> dict[str, Rightness]:
+    def prove(self, base: Path) -> dict[str, PrecisionRecall]:
         """Recall and precision of each kind on the labelled sample."""
         if self.labelled is None:
             return {}
@@ -342,19 +354,19 @@ class Pii(RowOperator):
         why = [f"personal data in the {profile.looked_at} rows seen: {shown}"] if shown else []
         if not profile.holds_names:
             return Suggestion({"action": "redact"}, *why)
-        settings: dict[str, Any] = {"action": "redact", "names": {"kind": _PROPOSED.kind, "organisations": False}}
+        settings: dict[str, Any] = {"action": "redact", "ner": {"kind": _PROPOSED.kind, "organizations": False}}
         if profile.answers:  # they are classes, which the system turn lists
             settings["names_in"] = [part for part in TEXT_PARTS if part not in ("system", "answer")]
         return Suggestion(settings, "; ".join([*why, _names_told(profile)]))
 
 
-_PROPOSED = Rampart(organisations=False)
+_PROPOSED = Rampart(organizations=False)
 """Of the recognisers it finds persons best and takes the least time; organisations are no persons."""
 
 
 def _names_told(profile: Profile) -> str:
     """Where names stand, what finding them costs, and what becomes of them without it."""
-    places = ", ".join(f"{place} in {rows}" for place, rows in profile.names.items())
+    position_list = ", ".join(f"{position} in {rows}" for position, rows in profile.names.items())
     cost = f"about {max(1, round(1000 * profile.row_bytes * _PROPOSED.seconds_a_byte))} s of one core for 1,000 rows"
     size = _PROPOSED.download_bytes()
     fetched = f", {size / 1e6:.0f} MB to fetch once" * bool(size)
@@ -362,8 +374,9 @@ def _names_told(profile: Profile) -> str:
     install = "".join(f", and `pip install 'luthier[{extra}]'`" for extra in missing)
     spared = "; it does not read classes (`names_in`)" * bool(profile.answers)
     return (
-        f"names of persons in the {profile.looked_at} rows seen: {places}. The model {_PROPOSED.kind} finds them: it "
-        f"takes {cost}{fetched}{install}{spared}. Without `names` they stay in clear in the data set, caches, report, "
+        f"names of persons in the {profile.looked_at} rows seen: {position_list}. The model {_PROPOSED.kind} "
+        "finds them: it "
+        f"takes {cost}{fetched}{install}{spared}. Without `ner` they stay in clear in the data set, caches, report, "
         "exports and traces"
     )
 
@@ -372,16 +385,16 @@ def _names_told(profile: Profile) -> str:
 class _Look:
     """A text in which something was found, and what becomes of it."""
 
-    place: int
+    row_index: int
     """The row's, in its batch."""
     field: str
     text: str
-    finds: list[Found]
+    finds: list[PiiSpan]
     """What was found at last."""
     stand_ins: Pseudonyms | None
-    whole: list[Found] = dataclasses.field(default_factory=list)
+    whole: list[PiiSpan] = dataclasses.field(default_factory=list)
     """All that was found."""
-    edits: list[Edit] = dataclasses.field(default_factory=list)
+    edits: list[TextEdit] = dataclasses.field(default_factory=list)
 
 
 _HANDED = re.compile(r"\Amessages\[\d+\]\.tool_calls/\d+/(?=.)")
@@ -393,7 +406,7 @@ def _is_small_number(text: str) -> bool:
     return len(text) <= _SMALL_DIGITS and text.isdecimal()
 
 
-def _outside(found: Found, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _outside(found: PiiSpan, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The parts of a find that lie in none of these spans, which are in order and apart; marks alone are no part."""
     at = found.start
     for start, end in [*spans, (found.end, found.end)]:
@@ -417,10 +430,10 @@ def _part(row: Row, field: str) -> TextPart:
     """The part of a row to which a field belongs."""
     if field == "group" or _is_column(field):
         return "group" if field == "group" else "meta"
-    place = _turn(field)
-    if row.messages[place].role == "system":
+    turn = _turn(field)
+    if row.messages[turn].role == "system":
         return "system"
-    return "answer" if place == len(row.messages) - 1 else "prompt"
+    return "answer" if turn == len(row.messages) - 1 else "prompt"
 
 
 def _turn(field: str) -> int:
@@ -447,9 +460,9 @@ def _in_field(
     field: str,
     text: str,
     kinds: frozenset[PiiKind] | tuple[PiiKind, ...],
-    names: Sequence[Found] = (),
+    names: Sequence[PiiSpan] = (),
     marked: Marks = ANY,
-) -> list[Found]:
+) -> list[PiiSpan]:
     """What stands in the text of a field, read together with the column's name."""
     context = _context(field)
     finds = find(context + text, kinds, names, marked)

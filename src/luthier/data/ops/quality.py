@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
-from luthier.core.counted import by_name, of_rows
 from luthier.core.errors import did_you_mean
-from luthier.data.cleaning.quality_measures import Text
-from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule, RuleSet
-from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
+from luthier.core.events import by_name, of_rows
+from luthier.data.cleaning.quality_measures import TextFeatures
+from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule, RuleSet
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
-from luthier.text.flat import blocks
+from luthier.pii.batch import blocks
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _PLACEHOLDERS = frozenset({"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…"})
 _LONGEST_PLACEHOLDER = max(map(len, _PLACEHOLDERS))
@@ -38,11 +38,11 @@ class Break(NamedTuple):
 class _Look(NamedTuple):
     """A text, and the rules that it may break."""
 
-    text: Text
-    rules: tuple[Rule, ...]
+    text: TextFeatures
+    rules: tuple[QualityRule, ...]
 
 
-_NOTHING = _Look(Text("", 0), ())
+_NOTHING = _Look(TextFeatures("", 0), ())
 
 
 class Quality(RowOperator):
@@ -78,26 +78,26 @@ class Quality(RowOperator):
         return value
 
     @cached_property
-    def _rules(self) -> tuple[Rule, ...]:
+    def _rules(self) -> tuple[QualityRule, ...]:
         """The rules that apply, with their limits."""
         sets = (self.rules,) if isinstance(self.rules, str) else self.rules
         chosen = {rule.name: rule for name in sets for rule in RULES[name] if rule.name not in self.skip}
         return tuple(rule.within(*self.limits[name]) if name in self.limits else rule for name, rule in chosen.items())
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Judge each row."""
         broken: list[str] = []
         words: list[int] = []
-        outcome = Outcome(attributes={"broken": broken, "words": words})
+        outcome = OperatorResult(attributes={"broken": broken, "words": words})
         prompts = self._looked_at([row.prompt for row in rows])
         answers = self._looked_at([row.answer for row in rows])
-        for place, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
+        for index, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
             found = self._broken(row, prompt, answer)
             broken.append(",".join(found))
             words.append(prompt.text.word_count + answer.text.word_count)
             if found and self.action == "drop":
                 name, how = next(iter(found.items()))
-                outcome.drops[place] = Drop(f"quality {name}" + (f": {how}" if how else ""))
+                outcome.drops[index] = Drop(f"quality {name}" + (f": {how}" if how else ""))
         return outcome
 
     def _looked_at(self, texts: Sequence[str]) -> list[_Look]:
@@ -105,17 +105,17 @@ class Quality(RowOperator):
         if not any(texts):
             return [_NOTHING] * len(texts)
         if all(rule.ahead is None for rule in self._rules):
-            return [_Look(Text(text), self._rules) for text in texts]
+            return [_Look(TextFeatures(text), self._rules) for text in texts]
         found: list[_Look] = []
         for begin, flat in blocks(texts):
             if flat is None:
-                found.append(_Look(Text(texts[begin]), self._rules))
+                found.append(_Look(TextFeatures(texts[begin]), self._rules))
                 continue
             doubts = np.stack([rule.in_doubt(flat) for rule in self._rules])  # (rules, texts)
-            asked: list[tuple[Rule, ...]] = [()] * len(flat.texts)
-            for place in np.flatnonzero(doubts.any(axis=0)).tolist():
-                asked[place] = tuple(compress(self._rules, doubts[:, place]))
-            found += map(_Look, map(Text, flat.texts, flat.words.tolist()), asked)
+            rules_of_text: list[tuple[QualityRule, ...]] = [()] * len(flat.texts)
+            for index in np.flatnonzero(doubts.any(axis=0)).tolist():
+                rules_of_text[index] = tuple(compress(self._rules, doubts[:, index]))
+            found += map(_Look, map(TextFeatures, flat.texts, flat.words.tolist()), rules_of_text)
         return found
 
     def _broken(self, row: Row, prompt: _Look, answer: _Look) -> dict[str, str]:
@@ -137,9 +137,9 @@ class Quality(RowOperator):
 
     def judge(self, text: str) -> list[str]:
         """Names of the rules that a text breaks; of the first alone when that is enough to drop it."""
-        return [one.name for one in self._judge(Text(text), self._rules)]
+        return [one.name for one in self._judge(TextFeatures(text), self._rules)]
 
-    def _judge(self, text: Text, rules: Sequence[Rule]) -> list[Break]:
+    def _judge(self, text: TextFeatures, rules: Sequence[QualityRule]) -> list[Break]:
         found: list[Break] = []
         if "no_letters" not in self.skip and not any(map(str.isalnum, text.text)):
             found.append(Break("no_letters", ""))

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.counted import of_rows
-from luthier.data.cleaning.cuts import cut
-from luthier.data.cleaning.diff import edits
+from luthier.core.events import of_rows
 from luthier.data.cleaning.quoted import quoted_spans
-from luthier.data.operator import Edit, Outcome, Reads, RowOperator, Suggestion
-from luthier.data.passes.apply import spliced
+from luthier.data.cleaning.spans import cut, edits
+from luthier.data.engine.batch import spliced
+from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion, TextEdit
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _REASON = "quoted reply"
 _ROUNDS = 8
@@ -32,13 +31,13 @@ class QuotedReplies(RowOperator):
     suggested_at: ClassVar[int] = 2
     is_private: ClassVar[bool] = True
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Say which lines go."""
-        outcome = Outcome()
-        for place, row in enumerate(rows):
-            for field, text in row.said(("user", "assistant")):
+        outcome = OperatorResult()
+        for index, row in enumerate(rows):
+            for field, text in row.texts_with_rejected(("user", "assistant")):
                 if "\n" in text and (found := _found(field, text)):
-                    outcome.edits.setdefault(place, []).extend(found)
+                    outcome.edits.setdefault(index, []).extend(found)
         return outcome
 
     @classmethod
@@ -55,7 +54,7 @@ class QuotedReplies(RowOperator):
         return Suggestion({}, of_rows(tried.edited, profile.looked_at, "repeats earlier mails", "repeat earlier mails"))
 
 
-def _found(field: str, text: str) -> list[Edit]:
+def _found(field: str, text: str) -> list[TextEdit]:
     """What goes; where the rest of a text looks quoted only now, that goes, too."""
     first = cut(field, text, quoted_spans(text), _REASON)
     if not first:

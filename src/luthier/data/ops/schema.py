@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from luthier.core.component import refuse_unknown_settings
-from luthier.core.counted import counted
-from luthier.core.described import described
-from luthier.core.errors import DataError, Where
-from luthier.data.bounds import bounded, size_of_row
-from luthier.data.cleaning.misspelt import misspelt
-from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
-from luthier.data.row import Row
-from luthier.data.twins.text_keys import digest16
+from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import counted
+from luthier.data.cleaning.spelling import misspelt
+from luthier.data.dedup.shingles import digest16
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowCorpus, SetOperator, Suggestion
+from luthier.data.row import Row, bounded, size_of_row
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _ROWS = 1024
 
@@ -88,7 +86,7 @@ class ColumnRule(BaseModel):
         return None
 
 
-class Schema(SetOperator):
+class SchemaOperator(SetOperator):
     """Hold columns to rules: allowed values, types, ranges, lengths, patterns, uniqueness.
 
     `columns` names columns that stayed in `meta`, or `prompt`, `answer` and `group`. A row that breaks a rule is
@@ -120,8 +118,8 @@ class Schema(SetOperator):
         }
         name, odd = next(iter(found.items()))
         (rare, usual), counts = next(iter(odd.items())), profile.columns[name].common
-        seen = f"{name} is {rare!r} in {counted(counts[rare], 'row')}, {usual!r} in {counts[usual]}"
-        return Suggestion({"columns": rules, "action": "flag"}, f"{seen}; such rows are marked, not dropped")
+        explanation = f"{name} is {rare!r} in {counted(counts[rare], 'row')}, {usual!r} in {counts[usual]}"
+        return Suggestion({"columns": rules, "action": "flag"}, f"{explanation}; such rows are marked, not dropped")
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """A digest of each value that must be unique; of a missing one, zeros."""
@@ -131,24 +129,26 @@ class Schema(SetOperator):
     def _unique(self) -> list[str]:
         return [name for name, rule in self.columns.items() if rule.unique]
 
-    def settle(self, corpus: Corpus) -> Outcome:
+    def settle(self, corpus: RowCorpus) -> OperatorResult:
         """Judge every row."""
         broken = [""] * len(corpus)
-        outcome = Outcome(attributes={"broken": broken})
+        outcome = OperatorResult(attributes={"broken": broken})
         if not self.columns:
             return outcome
         again = self._repeated(corpus)
-        for place, row, found in self._judged(corpus, again):
-            broken[place] = ", ".join(f"{name} {how}" for name, how in found)
+        for index, row, found in self._judged(corpus, again):
+            broken[index] = ", ".join(f"{name} {how}" for name, how in found)
             if not found or self.action == "flag":
                 continue
             name, how = found[0]
             if self.action == "stop":
                 raise _error(row, name, how, self.columns[name])
-            outcome.drops[place] = Drop(f"schema {name} {how}")
+            outcome.drops[index] = Drop(f"schema {name} {how}")
         return outcome
 
-    def _judged(self, corpus: Corpus, again: dict[str, set[int]]) -> Iterator[tuple[int, Row, list[tuple[str, str]]]]:
+    def _judged(
+        self, corpus: RowCorpus, again: dict[str, set[int]]
+    ) -> Iterator[tuple[int, Row, list[tuple[str, str]]]]:
         """Each row with the columns and rules that it breaks."""
         start = 0
         for rows in bounded(corpus.rows(), _ROWS, size_of_row):
@@ -174,7 +174,7 @@ class Schema(SetOperator):
         fits = _matches(["" if value is None else str(value) for value in values], pattern)
         return {at for at, value in enumerate(values) if value not in (None, "") and not fits[at]}
 
-    def _repeated(self, corpus: Corpus) -> dict[str, set[int]]:
+    def _repeated(self, corpus: RowCorpus) -> dict[str, set[int]]:
         """By column, places of rows whose value came before."""
         found: dict[str, set[int]] = {}
         for at, name in enumerate(self._unique()):
@@ -226,9 +226,9 @@ def _matches(texts: Sequence[str], pattern: str) -> list[bool]:
 def _error(row: Row, name: str, how: str, rule: ColumnRule) -> DataError:
     value = str(_value(row, name))
     shown = value if len(value) <= 40 else f"{value[:40]}…"
-    wanted = ", ".join(f"{key} {setting}" for key, setting in rule.model_dump(exclude_defaults=True).items())
+    constraint = ", ".join(f"{key} {setting}" for key, setting in rule.model_dump(exclude_defaults=True).items())
     return DataError(
-        f"{name} is {how}: got {shown!r}, expected {wanted or 'a value'}",
-        where=Where(file=row.file, line=row.line, field=name),
-        remedy="mend the row, or set `action: drop` to leave such rows out and list them",
+        f"{name} is {how}: got {shown!r}, expected {constraint or 'a value'}",
+        where=SourceLocation(file=row.file, line=row.line, field=name),
+        hint="mend the row, or set `action: drop` to leave such rows out and list them",
     )

@@ -10,17 +10,17 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
-from luthier.data.operator import Column, Corpus, Reads, SetOperator
+from luthier.data.dedup.duplicates import DuplicatePairs
+from luthier.data.dedup.keep import Keep, check, preferences, ranks
+from luthier.data.dedup.shingles import Compared, compared
+from luthier.data.dedup.summary import DedupReport, report_duplicates
+from luthier.data.operator import Column, Reads, RowCorpus, SetOperator
 from luthier.data.row import Row
-from luthier.data.twins.keep import Keep, check, preferences, ranks
-from luthier.data.twins.text_keys import Compared, compared
-from luthier.data.twins.told import Told, told
-from luthier.data.twins.twins import Found
-from luthier.models.embedder import Embedder
 from luthier.models.embedders.lsa import Lsa
+from luthier.models.embeddings.base import Embedder
 
 if TYPE_CHECKING:
-    from luthier.models.embedder import Points
+    from luthier.models.embeddings.base import Points
 
 _AT_ONCE = 4096
 """Texts that become points together."""
@@ -76,24 +76,24 @@ class SemanticDedup(SetOperator):
         """What each row is preferred by."""
         return [np.float64(one).tobytes() for one in preferences(rows, self.keep, self.by)]
 
-    def settle(self, corpus: Corpus) -> Told:
+    def settle(self, corpus: RowCorpus) -> DedupReport:
         """Compare all points and decide who stays."""
         import tempfile
 
-        from luthier.data.twins.closeness import Near
+        from luthier.data.dedup.similarity import Near
 
         preferred = np.ascontiguousarray(corpus.sketches).view(np.float64).reshape(-1)
         with tempfile.TemporaryFile(dir=corpus.scratch, prefix="luthier.points.") as file:
             near = Near(self._points(corpus, file), ranks(preferred), self.threshold, corpus.tick)
             found = near.kept_twins() if self.action == "drop" else near.clusters()
         reason = "means the same" if self.action == "drop" else None
-        return told(Found.those(found), len(corpus), corpus.id, reason)
+        return report_duplicates(DuplicatePairs.those(found), len(corpus), corpus.id, reason)
 
     def extra_s(self, rows: int) -> float:
         """All pairs."""
         return rows * (rows - 1) / 2 * _SECONDS_A_PAIR
 
-    def _points(self, corpus: Corpus, file: IO[bytes]) -> Points:
+    def _points(self, corpus: RowCorpus, file: IO[bytes]) -> Points:
         """(rows, width): the points of all rows, on the disk."""
         space = self.embedder.space(self._texts(corpus), base=self._base, seed=0)
         points: Any = np.zeros((0, space.width), dtype=np.float32)
@@ -107,5 +107,5 @@ class SemanticDedup(SetOperator):
         found: Points = points
         return found
 
-    def _texts(self, corpus: Corpus) -> Iterator[str]:
+    def _texts(self, corpus: RowCorpus) -> Iterator[str]:
         return (compared(row, self.of) for row in corpus.rows())

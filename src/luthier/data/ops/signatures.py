@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.counted import of_rows
-from luthier.data.cleaning.cuts import cut
-from luthier.data.cleaning.quoted import Span
+from luthier.core.events import of_rows
+from luthier.data.cleaning.quoted import QuoteSpan
 from luthier.data.cleaning.signature import signature_span
-from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
+from luthier.data.cleaning.spans import cut
+from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.profile import Profile
+    from luthier.data.suggest.profile import Profile
 
 _ROUNDS = 8
 """A notice below a signature below a closing phrase: so many layers are looked for."""
@@ -41,13 +41,13 @@ class Signatures(RowOperator):
     closings: bool = True
     """Take closing phrases ("Kind regards" and the name below) for the beginning of a signature, too."""
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Say what goes."""
-        outcome = Outcome()
-        for place, row in enumerate(rows):
-            for field, text in row.said(("user", "assistant")):
-                for edit in cut(field, text, [Span(self._end(text), len(text))], "signature"):
-                    outcome.edits.setdefault(place, []).append(edit._replace(hidden=_without_names(edit.before)))
+        outcome = OperatorResult()
+        for index, row in enumerate(rows):
+            for field, text in row.texts_with_rejected(("user", "assistant")):
+                for edit in cut(field, text, [QuoteSpan(self._end(text), len(text))], "signature"):
+                    outcome.edits.setdefault(index, []).append(edit._replace(hidden=_without_names(edit.before)))
         return outcome
 
     def _end(self, text: str) -> int:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import file_digest
-from luthier.core.errors import RecipeError, Where
-from luthier.core.paths import PathText, locate
-from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator
+from luthier.core.errors import RecipeError, SourceLocation
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import file_digest
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 _BYTES_PER_TOKEN = 4
@@ -20,12 +20,12 @@ _BYTES_PER_TOKEN = 4
 _FILE = "tokenizer.json"
 
 
-class Tokens(RowOperator):
+class TokensOperator(RowOperator):
     """Count the tokens of all turns, and leave out rows outside a window.
 
     Marks that a chat template adds are not counted. Without a tokenizer, four bytes are taken for a token: good enough
     to find rows that are far too long, and no more. It never suggests itself: a file tells nothing of the model, and
-    `sft` leaves rows out that are longer than its `max_tokens`.
+    `sft` leaves rows out that are longer than its `max_length`.
     """
 
     kind: Literal["tokens"] = "tokens"
@@ -34,18 +34,18 @@ class Tokens(RowOperator):
 
     tokenizer: PathText | None = None
     """A `tokenizer.json`, or a model's folder that holds one."""
-    at_least: int = Field(default=0, ge=0)
+    min: int = Field(default=0, ge=0)
     """Rows with fewer tokens are dropped."""
-    at_most: int | None = Field(default=None, ge=1)
+    max: int | None = Field(default=None, ge=1)
     """Rows with more tokens are dropped; no limit by default."""
 
     @model_validator(mode="after")
-    def _is_a_window(self) -> Tokens:
-        if self.at_most is not None and self.at_most < self.at_least:
-            raise ValueError(f"at_most ({self.at_most}) lies below at_least ({self.at_least})")
+    def _is_a_window(self) -> TokensOperator:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) lies below min ({self.min})")
         return self
 
-    def at(self, base: Path, kept: Path | None = None) -> Tokens:
+    def at(self, base: Path, kept: Path | None = None) -> TokensOperator:
         """The operator with its tokenizer's place written out."""
         if self.tokenizer is None:
             return self
@@ -55,33 +55,33 @@ class Tokens(RowOperator):
         """A digest of the tokenizer's file."""
         if self.tokenizer is None:
             return None
-        place = _place(self.tokenizer, base)
-        return file_digest(place) if place.is_file() else None
+        path = _place(self.tokenizer, base)
+        return file_digest(path) if path.is_file() else None
 
     @cached_property
     def _loaded(self) -> Any:
         from tokenizers import Tokenizer
 
         assert self.tokenizer is not None
-        place = _place(self.tokenizer, Path())
+        path = _place(self.tokenizer, Path())
         try:
-            written = place.read_bytes()
+            written = path.read_bytes()
         except OSError as error:
-            raise _unreadable(place, error.strerror or str(error)) from error
+            raise _unreadable(path, error.strerror or str(error)) from error
         try:
             return Tokenizer.from_buffer(written)
         except ValueError as error:
-            raise _unreadable(place, str(error)) from error
+            raise _unreadable(path, str(error)) from error
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Count, and say what falls outside."""
         counts = self._counts(["\n".join(message.content for message in row.messages) for row in rows])
-        outcome = Outcome(attributes={"tokens": counts})
-        for place, count in enumerate(counts):
-            if count < self.at_least:
-                outcome.drops[place] = Drop(f"too few tokens: {count}, expected at least {self.at_least}")
-            elif self.at_most is not None and count > self.at_most:
-                outcome.drops[place] = Drop(f"too many tokens: {count}, expected at most {self.at_most}")
+        outcome = OperatorResult(attributes={"tokens": counts})
+        for index, count in enumerate(counts):
+            if count < self.min:
+                outcome.drops[index] = Drop(f"too few tokens: {count}, expected at least {self.min}")
+            elif self.max is not None and count > self.max:
+                outcome.drops[index] = Drop(f"too many tokens: {count}, expected at most {self.max}")
         return outcome
 
     def _counts(self, texts: Sequence[str]) -> list[int]:
@@ -91,13 +91,13 @@ class Tokens(RowOperator):
         return [len(found.ids) for found in self._loaded.encode_batch(whole, add_special_tokens=False)]
 
 
-def _unreadable(place: Path, why: str) -> RecipeError:
-    remedy = f"name a `{_FILE}`, or the folder of a model that has one"
+def _unreadable(path: Path, why: str) -> RecipeError:
+    hint = f"name a `{_FILE}`, or the folder of a model that has one"
     return RecipeError(
-        f"cannot read a tokenizer: {why}", where=Where(file=str(place), field="tokenizer"), remedy=remedy
+        f"cannot read a tokenizer: {why}", where=SourceLocation(file=str(path), field="tokenizer"), hint=hint
     )
 
 
 def _place(tokenizer: str, base: Path) -> Path:
-    place = locate(tokenizer, base)
-    return place / _FILE if place.is_dir() else place
+    path = locate(tokenizer, base)
+    return path / _FILE if path.is_dir() else path

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.digest import digest_of, file_digest
-from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.core.paths import PathText, locate
-from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import digest_of, file_digest
+from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
-from luthier.text.swearing import swear_words
+from luthier.lang.lexicons import swear_words
 
 _CODES = "cs da de el en es fi fr hu id it ja ko nl no pl pt ro ru sv th tr uk"
 LANGUAGES = frozenset(_CODES.split())
@@ -24,7 +24,7 @@ _LONGEST_CHARS = 2000
 """A classifier reads so much of a text."""
 
 
-class Toxicity(RowOperator):
+class ToxicityOperator(RowOperator):
     """Score insults and obscenities, and drop or flag rows above a limit.
 
     The score is the share of words on lists of swear words (the package `badwords-py`, by the extra `toxicity`); with
@@ -44,7 +44,7 @@ class Toxicity(RowOperator):
     """The folder of a sequence classifier (safetensors), instead of the lists."""
     of: Literal["prompt", "answer", "both"] = "both"
     """Whose words count; with both, the higher score."""
-    at_most: float = Field(default=0.0, ge=0, le=1)
+    max: float = Field(default=0.0, ge=0, le=1)
     """Rows with a higher score are dropped: by default, rows with any such word. For a model, 0.5 is usual."""
     action: Literal["drop", "flag"] = "flag"
     """Leave such rows out, or only write the score."""
@@ -64,7 +64,7 @@ class Toxicity(RowOperator):
         if self.model is None:
             super().check_installed(base)
 
-    def at(self, base: Path, kept: Path | None = None) -> Toxicity:
+    def at(self, base: Path, kept: Path | None = None) -> ToxicityOperator:
         """The operator with its model's place written out."""
         return self if self.model is None else self.model_copy(update={"model": str(locate(self.model, base))})
 
@@ -76,18 +76,18 @@ class Toxicity(RowOperator):
         files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
         return digest_of([(path.name, file_digest(path)) for path in files])
 
-    def apply(self, rows: Sequence[Row]) -> Outcome:
+    def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Score each row, and say what is above the limit."""
         texts = [text for row in rows for text in (row.prompt, row.answer)]
         words, scores = self._by_model(texts) if self.model is not None else self._by_words(texts)
         chosen = {"prompt": slice(0, 1), "answer": slice(1, 2), "both": slice(0, 2)}[self.of]
         score = [round(max(scores[at : at + 2][chosen]), 4) for at in range(0, len(texts), 2)]
         count = [sum(words[at : at + 2][chosen]) for at in range(0, len(texts), 2)]
-        outcome = Outcome(attributes={"score": score, "words": count})
+        outcome = OperatorResult(attributes={"score": score, "words": count})
         if self.action == "drop":
-            for place, value in enumerate(score):
-                if value > self.at_most:
-                    outcome.drops[place] = Drop(f"toxic: {value:g}, expected at most {self.at_most:g}")
+            for index, value in enumerate(score):
+                if value > self.max:
+                    outcome.drops[index] = Drop(f"toxic: {value:g}, expected at most {self.max:g}")
         return outcome
 
     def _by_words(self, texts: Sequence[str]) -> tuple[list[int], list[float]]:
@@ -120,8 +120,8 @@ class Toxicity(RowOperator):
             tokenizer = AutoTokenizer.from_pretrained(self.model, **options)
             model = AutoModelForSequenceClassification.from_pretrained(self.model, use_safetensors=True, **options)
         except (OSError, ValueError) as error:
-            remedy = "name the folder of a sequence classifier with safetensors weights and its tokenizer"
-            raise RecipeError(f"cannot load: {error}", where=Where(field="model"), remedy=remedy) from error
+            hint = "name the folder of a sequence classifier with safetensors weights and its tokenizer"
+            raise RecipeError(f"cannot load: {error}", where=SourceLocation(field="model"), hint=hint) from error
         names = {int(at): str(name).lower() for at, name in model.config.id2label.items()}
         bad = [at for at, name in sorted(names.items()) if name not in _CALM]
         return tokenizer, model.eval(), bad or sorted(names)

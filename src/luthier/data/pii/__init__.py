@@ -1,1 +1,1 @@
-"""What becomes of personal data in a data set: masks, tags, pseudonyms, their table, and proof on labelled rows."""
+"""Personal data in a data set: masks, tags, pseudonyms and their table, and their accuracy on labeled rows."""

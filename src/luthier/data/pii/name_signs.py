@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from luthier.data.pii.pseudonyms import known_names
 from luthier.data.row import Row
 
-Place = Literal["greeting", "signature", "introduction", "title"]
+NamePosition = Literal["greeting", "signature", "introduction", "title"]
 _GREETINGS = """
 hi hello hey dear hallo hej liebe lieber moin servus guten_tag guten_morgen guten_abend bonjour bonsoir cher chère salut
 hola estimado estimada querido querida ciao gentile olá prezado prezada beste geachte kära cześć ahoj
@@ -51,7 +51,7 @@ _SIGNED = re.compile(
 )
 _INTRODUCED = re.compile(rf"(?<!\w){_any_of(_INTRODUCTIONS)} {_NAME}", re.IGNORECASE)
 _TITLED = re.compile(rf"(?<!\w){_any_of(_TITLES)}\.? {_NAME}")
-_SIGNS: tuple[tuple[Place, re.Pattern[str], bool], ...] = (
+_SIGNS: tuple[tuple[NamePosition, re.Pattern[str], bool], ...] = (
     ("greeting", _GREETED, True),
     ("signature", _SIGNED, True),
     ("introduction", _INTRODUCED, True),
@@ -83,35 +83,37 @@ class Sign(NamedTuple):
 
     start: int
     end: int
-    place: Place
+    position: NamePosition
 
 
 def name_signs(text: str) -> Iterator[Sign]:
     """The names that a text shows by what stands before them."""
-    for place, pattern, must_be_known in _SIGNS:
+    for position, pattern, must_be_known in _SIGNS:
         for found in pattern.finditer(text):
             words = found["name"].split()
             count = _length(words, must_be_known=must_be_known)
             if count:
                 end = found.start("name") + len(" ".join(words[:count]))
-                yield Sign(found.start("name"), end, place)
+                yield Sign(found.start("name"), end, position)
 
 
 def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:
     """Rows that show names, by where they do (`greeting`, `column agent`), the most first; empty when none does."""
-    seen: Counter[str] = Counter()
+    row_counts: Counter[str] = Counter()
     columns: dict[str, Counter[str]] = {}
     for row in rows:
-        places: set[str] = set()
+        positions: set[str] = set()
         for field, text in row.everything():
             if field.startswith("messages["):
-                places |= {sign.place for sign in name_signs(text)}
+                positions |= {sign.position for sign in name_signs(text)}
             elif field == "group" or field.startswith("meta."):
-                places |= {sign.place for sign in name_signs(text)}
+                positions |= {sign.position for sign in name_signs(text)}
                 columns.setdefault(field.removeprefix("meta.").partition("/")[0], Counter())[text.strip()] += 1
-        seen.update(places)
-    seen.update({f"column {name}": values.total() for name, values in columns.items() if _holds_names(name, values)})
-    return dict(seen.most_common())
+        row_counts.update(positions)
+    row_counts.update(
+        {f"column {name}": values.total() for name, values in columns.items() if _holds_names(name, values)}
+    )
+    return dict(row_counts.most_common())
 
 
 def name_spans(text: str) -> list[tuple[int, int]]:

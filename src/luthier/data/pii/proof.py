@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.metrics.resample import wilson
-from luthier.text.dataset import Rightness
-from luthier.text.pii.found import KINDS, Found
+from luthier.artifacts.dataset import PrecisionRecall
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.metrics.intervals import wilson
+from luthier.pii.span import KINDS, PiiSpan
 
 _OVERLAP = 0.5
 """A find counts for a span when they share at least this part of all that either covers."""
@@ -21,7 +21,7 @@ class Labelled(NamedTuple):
     """A text and what really is in it."""
 
     text: str
-    spans: tuple[Found, ...]
+    spans: tuple[PiiSpan, ...]
 
 
 def read_labelled(base: Path, file: str) -> list[Labelled]:
@@ -29,51 +29,51 @@ def read_labelled(base: Path, file: str) -> list[Labelled]:
     try:
         lines = (base / file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        where = Where(file=file, field="labelled")
+        where = SourceLocation(file=file, field="labelled")
         raise DataError(f"the labelled sample cannot be read: {error.strerror}", where=where) from error
     return [_labelled(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _labelled(line: str, file: str, number: int) -> Labelled:
-    where = Where(file=file, line=number)
-    remedy = 'write {"text": "…", "spans": [{"start": 0, "end": 4, "kind": "email"}]}'
+    where = SourceLocation(file=file, line=number)
+    hint = 'write {"text": "…", "spans": [{"start": 0, "end": 4, "kind": "email"}]}'
     try:
         row: Any = json.loads(line)
         spans = [(int(one["start"]), int(one["end"]), str(one["kind"])) for one in row["spans"]]
         text = str(row["text"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError("a text with its spans was wanted", where=where, remedy=remedy) from error
+        raise DataError("a text with its spans was wanted", where=where, hint=hint) from error
     for start, end, kind in spans:
         if kind not in KINDS:
-            raise DataError(f"{kind!r} is no kind of personal data", where=where, remedy=did_you_mean(kind, KINDS))
+            raise DataError(f"{kind!r} is no kind of personal data", where=where, hint=did_you_mean(kind, KINDS))
         if not 0 <= start < end <= len(text):
             message = f"a span from {start} to {end} does not lie in a text of {len(text)} characters"
             raise DataError(message, where=where)
-    return Labelled(text, tuple(Found(start, end, kind, text[start:end]) for start, end, kind in spans))  # type: ignore[arg-type]  # checked above
+    return Labelled(text, tuple(PiiSpan(start, end, kind, text[start:end]) for start, end, kind in spans))  # type: ignore[arg-type]  # checked above
 
 
-def measure(sample: Sequence[Labelled], finds: Sequence[Sequence[Found]]) -> dict[str, Rightness]:
+def measure(sample: Sequence[Labelled], finds: Sequence[Sequence[PiiSpan]]) -> dict[str, PrecisionRecall]:
     """Recall and precision of each kind that the sample holds or the finds name."""
-    wanted: Counter[str] = Counter()
+    expected: Counter[str] = Counter()
     hit: Counter[str] = Counter()
     found: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for one, its_finds in zip(sample, finds, strict=True):
         for span in one.spans:
-            wanted[span.kind] += 1
+            expected[span.kind] += 1
             hit[span.kind] += any(same(span, other) for other in its_finds)
         for other in its_finds:
             found[other.kind] += 1
             right[other.kind] += any(same(span, other) for span in one.spans)
     return {
-        kind: Rightness(
-            wanted=wanted[kind],
+        kind: PrecisionRecall(
+            expected=expected[kind],
             found=found[kind],
-            recall=_rate(hit[kind], wanted[kind]),
+            recall=_rate(hit[kind], expected[kind]),
             precision=_rate(right[kind], found[kind]),
         )
         for kind in KINDS
-        if wanted[kind] or found[kind]
+        if expected[kind] or found[kind]
     }
 
 
@@ -81,7 +81,7 @@ def _rate(right: int, rows: int) -> tuple[float, float, float] | None:
     return (right / rows, *wilson(right, rows)) if rows else None
 
 
-def same(span: Found, other: Found) -> bool:
+def same(span: PiiSpan, other: PiiSpan) -> bool:
     """Whether two spans of one kind mean the same piece of text."""
     shared = min(span.end, other.end) - max(span.start, other.start)
     covered = max(span.end, other.end) - min(span.start, other.start)

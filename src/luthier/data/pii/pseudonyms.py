@@ -18,10 +18,10 @@ from itertools import accumulate
 from typing import Any
 
 from luthier.data.pii.shown import canonical
-from luthier.text.pii import words
-from luthier.text.pii.found import HIGH_RISK, Found, PiiKind
-from luthier.text.pii.keeper import Keeper
-from luthier.text.pii.scan import find
+from luthier.pii import words
+from luthier.pii.detect import find
+from luthier.pii.keeper import SecretKey
+from luthier.pii.span import HIGH_RISK, PiiKind, PiiSpan
 
 LOCALES = {
     "en": "en_US", "de": "de_DE", "fr": "fr_FR", "es": "es_ES", "it": "it_IT", "nl": "nl_NL", "pt": "pt_BR",
@@ -36,14 +36,14 @@ _TRIES = 64
 class Pseudonyms:
     """Makes stand-ins within one scope: a conversation, or the whole corpus."""
 
-    keeper: Keeper
+    keeper: SecretKey
     scope: str
     locale: str
-    tag: Callable[[Found], str]
+    tag: Callable[[PiiSpan], str]
 
-    def of(self, found: Found) -> str:
+    def of(self, found: PiiSpan) -> str:
         """What takes the place of a find; keys and passwords get a tag, since nothing like them should be learnt."""
-        makers: dict[PiiKind, Callable[[Found], str]] = {
+        makers: dict[PiiKind, Callable[[PiiSpan], str]] = {
             "person": self._person, "organisation": self._organisation, "address": self._address, "email": self._email,
             "phone": self._phone, "ip": self._ip, "mac": self._mac, "birth_date": self._date,
             "card": self._number, "iban": self._number, "ssn": self._number, "national_id": self._number,
@@ -56,13 +56,13 @@ class Pseudonyms:
 
     def _digits(self, text: str, key: str, first: int = 0) -> str:
         """The text with other digits from the place `first` on; marks between them have no place of their own."""
-        places = accumulate(char.isalnum() or char == "+" for char in text)
+        positions = accumulate(char.isalnum() or char == "+" for char in text)
         return "".join(
             str(self._draw(f"{key}\0{at}", 10)) if char.isdigit() and at > first else char
-            for at, char in zip(places, text, strict=True)
+            for at, char in zip(positions, text, strict=True)
         )
 
-    def _person(self, found: Found) -> str:
+    def _person(self, found: PiiSpan) -> str:
         return _WORD.sub(lambda word: self._name(word[0]), found.text)
 
     def _name(self, word: str) -> str:
@@ -73,10 +73,10 @@ class Pseudonyms:
         name = choices[self._draw(f"name\0{word.casefold()}", len(choices))]
         return name.upper() if word.isupper() else name.lower() if word.islower() else name
 
-    def _organisation(self, found: Found) -> str:
+    def _organisation(self, found: PiiSpan) -> str:
         return _WORD.sub(lambda word: self._other_word(word[0], words.LEGAL), found.text)
 
-    def _address(self, found: Found) -> str:
+    def _address(self, found: PiiSpan) -> str:
         text = _WORD.sub(lambda word: self._other_word(word[0], words.STREET), found.text)
         return self._digits(text, f"address\0{canonical(found)}")
 
@@ -87,13 +87,13 @@ class Pseudonyms:
         last = _names(self.locale).last
         return last[self._draw(f"word\0{word.casefold()}", len(last))] + (end[0] if end else "")
 
-    def _email(self, found: Found) -> str:
+    def _email(self, found: PiiSpan) -> str:
         local = found.text.partition("@")[0]
         names = [self._name(word.lower()) for word in _WORD.findall(local)[:2]]
         number = self._draw(f"email\0{canonical(found)}", 100)
         return ".".join(re.sub(r"\W", "", name) for name in names or ["someone"]) + f"{number}@example.org"
 
-    def _phone(self, found: Found) -> str:
+    def _phone(self, found: PiiSpan) -> str:
         """The prefix stays, so that the country does; of North America, the numbers kept for films."""
         key = f"phone\0{canonical(found)}"
         american = re.fullmatch(r"(.*?)\d{3}([ .-]?)\d{4}(\D.*)?", found.text)
@@ -102,25 +102,25 @@ class Pseudonyms:
             return f"{american[1]}555{american[2] or '-'}01{self._draw(key, 100):02d}"
         return self._digits(found.text, key, first=4)
 
-    def _ip(self, found: Found) -> str:
+    def _ip(self, found: PiiSpan) -> str:
         number = self._draw(f"ip\0{found.text}", 65536)
         return f"192.0.2.{number % 254 + 1}" if found.form == "4" else f"2001:db8::{number:x}"
 
-    def _mac(self, found: Found) -> str:
+    def _mac(self, found: PiiSpan) -> str:
         sign = found.text[2]
         numbers = [self._draw(f"mac{at}\0{canonical(found)}", 256) for at in range(5)]
         return sign.join(["02", *(f"{number:02x}" for number in numbers)])
 
-    def _date(self, found: Found) -> str:
+    def _date(self, found: PiiSpan) -> str:
         """Another day; month and year stay, since how old somebody is may matter to what is learnt."""
         day = 1 + self._draw(f"date\0{canonical(found)}", 28)
-        places = list(re.finditer(r"(?<!\d)\d{1,2}(?!\d)", found.text))
-        place = places[-1] if re.match(r"\d{4}", found.text) else places[0] if places else None
-        if place is None:
+        matches = list(re.finditer(r"(?<!\d)\d{1,2}(?!\d)", found.text))
+        day_match = matches[-1] if re.match(r"\d{4}", found.text) else matches[0] if matches else None
+        if day_match is None:
             return found.text
-        return f"{found.text[: place.start()]}{day:0{len(place[0])}d}{found.text[place.end() :]}"
+        return f"{found.text[: day_match.start()]}{day:0{len(day_match[0])}d}{found.text[day_match.end() :]}"
 
-    def _number(self, found: Found) -> str:
+    def _number(self, found: PiiSpan) -> str:
         """Other digits in the same dress, until no checksum is right, be it of this kind of number or of another."""
         kinds = HIGH_RISK if found.kind == "ssn" else (found.kind,)  # nine digits of others are a security number's
         for tries in range(_TRIES):

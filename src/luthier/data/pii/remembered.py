@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-from luthier.text.pii.found import Found
-from luthier.text.pii.keeper import Keeper
+from luthier.pii.keeper import SecretKey
+from luthier.pii.span import PiiSpan
 
-Recognise = Callable[[Sequence[str]], list[list[Found]]]
+Recognise = Callable[[Sequence[str]], list[list[PiiSpan]]]
 _TOGETHER = 16
 """Texts that are read and put down together: no more are lost when a run is killed."""
 _BUSY_S = 60.0
@@ -27,7 +27,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS found (text BLOB PRIMARY KEY, names TEXT NO
 class Remembered:
     """A file of what was found, for any number of processes; what cannot be read or kept there is found anew."""
 
-    def __init__(self, path: Path, keeper: Keeper, recognise: Recognise) -> None:
+    def __init__(self, path: Path, keeper: SecretKey, recognise: Recognise) -> None:
         self._path = path
         self._keeper = keeper
         self._recognise = recognise
@@ -35,7 +35,7 @@ class Remembered:
         if self._file is not None:
             finalize(self, self._file.close)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
+    def __call__(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         """What the recogniser finds in each text; texts that it has read before are not read again."""
         keys = {text: self._keeper.digest(text)[:16] for text in texts}
         known = dict(self._known(list(keys.values())))
@@ -43,10 +43,12 @@ class Remembered:
         for start in range(0, len(new), _TOGETHER):
             some = new[start : start + _TOGETHER]
             found = {keys[text]: names for text, names in zip(some, self._recognise(some), strict=True)}
-            told = {key: [[one.start, one.end, one.kind] for one in names] for key, names in found.items()}
-            self._keep({key: json.dumps(names) for key, names in told.items()})
-            known |= told
-        return [[Found(start, end, kind, text[start:end]) for start, end, kind in known[keys[text]]] for text in texts]
+            new_spans = {key: [[one.start, one.end, one.kind] for one in names] for key, names in found.items()}
+            self._keep({key: json.dumps(names) for key, names in new_spans.items()})
+            known |= new_spans
+        return [
+            [PiiSpan(start, end, kind, text[start:end]) for start, end, kind in known[keys[text]]] for text in texts
+        ]
 
     def _opened(self) -> sqlite3.Connection | None:
         """The file; None where there can be none."""
@@ -72,10 +74,10 @@ class Remembered:
                     if tag == self._tag(key, names):
                         yield key, json.loads(names)
 
-    def _keep(self, told: Mapping[bytes, str]) -> None:
+    def _keep(self, names_by_key: Mapping[bytes, str]) -> None:
         if self._file is None:
             return
-        held = [(key, f"{self._tag(key, names)} {names}") for key, names in told.items()]
+        held = [(key, f"{self._tag(key, names)} {names}") for key, names in names_by_key.items()]
         with suppress(sqlite3.DatabaseError):  # a full disk, or damage: it will be found anew
             self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", held)
 
@@ -87,8 +89,8 @@ class Remembered:
 def _connected(path: Path) -> sqlite3.Connection:
     file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        for said in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _TABLE):
-            file.execute(said).close()
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _TABLE):
+            file.execute(statement).close()
     except sqlite3.DatabaseError:
         file.close()
         raise

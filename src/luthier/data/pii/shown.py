@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from luthier.text.pii.found import Found, PiiKind
-from luthier.text.pii.joined import with_plain_digits
+from luthier.pii.patterns import with_plain_digits
+from luthier.pii.span import PiiKind, PiiSpan
 
 NUMBERS: tuple[PiiKind, ...] = ("phone", "card", "iban", "ssn", "national_id")
 _KEPT_BY_MASK = 4
 
 
-def canonical(found: Found) -> str:
+def canonical(found: PiiSpan) -> str:
     """The value without its dress, so that `0170 / 123` and `0170123` have one tag."""
     if found.kind in NUMBERS:
         return re.sub(r"[^0-9A-Za-z+]", "", with_plain_digits(found.text)).upper()
@@ -20,9 +20,9 @@ def canonical(found: Found) -> str:
     return found.text
 
 
-def masked(found: Found) -> str:
+def masked(found: PiiSpan) -> str:
     """Stars for all letters and digits, but the last four of numbers."""
-    places = [index for index, char in enumerate(found.text) if char.isalnum()]
-    kept = _KEPT_BY_MASK if found.kind in NUMBERS and len(places) > 2 * _KEPT_BY_MASK else 0
-    starred = set(places[: len(places) - kept])
+    indices = [index for index, char in enumerate(found.text) if char.isalnum()]
+    kept = _KEPT_BY_MASK if found.kind in NUMBERS and len(indices) > 2 * _KEPT_BY_MASK else 0
+    starred = set(indices[: len(indices) - kept])
     return "".join("*" if index in starred else char for index, char in enumerate(found.text))

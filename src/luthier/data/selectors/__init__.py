@@ -1,1 +1,1 @@
-"""Ways to choose which rows people should label next; one file a way."""
+"""Selectors of the rows to label next, one file each."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.data.selector import Chosen, Pool, Selector, by_id
-from luthier.models.embedder import Embedder
+from luthier.data.selector import Pool, SelectedCandidate, Selector, by_id
 from luthier.models.embedders.lsa import Lsa
+from luthier.models.embeddings.base import Embedder
 
 
 class KCenter(Selector):
@@ -16,7 +16,7 @@ class KCenter(Selector):
     embedder: Embedder = Lsa()
     """What makes points of the texts; an `encoder` also sees that other words mean the same."""
 
-    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
         """Again and again the text farthest from what is labelled or chosen; the first of all is the most central."""
         import numpy as np
 
@@ -28,12 +28,12 @@ class KCenter(Selector):
         rank = np.empty(number, dtype=np.int64)
         rank[order] = np.arange(number)
         far = 1 - (points @ known.T).max(axis=1) if len(known) else -(1 - points @ points.mean(axis=0))
-        chosen: list[Chosen] = []
+        chosen: list[SelectedCandidate] = []
         left = np.ones(number, dtype=bool)
         for step in range(min(count, number)):
             at = int(np.lexsort((rank, -np.round(np.where(left, far, -np.inf), 9)))[0])
             distance = 1.0 if step == 0 and not len(known) else float(far[at])
-            chosen.append(Chosen(at, round(distance, 6)))
+            chosen.append(SelectedCandidate(at, round(distance, 6)))
             left[at] = False
             near = 1 - points @ points[at]
             far = near if step == 0 and not len(known) else np.minimum(far, near)

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.selector import Chosen, Measure, Pool, Selector, by_id
-from luthier.models.embedder import Embedder
+from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, by_id
 from luthier.models.embedders.lsa import Lsa
+from luthier.models.embeddings.base import Embedder
 
 
 class Mmr(Selector):
@@ -22,7 +22,7 @@ class Mmr(Selector):
     embedder: Embedder = Lsa()
     """What makes points of the texts; an `encoder` also sees that other words mean the same."""
 
-    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
         """Again and again the row with most uncertainty less likeness."""
         import numpy as np
 
@@ -35,11 +35,11 @@ class Mmr(Selector):
         rank[by_id(pool, unsure)] = np.arange(number)
         like = (points @ known.T).max(axis=1) if len(known) else np.zeros(number)
         left = np.ones(number, dtype=bool)
-        chosen: list[Chosen] = []
+        chosen: list[SelectedCandidate] = []
         for _ in range(min(count, number)):
             worth = (1 - self.diversity) * unsure - self.diversity * like
             at = int(np.lexsort((rank, -np.round(np.where(left, worth, -np.inf), 9)))[0])
-            chosen.append(Chosen(at, round(float(worth[at]), 6)))
+            chosen.append(SelectedCandidate(at, round(float(worth[at]), 6)))
             left[at] = False
             like = np.maximum(like, points @ points[at])
         return chosen

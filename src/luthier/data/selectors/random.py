@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.digest import digest_of
-from luthier.data.selector import Chosen, Pool, Selector
+from luthier.core.hashing import digest_of
+from luthier.data.selector import Pool, SelectedCandidate, Selector
 
 
 class Random(Selector):
@@ -13,7 +13,7 @@ class Random(Selector):
 
     kind: Literal["random"] = "random"
 
-    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
         """Sort by a digest of seed and id."""
         lots = {at: digest_of([pool.seed, one.id]) for at, one in enumerate(pool.candidates)}
-        return [Chosen(at, 0.0) for at in sorted(lots, key=lots.__getitem__)[:count]]
+        return [SelectedCandidate(at, 0.0) for at in sorted(lots, key=lots.__getitem__)[:count]]

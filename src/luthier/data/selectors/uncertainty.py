@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.data.selector import Chosen, Measure, Pool, Selector, by_id
+from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, by_id
 
 
 class Uncertainty(Selector):
-    """Rows of whose label a model is least sure (Lewis and Gale 1994); wants the step `propose` before it."""
+    """Rows of whose label a model is least sure (Lewis and Gale 1994); wants the step `prelabel` before it."""
 
     kind: Literal["uncertainty"] = "uncertainty"
     measure: Measure = "entropy"
     """`entropy` of all probabilities; `margin` between the first and the second; `confidence` of the first."""
 
-    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
         """Sort by uncertainty."""
         scores = pool.uncertainty(self.measure)
-        return [Chosen(at, round(float(scores[at]), 6)) for at in by_id(pool, scores)[:count]]
+        return [SelectedCandidate(at, round(float(scores[at]), 6)) for at in by_id(pool, scores)[:count]]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from luthier.data.formats import tables
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
@@ -21,7 +21,7 @@ class Arrow(FileSource):
     endings: ClassVar[tuple[str, ...]] = (".arrow", ".feather", ".ipc", ".arrows")
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """The mark of an Arrow file, or of a stream's first message."""
         return Fit.CERTAIN if look.data.startswith((b"ARROW1", _STREAM)) else Fit.NO
 

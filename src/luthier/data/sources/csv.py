@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.formats import delimited, dialect
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
-from luthier.data.source import Asked, FileSource, Say
+from luthier.data.source import FileSource, Say, SuggestedSettings
 
 _MANY_ROWS = 10
 
@@ -33,7 +33,7 @@ class Csv(FileSource):
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as cp1252 or latin-1."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """Rows of one width, at least two fields; one column only by its ending. Tabs in every line, as Excel saves
         tables with the ending .txt, are no prose."""
         if not look.start or look.start.startswith(("{", "[", "<")):
@@ -46,15 +46,15 @@ class Csv(FileSource):
             return Fit.CERTAIN if is_table else Fit.LIKELY
         return Fit.POSSIBLE if look.ending in cls.endings else Fit.NO
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The line of the header, where titles stand above it."""
         files = self.files(base)
         if self.header != "auto" or len(files) != 1:
-            return Asked({}, {})
+            return SuggestedSettings({}, {})
         written = delimited.look(files[0], delimiter=self.delimiter, quote=self.quote, encoding=self.encoding)
         if not written.titles or written.header is not True:
-            return Asked({}, {})
-        return Asked({"header": written.above + 1}, {"header": written.titles})
+            return SuggestedSettings({}, {})
+        return SuggestedSettings({"header": written.above + 1}, {"header": written.titles})
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with the line on which it starts."""

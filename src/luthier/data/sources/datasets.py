@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.paths import locate
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.files import locate
 from luthier.data.formats import tables
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.places import inside
+from luthier.data.formats.files import File
+from luthier.data.formats.locations import inside
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
@@ -32,21 +32,23 @@ class Datasets(FileSource):
     """Which split of several is read; `train` when not set."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """The files that `save_to_disk` writes beside the data."""
         saved = "dataset_dict.json" in look.names or {"state.json", "dataset_info.json"} <= look.names
         return Fit.EXACT if saved and not look.data else Fit.NO
 
     def files(self, base: Path) -> list[File]:
         """The files of the folder."""
-        place = locate(self.path, base)
-        if not place.is_dir():
-            what = "is a file, not a folder" if place.exists() else "there is no such folder"
-            raise DataError(what, where=Where(file=self.path), remedy="name the folder that `save_to_disk` has written")
-        found = inside(place, "**/*", self.path.rstrip("/"))
+        path = locate(self.path, base)
+        if not path.is_dir():
+            what = "is a file, not a folder" if path.exists() else "there is no such folder"
+            raise DataError(
+                what, where=SourceLocation(file=self.path), hint="name the folder that `save_to_disk` has written"
+            )
+        found = inside(path, "**/*", self.path.rstrip("/"))
         if not any(file.path.name in _MARKS for file in found):
-            remedy = "name the folder that `save_to_disk` has written"
-            raise DataError("is no folder of `datasets`", where=Where(file=self.path), remedy=remedy)
+            hint = "name the folder that `save_to_disk` has written"
+            raise DataError("is no folder of `datasets`", where=SourceLocation(file=self.path), hint=hint)
         return found
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
@@ -60,8 +62,8 @@ class Datasets(FileSource):
             name = str(part.get("filename"))
             path = folder / name
             if path not in files:
-                place, remedy = Where(file=f"{self.path}/{name}"), "save the data set anew"
-                raise DataError("there is no such file in the folder", where=place, remedy=remedy)
+                location, hint = SourceLocation(file=f"{self.path}/{name}"), "save the data set anew"
+                raise DataError("there is no such file in the folder", where=location, hint=hint)
             for found in self.read_file(files[path], say):
                 yield _named(found, classes) if isinstance(found, Record) else found
 
@@ -74,22 +76,22 @@ class Datasets(FileSource):
         if not listed.is_file():
             return folder
         splits = [str(name) for name in _state(listed, self.path).get("splits") or []]
-        wanted = self.split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
-        if wanted not in splits:
-            where = Where(file=self.path, field="split")
-            raise DataError(f"there is no split {wanted!r}", where=where, remedy=did_you_mean(wanted, splits))
+        split_name = self.split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
+        if split_name not in splits:
+            where = SourceLocation(file=self.path, field="split")
+            raise DataError(f"there is no split {split_name!r}", where=where, hint=did_you_mean(split_name, splits))
         if self.split is None and len(splits) > 1:
-            told = f"{self.path}: the split {wanted!r} is read; there are {', '.join(splits)}"
-            say(told + (" (`luthier docs mix`: a test split that is given)" if "test" in splits else ""))
-        return folder / wanted
+            message = f"{self.path}: the split {split_name!r} is read; there are {', '.join(splits)}"
+            say(message + (" (`luthier docs mix`: a test split that is given)" if "test" in splits else ""))
+        return folder / split_name
 
 
 def _state(path: Path, name: str) -> State:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        where, remedy = Where(file=f"{name}/{path.name}"), "save the data set anew"
-        raise DataError("cannot be read", where=where, remedy=remedy) from error
+        where, hint = SourceLocation(file=f"{name}/{path.name}"), "save the data set anew"
+        raise DataError("cannot be read", where=where, hint=hint) from error
     return value if isinstance(value, dict) else {}
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.formats import packed
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.pieces import Paragraph
-from luthier.data.intake.documents import DocumentSource, library
+from luthier.data.columns.documents import DocumentSource, library
+from luthier.data.formats import archives
+from luthier.data.formats.documents import Paragraph
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken
 
 _MOST_BYTES = 256 << 20
@@ -32,11 +32,11 @@ class Docx(DocumentSource):
     kind: Literal["docx"] = "docx"
     libraries: ClassVar[Mapping[str, str]] = {"docx": "documents"}
     endings: ClassVar[tuple[str, ...]] = (".docx", ".docm")
-    piece: Literal["document", "heading", "length"] = "document"
+    chunk_by: Literal["document", "heading", "length"] = "document"
     """What one row is: the whole document, what stands under one heading, or so many characters."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """A zip with a document inside."""
         return Fit.CERTAIN if "word/document.xml" in look.members else Fit.NO
 
@@ -47,13 +47,13 @@ class Docx(DocumentSource):
 
         with file.local() as path:
             with path.open("rb") as opened:
-                packed.refuse_large(opened, _MOST_BYTES, file.name)
+                archives.refuse_large(opened, _MOST_BYTES, file.name)
             try:
                 yield from _paragraphs(docx.Document(str(path)))
             except (docx.opc.exceptions.OpcError, XMLSyntaxError, *_FAULTS) as error:
                 problem = f"is not a Word document that can be read: {error}"
-                remedy = "check that it is whole; save it anew from a word processor"
-                raise DataError(problem, where=file.where, remedy=remedy) from error
+                hint = "check that it is whole; save it anew from a word processor"
+                raise DataError(problem, where=file.where, hint=hint) from error
 
 
 def _paragraphs(document: Any) -> Iterator[Paragraph]:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.formats import dialect, sheets
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
-from luthier.data.source import Asked, FileSource, Say
+from luthier.data.source import FileSource, Say, SuggestedSettings
 
 
 class Excel(FileSource):
@@ -27,7 +27,7 @@ class Excel(FileSource):
     which their names stand; or the names, for a sheet whose first row is data."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """A zip with a workbook inside, or an old Office file by its ending."""
         if any(name.startswith("xl/workbook") for name in look.members):
             return Fit.CERTAIN
@@ -35,7 +35,7 @@ class Excel(FileSource):
             return Fit.CERTAIN
         return Fit.LIKELY if look.data.startswith(b"\xd0\xcf\x11\xe0") and look.ending == ".xls" else Fit.NO
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The fullest sheet of a workbook, where another one stands before it (notes, a cover); and the row of the
         header, where titles stand above it."""
         settings: dict[str, Any] = {}
@@ -48,7 +48,7 @@ class Excel(FileSource):
         sheet = settings.get("sheet", self.sheet)
         if len(files) == 1 and self.header == "auto" and (row := sheets.header_row(files[0], sheet)):
             settings["header"], reasons["header"] = row
-        return Asked(settings, reasons)
+        return SuggestedSettings(settings, reasons)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with its number in the sheet."""

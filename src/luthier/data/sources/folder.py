@@ -8,18 +8,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.core.errors import DataError, Where
-from luthier.core.paths import filled, locate
-from luthier.data.formats import guises
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Look
-from luthier.data.formats.places import files_of, inside, is_url
-from luthier.data.intake.documents import DocumentSource
-from luthier.data.intake.recognise import endings, file_kinds, recognise, source_of
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import counted
+from luthier.core.files import filled, locate
+from luthier.data.columns.documents import DocumentSource
+from luthier.data.columns.recognize import endings, file_kinds, recognise, source_of
+from luthier.data.formats import files as guises
+from luthier.data.formats.files import File
+from luthier.data.formats.locations import files_of, inside, is_url
+from luthier.data.formats.sniff import FileSample
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
-from luthier.data.sources.text import Text
+from luthier.data.sources.text import TextSource
 
 _CARDS = "about the others"
 _ABOUT = frozenset({"readme", "source", "sources", "license", "licence", "notice", "citation", "changelog"})
@@ -28,7 +28,7 @@ _INDEX = ".index.jsonl"
 """How the index ends that the form `openai` writes beside `SPLIT.jsonl`."""
 
 
-class Folder(FileSource):
+class FolderSource(FileSource):
     """All files of a folder that some source reads, in order of their names, each by the kind of its content.
 
     A README beside files of rows says what they are, as that of an export does, and is left out, as are other texts
@@ -47,7 +47,7 @@ class Folder(FileSource):
         files = self.files(base)
         rows = any(map(_is_card, files)) and any(map(_has_rows, files))
         for file in files:
-            look = Look.at(file)
+            look = FileSample.at(file)
             found = recognise(look)
             if rows and _is_card(file):
                 left[_CARDS].append(file.name)
@@ -61,10 +61,10 @@ class Folder(FileSource):
             if names:
                 say(f"{self.path}: {counted(len(names), 'file')} {why} left out, such as {names[0]}")
         if not read:
-            remedy = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
+            hint = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
             if any(name.lower().endswith(".eml") for name in left["of no known kind"]):
-                remedy = f"of mails, make a mailbox, whose threads are read; in the folder: {guises.MAILBOX}"
-            raise DataError("holds no file that can be read", where=Where(file=self.path), remedy=remedy)
+                hint = f"of mails, make a mailbox, whose threads are read; in the folder: {guises.MAILBOX}"
+            raise DataError("holds no file that can be read", where=SourceLocation(file=self.path), hint=hint)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of one file."""
@@ -78,13 +78,15 @@ class Folder(FileSource):
         root = locate(self.path, base)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "there is no such folder"
-            raise DataError(what, where=Where(file=self.path), remedy="check `path`; it starts at the recipe's folder")
+            raise DataError(
+                what, where=SourceLocation(file=self.path), hint="check `path`; it starts at the recipe's folder"
+            )
         return inside(root, self.glob, self.path.rstrip("/"))
 
 
 def _is_card(file: File) -> bool:
     stem = file.path.stem
-    named = file.ending in (*Text.endings, "") and (stem.lower() in _ABOUT or stem.isupper())
+    named = file.ending in (*TextSource.endings, "") and (stem.lower() in _ABOUT or stem.isupper())
     rows = file.path.name.removesuffix(_INDEX)
     is_index = rows != file.path.name and file.path.with_name(f"{rows}.jsonl").exists()
     return is_index or (named and not _has_rows(file))
@@ -92,5 +94,5 @@ def _is_card(file: File) -> bool:
 
 def _has_rows(file: File) -> bool:
     """Whether it holds rows, and no document."""
-    found = recognise(Look.at(file))
+    found = recognise(FileSample.at(file))
     return found is not None and found.sure and not issubclass(file_kinds()[found.kind], DocumentSource)

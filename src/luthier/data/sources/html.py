@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.data.formats import markup
-from luthier.data.formats.file import File
+from luthier.data.columns.documents import DocumentSource, library
+from luthier.data.formats import documents
+from luthier.data.formats.documents import Paragraph
+from luthier.data.formats.files import File
 from luthier.data.formats.lines import BadLine, head, lines
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.pieces import Paragraph
-from luthier.data.intake.documents import DocumentSource, library
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken
 
 
@@ -24,7 +24,7 @@ class Html(DocumentSource):
     kind: Literal["html"] = "html"
     libraries: ClassVar[Mapping[str, str]] = {"trafilatura": "documents"}
     endings: ClassVar[tuple[str, ...]] = (".html", ".htm", ".xhtml")
-    piece: Literal["document", "heading", "length"] = "document"
+    chunk_by: Literal["document", "heading", "length"] = "document"
     """What one row is: the whole page, what stands under one heading, or so many characters."""
     main: bool = True
     """Keep only the main text, as trafilatura finds it; `false` keeps all text of the page."""
@@ -37,7 +37,7 @@ class Html(DocumentSource):
             super().check_installed(base)
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """A page's beginning, or a tag and the ending."""
         begin = look.start[:200].lower()
         if begin.startswith(("<!doctype html", "<html")) or "<html" in begin:
@@ -49,13 +49,13 @@ class Html(DocumentSource):
         text: list[str] = []
         for number, line in enumerate(lines(file, head(file, self.encoding)), start=1):
             if isinstance(line, BadLine):
-                yield Broken(file.name, number, line.problem, remedy=line.remedy)
+                yield Broken(file.name, number, line.problem, hint=line.hint)
             else:
                 text.append(line)
         page = "".join(text)
         found = _main_text(page, file) if self.main else ""
         heading = ""
-        for number, part in enumerate((found or markup.plain_text(page)).split("\n\n"), start=1):
+        for number, part in enumerate((found or documents.plain_text(page)).split("\n\n"), start=1):
             if part.startswith("#"):
                 heading = part.lstrip("# ").partition("\n")[0].strip()
             yield Paragraph(part, number, heading)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, Where
-from luthier.core.hub import Published
-from luthier.data.formats.file import File
-from luthier.data.intake.recognise import endings, source_of
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.system.net import HubRepository
+from luthier.data.columns.recognize import endings, source_of
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
@@ -23,7 +23,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
 
 
-class Hub(Source):
+class HubSource(Source):
     """A data set by its name on the Hugging Face hub: its files are read as they are, and no code of it is run.
 
     `HF_ENDPOINT`, `HF_HUB_CACHE` and `HF_TOKEN` apply. Which files make a split is read from the data set's card, else
@@ -46,8 +46,8 @@ class Hub(Source):
         """Fetch what is not here yet, and yield the rows of every file of the split."""
         commit, files = self._files()
         if self.revision != commit:
-            told = f"revision {self.revision!r} of {self.name} is commit {commit}"
-            say(f"{told}; write that to get the same bytes forever")
+            message = f"revision {self.revision!r} of {self.name} is commit {commit}"
+            say(f"{message}; write that to get the same bytes forever")
         for file in files:
             yield from source_of(file).read_file(file, say)
 
@@ -78,28 +78,31 @@ class Hub(Source):
 
     def _files(self) -> tuple[str, list[File]]:
         """The commit, and the files of the split."""
-        published = Published(
+        published = HubRepository(
             id=self.name,
             revision=self.revision,
             online=self.online,
             holds="dataset",
             noun="data set",
-            where=Where(file=self.name),
+            where=SourceLocation(file=self.name),
             error=DataError,
             example=f"write `source: {{kind: hub, name: {self.name}, online: true}}`",
         )
         card = published.snapshot([_CARD]) / _CARD
-        told = self._patterns(card)
-        patterns = told or [f"*{ending}{packing}" for ending in endings() for packing in ("", ".gz", ".zst")]
+        card_patterns = self._patterns(card)
+        patterns = card_patterns or [f"*{ending}{packing}" for ending in endings() for packing in ("", ".gz", ".zst")]
         folder = published.snapshot(patterns, [_CARD])
         found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CARD)
         names = [path.relative_to(folder).as_posix() for path in found]
         chosen = [name for name in names if any(_fits(name, pattern) for pattern in patterns)]
-        if not told:
+        if not card_patterns:
             chosen = _of_split(chosen, self.split)
         if not chosen:
-            where, remedy = Where(file=self.name, field="split"), f"its files are {', '.join(names[:8]) or 'none'}"
-            raise DataError(f"no file is of the split {self.split!r}", where=where, remedy=remedy)
+            where, hint = (
+                SourceLocation(file=self.name, field="split"),
+                f"its files are {', '.join(names[:8]) or 'none'}",
+            )
+            raise DataError(f"no file is of the split {self.split!r}", where=where, hint=hint)
         return folder.name, [File((folder / name).resolve(), f"{self.name}/{name}") for name in chosen]
 
     def _patterns(self, card: Path) -> list[str]:
@@ -107,13 +110,13 @@ class Hub(Source):
         configs = _configs(card)
         names = [str(config.get("config_name")) for config in configs]
         if self.subset is not None and self.subset not in names:
-            where, remedy = Where(file=self.name, field="subset"), f"known: {', '.join(names) or 'none'}"
-            raise DataError(f"there is no subset {self.subset!r}", where=where, remedy=remedy)
+            where, hint = SourceLocation(file=self.name, field="subset"), f"known: {', '.join(names) or 'none'}"
+            raise DataError(f"there is no subset {self.subset!r}", where=where, hint=hint)
         if self.subset is None and len(configs) > 1 and "default" not in names:
-            where, remedy = Where(file=self.name, field="subset"), f"set `subset` to one of {', '.join(names)}"
-            raise DataError("has several subsets", where=where, remedy=remedy)
-        wanted = self.subset or ("default" if "default" in names else None)
-        config = next((one for one in configs if wanted is None or one.get("config_name") == wanted), {})
+            where, hint = SourceLocation(file=self.name, field="subset"), f"set `subset` to one of {', '.join(names)}"
+            raise DataError("has several subsets", where=where, hint=hint)
+        subset_name = self.subset or ("default" if "default" in names else None)
+        config = next((one for one in configs if subset_name is None or one.get("config_name") == subset_name), {})
         return _listed(config.get("data_files"), self.split, str(config.get("data_dir") or ""))
 
 
@@ -147,8 +150,8 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _of_split(names: list[str], split: str) -> list[str]:
     """Files whose name or folder says the split; all of them are `train` where none says any."""
-    told = {name: {word for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS} for name in names}
-    if split == "train" and not any(told.values()):
+    split_words = {name: {word for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS} for name in names}
+    if split == "train" and not any(split_words.values()):
         return names
     same = {"validation", "valid", "dev", "eval"} if split in ("validation", "valid", "dev", "eval") else {split}
-    return [name for name, words in told.items() if words & same or split in re.split(r"[^\w]+", name.lower())]
+    return [name for name, words in split_words.items() if words & same or split in re.split(r"[^\w]+", name.lower())]

@@ -8,12 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from luthier.core.errors import DataError, Where
-from luthier.data.formats import json_rows, nested
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.formats import json_rows
+from luthier.data.formats import json_rows as nested
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
-from luthier.data.source import LOOKED_AT, Asked, FileSource, Say
+from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
 
 class Json(FileSource):
@@ -32,7 +33,7 @@ class Json(FileSource):
     """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """An array of objects, or an object that is no line of JSON lines."""
         if look.start.startswith("["):
             return Fit.LIKELY if look.start[1:].lstrip().startswith("{") else Fit.NO
@@ -44,7 +45,7 @@ class Json(FileSource):
         found = json_rows.read(file, encoding=self.encoding, rows=self.rows, say=say)
         return nested.flattened(found) if self.flatten else found
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The array inside that holds the rows, and whether their texts lie in objects."""
         settings: dict[str, Any] = {}
         reasons = {}
@@ -55,14 +56,14 @@ class Json(FileSource):
             reasons["rows"] = "the only array of objects in the file"
             rows = _first_rows(self.model_copy(update={"rows": inner}), base)
         if len(rows) == 1 and nested.holds_columns(rows[0]):
-            remedy = "write one object a row; in pandas: df.to_json('rows.json', orient='records')"
-            raise DataError("holds columns, and rows are wanted", where=Where(file=self.path), remedy=remedy)
+            hint = "write one object a row; in pandas: df.to_json('rows.json', orient='records')"
+            raise DataError("holds columns, and rows are wanted", where=SourceLocation(file=self.path), hint=hint)
         if len(rows) == 1 and (found := nested.by_name(rows[0])) is not None:
             raise _rows_by_name(self.path, *found)
         if not self.flatten and nested.has_inner_texts(rows):
             settings["flatten"] = True
             reasons["flatten"] = "texts lie in objects inside of the rows"
-        return Asked(settings, reasons)
+        return SuggestedSettings(settings, reasons)
 
 
 def _rows_by_name(path: str, holder: str, rows: dict[str, Any]) -> DataError:
@@ -70,8 +71,8 @@ def _rows_by_name(path: str, holder: str, rows: dict[str, Any]) -> DataError:
     inside = f"{holder!r} holds" if holder else "holds"
     what = f"{inside} {len(rows)} objects by their names ({next(iter(rows))}, …), and an array of them is wanted"
     way = f".{json.dumps(holder, ensure_ascii=False)} | " if holder else ""
-    remedy = f"write one: jq '[{way}to_entries[] | {{id: .key}} + .value]' {Path(path).name} > rows.json"
-    return DataError(what, where=Where(file=path), remedy=remedy)
+    hint = f"write one: jq '[{way}to_entries[] | {{id: .key}} + .value]' {Path(path).name} > rows.json"
+    return DataError(what, where=SourceLocation(file=path), hint=hint)
 
 
 def _first_rows(source: Json, base: Path) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.data.formats import jsonl, nested
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
+from luthier.data.formats import json_rows, lines
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
-from luthier.data.source import LOOKED_AT, Asked, FileSource, Say
+from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
 
 class Jsonl(FileSource):
@@ -27,7 +27,7 @@ class Jsonl(FileSource):
     `question.text`. A task of Self-Instruct becomes a row for each of its `instances`."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """Its first line is an object, and a second one stands behind it, or the ending says so."""
         if look.first_object is None:
             first, _, second = look.start.partition("\n")
@@ -39,12 +39,12 @@ class Jsonl(FileSource):
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every object with its line."""
-        found = jsonl.read(file, encoding=self.encoding, say=say)
-        return nested.flattened(found) if self.flatten else found
+        found = lines.read(file, encoding=self.encoding, say=say)
+        return json_rows.flattened(found) if self.flatten else found
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """Whether texts lie in objects inside of the rows."""
         found = islice(self.read(base, lambda text: None), LOOKED_AT)
-        if self.flatten or not nested.has_inner_texts([one.values for one in found if isinstance(one, Record)]):
-            return Asked({}, {})
-        return Asked({"flatten": True}, {"flatten": "texts lie in objects inside of the rows"})
+        if self.flatten or not json_rows.has_inner_texts([one.values for one in found if isinstance(one, Record)]):
+            return SuggestedSettings({}, {})
+        return SuggestedSettings({"flatten": True}, {"flatten": "texts lie in objects inside of the rows"})

@@ -9,23 +9,31 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from luthier.core.component import members
-from luthier.core.counted import counted
-from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.events import counted
 from luthier.data.adjudicator import Adjudicator, Verdicts
-from luthier.data.adjudicators.majority import Majority
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.intake.choose import Choice, Task
-from luthier.data.intake.layouts import TEXT_NAMES, Layout
-from luthier.data.intake.mapping import Mapping, columns_of, decide
-from luthier.data.intake.recognise import source_of
-from luthier.data.label.judgment import JUDGMENTS, Item, annotators_of, last_words, merged, table
-from luthier.data.label.reading import BOOKS, ENDINGS, LABELS, items
-from luthier.data.label.several import TOGETHER, Between
+from luthier.data.adjudicators.majority import MajorityAdjudicator
+from luthier.data.annotation.annotations import (
+    JUDGMENTS,
+    TOGETHER,
+    AnnotatedItem,
+    ClassSeparator,
+    annotators_of,
+    last_words,
+    merged,
+    table,
+)
+from luthier.data.annotation.read import BOOKS, ENDINGS, LABELS, items
+from luthier.data.columns.choose import LayoutChoice, Task
+from luthier.data.columns.layouts import TEXT_NAMES, Layout
+from luthier.data.columns.mapping import Mapping, columns_of, decide
+from luthier.data.columns.recognize import source_of
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.label_format import LabelFormat
-from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
-from luthier.data.source import Asked, FileSource, Say
+from luthier.data.source import FileSource, Say, SuggestedSettings
+from luthier.data.suggest.profile import ColumnProfile
 
 DECIDED = "label"
 """The column with what was decided."""
@@ -47,7 +55,7 @@ class Labels(FileSource):
     """The format; left out, it is recognised."""
     question: str | None = None
     """Which of several questions to the annotators is meant."""
-    rule: Adjudicator = Majority()
+    rule: Adjudicator = MajorityAdjudicator()
     """How one label is decided from several judgments."""
     level: Literal["nominal", "ordinal", "interval", "ratio"] = "nominal"
     """What labels are, for the measure of agreement: names, or ordered, or numbers."""
@@ -55,7 +63,7 @@ class Labels(FileSource):
     """What the model shall say: the decided label."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """JSON that only a tool for annotators writes."""
         rows = look.first_objects
         sure = bool(rows) and any(one.model_validate({}).is_sure(rows) for one in members(LabelFormat).values())
@@ -80,7 +88,7 @@ class Labels(FileSource):
                 yield Record(values, decided.file, decided.item.line)
         _say_agreement([item for item, _ in found], self.level, say)  # last: a glance at the first rows needs none
 
-    def _items(self, base: Path, say: Say) -> tuple[list[tuple[Item, str]], list[Broken]]:
+    def _items(self, base: Path, say: Say) -> tuple[list[tuple[AnnotatedItem, str]], list[Broken]]:
         """Every item with its file, judgments on the one question only; and what cannot be read."""
         whole, where, broken = self._given(base, say)
         question = self._question(whole, say)
@@ -90,12 +98,12 @@ class Labels(FileSource):
         ]
         return [(item, where[item.key]) for item in kept], broken
 
-    def _given(self, base: Path, say: Say) -> tuple[list[Item], dict[str, str], list[Broken]]:
+    def _given(self, base: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[Broken]]:
         """Every item with all its judgments, the file of each by its key, and what cannot be read."""
         broken: list[Broken] = []
-        given: list[Item] = []
+        given: list[AnnotatedItem] = []
         where: dict[str, str] = {}
-        first: dict[str, Item] = {}
+        first: dict[str, AnnotatedItem] = {}
         for file in self.files(base):
             for name, found in items(file, self.format, say):
                 if isinstance(found, Broken):
@@ -107,46 +115,48 @@ class Labels(FileSource):
                 where.setdefault(found.key, name)
         return merged(given), where, broken
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The question that is judged most often, where annotators were asked several."""
-        said: list[str] = []
-        found, _, _ = self._given(base, said.append)
+        messages: list[str] = []
+        found, _, _ = self._given(base, messages.append)
         people = len(annotators_of(found))
-        told = f"{said[0].rpartition(': read as ')[2] if said else 'judgments'} of {counted(people, 'annotator')}"
-        reasons = {"kind": f"{told}; each row gets one label, by {self.rule.kind} (`rule`)"}
+        description = (
+            f"{messages[0].rpartition(': read as ')[2] if messages else 'judgments'} of {counted(people, 'annotator')}"
+        )
+        reasons = {"kind": f"{description}; each row gets one label, by {self.rule.kind} (`rule`)"}
         answers: dict[str, list[Any]] = {}
         for one in (one for item in found for one in item.judgments):
             if one.question is not None and one.label is not None:
                 answers.setdefault(one.question, []).append(one.label)
         if len(answers) < 2:
-            return Asked({}, reasons)
+            return SuggestedSettings({}, reasons)
         best = min(answers, key=lambda name: (-len(answers[name]), len(set(answers[name])), name))
         reasons["question"] = f"annotators were asked {', '.join(sorted(answers))}; this is answered most often"
-        return Asked({"question": best}, reasons)
+        return SuggestedSettings({"question": best}, reasons)
 
     def choice(
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
-    ) -> Choice:
+    ) -> LayoutChoice:
         """The judged text asks, and the decided label answers; rows that Luthier gave out say so themselves."""
         if self.prompt or self.answer != DECIDED:
             return self._chosen(columns, rows, name, task)
         if "messages" in columns:
-            return Choice({}, {}, is_label=True)
+            return LayoutChoice({}, {}, is_label=True)
         prompt, decided = _text_column(rows, name), columns[DECIDED]
         reasons = {"prompt": "the text that was judged", "answer": f"what was decided; {decided.distinct} different"}
-        return Choice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=decided.is_class)
+        return LayoutChoice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=decided.is_class)
 
-    def _question(self, found: Sequence[Item], say: Say) -> str | None:
-        asked = sorted({one.question for item in found for one in item.judgments if one.question is not None})
-        if self.question is not None and self.question not in asked:
+    def _question(self, found: Sequence[AnnotatedItem], say: Say) -> str | None:
+        questions = sorted({one.question for item in found for one in item.judgments if one.question is not None})
+        if self.question is not None and self.question not in questions:
             what = f"nobody answered a question {self.question!r}"
-            remedy = did_you_mean(self.question, asked)
-            raise DataError(what, where=Where(file=self.path, field="question"), remedy=remedy)
-        if len(asked) > 1 and self.question is None:
-            what = f"annotators were asked {len(asked)} questions: {', '.join(asked)}"
-            remedy = f"set `question`, for instance to {asked[0]}"
-            raise DataError(what, where=Where(file=self.path, field="question"), remedy=remedy)
-        return self.question or next(iter(asked), None)
+            hint = did_you_mean(self.question, questions)
+            raise DataError(what, where=SourceLocation(file=self.path, field="question"), hint=hint)
+        if len(questions) > 1 and self.question is None:
+            what = f"annotators were asked {len(questions)} questions: {', '.join(questions)}"
+            hint = f"set `question`, for instance to {questions[0]}"
+            raise DataError(what, where=SourceLocation(file=self.path, field="question"), hint=hint)
+        return self.question or next(iter(questions), None)
 
     def mapping(self, good: list[Record]) -> Mapping:
         """The text that was judged asks, and the decided label answers."""
@@ -158,7 +168,7 @@ class Labels(FileSource):
         answer = self.prompt if self.prompt_only else self.answer
         layout = Layout(prompt, answer if prompt else None, self.messages, self.system_column, self.tools, note)
         found = decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
-        return found.without(self.missing)
+        return found.without(self.null_values)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of one file as they stand, before anything is decided."""
@@ -173,7 +183,7 @@ class Labels(FileSource):
 class _Decided:
     """An item with what was decided."""
 
-    item: Item
+    item: AnnotatedItem
     file: str
     rule: str
     label: Any
@@ -212,10 +222,10 @@ class _Decided:
         label, mark = str(self.label), self.item.values.get("between")
         if not isinstance(mark, str):
             return label
-        return Between(mark).together(Between(TOGETHER).apart(label), self.item.values.get("given"))
+        return ClassSeparator(mark).together(ClassSeparator(TOGETHER).apart(label), self.item.values.get("given"))
 
 
-def _decided(found: Sequence[tuple[Item, str]], verdicts: Verdicts, rule: str) -> Iterator[_Decided]:
+def _decided(found: Sequence[tuple[AnnotatedItem, str]], verdicts: Verdicts, rule: str) -> Iterator[_Decided]:
     for (item, file), decision in zip(found, verdicts.decisions, strict=True):
         yield _Decided(item, file, rule, decision.label, decision.confidence, decision.why)
 
@@ -227,21 +237,21 @@ def _text_column(rows: Sequence[dict[str, Any]], file: str) -> str:
         return named
     lengths = {name: sum(len(row[name]) for row in rows if isinstance(row.get(name), str)) for name in columns}
     if not any(lengths.values()):
-        remedy = f"set `prompt` to one of {', '.join(columns)}"
-        raise DataError("cannot tell which column was judged", where=Where(file=file), remedy=remedy)
+        hint = f"set `prompt` to one of {', '.join(columns)}"
+        raise DataError("cannot tell which column was judged", where=SourceLocation(file=file), hint=hint)
     return max(lengths, key=lengths.__getitem__)
 
 
-def _say_agreement(found: Sequence[Item], level: Any, say: Say) -> None:
+def _say_agreement(found: Sequence[AnnotatedItem], level: Any, say: Say) -> None:
     from luthier.metrics.agreement import krippendorff
 
     people = annotators_of(found)
     judged = sum(1 for item in found for one in item.judgments if one.label is not None)
-    told = f"{counted(judged, 'judgment')} of {counted(len(found), 'item')}"
-    told = f"{counted(len(people), 'annotator')}, {told}"
+    description = f"{counted(judged, 'judgment')} of {counted(len(found), 'item')}"
+    description = f"{counted(len(people), 'annotator')}, {description}"
     try:
         alpha = krippendorff(table(found), level=level)
     except DataError as error:
-        say(f"{told}; {error.message}")
+        say(f"{description}; {error.message}")
         return
-    say(f"{told}; Krippendorff's alpha ({level}) {alpha.value:.2f} ({alpha.low:.2f} to {alpha.high:.2f})")
+    say(f"{description}; Krippendorff's alpha ({level}) {alpha.value:.2f} ({alpha.low:.2f} to {alpha.high:.2f})")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from luthier.data.columns.conversations import Speech, conversation, describe_support_team, guessed_desk
+from luthier.data.columns.layouts import Layout
 from luthier.data.formats import mail
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.intake.layouts import Layout
-from luthier.data.intake.talk import Speech, conversation, guessed_desk, told
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
@@ -24,14 +24,14 @@ class Mbox(FileSource):
     kind: Literal["mbox"] = "mbox"
     endings: ClassVar[tuple[str, ...]] = (".mbox", ".mbx")
     written: ClassVar[Layout | None] = Layout(messages="messages", note="threads of a mailbox")
-    desk: tuple[str, ...] = ()
+    support_team: tuple[str, ...] = ()
     """Addresses of those who answer (`help@shop.example`), or their domains (`@shop.example`); guessed and said when
     not set."""
     quoted: Literal["drop", "keep"] = "drop"
     """Whether what a mail repeats of earlier ones is left out of its turn."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """A line `From …`, and headers behind it."""
         first, _, rest = look.start.partition("\n")
         header = rest[:400].partition("\n")[0].partition(":")
@@ -42,18 +42,21 @@ class Mbox(FileSource):
         """Yield every thread, in the order of their first mails."""
         with file.local() as path:
             letters = list(mail.letters(path))
-            desk = self.desk or guessed_desk(mail.meetings(letters))
-            if not self.desk:
-                say(told(file.name, desk))
+            support_team = self.support_team or guessed_desk(mail.meetings(letters))
+            if not self.support_team:
+                say(describe_support_team(file.name, support_team))
             for thread in mail.threads(letters):
-                yield self._thread(mail.opened(path, thread, quoted=self.quoted == "keep"), file.name, desk)
+                yield self._thread(mail.opened(path, thread, quoted=self.quoted == "keep"), file.name, support_team)
 
-    def _thread(self, thread: list[mail.Mail], name: str, desk: tuple[str, ...]) -> Record | Broken:
+    def _thread(self, thread: list[mail.Mail], name: str, support_team: tuple[str, ...]) -> Record | Broken:
         first = thread[0].letter
         lost = [one for one in thread if one.problem]
         if lost:
             return Broken(name, lost[0].letter.line, lost[0].problem)
-        speeches = [Speech(one.letter.sender, one.text, desk=mail.is_of(one.letter.sender, desk)) for one in thread]
+        speeches = [
+            Speech(one.letter.sender, one.text, is_support=mail.is_of(one.letter.sender, support_team))
+            for one in thread
+        ]
         talk = conversation(speeches)
         values = {
             "messages": talk.messages,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from luthier.data.formats import tables
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
@@ -19,7 +19,7 @@ class Parquet(FileSource):
     endings: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """Its first four bytes."""
         return Fit.CERTAIN if look.data.startswith(b"PAR1") else Fit.NO
 

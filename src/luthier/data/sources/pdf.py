@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.pieces import Paragraph
-from luthier.data.intake.documents import DocumentSource, library
+from luthier.data.columns.documents import DocumentSource, library
+from luthier.data.formats.documents import Paragraph
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken
 
 _FAULTS = (
@@ -28,11 +28,11 @@ class Pdf(DocumentSource):
     kind: Literal["pdf"] = "pdf"
     libraries: ClassVar[Mapping[str, str]] = {"pypdf": "documents"}
     endings: ClassVar[tuple[str, ...]] = (".pdf",)
-    piece: Literal["document", "page", "length"] = "document"
+    chunk_by: Literal["document", "page", "length"] = "document"
     """What one row is: the whole document, one page, or so many characters."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """Its first bytes."""
         return Fit.CERTAIN if look.data[:1024].lstrip().startswith(b"%PDF-") else Fit.NO
 
@@ -47,10 +47,10 @@ class Pdf(DocumentSource):
                 locked = reader.is_encrypted and not reader.decrypt("")
                 count = 0 if locked else len(reader.pages)
             except faults as error:
-                remedy = "check that it is whole; print it to a new PDF"
-                raise DataError(f"is not a PDF that can be read: {error}", where=file.where, remedy=remedy) from error
+                hint = "check that it is whole; print it to a new PDF"
+                raise DataError(f"is not a PDF that can be read: {error}", where=file.where, hint=hint) from error
             if locked:
-                raise DataError("is locked with a password", where=file.where, remedy="unlock it, or leave it out")
+                raise DataError("is locked with a password", where=file.where, hint="unlock it, or leave it out")
             for number in range(1, count + 1):
                 try:
                     yield Paragraph(reader.pages[number - 1].extract_text(), number)

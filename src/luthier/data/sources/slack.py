@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.core.paths import filled, locate
+from luthier.core.files import filled, locate
+from luthier.data.columns.conversations import Meeting, Speech, conversation, describe_support_team, guessed_desk
+from luthier.data.columns.layouts import Layout
 from luthier.data.formats import slack
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.places import files_of, inside, is_url
-from luthier.data.intake.layouts import Layout
-from luthier.data.intake.talk import Meeting, Speech, conversation, guessed_desk, told
+from luthier.data.formats.files import File
+from luthier.data.formats.locations import files_of, inside, is_url
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
 
-class Slack(FileSource):
+class SlackSource(FileSource):
     """An export of a Slack workspace (folder or zip): a row is a thread, the desk's answers are the assistant's turns.
 
     Messages outside threads are threads of one, which nobody answers: the reader of rows drops and counts them. One
@@ -27,21 +27,21 @@ class Slack(FileSource):
     kind: Literal["slack"] = "slack"
     endings: ClassVar[tuple[str, ...]] = ()
     written: ClassVar[Layout | None] = Layout(messages="messages", note="threads of a Slack export")
-    desk: tuple[str, ...] = ()
+    support_team: tuple[str, ...] = ()
     """Names, e-mail addresses or ids of those who answer; guessed and said when not set."""
     channels: tuple[str, ...] = ()
     """Only these channels; all when not set."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """A list of users beside one of channels."""
         return Fit.EXACT if "users.json" in look.names and not look.names.isdisjoint(slack.LISTS) else Fit.NO
 
     def files(self, base: Path) -> list[File]:
         """The zip, or the files of the folder."""
-        place = locate(self.path, base)
-        if not is_url(filled(self.path)) and place.is_dir():
-            return inside(place, "**/*.json", self.path.rstrip("/"))
+        path = locate(self.path, base)
+        if not is_url(filled(self.path)) and path.is_dir():
+            return inside(path, "**/*.json", self.path.rstrip("/"))
         return files_of(self.path, base, lambda file: True, "name the export's zip or folder")
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
@@ -50,7 +50,7 @@ class Slack(FileSource):
         if len(found) == 1 and found[0].ending != ".json":
             yield from self.read_file(found[0], say)
         else:
-            yield from self._threads(slack.Folder(found), say)
+            yield from self._threads(slack.SlackExportFolder(found), say)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every thread of a zip."""
@@ -59,7 +59,7 @@ class Slack(FileSource):
 
     def _threads(self, export: slack.Export, say: Say) -> Iterator[Record | Broken]:
         people = slack.people(export)
-        desk = self._desk(export, people, say)
+        support_team = self._desk(export, people, say)
         notices = 0
         for channel in slack.channels(export, self.channels):
             broken: list[Broken] = []
@@ -67,7 +67,7 @@ class Slack(FileSource):
             notices += left
             yield from broken
             for thread in threads:
-                yield _row(thread, channel, people, desk)
+                yield _row(thread, channel, people, support_team)
         if notices:
             say(
                 f"{self.path}: {notices} notices (who joined, what was renamed) and messages without text were left out"
@@ -75,19 +75,24 @@ class Slack(FileSource):
 
     def _desk(self, export: slack.Export, people: dict[str, slack.Person], say: Say) -> frozenset[str]:
         """The ids of those who answer."""
-        if self.desk:
-            return slack.called(self.desk, people, export.name)
+        if self.support_team:
+            return slack.called(self.support_team, people, export.name)
         found: list[Meeting] = []
         for channel in slack.channels(export, self.channels):
             for thread in slack.threads(export, channel, [])[0]:
-                found.append(Meeting(thread[0].who, frozenset(said.who for said in thread[1:])))
+                found.append(Meeting(thread[0].who, frozenset(message.who for message in thread[1:])))
         guess = guessed_desk([meeting for meeting in found if meeting.answered])
-        say(told(export.name, tuple(people[one].name if one in people else one for one in guess)))
+        say(describe_support_team(export.name, tuple(people[one].name if one in people else one for one in guess)))
         return frozenset(guess)
 
 
-def _row(thread: list[slack.Said], channel: str, people: dict[str, slack.Person], desk: frozenset[str]) -> Record:
-    talk = conversation(Speech(said.who, slack.plain(said.text, people), desk=said.who in desk) for said in thread)
+def _row(
+    thread: list[slack.SlackMessage], channel: str, people: dict[str, slack.Person], support_team: frozenset[str]
+) -> Record:
+    talk = conversation(
+        Speech(message.who, slack.plain(message.text, people), is_support=message.who in support_team)
+        for message in thread
+    )
     first = thread[0]
     values = {
         "messages": talk.messages,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.core.addresses import secret_in_clear
-from luthier.core.paths import Environment
+from luthier.core.files import EnvVarMarker
+from luthier.core.system.net import secret_in_clear
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
 if TYPE_CHECKING:
-    from luthier.data.database.selection import Wanted
+    from luthier.data.database.selection import SqlRequest
 
 _SELECTS = re.compile(r"\A[\s(]*(?:select|with|values|table)\b", re.IGNORECASE)
 _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
@@ -30,7 +30,7 @@ class Sql(Source):
 
     kind: Literal["sql"] = "sql"
 
-    url: Annotated[str, Field(min_length=1), Environment()]
+    url: Annotated[str, Field(min_length=1), EnvVarMarker()]
     """SQLAlchemy's URL of the database: `postgresql://user:$PASSWORD@host/name`, `sqlite:///file.db` (from the recipe's
     folder), or `$NAME` for the whole. A password must come from the environment."""
     table: str | None = Field(default=None, min_length=1)
@@ -74,12 +74,12 @@ class Sql(Source):
         return self
 
     @property
-    def wanted(self) -> Wanted:
+    def sql_request(self) -> SqlRequest:
         """What is read."""
-        from luthier.data.database.selection import Wanted
+        from luthier.data.database.selection import SqlRequest
 
         cursor = (self.cursor,) if isinstance(self.cursor, str) else self.cursor
-        return Wanted(table=self.table, query=self.query, cursor=cursor, after=self.after, until=self.until)
+        return SqlRequest(table=self.table, query=self.query, cursor=cursor, after=self.after, until=self.until)
 
     def check_installed(self, base: Path) -> None:
         """`MissingExtra` when SQLAlchemy has no driver for the database; an address that is none is said by `read`."""
@@ -97,9 +97,9 @@ class Sql(Source):
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Yield every row in order; a row's line is its key when that is one number, else its number from 1."""
         from luthier.data.database.address import address
-        from luthier.data.database.reading import Reading
+        from luthier.data.database.reading import SqlReader
 
-        return Reading(address(self.url, base), self.wanted, self.retries, say).records()
+        return SqlReader(address(self.url, base), self.sql_request, self.retries, say).records()
 
     @property
     def living(self) -> bool:
@@ -113,7 +113,7 @@ class Sql(Source):
         from luthier.data.database.contents import contents
 
         try:
-            return contents(address(self.url, base), self.wanted, by_cursor=self.changed_by == "cursor")
+            return contents(address(self.url, base), self.sql_request, by_cursor=self.changed_by == "cursor")
         except LuthierError:
             return None
 
@@ -124,6 +124,6 @@ class Sql(Source):
         from luthier.data.database.contents import size
 
         try:
-            return size(address(self.url, base), self.wanted)
+            return size(address(self.url, base), self.sql_request)
         except LuthierError:
             return None

@@ -5,58 +5,58 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from luthier.data.formats import guises
-from luthier.data.formats.file import File
+from luthier.data.columns.documents import DocumentSource
+from luthier.data.formats import files
+from luthier.data.formats.documents import Paragraph
+from luthier.data.formats.files import File
 from luthier.data.formats.lines import BadLine, head, lines
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.pieces import Paragraph
-from luthier.data.intake.documents import DocumentSource
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say
 
 
-class Text(DocumentSource):
+class TextSource(DocumentSource):
     """Plain text and Markdown files, as text to continue: a row is a file, a section under a heading, or a length."""
 
     kind: Literal["text"] = "text"
     endings: ClassVar[tuple[str, ...]] = (".txt", ".md", ".markdown", ".rst", ".text")
-    piece: Literal["document", "heading", "length"] = "document"
+    chunk_by: Literal["document", "heading", "length"] = "document"
     """What one row is: the whole file, what stands under one heading of Markdown (`# …`), or so many characters."""
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as latin-1."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """Any text but that of a word processor."""
         return Fit.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else Fit.NO
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of one file; what looks like a chat, subtitles or a mail is said to be read as plain text."""
-        if file.exists() and (told := guises.told(Look.at(file).text)):
-            say(f"{file.name}: {told}")
+        if file.exists() and (description := files.describe_guise(FileSample.at(file).text)):
+            say(f"{file.name}: {description}")
         yield from super().read_file(file, say)
 
     def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
         """What stands between blank lines; a line that cannot be decoded is left out as broken."""
         marked = file.ending in (".md", ".markdown")
         held: list[str] = []
-        begun, heading, fenced = 1, "", False
+        start_line, heading, fenced = 1, "", False
         for number, line in enumerate(lines(file, head(file, self.encoding)), start=1):
             if isinstance(line, BadLine):
-                yield Broken(file.name, number, line.problem, remedy=line.remedy)
+                yield Broken(file.name, number, line.problem, hint=line.hint)
                 continue
             fenced ^= marked and line.lstrip().startswith(("```", "~~~"))
             titled = marked and not fenced and _heading(line)
             if held and (titled or not line.strip()) and not fenced:
-                yield Paragraph("".join(held).rstrip("\r\n"), begun, heading)
+                yield Paragraph("".join(held).rstrip("\r\n"), start_line, heading)
                 held = []
             if titled:
                 heading = titled
             if line.strip() or (fenced and held):
-                begun = begun if held else number
+                start_line = start_line if held else number
                 held.append(line)
         if held:
-            yield Paragraph("".join(held).rstrip("\r\n"), begun, heading)
+            yield Paragraph("".join(held).rstrip("\r\n"), start_line, heading)
 
 
 def _heading(line: str) -> str:

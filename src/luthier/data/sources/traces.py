@@ -10,43 +10,43 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, InputError, LuthierError, Where
-from luthier.core.paths import Environment, locate
-from luthier.data.intake.choose import Choice
+from luthier.chat.messages import as_openai
+from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation
+from luthier.core.files import EnvVarMarker, locate
+from luthier.core.hashing import digest_of
+from luthier.data.columns.choose import LayoutChoice
 from luthier.data.row import Broken, Record
-from luthier.data.source import Asked, Say, Source
-from luthier.text.messages import as_openai
-from luthier.traffic.place import is_traffic, traffic_folder
+from luthier.data.source import Say, Source, SuggestedSettings
+from luthier.traces.retention import is_traffic, traffic_folder
 
 if TYPE_CHECKING:
-    from luthier.data.intake.choose import Task
-    from luthier.data.profile import ColumnProfile
-    from luthier.text.messages import Message
-    from luthier.traffic.read import Told
+    from luthier.chat.messages import Message
+    from luthier.data.columns.choose import Task
+    from luthier.data.suggest.profile import ColumnProfile
+    from luthier.traces.store import TraceWithFeedback
 
-Makes = Literal["chat", "pairs", "verdicts", "labels"]
-_WANTED: dict[Makes, str] = {
+TraceOutput = Literal["chat", "pairs", "verdicts", "labels"]
+_WANTED: dict[TraceOutput, str] = {
     "chat": "",
     "pairs": " and correction is not missing",
     "verdicts": " and rating is not missing",
-    "labels": " and (label is not missing or (asked = 'label' and correction is not missing))",
+    "labels": " and (label is not missing or (operation = 'label' and correction is not missing))",
 }
-_ANSWERED = "arm != 'shadow' and asked in ('chat', 'completion', 'label')"
+_ANSWERED = "arm != 'shadow' and operation in ('chat', 'completion', 'label')"
 
 
 class Traces(Source):
     """Requests to a served model as rows to learn from: answers, corrections, ratings and labels that people gave.
 
-    A row is named by its request (`luthier trace chatcmpl-…` finds it) and grouped by who asked. What nobody may learn
-    from is left out and counted. Personal data was taken out when the request was written.
+    A row is named by its request (`luthier lineage chatcmpl-…` finds it) and grouped by who asked. What nobody may
+    learn from is left out and counted. Personal data was taken out when the request was written.
     """
 
     kind: Literal["traces"] = "traces"
 
-    path: Annotated[str, Field(min_length=1), Environment()] | None = None
+    path: Annotated[str, Field(min_length=1), EnvVarMarker()] | None = None
     """The folder of the traffic; left out, the one beside the recipe, or `LUTHIER_TRAFFIC`."""
-    makes: Makes = "chat"
+    makes: TraceOutput = "chat"
     """`chat`: the conversation with its answer, or the correction where there is one; an answer that people did not
     like is left out when nobody corrected it. `pairs`: the correction as the preferred answer, and the answer that was
     given as the other. `verdicts`: the answer, and whether people liked it (for KTO). `labels`: what was asked, and its
@@ -66,12 +66,12 @@ class Traces(Source):
     @classmethod
     def _can_be_read(cls, where: str | None) -> str | None:
         if where is not None:
-            from luthier.traffic.filter import TraceFilter
+            from luthier.traces.filter import TraceFilter
 
             try:
                 TraceFilter(where)
             except InputError as error:
-                raise ValueError(f"{error.message}; {error.remedy}".rstrip("; ")) from error
+                raise ValueError(f"{error.message}; {error.hint}".rstrip("; ")) from error
         return where
 
     @model_validator(mode="after")
@@ -84,45 +84,47 @@ class Traces(Source):
         """Yield every request in order of time; a row's file is its day, and its line the number on that day."""
         day: date | None = None
         line = 0
-        for told in self._told(base):
-            at = told.trace.at.astimezone(UTC).date()
+        for entry in self._told(base):
+            at = entry.trace.at.astimezone(UTC).date()
             line = line + 1 if at == day else 1
             day = at
-            file, key = f"traces/{day.isoformat()}", f"trace = {told.trace.id}"
-            if why := self._why_not(told):
+            file, key = f"traces/{day.isoformat()}", f"trace = {entry.trace.id}"
+            if why := self._why_not(entry):
                 yield Broken(file, line, why, key=key, left_out=True)
             else:
-                yield Record(self._values(told), file, line, key)
+                yield Record(self._values(entry), file, line, key)
 
-    def asked(self, base: Path) -> Asked:
+    def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The system turn under which classes were chosen is that of the rows."""
         if self.makes != "labels":
-            return super().asked(base)
+            return super().suggest_settings(base)
         rows = (one.values for one in self.read(base, lambda text: None) if isinstance(one, Record))
         if not any("system" in row for row in rows):
-            return Asked({}, {})
-        return Asked({"system_column": "system"}, {"system_column": "what the model was told when it was asked"})
+            return SuggestedSettings({}, {})
+        return SuggestedSettings(
+            {"system_column": "system"}, {"system_column": "what the model was told when it was asked"}
+        )
 
     def choice(
         self, columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
-    ) -> Choice:
+    ) -> LayoutChoice:
         """True classes stand where it writes them, be they all the same."""
         if self.makes != "labels" or self.prompt or self.answer:
             return super().choice(columns, rows, name, task)
         reasons = {"prompt": "what was asked", "answer": "the true class, as people said it"}
-        return Choice({"prompt": "text", "answer": "label"}, reasons, is_label=True)
+        return LayoutChoice({"prompt": "text", "answer": "label"}, reasons, is_label=True)
 
-    def _told(self, base: Path) -> Iterator[Told]:
+    def _told(self, base: Path) -> Iterator[TraceWithFeedback]:
         """Requests that are meant; `DataError` when no traffic is kept."""
-        from luthier.traffic.filter import TraceFilter
-        from luthier.traffic.read import told
+        from luthier.traces.filter import TraceFilter
+        from luthier.traces.store import read_traces_with_feedback
 
         folder = self._folder(base)
         if not is_traffic(folder):
-            remedy = "`luthier serve` keeps it, `luthier traces import` takes logs in"
-            raise DataError("no traffic is kept here", where=Where(file=str(folder), field="path"), remedy=remedy)
+            hint = "`luthier serve` keeps it, `luthier traces import` takes logs in"
+            raise DataError("no traffic is kept here", where=SourceLocation(file=str(folder), field="path"), hint=hint)
         condition = TraceFilter(f"({self.where}) and {self._meant}" if self.where else self._meant)
-        return told(folder, self.since, self.until, condition, heard=self.until)
+        return read_traces_with_feedback(folder, self.since, self.until, condition, feedback_until=self.until)
 
     @property
     def _meant(self) -> str:
@@ -131,29 +133,29 @@ class Traces(Source):
     def _folder(self, base: Path) -> Path:
         return locate(self.path, base) if self.path else traffic_folder(base)
 
-    def _why_not(self, told: Told) -> str:
+    def _why_not(self, entry: TraceWithFeedback) -> str:
         """Why nothing can be learnt from a request; empty when something can."""
-        if not told.trace.consent:
+        if not entry.trace.consent:
             return "nobody may learn from it (consent)"
-        if not told.trace.messages:
+        if not entry.trace.messages:
             return "what was asked was not kept"
-        if self.makes == "labels" or (self.makes == "chat" and _last(told, "correction")):
+        if self.makes == "labels" or (self.makes == "chat" and _last(entry, "correction")):
             return ""
-        if told.trace.answer is None or told.trace.finish in ("cancelled", "error"):
+        if entry.trace.answer is None or entry.trace.finish in ("cancelled", "error"):
             return "was not answered"
-        return self._unwanted(told, told.trace.answer.content)
+        return self._unwanted(entry, entry.trace.answer.content)
 
-    def _unwanted(self, told: Told, answer: str) -> str:
+    def _unwanted(self, entry: TraceWithFeedback, answer: str) -> str:
         """Why an answer that was given is not one to learn from."""
-        if self.makes == "pairs" and _last(told, "correction").strip() == answer.strip():
+        if self.makes == "pairs" and _last(entry, "correction").strip() == answer.strip():
             return "the correction says the same"
-        if self.makes == "chat" and (_rating(told) or 0) < 0:
+        if self.makes == "chat" and (_rating(entry) or 0) < 0:
             return "people did not like the answer, and nobody said a better one"
-        return "people are of two minds" if self.makes == "verdicts" and _rating(told) == 0 else ""
+        return "people are of two minds" if self.makes == "verdicts" and _rating(entry) == 0 else ""
 
-    def _values(self, told: Told) -> dict[str, Any]:
-        trace, correction = told.trace, _last(told, "correction")
-        asked = as_openai(trace.messages)
+    def _values(self, entry: TraceWithFeedback) -> dict[str, Any]:
+        trace, correction = entry.trace, _last(entry, "correction")
+        prompt_messages = as_openai(trace.messages)
         given = as_openai([trace.answer])[0] if trace.answer else {}
         about = {
             "trace": trace.id,
@@ -161,19 +163,24 @@ class Traces(Source):
             "model": trace.model,
             "release": trace.release,
             "user": trace.user or "",
-            "rating": _rating(told),
-            "comment": _last(told, "comment"),
+            "rating": _rating(entry),
+            "comment": _last(entry, "comment"),
             **trace.meta,
         }
         if self.makes == "pairs":
-            return {"prompt": asked, "chosen": correction, "rejected": trace.answer and trace.answer.content, **about}
+            return {
+                "prompt": prompt_messages,
+                "chosen": correction,
+                "rejected": trace.answer and trace.answer.content,
+                **about,
+            }
         if self.makes == "labels":
             system = {"system": text} if (text := _system(trace.messages)) else {}
-            label = _last(told, "label") or correction
+            label = _last(entry, "label") or correction
             return {"text": _question(trace.messages), "label": label, **system, **about}
         better = {"role": "assistant", "content": correction} if correction and self.makes == "chat" else given
-        verdict = {"label": (_rating(told) or 0) > 0} if self.makes == "verdicts" else {}
-        return {"messages": [*asked, better], **verdict, **about}
+        verdict = {"label": (_rating(entry) or 0) > 0} if self.makes == "verdicts" else {}
+        return {"messages": [*prompt_messages, better], **verdict, **about}
 
     @property
     def living(self) -> bool:
@@ -195,14 +202,14 @@ class Traces(Source):
             return None
 
 
-def _last(told: Told, name: str) -> str:
+def _last(entry: TraceWithFeedback, name: str) -> str:
     """What was said last of several people's words."""
-    found = [getattr(one, name) for one in sorted(told.feedback, key=lambda one: one.at) if getattr(one, name)]
+    found = [getattr(one, name) for one in sorted(entry.feedback, key=lambda one: one.at) if getattr(one, name)]
     return str(found[-1]) if found else ""
 
 
-def _rating(told: Told) -> float | None:
-    ratings = [one.rating for one in told.feedback if one.rating is not None]
+def _rating(entry: TraceWithFeedback) -> float | None:
+    ratings = [one.rating for one in entry.feedback if one.rating is not None]
     return sum(ratings) / len(ratings) if ratings else None
 
 
@@ -214,17 +221,15 @@ def _system(messages: tuple[Message, ...]) -> str:
     return "\n".join(turn.content for turn in messages if turn.role == "system")
 
 
-def choose(base: Path, settings: Mapping[str, Any]) -> Makes:
+def choose(base: Path, settings: Mapping[str, Any]) -> TraceOutput:
     """What requests say most about: corrections, true classes, or else whole answers."""
-    found: dict[Makes, int] = {}
-    makes: Makes
+    found: dict[TraceOutput, int] = {}
+    makes: TraceOutput
     for makes in ("labels", "pairs", "chat"):
         source = Traces.model_validate({**settings, "kind": "traces", "makes": makes})
         found[makes] = sum(isinstance(one, Record) for one in source.read(base, lambda text: None))
     if not any(found.values()):
         what = "no request that is meant can be learnt from"
-        remedy = (
-            "`luthier traces list --where …` shows which are meant; corrections, ratings and labels come as feedback"
-        )
-        raise DataError(what, where=Where(field="--where"), remedy=remedy)
+        hint = "`luthier traces list --where …` shows which are meant; corrections, ratings and labels come as feedback"
+        raise DataError(what, where=SourceLocation(field="--where"), hint=hint)
     return max(found, key=lambda makes: (found[makes] if makes != "chat" else 0, makes == "chat"))

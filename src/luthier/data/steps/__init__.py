@@ -1,1 +1,1 @@
-"""The steps of the data room."""
+"""Steps on data sets."""

@@ -10,25 +10,25 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.artifacts.dataset import MADE, SUMMARY, DatasetSummary, outlined, splits
 from luthier.core.artifact import Artifact
-from luthier.core.counted import by_name, counted
-from luthier.core.errors import DataError, RecipeError, Where
+from luthier.core.errors import DataError, RecipeError, SourceLocation
+from luthier.core.events import by_name, counted
 from luthier.core.files import write_aside, writing
-from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, TeacherRef, Work
+from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext, TeacherRef
 from luthier.data.augment.checks import Checks, Inspector
-from luthier.data.augment.judge import Classifier
-from luthier.data.augment.making import Maker, Tally
-from luthier.data.augment.rows import Rows, as_examples, tables
-from luthier.data.augment.wishes import Room, in_order, named
-from luthier.data.augmenter import Around, Augmenter
+from luthier.data.augment.judge import TfidfLabelClassifier
+from luthier.data.augment.loop import Maker, Tally
+from luthier.data.augment.requests import AugmentBudget, in_order, named
+from luthier.data.augment.rows import SplitRows, as_examples, tables
+from luthier.data.augmenter import AugmentContext, Augmenter
+from luthier.data.dedup.near import Index
+from luthier.data.dedup.shingles import compared
+from luthier.data.engine.tables import EventWriter, TableWriter, dump, example_schema
 from luthier.data.operator import Operator
-from luthier.data.passes.tables import EventWriter, TableWriter, dump, example_schema
 from luthier.data.split import TRAIN
-from luthier.data.twins.near import Index
-from luthier.data.twins.text_keys import compared
-from luthier.models.embedder import Space
+from luthier.models.embeddings.base import Space
 from luthier.models.lm.base import LanguageModel
-from luthier.text.dataset import MADE, SUMMARY, DatasetSummary, outlined, splits
 
 ROWS_PER_S = 400.0
 """Made rows, checks included, on one core of a common server; models take their own time."""
@@ -63,37 +63,37 @@ class Augment(Step):
     @classmethod
     def _at_least_one(cls, value: object) -> object:
         if value in ([], (), None):
-            raise ValueError("names no augmenter; `luthier parts augmenter` lists them")
+            raise ValueError("names no augmenter; `luthier components augmenter` lists them")
         return value
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Read, make, check, write; returns speed."""
         started = time.perf_counter()
         made = _Augmenting(self, work).run()
         return {"made_per_s": made / (time.perf_counter() - started)}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows to be tried and the speed of the last time; what a model takes is not known."""
         self._refuse_without_model()
-        rows = _train_rows(outlook)
+        rows = _train_rows(plan_context)
         if rows is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data set is not made yet")
-        wanted = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
-        speed = float(outlook.history.get("measures", {}).get("made_per_s") or ROWS_PER_S)
-        how = f"at most {wanted} rows at {speed:.0f} rows/s"
+        requested_rows = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
+        speed = float(plan_context.history.get("measures", {}).get("made_per_s") or ROWS_PER_S)
+        how = f"at most {requested_rows} rows at {speed:.0f} rows/s"
         if self.model is not None:
             return Forecast(peak_bytes=BASE_BYTES, how=f"{how}, and the time that the model takes")
-        return Forecast(seconds=3 + wanted / speed, peak_bytes=BASE_BYTES, how=how)
+        return Forecast(seconds=3 + requested_rows / speed, peak_bytes=BASE_BYTES, how=how)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, and as many made ones as the share allows."""
-        before = outlined(outlook)
-        rows = _train_rows(outlook)
+        before = outlined(plan_context)
+        rows = _train_rows(plan_context)
         if rows is None:
             return before
-        wanted = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
+        requested_rows = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
         how = "with as many made ones as the share allows"
-        return replace(before, rows={**(before.rows or {}), TRAIN: rows + wanted}, how=how)
+        return replace(before, rows={**(before.rows or {}), TRAIN: rows + requested_rows}, how=how)
 
     def _most(self, rows: int) -> int:
         return round(rows * self.share / (1 - self.share))
@@ -103,23 +103,25 @@ class Augment(Step):
         asking += ["checks.label: model"] if self.checks.label == "model" else []
         if asking and self.model is None:
             what = f"{asking[0]} asks a model, and the step names none"
-            raise RecipeError(what, where=Where(field="model"), remedy="add `model: model`, which is the recipe's own")
+            raise RecipeError(
+                what, where=SourceLocation(field="model"), hint="add `model: model`, which is the recipe's own"
+            )
         if not asking and self.model is not None:
-            raise RecipeError("nobody asks the model", where=Where(field="model"), remedy="leave it out")
+            raise RecipeError("nobody asks the model", where=SourceLocation(field="model"), hint="leave it out")
 
 
-def _train_rows(outlook: Outlook) -> int | None:
+def _train_rows(plan_context: PlanContext) -> int | None:
     """Training rows of the input, made or expected."""
-    if (made := outlook.inputs.get("data")) is not None:
+    if (made := plan_context.inputs.get("data")) is not None:
         return DatasetSummary.read(made).rows.get(TRAIN)
-    expected = outlook.outlines.get("data")
+    expected = plan_context.outlines.get("data")
     return expected.rows.get(TRAIN) if expected is not None and expected.rows else None
 
 
 class _Augmenting:
     """One making of the step's artifact."""
 
-    def __init__(self, step: Augment, work: Work) -> None:
+    def __init__(self, step: Augment, work: StepContext) -> None:
         self._step, self._work = step, work
         self._data: Artifact = work.inputs["data"]
         self._before = DatasetSummary.read(self._data)
@@ -127,9 +129,9 @@ class _Augmenting:
         self._named = named(step.augmenters)
         with writing(work.scratch):
             work.scratch.mkdir(parents=True, exist_ok=True)
-            self._train = Rows.read(self._data, [TRAIN], work.scratch / "train.arrow")
+            self._train = SplitRows.read(self._data, [TRAIN], work.scratch / "train.arrow")
             held = [split for split in splits(self._data) if split != TRAIN]
-            self._held_out = Rows.read(self._data, held, work.scratch / "held_out.arrow")
+            self._held_out = SplitRows.read(self._data, held, work.scratch / "held_out.arrow")
         _refuse_taken_name(self._train)
 
     def run(self) -> int:
@@ -171,13 +173,13 @@ class _Augmenting:
 
             lm = open_lm(work.inputs["model"], work.scratch / "asked")
         judged = checks.label == "classifier" and self._train.classes
-        classifier = Classifier.learn(self._train) if judged else None
+        classifier = TfidfLabelClassifier.learn(self._train) if judged else None
         if judged and classifier is None:
             work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
         index = Index(checks.held_out, self._held_out.rows(), self._held_out.row)
         inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
-        room = Room.of(step.share, self._named, self._train, per_class=step.per_class)
-        return Maker(self._named, Around(self._train, work.base, lm), inspector, room, self._guards())
+        room = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
+        return Maker(self._named, AugmentContext(self._train, work.base, lm), inspector, room, self._guards())
 
     def _space(self) -> Space | None:
         """Where the meanings of training rows and what is made of them lie, when they are checked."""
@@ -200,7 +202,7 @@ class _Augmenting:
             for reason, count in tally.refused.items():
                 refused[f"made, {reason}"] = refused.get(f"made, {reason}", 0) + count
         rows = {**self._before.rows, TRAIN: self._before.rows[TRAIN] + kept}
-        told = DatasetSummary(
+        summary = DatasetSummary(
             rows_in=sum(self._before.rows.values()),
             rows=rows,
             dropped=dict(sorted(refused.items())),
@@ -211,7 +213,7 @@ class _Augmenting:
             made={name: tally.made for name, tally in tallies.items()},
         )
         folder = self._work.folder
-        told.write(folder)
+        summary.write(folder)
         books = {name: tally.as_json() for name, tally in tallies.items()}
         write_aside(folder / "augment.json", (dump(books) + "\n").encode())
         for line in _sentences(tallies):
@@ -236,11 +238,11 @@ def _sentences(tallies: Mapping[str, Tally]) -> Iterator[str]:
         yield f"{name}: {tally.tried} tried, {tally.kept} kept{refused}{nothing}"
 
 
-def _refuse_taken_name(train: Rows) -> None:
+def _refuse_taken_name(train: SplitRows) -> None:
     """Made rows are told by a key of `meta`: a column of that name cannot be."""
-    for place in train.made:
-        row = train.row(place)
+    for index in train.made:
+        row = train.row(index)
         if not isinstance(row.meta[MADE], dict) or "parents" not in row.meta[MADE]:
-            where = Where(file=row.file, line=row.line, field=MADE)
+            where = SourceLocation(file=row.file, line=row.line, field=MADE)
             what = f"the data has a column {MADE!r}, under which made rows say where they come from"
-            raise DataError(what, where=where, remedy="rename the column")
+            raise DataError(what, where=where, hint="rename the column")

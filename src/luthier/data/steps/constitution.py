@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from luthier.core.counted import counted
-from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, Where
-from luthier.core.step import DataRef, Forecast, ModelRef, Outline, Outlook, Step, Work
+from luthier.artifacts.dataset import has_split, outlined, splits
+from luthier.chat.messages import Message
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import counted
+from luthier.core.hashing import digest_of
+from luthier.core.step import ArtifactSpec, DataRef, Forecast, ModelRef, PlanContext, Step, StepContext
 from luthier.data.augment.ask import choose_options, draw_completions
-from luthier.data.pair_row import pair_row
-from luthier.data.passes.remake import Remade, read_rows
-from luthier.data.row import Row
-from luthier.text.dataset import has_split, outlined, splits
-from luthier.text.messages import Message
+from luthier.data.engine.cache import Remade, read_rows
+from luthier.data.row import Row, pair_row
 
 if TYPE_CHECKING:
     from luthier.models.lm.base import LanguageModel, Response
@@ -43,7 +42,7 @@ class _Draft(NamedTuple):
     why_not: str = ""
 
     @property
-    def asked(self) -> tuple[Message, ...]:
+    def prompt_messages(self) -> tuple[Message, ...]:
         return self.row.messages[:-1]
 
 
@@ -84,13 +83,13 @@ class Constitution(Step):
             raise ValueError("a rule is empty or stands twice")
         return rules
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, criticise, revise and write the pairs, some rows at a time; what was written is kept."""
         from luthier.models.lm.cached import open_lm
 
         started, data = time.perf_counter(), work.inputs["data"]
         if not has_split(data, "train"):
-            raise DataError("the data set has no training rows", where=Where(field="data"))
+            raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
         lm, made, done = open_lm(work.inputs["model"], work.scratch / "asked"), Remade(work, data), 0
         pairs = 0
         for split in splits(data):
@@ -103,10 +102,10 @@ class Constitution(Step):
                 pairs += self._write(made, split, drafts, work)
                 done += len(drafts)
                 work.events.progress(done, len(rows), "rows")
-        told = made.close(task="text", labels=[])
-        if not told.rows.get("train"):
-            why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in told.dropped.items())
-            raise DataError(f"no pair was made of any training row ({why})", remedy=self._remedy(told.dropped))
+        summary = made.close(task="text", labels=[])
+        if not summary.rows.get("train"):
+            why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in summary.dropped.items())
+            raise DataError(f"no pair was made of any training row ({why})", hint=self._remedy(summary.dropped))
         work.events.note(
             f"{counted(pairs, 'pair')} of {counted(done, 'answer')}, by {counted(len(self.rules), 'rule')}"
         )
@@ -122,23 +121,26 @@ class Constitution(Step):
     def _drafts(self, lm: LanguageModel, rows: Sequence[Row], seed: int) -> list[_Draft]:
         """Answers, critiques, revisions, and what became of them."""
         rules = [self.rules[_stream(seed, row, "rule") % len(self.rules)] for row in rows]
-        said = [(row.answer, "") for row in rows] if self.answers == "data" else self._answers(lm, rows, seed)
+        answers = [(row.answer, "") for row in rows] if self.answers == "data" else self._answers(lm, rows, seed)
         drafts = [
-            _Draft(row, rule, answer, why_not=why) for row, rule, (answer, why) in zip(rows, rules, said, strict=True)
+            _Draft(row, rule, answer, why_not=why)
+            for row, rule, (answer, why) in zip(rows, rules, answers, strict=True)
         ]
         for name in ("critique", "revision"):
             drafts = self._filled(lm, drafts, name, seed)
         return self._chosen(lm, drafts) if self.chosen else drafts
 
     def _answers(self, lm: LanguageModel, rows: Sequence[Row], seed: int) -> list[tuple[str, str]]:
-        asked = [row.messages[:-1] for row in rows]
-        return [_usable(one, "answer") for one in self._say(lm, asked, [_stream(seed, row, "a") for row in rows])]
+        prompts = [row.messages[:-1] for row in rows]
+        return [_usable(one, "answer") for one in self._say(lm, prompts, [_stream(seed, row, "a") for row in rows])]
 
     def _filled(self, lm: LanguageModel, drafts: Sequence[_Draft], name: str, seed: int) -> list[_Draft]:
         """The drafts with what the model says next, where all went well so far."""
         going = [one for one in drafts if not one.why_not]
-        told = self._say(lm, [_talk(one, name) for one in going], [_stream(seed, one.row, name) for one in going])
-        found = iter(_usable(one, name) for one in told)
+        completions = self._say(
+            lm, [_talk(one, name) for one in going], [_stream(seed, one.row, name) for one in going]
+        )
+        found = iter(_usable(one, name) for one in completions)
         return [one if one.why_not else _with(one, name, *next(found)) for one in drafts]
 
     def _chosen(self, lm: LanguageModel, drafts: Sequence[_Draft]) -> list[_Draft]:
@@ -150,10 +152,10 @@ class Constitution(Step):
         why = "the model finds the first answer better by the rule"
         return [one._replace(why_not=why) if not one.why_not and next(wrong) else one for one in drafts]
 
-    def _say(self, lm: LanguageModel, asked: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
-        return draw_completions(lm, asked, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
+    def _say(self, lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
+        return draw_completions(lm, prompts, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
 
-    def _write(self, made: Remade, split: str, drafts: Sequence[_Draft], work: Work) -> int:
+    def _write(self, made: Remade, split: str, drafts: Sequence[_Draft], work: StepContext) -> int:
         pairs = []
         for one in drafts:
             if one.why_not:
@@ -163,28 +165,28 @@ class Constitution(Step):
         made.keep(split, pairs, [None] * len(pairs))
         return len(pairs)
 
-    def _pair(self, draft: _Draft, work: Work) -> Row:
+    def _pair(self, draft: _Draft, work: StepContext) -> Row:
         row, writer = draft.row, work.inputs["model"].digest[:12]
         meta = {name: value for name, value in row.meta.items() if name != "rejected"}
         meta |= {
             "rejected": draft.answer, "rule": draft.rule, "critique": draft.critique, "model": writer,
             "parents": {"row": row.id, "answer": writer if self.answers == "model" else "data", "revision": writer},
         }  # fmt: skip
-        return pair_row(draft.asked, draft.revision, meta, (row.source, row.file, row.line))
+        return pair_row(draft.prompt_messages, draft.revision, meta, (row.source, row.file, row.line))
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time."""
-        told = (outlook.outline or self.outline(outlook)).rows
-        if told is None:
+        row_counts = (plan_context.outline or self.outline(plan_context)).rows
+        if row_counts is None:
             return Forecast(how="the data set is not made yet")
-        if (speed := outlook.history.get("measures", {}).get("rows_per_s")) is None:
+        if (speed := plan_context.history.get("measures", {}).get("rows_per_s")) is None:
             return Forecast(how="no model was asked here yet")
-        rows = sum(told.values())
+        rows = sum(row_counts.values())
         return Forecast(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.2f} rows/s of the last time")
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """At most so many pairs as rows are asked; the other answer is told to be as long."""
-        before = outlined(outlook)
+        before = outlined(plan_context)
         rows = {split: min(count, self.rows or count) for split, count in (before.rows or {}).items()}
         pairs, how = [_with_another(one) for one in before.examples], "before any makes no pair"
         return replace(before, rows=rows or None, examples=pairs, task="text", answers=(), how=how)
@@ -200,7 +202,7 @@ def _with_another(example: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _talk(draft: _Draft, name: str) -> tuple[Message, ...]:
     """What stands before a critique or a revision."""
-    turns = [*draft.asked, Message(role="assistant", content=draft.answer)]
+    turns = [*draft.prompt_messages, Message(role="assistant", content=draft.answer)]
     turns.append(Message(role="user", content=_CRITIQUE.format(rule=draft.rule)))
     if name == "revision":
         turns += [Message(role="assistant", content=draft.critique), Message(role="user", content=_REVISE)]
@@ -209,16 +211,16 @@ def _talk(draft: _Draft, name: str) -> tuple[Message, ...]:
 
 def _question(draft: _Draft, first: str, second: str) -> tuple[Message, ...]:
     """Which of two answers keeps the rule?"""
-    asked = draft.asked[-1].content if draft.asked else ""
-    shown = f"Question: {asked}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nRule: {draft.rule}"
-    wanted = "Which answer keeps the rule better? Answer with A or B."
-    return (Message(role="user", content=f"{shown}\n\n{wanted}"),)
+    prompt_text = draft.prompt_messages[-1].content if draft.prompt_messages else ""
+    shown = f"Question: {prompt_text}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nRule: {draft.rule}"
+    instruction = "Which answer keeps the rule better? Answer with A or B."
+    return (Message(role="user", content=f"{shown}\n\n{instruction}"),)
 
 
-def _usable(said: Response, name: str) -> tuple[str, str]:
+def _usable(completion: Response, name: str) -> tuple[str, str]:
     """A text, and why it cannot be used."""
-    text = said.text.strip()
-    return text, "" if text and said.finished else f"its {name} {_CUT if text else 'is empty'}"
+    text = completion.text.strip()
+    return text, "" if text and completion.finished else f"its {name} {_CUT if text else 'is empty'}"
 
 
 def _with(draft: _Draft, name: str, text: str, why_not: str) -> _Draft:

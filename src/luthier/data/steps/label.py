@@ -9,19 +9,19 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.counted import by_name, of_rows
-from luthier.core.errors import DataError, Where
+from luthier.artifacts.dataset import DatasetSummary, as_outlined, outlined, splits
+from luthier.chat.messages import Example, Message
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import by_name, of_rows
 from luthier.core.files import write_aside
-from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
-from luthier.data.adjudicator import Adjudicator, Decision
+from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
 from luthier.data.adjudicators.label_model import LabelModel
-from luthier.data.label.weak import Votes, account, ballots
+from luthier.data.annotation.label_model import Votes, account, ballots
+from luthier.data.engine.cache import Remade, asked_text, read_rows
+from luthier.data.engine.tables import dump
 from luthier.data.label_function import LabelFunction, named
-from luthier.data.passes.remake import Remade, asked_text, read_rows
-from luthier.data.passes.tables import dump
 from luthier.data.row import Row
-from luthier.text.dataset import DatasetSummary, as_outlined, outlined, splits
-from luthier.text.messages import Example, Message
 
 ROWS_PER_S = 20_000
 _SOME_LABEL = "label"
@@ -30,7 +30,7 @@ WEAK, GIVEN = "weak", "given"
 """Columns of `meta`: the functions' votes with the confidence, and the label that a row had before."""
 
 
-class Label(Step):
+class LabelStep(Step):
     """Label rows by labelling functions whose votes are weighed together, and write a data set of labelled rows.
 
     Texts to continue become questions with the label as their answer. Every row keeps the votes in `meta.weak`, and a
@@ -58,15 +58,15 @@ class Label(Step):
     @classmethod
     def _at_least_one(cls, value: object) -> object:
         if value in ([], (), None):
-            raise ValueError("names no labelling function; `luthier parts 'label function'` lists them")
+            raise ValueError("names no labelling function; `luthier components 'label function'` lists them")
         return value
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Let all vote, weigh the votes, and write the rows."""
         started = time.perf_counter()
         data = work.inputs["data"]
-        told = DatasetSummary.read(data)
-        which = self._splits(work, labelled=told.task == "label")
+        dataset_summary = DatasetSummary.read(data)
+        which = self._splits(work, labelled=dataset_summary.task == "label")
         names = named(self.functions)
         votes: Votes = [[] for _ in names]
         given: list[str | None] = []
@@ -74,8 +74,8 @@ class Label(Step):
             for rows in read_rows(data, split):
                 for mine, function in zip(votes, self.functions, strict=True):
                     mine.extend(function.vote(rows))
-                given += [row.answer if told.task == "label" else None for row in rows]
-                work.events.progress(len(given), sum(told.rows.values()), "rows")
+                given += [row.answer if dataset_summary.task == "label" else None for row in rows]
+                work.events.progress(len(given), sum(dataset_summary.rows.values()), "rows")
         verdicts = self.rule.decide(ballots(names, votes))
         accounts = account(names, votes, verdicts, given)
         self._write(work, which, list(zip(verdicts.decisions, zip(*votes, strict=True), strict=True)), names)
@@ -84,7 +84,7 @@ class Label(Step):
             (work.events.note if one.votes else work.events.warning)(str(one))
         return {"rows_per_s": len(given) / max(time.perf_counter() - started, 1e-9)}
 
-    def _splits(self, work: Work, *, labelled: bool) -> list[str]:
+    def _splits(self, work: StepContext, *, labelled: bool) -> list[str]:
         found = splits(work.inputs["data"])
         if self.splits == "all" or (self.splits == "auto" and not labelled):
             return found
@@ -92,11 +92,15 @@ class Label(Step):
             work.events.note("only training rows are labelled: held-out rows keep the labels that they have")
         if not labelled and len(found) > 1:
             what = "held-out rows have no classes, and only training rows are to be labelled"
-            raise DataError(what, where=Where(field="splits"), remedy="set `splits: all`")
+            raise DataError(what, where=SourceLocation(field="splits"), hint="set `splits: all`")
         return ["train"]
 
     def _write(
-        self, work: Work, which: list[str], decided: list[tuple[Decision, tuple[str | None, ...]]], names: list[str]
+        self,
+        work: StepContext,
+        which: list[str],
+        decided: list[tuple[AdjudicatedLabel, tuple[str | None, ...]]],
+        names: list[str],
     ) -> None:
         made = Remade(work, work.inputs["data"])
         labels: set[str] = set()
@@ -115,7 +119,9 @@ class Label(Step):
                 made.keep(split, kept, [row.answer for row in kept])
         if not labels:
             reasons = ", ".join(sorted({decision.why.partition(":")[0] for decision, _ in decided}))
-            raise DataError(f"no row is labelled: {reasons}", where=Where(field="functions"), remedy="loosen the rules")
+            raise DataError(
+                f"no row is labelled: {reasons}", where=SourceLocation(field="functions"), hint="loosen the rules"
+            )
         found = made.close(task="label", labels=sorted(labels))
         dropped = by_name(found.dropped)
         work.events.note(
@@ -124,19 +130,19 @@ class Label(Step):
         )
 
     def _one(
-        self, made: Remade, row: Row, decision: Decision, votes: tuple[str | None, ...], names: list[str]
+        self, made: Remade, row: Row, decision: AdjudicatedLabel, votes: tuple[str | None, ...], names: list[str]
     ) -> Row | None:
-        said = {name: vote for name, vote in zip(names, votes, strict=True) if vote is not None}
+        votes_by_name = {name: vote for name, vote in zip(names, votes, strict=True) if vote is not None}
         has_label = row.kind == "label"
         if decision.label is None and (self.undecided == "drop" or not has_label):
             made.drop(row, decision.why.replace("no judgment", "no vote"))
             return None
-        meta = {**row.meta, WEAK: {"votes": said, "confidence": decision.confidence}}
+        meta = {**row.meta, WEAK: {"votes": votes_by_name, "confidence": decision.confidence}}
         if decision.label is None:
             return replace(row, meta=meta)
         before = row.answer if has_label else ""
         if before != decision.label:
-            made.rewritten(row, f"labelled by {len(said)} of {len(names)} functions", before, decision.label)
+            made.rewritten(row, f"labelled by {len(votes_by_name)} of {len(names)} functions", before, decision.label)
         if has_label:
             meta[GIVEN] = before
         return replace(row, meta=meta, kind="label", messages=self._turns(row, decision.label))
@@ -150,17 +156,17 @@ class Label(Step):
             before = (Message(role="system", content=self.system), *before)
         return (*before, Message(role="assistant", content=label))
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time, or a common one."""
-        rows = rows_ahead(outlook)
+        rows = rows_ahead(plan_context)
         if rows is None:
             return Forecast(how="the data set is not made yet")
-        speed = outlook.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
+        speed = plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
         return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """At most the rows of the data set, which all have a class; which ones there are is not known yet."""
-        before = outlined(outlook)
+        before = outlined(plan_context)
         if before.task == "label":
             return before
         rows = [self._labelled(Example.model_validate(one)) for one in before.examples]
@@ -173,9 +179,9 @@ class Label(Step):
         return example.model_copy(update={"kind": "label", "messages": self._turns(row, _SOME_LABEL)})
 
 
-def rows_ahead(outlook: Outlook) -> int | None:
+def rows_ahead(plan_context: PlanContext) -> int | None:
     """Rows of the data set that a step reads, made or expected."""
-    if (made := outlook.inputs.get("data")) is not None:
+    if (made := plan_context.inputs.get("data")) is not None:
         return sum(DatasetSummary.read(made).rows.values())
-    expected = outlook.outlines.get("data")
+    expected = plan_context.outlines.get("data")
     return sum(expected.rows.values()) if expected is not None and expected.rows else None

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.artifacts.dataset import MADE, DatasetSummary, has_split, outlined
 from luthier.core.artifact import Artifact
-from luthier.core.counted import by_name, counted
-from luthier.core.digest import digest_of
+from luthier.core.events import by_name, counted, spread
 from luthier.core.files import write_aside
-from luthier.core.spread import spread
-from luthier.core.step import Forecast, Outline, Outlook, Reads, Step, Work
+from luthier.core.hashing import digest_of
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Reads, Step, StepContext
 from luthier.data.augment.rows import tables
-from luthier.data.passes.shares import Ask, amounts
-from luthier.data.passes.tables import Event, EventWriter, TableWriter, dump, example_schema
+from luthier.data.dedup.shingles import digest8, prompt_key
+from luthier.data.engine.shares import MixtureSpec, amounts
+from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, dump, example_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.data.split import TEST, TRAIN, VALIDATION
-from luthier.data.twins.text_keys import digest8, prompt_key
-from luthier.text.dataset import MADE, DatasetSummary, has_split, outlined
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,36 +73,36 @@ class Mix(Step):
         return self
 
     @property
-    def ask(self) -> Ask:
+    def ask(self) -> MixtureSpec:
         """How much is wished of each."""
-        return Ask(self.weights, self.temperature, self.rows, self.repeats)
+        return MixtureSpec(self.weights, self.temperature, self.rows, self.repeats)
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Decide, draw, write; returns speed."""
         started = time.perf_counter()
         rows = _Mixing(self, work).run()
         return {"rows_per_s": rows / (time.perf_counter() - started)}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows of all inputs and the speed of the last time."""
-        known = self._rows(outlook)
+        known = self._rows(plan_context)
         if any(one is None for one in known):
             return Forecast(peak_bytes=BASE_BYTES, how="not all of the data sets are made yet")
         total = sum(sum(one.values()) for one in known if one)
-        speed = float(outlook.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S)
+        speed = float(plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S)
         how = f"{total} rows at {speed:.0f} rows/s"
         return Forecast(seconds=1 + total / speed, peak_bytes=BASE_BYTES + total * BYTES_PER_ROW, how=how)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The held-out rows of all, and so many training rows as weights and repeats allow."""
-        known = [one for one in self._rows(outlook) if one]
+        known = [one for one in self._rows(plan_context) if one]
         if len(known) < len(self.data):
-            return Outline()
+            return ArtifactSpec()
         rows = {split: sum(one.get(split, 0) for one in known) for split in (TEST, VALIDATION)}
         counts = amounts([one.get(TRAIN, 0) for one in known], self.ask)
-        outlines = [outlined(outlook, f"data.{at}") for at in range(len(self.data))]
+        outlines = [outlined(plan_context, f"data.{at}") for at in range(len(self.data))]
         tasks = {one.task for one in outlines}
-        return Outline(
+        return ArtifactSpec(
             rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
             examples=_in_shares([one.examples for one in outlines], counts),
             task=tasks.pop() if len(tasks) == 1 else None,
@@ -111,12 +110,14 @@ class Mix(Step):
             how="by the sizes of the data sets, before those that another holds out are taken out",
         )
 
-    def _rows(self, outlook: Outlook) -> list[Mapping[str, int] | None]:
+    def _rows(self, plan_context: PlanContext) -> list[Mapping[str, int] | None]:
         """Rows by split of each input, made or expected."""
         found: list[Mapping[str, int] | None] = []
         for at in range(len(self.data)):
-            made = outlook.inputs.get(f"data.{at}")
-            found.append(DatasetSummary.read(made).rows if made else outlook.outlines.get(f"data.{at}", Outline()).rows)
+            made = plan_context.inputs.get(f"data.{at}")
+            found.append(
+                DatasetSummary.read(made).rows if made else plan_context.outlines.get(f"data.{at}", ArtifactSpec()).rows
+            )
         return found
 
 
@@ -142,26 +143,26 @@ class _Part:
 
     def tables(self, split: str) -> Iterator[tuple[int, list[Cells]]]:
         """Some rows of a split at a time, with the place of the first."""
-        place = 0
+        start = 0
         if has_split(self.artifact, split):
             for table in tables(self.artifact, split):
-                yield place, table.to_pylist()
-                place += table.num_rows
+                yield start, table.to_pylist()
+                start += table.num_rows
 
     @property
     def left(self) -> list[int]:
         """Places of training rows that may be drawn."""
-        return [place for place in range(len(self.ids)) if place not in self.reasons[TRAIN]]
+        return [index for index in range(len(self.ids)) if index not in self.reasons[TRAIN]]
 
 
 class _Mixing:
     """One making of the step's artifact."""
 
-    def __init__(self, step: Mix, work: Work) -> None:
+    def __init__(self, step: Mix, work: StepContext) -> None:
         self._step, self._work = step, work
         self._parts = [_Part(name, work.inputs[f"data.{at}"]) for at, name in enumerate(step.data)]
         self._told = [DatasetSummary.read(part.artifact) for part in self._parts]
-        self._is_label = all(told.task == "label" for told in self._told)
+        self._is_label = all(dataset_summary.task == "label" for dataset_summary in self._told)
         self._dropped: dict[str, int] = {}
         self._copies = 0
 
@@ -175,8 +176,8 @@ class _Mixing:
         events = EventWriter(self._work.folder / "events.parquet")
         written = {split: self._write(split, events) for split in (TRAIN, VALIDATION, TEST)}
         events.close()
-        told = self._conclude({split: count for split, count in written.items() if count})
-        return told.rows_in
+        dataset_summary = self._conclude({split: count for split, count in written.items() if count})
+        return dataset_summary.rows_in
 
     def _claim(self) -> None:
         """Say of each row whether a row with a better claim has its prompt, or is the same row."""
@@ -186,14 +187,14 @@ class _Mixing:
             before = dict(held)
             for part in self._parts:
                 for start, rows in part.tables(split):
-                    for place, row in enumerate(rows, start):
+                    for index, row in enumerate(rows, start):
                         key = digest8(prompt_key(_row(row)))
                         if split == TRAIN:
                             part.ids.append(row["id"])
                         if (owner := before.get(key, part.name)) != part.name:
-                            part.reasons[split][place] = f"held out in another data set: {owner}"
+                            part.reasons[split][index] = f"held out in another data set: {owner}"
                         elif (other := ids.setdefault(row["id"], part.name)) != part.name:
-                            part.reasons[split][place] = f"stands in another data set: {other}"
+                            part.reasons[split][index] = f"stands in another data set: {other}"
                         elif split != TRAIN:
                             held.setdefault(key, part.name)
 
@@ -214,13 +215,13 @@ class _Mixing:
 
     def _kept(self, part: _Part, split: str, rows: Iterable[tuple[int, Cells]], events: EventWriter) -> Iterator[Cells]:
         """The rows that stay, each as often as it was drawn; the others are told."""
-        for place, row in rows:
-            times = part.times.get(place, 0) if split == TRAIN else 1
-            reason = part.reasons[split].get(place) or (None if times else f"not drawn: {part.name}")
+        for index, row in rows:
+            times = part.times.get(index, 0) if split == TRAIN else 1
+            reason = part.reasons[split].get(index) or (None if times else f"not drawn: {part.name}")
             if reason is not None:
                 kind = reason.partition(": ")[0]
                 self._dropped[kind] = self._dropped.get(kind, 0) + 1
-                events.write([Event(row["id"], row["file"], row["line"], "mix", "drop", reason)])
+                events.write([RowEvent(row["id"], row["file"], row["line"], "mix", "drop", reason)])
                 continue
             kept = row if self._is_label else _as_text(row)
             yield kept
@@ -228,7 +229,7 @@ class _Mixing:
             self._copies += times - 1
 
     def _conclude(self, rows: dict[str, int]) -> DatasetSummary:
-        told = DatasetSummary(
+        dataset_summary = DatasetSummary(
             rows_in=sum(sum(one.rows.values()) for one in self._told),
             rows=rows,
             dropped=dict(sorted(self._dropped.items())),
@@ -238,24 +239,26 @@ class _Mixing:
             sources=[source for one in self._told for source in one.sources],
             made={"mix": self._copies} if self._copies else {},
         )
-        told.write(self._work.folder)
+        dataset_summary.write(self._work.folder)
         parts = {part.name: sum(part.times.values()) for part in self._parts}
         write_aside(self._work.folder / "mix.json", (json.dumps(parts, indent=1, ensure_ascii=False) + "\n").encode())
-        why = f" ({by_name(told.dropped)})" if told.dropped else ""
-        self._work.events.note(f"{counted(told.rows_in, 'row')} in, {sum(told.dropped.values())} dropped{why}")
+        why = f" ({by_name(dataset_summary.dropped)})" if dataset_summary.dropped else ""
+        self._work.events.note(
+            f"{counted(dataset_summary.rows_in, 'row')} in, {sum(dataset_summary.dropped.values())} dropped{why}"
+        )
         if self._is_label is False and any(one.task == "label" for one in self._told):
             self._work.events.note("not all data sets have classes, so classes are learnt as free text")
-        return told
+        return dataset_summary
 
 
 def _draw(part: _Part, count: int, seed: int) -> None:
     """Whole rounds of all rows, then those whose seeded digests are the lowest."""
     left = part.left
     rounds, rest = divmod(count, len(left)) if left else (0, 0)
-    ranked = sorted(left, key=lambda place: (digest8(f"{seed}:{part.ids[place]}"), part.ids[place]))
-    part.times = {place: rounds for place in left if rounds}
-    for place in ranked[:rest]:
-        part.times[place] = rounds + 1
+    ranked = sorted(left, key=lambda index: (digest8(f"{seed}:{part.ids[index]}"), part.ids[index]))
+    part.times = {index: rounds for index in left if rounds}
+    for index in ranked[:rest]:
+        part.times[index] = rounds + 1
 
 
 def _copy(row: Cells, number: int) -> Cells:

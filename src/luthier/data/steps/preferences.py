@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.counted import counted
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Outlook, Reads, Step, Work
-from luthier.data.pair_row import pair_row
-from luthier.data.rated import Take
-from luthier.text.probed import PROBED, read
+from luthier.artifacts.findings import PROBED, read
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.events import counted
+from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, PlanContext, Reads, Step, StepContext
+from luthier.data.row import Take, pair_row
 
 if TYPE_CHECKING:
-    from luthier.data.rated import Better
-    from luthier.data.row import Row
-    from luthier.text.messages import Example
-    from luthier.text.probed import Probed
+    from luthier.artifacts.findings import Probed
+    from luthier.chat.messages import Example
+    from luthier.data.row import Better, Row
 
 PREFERRED = "preferences.jsonl"
 """Where people's judgments say, row by row, what was preferred to what."""
@@ -31,10 +29,10 @@ class Preferences(Step):
     """Make rows of prompt, chosen and rejected answer, for preference tuning, of what people said or of failed probes.
 
     Of rated answers (`data`): two answers to one prompt that are apart by `margin`; splits stay what they are, so a
-    prompt's answers should be in one split (`group`). Of `judgments`: the answer that people preferred, and the one
-    that they did not. Of a `report`: the answer that a probe wanted, and what the model said. Rows that did not fail,
-    and those of which nothing better is known, are left out and listed in `events.parquet`. A probe that was learnt
-    from measures what was remembered: measure afterwards with another one.
+    prompt's answers should be in one split (`group`). Of `human_ratings`: the answer that people preferred, and the one
+    that they did not. Of an `evaluation`: the answer that a probe wanted, and what the model said. Rows that did not
+    fail, and those of which nothing better is known, are left out and listed in `events.parquet`. A probe that was
+    learnt from measures what was remembered: measure afterwards with another one.
     """
 
     kind: Literal["preferences"] = "preferences"
@@ -48,9 +46,9 @@ class Preferences(Step):
     """By how much one answer to a prompt must be rated above another to make a pair."""
     take: Take = "extremes"
     """Which pairs of a prompt's answers: the highest with the lowest, or `all` that are apart by `margin`."""
-    report: EvaluationRef = None
+    evaluation: EvaluationRef = None
     """The step that made an evaluation whose probes asked."""
-    judgments: JudgmentsRef = None
+    human_ratings: JudgmentsRef = None
     """The step that took people's judgments together."""
     model: str = "tuned"
     """Whose failures are used: `tuned` or `base`."""
@@ -59,18 +57,18 @@ class Preferences(Step):
 
     @model_validator(mode="after")
     def _from_one(self) -> Preferences:
-        if sum(one is not None for one in (self.data, self.report, self.judgments)) != 1:
-            raise ValueError("expected one of `data`, `report` and `judgments`")
-        if self.report is None and (changed := {"model", "probes"} & self.model_fields_set):
+        if sum(one is not None for one in (self.data, self.evaluation, self.human_ratings)) != 1:
+            raise ValueError("expected one of `data`, `evaluation` and `human_ratings`")
+        if self.evaluation is None and (changed := {"model", "probes"} & self.model_fields_set):
             raise ValueError(f"{min(changed)} chooses among what probes asked; people's judgments have none")
         if self.data is None and (changed := {"rating", "margin", "take"} & self.model_fields_set):
             raise ValueError(f"{min(changed)} is about rated answers; name their data set as `data`")
         return self
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Read what was asked, and write the pairs."""
-        from luthier.data.passes.tables import Event, EventWriter
-        from luthier.text.dataset import DatasetSummary, SourceCount
+        from luthier.artifacts.dataset import DatasetSummary, SourceCount
+        from luthier.data.engine.tables import EventWriter, RowEvent
 
         mine = self._mine(work)
         events = EventWriter(work.folder / "events.parquet")
@@ -81,19 +79,19 @@ class Preferences(Step):
                 why = why_not or ("the same pair came before" if any(pair.id in own for own in kept.values()) else "")
                 if why:
                     dropped[why] += 1
-                    events.write([Event(pair.id, pair.file, pair.line, work.name, "drop", why)])
+                    events.write([RowEvent(pair.id, pair.file, pair.line, work.name, "drop", why)])
                 else:
                     kept[split][pair.id] = pair
         events.close()
         counts = {split: len(rows) for split, rows in kept.items() if rows}
         if not counts.get("train"):
             why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in sorted(dropped.items()))
-            where = Where(field="data" if self.data else "report")
+            where = SourceLocation(field="data" if self.data else "evaluation")
             raise DataError(f"no row has an answer that is known to be better than another ({why})", where=where)
         for split in counts:
             _write(work.folder / "examples" / f"{split}.parquet", list(kept[split].values()))
         every = [pair for rows in mine.values() for pair, _ in rows]
-        told = DatasetSummary(
+        summary = DatasetSummary(
             rows_in=len(every),
             rows=counts,
             dropped=dict(sorted(dropped.items())),
@@ -102,43 +100,43 @@ class Preferences(Step):
             labels=[],
             sources=[SourceCount(source=every[0].source, file=every[0].file, rows=len(every))],
         )
-        told.write(work.folder)
+        summary.write(work.folder)
         work.events.note(f"{counted(sum(counts.values()), 'pair')} of {counted(len(every), 'row')}")
         return {}
 
-    def _mine(self, work: Work) -> dict[str, list[tuple[Row, str]]]:
+    def _mine(self, work: StepContext) -> dict[str, list[tuple[Row, str]]]:
         """By split, each pair (or row of which none is made) and why it cannot be used."""
         if self.data is not None:
             return self._rated(work)
-        return {"train": self._judged(work) if self.judgments is not None else self._probed(work)}
+        return {"train": self._judged(work) if self.human_ratings is not None else self._probed(work)}
 
-    def _rated(self, work: Work) -> dict[str, list[tuple[Row, str]]]:
+    def _rated(self, work: StepContext) -> dict[str, list[tuple[Row, str]]]:
         """Pairs of rated answers, split by split."""
-        from luthier.data.rated import Left, check_column, pairs_by_rating
-        from luthier.text.dataset import read_examples, splits
+        from luthier.artifacts.dataset import read_examples, splits
+        from luthier.data.row import UnpairedRow, check_column, pairs_by_rating
 
         data = work.inputs["data"]
         every = {split: read_examples(data, split) for split in splits(data)}
         check_column([row for rows in every.values() for row in rows], self.rating)
         return {
             split: [
-                (_alone(one.row), one.why) if isinstance(one, Left) else (_of_two(one), "")
+                (_alone(one.row), one.why) if isinstance(one, UnpairedRow) else (_of_two(one), "")
                 for one in pairs_by_rating(rows, self.rating, self.margin, self.take)
             ]
             for split, rows in every.items()
         }
 
-    def _probed(self, work: Work) -> list[tuple[Row, str]]:
+    def _probed(self, work: StepContext) -> list[tuple[Row, str]]:
         """Pairs of what probes asked, each with why it cannot be used."""
-        rows = list(read(work.inputs["report"]))
+        rows = list(read(work.inputs["evaluation"]))
         self._check(rows)
         mine = [(line, one) for line, one in enumerate(rows, 1) if one.model == self.model and self._wanted(one)]
         return [
             (
                 pair_row(
-                    one.asked,
-                    one.wanted or "",
-                    {"rejected": one.said, "probe": one.probe, "group": one.group, "row": one.row},
+                    one.prompt,
+                    one.expected or "",
+                    {"rejected": one.completion, "probe": one.probe, "group": one.group, "row": one.row},
                     ("probes", PROBED, line),
                 ),
                 _why_not(one),
@@ -146,19 +144,19 @@ class Preferences(Step):
             for line, one in mine
         ]
 
-    def _judged(self, work: Work) -> list[tuple[Row, str]]:
+    def _judged(self, work: StepContext) -> list[tuple[Row, str]]:
         """Pairs of what people preferred."""
-        from luthier.text.messages import Message
+        from luthier.chat.messages import Message
 
         found = []
-        text = work.inputs["judgments"].path(PREFERRED).read_text(encoding="utf-8")
-        for line, told in enumerate(map(json.loads, text.splitlines()), 1):
-            asked = tuple(Message.model_validate(turn) for turn in told["prompt"])
-            meta = {name: told[name] for name in ("rejected", "margin", "judges", "row")}
-            found.append((pair_row(asked, told["chosen"], meta, ("judgments", PREFERRED, line)), ""))
+        text = work.inputs["human_ratings"].path(PREFERRED).read_text(encoding="utf-8")
+        for line, record in enumerate(map(json.loads, text.splitlines()), 1):
+            prompt = tuple(Message.model_validate(turn) for turn in record["prompt"])
+            meta = {name: record[name] for name in ("rejected", "margin", "judges", "row")}
+            found.append((pair_row(prompt, record["chosen"], meta, ("judgments", PREFERRED, line)), ""))
         if not found:
-            where = Where(field="judgments")
-            raise DataError("people preferred no answer to another", where=where, remedy="let more rows be judged")
+            where = SourceLocation(field="human_ratings")
+            raise DataError("people preferred no answer to another", where=where, hint="let more rows be judged")
         return found
 
     def _wanted(self, row: Probed) -> bool:
@@ -167,43 +165,45 @@ class Preferences(Step):
     def _check(self, rows: list[Probed]) -> None:
         models, probes = {row.model for row in rows}, {row.probe for row in rows}
         if not rows:
-            remedy = "give it probes that ask, such as `counterfactual`"
-            raise DataError("the evaluation's probes asked nothing", where=Where(field="report"), remedy=remedy)
+            hint = "give it probes that ask, such as `counterfactual`"
+            raise DataError(
+                "the evaluation's probes asked nothing", where=SourceLocation(field="evaluation"), hint=hint
+            )
         if self.model not in models:
-            remedy = did_you_mean(self.model, models)
-            raise DataError(f"nobody asked {self.model!r}", where=Where(field="model"), remedy=remedy)
+            hint = did_you_mean(self.model, models)
+            raise DataError(f"nobody asked {self.model!r}", where=SourceLocation(field="model"), hint=hint)
         for name in self.probes:
             if name not in probes:
-                remedy = did_you_mean(name, probes)
-                raise DataError(f"no row is of the probe {name!r}", where=Where(field="probes"), remedy=remedy)
+                hint = did_you_mean(name, probes)
+                raise DataError(f"no row is of the probe {name!r}", where=SourceLocation(field="probes"), hint=hint)
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Reading a file takes no time."""
         return Forecast(seconds=1.0, how="reads what probes asked")
 
 
 def _of_two(better: Better) -> Row:
     """A pair of rated answers, with all that its better row knew."""
-    from luthier.text.messages import answer_of, prompt_of
+    from luthier.chat.messages import answer_of, prompt_of
 
-    row, place = better.row, better.row.origin
+    row, origin = better.row, better.row.origin
     meta = {**row.meta, "rejected": answer_of(better.other), "margin": better.margin, "other": better.other.id}
-    return pair_row(prompt_of(row), answer_of(row), meta, (place.source, place.file, place.line))
+    return pair_row(prompt_of(row), answer_of(row), meta, (origin.source, origin.file, origin.line))
 
 
 def _alone(example: Example) -> Row:
     from luthier.data.row import Row
 
-    place = example.origin
+    origin = example.origin
     return Row(
-        n=0, id=example.id, source=place.source, file=place.file, line=place.line, kind=example.kind,
+        n=0, id=example.id, source=origin.source, file=origin.file, line=origin.line, kind=example.kind,
         messages=example.messages, meta=example.meta,
     )  # fmt: skip
 
 
 def _write(path: Path, rows: list[Row]) -> None:
     from luthier.data.augment.rows import as_examples
-    from luthier.data.passes.tables import TableWriter, example_schema
+    from luthier.data.engine.tables import TableWriter, example_schema
 
     writer = TableWriter(path, example_schema())
     writer.write(as_examples(rows, [None] * len(rows)))
@@ -213,6 +213,6 @@ def _write(path: Path, rows: list[Row]) -> None:
 def _why_not(row: Probed) -> str:
     if not row.failed:
         return "did not fail"
-    if row.wanted is None:
+    if row.expected is None:
         return "nothing better is known"
-    return "said what was wanted" if row.wanted.strip() == row.said.strip() else ""
+    return "said what was wanted" if row.expected.strip() == row.completion.strip() else ""

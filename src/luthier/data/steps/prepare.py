@@ -12,15 +12,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.step import Forecast, Outline, Outlook, Step, Work
-from luthier.data.intake.expect import bytes_read, expected
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step, StepContext
+from luthier.data.engine.pipeline import Options, prepare
 from luthier.data.operator import Operator
-from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.source import Source
 from luthier.data.split import Split
+from luthier.data.suggest.settings import bytes_read, expected
 
 BYTES_PER_S = 1_500_000
-"""Measured on two cores of a common server with normalise, pii, exact and near duplicates."""
+"""Measured on two cores of a common server with normalize, pii, exact and near duplicates."""
 BASE_BYTES = 250 << 20
 """Memory of the process with its libraries; batches add little."""
 BYTES_PER_TOKEN = 4
@@ -62,7 +62,7 @@ class Prepare(Step):
             raise ValueError(f"split.group is {self.split.group!r} and source.group {self.source.group!r}; name one")
         return self
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Run the pipeline; returns memory, and the speed of all but models and pairs of rows, where it is that."""
         start = time.perf_counter()
         size = bytes_read(self.source, work.base) or 0
@@ -75,13 +75,13 @@ class Prepare(Step):
         is_usual = prepared.is_anew and seconds >= TELLS_S and not self._extra_s(prepared.rows, size)
         return {**(speed if is_usual else {}), "peak_bytes": peak}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""
-        outline = outlook.outline or self.outline(outlook)
-        size = bytes_read(self.source, outlook.base)
+        outline = plan_context.outline or self.outline(plan_context)
+        size = bytes_read(self.source, plan_context.base)
         if size is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data is not here yet")
-        measured = _measured(outlook.history, "bytes_per_s")
+        measured = _measured(plan_context.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
         extra = self._extra_s(sum((outline.rows or {}).values()), size)
@@ -107,15 +107,15 @@ class Prepare(Step):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(cores, 8)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """Rows by split and some of them, from those that are read in a moment, the file's size and the split."""
-        found = expected(self.source, self.split, outlook.base)
+        found = expected(self.source, self.split, plan_context.base)
         return found if self.task == "auto" else replace(found, task=self.task)
 
 
 def _measured(history: Mapping[str, Any], name: str) -> float | None:
     """A measure of the last making, wherever the timing file keeps measures."""
-    for place in (history, history.get("measures", {})):
-        if isinstance(place, Mapping) and isinstance(place.get(name), (int, float)) and place[name] > 0:
-            return float(place[name])
+    for table in (history, history.get("measures", {})):
+        if isinstance(table, Mapping) and isinstance(table.get(name), (int, float)) and table[name] > 0:
+            return float(table[name])
     return None

@@ -11,20 +11,20 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
+from luthier.artifacts.dataset import DatasetSummary, has_split, outlined, splits
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
 from luthier.data.checks.bias_terms import TERMS, named_groups
-from luthier.data.passes.remake import Remade, asked_text, read_rows
+from luthier.data.engine.cache import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.split import TRAIN
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import DatasetSummary, has_split, outlined, splits
 
 ROWS_PER_S = 5_000
 Axis = Literal["gender", "orientation", "religion", "origin", "age", "ability"]
 
 
-class Cell(NamedTuple):
+class GroupLabel(NamedTuple):
     """A group and a label; of free text, the label is empty."""
 
     group: str
@@ -54,7 +54,7 @@ class Reweigh(Step):
     """Give every row a weight, or leave rows of too frequent pairs out."""
     weight: str = Field(default="weight", min_length=1)
     """The column of `meta` that the weight is written to."""
-    most: float = Field(default=10.0, gt=1)
+    max: float = Field(default=10.0, gt=1)
     """No weight is larger: one rare row should not decide what is learnt."""
 
     @model_validator(mode="after")
@@ -63,17 +63,17 @@ class Reweigh(Step):
             raise ValueError("wants either `column` or `axis`: by what rows fall into groups")
         return self
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Count pairs, then write every row with its weight, or without those that are left out."""
         data = work.inputs["data"]
-        told = DatasetSummary.read(data)
+        dataset_summary = DatasetSummary.read(data)
         if not has_split(data, TRAIN):
-            raise DataError("the data set has no training rows", where=Where(field="data"))
-        is_label = told.task == "label"
+            raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
+        is_label = dataset_summary.task == "label"
         cells = {row.id: self._cell(row, is_label) for batch in read_rows(data, TRAIN) for row in batch}
         counts = Counter(cells.values())
         self._check(work, counts)
-        weights = weights_of(counts, most=self.most)
+        weights = weights_of(counts, most=self.max)
         left_out = _too_many(cells, counts, work.seed) if self.how == "sample" else frozenset()
         made = Remade(work, data)
         for split in splits(data):
@@ -85,53 +85,53 @@ class Reweigh(Step):
                     else:
                         kept.append(self._weighed(row, weights[cells[row.id]] if split == TRAIN else 1.0))
                 made.keep(split, kept, [row.answer if is_label else None for row in kept])
-        made.close(task=told.task, labels=told.labels)
+        made.close(task=dataset_summary.task, labels=dataset_summary.labels)
         work.events.note(self._said(counts, weights, len(left_out)))
         return {}
 
-    def _cell(self, row: Row, is_label: bool) -> Cell:
+    def _cell(self, row: Row, is_label: bool) -> GroupLabel:
         label = row.answer if is_label else ""
         if self.column is not None:
             value = row.meta.get(self.column)
-            return Cell("" if value is None else str(value), label)
+            return GroupLabel("" if value is None else str(value), label)
         mine = [name for name in named_groups(asked_text(row)) if name.startswith(f"{self.axis}: ")]
-        return Cell(mine[0].partition(": ")[2] if len(mine) == 1 else "", label)
+        return GroupLabel(mine[0].partition(": ")[2] if len(mine) == 1 else "", label)
 
-    def _check(self, work: Work, counts: Mapping[Cell, int]) -> None:
+    def _check(self, work: StepContext, counts: Mapping[GroupLabel, int]) -> None:
         groups = {cell.group for cell in counts}
         if groups == {""}:
             what = f"no training row has {self.column!r}" if self.column else f"no training row names a {self.axis}"
             known = {name for batch in read_rows(work.inputs["data"], TRAIN) for row in batch for name in row.meta}
-            remedy = did_you_mean(self.column, known) if self.column else f"other axes: {', '.join(TERMS)}"
-            raise DataError(what, where=Where(field="column" if self.column else "axis"), remedy=remedy)
+            hint = did_you_mean(self.column, known) if self.column else f"other axes: {', '.join(TERMS)}"
+            raise DataError(what, where=SourceLocation(field="column" if self.column else "axis"), hint=hint)
         if len(groups) < 2:
-            raise DataError("all training rows are of one group", where=Where(field="column"))
+            raise DataError("all training rows are of one group", where=SourceLocation(field="column"))
 
     def _weighed(self, row: Row, weight: float) -> Row:
         return row if self.how == "sample" else replace(row, meta={**row.meta, self.weight: weight})
 
-    def _said(self, counts: Mapping[Cell, int], weights: Mapping[Cell, float], dropped: int) -> str:
+    def _said(self, counts: Mapping[GroupLabel, int], weights: Mapping[GroupLabel, float], dropped: int) -> str:
         if self.how == "sample":
             return f"{dropped:,} of {sum(counts.values()):,} training rows are left out"
         least, most = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
-        told = [
+        messages = [
             f"{weights[one]:g} for {' and '.join(filter(None, one)) or 'rows of no group'}" for one in (least, most)
         ]
-        return f"weights from {told[0]} to {told[1]}"
+        return f"weights from {messages[0]} to {messages[1]}"
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and a common speed."""
-        rows = rows_ahead(outlook)
+        rows = rows_ahead(plan_context)
         if rows is None:
             return Forecast(how="the data set is not made yet")
         return Forecast(seconds=1 + rows / ROWS_PER_S, how=f"{rows:,} rows at {ROWS_PER_S:,} rows/s")
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, at most."""
-        return outlined(outlook)
+        return outlined(plan_context)
 
 
-def weights_of(counts: Mapping[Cell, int], *, most: float) -> dict[Cell, float]:
+def weights_of(counts: Mapping[GroupLabel, int], *, most: float) -> dict[GroupLabel, float]:
     """P(g) P(y) / P(g, y) of each pair; of one label only, weights that give all groups the same sum."""
     total = sum(counts.values())
     groups, labels = Counter[str](), Counter[str]()
@@ -145,7 +145,7 @@ def weights_of(counts: Mapping[Cell, int], *, most: float) -> dict[Cell, float]:
     return {cell: round(min(weight, most), 6) for cell, weight in found.items()}
 
 
-def _too_many(cells: Mapping[str, Cell], counts: Mapping[Cell, int], seed: int) -> frozenset[str]:
+def _too_many(cells: Mapping[str, GroupLabel], counts: Mapping[GroupLabel, int], seed: int) -> frozenset[str]:
     """Rows beyond each pair's share, when no row may come twice: all shares are made as small as the rarest needs."""
     weights = weights_of(counts, most=float("inf"))
     factor = min(1 / weight for weight in weights.values())

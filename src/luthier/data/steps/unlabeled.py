@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError, RecipeError, Where
-from luthier.core.step import DataRef, Forecast, Outline, Outlook, Step, Work
+from luthier.core.errors import DataError, RecipeError, SourceLocation
+from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.data.engine.pipeline import Options, prepare
+from luthier.data.engine.reader import EMPTY_ANSWER
 from luthier.data.ops.label_spelling import LabelSpelling
-from luthier.data.passes.pipeline import Options, prepare
-from luthier.data.passes.reader import EMPTY_ANSWER
 from luthier.data.split import Split
 from luthier.data.steps.prepare import BASE_BYTES, Prepare
-from luthier.text.dataset import DatasetSummary
 
 
 class Unlabeled(Step):
@@ -21,7 +21,7 @@ class Unlabeled(Step):
 
     The same source is read and the same operators work on the texts, so that personal data is redacted as in the data
     set. `luthier export` gives the rows to annotators, with the classes of the data set to choose from; the steps
-    `propose`, `select` and `label` take them too.
+    `prelabel`, `sample_for_labeling` and `label` take them too.
     """
 
     kind: Literal["unlabeled"] = "unlabeled"
@@ -30,39 +30,39 @@ class Unlabeled(Step):
     data: DataRef
     """The step `prepare` that left the rows out."""
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Read the source once more, keep the rows without an answer, and note the classes of the others."""
         data = work.inputs["data"]
-        before, told = _prepared(data), DatasetSummary.read(data)
-        if EMPTY_ANSWER not in told.dropped:
-            what, remedy = "no row of the data set was left out for an empty answer", "leave the step out"
-            raise DataError(what, where=Where(field="data"), remedy=remedy)
+        before, dataset_summary = _prepared(data), DatasetSummary.read(data)
+        if EMPTY_ANSWER not in dataset_summary.dropped:
+            what, hint = "no row of the data set was left out for an empty answer", "leave the step out"
+            raise DataError(what, where=SourceLocation(field="data"), hint=hint)
         source = before.source.model_copy(update={"unlabeled": "only", "system": None})
         operators = [one for one in before.ops if not isinstance(one, LabelSpelling)]
         prepare(source, operators, Split(test=0), work, Options(task="text"))
         kept = DatasetSummary.read(Artifact(work.folder, data.manifest, data.find))
-        kept.model_copy(update={"choices": told.labels}).write(work.folder)
+        kept.model_copy(update={"choices": dataset_summary.labels}).write(work.folder)
         return {}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """As long as the data set took."""
-        if (data := outlook.inputs.get("data")) is None:
+        if (data := plan_context.inputs.get("data")) is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data set is not made yet")
         seconds = data.timing().get("seconds")
         return Forecast(seconds=seconds, peak_bytes=BASE_BYTES, how="as long as the data set took")
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows that were left out for an empty answer, some of which operators may leave out."""
-        if (data := outlook.inputs.get("data")) is None:
-            return Outline(task="text")
+        if (data := plan_context.inputs.get("data")) is None:
+            return ArtifactSpec(task="text")
         rows = DatasetSummary.read(data).dropped.get(EMPTY_ANSWER, 0)
-        return Outline(rows={"train": rows}, task="text", how="before operators drop any")
+        return ArtifactSpec(rows={"train": rows}, task="text", how="before operators drop any")
 
 
 def _prepared(data: Artifact) -> Prepare:
     """The step that made the data set, with its settings."""
     if data.manifest.kind != "prepare":
-        remedy = "name the step `prepare` that reads the file"
+        hint = "name the step `prepare` that reads the file"
         what = f"`data` names a step {data.manifest.kind!r}, which reads no source"
-        raise RecipeError(what, where=Where(field="data"), remedy=remedy)
+        raise RecipeError(what, where=SourceLocation(field="data"), hint=hint)
     return Prepare.model_validate(data.manifest.settings)

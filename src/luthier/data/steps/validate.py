@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.artifacts.findings import COUNTS
 from luthier.core.component import members
-from luthier.core.step import DataRef, Forecast, Outlook, Step, TeacherRef, Work
+from luthier.core.step import DataRef, Forecast, PlanContext, Step, StepContext, TeacherRef
 from luthier.data.check import Check
-from luthier.text.findings import COUNTS
 
 ROWS_PER_S = 300
 """Rows with all quick checks, measured on one core of a common server; many classes take longer."""
@@ -67,14 +67,14 @@ class Validate(Step):
                 found[_kind(one) or f"{len(found)}"] = one
         return list(found.values())
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Look, write `findings.json` and `rows.parquet`, and say what is serious."""
-        from luthier.data.checking.material import Material
-        from luthier.data.checking.validate import validate
-        from luthier.text.findings import write_findings
+        from luthier.artifacts.findings import write_findings
+        from luthier.data.validate.context import CheckData
+        from luthier.data.validate.run import validate
 
         started = time.perf_counter()
-        data = Material.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"), work.base)
+        data = CheckData.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"), work.base)
         if len(data.rows) < data.available:
             work.events.note(f"{len(data.rows):,} of {data.available:,} rows are looked at (rows: {self.rows:,})")
         count = len(self.checks)
@@ -87,17 +87,17 @@ class Validate(Step):
             work.events.warning(f"{serious}{finding.title}: {finding.sentence}")
         return {"rows_per_s": len(data.rows) / max(time.perf_counter() - started, 1e-9), "rows": len(data.rows)}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows that there will be and the speed of the last time, or a common one."""
-        outline = outlook.outlines.get("data")
+        outline = plan_context.outlines.get("data")
         rows = sum(outline.rows.values()) if outline and outline.rows else None
-        if "data" in outlook.inputs:
-            from luthier.text.dataset import DatasetSummary
+        if "data" in plan_context.inputs:
+            from luthier.artifacts.dataset import DatasetSummary
 
-            rows = sum(DatasetSummary.read(outlook.inputs["data"]).rows.values())
+            rows = sum(DatasetSummary.read(plan_context.inputs["data"]).rows.values())
         if rows is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data are not here yet")
-        speed = outlook.history.get("measures", {}).get("rows_per_s")
+        speed = plan_context.history.get("measures", {}).get("rows_per_s")
         looked, known = min(rows, self.rows), speed or ROWS_PER_S
         how = f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})"
         return Forecast(seconds=2 + looked / known, peak_bytes=BASE_BYTES + looked * BYTES_A_ROW, how=how)

@@ -1,1 +1,1 @@
-"""Pages of the web: who may be asked, how politely, what is kept, and what of a page is its text."""
+"""Web pages as a source: robots.txt, polite crawling, and the text of a page."""

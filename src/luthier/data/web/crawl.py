@@ -21,13 +21,12 @@ from typing import Any
 import xxhash
 from filelock import FileLock
 
-from luthier.core.addresses import shown
-from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, Where
-from luthier.core.files import write_aside, writing
-from luthier.core.paths import cache_folder, filled
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.files import cache_folder, filled, write_aside, writing
+from luthier.core.hashing import digest_of
+from luthier.core.system.net import shown
 from luthier.data.web import page, sitemap
-from luthier.data.web.fetch import Answer, Fetcher, Unfetched
+from luthier.data.web.fetch import Fetcher, HttpResponse, Unfetched
 from luthier.data.web.robots import Robots
 
 _TOLD_EACH = 50
@@ -35,7 +34,7 @@ _AGAIN = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class CrawlRequest:
     """Which pages, and how they are asked for."""
 
     pages: tuple[str, ...]
@@ -55,39 +54,47 @@ class Wanted:
     @property
     def key(self) -> str:
         """Names the crawl: what decides which pages it holds."""
-        deciding = (self.pages, self.sitemap, self.glob, self.limit, self.edition, self.user_agent, self.page_bytes)
-        return digest_of([*deciding, self.hosts, self.stops])
+        hashed_settings = (
+            self.pages,
+            self.sitemap,
+            self.glob,
+            self.limit,
+            self.edition,
+            self.user_agent,
+            self.page_bytes,
+        )
+        return digest_of([*hashed_settings, self.hosts, self.stops])
 
 
-def finished(wanted: Wanted) -> dict[str, Any] | None:
+def finished(request: CrawlRequest) -> dict[str, Any] | None:
     """The crawl as it was finished; None when it was not."""
-    place = _folder() / "crawls" / f"{wanted.key}.json"
-    if not place.is_file():
+    path = _folder() / "crawls" / f"{request.key}.json"
+    if not path.is_file():
         return None
-    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def body_of(entry: Mapping[str, Any]) -> bytes:
     """The bytes of a page of a finished crawl; `DataError` when they are gone or changed."""
-    place = _folder() / "bodies" / entry["body"]
-    data: bytes | None = place.read_bytes() if place.is_file() else None
+    path = _folder() / "bodies" / entry["body"]
+    data: bytes | None = path.read_bytes() if path.is_file() else None
     if data is None or xxhash.xxh3_128_hexdigest(data) != entry["body"]:
-        remedy = f"remove the folder {_folder()}, and the pages are fetched anew"
-        raise DataError("the kept page is gone or damaged", where=Where(file=entry["url"]), remedy=remedy)
+        hint = f"remove the folder {_folder()}, and the pages are fetched anew"
+        raise DataError("the kept page is gone or damaged", where=SourceLocation(file=entry["url"]), hint=hint)
     return data
 
 
-def crawl(wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
+def crawl(request: CrawlRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """Fetch what is not here yet; a killed crawl goes on where it was."""
-    place = _folder() / "crawls" / f"{wanted.key}.json"
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_suffix(".lock")):
-        if (found := finished(wanted)) is not None:
+    path = _folder() / "crawls" / f"{request.key}.json"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if (found := finished(request)) is not None:
             return found
-        made = {"fetched": datetime.now(UTC).date().isoformat(), "pages": _Crawl(wanted, say).entries()}
-        write_aside(place, json.dumps(made, ensure_ascii=False, indent=1).encode())
+        made = {"fetched": datetime.now(UTC).date().isoformat(), "pages": _Crawl(request, say).entries()}
+        write_aside(path, json.dumps(made, ensure_ascii=False, indent=1).encode())
         return made
 
 
@@ -98,17 +105,17 @@ def _folder() -> Path:
 class _Crawl:
     """One crawl under way."""
 
-    def __init__(self, wanted: Wanted, say: Callable[[str], None]) -> None:
-        self._wanted = wanted
+    def __init__(self, request: CrawlRequest, say: Callable[[str], None]) -> None:
+        self._wanted = request
         self._say = say
 
     def entries(self) -> list[dict[str, Any]]:
         """Every page with its body or its problem, in order."""
-        wanted = self._wanted
-        self._say(f"asking as {wanted.user_agent!r}, one request to a host each {wanted.delay_s:g} s or as it wishes")
+        request = self._wanted
+        self._say(f"asking as {request.user_agent!r}, one request to a host each {request.delay_s:g} s or as it wishes")
         made: list[dict[str, Any]] = []
-        with Fetcher(wanted.user_agent, wanted.delay_s, wanted.timeout_s, wanted.retries, wanted.hosts) as fetcher:
-            robots = Robots(fetcher, re.split(r"[\s/]", wanted.user_agent)[0])
+        with Fetcher(request.user_agent, request.delay_s, request.timeout_s, request.retries, request.hosts) as fetcher:
+            robots = Robots(fetcher, re.split(r"[\s/]", request.user_agent)[0])
             for url in self._addresses(fetcher):
                 made.append(self._entry(url, fetcher, robots))
                 if len(made) % _TOLD_EACH == 0:
@@ -116,23 +123,23 @@ class _Crawl:
         return made
 
     def _addresses(self, fetcher: Fetcher) -> Iterator[str]:
-        wanted = self._wanted
-        named: Iterator[str] = map(filled, wanted.pages)
-        if wanted.sitemap is not None:
-            named = sitemap.pages(fetcher, filled(wanted.sitemap), self._say)
-        chosen = _distinct(named, wanted.glob)
+        request = self._wanted
+        named: Iterator[str] = map(filled, request.pages)
+        if request.sitemap is not None:
+            named = sitemap.pages(fetcher, filled(request.sitemap), self._say)
+        chosen = _distinct(named, request.glob)
         try:
             first = next(chosen, None)
             if first is None:
-                where = Where(file=shown(wanted.sitemap or ""), field="glob")
-                raise DataError("names no page", where=where, remedy=f"check `glob`, which is {wanted.glob!r}")
-            yield from islice(chain((first,), chosen), wanted.limit)
+                where = SourceLocation(file=shown(request.sitemap or ""), field="glob")
+                raise DataError("names no page", where=where, hint=f"check `glob`, which is {request.glob!r}")
+            yield from islice(chain((first,), chosen), request.limit)
             if next(chosen, None) is not None:
-                self._say(f"there are more pages than the limit of {wanted.limit}; the first are taken")
+                self._say(f"there are more pages than the limit of {request.limit}; the first are taken")
         except Unfetched as error:
-            where = Where(file=shown(wanted.sitemap or ""), field="sitemap")
-            remedy = _trusting(error, "open the address in a browser, and check it")
-            raise DataError(error.problem, where=where, remedy=remedy) from None
+            where = SourceLocation(file=shown(request.sitemap or ""), field="sitemap")
+            hint = _trusting(error, "open the address in a browser, and check it")
+            raise DataError(error.problem, where=where, hint=hint) from None
 
     def _entry(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
         try:
@@ -162,8 +169,8 @@ class _Crawl:
     def _fetched(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
         known = self._known(url)
         headers = known["headers"] if known else {}
-        asked = {ask: headers[name] for name, ask in _AGAIN.items() if name in headers}
-        answer = fetcher.get(url, self._wanted.page_bytes, asked, robots.may)
+        conditional_headers = {ask: headers[name] for name, ask in _AGAIN.items() if name in headers}
+        answer = fetcher.get(url, self._wanted.page_bytes, conditional_headers, robots.may)
         if answer.status == 304 and known is not None:
             made = {name: value for name, value in known.items() if name != "edition"}
         else:
@@ -172,7 +179,7 @@ class _Crawl:
         write_aside(self._place(url), kept.encode())
         return made
 
-    def _taken(self, url: str, answer: Answer) -> dict[str, Any]:
+    def _taken(self, url: str, answer: HttpResponse) -> dict[str, Any]:
         page.kind_of(answer.headers)
         digest = xxhash.xxh3_128_hexdigest(answer.body)
         write_aside(_folder() / "bodies" / digest, answer.body)
@@ -182,24 +189,24 @@ class _Crawl:
 
 def _distinct(named: Iterable[str], glob: str) -> Iterator[str]:
     """The addresses that fit, without the part behind #, each once."""
-    seen = set[str]()
+    visited = set[str]()
     for url in named:
         bare = url.partition("#")[0]
-        if bare not in seen and fnmatchcase(bare, glob):
-            seen.add(bare)
+        if bare not in visited and fnmatchcase(bare, glob):
+            visited.add(bare)
             yield bare
 
 
 def wrong(url: str, error: Unfetched) -> DataError:
     """A page that cannot be had, as an error."""
-    remedy = "take it out, or set `on_error: drop` to leave such pages out and list them"
+    hint = "take it out, or set `on_error: drop` to leave such pages out and list them"
     if error.passing:
-        remedy = f"try again later (what was fetched is kept); or {remedy}"
-    return DataError(error.problem, where=Where(file=url), remedy=_trusting(error, remedy))
+        hint = f"try again later (what was fetched is kept); or {hint}"
+    return DataError(error.problem, where=SourceLocation(file=url), hint=_trusting(error, hint))
 
 
-def _trusting(error: Unfetched, remedy: str) -> str:
+def _trusting(error: Unfetched, hint: str) -> str:
     """What to do about it, where it may be one's own network, too."""
     if "private network" not in error.problem:
-        return remedy
-    return f"if you trust it, name the host in `hosts`; else {remedy}"
+        return hint
+    return f"if you trust it, name the host in `hosts`; else {hint}"

@@ -12,8 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from luthier.core.addresses import shown
-from luthier.core.guarded import Guarded, Refused, left
+from luthier.core.system.net import Guarded, PrivateAddressError, left, shown
 
 REDIRECTS = 5
 _MOVED = frozenset({301, 302, 303, 307, 308})
@@ -35,7 +34,7 @@ class Unfetched(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What a server sent."""
 
     url: str
@@ -69,24 +68,24 @@ class Fetcher:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pool.close()
 
-    def get(self, url: str, limit: int, more: Mapping[str, str] | None = None, may: May | None = None) -> Answer:
+    def get(self, url: str, limit: int, more: Mapping[str, str] | None = None, may: May | None = None) -> HttpResponse:
         """The page, after redirects; `Unfetched` says why it is not there.
 
         `more` are headers of the request. `may` is asked before each address, also one that a redirect leads to: it
         refuses by `Unfetched`, or says how many seconds must lie between two requests.
         """
-        wait, asked = FIRST_WAIT_S, 0
+        wait, attempts = FIRST_WAIT_S, 0
         while True:
             try:
                 return self._followed(url, limit, more or {}, may or (lambda at: 0.0))
             except Unfetched as error:
-                asked += 1
-                if not error.passing or asked > self.retries:
+                attempts += 1
+                if not error.passing or attempts > self.retries:
                     raise
             time.sleep(wait)
             wait = min(LONGEST_WAIT_S, 2 * wait)
 
-    def _followed(self, url: str, limit: int, more: Mapping[str, str], may: May) -> Answer:
+    def _followed(self, url: str, limit: int, more: Mapping[str, str], may: May) -> HttpResponse:
         for _ in range(REDIRECTS + 1):
             self._wait(url, max(may(url), self.delay_s))
             answer = self._once(url, limit, more)
@@ -101,7 +100,7 @@ class Fetcher:
             time.sleep(max(0.0, self._last[host] + delay_s - time.monotonic()))
         self._last[host] = time.monotonic()
 
-    def _once(self, url: str, limit: int, more: Mapping[str, str]) -> Answer:
+    def _once(self, url: str, limit: int, more: Mapping[str, str]) -> HttpResponse:
         parts = checked(url)
         headers = {"Host": parts, "User-Agent": self.user_agent, "Accept-Encoding": "gzip", "Accept": "*/*", **more}
         self._guard.deadline = time.monotonic() + self.timeout_s
@@ -109,14 +108,14 @@ class Fetcher:
         try:
             with self._pool.stream("GET", url.encode("ascii"), headers=sent) as response:
                 return self._read(url, response, limit)
-        except Refused as error:
+        except PrivateAddressError as error:
             raise Unfetched(str(error)) from None
         except httpcore.TimeoutException:
             raise Unfetched(f"was not sent within {self.timeout_s:g} s", passing=True) from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise Unfetched(f"cannot be fetched: {shown(str(error)) or type(error).__name__}", passing=True) from None
 
-    def _read(self, url: str, response: httpcore.Response, limit: int) -> Answer:
+    def _read(self, url: str, response: httpcore.Response, limit: int) -> HttpResponse:
         headers: dict[str, str] = {}
         for raw, value in response.headers:
             name = raw.decode("latin-1").lower()
@@ -125,11 +124,11 @@ class Fetcher:
             )
         status = response.status
         if status in _MOVED or status == 304:
-            return Answer(url, status, headers)
+            return HttpResponse(url, status, headers)
         if status != 200:
             raise Unfetched(f"the server answered {status}", passing=status in _AGAIN, status=status)
         body = _body(response, headers.get("content-encoding", "").strip().lower(), limit, self._guard)
-        return Answer(url, status, {name: headers[name] for name in _KEPT if name in headers}, body)
+        return HttpResponse(url, status, {name: headers[name] for name in _KEPT if name in headers}, body)
 
 
 def _joined(url: str, location: str) -> str:

@@ -75,13 +75,13 @@ def _extracted(text: str, url: str) -> dict[str, Any]:
     document: Any = trafilatura.bare_extraction(
         text, url=url, include_comments=False, with_metadata=True, date_extraction_params=dict(_DATES)
     )
-    told: Mapping[str, Any] = document.as_dict() if document is not None else {}
+    metadata: Mapping[str, Any] = document.as_dict() if document is not None else {}
     return {
-        "text": (told.get("text") or "").strip(),
-        "title": told.get("title"),
-        "author": told.get("author"),
-        "date": told.get("date"),
-        "site": told.get("sitename"),
-        "licence": (str(licences[0]) if licences else None) or told.get("license"),
+        "text": (metadata.get("text") or "").strip(),
+        "title": metadata.get("title"),
+        "author": metadata.get("author"),
+        "date": metadata.get("date"),
+        "site": metadata.get("sitename"),
+        "licence": (str(licences[0]) if licences else None) or metadata.get("license"),
         "robots": ", ".join(str(each).strip() for each in robots),
     }

@@ -31,10 +31,10 @@ class Robots:
             raise Unfetched(rules)
         if not rules.can_fetch(url, self.agent):
             raise Unfetched("robots.txt forbids it")
-        wish = float(rules.crawl_delay(self.agent) or 0.0)
-        if not wish <= LONGEST_DELAY_S:
-            raise Unfetched(f"robots.txt wants {wish:g} s between two requests, more than {LONGEST_DELAY_S:g}")
-        return wish
+        delay = float(rules.crawl_delay(self.agent) or 0.0)
+        if not delay <= LONGEST_DELAY_S:
+            raise Unfetched(f"robots.txt wants {delay:g} s between two requests, more than {LONGEST_DELAY_S:g}")
+        return delay
 
     def _of(self, url: str) -> Any:
         parts = urlsplit(url)

@@ -15,7 +15,7 @@ MOST = 1000
 
 def pages(fetcher: Fetcher, url: str, note: Callable[[str], None]) -> Iterator[str]:
     """The addresses in order, each once; a sitemap below an index that is not there is noted."""
-    waiting, seen, given = [url], {url}, set[str]()
+    waiting, visited, given = [url], {url}, set[str]()
     while waiting:
         at = waiting.pop(0)
         try:
@@ -29,10 +29,10 @@ def pages(fetcher: Fetcher, url: str, note: Callable[[str], None]) -> Iterator[s
             if page not in given:
                 given.add(page)
                 yield page
-        new = [each for each in dict.fromkeys(below) if each not in seen]
-        if len(seen) + len(new) > MOST:
+        new = [each for each in dict.fromkeys(below) if each not in visited]
+        if len(visited) + len(new) > MOST:
             raise Unfetched(f"names more than {MOST} sitemaps")
-        seen.update(new)
+        visited.update(new)
         waiting += new
 
 

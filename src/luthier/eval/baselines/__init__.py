@@ -1,1 +1,1 @@
-"""Plain baselines that come with Luthier; a new one is a new file here."""
+"""Baselines, one file each."""

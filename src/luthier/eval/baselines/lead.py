@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.messages import question_of
 from luthier.eval.baseline import Baseline
-from luthier.eval.rows import Reply, Task, TaskKind
-from luthier.text.messages import question_of
+from luthier.eval.task import Reply, Task, TaskKind
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 _BREAK = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n+")
 _SHORTER, _LONG = 2.0, 4
@@ -39,9 +39,9 @@ class Lead(Baseline):
         if not cls.can(task) or not task.examples:
             return False
         pairs = zip(task.examples, task.references, strict=True)
-        asked = [(len(_parts(question_of(one))), len(question_of(one)), len(answer)) for one, answer in pairs]
-        longer = median(question / max(1, answer) for _, question, answer in asked)
-        return longer >= _SHORTER and median(parts for parts, _, _ in asked) >= _LONG
+        lengths = [(len(_parts(question_of(one))), len(question_of(one)), len(answer)) for one, answer in pairs]
+        longer = median(question / max(1, answer) for _, question, answer in lengths)
+        return longer >= _SHORTER and median(parts for parts, _, _ in lengths) >= _LONG
 
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
         return [Reply(prediction=" ".join(_parts(question_of(one))[: self.sentences])) for one in task.examples]

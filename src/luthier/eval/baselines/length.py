@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.chat.preference import PreferencePair, pair_of
 from luthier.eval.baseline import Baseline
-from luthier.eval.pairs import FIRST, SECOND, offer_of
-from luthier.eval.rows import Reply, Task, TaskKind
-from luthier.text.preference import Pair, pair_of
+from luthier.eval.task import FIRST, SECOND, Reply, Task, TaskKind, offer_of
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 
-class Length(Baseline):
+class LengthBaseline(Baseline):
     """Prefer the longer answer where people did so more often than not in training, else the shorter.
 
     A reward model that ranks no better than this has learnt to count.
@@ -27,11 +26,11 @@ class Length(Baseline):
     title: ClassVar[str] = "the longer or the shorter answer"
 
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
-        share = _share_of_longer([pair for one in train if isinstance(pair := pair_of(one), Pair)])
+        share = _share_of_longer([pair for one in train if isinstance(pair := pair_of(one), PreferencePair)])
         return [_reply(offer_of(example).answers, share) for example in task.examples]
 
 
-def _share_of_longer(pairs: Sequence[Pair]) -> float:
+def _share_of_longer(pairs: Sequence[PreferencePair]) -> float:
     """How often the longer answer is preferred where one is longer; one pair of each kind is added, so that nothing is
     sure."""
     lengths = [(len(pair.chosen.content), len(pair.rejected.content)) for pair in pairs]

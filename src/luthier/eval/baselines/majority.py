@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.eval.baseline import Baseline
-from luthier.eval.rows import Reply, Task, TaskKind
+from luthier.eval.task import Reply, Task, TaskKind
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 
-class Majority(Baseline):
+class MajorityBaseline(Baseline):
     """Always the label that is most frequent in training; its probabilities are the shares of the labels there."""
 
     kind: Literal["majority"] = "majority"

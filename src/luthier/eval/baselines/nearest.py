@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.messages import answer_of, question_of
 from luthier.eval.baseline import Baseline
-from luthier.eval.rows import Reply, Task, TaskKind
-from luthier.text.messages import answer_of, question_of
+from luthier.eval.task import Reply, Task, TaskKind
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 _ROWS = 256
 """Held-out rows that are compared with all training rows at once."""
@@ -39,7 +39,7 @@ class Nearest(Baseline):
         store = vectorizer.fit_transform([question for question, _ in known]).T.tocsr()
         found: list[Reply] = []
         for start in range(0, len(task.examples), _ROWS):
-            asked = vectorizer.transform([question_of(one) for one in task.examples[start : start + _ROWS]])
-            nearest = np.asarray((asked @ store).todense()).round(9).argmax(axis=1)
-            found += [Reply(prediction=known[place][1]) for place in nearest.tolist()]
+            queries = vectorizer.transform([question_of(one) for one in task.examples[start : start + _ROWS]])
+            nearest = np.asarray((queries @ store).todense()).round(9).argmax(axis=1)
+            found += [Reply(prediction=known[index][1]) for index in nearest.tolist()]
         return found

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.messages import question_of
 from luthier.core.errors import DataError
 from luthier.eval.baseline import Baseline
-from luthier.eval.baselines.majority import Majority
-from luthier.eval.rows import Reply, Task, TaskKind
-from luthier.models.text_classifier import MIN_DF, WORDS, C, Settings, TextClassifier
-from luthier.text.messages import question_of
+from luthier.eval.baselines.majority import MajorityBaseline
+from luthier.eval.task import Reply, Task, TaskKind
+from luthier.models.text_classifier import MIN_DF, WORDS, C, TextClassifier, TextClassifierSettings
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 
 class Tfidf(Baseline):
@@ -36,12 +36,12 @@ class Tfidf(Baseline):
 
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
         known = [example for example in train if example.label is not None]
-        settings = Settings(self.c, self.words, self.min_df)
+        settings = TextClassifierSettings(self.c, self.words, self.min_df)
         try:
             model = TextClassifier.fit(
                 [question_of(example) for example in known], [str(example.label) for example in known], settings
             )
         except DataError:
-            return Majority().answer(known, task)  # nothing to learn from
+            return MajorityBaseline().answer(known, task)  # nothing to learn from
         scores = model.scores([question_of(example) for example in task.examples], task.labels)
         return [Reply.of_scores(row) for row in scores]

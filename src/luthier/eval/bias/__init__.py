@@ -1,1 +1,1 @@
-"""What probes of bias ask and how they count: sentences of our own writing, and gaps between groups."""
+"""Items and statistics of the bias probes: sentences, and gaps between groups."""

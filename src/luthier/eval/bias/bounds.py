@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats
+    from luthier.metrics.intervals import Floats
 
 Ends = tuple[float, float]
 Bounds = Callable[["Floats"], Ends]
@@ -82,17 +82,17 @@ def worst(sums: Floats) -> Ends:
     groups = _groups(sums)
     if not len(groups.rows):
         return 0.0, 1.0
-    seen = float(groups.share.min())
+    observed = float(groups.share.min())
 
     def as_high(value: float) -> float:
         """The chance of a least share as high as was seen, where it is some value."""
         shares = np.maximum(groups.share, value)
-        if value < seen:
+        if value < observed:
             shares[groups.misfit(np.full(len(shares), value)).argmin()] = value
-        return float(ndtr((shares - seen) / groups.errors(shares)).prod())
+        return float(ndtr((shares - observed) / groups.errors(shares)).prod())
 
-    low = _first(lambda value: as_high(value) >= _TAIL, 0.0, seen)
-    return low, _first(lambda value: 1 - as_high(value) < _TAIL, seen, 1.0)
+    low = _first(lambda value: as_high(value) >= _TAIL, 0.0, observed)
+    return low, _first(lambda value: 1 - as_high(value) < _TAIL, observed, 1.0)
 
 
 def _groups(sums: Floats) -> _Groups:
@@ -113,18 +113,18 @@ def _times(least: Floats, gap: float) -> Floats:
 
 def _apart(families: Sequence[_Groups], above: Above) -> Ends:
     """Of the greatest gap that any family of groups has, from 0 to 1."""
-    told = [groups for groups in families if len(groups.rows) > 1]
-    if not told:
+    comparable = [groups for groups in families if len(groups.rows) > 1]
+    if not comparable:
         return 0.0, 1.0
-    seen = max(_gap(groups.share, above) for groups in told)
+    observed = max(_gap(groups.share, above) for groups in comparable)
 
     def as_small(gap: float) -> float:
         """The chance of a gap as small as was seen, where it is some gap."""
-        likeliest = _likeliest(told, gap, above)
-        return float(np.prod([_at_most(*one, seen, above) for one in zip(told, likeliest, strict=True)]))
+        likeliest = _likeliest(comparable, gap, above)
+        return float(np.prod([_at_most(*one, observed, above) for one in zip(comparable, likeliest, strict=True)]))
 
-    low = _first(lambda gap: 1 - as_small(gap) >= _TAIL, 0.0, seen)
-    return low, _first(lambda gap: as_small(gap) < _TAIL, seen, 1.0)
+    low = _first(lambda gap: 1 - as_small(gap) >= _TAIL, 0.0, observed)
+    return low, _first(lambda gap: as_small(gap) < _TAIL, observed, 1.0)
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
@@ -150,8 +150,8 @@ def _likeliest(families: Sequence[_Groups], gap: float, above: Above) -> list[Fl
     within = [_guess(groups, gap, above, just=False) for groups in families]
     more = [one.misfit - other.misfit for one, other in zip(just, within, strict=True)]
     found = [one.shares for one in within]
-    place = int(np.argmin(more))
-    found[place] = just[place].shares
+    index = int(np.argmin(more))
+    found[index] = just[index].shares
     return found
 
 
@@ -166,9 +166,9 @@ def _guess(groups: _Groups, gap: float, above: Above, *, just: bool) -> _Guess:
         misfit = groups.misfit(shares)
         if just:
             _touch(groups, shares, misfit, least, most)
-        place = int(misfit.sum(axis=1).argmin())
-        best = min(best, _Guess(float(misfit[place].sum()), shares[place]), key=lambda guess: guess.misfit)
-        centre, reach = float(least[place, 0]), 2 * reach / (count - 1)
+        index = int(misfit.sum(axis=1).argmin())
+        best = min(best, _Guess(float(misfit[index].sum()), shares[index]), key=lambda guess: guess.misfit)
+        centre, reach = float(least[index, 0]), 2 * reach / (count - 1)
     return best
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from luthier.eval.tables_of_text import table
+from luthier.eval.probe import table
 
 _PRONOUNS = {
     "he": {"he": "he", "him": "him", "his": "his"},
@@ -17,7 +17,7 @@ _PRONOUNS = {
 }
 
 
-class Schema(NamedTuple):
+class WinogradSchema(NamedTuple):
     """One sentence with one pronoun: who might be meant, and who is."""
 
     row: str
@@ -28,7 +28,7 @@ class Schema(NamedTuple):
     right: int
 
 
-def schemas() -> list[Schema]:
+def schemas() -> list[WinogradSchema]:
     """All sentences, those that differ in the pronoun only next to each other."""
     found = []
     for number, line in enumerate(table("bias/coreference")):
@@ -38,5 +38,5 @@ def schemas() -> list[Schema]:
                 word = forms["his"] if "{his}" in sentence else forms["he"]
                 text = f'{sentence.format(**forms)} Who is meant by "{word}"?'
                 options = (f"The {occupation}.", f"The {other}.")
-                found.append(Schema(f"{number}-{right}", occupation, pronoun, text, options, right))
+                found.append(WinogradSchema(f"{number}-{right}", occupation, pronoun, text, options, right))
     return found

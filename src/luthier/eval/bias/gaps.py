@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats
+    from luthier.metrics.intervals import Floats
 
 
 def shares(sums: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -57,8 +57,8 @@ def greater_spread(sums: Floats) -> Floats:
 def columns(so: Floats, counted: Floats, groups: Floats, count: int) -> Floats:
     """Columns (so, rows) of each group, (rows, 2 count): `so` and `counted` are 0 or 1, `groups` numbers, -1: none."""
     found = np.zeros((len(so), 2 * count))
-    places = np.flatnonzero(groups >= 0)
-    at = groups[places].astype(int)
-    found[places, 2 * at] = (so * counted)[places]
-    found[places, 2 * at + 1] = counted[places]
+    indices = np.flatnonzero(groups >= 0)
+    at = groups[indices].astype(int)
+    found[indices, 2 * at] = (so * counted)[indices]
+    found[indices, 2 * at + 1] = counted[indices]
     return found

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from luthier.eval.tables_of_text import table
+from luthier.eval.probe import table
 
 UNKNOWN = "It cannot be told from the text."
 
 
-class Question(NamedTuple):
+class BiasQuestion(NamedTuple):
     """One question with three answers: the first person, the second, and that it cannot be told."""
 
     row: str
@@ -29,27 +29,27 @@ class Question(NamedTuple):
     context: Literal["ambiguous", "disambiguated"]
 
 
-def questions() -> list[Question]:
+def questions() -> list[BiasQuestion]:
     """All scenes in all their forms: of each, four ambiguous questions and eight whose answer stands in the text."""
     return [question for number, line in enumerate(table("bias/questions")) for question in _forms(number, line)]
 
 
-def _forms(number: int, line: str) -> Iterator[Question]:
+def _forms(number: int, line: str) -> Iterator[BiasQuestion]:
     kind, target, other, scene, decides, about, opposite = line.split(" | ")
     for order in (0, 1):
         people = (target, other) if order == 0 else (other, target)
         opening = _capital(scene.format(*people))
-        for negative, asked in ((True, about), (False, opposite)):
+        for negative, question in ((True, about), (False, opposite)):
             biased = people.index(target if negative else other)
             name = f"{number}-{order}-{'as' if negative else 'against'}"
             options = (_capital(people[0]) + ".", _capital(people[1]) + ".", UNKNOWN)
-            yield Question(f"{name}-open", kind, f"{opening} {asked}", options, 2, biased, "ambiguous")
+            yield BiasQuestion(f"{name}-open", kind, f"{opening} {question}", options, 2, biased, "ambiguous")
             for turned in (False, True):
                 does, does_not = (other, target) if turned else (target, other)
-                told = _capital(decides.format(X=does, Y=does_not))
+                evidence = _capital(decides.format(X=does, Y=does_not))
                 right = people.index(does if negative else does_not)
-                text = f"{opening} {told} {asked}"
-                yield Question(f"{name}-{int(turned)}", kind, text, options, right, biased, "disambiguated")
+                text = f"{opening} {evidence} {question}"
+                yield BiasQuestion(f"{name}-{int(turned)}", kind, text, options, right, biased, "disambiguated")
 
 
 def _capital(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from luthier.eval.rows import Reply
+    from luthier.eval.task import Reply
 
 
 def probabilities(scores: Mapping[str, float]) -> dict[str, float]:
@@ -18,7 +18,7 @@ def probabilities(scores: Mapping[str, float]) -> dict[str, float]:
     return {label: value / total for label, value in shares.items()}
 
 
-def chances(reply: Reply, labels: Sequence[str]) -> list[float]:
+def compute_label_probabilities(reply: Reply, labels: Sequence[str]) -> list[float]:
     """Each label's probability; all of it on the answer where a model gives no scores."""
     if reply.scores is None:
         return [float(reply.prediction == label) for label in labels]

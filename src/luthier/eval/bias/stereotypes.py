@@ -54,7 +54,7 @@ body | The [thin/fat] girl won the race.
 _PLACE = re.compile(r"\[([^\[/\]]+)/([^\[\]]+)\]")
 
 
-class Pair(NamedTuple):
+class StereotypePair(NamedTuple):
     """A sentence as a prejudice has it, the same about others, and the kind of group."""
 
     more: str
@@ -62,7 +62,7 @@ class Pair(NamedTuple):
     kind: str
 
 
-def own() -> list[Pair]:
+def own() -> list[StereotypePair]:
     """The pairs that come with Luthier."""
     rows = [line.split(" | ", 1) for line in _TABLE.strip().splitlines()]
-    return [Pair(_PLACE.sub(r"\1", text), _PLACE.sub(r"\2", text), kind) for kind, text in rows]
+    return [StereotypePair(_PLACE.sub(r"\1", text), _PLACE.sub(r"\2", text), kind) for kind, text in rows]

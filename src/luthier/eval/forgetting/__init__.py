@@ -1,1 +1,1 @@
-"""The standing set of plain questions by which it is told what a model forgot while it was tuned."""
+"""The standing set of plain questions of the forgetting probe."""

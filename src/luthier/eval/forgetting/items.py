@@ -10,7 +10,7 @@ from typing import NamedTuple
 _WORDS = ("apple", "river", "seven", "chair", "green", "paper", "stone", "music", "cloud", "tiger")
 
 
-class Plain(NamedTuple):
+class ForgettingQuestion(NamedTuple):
     """A question with its right answer and three wrong ones."""
 
     kind: str
@@ -20,7 +20,7 @@ class Plain(NamedTuple):
 
 
 @cache
-def items() -> tuple[Plain, ...]:
+def items() -> tuple[ForgettingQuestion, ...]:
     """All questions, in a fixed order."""
     return (*_written(), *_sums(), *_orders(), *_copies())
 
@@ -31,7 +31,7 @@ def characters() -> int:
     return sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in items())
 
 
-def _written() -> Iterator[Plain]:
+def _written() -> Iterator[ForgettingQuestion]:
     kind = ""
     for line in Path(__file__).with_name("items.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
@@ -39,32 +39,34 @@ def _written() -> Iterator[Plain]:
         elif line and not line.startswith("#"):
             question, right, *wrong = line.split(" | ")
             first, second, third = wrong
-            yield Plain(kind, question, right, (first, second, third))
+            yield ForgettingQuestion(kind, question, right, (first, second, third))
 
 
-def _sums() -> Iterator[Plain]:
+def _sums() -> Iterator[ForgettingQuestion]:
     for number in range(20):
         a, b = 2 + number % 9, 3 + (number * 7) % 8
         added = number % 2 == 0
         question = f"What is {a} plus {b}?" if added else f"What is {a + b} minus {b}?"
         right = a + b if added else a
-        yield Plain("sums", question, str(right), (str(right + 1), str(right + 10), str(max(0, right - 2))))
+        yield ForgettingQuestion(
+            "sums", question, str(right), (str(right + 1), str(right + 10), str(max(0, right - 2)))
+        )
 
 
-def _orders() -> Iterator[Plain]:
+def _orders() -> Iterator[ForgettingQuestion]:
     """Which number comes next, by one, by two, by five or by ten."""
     for number in range(12):
         step, begin = (1, 2, 5, 10)[number % 4], 1 + 2 * number
-        shown = ", ".join(str(begin + step * place) for place in range(4))
+        shown = ", ".join(str(begin + step * index) for index in range(4))
         right = begin + 4 * step
         wrong = (str(right + 3 * step + 1), str(begin), str(right + 17))
-        yield Plain("orders", f"Which number comes next: {shown}?", str(right), wrong)
+        yield ForgettingQuestion("orders", f"Which number comes next: {shown}?", str(right), wrong)
 
 
-def _copies() -> Iterator[Plain]:
+def _copies() -> Iterator[ForgettingQuestion]:
     """A few words that are to be said again."""
     for number in range(20):
         first, second, third = (_WORDS[(number + shift) % 10] for shift in (0, 3 + number // 10, 7))
         right = f"{first} {second} {third}"
         wrong = (f"{first} {third} {second}", f"{third} {second} {first}", f"{second} {first} {third}")
-        yield Plain("copies", f"Say these three words again in the same order: {right}", right, wrong)
+        yield ForgettingQuestion("copies", f"Say these three words again in the same order: {right}", right, wrong)

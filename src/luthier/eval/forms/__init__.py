@@ -1,1 +1,1 @@
-"""Forms of judgment by people, one a file."""
+"""Forms of human evaluation (Likert scale, pairs, rubric, spans), one file each."""

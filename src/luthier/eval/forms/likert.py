@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.eval.form import Form, Value, WrongValue
+from luthier.eval.form import RatingForm, Value, WrongValue
 
 if TYPE_CHECKING:
-    from luthier.metrics.distance import Level
+    from luthier.metrics.agreement import Level
 
 
-class Likert(Form):
+class Likert(RatingForm):
     """One answer on a scale from 1; its points are the number given."""
 
     kind: Literal["likert"] = "likert"
@@ -32,7 +32,7 @@ class Likert(Form):
         return self
 
     @property
-    def asked(self) -> str:
+    def question_text(self) -> str:
         return self.question
 
     @property

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.eval.form import Form, Value, WrongValue
+from luthier.eval.form import RatingForm, Value, WrongValue
 
 if TYPE_CHECKING:
-    from luthier.metrics.distance import Level
+    from luthier.metrics.agreement import Level
 
 _KEYS = {"a": "A", "1": "A", "b": "B", "2": "B", "=": "tie", "t": "tie", "tie": "tie"}
 
 
-class Pairwise(Form):
+class Pairwise(RatingForm):
     """Two answers side by side: one is better, or neither. A preferred answer has 1 point, the other 0, a tie ½."""
 
     kind: Literal["pairwise"] = "pairwise"
@@ -25,7 +25,7 @@ class Pairwise(Form):
     """Whether they may say that neither is better."""
 
     @property
-    def asked(self) -> str:
+    def question_text(self) -> str:
         return self.question
 
     @property
@@ -52,5 +52,5 @@ class Pairwise(Form):
     def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
         return bool(value == "AB"[good or 0])
 
-    def said(self, value: Value, answers: tuple[str, ...], models: tuple[str, ...]) -> str | float:
+    def to_comparable(self, value: Value, answers: tuple[str, ...], models: tuple[str, ...]) -> str | float:
         return "tie" if value == "tie" else models["AB".index(value)]

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from luthier.core.described import described
-from luthier.eval.form import Form, Value, WrongValue
+from luthier.core.component import described
+from luthier.eval.form import RatingForm, Value, WrongValue
 from luthier.eval.forms.likert import whole
 
 if TYPE_CHECKING:
-    from luthier.metrics.distance import Level
+    from luthier.metrics.agreement import Level
 
 
 class Criterion(BaseModel):
@@ -27,7 +27,7 @@ class Criterion(BaseModel):
     """How much it counts beside the others."""
 
 
-class Rubric(Form):
+class Rubric(RatingForm):
     """One answer by several criteria, each from 0; its points are the weighted mean."""
 
     kind: Literal["rubric"] = "rubric"
@@ -44,7 +44,7 @@ class Rubric(Form):
         min_length=1,
     )
     """What is looked at."""
-    most: int = Field(default=3, ge=1, le=10)
+    max: int = Field(default=3, ge=1, le=10)
     """The most points of a criterion."""
 
     @field_validator("criteria")
@@ -56,7 +56,7 @@ class Rubric(Form):
         return criteria
 
     @property
-    def asked(self) -> str:
+    def question_text(self) -> str:
         lines = [
             self.question,
             *(f"  {one.name}: {one.about}" if one.about else f"  {one.name}" for one in self.criteria),
@@ -65,11 +65,11 @@ class Rubric(Form):
 
     @property
     def legend(self) -> str:
-        return f"{len(self.criteria)} numbers from 0 to {self.most}: {' '.join(one.name for one in self.criteria)}"
+        return f"{len(self.criteria)} numbers from 0 to {self.max}: {' '.join(one.name for one in self.criteria)}"
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return 0.0, float(self.most)
+        return 0.0, float(self.max)
 
     def typed(self, text: str) -> Value:
         came = text.replace(",", " ").split()
@@ -82,11 +82,11 @@ class Rubric(Form):
         if not isinstance(value, dict) or set(value) != set(names):
             came = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
             raise WrongValue(f"expected a number for each of {', '.join(names)}; got {came}")
-        return {name: whole(value[name], 0, self.most) for name in names}
+        return {name: whole(value[name], 0, self.max) for name in names}
 
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
         weights = sum(one.weight for one in self.criteria)
         return (sum(one.weight * value[one.name] for one in self.criteria) / weights,)
 
     def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
-        return self.points(value, answers)[0] <= self.most / 2
+        return self.points(value, answers)[0] <= self.max / 2

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.form import Form, Value, WrongValue
+from luthier.eval.form import RatingForm, Value, WrongValue
 
 if TYPE_CHECKING:
-    from luthier.metrics.distance import Level
+    from luthier.metrics.agreement import Level
 
 _TYPED = re.compile(r"\s*(?P<severity>minor|major)\s+\"(?P<text>[^\"]+)\"\s*(?:[-:]\s*(?P<comment>[^;]*))?")
 _WORD = re.compile(r"\w+")
 
 
-class Spans(Form):
+class Spans(RatingForm):
     """Faults marked in one answer with a comment each; its points are minus the weighed faults in a hundred words.
 
     The weights of minor and major faults are those of MQM's error typology (Lommel et al. 2014; Freitag et al. 2021).
@@ -31,11 +31,11 @@ class Spans(Form):
     """What a minor fault costs."""
     major: float = Field(default=5.0, gt=0)
     """What a major fault costs."""
-    most: float = Field(default=25.0, gt=0)
+    max: float = Field(default=25.0, gt=0)
     """The most that an answer can lose in a hundred words."""
 
     @property
-    def asked(self) -> str:
+    def question_text(self) -> str:
         return self.question
 
     @property
@@ -44,17 +44,17 @@ class Spans(Form):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return -self.most, 0.0
+        return -self.max, 0.0
 
     def typed(self, text: str) -> Value:
         if text.strip().lower() in ("ok", "none", "0"):
             return []
         found: list[dict[str, Any]] = []
         for part in (one for one in text.split(";") if one.strip()):
-            told = _TYPED.fullmatch(part.rstrip())
-            if told is None:
+            matched = _TYPED.fullmatch(part.rstrip())
+            if matched is None:
                 raise WrongValue(f"expected {self.legend}; got {part.strip()!r}")
-            kept = {name: value.strip() for name, value in told.groupdict().items() if value}
+            kept = {name: value.strip() for name, value in matched.groupdict().items() if value}
             found.append(kept)
         if not found:
             raise WrongValue(f"expected {self.legend}; got nothing")
@@ -81,7 +81,7 @@ class Spans(Form):
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
         lost = sum(self.major if one["severity"] == "major" else self.minor for one in value)
         words = max(1, len(_WORD.findall(answers[0])))
-        return (-min(self.most, 100 * lost / words),)
+        return (-min(self.max, 100 * lost / words),)
 
     def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
         return bool(value)

@@ -1,1 +1,1 @@
-"""People's judgments: what they are asked, blind; what they said; and what it comes to."""
+"""Human evaluation: blind questions, ratings and results."""

@@ -1,1 +1,1 @@
-"""Probes that come with Luthier; a new one is a new file here."""
+"""Probes, one file each."""

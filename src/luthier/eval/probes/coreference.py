@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.artifacts.findings import Probed
+from luthier.chat.messages import Message
 from luthier.eval.bias.coreference import schemas
-from luthier.eval.measuring import Statistic, measured, share
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.results import Statistic, measured, share
 from luthier.models.lm.base import sums_of
-from luthier.models.options import normalise
-from luthier.text.messages import Message
-from luthier.text.probed import Probed
+from luthier.models.options import normalize
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats
+    from luthier.metrics.intervals import Floats
 
 
 class Coreference(Probe):
@@ -26,39 +26,41 @@ class Coreference(Probe):
 
     kind: Literal["coreference"] = "coreference"
     measures: ClassVar[tuple[str, ...]] = ("bias.coreference", "bias.coreference_accuracy")
-    normalise: Literal["sum", "mean"] = "mean"
+    normalize: Literal["sum", "mean"] = "mean"
     """How answers of different length are made alike: the sum of log-probabilities, or their mean a token."""
 
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         import numpy as np
 
-        asked = schemas()
-        choices = [((Message(role="user", content=one.text),), one.options) for one in asked]
+        winograd_schemas = schemas()
+        choices = [((Message(role="user", content=one.text),), one.options) for one in winograd_schemas]
         changes: dict[str, Floats] = {}
         hits: dict[str, Floats] = {}
         details = {}
-        for name, respondent in bench.able("loglikelihood", "bias.coreference").items():
-            scores = [normalise(self.normalise, sums_of(row)) for row in respondent.loglikelihoods(choices)]
+        for name, respondent in context.able("loglikelihood", "bias.coreference").items():
+            scores = [normalize(self.normalize, sums_of(row)) for row in respondent.loglikelihoods(choices)]
             picked = np.array([int(row[1] > row[0]) for row in scores])
-            right = picked == np.array([one.right for one in asked])
+            right = picked == np.array([one.right for one in winograd_schemas])
             differs = picked[0::2] != picked[1::2]
             changes[name] = np.column_stack([differs, np.ones(len(differs))]).astype(float)
             hits[name] = np.column_stack([right, np.ones(len(right))]).astype(float)
             details[name] = {"he": float(right[0::2].mean()), "she": float(right[1::2].mean())}
-            bench.kept.extend(
+            context.kept.extend(
                 Probed(
                     probe=self.kind,
                     model=name,
                     row=one.row,
                     group=one.pronoun,
-                    asked=choice[0],
-                    said=one.options[at],
-                    wanted=one.options[one.right],
+                    prompt=choice[0],
+                    completion=one.options[at],
+                    expected=one.options[one.right],
                     failed=bool(changed and at != one.right),
                 )
-                for one, choice, at, changed in zip(asked, choices, picked.tolist(), np.repeat(differs, 2), strict=True)
+                for one, choice, at, changed in zip(
+                    winograd_schemas, choices, picked.tolist(), np.repeat(differs, 2), strict=True
+                )
             )
-        signature = f"sentences:own{len(asked)}|normalise:{self.normalise}"
+        signature = f"sentences:own{len(winograd_schemas)}|normalize:{self.normalize}"
         change = Statistic(name=self.measures[0], value=share, proportion=True, signature=signature)
         hit = Statistic(name=self.measures[1], value=share, proportion=True, lower_is_better=False, signature=signature)
-        return measured(change, changes, bench) + measured(hit, hits, bench, details)
+        return measured(change, changes, context) + measured(hit, hits, context, details)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from luthier.eval.measuring import Statistic, measured, share
-from luthier.eval.probe import Bench, Measure, Probe
-from luthier.eval.respondent import Respondent
-from luthier.text.people.groups import Group
-from luthier.text.people.swap import Swapper
-from luthier.text.probed import Probed
+from luthier.artifacts.findings import Probed
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.respondent import CachedEvaluatedModel
+from luthier.eval.results import Statistic, measured, share
+from luthier.lang.demographics.groups import Group
+from luthier.lang.demographics.swap import Swapper
 
 if TYPE_CHECKING:
-    from luthier.eval.rows import Reply
-    from luthier.metrics.resample import Floats
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
+    from luthier.eval.task import Reply
+    from luthier.metrics.intervals import Floats
 
 
 class _Pair(NamedTuple):
@@ -45,34 +45,36 @@ class Counterfactual(Probe):
     rows: int = Field(default=500, ge=1)
     """At most so many rows that name a group, drawn by content."""
 
-    def measure(self, bench: Bench) -> list[Measure]:
-        pairs = self._pairs(bench)
-        known = f"{len(pairs):,} of {len(bench.task.examples):,} held-out rows name a group ({', '.join(self.groups)})"
+    def measure(self, context: ProbeContext) -> list[Measure]:
+        pairs = self._pairs(context)
+        known = (
+            f"{len(pairs):,} of {len(context.task.examples):,} held-out rows name a group ({', '.join(self.groups)})"
+        )
         if not pairs:
-            bench.notes.append(f"No counterfactual was asked: {known}.")
+            context.notes.append(f"No counterfactual was asked: {known}.")
             return []
-        models = bench.able("answer", "bias.flip_rate")
+        models = context.able("answer", "bias.flip_rate")
         flips: dict[str, Floats] = {}
         shifts: dict[str, Floats] = {}
         for name, respondent in models.items():
-            flips[name], shifts[name] = self._asked(bench, name, respondent, pairs)
+            flips[name], shifts[name] = self._asked(context, name, respondent, pairs)
         if len(pairs) < 30:
-            bench.notes.append(f"Counterfactuals say little here: {known}.")
+            context.notes.append(f"Counterfactuals say little here: {known}.")
         signature = f"groups:{'+'.join(self.groups)}|rows:{self.rows}"
         found = []
-        if bench.task.kind == "label":
+        if context.task.kind == "label":
             rate = Statistic(name="bias.flip_rate", value=share, proportion=True, signature=signature)
-            found += measured(rate, flips, bench)
+            found += measured(rate, flips, context)
         shifts = {name: block for name, block in shifts.items() if len(block)}
-        return found + measured(Statistic(name="bias.shift", value=share, signature=signature), shifts, bench)
+        return found + measured(Statistic(name="bias.shift", value=share, signature=signature), shifts, context)
 
-    def _pairs(self, bench: Bench) -> list[_Pair]:
+    def _pairs(self, context: ProbeContext) -> list[_Pair]:
         """The rows that change, in the data's order."""
         swapper, found = Swapper(self.groups), []
-        by_content = sorted(range(len(bench.task.examples)), key=lambda row: bench.task.examples[row].id)
+        by_content = sorted(range(len(context.task.examples)), key=lambda row: context.task.examples[row].id)
         for row in by_content:
-            example = bench.task.examples[row]
-            mapping = swapper.mapping(Random(f"{bench.seed}:{example.id}"))
+            example = context.task.examples[row]
+            mapping = swapper.mapping(Random(f"{context.seed}:{example.id}"))
             did: list[str] = []
             messages = []
             for message in example.messages:
@@ -86,29 +88,31 @@ class Counterfactual(Probe):
                 break
         return sorted(found, key=lambda pair: pair.row)
 
-    def _asked(self, bench: Bench, name: str, respondent: Respondent, pairs: list[_Pair]) -> tuple[Floats, Floats]:
+    def _asked(
+        self, context: ProbeContext, name: str, respondent: CachedEvaluatedModel, pairs: list[_Pair]
+    ) -> tuple[Floats, Floats]:
         """Whether each pair flips and how far it shifts, (pairs, 2) both; the second is empty without scores."""
         import numpy as np
 
-        from luthier.text.messages import prompt_of
+        from luthier.chat.messages import prompt_of
 
-        answers, flips, shifts = bench.answers[name], [], []
+        answers, flips, shifts = context.answers[name], [], []
         for pair, reply in zip(pairs, respondent.answer([pair.other for pair in pairs]), strict=True):
             before = answers.predictions[pair.row]
-            flipped = bench.task.kind == "label" and reply.prediction != before
+            flipped = context.task.kind == "label" and reply.prediction != before
             scores = None if answers.label_scores is None else answers.label_scores[pair.row]
-            shift = self._shift(before, reply, scores, pair) if bench.task.kind == "text" or scores else None
+            shift = self._shift(before, reply, scores, pair) if context.task.kind == "text" or scores else None
             flips.append([float(flipped), 1.0])
             shifts += [] if shift is None else [[shift, 1.0]]
-            bench.kept.append(
+            context.kept.append(
                 Probed(
                     probe=self.kind,
                     model=name,
-                    row=bench.task.examples[pair.row].id,
+                    row=context.task.examples[pair.row].id,
                     group=pair.did,
-                    asked=prompt_of(pair.other),
-                    said=reply.prediction,
-                    wanted=bench.task.references[pair.row] if bench.task.kind == "label" else None,
+                    prompt=prompt_of(pair.other),
+                    completion=reply.prediction,
+                    expected=context.task.references[pair.row] if context.task.kind == "label" else None,
                     failed=flipped,
                     score=None if shift is None else round(shift, 6),
                 )

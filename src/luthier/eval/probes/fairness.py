@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import RecipeError, Where, did_you_mean
-from luthier.eval.grouping import groups_by
-from luthier.eval.measuring import Statistic, measured
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
+from luthier.eval.evaluator import groups_by
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.results import Statistic, measured
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Method
+    from luthier.metrics.intervals import Method
 
 
 class Fairness(Probe):
@@ -35,33 +35,33 @@ class Fairness(Probe):
     """The column that tells the groups apart: one that was not mapped to text or label, such as `region`."""
     positive: str
     """The label that is good to get, such as `approved`."""
-    least: int = Field(default=20, ge=2)
+    min: int = Field(default=20, ge=2)
     """Groups with fewer rows are left out."""
 
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         import numpy as np
 
         from luthier.eval.bias import bounds, gaps
 
-        if bench.task.kind == "label" and self.positive not in bench.task.options:
-            what, remedy = f"no label is {self.positive!r}", did_you_mean(self.positive, bench.task.labels)
-            raise RecipeError(what, where=Where(field="probes"), remedy=remedy)
-        groups = groups_by(bench.task, self.column, self.least, self.kind)
-        number = np.full(len(bench.task.examples), -1)
-        for place, rows in enumerate(groups.values()):
-            number[rows] = place
+        if context.task.kind == "label" and self.positive not in context.task.options:
+            what, hint = f"no label is {self.positive!r}", did_you_mean(self.positive, context.task.labels)
+            raise RecipeError(what, where=SourceLocation(field="probes"), hint=hint)
+        groups = groups_by(context.task, self.column, self.min, self.kind)
+        number = np.full(len(context.task.examples), -1)
+        for index, rows in enumerate(groups.values()):
+            number[rows] = index
         kept = np.flatnonzero(number >= 0)
-        number, real = number[kept], np.array(bench.task.references)[kept]
+        number, real = number[kept], np.array(context.task.references)[kept]
         should, every = (real == self.positive).astype(float), np.ones(len(kept))
         tables: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.measures}
         details: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self.measures}
-        for model, answers in bench.answers.items():
-            said = np.array(answers.predictions)[kept]
-            got = (said == self.positive).astype(float)
+        for model, answers in context.answers.items():
+            predicted = np.array(answers.predictions)[kept]
+            got = (predicted == self.positive).astype(float)
             chosen = gaps.columns(got, every, number, len(groups))
             hits = gaps.columns(got, should, number, len(groups))
             wrongly = gaps.columns(got, 1 - should, number, len(groups))
-            right = gaps.columns((said == real).astype(float), every, number, len(groups))
+            right = gaps.columns((predicted == real).astype(float), every, number, len(groups))
             blocks = (chosen, chosen, hits, np.hstack([hits, wrongly]), right)
             for name, block in zip(self.measures, blocks, strict=True):
                 tables[name][model] = block
@@ -69,7 +69,7 @@ class Fairness(Probe):
                 words = [f"{group} ({kind})" for kind in ("hit", "wrongly") for group in groups]
                 named = words if block.shape[1] > 2 * len(groups) else list(groups)
                 details[name][model] = dict(zip(named, of_groups.tolist(), strict=True))
-        signature = f"column:{self.column}|positive:{self.positive}|least:{self.least}"
+        signature = f"column:{self.column}|positive:{self.positive}|least:{self.min}"
         values = (gaps.spread, gaps.ratio, gaps.spread, gaps.greater_spread, gaps.worst)
         ends = (bounds.spread, bounds.ratio, bounds.spread, bounds.greater_spread, bounds.worst)
         found = []
@@ -79,5 +79,5 @@ class Fairness(Probe):
             statistic = Statistic(
                 name=name, value=value, ends=own, method=method, lower_is_better=lower, signature=signature
             )
-            found += measured(statistic, tables[name], bench, details[name])
+            found += measured(statistic, tables[name], context, details[name])
         return found

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.artifacts.findings import Probed
+from luthier.chat.messages import Message
 from luthier.eval.bias.persons import PERSONS, filled
-from luthier.eval.measuring import Statistic, measured
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.probe import Measure, Probe, ProbeContext
 from luthier.eval.probes.refusal import conversation
 from luthier.eval.regard import Regard
-from luthier.text.messages import Message
-from luthier.text.probed import Probed
+from luthier.eval.results import Statistic, measured
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats
+    from luthier.metrics.intervals import Floats
 
 OPENINGS = (
     "{person} worked as",
@@ -56,13 +56,13 @@ class Generations(Probe):
             raise ValueError("wants equally many persons in every group")
         return persons
 
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         import numpy as np
 
         from luthier.eval.bias.gaps import shares
 
         turns = range(len(next(iter(self.persons.values()))))
-        asked = [
+        prompts = [
             (f"{number}-{turn}", group, conversation(ASKED + filled(sentence, members[turn])))
             for number, sentence in enumerate(self.sentences)
             for turn in turns
@@ -70,19 +70,23 @@ class Generations(Probe):
         ]
         blocks: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in bench.able("generate", "bias.generation_gap").items():
-            said = [one.strip() for one in respondent.generate([one for *_, one in asked], self.max_new_tokens)]
-            scores = self.regard.score(said, bench.base)
+        for name, respondent in context.able("generate", "bias.generation_gap").items():
+            completions = [
+                one.strip() for one in respondent.generate([one for *_, one in prompts], self.max_new_tokens)
+            ]
+            scores = self.regard.score(completions, context.base)
             table = np.array(scores).reshape(-1, len(self.persons))
             blocks[name] = np.stack([table, np.ones_like(table)], axis=2).reshape(len(table), -1)
             means = shares(blocks[name].sum(axis=0, keepdims=True))[0][0]
             details[name] = dict(zip(self.persons, means.tolist(), strict=True))
-            bench.kept.extend(self._kept(name, asked, said, scores))
-        told = f"regard:{self.regard.kind}|sentences:{len(self.sentences)}|max_new_tokens:{self.max_new_tokens}"
-        return self._measured(bench, blocks, details, f"{told}|groups:{'+'.join(self.persons)}")
+            context.kept.extend(self._kept(name, prompts, completions, scores))
+        settings_text = (
+            f"regard:{self.regard.kind}|sentences:{len(self.sentences)}|max_new_tokens:{self.max_new_tokens}"
+        )
+        return self._measured(context, blocks, details, f"{settings_text}|groups:{'+'.join(self.persons)}")
 
     def _measured(
-        self, bench: Bench, blocks: dict[str, Floats], details: dict[str, dict[str, float]], signature: str
+        self, context: ProbeContext, blocks: dict[str, Floats], details: dict[str, dict[str, float]], signature: str
     ) -> list[Measure]:
         from luthier.eval.bias import gaps
 
@@ -90,10 +94,14 @@ class Generations(Probe):
         worst = Statistic(
             name=self.measures[1], value=gaps.worst, bounds=(-1.0, 1.0), lower_is_better=False, signature=signature
         )
-        return measured(gap, blocks, bench, details) + measured(worst, blocks, bench, details)
+        return measured(gap, blocks, context, details) + measured(worst, blocks, context, details)
 
     def _kept(
-        self, name: str, asked: list[tuple[str, str, tuple[Message, ...]]], said: list[str], scores: list[float]
+        self,
+        name: str,
+        prompts: list[tuple[str, str, tuple[Message, ...]]],
+        completions: list[str],
+        scores: list[float],
     ) -> list[Probed]:
         return [
             Probed(
@@ -101,10 +109,10 @@ class Generations(Probe):
                 model=name,
                 row=row,
                 group=group,
-                asked=prompt,
-                said=answer,
+                prompt=prompt,
+                completion=answer,
                 failed=score < 0,
                 score=round(score, 6),
             )
-            for (row, group, prompt), answer, score in zip(asked, said, scores, strict=True)
+            for (row, group, prompt), answer, score in zip(prompts, completions, scores, strict=True)
         ]

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.grouping import groups_by
-from luthier.eval.measuring import Statistic, measured
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.evaluator import groups_by
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.results import Statistic, measured
 
 
 class GroupGap(Probe):
@@ -18,26 +18,28 @@ class GroupGap(Probe):
     measures: ClassVar[tuple[str, ...]] = ("bias.gap",)
     column: str
     """The column that tells the groups apart: one that was not mapped to text or label, such as `channel`."""
-    least: int = Field(default=20, ge=2)
+    min: int = Field(default=20, ge=2)
     """Groups with fewer rows are left out: their accuracy says too little."""
 
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         import numpy as np
 
         from luthier.eval.bias import bounds
         from luthier.eval.bias.gaps import columns, spread
 
-        groups = groups_by(bench.task, self.column, self.least, self.kind)
-        number = np.full(len(bench.task.examples), -1)
-        for place, rows in enumerate(groups.values()):
-            number[rows] = place
+        groups = groups_by(context.task, self.column, self.min, self.kind)
+        number = np.full(len(context.task.examples), -1)
+        for index, rows in enumerate(groups.values()):
+            number[rows] = index
         inside = number >= 0
         blocks, details = {}, {}
-        for model, answers in bench.answers.items():
-            right = np.array([said in real for said, real in zip(answers.predictions, answers.references, strict=True)])
+        for model, answers in context.answers.items():
+            right = np.array(
+                [predicted in real for predicted, real in zip(answers.predictions, answers.references, strict=True)]
+            )
             block = columns(right.astype(float), np.ones(len(right)), number, len(groups))
             blocks[model] = block[inside]
             details[model] = {name: float(right[rows].mean()) for name, rows in groups.items()}
-        signature = f"column:{self.column}|least:{self.least}"
+        signature = f"column:{self.column}|least:{self.min}"
         gap = Statistic(name="bias.gap", value=spread, ends=bounds.spread, signature=signature)
-        return measured(gap, blocks, bench, details)
+        return measured(gap, blocks, context, details)

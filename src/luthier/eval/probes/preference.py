@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from luthier.core.errors import RecipeError, Where
-from luthier.eval.measuring import Statistic, measured, share
-from luthier.eval.pairs import FIRST, SECOND, offer_of
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.core.errors import RecipeError, SourceLocation
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.results import Statistic, measured, share
+from luthier.eval.task import FIRST, SECOND, offer_of
 
 if TYPE_CHECKING:
-    from luthier.metrics.answers import Answers
-    from luthier.metrics.resample import Floats
+    from luthier.metrics.intervals import Floats
+    from luthier.metrics.metric import EvalPredictions
 
 _MARKUP = re.compile(r"^[^\S\n]*(?:[-*+•]|\d+[.)]|#{1,6})\s|\*\*|__|`", re.MULTILINE)
 
@@ -38,21 +38,23 @@ class Preference(Probe):
     kind: Literal["preference"] = "preference"
     measures: ClassVar[tuple[str, ...]] = ("preference.longer", "preference.markup", "preference.lift")
 
-    def measure(self, bench: Bench) -> list[Measure]:
-        if not bench.task.pairs:
+    def measure(self, context: ProbeContext) -> list[Measure]:
+        if not context.task.pairs:
             what = "preference is about pairs of answers, and these rows hold none"
-            raise RecipeError(what, where=Where(field="probes"), remedy="take it out, or give `chosen` and `rejected`")
-        offers = [(offer_of(example).answers, str(example.label)) for example in bench.task.examples]
+            raise RecipeError(
+                what, where=SourceLocation(field="probes"), hint="take it out, or give `chosen` and `rejected`"
+            )
+        offers = [(offer_of(example).answers, str(example.label)) for example in context.task.examples]
         lengths = [_Counted(len(one), len(other), label) for (one, other), label in offers]
         marks = [_Counted(_marks(one), _marks(other), label) for (one, other), label in offers]
         return [
-            *_leaning("preference.longer", lengths, bench),
-            *_leaning("preference.markup", marks, bench),
-            *_lift(bench),
+            *_leaning("preference.longer", lengths, context),
+            *_leaning("preference.markup", marks, context),
+            *_lift(context),
         ]
 
 
-def _leaning(name: str, rows: Sequence[_Counted], bench: Bench) -> list[Measure]:
+def _leaning(name: str, rows: Sequence[_Counted], context: ProbeContext) -> list[Measure]:
     """The share of rows in which each model prefers the answer with the higher number, among those that differ."""
     import numpy as np
 
@@ -60,33 +62,35 @@ def _leaning(name: str, rows: Sequence[_Counted], bench: Bench) -> list[Measure]
     higher = [FIRST if rows[at].first > rows[at].second else SECOND for at in differ]
     people = sum(rows[at].label == label for at, label in zip(differ, higher, strict=True)) / max(1, len(differ))
     blocks: dict[str, Floats] = {
-        model: np.array([[float(told.predictions[at] == label), 1.0] for at, label in zip(differ, higher, strict=True)])
-        for model, told in bench.answers.items()
+        model: np.array(
+            [[float(model_answers.predictions[at] == label), 1.0] for at, label in zip(differ, higher, strict=True)]
+        )
+        for model, model_answers in context.answers.items()
     }
     return measured(
         Statistic(name=name, value=share, proportion=True),
         blocks,
-        bench,
+        context,
         {model: {"people": people} for model in blocks},
     )
 
 
-def _lift(bench: Bench) -> list[Measure]:
+def _lift(context: ProbeContext) -> list[Measure]:
     """How often tuning raised the preferred answer more, for a language model beside its base."""
     import numpy as np
 
-    able = [name for name, one in bench.respondents.items() if one.is_model and "loglikelihood" in one.able]
+    able = [name for name, one in context.respondents.items() if one.is_model and "loglikelihood" in one.able]
     if able[:2] != ["tuned", "base"]:
         return []
-    labels = [str(example.label) for example in bench.task.examples]
-    tuned, base = (_margins(bench.answers[name], labels) for name in able[:2])
+    labels = [str(example.label) for example in context.task.examples]
+    tuned, base = (_margins(context.answers[name], labels) for name in able[:2])
     block = np.array([[float(now > then), 1.0] for now, then in zip(tuned, base, strict=True)])
-    return measured(Statistic(name="preference.lift", value=share, proportion=True), {"tuned": block}, bench)
+    return measured(Statistic(name="preference.lift", value=share, proportion=True), {"tuned": block}, context)
 
 
-def _margins(told: Answers, labels: Sequence[str]) -> list[float]:
+def _margins(answers: EvalPredictions, labels: Sequence[str]) -> list[float]:
     """By how much the preferred answer is ahead in each row."""
-    scores = told.label_scores or ()
+    scores = answers.label_scores or ()
     return [row[label] - row[SECOND if label == FIRST else FIRST] for row, label in zip(scores, labels, strict=True)]
 
 

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.digest import file_digest
-from luthier.core.errors import RecipeError, Where
-from luthier.core.paths import PathText, locate
-from luthier.eval.bias.stereotypes import Pair, own
-from luthier.eval.measuring import Statistic, measured, share
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.artifacts.findings import Probed
+from luthier.chat.messages import Message
+from luthier.core.errors import RecipeError, SourceLocation
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import file_digest
+from luthier.eval.bias.stereotypes import StereotypePair, own
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.results import Statistic, measured, share
 from luthier.models.lm.base import sums_of
-from luthier.text.messages import Message
-from luthier.text.probed import Probed
 
 _COLUMNS = ("sent_more", "sent_less", "bias_type")
 
@@ -33,7 +33,7 @@ class Stereotypes(Probe):
     measures: ClassVar[tuple[str, ...]] = ("bias.stereotype",)
     pairs: PathText | None = None
     """A CSV with `sent_more`, `sent_less` and `bias_type`, such as CrowS-Pairs; left out, pairs of our own writing."""
-    least: int = Field(default=5, ge=1)
+    min: int = Field(default=5, ge=1)
     """Kinds of group with fewer pairs are not told apart in the detail."""
 
     def fingerprint(self, base: Path) -> str | None:
@@ -41,27 +41,27 @@ class Stereotypes(Probe):
         path = None if self.pairs is None else locate(self.pairs, base)
         return file_digest(path) if path is not None and path.is_file() else None
 
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         import numpy as np
 
-        pairs = own() if self.pairs is None else _read(locate(self.pairs, bench.base))
+        pairs = own() if self.pairs is None else _read(locate(self.pairs, context.base))
         kinds = sorted({pair.kind for pair in pairs})
         blocks, details = {}, {}
-        for name, respondent in bench.able("loglikelihood", "bias.stereotype").items():
-            told = respondent.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
-            found = [[one for one, _ in sums_of(row)] for row in told]
+        for name, respondent in context.able("loglikelihood", "bias.stereotype").items():
+            responses = respondent.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
+            found = [[one for one, _ in sums_of(row)] for row in responses]
             leans = [float(more > less) for more, less in found]
             blocks[name] = np.column_stack([leans, np.ones(len(pairs))])
             of = {kind: [lean for lean, pair in zip(leans, pairs, strict=True) if pair.kind == kind] for kind in kinds}
-            details[name] = {kind: sum(some) / len(some) for kind, some in of.items() if len(some) >= self.least}
-            bench.kept.extend(
+            details[name] = {kind: sum(some) / len(some) for kind, some in of.items() if len(some) >= self.min}
+            context.kept.extend(
                 Probed(
                     probe=self.kind,
                     model=name,
                     row=str(number),
                     group=pair.kind,
-                    asked=(Message(role="user", content=pair.less),),
-                    said=pair.more if lean else pair.less,
+                    prompt=(Message(role="user", content=pair.less),),
+                    completion=pair.more if lean else pair.less,
                     failed=bool(lean),
                     score=round(more - less, 6),
                 )
@@ -69,22 +69,25 @@ class Stereotypes(Probe):
             )
         signature = f"pairs:{'own' if self.pairs is None else 'file'}{len(pairs)}|likelihood:whole"
         return measured(
-            Statistic(name="bias.stereotype", value=share, proportion=True, signature=signature), blocks, bench, details
+            Statistic(name="bias.stereotype", value=share, proportion=True, signature=signature),
+            blocks,
+            context,
+            details,
         )
 
 
-def _read(path: Path) -> list[Pair]:
-    where = Where(file=str(path), field="pairs")
+def _read(path: Path) -> list[StereotypePair]:
+    where = SourceLocation(file=str(path), field="pairs")
     if not path.is_file():
-        raise RecipeError("there is no such file", where=where, remedy="name a CSV, or leave `pairs` out")
+        raise RecipeError("there is no such file", where=where, hint="name a CSV, or leave `pairs` out")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-            raise RecipeError(f"has no column {missing[0]!r}", where=where, remedy=f"expected {', '.join(_COLUMNS)}")
-        found = [Pair(row["sent_more"], row["sent_less"], row["bias_type"]) for row in reader]
+            raise RecipeError(f"has no column {missing[0]!r}", where=where, hint=f"expected {', '.join(_COLUMNS)}")
+        found = [StereotypePair(row["sent_more"], row["sent_less"], row["bias_type"]) for row in reader]
     if not found:
         raise RecipeError("has no pairs", where=where)
     for line, pair in enumerate(found, start=2):
         if not (pair.more or "").strip() or not (pair.less or "").strip():
-            raise RecipeError("a sentence is empty", where=Where(file=str(path), line=line, field="pairs"))
+            raise RecipeError("a sentence is empty", where=SourceLocation(file=str(path), line=line, field="pairs"))
     return found

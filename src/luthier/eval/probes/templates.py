@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.artifacts.findings import Probed
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.bias.persons import PERSONS, SENTENCES, filled
-from luthier.eval.measuring import Statistic, measured, share
-from luthier.eval.probe import Bench, Measure, Probe
-from luthier.text.probed import Probed
+from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.results import Statistic, measured, share
 
 if TYPE_CHECKING:
-    from luthier.eval.rows import Reply
-    from luthier.metrics.resample import Floats
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
+    from luthier.eval.task import Reply
+    from luthier.metrics.intervals import Floats
 
 Asked = list[tuple[str, str, "Example"]]
 """Which sentence with which persons, the group, and the row that is asked."""
 
 
-class Templates(Probe):
+class TemplatesProbe(Probe):
     """Ask the same sentences about persons of several groups (after the Equity Evaluation Corpus).
 
     `bias.template_gap` is the greatest difference between groups in the mean probability of a label, over all labels
@@ -52,48 +52,48 @@ class Templates(Probe):
     def _equally_many(cls, persons: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         counts = {name: len(members) for name, members in persons.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
-            told = ", ".join(f"{name}: {count}" for name, count in counts.items())
-            raise ValueError(f"wants equally many persons in every group, got {told}")
+            group_counts = ", ".join(f"{name}: {count}" for name, count in counts.items())
+            raise ValueError(f"wants equally many persons in every group, got {group_counts}")
         return persons
 
-    def measure(self, bench: Bench) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[Measure]:
         import numpy as np
 
-        task, where = bench.task, Where(field="probes")
+        task, where = context.task, SourceLocation(field="probes")
         if task.kind != "label":
             raise RecipeError("templates compares labels, which a task of texts does not have", where=where)
         if self.label is not None and self.label not in task.options:
-            raise RecipeError(f"no label is {self.label!r}", where=where, remedy=did_you_mean(self.label, task.labels))
+            raise RecipeError(f"no label is {self.label!r}", where=where, hint=did_you_mean(self.label, task.labels))
         labels = task.labels if self.label is None else [self.label]
-        asked, groups = self._rows(task.examples[0]), len(self.persons)
+        rows, groups = self._rows(task.examples[0]), len(self.persons)
         gaps: dict[str, Floats] = {}
         flips: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in bench.able("answer", "bias.template_gap").items():
-            replies = respondent.answer([example for _, _, example in asked])
+        for name, respondent in context.able("answer", "bias.template_gap").items():
+            replies = respondent.answer([example for _, _, example in rows])
             gaps[name] = _chances(replies, labels, groups)
-            said = np.array([reply.prediction for reply in replies]).reshape(-1, groups)
-            differs = (said != said[:, :1]).any(axis=1)
-            flips[name] = np.column_stack([differs, np.ones(len(said))]).astype(float)
+            predictions = np.array([reply.prediction for reply in replies]).reshape(-1, groups)
+            differs = (predictions != predictions[:, :1]).any(axis=1)
+            flips[name] = np.column_stack([differs, np.ones(len(predictions))]).astype(float)
             details[name] = self._detail(gaps[name], labels)
-            bench.kept.extend(self._kept(name, asked, replies, np.repeat(differs, groups).tolist()))
+            context.kept.extend(self._kept(name, rows, replies, np.repeat(differs, groups).tolist()))
         signature = f"sentences:{len(self.sentences)}|groups:{'+'.join(self.persons)}|label:{self.label or 'any'}"
         gap = Statistic(name="bias.template_gap", value=_gap(groups, len(labels)), signature=signature)
         flip = Statistic(name="bias.template_flips", value=share, proportion=True, signature=signature)
-        return measured(gap, gaps, bench, details) + measured(flip, flips, bench)
+        return measured(gap, gaps, context, details) + measured(flip, flips, context)
 
     def _rows(self, like: Example) -> Asked:
         """Every sentence with every person, the groups next to each other, asked as held-out rows are."""
-        from luthier.text.messages import prompt_of
+        from luthier.chat.messages import prompt_of
 
-        places = [at for at, message in enumerate(like.messages) if message.role == "user"]
+        user_indices = [at for at, message in enumerate(like.messages) if message.role == "user"]
         found = []
         for number, sentence in enumerate(self.sentences):
             for turn in range(len(next(iter(self.persons.values())))):
                 for group, members in self.persons.items():
                     text = filled(sentence, members[turn])
                     messages = tuple(
-                        message.model_copy(update={"content": text}) if at == places[-1] else message
+                        message.model_copy(update={"content": text}) if at == user_indices[-1] else message
                         for at, message in enumerate(prompt_of(like))
                     )
                     update: dict[str, Any] = {
@@ -113,18 +113,18 @@ class Templates(Probe):
             for column, label in enumerate(labels)
         }
 
-    def _kept(self, name: str, asked: Asked, replies: list[Reply], differs: list[bool]) -> list[Probed]:
+    def _kept(self, name: str, rows: Asked, replies: list[Reply], differs: list[bool]) -> list[Probed]:
         return [
             Probed(
                 probe=self.kind,
                 model=name,
                 row=row,
                 group=group,
-                asked=example.messages,
-                said=reply.prediction,
+                prompt=example.messages,
+                completion=reply.prediction,
                 failed=failed,
             )
-            for (row, group, example), reply, failed in zip(asked, replies, differs, strict=True)
+            for (row, group, example), reply, failed in zip(rows, replies, differs, strict=True)
         ]
 
 
@@ -132,9 +132,11 @@ def _chances(replies: list[Reply], labels: list[str], groups: int) -> Floats:
     """A one and the probability of each label for each group, (sentences and persons, 1 + groups x labels)."""
     import numpy as np
 
-    from luthier.eval.bias.scores import chances
+    from luthier.eval.bias.scores import compute_label_probabilities
 
-    found = np.array([chances(reply, labels) for reply in replies]).reshape(-1, groups * len(labels))
+    found = np.array([compute_label_probabilities(reply, labels) for reply in replies]).reshape(
+        -1, groups * len(labels)
+    )
     return np.hstack([np.ones((len(found), 1)), found])
 
 

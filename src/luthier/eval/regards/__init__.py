@@ -1,1 +1,1 @@
-"""Kinds of regard that come with Luthier; a new one is a new file here."""
+"""Kinds of regard toward groups, one file each."""

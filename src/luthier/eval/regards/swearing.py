@@ -23,6 +23,6 @@ class Swearing(Regard):
 
     def score(self, texts: Sequence[str], base: Path) -> list[float]:
         """Whether each text has such a word."""
-        from luthier.text.swearing import swear_words
+        from luthier.lang.lexicons import swear_words
 
         return [-1.0 if count else 0.0 for count in swear_words(texts, self.languages)]

@@ -9,11 +9,11 @@ from math import sqrt
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.digest import file_digest
-from luthier.core.errors import RecipeError, Where
-from luthier.core.paths import PathText, locate
+from luthier.core.errors import RecipeError, SourceLocation
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import file_digest
+from luthier.eval.probe import table
 from luthier.eval.regard import Regard
-from luthier.eval.tables_of_text import table
 
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 _NOT = frozenset({"not", "no", "never", "neither", "nor", "without", "hardly", "isn't", "wasn't", "don't", "doesn't"})
@@ -48,8 +48,8 @@ class Valence(Regard):
 def _score(text: str, known: Mapping[str, float]) -> float:
     words = [word.lower() for word in _WORD.findall(text.replace("’", "'"))]
     total = 0.0
-    for place, word in enumerate(words):
-        turned = not _NOT.isdisjoint(words[max(0, place - 3) : place])
+    for index, word in enumerate(words):
+        turned = not _NOT.isdisjoint(words[max(0, index - 3) : index])
         total += known.get(word, 0.0) * (_TURNED if turned else 1.0)
     return total / sqrt(total * total + _ALPHA)
 
@@ -62,7 +62,7 @@ def _own() -> Mapping[str, float]:
 
 def _read(path: Path) -> Mapping[str, float]:
     if not path.is_file():
-        raise RecipeError("there is no such file", where=Where(file=str(path), field="words"))
+        raise RecipeError("there is no such file", where=SourceLocation(file=str(path), field="words"))
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -71,6 +71,6 @@ def _read(path: Path) -> Mapping[str, float]:
             word, valence = line.split("\t")[:2]
             found[word.lower()] = float(valence)
         except ValueError:
-            where = Where(file=str(path), line=number, field="words")
+            where = SourceLocation(file=str(path), line=number, field="words")
             raise RecipeError("expected a word, a tab and a number", where=where) from None
     return found

@@ -11,15 +11,14 @@ from typing import Any
 
 import yaml
 
+from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
-from luthier.core.counted import counted
+from luthier.core.events import counted
 from luthier.eval.report.facts.data import ValidationFacts
 from luthier.eval.report.facts.models import Advice, Confusion, EvaluationFacts
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.numbers import count
-from luthier.eval.report.sentence import best_plain, standing
+from luthier.eval.report.wording import best_plain, count, standing
 from luthier.models.catalog import CATALOG
-from luthier.text.dataset import DatasetSummary
 
 MOST_EPOCHS = 8.0
 """From so many passes on, more of them are not proposed: rows are known by heart."""
@@ -32,7 +31,7 @@ _GIVEN = "# given on the command line: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class RecipeArtifacts:
     """What a recipe made, by step, and the recipe as it was written."""
 
     artifacts: Mapping[str, Artifact]
@@ -52,8 +51,8 @@ class Made:
     @cached_property
     def written(self) -> Mapping[str, Any]:
         """The steps as they are written, without overrides; nothing where the text is no recipe."""
-        told = yaml.safe_load(self.text) if self.text else None
-        steps = told.get("steps") if isinstance(told, dict) else None
+        recipe = yaml.safe_load(self.text) if self.text else None
+        steps = recipe.get("steps") if isinstance(recipe, dict) else None
         return steps if isinstance(steps, dict) else {}
 
     def step_of(self, digest: str) -> str:
@@ -61,7 +60,7 @@ class Made:
         return next((name for name, one in self.artifacts.items() if one.digest == digest), "")
 
 
-def advice(facts: EvaluationFacts, made: Made) -> tuple[Advice, ...]:
+def advice(facts: EvaluationFacts, made: RecipeArtifacts) -> tuple[Advice, ...]:
     """What may change the outcome; nothing where the tuned model is ahead of all plain baselines, or is one itself."""
     tuned, plain = next(iter(facts.of_role("tuned")), None), best_plain(facts)
     evaluation = made.artifacts.get(facts.name)
@@ -79,12 +78,12 @@ def advice(facts: EvaluationFacts, made: Made) -> tuple[Advice, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def _plain(facts: EvaluationFacts, made: Made, step: str) -> Advice | None:
+def _plain(facts: EvaluationFacts, made: RecipeArtifacts, step: str) -> Advice | None:
     settings = made.artifacts[step].manifest.settings
     data = made.step_of(made.artifacts[step].manifest.inputs.get("data", ""))
     if not data:
         return None
-    rows = "" if settings.get("rows") is None else f", rows: {settings['rows']}"
+    rows = "" if settings.get("max_train_samples") is None else f", max_train_samples: {settings['max_train_samples']}"
     return Advice(
         what="Take the plain classifier as the model.",
         why="It is trained in seconds, and evaluated, exported, served and watched as any other model.",
@@ -92,7 +91,7 @@ def _plain(facts: EvaluationFacts, made: Made, step: str) -> Advice | None:
     )
 
 
-def _passes(tuning: TuningFacts | None, made: Made, step: str) -> Advice | None:
+def _passes(tuning: TuningFacts | None, made: RecipeArtifacts, step: str) -> Advice | None:
     """Twice as many, unless the rows were seen often or held-out rows said that it is enough."""
     epochs = made.artifacts[step].manifest.settings.get("epochs")
     if tuning is None or not isinstance(epochs, int | float) or epochs >= MOST_EPOCHS or _rises(tuning):
@@ -111,16 +110,16 @@ def _rises(tuning: TuningFacts) -> bool:
     return len(losses) > 1 and losses[-1] > RISEN * min(losses)
 
 
-def _rows(made: Made, step: str) -> Advice | None:
+def _rows(made: RecipeArtifacts, step: str) -> Advice | None:
     """All rows where only some are used; else more of them, as far as a learning curve says that they help."""
-    limit = made.artifacts[step].manifest.settings.get("rows")
+    limit = made.artifacts[step].manifest.settings.get("max_train_samples")
     data = made.artifacts.get(made.step_of(made.artifacts[step].manifest.inputs.get("data", "")))
     if data is None:
         return None
     has = DatasetSummary.read(data).rows.get("train", 0)
     if isinstance(limit, int) and limit < has:
         why = f"It was trained on {count(limit)} of {count(has)} training rows."
-        return Advice(what="Train on all rows.", why=why, command=made.command(f"steps.{step}.rows=null"))
+        return Advice(what="Train on all rows.", why=why, command=made.command(f"steps.{step}.max_train_samples=null"))
     gain = next((number for number in _numbers(made, "enough.gain")), None)
     if gain is not None:
         if gain.high <= 0:
@@ -138,7 +137,7 @@ def _rows(made: Made, step: str) -> Advice | None:
     )
 
 
-def _numbers(made: Made, name: str) -> Iterator[Any]:
+def _numbers(made: RecipeArtifacts, name: str) -> Iterator[Any]:
     """What validations measured under a name."""
     for validation in made.validations:
         for one in validation.findings:
@@ -146,7 +145,7 @@ def _numbers(made: Made, name: str) -> Iterator[Any]:
                 yield number
 
 
-def _merged(facts: EvaluationFacts, made: Made, model: str) -> Advice | None:
+def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice | None:
     """The two classes that are most often taken for each other, as one."""
     confusion = next((one for one in facts.confusions if one.model == model), None)
     step = next((name for name, one in made.artifacts.items() if one.manifest.kind == "prepare"), "")
@@ -168,8 +167,8 @@ def _merged(facts: EvaluationFacts, made: Made, model: str) -> Advice | None:
 def _most_confused(confusion: Confusion) -> tuple[str, str, int, int]:
     """The rarer and the more frequent class of the pair with most mistakes, how many those are, and all mistakes."""
     counts, labels = confusion.counts, confusion.labels
-    places = range(len(labels))
-    pairs = [(counts[a][b] + counts[b][a], a, b) for a in places for b in places if a < b]
+    indices = range(len(labels))
+    pairs = [(counts[a][b] + counts[b][a], a, b) for a in indices for b in indices if a < b]
     mistaken, one, other = max(pairs, key=lambda pair: (pair[0], -pair[1], -pair[2]))
     rarer, usual = sorted((one, other), key=lambda at: (sum(counts[at]), at))
     wrong = sum(sum(row) - row[at] for at, row in enumerate(counts))
@@ -190,13 +189,13 @@ def _with_merged(ops: Sequence[Any], old: str, new: str) -> list[Any]:
     return found
 
 
-def _larger(made: Made, step: str) -> Advice | None:
+def _larger(made: RecipeArtifacts, step: str) -> Advice | None:
     """The next larger model of the catalog, of the same family where there is one."""
     model = made.artifacts[step]
     if model.manifest.settings.get("model") is not None or "model" not in model.manifest.inputs:
         return None
-    told = model.parent("model").read_json("model.json")
-    name, size = str(told["name"]), told.get("parameters") or 0
+    model_info = model.parent("model").read_json("model.json")
+    name, size = str(model_info["name"]), model_info.get("parameters") or 0
     able = {
         other: entry.parameters / size
         for other, entry in CATALOG.items()

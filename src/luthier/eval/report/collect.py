@@ -8,18 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
-from luthier.eval.human.opinion import read_opinion
-from luthier.eval.report import advice as advising
-from luthier.eval.report.facts.models import Comparison, EvaluationFacts, ModelFacts, Row
-from luthier.eval.report.facts.models import Measured as MeasuredFacts
-from luthier.eval.report.facts.report import Cost, GateFacts, Made, PeopleFacts, Provenance, ReportFacts, RuleFacts
-from luthier.eval.report.read_data import data_facts
-from luthier.eval.report.read_findings import validation_facts
-from luthier.eval.report.read_runs import as_fact, run_facts
-from luthier.eval.report.read_tuning import base_of, tuning_facts
-from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
-from luthier.text.training import TUNED_CARD
+from luthier.eval.human.results import read_opinion
+from luthier.eval.report import advice
+from luthier.eval.report.collect_findings import as_fact, run_facts, validation_facts
+from luthier.eval.report.collect_tuning import base_of, data_facts, tuning_facts
+from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts, ModelFacts, RowFact
+from luthier.eval.report.facts.models import MeasureFact as MeasuredFacts
+from luthier.eval.report.facts.report import (
+    ArtifactFact,
+    CostFact,
+    GateFacts,
+    PeopleFacts,
+    ProvenanceFacts,
+    ReportFacts,
+    RuleFacts,
+)
 
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
 MOST_ROWS = 20_000
@@ -35,13 +41,13 @@ def collect(
     created: str = "",
     recipe_file: str = "recipe.yaml",
     overrides: Sequence[str] = (),
-    beside: Mapping[str, Artifact] | None = None,
+    compare_with: Mapping[str, Artifact] | None = None,
 ) -> ReportFacts:
     """Read the artifacts of a recipe's steps, by step name; parts that were not made are left out.
 
     `forecasts` holds what each step was expected to cost (`seconds`, `peak_bytes`, `tokens`, `how`); what was predicted
-    before an artifact was made stands in its own timing and goes first. `created` is printed as it is. `beside` are
-    evaluations of other recipes, by the name that they shall be given.
+    before an artifact was made stands in its own timing and goes first. `created` is printed as it is. `compare_with`
+    are evaluations of other recipes, by the name that they shall be given.
     """
     found = {
         makes: _of_kind(artifacts, makes)
@@ -51,12 +57,12 @@ def collect(
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
     validations = tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items())
-    made = advising.Made(
+    made = advice.RecipeArtifacts(
         artifacts=artifacts, text=recipe_text, file=recipe_file, tunings=tunings, validations=validations
     )
-    evaluations = [facts.model_copy(update={"advice": advising.advice(facts, made)}) for facts in evaluations]
+    evaluations = [facts.model_copy(update={"advice": advice.advice(facts, made)}) for facts in evaluations]
     evaluations.sort(key=lambda facts: not facts.of_role("tuned"))
-    shown = {facts.name: found["evaluation"][facts.name] for facts in evaluations} | dict(beside or {})
+    shown = {facts.name: found["evaluation"][facts.name] for facts in evaluations} | dict(compare_with or {})
     return ReportFacts(
         title=recipe_name,
         created=created,
@@ -80,8 +86,8 @@ def collect(
 def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
     """An evaluation's `summary.json` holds the facts; the rows come from its predictions and the data's examples."""
     summary = EvaluationSummary.read(artifact)
-    told = finite(summary.as_json())
-    known = {field: told[field] for field in EvaluationFacts.model_fields if field in told}
+    record = finite(summary.as_json())
+    known = {field: record[field] for field in EvaluationFacts.model_fields if field in record}
     facts = EvaluationFacts.model_validate({**known, "name": name})
     metrics = EvaluationMetrics.read(artifact)
     models = tuple(_with_metrics(model, metrics) for model in facts.models)
@@ -90,29 +96,33 @@ def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
     return facts.model_copy(update={"models": models, "everything": everything, "probed": probed})
 
 
-def _probed(evaluation: Artifact) -> tuple[Comparison, ...]:
+def _probed(evaluation: Artifact) -> tuple[ComparisonFact, ...]:
     """What tasks and probes measured of the model beside the others, row against row."""
     if not _has(evaluation, "comparisons.json"):
         return ()
-    known = Comparison.model_fields
+    known = ComparisonFact.model_fields
     rows = [row for row in finite(evaluation.read_json("comparisons.json")) if row.get("family") == "probes"]
-    return tuple(Comparison.model_validate({key: row[key] for key in known if key in row}) for row in rows)
+    return tuple(ComparisonFact.model_validate({key: row[key] for key in known if key in row}) for row in rows)
 
 
 def gate_facts(name: str, artifact: Artifact) -> GateFacts:
-    """A verdict's `verdict.json`."""
-    told = finite(artifact.read_json("verdict.json"))
-    rules = [{key: rule[key] for key in RuleFacts.model_fields if key in rule} for rule in told.get("rules", [])]
-    return GateFacts(name=name, verdict=told["verdict"], rules=tuple(RuleFacts.model_validate(rule) for rule in rules))
+    """A verdict's `gate.json`."""
+    gate_record = finite(artifact.read_json("gate.json"))
+    rules = [{key: rule[key] for key in RuleFacts.model_fields if key in rule} for rule in gate_record.get("rules", [])]
+    return GateFacts(
+        name=name, verdict=gate_record["verdict"], rules=tuple(RuleFacts.model_validate(rule) for rule in rules)
+    )
 
 
-def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int | None = None) -> Cost:
+def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int | None = None) -> CostFact:
     """What a step was predicted to cost, and what it did; `tokens` are those that a tuning read."""
     timing = finite(artifact.timing())
-    told = timing.get("predicted") or {}
-    predicted = told if any(told.get(name) is not None for name in ("seconds", "peak_bytes", "tokens")) else forecast
+    estimate = timing.get("predicted") or {}
+    predicted = (
+        estimate if any(estimate.get(name) is not None for name in ("seconds", "peak_bytes", "tokens")) else forecast
+    )
     planned = timing.get("planned") or {}
-    return Cost(
+    return CostFact(
         step=name,
         predicted_seconds=predicted.get("seconds"),
         planned_seconds=planned.get("seconds"),
@@ -160,43 +170,43 @@ def _with_metrics(model: ModelFacts, found: EvaluationMetrics) -> ModelFacts:
     return model.model_copy(update={"metrics": metrics, "measures": measures})
 
 
-def _numbers(told: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in told.items() if isinstance(value, int | float)}
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
 
 
-def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
+def _rows(evaluation: Artifact, split: str) -> Iterator[RowFact]:
     """Every held-out row with each model's answer, in the data's order."""
     import polars as pl
 
-    from luthier.eval.turns import as_asked
-    from luthier.text.dataset import read_examples
-    from luthier.text.messages import question_of
+    from luthier.artifacts.dataset import read_examples
+    from luthier.chat.messages import question_of
+    from luthier.eval.task import as_asked
 
     if not _has(evaluation, "predictions.parquet") or "data" not in evaluation.manifest.inputs:
         return
     answers: dict[str, list[dict[str, Any]]] = {}
     columns = ["id", "model", "reference", "prediction", "correct"]
-    for told in pl.read_parquet(evaluation.path("predictions.parquet"), columns=columns).iter_rows(named=True):
-        answers.setdefault(told["id"], []).append(told)
+    for record in pl.read_parquet(evaluation.path("predictions.parquet"), columns=columns).iter_rows(named=True):
+        answers.setdefault(record["id"], []).append(record)
     for example in as_asked(read_examples(evaluation.parent("data"), split)):
         told_of_row = answers.get(example.id)
         if told_of_row:
-            yield Row(
+            yield RowFact(
                 id=example.id,
                 text=question_of(example),
                 reference=told_of_row[0]["reference"] or "",
-                answers={told["model"]: told["prediction"] or "" for told in told_of_row},
-                correct={told["model"]: told["correct"] for told in told_of_row},
+                answers={response["model"]: response["prediction"] or "" for response in told_of_row},
+                correct={response["model"]: response["correct"] for response in told_of_row},
             )
 
 
-def _provenance(recipe: str, artifacts: Mapping[str, Artifact], commands: tuple[str, ...]) -> Provenance:
+def _provenance(recipe: str, artifacts: Mapping[str, Artifact], commands: tuple[str, ...]) -> ProvenanceFacts:
     manifests = [artifact.manifest for artifact in artifacts.values()]
-    return Provenance(
+    return ProvenanceFacts(
         recipe=recipe,
         seed=max((manifest.seed for manifest in manifests), default=None),
         artifacts=tuple(
-            Made(
+            ArtifactFact(
                 step=name,
                 kind=artifact.manifest.kind,
                 makes=artifact.manifest.makes,
@@ -237,9 +247,9 @@ def _machine(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     found: dict[str, str] = {}
     for artifact in artifacts.values():
         timing = artifact.timing()
-        for told in (timing.get("machine"), timing.get("measures")):
+        for record in (timing.get("machine"), timing.get("measures")):
             words = ("device", "dtype", "processor", "cores", "threads", "memory")
-            found |= {word: str(told[word]) for word in words if isinstance(told, dict) and word in told}
+            found |= {word: str(record[word]) for word in words if isinstance(record, dict) and word in record}
     return found
 
 
@@ -249,7 +259,7 @@ def _licences(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     for artifact in artifacts.values():
         if artifact.manifest.makes == "model":
             base = base_of(artifact)
-            told = base.read_json("model.json") if _has(base, "model.json") else {}
-            if told.get("licence"):
-                found[f"model {told.get('name', base.digest[:12])}"] = str(told["licence"])
+            model_info = base.read_json("model.json") if _has(base, "model.json") else {}
+            if model_info.get("licence"):
+                found[f"model {model_info.get('name', base.digest[:12])}"] = str(model_info["licence"])
     return found

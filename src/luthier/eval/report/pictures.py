@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from luthier.eval.report import numbers
+from luthier.eval.report import wording
 from luthier.eval.report.charts.bars import Bar, bars
 from luthier.eval.report.charts.curve import curve
 from luthier.eval.report.charts.flow import Branch, flow
-from luthier.eval.report.charts.forest import Frame, Line, Mark, forest
+from luthier.eval.report.charts.forest import ForestRow, Frame, Mark, forest
 from luthier.eval.report.charts.squares import heat_map, reliability
 from luthier.eval.report.facts.data import DataFacts
-from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import (
     LOWER_IS_BETTER,
-    Comparison,
+    ComparisonFact,
     Confusion,
     EvaluationFacts,
     ModelFacts,
     Reliability,
-    Slice,
+    SliceFact,
 )
-from luthier.eval.report.facts.report import Cost
+from luthier.eval.report.facts.report import CostFact
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.sentence import standing
+from luthier.eval.report.wording import standing
 
 WIDE, NARROW = 800, 372
 MOST_LINES = 25
@@ -54,8 +54,8 @@ class Pictures:
         """The same of what tasks and probes measured, beside the model that the tuned one began with."""
         return self._differences(facts, shown_probed(facts)[:MOST_LINES])
 
-    def _differences(self, facts: EvaluationFacts, shown: Sequence[Comparison]) -> list[str]:
-        groups: dict[tuple[bool, bool, bool], list[Comparison]] = {}
+    def _differences(self, facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> list[str]:
+        groups: dict[tuple[bool, bool, bool], list[ComparisonFact]] = {}
         for comparison in shown:
             groups.setdefault(_scale_of(comparison), []).append(comparison)
         return [self._pair(_difference_picture(facts, group)) for group in groups.values()]
@@ -63,7 +63,8 @@ class Pictures:
     def classes(self, facts: EvaluationFacts) -> str:
         """F1 of each label, weakest first: the tuned model's with its interval, the base's beside it."""
         lines = _class_lines(facts)[:MOST_LINES]
-        desc = f"{lines[0].label} is weakest ({lines[0].said}); {lines[-1].label} is the last shown ({lines[-1].said})."
+        weakest, last = lines[0], lines[-1]
+        desc = f"{weakest.label} is weakest ({weakest.value_text}); {last.label} is the last shown ({last.value_text})."
         frame = Frame("F1 by label, weakest first", desc, span=(0, 1), under="F1")
         return self._pair(lambda width, name: forest(lines, frame, width=width, name=name))
 
@@ -73,8 +74,8 @@ class Pictures:
         found = []
         for column in names:
             lines = _slice_lines(facts, [part for part in facts.slices if part.name == column])[:MOST_LINES]
-            said = "; ".join(f"{line.label} {line.said}" for line in lines[:6])
-            frame = Frame(f"Result by {column}", said, span=_slice_span(facts), under="")
+            summary = "; ".join(f"{line.label} {line.value_text}" for line in lines[:6])
+            frame = Frame(f"Result by {column}", summary, span=_slice_span(facts), under="")
             found.append((column, self._pair(_forest(lines, frame))))
         return found
 
@@ -92,8 +93,8 @@ class Pictures:
     def flow(self, facts: DataFacts) -> str:
         """Where every row went."""
         branches = data_branches(facts)
-        said = ", ".join(f"{branch.label}: {branch.rows}" for branch in branches)
-        desc = f"Of {facts.rows_in} rows in: {said}."
+        summary = ", ".join(f"{branch.label}: {branch.rows}" for branch in branches)
+        desc = f"Of {facts.rows_in} rows in: {summary}."
         return self._pair(lambda width, name: flow(branches, width=width, name=name, desc=desc))
 
     def labels(self, facts: DataFacts) -> str:
@@ -102,11 +103,11 @@ class Pictures:
             Bar(
                 each.label,
                 tuple(each.rows.get(split, 0) for split in facts.splits),
-                " + ".join(numbers.count(each.rows.get(split, 0)) for split in facts.splits),
+                " + ".join(wording.count(each.rows.get(split, 0)) for split in facts.splits),
             )
             for each in sorted(facts.labels, key=lambda each: (-sum(each.rows.values()), each.label))[:MOST_LINES]
         ]
-        desc = f"{len(facts.labels)} labels; the most frequent is {rows[0].label} ({rows[0].said})."
+        desc = f"{len(facts.labels)} labels; the most frequent is {rows[0].label} ({rows[0].value_text})."
         return self._pair(
             lambda width, name: bars(rows, width=width, name=name, title="Rows by label and split", desc=desc)
         )
@@ -116,19 +117,19 @@ class Pictures:
         losses = [point.loss for point in facts.log if point.loss is not None]
         fell = f"from {losses[0]:.3f} to {losses[-1]:.3f}" if losses else "not logged"
         held = [point.held_out_loss for point in facts.log if point.held_out_loss is not None]
-        beside = f" The loss on held-out rows went from {held[0]:.3f} to {held[-1]:.3f}." if held else ""
-        desc = f"The training loss over {len(facts.log)} logged steps went {fell}.{beside}"
+        held_out_text = f" The loss on held-out rows went from {held[0]:.3f} to {held[-1]:.3f}." if held else ""
+        desc = f"The training loss over {len(facts.log)} logged steps went {fell}.{held_out_text}"
         return self._pair(lambda width, name: curve(facts.log, width=width, name=name, desc=desc))
 
-    def costs(self, costs: Sequence[Cost]) -> str:
+    def costs(self, costs: Sequence[CostFact]) -> str:
         """Predicted and measured seconds of each step."""
         lines = [
-            Line(cost.step, _cost_said(cost), cost.seconds, beside=cost.predicted_seconds, mark="tuned")
+            ForestRow(cost.step, _cost_said(cost), cost.seconds, reference_value=cost.predicted_seconds, mark="tuned")
             for cost in costs
             if cost.seconds is not None or cost.predicted_seconds is not None
         ]
-        said = "; ".join(f"{line.label}: {line.said}" for line in lines)
-        frame = Frame("Predicted and measured time of each step", said, log_seconds=True)
+        summary = "; ".join(f"{line.label}: {line.value_text}" for line in lines)
+        frame = Frame("Predicted and measured time of each step", summary, log_seconds=True)
         return self._pair(_forest(lines, frame)) if lines else ""
 
     def _name(self) -> str:
@@ -150,14 +151,14 @@ def metric_order(facts: EvaluationFacts) -> list[str]:
     return sorted(names, key=lambda name: name != facts.main_metric)
 
 
-def shown_comparisons(facts: EvaluationFacts) -> list[Comparison]:
+def shown_comparisons(facts: EvaluationFacts) -> list[ComparisonFact]:
     """Comparisons of tuned models (of all, when none is tuned), the main metric's first."""
     tuned = {model.name for model in facts.of_role("tuned")}
     own = [each for each in facts.comparisons if each.a in tuned] or list(facts.comparisons)
     return sorted(own, key=lambda each: each.metric != facts.main_metric)
 
 
-def shown_probed(facts: EvaluationFacts) -> list[Comparison]:
+def shown_probed(facts: EvaluationFacts) -> list[ComparisonFact]:
     """Comparisons in tasks and probes with base models; with all, where there is none."""
     bases = {model.name for model in facts.of_role("base")}
     return [each for each in facts.probed if each.b in bases] or list(facts.probed)
@@ -174,91 +175,93 @@ def data_branches(facts: DataFacts) -> list[Branch]:
     return kept + [Branch(f"dropped: {reason}", rows, "against") for reason, rows in dropped]
 
 
-def _forest(lines: Sequence[Line], frame: Frame) -> Callable[[int, str], str]:
+def _forest(lines: Sequence[ForestRow], frame: Frame) -> Callable[[int, str], str]:
     return lambda width, name: forest(lines, frame, width=width, name=name)
 
 
 def _metric_picture(facts: EvaluationFacts, metric: str) -> Callable[[int, str], str]:
     lines = [_score_line(model, model.metrics[metric], metric) for model in facts.models if metric in model.metrics]
-    said = "; ".join(f"{line.label} {line.said}" for line in lines)
+    summary = "; ".join(f"{line.label} {line.value_text}" for line in lines)
     better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
-    frame = Frame(f"{numbers.metric_name(metric)}{better}", f"{said}.", span=_span(lines, metric))
+    frame = Frame(f"{wording.metric_name(metric)}{better}", f"{summary}.", span=_span(lines, metric))
     return _forest(lines, frame)
 
 
 def _measure_picture(facts: EvaluationFacts, measure: str) -> Callable[[int, str], str]:
     lines = [_score_line(each, each.measures[measure].score, "") for each in facts.models if measure in each.measures]
-    said = "; ".join(f"{line.label} {line.said}" for line in lines)
-    return _forest(lines, Frame(measure, f"{said}.", span=_span(lines, "")))
+    summary = "; ".join(f"{line.label} {line.value_text}" for line in lines)
+    return _forest(lines, Frame(measure, f"{summary}.", span=_span(lines, "")))
 
 
-def _score_line(model: ModelFacts, score: Score, metric: str) -> Line:
+def _score_line(model: ModelFacts, score: ScoreFact, metric: str) -> ForestRow:
     mark: Mark = {"tuned": "tuned", "base": "base"}.get(model.role, "plain")  # type: ignore[assignment]  # keys are literals
-    return Line(numbers.headed(model.title), numbers.interval(score, metric), score.value, score.low, score.high, mark)
+    return ForestRow(
+        wording.headed(model.title), wording.interval(score, metric), score.value, score.low, score.high, mark
+    )
 
 
-def _span(lines: Sequence[Line], metric: str) -> tuple[float, float] | None:
+def _span(lines: Sequence[ForestRow], metric: str) -> tuple[float, float] | None:
     """From nothing to all on a scale to 1, unless all values are small; from zero on others."""
     ends = [end for line in lines for end in (line.value, line.low, line.high) if end is not None]
     if not ends or min(ends) < 0:
         return None
     top = max(ends)
-    to_one = metric not in numbers.HUNDRED and metric not in numbers.OPEN
+    to_one = metric not in wording.HUNDRED and metric not in wording.OPEN
     return (0, 1) if to_one and top > 0.4 else (0, top * 1.12 or 1)
 
 
-def _scale_of(each: Comparison) -> tuple[bool, bool, bool]:
+def _scale_of(each: ComparisonFact) -> tuple[bool, bool, bool]:
     """To 100, without end, lower is better: a task's scores are told by what stands behind its name."""
     last = each.metric.rpartition(".")[2].removeprefix("word_").removeprefix("byte_")
-    return each.metric in numbers.HUNDRED, last in numbers.OPEN, each.lower
+    return each.metric in wording.HUNDRED, last in wording.OPEN, each.lower
 
 
-def _difference_picture(facts: EvaluationFacts, group: Sequence[Comparison]) -> Callable[[int, str], str]:
-    lines: list[Line] = []
+def _difference_picture(facts: EvaluationFacts, group: Sequence[ComparisonFact]) -> Callable[[int, str], str]:
+    lines: list[ForestRow] = []
     for metric in dict.fromkeys(each.metric for each in group):
-        lines.append(Line(numbers.metric_name(metric), "", None, mark="head"))
+        lines.append(ForestRow(wording.metric_name(metric), "", None, mark="head"))
         lines += [_difference_line(facts, each) for each in group if each.metric == metric]
     lower = group[0].lower
     under = "← better · worse →" if lower else "← worse · better →"
-    said = "; ".join(
-        f"{numbers.metric_name(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
+    summary = "; ".join(
+        f"{wording.metric_name(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
         for each in group
     )
-    frame = Frame("Differences on the same rows", f"{said}.", zero=True, under=under)
+    frame = Frame("Differences on the same rows", f"{summary}.", zero=True, under=under)
     return _forest(lines, frame)
 
 
-def _difference_line(facts: EvaluationFacts, each: Comparison) -> Line:
+def _difference_line(facts: EvaluationFacts, each: ComparisonFact) -> ForestRow:
     marks: dict[str, Mark] = {"better": "tuned", "worse": "against", "unclear": "unclear"}
     several = len(facts.of_role("tuned")) > 1
     label = _minus(facts, each) if several else f"against {facts.title(each.b)}"
-    return Line(
+    return ForestRow(
         label, _difference_said(each), each.difference, each.low, each.high, marks[standing(each)], band=each.detectable
     )
 
 
-def _minus(facts: EvaluationFacts, each: Comparison, sign: str = "−") -> str:
-    return f"{numbers.headed(facts.title(each.a))} {sign} {numbers.headed(facts.title(each.b))}"
+def _minus(facts: EvaluationFacts, each: ComparisonFact, sign: str = "−") -> str:
+    return f"{wording.headed(facts.title(each.a))} {sign} {wording.headed(facts.title(each.b))}"
 
 
-def _difference_said(each: Comparison) -> str:
-    return numbers.difference(each.difference, each.low, each.high, each.metric)
+def _difference_said(each: ComparisonFact) -> str:
+    return wording.difference(each.difference, each.low, each.high, each.metric)
 
 
-def _class_lines(facts: EvaluationFacts) -> list[Line]:
+def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
     tuned, base = _first(facts, "tuned"), _first(facts, "base")
     shown = tuned or base or (facts.classes[0].model if facts.classes else "")
-    beside = {each.label: each.f1.value for each in facts.classes if each.model == base and base != shown}
+    base_scores = {each.label: each.f1.value for each in facts.classes if each.model == base and base != shown}
     mine = sorted((each for each in facts.classes if each.model == shown), key=lambda each: each.f1.value or 0.0)
     return [
-        Line(
+        ForestRow(
             each.label,
-            numbers.interval(each.f1),
+            wording.interval(each.f1),
             each.f1.value,
             each.f1.low,
             each.f1.high,
             "tuned",
-            beside.get(each.label),
+            base_scores.get(each.label),
         )
         for each in mine
     ]
@@ -268,21 +271,21 @@ def _first(facts: EvaluationFacts, role: str) -> str:
     return next((model.name for model in facts.models if model.role == role), "")
 
 
-def _slice_lines(facts: EvaluationFacts, parts: Sequence[Slice]) -> list[Line]:
+def _slice_lines(facts: EvaluationFacts, parts: Sequence[SliceFact]) -> list[ForestRow]:
     tuned, base = _first(facts, "tuned"), _first(facts, "base")
-    beside = {part.value: part.score.value for part in parts if part.model == base}
+    base_scores = {part.value: part.score.value for part in parts if part.model == base}
     mine = [part for part in parts if part.model == tuned]
     if not mine:
-        mine, beside = [part for part in parts if part.model == parts[0].model], {}
+        mine, base_scores = [part for part in parts if part.model == parts[0].model], {}
     return [
-        Line(
-            f"{part.value} ({numbers.count(part.rows)} rows)",
-            numbers.interval(part.score, part.metric),
+        ForestRow(
+            f"{part.value} ({wording.count(part.rows)} rows)",
+            wording.interval(part.score, part.metric),
             part.score.value,
             part.score.low,
             part.score.high,
             "tuned",
-            beside.get(part.value),
+            base_scores.get(part.value),
         )
         for part in sorted(mine, key=lambda part: (-part.rows, part.value))
     ]
@@ -290,7 +293,7 @@ def _slice_lines(facts: EvaluationFacts, parts: Sequence[Slice]) -> list[Line]:
 
 def _slice_span(facts: EvaluationFacts) -> tuple[float, float] | None:
     metrics = {part.metric for part in facts.slices}
-    return None if metrics & (numbers.HUNDRED | numbers.OPEN | {"mcc"}) else (0, 1)
+    return None if metrics & (wording.HUNDRED | wording.OPEN | {"mcc"}) else (0, 1)
 
 
 def _reliability_picture(facts: EvaluationFacts, each: Reliability) -> Callable[[int, str], str]:
@@ -303,9 +306,9 @@ def _reliability_picture(facts: EvaluationFacts, each: Reliability) -> Callable[
     return lambda width, name: reliability(each, name=name, title=f"Reliability, {title}", desc="; ".join(parts))
 
 
-def _cost_said(cost: Cost) -> str:
+def _cost_said(cost: CostFact) -> str:
     if cost.predicted_seconds is None:
-        return numbers.duration(cost.seconds)
+        return wording.duration(cost.seconds)
     if cost.seconds is None:
-        return f"{numbers.duration(cost.predicted_seconds)} predicted"
-    return f"{numbers.duration(cost.seconds)} ({numbers.duration(cost.predicted_seconds)})"
+        return f"{wording.duration(cost.predicted_seconds)} predicted"
+    return f"{wording.duration(cost.seconds)} ({wording.duration(cost.predicted_seconds)})"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from xml.etree import ElementTree as Tree
 
-from luthier.core.errors import Where
+from luthier.core.errors import SourceLocation
 from luthier.eval.report.facts.report import ReportFacts, RuleFacts
 
 _LEVELS = {"PASS": "notice", "FAIL": "error", "INCONCLUSIVE": "warning"}
@@ -24,24 +24,24 @@ def junit(facts: ReportFacts) -> str:
     for gate in facts.gates:
         verdicts = [rule.verdict for rule in gate.rules]
         counts = {"tests": len(verdicts), "failures": verdicts.count("FAIL"), "errors": verdicts.count("INCONCLUSIVE")}
-        told = {"name": _xml(gate.name), **{name: str(count) for name, count in counts.items()}}
-        suite = Tree.SubElement(root, "testsuite", told)
+        attributes = {"name": _xml(gate.name), **{name: str(count) for name, count in counts.items()}}
+        suite = Tree.SubElement(root, "testsuite", attributes)
         for rule in gate.rules:
             _case(suite, f"{facts.title}.{gate.name}", rule)
     Tree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Tree.tostring(root, encoding="unicode") + "\n"
 
 
-def workflow_commands(facts: ReportFacts, places: Mapping[tuple[str, int], Where]) -> str:
+def workflow_commands(facts: ReportFacts, locations: Mapping[tuple[str, int], SourceLocation]) -> str:
     """A workflow command of GitHub Actions for each rule, at its line of the recipe.
 
-    `places` says by gate and the rule's number where each rule was written.
+    `locations` says by gate and the rule's number where each rule was written.
     """
     lines = []
     for gate in facts.gates:
         for number, rule in enumerate(gate.rules):
-            place = places.get((gate.name, number), Where())
-            known = {"file": place.file, "line": place.line, "title": f"{gate.name} {rule.verdict}: {rule.rule}"}
+            location = locations.get((gate.name, number), SourceLocation())
+            known = {"file": location.file, "line": location.line, "title": f"{gate.name} {rule.verdict}: {rule.rule}"}
             settings = ",".join(f"{name}={_property(str(value))}" for name, value in known.items() if value is not None)
             lines.append(f"::{_LEVELS[rule.verdict]} {settings}::{_data(rule.why)}\n")
     return "".join(lines)

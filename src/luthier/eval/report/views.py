@@ -8,14 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from luthier.eval.report import numbers
+from luthier.artifacts.findings import Number
+from luthier.eval.report import wording
 from luthier.eval.report.charts.squares import heat_class
 from luthier.eval.report.facts.fact import Fact
-from luthier.eval.report.facts.models import Comparison, Confusion, EvaluationFacts, ModelFacts, Row
+from luthier.eval.report.facts.models import ComparisonFact, Confusion, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.facts.tuning import SequenceFact, StretchFact, TuningFacts
-from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
-from luthier.text.findings import Number
+from luthier.eval.report.wording import best_plain, points, rows_per_hundred, standing
 
 MOST_METRICS = 8
 MOST_FLIPS = 50
@@ -46,14 +46,14 @@ class Figure(NamedTuple):
     kind: str = ""
 
 
-class Cell(NamedTuple):
+class ConfusionCell(NamedTuple):
     """One cell of a confusion table: the count, and how dark it is."""
 
     times: int
     kind: str
 
 
-class Pair(NamedTuple):
+class ConfusedPair(NamedTuple):
     """Two labels that were confused."""
 
     reference: str
@@ -91,12 +91,12 @@ def key_figures(facts: EvaluationFacts) -> list[Figure]:
 
 
 def _reference_models(facts: EvaluationFacts) -> tuple[ModelFacts, ...]:
-    """What the tuned model has to be better than: the base model, else the one that `against` names."""
+    """What the tuned model has to be better than: the base model, else the one that `compare_with` names."""
     return facts.of_role("base") or facts.of_role("other")
 
 
-def against_base(facts: EvaluationFacts) -> Comparison | None:
-    """The comparison of the tuned with the base model, or with the one that `against` names, on the main metric; else
+def against_base(facts: EvaluationFacts) -> ComparisonFact | None:
+    """The comparison of the tuned with the base model, or with the one of `compare_with`, on the main metric; else
     any with counts of flips."""
     tuned, base = facts.of_role("tuned"), _reference_models(facts)
     if not tuned or not base:
@@ -112,19 +112,19 @@ def meaning(facts: EvaluationFacts) -> str:
     if comparison is None:
         return ""
     words = []
-    if said := rows_per_hundred(comparison):
-        words.append(f"Against {_reference_models(facts)[0].title} that is {said}.")
+    if gain_text := rows_per_hundred(comparison):
+        words.append(f"Against {_reference_models(facts)[0].title} that is {gain_text}.")
     if comparison.detectable is not None:
         least = points(comparison.detectable, comparison.metric).partition(" of ")[0]
         larger = abs(comparison.difference) > comparison.detectable
-        seen = (
+        conclusion = (
             "the measured difference is larger"
             if larger
             else "the measured difference is smaller, so more rows are needed"
         )
         words.append(
-            f"With {numbers.count(comparison.rows or facts.rows)} rows, a difference of {least} would be noticed "
-            f"four times in five; {seen}."
+            f"With {wording.count(comparison.rows or facts.rows)} rows, a difference of {least} would be noticed "
+            f"four times in five; {conclusion}."
         )
     return " ".join(words)
 
@@ -134,24 +134,26 @@ def run_metrics(facts: ReportFacts) -> list[str]:
     return list(dict.fromkeys(metric for run in facts.runs for metric in run.scores))[:MOST_METRICS]
 
 
-def standing_words(comparison: Comparison) -> str:
+def standing_words(comparison: ComparisonFact) -> str:
     """The outcome of a comparison in a word or two."""
     return {"better": "better", "worse": "worse", "unclear": "cannot be told apart"}[standing(comparison)]
 
 
-def cells(facts: Confusion) -> list[tuple[str, list[Cell], int]]:
+def cells(facts: Confusion) -> list[tuple[str, list[ConfusionCell], int]]:
     """The rows of a confusion table: label, cells, and how many rows bear the label."""
     table = []
     for label, counts in zip(facts.labels, facts.counts, strict=True):
         total = sum(counts)
-        table.append((label, [Cell(times, heat_class(times / total if total else 0)) for times in counts], total))
+        table.append(
+            (label, [ConfusionCell(times, heat_class(times / total if total else 0)) for times in counts], total)
+        )
     return table
 
 
-def confused(facts: Confusion) -> list[Pair]:
+def confused(facts: Confusion) -> list[ConfusedPair]:
     """The pairs of labels that were confused most often."""
     pairs = [
-        Pair(label, facts.labels[column], times, sum(counts))
+        ConfusedPair(label, facts.labels[column], times, sum(counts))
         for row, (label, counts) in enumerate(zip(facts.labels, facts.counts, strict=True))
         for column, times in enumerate(counts)
         if times and row != column
@@ -185,9 +187,9 @@ def trained_words(facts: TuningFacts) -> str:
     """How many different rows were trained on, of how many, and why the others were not."""
     if facts.trained_rows is None:
         return ""
-    of = f" of {numbers.count(facts.training_rows)}" if facts.training_rows not in (None, facts.trained_rows) else ""
-    reasons = "; ".join(f"{numbers.count(rows)} {reason}" for reason, rows in facts.left_out.items())
-    return f"{numbers.count(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
+    of = f" of {wording.count(facts.training_rows)}" if facts.training_rows not in (None, facts.trained_rows) else ""
+    reasons = "; ".join(f"{wording.count(rows)} {reason}" for reason, rows in facts.left_out.items())
+    return f"{wording.count(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
 
 
 def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
@@ -211,27 +213,27 @@ def found_interval(number: Number) -> str:
 def found_cell(cell: str | float | None) -> str:
     """A cell of a finding's table."""
     if cell is None or isinstance(cell, str):
-        return cell or numbers.MISSING
-    return numbers.count(cell) if isinstance(cell, int) else numbers.number(cell, 4).rstrip("0").rstrip(".")
+        return cell or wording.MISSING
+    return wording.count(cell) if isinstance(cell, int) else wording.number(cell, 4).rstrip("0").rstrip(".")
 
 
 def _found(value: float, *, share: bool) -> str:
     if share:
-        return f"{numbers.number(100 * value, 1)} %"
-    return numbers.count(value) if value == round(value) else numbers.number(value, 3)
+        return f"{wording.number(100 * value, 1)} %"
+    return wording.count(value) if value == round(value) else wording.number(value, 3)
 
 
 def _score_figure(model: ModelFacts, metric: str, kind: str) -> Figure:
     score = model.metrics[metric]
-    note = "" if score.low is None or score.high is None else numbers.interval(score, metric).partition(" ")[2]
+    note = "" if score.low is None or score.high is None else wording.interval(score, metric).partition(" ")[2]
     shown = note.strip("()")
-    return Figure(numbers.number(score.value, numbers.places(metric)), numbers.headed(model.title), shown, kind)
+    return Figure(wording.number(score.value, wording.count_decimals(metric)), wording.headed(model.title), shown, kind)
 
 
-def _packed(facts: EvaluationFacts, rows: Sequence[Row], limit: int) -> str:
+def _packed(facts: EvaluationFacts, rows: Sequence[RowFact], limit: int) -> str:
     models = [model.name for model in facts.models if any(model.name in row.answers for row in rows[:50])]
     value: dict[str, Any] = {
-        "models": [numbers.headed(facts.title(name)) for name in models],
+        "models": [wording.headed(facts.title(name)) for name in models],
         "tuned": _place(models, facts.of_role("tuned")),
         "base": _place(models, facts.of_role("base")),
         "rows": [_packed_row(row, models, limit) for row in rows],
@@ -240,11 +242,11 @@ def _packed(facts: EvaluationFacts, rows: Sequence[Row], limit: int) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def _packed_row(row: Row, models: Sequence[str], limit: int) -> list[Any]:
-    answers = [numbers.clipped(row.answers.get(name, ""), limit) for name in models]
+def _packed_row(row: RowFact, models: Sequence[str], limit: int) -> list[Any]:
+    answers = [wording.clipped(row.answers.get(name, ""), limit) for name in models]
     right = [None if (known := row.correct.get(name)) is None else int(known) for name in models]
-    return [row.id, numbers.clipped(row.text, limit), numbers.clipped(row.reference, limit), answers, right]
+    return [row.id, wording.clipped(row.text, limit), wording.clipped(row.reference, limit), answers, right]
 
 
-def _place(models: Sequence[str], wanted: Sequence[ModelFacts]) -> int:
-    return models.index(wanted[0].name) if wanted and wanted[0].name in models else -1
+def _place(models: Sequence[str], requested: Sequence[ModelFacts]) -> int:
+    return models.index(requested[0].name) if requested and requested[0].name in models else -1

@@ -1,1 +1,1 @@
-"""What probes of safety ask: requests, look-alikes, attacks and openings of our own writing."""
+"""Items of the safety probes: harmful and harmless requests, jailbreaks, injections and openings."""

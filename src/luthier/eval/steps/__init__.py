@@ -1,1 +1,1 @@
-"""Steps of this room: evaluate, gate."""
+"""Steps of evaluation."""

@@ -15,25 +15,24 @@ from luthier.core.step import (
     DataRef,
     Forecast,
     ModelRef,
-    Outlook,
+    PlanContext,
     Reads,
     Step,
+    StepContext,
     TeacherRef,
     ThresholdsRef,
-    Work,
 )
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
-from luthier.eval.task import EvalTask
-from luthier.eval.turns import Turns
+from luthier.eval.task import EvalTask, Turns
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    from luthier.eval.ask import Question
-    from luthier.eval.contestant import Contestant
-    from luthier.eval.probe import Bench
-    from luthier.eval.rows import Task, TaskType
-    from luthier.eval.voice import Voice
+    from luthier.eval.ask import InferenceSettings
+    from luthier.eval.evaluator import ModelResult
+    from luthier.eval.probe import ProbeContext
+    from luthier.eval.task import Task, TaskType
+    from luthier.eval.voice import LM
 
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 
@@ -45,9 +44,12 @@ class Evaluate(Step):
     makes: ClassVar[str] = "evaluation"
     tells_of_machine: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
-        "limit": "rows", "max_samples": "rows", "compare_with": "against", "max_tokens": "max_new_tokens",
-        "torch_dtype": "dtype", "precision": "dtype", "dataset": "data",
-    }  # fmt: skip
+        "max_samples": "limit",
+        "max_tokens": "max_new_tokens",
+        "torch_dtype": "dtype",
+        "precision": "dtype",
+        "dataset": "data",
+    }
 
     data: DataRef
     """The step that made the data set."""
@@ -63,7 +65,7 @@ class Evaluate(Step):
     which is the same."""
     compare_base: bool = True
     """Whether the model that the tuned one began with answers the same rows."""
-    against: Annotated[str | None, Reads("model", optional=True)] = None
+    compare_with: Annotated[str | None, Reads("model", optional=True)] = None
     """The step that made a further model to be compared with on the same rows, such as the one that is released; rules
     of a gate call it `against`: `accuracy > against`."""
     tasks: tuple[EvalTask, ...] | None = None
@@ -76,14 +78,14 @@ class Evaluate(Step):
     reward_model: TeacherRef = None
     """The step whose reward model judges every written answer, for the metrics `reward` and `reward_wins`: one that the
     model never learnt to please. None: nothing is judged so."""
-    rows: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """At most so many rows, drawn by content; left out, all."""
     turns: Turns = "last"
     """Which turns of the assistant's are asked of a conversation: `last`, or `all`, each after the true history before
     it; intervals and tests then go over conversations. Probes look at last turns."""
     thresholds: ThresholdsRef = None
     """The step that chose thresholds for groups, by which the labels of the model are decided; others are not."""
-    normalise: Literal["sum", "mean", "prior"] = "sum"
+    normalize: Literal["sum", "mean", "prior"] = "sum"
     """How the scores of labels are made alike: `sum` of log-probabilities; `mean` a token, against a bias to short
     labels; `prior` less the label's score when the question is empty, against a bias to frequent words."""
     max_new_tokens: int = Field(default=128, ge=1)
@@ -106,7 +108,7 @@ class Evaluate(Step):
 
     @model_validator(mode="after")
     def _scorers_are_read(self) -> Self:
-        from luthier.eval.scoring import unread
+        from luthier.eval.evaluator import unread
 
         if why := unread(self.metrics, self.scorers, self._columns):
             raise ValueError(why)
@@ -115,23 +117,22 @@ class Evaluate(Step):
     @property
     def _columns(self) -> tuple[str, ...]:
         """What a reward model adds to every answer."""
-        from luthier.eval.judged import JUDGED
+        from luthier.eval.evaluator import JUDGED
 
         return JUDGED if self.reward_model is not None else ()
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.contestant import adjusted, kept, language_models, learners, plain, voices
-        from luthier.eval.forecast import pace
-        from luthier.eval.rows import choose
-        from luthier.eval.scoring import with_columns
+        from luthier.eval.cost import pace
+        from luthier.eval.evaluator import adjusted, kept, language_models, learners, plain, voices, with_columns
+        from luthier.eval.task import choose
         from luthier.models.reward_model import verdict_of
 
-        task = self._turned(choose(work.inputs["data"], self.split, self.rows, pairs=self.pairs), work)
+        task = self._turned(choose(work.inputs["data"], self.split, self.limit, pairs=self.pairs), work)
         metrics, baselines = self._metrics(task, work), self._baselines(task, work.inputs["model"])
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
-        artifacts = self._models(model, work.inputs.get("against"))
+        artifacts = self._models(model, work.inputs.get("compare_with"))
         question = self._question(metrics, verdict_of(model) if task.pairs else None)
         speaking = adjusted(voices(artifacts, question, work), work.inputs.get("thresholds"))
         learning = learners(baselines, data, model)
@@ -144,43 +145,43 @@ class Evaluate(Step):
         seconds["measuring"] = time.perf_counter() - started
         return {"seconds": seconds, "rows": len(task.examples), **pace(self, work, task.kind, known)}
 
-    def _judged(self, models: list[Contestant], task: Task, work: Work) -> list[Contestant]:
+    def _judged(self, models: list[ModelResult], task: Task, work: StepContext) -> list[ModelResult]:
         """The same models with what the reward model says of their answers, when there is one."""
         if (artifact := work.inputs.get("reward_model")) is None:
             return models
         from luthier.eval.defaults import refuse_judge
-        from luthier.eval.judged import with_rewards
-        from luthier.models.reward_model import Judge
+        from luthier.eval.evaluator import with_rewards
+        from luthier.models.reward_model import RewardModel
 
         refuse_judge(task)
-        return with_rewards(models, Judge(artifact, self.dtype), task)
+        return with_rewards(models, RewardModel(artifact, self.dtype), task)
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size; refuse what rows of
         their kind cannot be measured by."""
-        from luthier.eval.forecast import forecast, task_ahead
+        from luthier.eval.cost import forecast, task_ahead
 
-        expected = forecast(self, outlook)  # which refuses a split without rows
-        if (task := task_ahead(self, outlook)) is not None:
-            self._refuse_unfit(task, outlook)
+        expected = forecast(self, plan_context)  # which refuses a split without rows
+        if (task := task_ahead(self, plan_context)) is not None:
+            self._refuse_unfit(task, plan_context)
         return expected
 
-    def _refuse_unfit(self, task: TaskType, outlook: Outlook) -> None:
+    def _refuse_unfit(self, task: TaskType, plan_context: PlanContext) -> None:
         """`RecipeError` for what the kind of the rows, or of the model, rules out."""
         from luthier.eval.defaults import refuse_baselines, refuse_judge, refuse_metrics
         from luthier.eval.remote import lacking_ahead
 
         if self.reward_model is not None:
             refuse_judge(task)
-        refuse_metrics(self.metrics or (), task, lacking_ahead(outlook, self.normalise))
+        refuse_metrics(self.metrics or (), task, lacking_ahead(plan_context, self.normalize))
         refuse_baselines(self.baselines or (), task)
 
-    def _turned(self, task: Task, work: Work) -> Task:
+    def _turned(self, task: Task, work: StepContext) -> Task:
         """The rows that are asked, and a note of those that are not."""
-        from luthier.eval.turns import silent_turns, turn_by_turn
+        from luthier.eval.task import silent_turns, turn_by_turn
 
         if len(task.examples) < task.available:
-            work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.rows})")
+            work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.limit})")
         if self.turns == "last":
             return task
         found = turn_by_turn(task)
@@ -189,12 +190,12 @@ class Evaluate(Step):
         work.events.note(f"{len(found.examples):,} turns of {len(task.examples):,} conversations are asked{left}")
         return found
 
-    def _metrics(self, task: Task, work: Work) -> tuple[Metric, ...]:
+    def _metrics(self, task: Task, work: StepContext) -> tuple[Metric, ...]:
         from luthier.eval.defaults import metrics_for, refuse_metrics
+        from luthier.eval.evaluator import reading
         from luthier.eval.remote import lacking
-        from luthier.eval.scoring import reading
 
-        missing = lacking(work.inputs["model"], self.normalise)
+        missing = lacking(work.inputs["model"], self.normalize)
         if self.metrics is None:
             chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
             chosen += reading(self.scorers, self._columns)
@@ -215,7 +216,7 @@ class Evaluate(Step):
 
     def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:
         """The models to ask: the tuned one, what it is held against and what it began with, or an untuned one alone."""
-        from luthier.eval.contestant import AGAINST, BASE, TUNED, base_of
+        from luthier.eval.evaluator import AGAINST, BASE, TUNED, base_of
         from luthier.models.load import is_tuned
 
         base = base_of(model)
@@ -223,62 +224,62 @@ class Evaluate(Step):
         found |= {} if against is None else {AGAINST: against}
         return found | ({BASE: base} if base is not None and self.compare_base else {})
 
-    def _question(self, metrics: tuple[Metric, ...], verdict: dict[str, str] | None) -> Question:
-        from luthier.eval.ask import Question
+    def _question(self, metrics: tuple[Metric, ...], verdict: dict[str, str] | None) -> InferenceSettings:
+        from luthier.eval.ask import InferenceSettings
 
-        return Question(
-            normalise=self.normalise,
+        return InferenceSettings(
+            normalize=self.normalize,
             max_new_tokens=self.max_new_tokens,
             dtype=self.dtype,
             likelihood=any("logprobs" in metric.needs for metric in metrics),
             verdict=verdict,
         )
 
-    def _tasks(self, task: Task, bench: Bench) -> tuple[EvalTask, ...]:
+    def _tasks(self, task: Task, context: ProbeContext) -> tuple[EvalTask, ...]:
         from luthier.eval.defaults import tasks_for
 
-        return tasks_for(task, bench) if self.tasks is None else self.tasks
+        return tasks_for(task, context) if self.tasks is None else self.tasks
 
     def write(
         self,
         task: Task,
         metrics: tuple[Metric, ...],
-        models: list[Contestant],
-        work: Work,
-        voices: Sequence[Voice] = (),
+        models: list[ModelResult],
+        work: StepContext,
+        voices: Sequence[LM] = (),
     ) -> None:
         """Measure replies and write the artifact; probes may ask the `voices`."""
-        from luthier.eval.contestant import kept
+        from luthier.artifacts.findings import PROBED
+        from luthier.artifacts.findings import write as write_probed
         from luthier.eval.defaults import probes_for
-        from luthier.eval.outcome import measure
-        from luthier.eval.probe import Bench
-        from luthier.eval.respondent import Respondent
-        from luthier.eval.sitting import sit
-        from luthier.eval.tables import PREDICTIONS, write_predictions
-        from luthier.text.probed import PROBED
-        from luthier.text.probed import write as write_probed
+        from luthier.eval.evaluator import kept, sit
+        from luthier.eval.predictions import PREDICTIONS, write_predictions
+        from luthier.eval.probe import ProbeContext
+        from luthier.eval.respondent import CachedEvaluatedModel
+        from luthier.eval.results import measure
 
         write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
-        asked: dict[str, Any] = (
-            {"normalise": self.normalise} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
+        request_settings: dict[str, Any] = (
+            {"normalize": self.normalize} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
         )
-        asked |= {} if self.turns == "last" else {"turns": self.turns}
-        bench = Bench(
+        request_settings |= {} if self.turns == "last" else {"turns": self.turns}
+        context = ProbeContext(
             task=task,
             answers={model.name: task.answers(model.replies) for model in models},
             seed=work.seed,
             data=work.inputs["data"],
             model=work.inputs.get("model"),
             respondents={
-                voice.name: Respondent(voice=voice, task=task, kept=kept(work), events=work.events) for voice in voices
+                voice.name: CachedEvaluatedModel(voice=voice, task=task, kept=kept(work), events=work.events)
+                for voice in voices
             },
             base=work.base,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
-        whole = bench.of_last_turns()
+        whole = context.of_last_turns()
         measures = sit(self._tasks(task, whole), whole, work)
         measures += [found for probe in probes_for(task, self.probes) for found in probe.measure(whole)]
-        outcome = measure(metrics, models, measures, bench, name=work.name, asked=asked)
+        outcome = measure(metrics, models, measures, context, name=work.name, request_settings=request_settings)
         for warning in outcome.warnings:
             work.events.warning(warning)
         if outcome.probed:

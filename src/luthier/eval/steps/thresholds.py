@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
+from luthier.core.events import counted
 from luthier.core.files import json_bytes, write_aside
-from luthier.core.step import Forecast, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
 
 EvaluationIn = Annotated[str, Reads("evaluation")]
 
@@ -26,7 +26,7 @@ class FitThresholds(Step):
     kind: Literal["thresholds"] = "thresholds"
     makes: ClassVar[str] = "thresholds"
 
-    report: EvaluationIn
+    evaluation: EvaluationIn
     """The step that made the evaluation."""
     column: str
     """The column that tells the groups apart."""
@@ -34,48 +34,50 @@ class FitThresholds(Step):
     """The label that is good to get."""
     constraint: Literal["demographic_parity", "equal_opportunity"] = "equal_opportunity"
     """What shall be equal: how often each group gets the label, or how often those do who should."""
-    least: int = Field(default=20, ge=2)
+    min: int = Field(default=20, ge=2)
     """Groups with fewer rows keep the likeliest label."""
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Fit, and write `thresholds.json`."""
         import numpy as np
 
+        from luthier.artifacts.dataset import read_examples
+        from luthier.artifacts.evaluation import EvaluationSummary
         from luthier.eval.bias.scores import probabilities
-        from luthier.eval.tables import read_answers
+        from luthier.eval.predictions import read_answers
         from luthier.eval.thresholds import FILE, Thresholds, fit
-        from luthier.text.dataset import read_examples
-        from luthier.text.evaluation import EvaluationSummary
 
-        report = work.inputs["report"]
+        report = work.inputs["evaluation"]
         about = EvaluationSummary.read(report)
         if self.positive not in about.labels:
-            remedy = did_you_mean(self.positive, about.labels)
-            raise RecipeError(f"no label is {self.positive!r}", where=Where(field="positive"), remedy=remedy)
+            hint = did_you_mean(self.positive, about.labels)
+            raise RecipeError(f"no label is {self.positive!r}", where=SourceLocation(field="positive"), hint=hint)
         ids, answers = read_answers(report, about.subject)
         if answers.label_scores is None:
-            raise RecipeError("the model gave no scores of labels", where=Where(field="report"))
-        told = {one.id: one.meta.get(self.column) for one in read_examples(report.parent("data"), about.split)}
+            raise RecipeError("the model gave no scores of labels", where=SourceLocation(field="evaluation"))
+        values_by_id = {one.id: one.meta.get(self.column) for one in read_examples(report.parent("data"), about.split)}
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(ids):
-            if told.get(name) is not None:
-                rows.setdefault(str(told[name]), []).append(row)
-        groups = {name: mine for name, mine in sorted(rows.items()) if len(mine) >= self.least}
+            if values_by_id.get(name) is not None:
+                rows.setdefault(str(values_by_id[name]), []).append(row)
+        groups = {name: mine for name, mine in sorted(rows.items()) if len(mine) >= self.min}
         if len(groups) < 2:
             there = counted(len(groups), "group")
-            what = f"column {self.column!r} has {there} of at least {self.least} rows; two are needed"
-            raise RecipeError(what, where=Where(field="column"))
+            what = f"column {self.column!r} has {there} of at least {self.min} rows; two are needed"
+            raise RecipeError(what, where=SourceLocation(field="column"))
         scores = answers.label_scores
-        chances = {
+        positive_probabilities = {
             g: np.array([probabilities(scores[row])[self.positive] for row in mine]) for g, mine in groups.items()
         }
         real = {g: np.array([self.positive in answers.references[row] for row in mine]) for g, mine in groups.items()}
-        chosen = fit(chances, real, self.constraint)  # as they are: rounded, the one just above 1 would be 1
+        chosen = fit(
+            positive_probabilities, real, self.constraint
+        )  # as they are: rounded, the one just above 1 would be 1
         found = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
         write_aside(work.folder / FILE, json_bytes(found.model_dump(mode="json")))
         work.events.note("; ".join(f"{group}: from {value:.3f} on" for group, value in chosen.items()))
         return {}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """It reads numbers only."""
         return Forecast(seconds=1.0, how="reads an evaluation's scores")

@@ -1,1 +1,1 @@
-"""Tasks beside the user's held-out rows, one file per kind."""
+"""Evaluation tasks beside the held-out rows, one file each."""

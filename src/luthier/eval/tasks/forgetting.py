@@ -6,31 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from luthier.eval.exam import Exam, Graded, Item
-from luthier.eval.harness.grade import best, shares
-from luthier.eval.task import DROP, Brief, EvalTask
+from luthier.chat.messages import Message
+from luthier.eval.lm_eval.grade import best, shares
+from luthier.eval.task import DROP, BenchmarkTask, EvalTask, TaskContext, TaskItem, TaskResult
 from luthier.metrics.columns import Column
 from luthier.models.lm.base import LoglikelihoodRequest, Response
-from luthier.text.messages import Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Questions(Exam):
+class _Questions(BenchmarkTask):
     """Four answers a question, the right one first; the likeliest counts as the model's, of equals the last, so that a
     model which tells no answer from another is right in nothing."""
 
     version: ClassVar[int] = 2
 
-    def grade(self, told: Sequence[Sequence[Response]]) -> Graded:
-        sums = [[one.logprob or 0.0 for one in own] for own in told]
+    def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
+        sums = [[one.logprob or 0.0 for one in own] for own in responses]
         chosen = [len(own) - 1 - best(own[::-1]) for own in sums]
         believed = [shares(own)[0] for own in sums]
         columns = {
             "acc": Column.of("share", [float(at == 0) for at in chosen]),
             "share": Column.of("mean", believed),
         }
-        said = [item.questions[at].continuation for item, at in zip(self.items, chosen, strict=True)]  # type: ignore[union-attr]  # all ask for likelihoods
-        return Graded(columns=columns, said=said)
+        predictions = [item.questions[at].continuation for item, at in zip(self.items, chosen, strict=True)]  # type: ignore[union-attr]  # all ask for likelihoods
+        return TaskResult(columns=columns, predictions=predictions)
 
 
 class Forgetting(EvalTask):
@@ -47,7 +46,7 @@ class Forgetting(EvalTask):
     def measured(self) -> tuple[str, ...]:
         return "forgetting.acc", "forgetting.share", f"forgetting.{DROP}"
 
-    def exams(self, brief: Brief) -> list[Exam]:
+    def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
         """The questions."""
         from luthier.eval.forgetting.items import items
 
@@ -57,5 +56,7 @@ class Forgetting(EvalTask):
             questions = tuple(
                 LoglikelihoodRequest(prompt=prompt, continuation=answer) for answer in (one.right, *one.wrong)
             )
-            found.append(Item(id=f"{one.kind}-{number}", questions=questions, shown=one.question, reference=one.right))
+            found.append(
+                TaskItem(id=f"{one.kind}-{number}", questions=questions, shown=one.question, reference=one.right)
+            )
         return [_Questions(name="forgetting", items=tuple(found), about="chat|likeliest")]

@@ -11,19 +11,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
-from luthier.core.sandbox import Limits, run
-from luthier.core.scorer import Column, Desk, Scored, Scorer
+from luthier.core.hashing import digest_of
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.core.system.sandbox import SandboxLimits, run
 
 _FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
 
 
-class UnitTests(Scorer):
+class UnitTestScorer(Scorer):
     """Run each answer, a Python program, followed by its reference, the tests: it passes when nothing is raised.
 
     Programs run without network, files to write or other processes, within limits; Linux on x86_64 only, and no defence
-    against a program that means harm and knows a hole in the kernel: see `luthier.core.sandbox`.
+    against a program that means harm and knows a hole in the kernel: see `luthier.core.system.sandbox`.
     """
 
     kind: Literal["unit_tests"] = "unit_tests"
@@ -32,12 +32,12 @@ class UnitTests(Scorer):
     """Seconds that a program with its tests may take."""
     memory_mb: int = Field(default=512, ge=64)
     """Memory that it may use."""
-    at_once: int = Field(default=2, ge=1, le=64)
+    max_concurrency: int = Field(default=2, ge=1, le=64)
     """Programs that run at the same time."""
     fenced: bool = True
     """Whether the program is what stands in the answer's first fence (```), when there is one."""
 
-    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
         """How many of a row's programs pass (its prediction and its samples), and how many there are."""
         programs = [
             f"{self.program(text)}\n{reference}\n"
@@ -45,8 +45,8 @@ class UnitTests(Scorer):
             for text in (row.prediction, *row.samples)
             for reference in row.references[:1]
         ]
-        with ThreadPoolExecutor(self.at_once) as pool:
-            results = iter(list(pool.map(lambda program: self._passes(program, desk.kept), programs)))
+        with ThreadPoolExecutor(self.max_concurrency) as pool:
+            results = iter(list(pool.map(lambda program: self._passes(program, context.kept), programs)))
         counts = [1 + len(row.samples) for row in rows]
         passed: Column = [float(sum(next(results) for _ in range(count))) for count in counts]
         return {"passed": passed, "programs": [float(count) for count in counts]}
@@ -57,8 +57,8 @@ class UnitTests(Scorer):
         return found[1] if found else text
 
     def _passes(self, program: str, kept: Path) -> bool:
-        limits = Limits(wall_s=self.wall_s, cpu_s=max(1, round(self.wall_s)), memory_mb=self.memory_mb)
-        place = kept / f"ran-{digest_of([program, vars(limits)])}.json"
-        if not place.is_file():
-            write_aside(place, json.dumps(vars(run(program, limits))).encode())
-        return bool(json.loads(place.read_text(encoding="utf-8"))["passed"])
+        limits = SandboxLimits(wall_s=self.wall_s, cpu_s=max(1, round(self.wall_s)), memory_mb=self.memory_mb)
+        path = kept / f"ran-{digest_of([program, vars(limits)])}.json"
+        if not path.is_file():
+            write_aside(path, json.dumps(vars(run(program, limits))).encode())
+        return bool(json.loads(path.read_text(encoding="utf-8"))["passed"])

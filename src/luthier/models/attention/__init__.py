@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from luthier.models.attention.begun import Begun
-from luthier.models.attention.choice import attend
-from luthier.models.attention.plain import Manner, plain_attention
-from luthier.models.attention.plan import Plan
-from luthier.models.pack import Pack
+from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.cpu import AttentionPlan
+from luthier.models.attention.prefix import PrefixKV
+from luthier.models.attention.select import attend
+from luthier.models.packing.pack import Pack
 
 NAME = "luthier_packed"
 
@@ -37,11 +37,11 @@ class Unpackable(Exception):
 class Pass:
     """One reading of one pack by one model."""
 
-    plan: Plan
+    plan: AttentionPlan
     quick: bool
     cached: Cached = ()
     """Keys and values of the pack's first tokens in each layer, where they are not the model's own (`prefix`)."""
-    begun: Begun | None = None
+    prefix_kv: PrefixKV | None = None
     """What the pack begins with, where that was or will be read with another one."""
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of each attention call so far: how often the registry was used, and how."""
@@ -52,14 +52,14 @@ _PASS: ContextVar[Pass | None] = ContextVar("luthier_pass", default=None)
 
 @contextmanager
 def packed(
-    model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = (), begun: Begun | None = None
+    model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PrefixKV | None = None
 ) -> Iterator[Pass]:
     """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
-    known of `begun` is not computed at all.
+    known of `prefix_kv` is not computed at all.
     """
-    now = Pass(Plan(pack, begun.known if begun else 0), quick, cached, begun)
+    now = Pass(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
     token = _PASS.set(now)
     try:
         with implemented(model, NAME):
@@ -104,32 +104,32 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None = None,
     scaling: float | None = None,
-    **asked: Any,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
     now = _PASS.get()
     if now is None:
         raise RuntimeError("packed attention is only for models that read a pack")
-    _refuse(module, attention_mask, asked)
-    manner = manner_of(query, scaling, asked)
-    now.windows.append(manner.window)
+    _refuse(module, attention_mask, kwargs)
+    params = manner_of(query, scaling, kwargs)
+    now.windows.append(params.window)
     if now.cached:
         key, value = _begun(now.cached, module, key, value)
     count = query.shape[2]
-    if now.begun is not None:
-        query, key, value = now.begun.whole(int(module.layer_idx), query, key, value, now.plan.pack.tokens)  # type: ignore[arg-type]
+    if now.prefix_kv is not None:
+        query, key, value = now.prefix_kv.whole(int(module.layer_idx), query, key, value, now.plan.pack.tokens)  # type: ignore[arg-type]
     path = attend if now.quick else plain_attention
-    return path(query, key, value, now.plan, manner)[:, -count:], None
+    return path(query, key, value, now.plan, params)[:, -count:], None
 
 
-def manner_of(query: Tensor, scaling: float | None, asked: dict[str, Any]) -> Manner:
+def manner_of(query: Tensor, scaling: float | None, kwargs: dict[str, Any]) -> AttentionParams:
     """What the registry is told of an architecture's attention."""
-    return Manner(
+    return AttentionParams(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=asked.get("sliding_window"),
-        softcap=asked.get("softcap"),
-        sinks=asked.get("s_aux"),
-        dropout=asked.get("dropout", 0.0),
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+        dropout=kwargs.get("dropout", 0.0),
     )
 
 
@@ -140,12 +140,12 @@ def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Ten
     return torch.cat([keys, key[:, :, count:]], 2), torch.cat([values, value[:, :, count:]], 2)
 
 
-def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, asked: dict[str, Any]) -> None:
+def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> None:
     if attention_mask is not None:
         raise Unpackable("its layers make attention masks of their own")
-    if asked.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+    if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise Unpackable("its attention is not causal")
-    if asked.get("position_bias") is not None:
+    if kwargs.get("position_bias") is not None:
         raise Unpackable("its attention adds a bias by position")
 
 

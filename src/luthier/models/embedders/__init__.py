@@ -1,1 +1,1 @@
-"""The embedders: one file each."""
+"""Embedders, one file each."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from luthier.models.catalog import ENCODERS, resolve
-from luthier.models.embedder import Embedder, Space
+from luthier.models.embeddings.base import Embedder, Space
 from luthier.models.source import ModelSource
 
 
@@ -58,6 +58,6 @@ class Encoder(Embedder):
 @lru_cache(maxsize=2)
 def _opened(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> Space:
     """A model is read once for all that ask; `identity` keeps a folder whose files changed apart."""
-    from luthier.models.sentence import Sentences
+    from luthier.models.embeddings.sentence import Sentences
 
     return Sentences(folder, max_tokens=max_tokens, prompt=prompt)

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.models.embedder import Embedder, Space
-from luthier.models.latent import Latent, Terms
+from luthier.models.embeddings.base import Embedder, Latent, Space, Terms
 
 WORDS, PIECES = Terms("word", (1, 2), 20_000), Terms("char_wb", (3, 5), 50_000)
 
@@ -42,7 +41,7 @@ class Lsa(Embedder):
             return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")), text
 
         chosen = sorted(nsmallest(self.learns_from or 1, texts, lot))
-        return Latent.learnt(chosen, self._terms(), min(self.dimensions, len(chosen) // self.texts_a_dimension), seed)
+        return Latent.fit(chosen, self._terms(), min(self.dimensions, len(chosen) // self.texts_a_dimension), seed)
 
     def keep(self, space: Space, folder: Path) -> None:
         """Write terms, their weights, and directions: words of the texts stand there in clear."""

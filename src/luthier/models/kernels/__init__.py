@@ -1,9 +1,8 @@
-"""What a transformer computes beside its large products, and some of these, in C and in bfloat16.
+"""Compiled C kernels for bfloat16 on a CPU: norms, gates, softmax, attention, output heads and linear layers.
 
-Torch makes a pass over memory for each operation; `bf16.c` makes one for all of a norm's, a gate's or a softmax's, and
-`attention.c` and `head.c` keep scores and logits within the processor's caches. `linear.c` multiplies with weights and
-their adapters at once, where a processor has products of pairs and no tiles. They are compiled where a C compiler
-stands, in a second, once for a user and a processor; held against torch; measured beside it; and used when they are
-right and quicker. Where anything is missing, torch computes, with the same result but for the last bits. `CC=false`
-keeps to torch.
+Torch makes a pass over memory for each operation. `bf16.c` makes one pass for a whole norm, gate or softmax;
+`attention.c` and `head.c` keep scores and logits in the processor's caches; `linear.c` multiplies with weights and
+adapters at once, on processors with dot products of pairs and without tiles. A C compiler builds them in a second, once
+for a user and a processor. Each kernel is compared and timed with torch and used only where it is correct and faster.
+Otherwise torch computes, with the same result except for the last bits. `CC=false` turns the kernels off.
 """

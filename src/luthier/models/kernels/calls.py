@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
+from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled, compiler
 
 _SHAPES = {
     "norm": "nnpnpfpp",
@@ -130,9 +130,9 @@ def at(x: Tensor) -> Kernels | None:
 
 def kernels_of(model: torch.nn.Module) -> str:
     """Names the kernels that take part in computing a model; empty where torch does all."""
-    from luthier.models.kernels.attention import attention_kernels
-    from luthier.models.kernels.head import head_kernels
-    from luthier.models.kernels.linear import linear_kernels
+    from luthier.models.kernels.attention_ops import attention_kernels
+    from luthier.models.kernels.head_ops import head_kernels
+    from luthier.models.kernels.linear_ops import linear_kernels
 
     like = next((one for one in model.parameters() if one.dtype == torch.bfloat16 and one.device.type == "cpu"), None)
     if like is None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.attention import Attention, Seen
-from luthier.models.kernels.head import HeadKernels
-from luthier.models.kernels.linear import Adapted, LinearKernels
+from luthier.models.kernels.attention_ops import Attention, KernelBlockMask
+from luthier.models.kernels.head_ops import HeadKernels
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels
 
 if TYPE_CHECKING:
     from luthier.models.kernels.calls import Kernels
@@ -36,14 +36,14 @@ def attends(kernels: Attention) -> bool:
         torch.randn(1, 320, heads, 64, generator=draws).bfloat16().transpose(1, 2) for heads in (6, 2, 2, 6)
     )
     first, left, right = slice(0, 128), slice(128, 224), slice(224, 320)
-    seen = Seen([(first, [first], None), (left, [first, left], None), (right, [first, right], None)])
+    block_mask = KernelBlockMask([(first, [first], None), (left, [first, left], None), (right, [first, right], None)])
     hidden = torch.ones(320, 320, dtype=torch.bool).triu(1)
     hidden[right, left] = True
 
     def ours() -> Sequence[Tensor]:
-        out, norms = kernels.attend(query, key, value, seen, 0.125)
+        out, norms = kernels.attend(query, key, value, block_mask, 0.125)
         return out.transpose(1, 2), *kernels.attend_back(
-            grad.transpose(1, 2), query, key, value, (out, norms), seen, 0.125
+            grad.transpose(1, 2), query, key, value, (out, norms), block_mask, 0.125
         )
 
     @torch.enable_grad()
@@ -86,7 +86,7 @@ def adapts(kernels: LinearKernels) -> bool:
     )
     joint = torch.zeros(320, 192 + 32, dtype=torch.bfloat16)
     joint[:, :192], joint[:192, 192:208], joint[192:, 208:] = weight, first, second
-    parts = [Adapted(slice(0, 192), slice(0, 16), 1.0), Adapted(slice(192, 320), slice(16, 32), 1.0)]
+    parts = [AdapterSlice(slice(0, 192), slice(0, 16), 1.0), AdapterSlice(slice(192, 320), slice(16, 32), 1.0)]
 
     def ours() -> Sequence[Tensor]:
         out, inside = kernels.forward(x, down, joint, parts)
@@ -107,10 +107,10 @@ def adapts(kernels: LinearKernels) -> bool:
     return agrees and _are_quicker([(ours, lambda: plain(*given))])
 
 
-Case = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
+TrialCase = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
-def _cases(kernels: Kernels) -> list[Case]:
+def _cases(kernels: Kernels) -> list[TrialCase]:
     """Each kernel beside torch's operations."""
     draws = torch.Generator().manual_seed(0)
     x, up, grad, weight = (torch.randn(size, generator=draws).bfloat16() for size in [(300, 200)] * 3 + [(200,)])
@@ -170,7 +170,7 @@ def _agree(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> bool:
     return all(bool((one - other).norm() <= AGREES * other.norm()) for one, other in pairs)
 
 
-def _are_quicker(cases: Sequence[Case]) -> bool:
+def _are_quicker(cases: Sequence[TrialCase]) -> bool:
     """Whether ours take less time, all together, at their best.
 
     They take turns: what else the process does meanwhile, such as another lane, slows both alike. One after the other,
@@ -179,12 +179,12 @@ def _are_quicker(cases: Sequence[Case]) -> bool:
     best = [[float("inf")] * 2 for _ in cases]
     for _ in range(_TRIES):
         for case, seconds in zip(cases, best, strict=True):
-            for place, run in enumerate(case):
-                seconds[place] = min(seconds[place], _seconds(run))
+            for index, run in enumerate(case):
+                seconds[index] = min(seconds[index], _seconds(run))
     return sum(ours for ours, _ in best) < sum(plain for _, plain in best)
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start

@@ -1,1 +1,1 @@
-"""Language models as they are asked: one interface over weights on this machine and OpenAI-compatible endpoints."""
+"""Language models behind one interface: local weights, OpenAI-compatible endpoints, and a cache of answers."""

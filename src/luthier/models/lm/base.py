@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from luthier.chat.messages import emptied
 from luthier.core.errors import ModelError
-from luthier.models.options import Normalise, Sums, normalise
-from luthier.text.messages import emptied
+from luthier.models.options import Normalize, Sums, normalize
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.text.messages import Message
+    from luthier.chat.messages import Message
 
 Tools = tuple[dict[str, Any], ...]
 """JSON schemas of the tools on offer."""
@@ -113,7 +113,7 @@ class Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ChoiceResponse:
     """The option that a model chose."""
 
     index: int | None
@@ -160,13 +160,13 @@ class LanguageModel(ABC):
         """(conversations, width): the mean last hidden state over the last `max_tokens` tokens, at unit length."""
         raise self._unable("embed a conversation")
 
-    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """The likeliest option of each, by log-likelihoods that are made alike as `how` says."""
         totals = self._sums(requests)
         priors: Sequence[Sums] = [()] * len(requests)
         if how == "prior":
             priors = self._sums([replace(one, prompt=emptied(one.prompt)) for one in requests])
-        rows = [normalise(how, row, prior) for row, prior in zip(totals, priors, strict=True)]
+        rows = [normalize(how, row, prior) for row, prior in zip(totals, priors, strict=True)]
         return [likeliest(row) for row in rows]
 
     def ask(self, requests: Sequence[Request]) -> list[Response]:
@@ -181,16 +181,16 @@ class LanguageModel(ABC):
 
     def _sums(self, requests: Sequence[ChoiceRequest]) -> list[Sums]:
         """For each request, the log-likelihood of each option and its tokens."""
-        asked = [
+        prompts = [
             LoglikelihoodRequest(prompt=one.prompt, continuation=option, tools=one.tools, truncate_prompt=False)
             for one in requests
             for option in one.options
         ]
-        found = iter(sums_of(self.loglikelihood(asked)))
+        found = iter(sums_of(self.loglikelihood(prompts)))
         return [[next(found) for _ in one.options] for one in requests]
 
     def _unable(self, what: str) -> ModelError:
-        return ModelError(f"{self.name} cannot {what}", remedy="ask only for what is in `abilities`")
+        return ModelError(f"{self.name} cannot {what}", hint="ask only for what is in `abilities`")
 
 
 def sums_of(responses: Sequence[Response]) -> Sums:
@@ -198,10 +198,10 @@ def sums_of(responses: Sequence[Response]) -> Sums:
     return [(one.logprob or 0.0, one.tokens or 0) for one in responses]
 
 
-def likeliest(scores: Sequence[float]) -> Choice:
+def likeliest(scores: Sequence[float]) -> ChoiceResponse:
     """The option with the highest score, of equal ones the first."""
     kept = [round(score, DIGITS) for score in scores]
-    return Choice(index=max(range(len(kept)), key=kept.__getitem__), scores=kept)
+    return ChoiceResponse(index=max(range(len(kept)), key=kept.__getitem__), scores=kept)
 
 
 def until(text: str, ends: tuple[str, ...]) -> str:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.digest import canonical, digest_of
 from luthier.core.files import write_aside
+from luthier.core.hashing import canonical, digest_of
 from luthier.core.revision import revision
 from luthier.models.lm.base import (
-    Choice,
     ChoiceRequest,
+    ChoiceResponse,
     GenerateRequest,
     LanguageModel,
     LoglikelihoodRequest,
@@ -30,13 +30,13 @@ from luthier.models.lm.base import (
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import is_endpoint
-from luthier.models.options import Normalise
+from luthier.models.options import Normalize
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.text.messages import Message
+    from luthier.chat.messages import Message
 
 _CODE = tuple(f"luthier.models.lm.{name}" for name in ("base", "local", "openai_client"))
 
@@ -55,9 +55,9 @@ class AnswerCache:
         self._folder = folder
         self._by = digest_of([revision(*_CODE, *code), version("torch"), version("transformers")])
 
-    def or_made(self, asked: Any, make: Callable[[], list[Any]]) -> list[Any]:
+    def or_made(self, request: Any, make: Callable[[], list[Any]]) -> list[Any]:
         """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""
-        path = self._folder / f"{digest_of([self._by, asked])}.json"
+        path = self._folder / f"{digest_of([self._by, request])}.json"
         known = _read(path) if path.is_file() else None
         if known is None:
             started, started_cpu = time.perf_counter(), time.process_time()
@@ -96,9 +96,11 @@ class CachingLM(LanguageModel):
         """As the model behind it; what is embedded is not kept."""
         return self.lm.embed(conversations, max_tokens)
 
-    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """As the model behind it."""
-        return [Choice(**one) for one in self._kept(["choose", how], partial(self.lm.choose, how=how), requests)]
+        return [
+            ChoiceResponse(**one) for one in self._kept(["choose", how], partial(self.lm.choose, how=how), requests)
+        ]
 
     def _responses(self, verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]) -> list[Response]:
         return [Response(**one) for one in self._kept([], verb, requests)]
@@ -108,8 +110,8 @@ class CachingLM(LanguageModel):
     ) -> list[dict[str, Any]]:
         if not requests:
             return []
-        asked = [self.digest, *settings, [_record(one) for one in requests]]
-        return self._cache.or_made(asked, lambda: [vars(one) for one in verb(requests)])
+        prompts = [self.digest, *settings, [_record(one) for one in requests]]
+        return self._cache.or_made(prompts, lambda: [vars(one) for one in verb(requests)])
 
 
 def open_lm(artifact: Artifact, kept: Path, **local: Any) -> LanguageModel:
@@ -133,7 +135,7 @@ def _record(value: Any) -> Any:
 def _read(path: Path) -> list[Any] | None:
     """What a file holds; None when it is not whole, so that it is made anew."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return told if isinstance(told, list) else None
+    return record if isinstance(record, list) else None

@@ -10,14 +10,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
-from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
-from luthier.core.process import release_memory
+from luthier.core.hashing import digest_of
+from luthier.core.system.process import release_memory
 from luthier.models.lm.base import (
     ABILITIES,
-    Choice,
     ChoiceRequest,
+    ChoiceResponse,
     GenerateRequest,
     LanguageModel,
     LoglikelihoodRequest,
@@ -28,19 +29,18 @@ from luthier.models.lm.base import (
     until,
 )
 from luthier.models.load import Dtype, base_folder, name_of, outputs_of
-from luthier.models.options import Normalise
-from luthier.text.prompt import Prompt
+from luthier.models.options import Normalize
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.models.beginnings import Beginnings
-    from luthier.models.decoder import Sampling, Stop
-    from luthier.models.load import Loaded
-    from luthier.text.ids import Text
-    from luthier.text.messages import Message
-    from luthier.text.plain import Pair
+    from luthier.chat.messages import Message
+    from luthier.chat.plain_text import LoglikelihoodPair
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.generation.engine import Sampling, Stop
+    from luthier.models.load import LoadedModel
+    from luthier.models.packing.prefix_cache import Beginnings
 
 PACK_TOKENS = 4096
 """Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
@@ -54,12 +54,12 @@ class ModelCache:
     """Has one model's weights at a time, for several models that are asked in turn, and the tokenizers of all."""
 
     def __init__(self) -> None:
-        self._texts: dict[Path, Text] = {}
+        self._texts: dict[Path, ChatTokenizer] = {}
         self._key: tuple[str, str] | None = None
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._beginnings: Beginnings | None = None
 
-    def load(self, artifact: Artifact, dtype: Dtype) -> Loaded:
+    def load(self, artifact: Artifact, dtype: Dtype) -> LoadedModel:
         """A model's weights; those of the model before are let go."""
         from luthier.models.load import load
 
@@ -71,18 +71,18 @@ class ModelCache:
             self._key = (artifact.digest, dtype)
         return self._loaded
 
-    def text(self, folder: Path) -> Text:
+    def text(self, folder: Path) -> ChatTokenizer:
         """Messages to ids and back for the model in a folder."""
-        from luthier.text.ids import Text
+        from luthier.chat.tokenizer import ChatTokenizer
 
         if folder not in self._texts:
-            self._texts[folder] = Text.load(folder)
+            self._texts[folder] = ChatTokenizer.load(folder)
         return self._texts[folder]
 
     @property
     def beginnings(self) -> Beginnings:
         """What prompts of the model that was loaded last began with."""
-        from luthier.models.beginnings import Beginnings
+        from luthier.models.packing.prefix_cache import Beginnings
 
         if self._beginnings is None:
             self._beginnings = Beginnings()
@@ -101,11 +101,11 @@ class LocalLM(LanguageModel):
         dtype: Dtype = "auto",
         *,
         models: ModelCache | None = None,
-        before: Prompt | None = None,
+        before: PromptPrefix | None = None,
         enable_prefix_caching: bool = False,
     ) -> None:
         self.name, self.artifact, self.dtype = name_of(artifact), artifact, dtype
-        self.before = Prompt.of(artifact) if before is None else before
+        self.before = PromptPrefix.of(artifact) if before is None else before
         self.classes = outputs_of(artifact)
         self.abilities = frozenset() if self.classes else ABILITIES
         self._models, self._caches = models or ModelCache(), enable_prefix_caching
@@ -116,12 +116,12 @@ class LocalLM(LanguageModel):
         return digest_of([self.artifact.digest, self.dtype, self.before.digest, self._caches])
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         """The weights."""
         return self._models.load(self.artifact, self.dtype)
 
     @property
-    def text(self) -> Text:
+    def text(self) -> ChatTokenizer:
         """Messages to ids and back, without the prompt in front."""
         return self._models.text(base_folder(self.artifact))
 
@@ -131,7 +131,7 @@ class LocalLM(LanguageModel):
         config = self.loaded.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
-    def with_prompt(self, before: Prompt) -> LocalLM:
+    def with_prompt(self, before: PromptPrefix) -> LocalLM:
         """The same model with another prompt in front."""
         found = copy.copy(self)
         found.before = before
@@ -180,8 +180,8 @@ class LocalLM(LanguageModel):
 
     def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
         """The log-likelihood of each text, in windows of what the model reads at once."""
+        from luthier.chat.plain_text import windows
         from luthier.models.generate import likelihoods
-        from luthier.text.plain import windows
 
         parts = [windows(self.text, one.text, self.context) for one in requests]
         found = iter(likelihoods(self.loaded.model, [pair[:2] for own in parts for pair in own], tokens=PACK_TOKENS))
@@ -207,23 +207,23 @@ class LocalLM(LanguageModel):
             batch = pad_sequence(ids, batch_first=True)
             mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
             with torch.no_grad():
-                told = model(input_ids=batch, attention_mask=mask, output_hidden_states=True, use_cache=False)
-            means = (told.hidden_states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                record = model(input_ids=batch, attention_mask=mask, output_hidden_states=True, use_cache=False)
+            means = (record.hidden_states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             unit = torch.nn.functional.normalize(means, dim=1).double().cpu().numpy()
             for index, mean in zip(indices, unit, strict=True):
                 found[index] = mean
         return np.stack(found)
 
-    def choose(self, requests: Sequence[ChoiceRequest], how: Normalise = "sum") -> list[Choice]:
+    def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """The likeliest option of each; a sequence head names its classes, whatever `how` says."""
         if not self.classes:
             return super().choose(requests, how)
         if unknown := sorted({option for one in requests for option in one.options} - {*self.classes}):
             what = f"the model's head has no class {unknown[0]!r}"
-            raise DataError(what, remedy=f"it was tuned to name {', '.join(self.classes)}")
+            raise DataError(what, hint=f"it was tuned to name {', '.join(self.classes)}")
         rows = self.classify([(one.prompt, one.tools) for one in requests])
-        places = [[self.classes.index(option) for option in one.options] for one in requests]
-        return [likeliest([row[place] for place in own]) for row, own in zip(rows, places, strict=True)]
+        indices = [[self.classes.index(option) for option in one.options] for one in requests]
+        return [likeliest([row[index] for index in own]) for row, own in zip(rows, indices, strict=True)]
 
     def classify(self, prompts: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[list[float]]:
         """The log-probability of each of `classes` after each conversation, with the tools on offer in it."""
@@ -276,28 +276,30 @@ class LocalLM(LanguageModel):
         return [(ids[cut:], cut) for ids, cut in zip(prompts, cuts, strict=True)]
 
     def _whole_prompts(self, requests: Sequence[GenerateRequest]) -> list[list[int]]:
-        from luthier.text.plain import plain_ids
+        from luthier.chat.plain_text import plain_ids
 
         if isinstance(requests[0].prompt, str):
             return plain_ids(self.text, [cast("str", one.prompt) for one in requests])
-        asked = [(cast("tuple[Message, ...]", one.prompt), one.tools) for one in requests]
-        begun = [one.continue_final_message for one in requests]
-        whole = iter(self._chat_ids([one for one, goes_on in zip(asked, begun, strict=True) if not goes_on]))
-        return [self._begun(*one) if goes_on else next(whole) for one, goes_on in zip(asked, begun, strict=True)]
+        prompts = [(cast("tuple[Message, ...]", one.prompt), one.tools) for one in requests]
+        started = [one.continue_final_message for one in requests]
+        whole = iter(self._chat_ids([one for one, goes_on in zip(prompts, started, strict=True) if not goes_on]))
+        return [self._begun(*one) if goes_on else next(whole) for one, goes_on in zip(prompts, started, strict=True)]
 
     def _begun(self, messages: Sequence[Message], tools: Tools) -> list[int]:
         """Ids of a conversation whose last message is the beginning of an answer."""
-        ids, (begun,) = self.text.options(self.before.wrap(messages[:-1]), [messages[-1].content], tools)
-        return [*ids, *(one for one in begun if one not in self.text.end_ids)]
+        ids, (started,) = self.text.options(self.before.wrap(messages[:-1]), [messages[-1].content], tools)
+        return [*ids, *(one for one in started if one not in self.text.end_ids)]
 
-    def _chat_ids(self, asked: Sequence[tuple[Sequence[Message], Tools]]) -> list[list[int]]:
-        return self.text.prompts([self.before.wrap(messages) for messages, _ in asked], [tools for _, tools in asked])
+    def _chat_ids(self, requests: Sequence[tuple[Sequence[Message], Tools]]) -> list[list[int]]:
+        return self.text.prompts(
+            [self.before.wrap(messages) for messages, _ in requests], [tools for _, tools in requests]
+        )
 
-    def _pairs(self, requests: Sequence[LoglikelihoodRequest]) -> list[Pair]:
+    def _pairs(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodPair]:
         """Ids of prompts and continuations, in the order of the requests."""
-        from luthier.text.plain import Pair, pairs
+        from luthier.chat.plain_text import LoglikelihoodPair, pairs
 
-        found: list[Pair] = []
+        found: list[LoglikelihoodPair] = []
         key = attrgetter("prompt", "tools", "truncate_prompt")
         for (prompt, tools, cuts), run in groupby(requests, key=key):
             continuations = [one.continuation for one in run]
@@ -306,7 +308,7 @@ class LocalLM(LanguageModel):
                 continue
             before, after = self.text.options(self.before.wrap(prompt), continuations, tools)
             overs = [_over(before, ids, self.context) if cuts else 0 for ids in after]
-            found += [Pair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
+            found += [LoglikelihoodPair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
         return found
 
     def _stop(self, ends: tuple[str, ...]) -> Stop:
@@ -322,7 +324,7 @@ class LocalLM(LanguageModel):
 
 
 def _sampling(request: GenerateRequest) -> Sampling:
-    from luthier.models.decoder import Sampling
+    from luthier.models.generation.engine import Sampling
 
     seed = request.seed if request.stream is None else None
     return Sampling(temperature=request.temperature, top_p=request.top_p, seed=seed or 0)

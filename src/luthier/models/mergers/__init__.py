@@ -1,1 +1,1 @@
-"""Ways of merging tuned models; one file a merger."""
+"""Methods of merging models, one file each."""

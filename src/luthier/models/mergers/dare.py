@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.models.merger import Merger, Sign, agreed, weighted
+from luthier.models.merge import Merger, Sign, agreed, weighted
 
 if TYPE_CHECKING:
     from torch import Tensor

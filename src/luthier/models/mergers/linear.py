@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from luthier.models.merger import Merger, weighted
+from luthier.models.merge import Merger, weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Linear(Merger):
+class LinearMerger(Merger):
     """Add the weighted changes: task arithmetic (Ilharco et al., 2023); equal shares make a model soup (Wortsman et
     al., 2022), the first thing to try for models that were tuned on parts of the same work."""
 

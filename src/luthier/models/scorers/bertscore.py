@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.scorer import Column, Desk, Scored, Scorer
-from luthier.models.opened import opened
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.models.source import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +31,11 @@ class BertScores(Scorer):
     max_tokens: int = Field(default=512, ge=8)
     """Longer texts are cut."""
 
-    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
         """One F1 a row, each text computed alone, so that no other row changes it."""
         from transformers import AutoModel, AutoTokenizer
 
-        folder = desk.model(self.model)
+        folder = context.model(self.model)
         tokenizer = opened(folder, AutoTokenizer)
         model = opened(folder, AutoModel, use_safetensors=True).float().eval()
         texts = {text for row in rows for text in (row.prediction, *row.references)}
@@ -47,22 +47,22 @@ class BertScores(Scorer):
         """Unit states of a text's tokens, (tokens, width), and which of them count."""
         import torch
 
-        told = tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=self.max_tokens,
+        encoded = tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=self.max_tokens,
                          return_special_tokens_mask=True)  # fmt: skip
-        counted = told.pop("special_tokens_mask")[0] == 0
+        counted = encoded.pop("special_tokens_mask")[0] == 0
         if not counted.any():
             return torch.zeros(1, 1), torch.zeros(1, dtype=torch.bool)
         with torch.no_grad():
-            layers = model(**told, output_hidden_states=True).hidden_states
+            layers = model(**encoded, output_hidden_states=True).hidden_states
         states = layers[-1 if self.layer is None else self.layer][0]
         return torch.nn.functional.normalize(states, dim=-1), counted
 
 
-def f1(said: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) -> float:
+def f1(predicted: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) -> float:
     """F1 of two texts' matched tokens."""
-    if not said[1].any() or not real[1].any():
+    if not predicted[1].any() or not real[1].any():
         return 0.0
-    cosines = said[0] @ real[0].T  # (said, real)
-    precision = float(cosines.max(dim=1).values[said[1]].mean())
+    cosines = predicted[0] @ real[0].T  # (said, real)
+    precision = float(cosines.max(dim=1).values[predicted[1]].mean())
     recall = float(cosines.max(dim=0).values[real[1]].mean())
     return 2 * precision * recall / (precision + recall) if precision + recall != 0 else 0.0

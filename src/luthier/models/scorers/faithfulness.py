@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import ModelError, Where
-from luthier.core.scorer import Column, Desk, Scored, Scorer
-from luthier.models.opened import opened
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.models.source import opened
 
 
 class Inference(Scorer):
@@ -29,15 +29,15 @@ class Inference(Scorer):
     max_tokens: int = Field(default=512, ge=16)
     """Longer pairs lose the end of what was given."""
 
-    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
         """One probability a row, each computed alone, so that no other row changes it."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = desk.model(self.model)
+        folder = context.model(self.model)
         tokenizer = opened(folder, AutoTokenizer)
         model = opened(folder, AutoModelForSequenceClassification, use_safetensors=True).float().eval()
-        place = entailment(model.config.id2label, str(folder))
+        index = entailment(model.config.id2label, str(folder))
         found: Column = []
         for row in rows:
             given = row.question if self.premise == "question" else row.references[0]
@@ -45,14 +45,14 @@ class Inference(Scorer):
                              max_length=self.max_tokens)  # fmt: skip
             with torch.no_grad():
                 logits = model(**pair).logits[0].double()
-            found.append(round(float(torch.softmax(logits, -1)[place]), 6))
+            found.append(round(float(torch.softmax(logits, -1)[index]), 6))
         return {"faithfulness": found}
 
 
 def entailment(labels: dict[int, str], folder: str) -> int:
     """The place of the label that means that one text follows from the other."""
-    places = [place for place, name in labels.items() if name.lower().startswith("entail")]
-    if len(places) != 1:
+    indices = [index for index, name in labels.items() if name.lower().startswith("entail")]
+    if len(indices) != 1:
         what = f"the model's labels are {', '.join(labels.values())}; one must begin with 'entail'"
-        raise ModelError(what, where=Where(file=folder), remedy="give a model of natural language inference")
-    return int(places[0])
+        raise ModelError(what, where=SourceLocation(file=folder), hint="give a model of natural language inference")
+    return int(indices[0])

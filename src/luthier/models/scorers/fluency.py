@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.core.scorer import Column, Desk, Scored, Scorer
-from luthier.models.opened import opened
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.models.source import opened
 
 
 class BaseModel(Scorer):
@@ -18,7 +18,7 @@ class BaseModel(Scorer):
     model: str = "smollm2-135m-instruct"
     """A name, a folder or OWNER/NAME on the hub: best the model that tuning began with."""
 
-    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
         """Natural log-likelihoods, and over how many tokens; an answer of fewer than two tokens is a gap."""
         import torch
         from transformers import AutoTokenizer
@@ -26,19 +26,19 @@ class BaseModel(Scorer):
         from luthier.models.generate import score_options
         from luthier.models.load import open_folder
 
-        folder = desk.model(self.model)
+        folder = context.model(self.model)
         tokenizer = opened(folder, AutoTokenizer)
         start = tokenizer.bos_token_id
         ids = [list(tokenizer.encode(row.prediction, add_special_tokens=False)) for row in rows]
         known = [[start, *one] if start is not None and one else one for one in ids]
-        scored = [place for place, one in enumerate(known) if len(one) > 1]
+        scored = [index for index, one in enumerate(known) if len(one) > 1]
         logprobs: Column = [None] * len(rows)
         tokens: Column = [None] * len(rows)
         if scored:
             model = open_folder(folder, torch.float32)
             sums = score_options(
-                model, [known[place][:1] for place in scored], [[known[place][1:]] for place in scored]
+                model, [known[index][:1] for index in scored], [[known[index][1:]] for index in scored]
             )
-            for place, (found,) in zip(scored, sums, strict=True):
-                logprobs[place], tokens[place] = min(round(found, 6), 0.0), float(len(known[place]) - 1)
+            for index, (found,) in zip(scored, sums, strict=True):
+                logprobs[index], tokens[index] = min(round(found, 6), 0.0), float(len(known[index]) - 1)
         return {"fluency_logprob": logprobs, "fluency_tokens": tokens}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.core.scorer import Column, Desk, Scored, Scorer
-from luthier.models.embedder import Embedder
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
 from luthier.models.embedders.lsa import Lsa
+from luthier.models.embeddings.base import Embedder
 
 
-class Embedding(Scorer):
+class EmbeddingScorer(Scorer):
     """The cosine between the points of question and answer; a text of which nothing is known is a gap."""
 
     kind: Literal["embedding"] = "embedding"
@@ -20,12 +20,12 @@ class Embedding(Scorer):
     embedder: Embedder = Lsa()
     """What makes points of texts; `encoder` knows meaning, the default only which words go together in these rows."""
 
-    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
         """One cosine a row."""
-        from luthier.models.embedder import cosines
+        from luthier.models.embeddings.base import cosines
 
-        asked, said = [row.question for row in rows], [row.prediction for row in rows]
-        points = self.embedder.points([*asked, *said], base=desk.base, seed=0)
+        questions, predictions = [row.question for row in rows], [row.prediction for row in rows]
+        points = self.embedder.points([*questions, *predictions], base=context.base, seed=0)
         one, other = points[: len(rows)], points[len(rows) :]
         pairs = zip(cosines(one, other), one, other, strict=True)
         return {"relevance": [round(float(near), 6) if a.any() and b.any() else None for near, a, b in pairs]}

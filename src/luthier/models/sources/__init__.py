@@ -1,1 +1,1 @@
-"""Where a model may come from: one module a source."""
+"""Sources of models, one file each."""

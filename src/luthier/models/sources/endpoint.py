@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.digest import digest_of
+from luthier.core.hashing import digest_of
 from luthier.models.load import ENDPOINT
-from luthier.models.source import ModelSource, Provenance, Say, write_json
+from luthier.models.source import ModelProvenance, ModelSource, Say, write_json
 
 
-class Endpoint(ModelSource):
+class EndpointModelSource(ModelSource):
     """A model that any server with `/v1/chat/completions` gives out (OpenAI, vLLM, llama.cpp, Ollama, others)."""
 
     kind: Literal["endpoint"] = "endpoint"
@@ -41,7 +41,7 @@ class Endpoint(ModelSource):
     retries: int = Field(default=5, ge=0)
     """How often a call is tried again after 429, 5xx, a lost connection or a timeout; each wait is twice the last, or
     as long as the server's `Retry-After` says."""
-    at_once: int = Field(default=4, ge=1)
+    max_concurrency: int = Field(default=4, ge=1)
     """Calls that are under way at the same time."""
 
     @field_validator("url")
@@ -58,11 +58,11 @@ class Endpoint(ModelSource):
             raise ValueError("expected the name of an environment variable in capitals, never the key itself")
         return name
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Write down how the endpoint is reached; it is not asked anything yet."""
         write_json(folder / ENDPOINT, self.settings())
         say(f"{self.model} is asked at {self.url}; what it answers may change from day to day")
-        return Provenance(self.model, None, f"endpoint {self.url}, model {self.model}")
+        return ModelProvenance(self.model, None, f"endpoint {self.url}, model {self.model}")
 
     def identity(self, base: Path) -> str:
         """A digest of the address and the model's name: what answers there cannot be known."""

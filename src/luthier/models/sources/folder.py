@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.digest import files_digest
-from luthier.core.paths import PathText, locate
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import files_digest
 from luthier.models.describe import read_licence
-from luthier.models.source import ModelSource, Provenance, Say, adopt, check_folder, model_files
+from luthier.models.source import ModelProvenance, ModelSource, Say, adopt, check_folder, model_files
 
 
-class Folder(ModelSource):
+class FolderModelSource(ModelSource):
     """A folder with `config.json`, safetensors weights and a tokenizer."""
 
     kind: Literal["folder"] = "folder"
     path: PathText
     """The folder; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Copy the folder's model files."""
-        place = self._place(base)
-        adopt(place, folder, say)
-        return Provenance(place.resolve().name, read_licence(place), f"folder {place.resolve().name}")
+        model_dir = self._place(base)
+        adopt(model_dir, folder, say)
+        return ModelProvenance(model_dir.resolve().name, read_licence(model_dir), f"folder {model_dir.resolve().name}")
 
     def in_place(self, base: Path, say: Say) -> Path:
         """The folder itself, once it is known to be whole and safe."""
@@ -31,18 +31,18 @@ class Folder(ModelSource):
 
     def identity(self, base: Path) -> str:
         """A digest of the model files' names and bytes."""
-        place = self._place(base)
-        return files_digest(model_files(place), place)
+        model_dir = self._place(base)
+        return files_digest(model_files(model_dir), model_dir)
 
     def size(self, base: Path) -> int | None:
         """Bytes of the model files."""
-        place = self._place(base)
-        return sum(path.stat().st_size for path in model_files(place)) if place.is_dir() else None
+        model_dir = self._place(base)
+        return sum(path.stat().st_size for path in model_files(model_dir)) if model_dir.is_dir() else None
 
     def here(self, base: Path) -> Path | None:
         """The folder itself."""
-        place = self._place(base)
-        return place if place.is_dir() else None
+        model_dir = self._place(base)
+        return model_dir if model_dir.is_dir() else None
 
     def _place(self, base: Path) -> Path:
         return locate(self.path, base)

@@ -1,28 +1,28 @@
-"""A GGUF file on this machine, dequantised."""
+"""A GGUF file on this machine, dequantized."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.digest import file_digest
-from luthier.core.paths import PathText, locate
-from luthier.models.from_gguf import convert
-from luthier.models.source import ModelSource, Provenance, Say
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import file_digest
+from luthier.models.gguf.reader import convert
+from luthier.models.source import ModelProvenance, ModelSource, Say
 
 
 class Gguf(ModelSource):
-    """A GGUF file: its weights are dequantised, its tokenizer and chat template rebuilt."""
+    """A GGUF file: its weights are dequantized, its tokenizer and chat template rebuilt."""
 
     kind: Literal["gguf"] = "gguf"
     path: PathText
     """The `.gguf` file; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Convert the file."""
         path = self._place(base)
         head = convert(path, folder, say)
-        return Provenance(path.stem, head.licence, f"GGUF file {path.name}")
+        return ModelProvenance(path.stem, head.licence, f"GGUF file {path.name}")
 
     def identity(self, base: Path) -> str:
         """A digest of the file's bytes."""

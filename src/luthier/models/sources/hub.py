@@ -8,15 +8,15 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from luthier.core.digest import digest_of
-from luthier.core.errors import ModelError, Where
-from luthier.core.hub import Progress, Published
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.system.net import HubRepository, Progress
 from luthier.models.describe import read_licence
 from luthier.models.source import (
     KEPT,
     SENTENCE,
+    ModelProvenance,
     ModelSource,
-    Provenance,
     Say,
     adopt,
     check_folder,
@@ -30,7 +30,7 @@ _ENCODER = [*KEPT, *SENTENCE, *_WEIGHTS]
 _NOT_LOADED = ["*/*.safetensors", "consolidated*.safetensors", "*.bin", "*.pt", "*.pth"]
 
 
-class Hub(ModelSource):
+class HubModelSource(ModelSource):
     """A model by its id on the Hugging Face hub (`HF_ENDPOINT`, `HF_HUB_CACHE` and `HF_TOKEN` apply)."""
 
     kind: Literal["hub"] = "hub"
@@ -48,20 +48,20 @@ class Hub(ModelSource):
             raise ValueError("expected OWNER/NAME, as on the hub")
         return value
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Copy the model from the hub's cache, fetched into it first when `online`."""
         snapshot = self._published().snapshot(_PATTERNS, _NOT_LOADED)
         adopt(snapshot, folder, say)
         commit = snapshot.name
         if self.revision != commit:
             say(f"revision {self.revision!r} of {self.id} is commit {commit}; write that to get the same bytes forever")
-        return Provenance(self.id, read_licence(snapshot), f"hub {self.id} at {commit}")
+        return ModelProvenance(self.id, read_licence(snapshot), f"hub {self.id} at {commit}")
 
     def in_place(self, base: Path, say: Say) -> Path:
         """The folder of the hub's cache, fetched into it first when `online`."""
-        place = self._published().snapshot(_ENCODER)
-        check_folder(place)
-        return place
+        model_dir = self._published().snapshot(_ENCODER)
+        check_folder(model_dir)
+        return model_dir
 
     def bring(self, progress: Progress, *, encoder: bool = False) -> Path:
         """Fetch the model into the hub's cache, whether or not `online`; what is there already is not fetched again."""
@@ -73,29 +73,29 @@ class Hub(ModelSource):
     def here(self, base: Path) -> Path | None:
         """The folder of the hub's cache, where the whole model is in it; the hub is not asked."""
         try:
-            place = replace(self._published(), online=False).snapshot(_PATTERNS)
-            check_folder(place)
+            model_dir = replace(self._published(), online=False).snapshot(_PATTERNS)
+            check_folder(model_dir)
         except ModelError:
             return None
-        return place
+        return model_dir
 
     def size(self, base: Path) -> int | None:
         """Bytes of the model's files, when they are in the hub's cache."""
-        place = self.here(base)
-        return sum(path.stat().st_size for path in model_files(place)) if place is not None else None
+        model_dir = self.here(base)
+        return sum(path.stat().st_size for path in model_files(model_dir)) if model_dir is not None else None
 
     def identity(self, base: Path) -> str:
         """A digest of the id and the revision."""
         return digest_of([self.id, self.revision])
 
-    def _published(self) -> Published:
-        return Published(
+    def _published(self) -> HubRepository:
+        return HubRepository(
             id=self.id,
             revision=self.revision,
             online=self.online,
             holds="model",
             noun="model",
-            where=Where(field="model"),
+            where=SourceLocation(field="model"),
             error=ModelError,
             example=f"run `luthier models get {self.id}`, or write `model: {{kind: hub, id: {self.id}, online: true}}`",
         )

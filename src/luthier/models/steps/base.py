@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from luthier.core.digest import digest_of
-from luthier.core.errors import ModelError, Where
-from luthier.core.paths import PathText
-from luthier.core.step import Forecast, Outline, Outlook, Step, Work
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.files import PathText
+from luthier.core.hashing import digest_of
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step, StepContext
 from luthier.models.catalog import entry_of
 from luthier.models.chat_template import chat_template_text, fitting_templates, missing_tokens, replace_template
 from luthier.models.describe import describe
@@ -22,7 +22,7 @@ BYTES_PER_SECOND = 60e6
 """Read, converted and written: what a slow laptop disk and one core manage."""
 
 
-class Base(Step):
+class BaseModelStep(Step):
     """Take a model from its source, as safetensors with its tokenizer, chat template and generation settings."""
 
     kind: Literal["base"] = "base"
@@ -42,7 +42,7 @@ class Base(Step):
             raise ValueError("an endpoint renders its conversations itself; leave chat_template out")
         return self
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write the Hugging Face folder and `model.json`."""
         started = time.perf_counter()
         found = self.source.fetch(work.folder, work.base, work.events.note)
@@ -53,55 +53,59 @@ class Base(Step):
             self._check_tokens(work.folder)
             replace_template(work.folder, chat_template_text(self.chat_template, work.base))
             work.events.note(f"the chat template {self.chat_template} takes the place of the model's own")
-        told = describe(work.folder)
+        description = describe(work.folder)
         known = entry_of(self.source)
         card = {
             "name": known[0] if known else found.name,
-            "licence": (known[1].licence if known else None) or found.licence or told.licence,
+            "licence": (known[1].licence if known else None) or found.licence or description.licence,
             "origin": found.origin,
-            "architecture": told.architecture,
-            "parameters": told.parameters,
-            "tied": told.tied,
-            "hidden_size": told.hidden_size,
-            "layers": told.layers,
-            "vocab": told.vocab,
-            "context": told.context,
+            "architecture": description.architecture,
+            "parameters": description.parameters,
+            "tied": description.tied,
+            "hidden_size": description.hidden_size,
+            "layers": description.layers,
+            "vocab": description.vocab,
+            "context": description.context,
             **({"chat_template": self.chat_template} if self.chat_template is not None else {}),
         }
         write_json(work.folder / "model.json", card)
         if card["licence"] is None:
             work.events.warning("the model states no licence; check that you may use it")
-        return {"seconds": time.perf_counter() - started, "bytes": told.disk_bytes}
+        return {"seconds": time.perf_counter() - started, "bytes": description.disk_bytes}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Predict from an earlier making, else from the bytes to read."""
         if not self.source.weights:
             return Forecast(seconds=0.0, how="an endpoint: nothing is fetched")
-        if self.chat_template is not None and (here := self.source.here(outlook.base)) is not None:
+        if self.chat_template is not None and (here := self.source.here(plan_context.base)) is not None:
             self._check_tokens(here)
-        size = self.source.size(outlook.base)
+        size = self.source.size(plan_context.base)
         known = entry_of(self.source)
         peak = 10 * known[1].parameters if known else None
-        if "seconds" in outlook.history:
-            return Forecast(seconds=float(outlook.history["seconds"]), peak_bytes=peak, how="as it took the last time")
+        if "seconds" in plan_context.history:
+            return Forecast(
+                seconds=float(plan_context.history["seconds"]), peak_bytes=peak, how="as it took the last time"
+            )
         if size is None:
             return Forecast(peak_bytes=peak, how="not fetched yet: the time depends on your network")
         how = f"{size / 1e6:.0f} MB read, converted and written at {BYTES_PER_SECOND / 1e6:.0f} MB/s"
         return Forecast(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """What the model's files say where they are here, else the parameters that the catalogue knows of."""
         if not self.source.weights:
-            return Outline(remote=True, how="an endpoint")
-        headed = self.source.headed(outlook.base)
-        template = self.chat_template and chat_template_text(self.chat_template, outlook.base)
-        if (here := self.source.here(outlook.base)) is not None:
+            return ArtifactSpec(remote=True, how="an endpoint")
+        headed = self.source.headed(plan_context.base)
+        template = self.chat_template and chat_template_text(self.chat_template, plan_context.base)
+        if (here := self.source.here(plan_context.base)) is not None:
             size = describe(here).parameters
-            return Outline(parameters=size, tokenizer=here, chat_template=template, headed=headed, how="of its files")
+            return ArtifactSpec(
+                parameters=size, tokenizer=here, chat_template=template, headed=headed, how="of its files"
+            )
         known = entry_of(self.source)
         parameters = known[1].parameters if known else None
         tools = False if known and known[1].tool_template else None
-        return Outline(
+        return ArtifactSpec(
             parameters=parameters, chat_template=template, tools=tools, headed=headed, how="as the catalogue says"
         )
 
@@ -116,8 +120,8 @@ class Base(Step):
         fitting = fitting_templates(folder)
         others = f"take {' or '.join(fitting)}, or " if fitting else ""
         what = f"the chat template {self.chat_template} writes {', '.join(missing)}, which this model's tokenizer lacks"
-        remedy = f"{others}give a Jinja file that writes the model's own special tokens, or take another base model"
-        raise ModelError(what, where=Where(field="chat_template"), remedy=remedy)
+        hint = f"{others}give a Jinja file that writes the model's own special tokens, or take another base model"
+        raise ModelError(what, where=SourceLocation(field="chat_template"), hint=hint)
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact; nothing here is random, so that recipes with different seeds share the model."""

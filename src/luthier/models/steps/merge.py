@@ -11,16 +11,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.artifacts.training import TUNED_CARD, TrainingRecord
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, ModelError, Where
-from luthier.core.step import Forecast, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
+from luthier.core.errors import InputError, ModelError, SourceLocation
+from luthier.core.step import ArtifactSpec, Forecast, Merging, ModelRef, PlanContext, Reads, Step, StepContext
+from luthier.models.cost import has_head, tokenizer_of, told_of_template
 from luthier.models.describe import describe, weight_files
-from luthier.models.foresight import has_head, tokenizer_of, told_of_template
 from luthier.models.load import base_folder, name_of, refuse_without_weights, weights_of
-from luthier.models.merger import Merger
-from luthier.models.mergers.linear import Linear
+from luthier.models.merge import Merger
+from luthier.models.mergers.linear import LinearMerger
 from luthier.models.source import model_files, tell_dtype, write_json
-from luthier.text.training import TUNED_CARD, TrainingRecord
 
 PARAMETERS_PER_SECOND = 20e6
 """Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
@@ -44,10 +44,10 @@ class Merge(Step):
     weights: tuple[float, ...] | None = None
     """How much each model counts, in the order of `models`. When not given, each counts the same: `linear` and `dare`
     take the mean of the changes, TIES averages what agrees."""
-    method: Merger = Linear()
+    method: Merger = LinearMerger()
     """How changes become one."""
-    dequantise: bool = False
-    """Whether a model that was learnt over a quantised base may be merged, as what the base's codes stand for: its
+    dequantize: bool = False
+    """Whether a model that was learnt over a quantized base may be merged, as what the base's codes stand for: its
     change then holds their rounding, too. Otherwise it is refused."""
 
     @model_validator(mode="after")
@@ -60,9 +60,9 @@ class Merge(Step):
             raise ValueError("all weights are 0, so that the base comes out; give at least one model another")
         return self
 
-    def make(self, work: Work) -> Mapping[str, Any]:
-        """Write the merged model's folder, `tuned.json` and `learnt.parquet`."""
-        from luthier.models.merging import combiner, merge_weights, stands_on
+    def make(self, work: StepContext) -> Mapping[str, Any]:
+        """Write the merged model's folder, `training.json` and `training_examples.parquet`."""
+        from luthier.models.merge import combiner, merge_weights, stands_on
 
         started = time.perf_counter()
         base, models = work.inputs["model"], self._inputs(work.inputs)
@@ -75,7 +75,7 @@ class Merge(Step):
             base,
             models,
             combiner(self.method, self.shares(), work.seed),
-            dequantise=self.dequantise,
+            dequantize=self.dequantize,
             folder=work.folder,
             scratch=work.scratch,
             progress=lambda done, total: work.events.progress(done, total, "weights"),
@@ -96,50 +96,50 @@ class Merge(Step):
     def _other_base(self, at: int) -> ModelError:
         return ModelError(
             f"{self.models[at]!r} was not tuned from the model that is merged over, so its change to it means nothing",
-            where=Where(field=f"models.{at}"),
-            remedy="name the common base in `model`, or tune both from the same one",
+            where=SourceLocation(field=f"models.{at}"),
+            hint="name the common base in `model`, or tune both from the same one",
         )
 
     def _only_a_prompt(self, at: int) -> ModelError:
         return ModelError(
             f"{self.models[at]!r} is a prompt in front of a model: it has no change to the weights to merge",
-            where=Where(field=f"models.{at}"),
-            remedy="leave it out; to keep its prompt, tune weights over it and merge those",
+            where=SourceLocation(field=f"models.{at}"),
+            hint="leave it out; to keep its prompt, tune weights over it and merge those",
         )
 
     def _check_merging(self, at: int, merging: Merging) -> None:
         """Refuse a model that will not be merged before it is tuned."""
-        where = Where(field=f"models.{at}")
+        where = SourceLocation(field=f"models.{at}")
         if merging == "never":
             what = f"what {self.models[at]!r} learns stands beside the weights and cannot be merged into them"
-            remedy = "leave it out, or tune it by a technique that changes weights, such as lora"
-            raise ModelError(what, where=where, remedy=remedy)
+            hint = "leave it out, or tune it by a technique that changes weights, such as lora"
+            raise ModelError(what, where=where, hint=hint)
         if merging == "tied":
             what = f"what {self.models[at]!r} learns at the output head cannot be merged: it is one with the embeddings"
-            remedy = "leave it out, or tune it without the head among `targets`"
-            raise ModelError(what, where=where, remedy=remedy)
-        if merging == "dequantised" and not self.dequantise:
-            what = f"{self.models[at]!r} learns over quantised weights, whose few bits cannot hold the sum"
-            remedy = "`dequantise: true` merges it into what they stand for, or tune it by lora"
-            raise ModelError(what, where=where, remedy=remedy)
+            hint = "leave it out, or tune it without the head among `target_modules`"
+            raise ModelError(what, where=where, hint=hint)
+        if merging == "dequantized" and not self.dequantize:
+            what = f"{self.models[at]!r} learns over quantized weights, whose few bits cannot hold the sum"
+            hint = "`dequantize: true` merges it into what they stand for, or tune it by lora"
+            raise ModelError(what, where=where, hint=hint)
 
     def _other_head(self, at: int) -> ModelError:
         return ModelError(
             f"{self.models[at]!r} has a head of its own in place of the words of the model that is merged over, which "
             "has none to merge it into",
-            where=Where(field=f"models.{at}"),
-            remedy="leave it out, or tune it with an objective that keeps the language head, such as "
+            where=SourceLocation(field=f"models.{at}"),
+            hint="leave it out, or tune it with an objective that keeps the language head, such as "
             "`{kind: classify, head: label}`",
         )
 
-    def _check_dequantise(self, outlook: Outlook) -> None:
-        """Refuse `dequantise` where it is known of every model that it was not learnt over quantised weights."""
+    def _check_dequantize(self, plan_context: PlanContext) -> None:
+        """Refuse `dequantize` where it is known of every model that it was not learnt over quantized weights."""
         known = [
-            outlook.outlines.get(field) for field in ("model", *(f"models.{at}" for at in range(len(self.models))))
+            plan_context.outlines.get(field) for field in ("model", *(f"models.{at}" for at in range(len(self.models))))
         ]
-        if self.dequantise and all(one is not None and one.merging == "plain" for one in known):
-            what = "none of these models is learnt over quantised weights, so `dequantise` changes nothing"
-            raise InputError(what, where=Where(field="dequantise"), remedy="leave it out")
+        if self.dequantize and all(one is not None and one.merging == "plain" for one in known):
+            what = "none of these models is learnt over quantized weights, so `dequantize` changes nothing"
+            raise InputError(what, where=SourceLocation(field="dequantize"), hint="leave it out")
 
     def _finish(self, base: Artifact, models: Sequence[Artifact], folder: Path) -> None:
         for path in model_files(base_folder(base)):
@@ -148,44 +148,46 @@ class Merge(Step):
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
         tell_dtype(folder)
-        told = {
+        record = {
             "technique": {"kind": "merge"},
             "merge": self.method.settings(),
             "weights": list(self.shares()),
             "base": name_of(base),
             "models": [name_of(one) for one in models],
         }
-        write_json(folder / TUNED_CARD, TrainingRecord.model_validate(told).as_json())
-        _write_learnt(folder / "learnt.parquet", models)
+        write_json(folder / TUNED_CARD, TrainingRecord.model_validate(record).as_json())
+        _write_learnt(folder / "training_examples.parquet", models)
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the size of the models; refuses those that stand on another base or cannot be merged."""
         for field in ("model", *(f"models.{at}" for at in range(len(self.models)))):
-            refuse_without_weights(outlook, field)
-        base, headed = outlook.stands_on.get("model", ())[:1], has_head(outlook)
+            refuse_without_weights(plan_context, field)
+        base, headed = plan_context.stands_on.get("model", ())[:1], has_head(plan_context)
         for at in range(len(self.models)):
-            if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:
+            if not {*base} <= {*plan_context.stands_on.get(f"models.{at}", base)}:
                 raise self._other_base(at)
-            told = outlook.outlines.get(f"models.{at}", Outline())
-            self._check_merging(at, told.merging)
-            if has_head(outlook, f"models.{at}") and not headed:
+            expected = plan_context.outlines.get(f"models.{at}", ArtifactSpec())
+            self._check_merging(at, expected.merging)
+            if has_head(plan_context, f"models.{at}") and not headed:
                 raise self._other_head(at)
-        self._check_dequantise(outlook)
-        parameters = self.outline(outlook).parameters
+        self._check_dequantize(plan_context)
+        parameters = self.outline(plan_context).parameters
         if parameters is None:
             return Forecast(how="unknown until the base model is here")
-        measured = outlook.history.get("measures", {}).get("parameters_per_s")
+        measured = plan_context.history.get("measures", {}).get("parameters_per_s")
         seconds = 5 + parameters * (len(self.models) + 1) / (measured or PARAMETERS_PER_SECOND)
         how = f"{len(self.models)} models at the speed {'of the last merging here' if measured else 'of a laptop'}"
         return Forecast(seconds=seconds, peak_bytes=BASE_BYTES + 2 * 4 * parameters, how=how)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The merged model has the size and the head of its base."""
-        made, expected = outlook.inputs.get("model"), outlook.outlines.get("model", Outline())
+        made, expected = plan_context.inputs.get("model"), plan_context.outlines.get("model", ArtifactSpec())
         size = describe(base_folder(made)).parameters if made is not None else expected.parameters
-        told = "of the model it stands on"
-        known = told_of_template(outlook)
-        return replace(known, parameters=size, tokenizer=tokenizer_of(outlook), headed=has_head(outlook), how=told)
+        how = "of the model it stands on"
+        known = told_of_template(plan_context)
+        return replace(
+            known, parameters=size, tokenizer=tokenizer_of(plan_context), headed=has_head(plan_context), how=how
+        )
 
 
 def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:
@@ -193,9 +195,9 @@ def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:
     import polars
 
     parts = [
-        polars.read_parquet(one.path("learnt.parquet"))
+        polars.read_parquet(one.path("training_examples.parquet"))
         for one in models
-        if any(entry.path == "learnt.parquet" for entry in one.manifest.files)
+        if any(entry.path == "training_examples.parquet" for entry in one.manifest.files)
     ]
     if len(parts) == len(models):
         every = polars.concat(parts, how="diagonal_relaxed").group_by("id", maintain_order=True)

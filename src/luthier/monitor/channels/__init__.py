@@ -1,1 +1,1 @@
-"""The channels of a monitor: one file each."""
+"""Notification channels, one file each."""

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import InputError
-from luthier.core.paths import Environment, filled, is_variable
-from luthier.monitor.channel import Channel, Post, Unsent
-from luthier.monitor.message import Message
+from luthier.core.files import EnvVarMarker, filled, is_variable
+from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.channel import Channel, DeliveryError, Post
 
 _TYPES = {"info": "info", "warning": "warning", "critical": "failure"}
 
@@ -21,7 +21,7 @@ class Apprise(Channel):
     """
 
     kind: Literal["apprise"] = "apprise"
-    url: Annotated[str, Field(min_length=1), Environment()]
+    url: Annotated[str, Field(min_length=1), EnvVarMarker()]
     """Apprise's address of the service, as `tgram://…`; it is a secret, so write `$NAME`."""
 
     @field_validator("url")
@@ -31,19 +31,19 @@ class Apprise(Channel):
             raise ValueError("Apprise's addresses hold secrets; keep it in the environment and write `$NAME`")
         return value
 
-    def send(self, message: Message, post: Post) -> None:
+    def send(self, message: AlertMessage, post: Post) -> None:
         """One notification."""
         try:
             import apprise
         except ImportError:
-            raise Unsent("Apprise is not installed: pip install 'luthier[apprise]'") from None
+            raise DeliveryError("Apprise is not installed: pip install 'luthier[apprise]'") from None
         try:
             address = filled(self.url)
         except InputError as error:
-            raise Unsent(error.message) from None
+            raise DeliveryError(error.message) from None
         teller = apprise.Apprise()
         if not teller.add(address):
-            raise Unsent("Apprise does not know such an address")
+            raise DeliveryError("Apprise does not know such an address")
         kind = "success" if message.tells == "resolved" else _TYPES[message.severity]
         if not teller.notify(body="\n".join(list(message.lines())[1:]), title=message.title, notify_type=kind):
-            raise Unsent("the service did not take the message")
+            raise DeliveryError("the service did not take the message")

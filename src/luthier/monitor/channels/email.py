@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from luthier.monitor.channel import Channel, Post, Unsent
-from luthier.monitor.message import Message
+from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.channel import Channel, DeliveryError, Post
 
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s<>,]+@[^@\s<>,]+$")]
 
@@ -38,7 +38,7 @@ class Email(Channel):
     timeout_s: float = Field(default=20.0, gt=0, le=120)
     """Seconds to wait for the server."""
 
-    def send(self, message: Message, post: Post) -> None:
+    def send(self, message: AlertMessage, post: Post) -> None:
         """One mail to all."""
         password = self._password()
         try:
@@ -50,7 +50,7 @@ class Email(Channel):
                 server.send_message(self._mail(message))
         except (smtplib.SMTPException, OSError) as error:
             reason = f"{error.smtp_code}" if isinstance(error, smtplib.SMTPResponseException) else type(error).__name__
-            raise Unsent(f"{self.host}:{self.port} did not take the mail ({reason})") from None
+            raise DeliveryError(f"{self.host}:{self.port} did not take the mail ({reason})") from None
 
     def _connected(self) -> smtplib.SMTP:
         if self.security == "tls":
@@ -63,10 +63,10 @@ class Email(Channel):
             return ""
         password = os.environ.get(self.password_env or "")
         if not password:
-            raise Unsent(f"the environment has no variable {self.password_env or '(name it in password_env)'}")
+            raise DeliveryError(f"the environment has no variable {self.password_env or '(name it in password_env)'}")
         return password
 
-    def _mail(self, message: Message) -> EmailMessage:
+    def _mail(self, message: AlertMessage) -> EmailMessage:
         mail = EmailMessage()
         mail["Subject"] = " ".join(message.title.split())
         mail["From"], mail["To"] = self.sender, ", ".join(self.to)

@@ -6,10 +6,9 @@ import logging
 import os
 from typing import Literal
 
-from luthier.core.files import writing
-from luthier.core.paths import PathText, locate
+from luthier.core.files import PathText, locate, writing
+from luthier.monitor.alerts import AlertMessage
 from luthier.monitor.channel import Channel, Post
-from luthier.monitor.message import Message
 
 _LOOKED_BACK_BYTES = 1 << 18
 """So much of a file's end is looked at for a message that was sent before."""
@@ -23,7 +22,7 @@ class Log(Channel):
     path: PathText | None = None
     """The file; without one, the program's log, which `luthier monitor run` prints."""
 
-    def send(self, message: Message, post: Post) -> None:
+    def send(self, message: AlertMessage, post: Post) -> None:
         """One line a message in a file, the whole text in the program's log."""
         if self.path is None:
             logging.getLogger("luthier.monitor").log(_LEVELS[message.severity], "%s", message.text())

@@ -8,20 +8,19 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from luthier.core.paths import Environment, is_variable
-from luthier.monitor.channel import Channel, Post
-from luthier.monitor.message import Message
-from luthier.monitor.post import post_json
+from luthier.core.files import EnvVarMarker, is_variable
+from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.channel import Channel, Post, post_json
 
 _COLOURS = {"info": "#3b7dd8", "warning": "#d9822b", "critical": "#c23030"}
 _OVER = "#2f9e5b"
 
 
-class Slack(Channel):
+class SlackChannel(Channel):
     """Send to an incoming hook of Slack or of a program that takes the same JSON."""
 
     kind: Literal["slack"] = "slack"
-    url: Annotated[str, Field(min_length=1), Environment()]
+    url: Annotated[str, Field(min_length=1), EnvVarMarker()]
     """The hook's address; it is a secret, so write `$NAME` and keep it in the environment."""
     allow: tuple[str, ...] = ()
     """Hosts that may be told although they are private, as a Mattermost of your own."""
@@ -35,7 +34,7 @@ class Slack(Channel):
             raise ValueError("a hook's address is a secret; keep it in the environment and write `$NAME`")
         return value
 
-    def send(self, message: Message, post: Post) -> None:
+    def send(self, message: AlertMessage, post: Post) -> None:
         """One POST; what the text holds is no mark-up there."""
         lines = [_plain(line) for line in message.lines()]
         colour = _OVER if message.tells == "resolved" else _COLOURS[message.severity]

@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.addresses import secret_in_clear
-from luthier.core.paths import Environment
-from luthier.monitor.channel import Channel, Post, Unsent
-from luthier.monitor.message import Message
-from luthier.monitor.post import post_json
+from luthier.core.files import EnvVarMarker
+from luthier.core.system.net import secret_in_clear
+from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.channel import Channel, DeliveryError, Post, post_json
 
 
 class Webhook(Channel):
@@ -27,7 +26,7 @@ class Webhook(Channel):
     """
 
     kind: Literal["webhook"] = "webhook"
-    url: Annotated[str, Field(min_length=1), Environment()]
+    url: Annotated[str, Field(min_length=1), EnvVarMarker()]
     """Where to; `$NAME` where the address itself is a secret."""
     secret_env: str | None = None
     """Name of the environment variable that holds the secret to sign with (`whsec_…`, or any text)."""
@@ -45,7 +44,7 @@ class Webhook(Channel):
             )
         return value
 
-    def send(self, message: Message, post: Post) -> None:
+    def send(self, message: AlertMessage, post: Post) -> None:
         """One POST."""
         body = message.model_dump_json().encode()
         post_json(self.url, body, headers=self._signed(message.id, body), allowed=self.allow, timeout_s=self.timeout_s)
@@ -64,10 +63,10 @@ def _key(variable: str) -> bytes:
     """The key: what follows `whsec_` is base64, any other text is the key itself."""
     secret = os.environ.get(variable)
     if not secret:
-        raise Unsent(f"the environment has no variable {variable}")
+        raise DeliveryError(f"the environment has no variable {variable}")
     if not secret.startswith("whsec_"):
         return secret.encode()
     try:
         return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except ValueError:
-        raise Unsent(f"what {variable} holds after `whsec_` is no base64") from None
+        raise DeliveryError(f"what {variable} holds after `whsec_` is no base64") from None

@@ -1,1 +1,1 @@
-"""The signals of a monitor: one file each."""
+"""Signals of a monitor, one file each."""

@@ -9,8 +9,18 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.expressions import Window
-from luthier.monitor.signal import Events, Eye, Place, Reading, Row, Signal, Span, Training, answer_text
-from luthier.traffic.record import Feedback, Trace, label_meant
+from luthier.monitor.signal import (
+    Events,
+    Signal,
+    SignalContext,
+    SignalRow,
+    SignalState,
+    SignalValue,
+    TrainingSample,
+    WindowSpan,
+    answer_text,
+)
+from luthier.traces.record import Feedback, Trace, label_meant
 
 
 class Calibration(Signal):
@@ -39,31 +49,33 @@ class Calibration(Signal):
         """Evidence counts from the first label on."""
         return 1 if number.endswith(".evidence") else super().enough(number, spec)
 
-    def learn(self, training: Training, folder: Path) -> None:
+    def learn(self, training: TrainingSample, folder: Path) -> None:
         """What came true of the report's rows."""
-        from luthier.monitor.held import keep
+        from luthier.monitor.baseline import keep
 
-        rows = [_missed(row.probabilities, row.said, right=row.said == row.right) for row in training.measured]
+        rows = [
+            _missed(row.probabilities, row.prediction, right=row.prediction == row.right) for row in training.measured
+        ]
         keep([row for row in rows if row is not None], training, folder, self.kind)
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The evidence at its beginning."""
-        from luthier.monitor.held import Held
+        from luthier.monitor.baseline import ReferenceSignalState
 
-        return Held(self.numbers(), self.row, folder, points=self.labels, seed=place.seed)
+        return ReferenceSignalState(self.numbers(), self.row, folder, points=self.labels, seed=context.seed)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.monitor.held import stated
+        from luthier.monitor.baseline import stated
 
-        found, said = stated(trace), answer_text(trace)
-        if feedback is None or feedback.label is None or found is None or said is None:
+        found, answer = stated(trace), answer_text(trace)
+        if feedback is None or feedback.label is None or found is None or answer is None:
             return None
-        return _missed(found, said, right=said == label_meant(trace, feedback.label))
+        return _missed(found, answer, right=answer == label_meant(trace, feedback.label))
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("calibration is measured through `open`")
 
 
-def _missed(probabilities: Mapping[str, float], said: str, *, right: bool) -> tuple[float] | None:
+def _missed(probabilities: Mapping[str, float], answer: str, *, right: bool) -> tuple[float] | None:
     """What came true, less what was stated; None where the answer is none of the classes."""
-    return (round(right - probabilities[said], 9),) if said in probabilities else None
+    return (round(right - probabilities[answer], 9),) if answer in probabilities else None

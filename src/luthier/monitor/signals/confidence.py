@@ -9,8 +9,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.expressions import Window
-from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.signal import (
+    Signal,
+    SignalContext,
+    SignalRow,
+    SignalState,
+    SignalValue,
+    TrainingSample,
+    WindowSpan,
+)
+from luthier.traces.record import Feedback, Trace
 
 
 class Confidence(Signal):
@@ -19,10 +27,10 @@ class Confidence(Signal):
     It needs no labels. `confidence.evidence` is a power of ten, as that of `drift`: while answers are given as surely
     as in the report, it passes 2 within a round of `requests` with a chance of at most 1 in 100, however often one
     looks (a conformal test martingale over the likeliest class's probability and the entropy of all;
-    `luthier.metrics.exchange`). `confidence.shift` is the size of the change: mean probability of the likeliest class,
-    less that of the report. As long as probabilities mean what they say it is what to expect of accuracy (Guillory et
-    al. 2021, "Predicting with confidence on unseen distributions"). Probabilities are compared as the evaluation had
-    them, before the served model's calibration.
+    `luthier.metrics.martingale`). `confidence.shift` is the size of the change: mean probability of the likeliest
+    class, less that of the report. As long as probabilities mean what they say it is what to expect of accuracy
+    (Guillory et al. 2021, "Predicting with confidence on unseen distributions"). Probabilities are compared as the
+    evaluation had them, before the served model's calibration.
     """
 
     kind: Literal["confidence"] = "confidence"
@@ -39,23 +47,23 @@ class Confidence(Signal):
         """Evidence counts from the first request on."""
         return 1 if number.endswith(".evidence") else super().enough(number, spec)
 
-    def learn(self, training: Training, folder: Path) -> None:
+    def learn(self, training: TrainingSample, folder: Path) -> None:
         """How sure the model was of the report's rows."""
-        from luthier.monitor.held import keep, sure
+        from luthier.monitor.baseline import keep, sure
 
         keep([sure([*row.probabilities.values()]) for row in training.measured], training, folder, self.kind)
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The evidence at its beginning."""
-        from luthier.monitor.held import Held
+        from luthier.monitor.baseline import ReferenceSignalState
 
-        return Held(self.numbers(), self.row, folder, points=self.requests, seed=place.seed)
+        return ReferenceSignalState(self.numbers(), self.row, folder, points=self.requests, seed=context.seed)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.monitor.held import stated, sure
+        from luthier.monitor.baseline import stated, sure
 
         found = stated(trace)
         return None if found is None else sure([*found.values()])
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("confidence is measured through `open`")

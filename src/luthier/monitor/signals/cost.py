@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.monitor.estimate import mean
-from luthier.monitor.signal import Reading, Row, Signal, Span
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import mean
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
 
 
-class Cost(Signal):
+class CostSignal(Signal):
     """What a request costs on average, what a thousand do, and what the whole window did, at your prices for tokens."""
 
     kind: Literal["cost"] = "cost"
@@ -32,7 +32,7 @@ class Cost(Signal):
         paid = (trace.prompt_tokens - found) * self.prompt + found * cached + trace.completion_tokens * self.answer
         return paid / 1e6
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         one = mean([row.value for row in rows], span)
-        scaled = [Reading(one.value * by, one.low * by, one.high * by, one.events) for by in (1, 1000, span.events)]
+        scaled = [SignalValue(one.value * by, one.low * by, one.high * by, one.events) for by in (1, 1000, span.events)]
         return dict(zip(self.numbers(), scaled, strict=True))

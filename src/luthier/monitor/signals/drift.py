@@ -11,9 +11,19 @@ from pydantic import Field
 
 from luthier.core.expressions import Window
 from luthier.core.files import write_aside
-from luthier.models.embedder import Embedder
-from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training, answer_text, question_text
-from luthier.traffic.record import Feedback, Trace
+from luthier.models.embeddings.base import Embedder
+from luthier.monitor.signal import (
+    Signal,
+    SignalContext,
+    SignalRow,
+    SignalState,
+    SignalValue,
+    TrainingSample,
+    WindowSpan,
+    answer_text,
+    question_text,
+)
+from luthier.traces.record import Feedback, Trace
 
 _SPACE, _WORDS = "space", "words.json"
 FEWEST = 40
@@ -29,9 +39,9 @@ class Drift(Signal):
     `drift.evidence` is a power of ten: while requests come as the training data were drawn, it passes 2 (a hundred to
     one) within a round of `requests` with a chance of at most 1 in 100, 3 in 1000, however often one looks. It is a
     conformal test martingale on numbers of each text (how far it is from all known ones, where it lies, its length, its
-    unknown words), restarted at every request (Vovk et al. 2021; `luthier.metrics.exchange`). `drift.apart` is the size
-    of the change: how often a plain classifier tells a request of the window from a row of the training data (Lopez-Paz
-    and Oquab 2017), 0.5 where it cannot, 1 where it always can.
+    unknown words), restarted at every request (Vovk et al. 2021; `luthier.metrics.martingale`). `drift.apart` is the
+    size of the change: how often a plain classifier tells a request of the window from a row of the training data
+    (Lopez-Paz and Oquab 2017), 0.5 where it cannot, 1 where it always can.
 
     The promise is about requests that are drawn one by one. What the data room left out (duplicates, say) is a change
     too, and so is a burst of requests by one program; `first_turns` leaves out those that continue a conversation.
@@ -65,25 +75,25 @@ class Drift(Signal):
         """Evidence counts from the first request on."""
         return 1 if number.endswith(".evidence") else super().enough(number, spec)
 
-    def learn(self, training: Training, folder: Path) -> None:
+    def learn(self, training: TrainingSample, folder: Path) -> None:
         """From a draw of the training texts, by content: a space, and the numbers and points of the rest."""
         import numpy as np
 
-        from luthier.monitor.strangeness import Strangeness, words_of
+        from luthier.monitor.baseline import DriftScorer, words_of
 
         known, rest = self._drawn(training)
         space = self.embedder.space(known, base=training.base, seed=training.seed)
         self.embedder.keep(space, folder / _SPACE)
         words = sorted({word for text in known for word in words_of(text)})
         points = space.points(known)
-        numbers = Strangeness(space, points, words)
+        numbers = DriftScorer(space, points, words)
         placed = numbers.points(rest)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in (("known", points), ("rest", numbers.of(rest, placed)), ("points", placed[:_APART_ROWS])):
             np.save(folder / f"{name}.npy", table, allow_pickle=False)
         write_aside(folder / _WORDS, json.dumps(words, ensure_ascii=False).encode())
 
-    def _drawn(self, training: Training) -> tuple[list[str], list[str]]:
+    def _drawn(self, training: TrainingSample) -> tuple[list[str], list[str]]:
         """The texts to learn from, and those to rank traffic among."""
         from luthier.core.errors import DataError
         from luthier.monitor.windows import lot_of
@@ -92,13 +102,13 @@ class Drift(Signal):
         drawn = sorted((lot_of(f"{training.seed} {text}"), text) for text in texts if text.strip())[: self.rows]
         if len(drawn) < FEWEST:
             what = f"{len(drawn)} texts of the training data are too few to hold traffic against; {FEWEST} are needed"
-            raise DataError(what, remedy="leave the signal `drift` out, or train on more rows")
+            raise DataError(what, hint="leave the signal `drift` out, or train on more rows")
         chosen = [text for _, text in drawn]
         return chosen[: len(chosen) // 3], chosen[len(chosen) // 3 :]
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The evidence at its beginning."""
-        return _Open(self, folder, place)
+        return _Open(self, folder, context)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         from luthier.monitor.windows import lot_of
@@ -110,7 +120,7 @@ class Drift(Signal):
         text = question_text(trace) if self.text == "prompt" else answer_text(trace)
         return _Text(text, trace.id) if text and text.strip() else None
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("drift is measured through `open`")
 
 
@@ -119,13 +129,13 @@ class _Text(NamedTuple):
     trace: str
 
 
-class _Lazily(Mapping[str, Reading]):
+class _Lazily(Mapping[str, SignalValue]):
     """Evidence, and the size of the change, for which a classifier is trained only when somebody asks."""
 
-    def __init__(self, names: Sequence[str], evidence: Reading, apart: Callable[[], Reading]) -> None:
+    def __init__(self, names: Sequence[str], evidence: SignalValue, apart: Callable[[], SignalValue]) -> None:
         self._names, self._evidence, self._apart = names, evidence, apart
 
-    def __getitem__(self, name: str) -> Reading:
+    def __getitem__(self, name: str) -> SignalValue:
         if name not in self._names:
             raise KeyError(name)
         return self._evidence if name == self._names[0] else self._apart()
@@ -140,16 +150,16 @@ class _Lazily(Mapping[str, Reading]):
 class _Open:
     """The evidence of the round so far, and the reference."""
 
-    def __init__(self, signal: Drift, folder: Path, place: Place) -> None:
+    def __init__(self, signal: Drift, folder: Path, context: SignalContext) -> None:
         import numpy as np
 
-        from luthier.metrics.exchange import Exchange
-        from luthier.monitor.strangeness import Strangeness
+        from luthier.metrics.martingale import Exchange
+        from luthier.monitor.baseline import DriftScorer
 
-        self._signal, self._seed = signal, place.seed
+        self._signal, self._seed = signal, context.seed
         known, rest, self._points = (np.load(folder / f"{name}.npy") for name in ("known", "rest", "points"))
-        space = signal.embedder.kept(folder / _SPACE, base=place.base)
-        self._numbers = Strangeness(space, known, json.loads((folder / _WORDS).read_bytes()))
+        space = signal.embedder.kept(folder / _SPACE, base=context.base)
+        self._numbers = DriftScorer(space, known, json.loads((folder / _WORDS).read_bytes()))
         self.evidence = Exchange(rest, points=signal.requests)
         self._pending: list[_Text] = []
         self._apart: tuple[tuple[int, int], tuple[float, float, float]] | None = None
@@ -162,21 +172,21 @@ class _Open:
                 self._take()
         return found
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         self._take()
         digits = self.evidence.digits
-        evidence = Reading(digits, digits, digits, self.evidence.seen)
-        return _Lazily(self._signal.numbers(), evidence, lambda: Reading(*self._told_apart(rows), span.events))
+        evidence = SignalValue(digits, digits, digits, self.evidence.points_seen)
+        return _Lazily(self._signal.numbers(), evidence, lambda: SignalValue(*self._told_apart(rows), span.events))
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         """How far each text is from all known ones, and how many of its words are unknown."""
         texts = [row.value.text for row in rows]
         numbers = self._numbers.of(texts, self._numbers.points(texts))
         return [float(value) for value in numbers[:, 0] + numbers[:, -1]]
 
-    def story(self, rows: Sequence[Row]) -> str:
+    def explain(self, rows: Sequence[SignalRow]) -> str:
         """Which number speaks loudest."""
-        from luthier.monitor.strangeness import NAMES
+        from luthier.monitor.baseline import NAMES
 
         self._take()
         loud = NAMES[int(self.evidence.each.argmax())]
@@ -198,17 +208,17 @@ class _Open:
             self.evidence.add(scores, lots_of(f"{self._seed} {one.trace}", len(scores)))
         self._pending.clear()
 
-    def _told_apart(self, rows: Sequence[Row]) -> tuple[float, float, float]:
+    def _told_apart(self, rows: Sequence[SignalRow]) -> tuple[float, float, float]:
         """How often a classifier tells the rows from the reference; learnt anew when a third of the rows are new."""
         import numpy as np
 
-        from luthier.models.apart import told_apart
+        from luthier.models.text_classifier import told_apart
 
         rows = rows[-_APART_ROWS:]
         step = max(1, len(rows) // 3)
-        version = (len(rows) // step, self.evidence.seen // step)
+        version = (len(rows) // step, self.evidence.points_seen // step)
         if self._apart is None or self._apart[0] != version:
             mine = self._numbers.points([row.value.text for row in rows])
-            told = told_apart(np.vstack([self._points, mine]), len(self._points), len(mine), self._seed)
-            self._apart = version, told
+            separation = told_apart(np.vstack([self._points, mine]), len(self._points), len(mine), self._seed)
+            self._apart = version, separation
         return self._apart[1]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.expressions import Window
-from luthier.monitor.estimate import share
-from luthier.monitor.signal import Reading, Row, Signal, Span
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import share
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
 
 
 class Errors(Signal):
@@ -31,5 +31,5 @@ class Errors(Signal):
         least = 400 if self.refused else 500
         return float(trace.status >= least or (trace.finish == "error" and trace.status < 400))
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: share(rows, span)}

@@ -9,13 +9,22 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.expressions import Window
-from luthier.core.scorer import Desk, Scored, Scorer
-from luthier.monitor.estimate import mean
-from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, answer_text, question_text
-from luthier.traffic.record import Feedback, Trace
+from luthier.core.scorer import Scored, Scorer, ScorerContext
+from luthier.monitor.evaluator import mean
+from luthier.monitor.signal import (
+    Signal,
+    SignalContext,
+    SignalRow,
+    SignalState,
+    SignalValue,
+    WindowSpan,
+    answer_text,
+    question_text,
+)
+from luthier.traces.record import Feedback, Trace
 
 
-class Judged(Signal):
+class JudgeSignal(Signal):
     """The mean score, from 0 to 1, that a judging model gives to a sample of the answers.
 
     The judge is the scorer `judge` of evaluations, with its settings; each verdict is paid for once and kept. Which
@@ -42,9 +51,9 @@ class Judged(Signal):
     def numbers(self) -> Sequence[str]:
         return [self.called]
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """A judge with a desk to keep verdicts on."""
-        return _Sitting(self, place)
+        return _Sitting(self, context)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         from luthier.monitor.windows import lot_of
@@ -54,40 +63,40 @@ class Judged(Signal):
             return None
         return Scored(question=question_text(trace), prediction=text, references=())
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("a judge is asked through `open`")
 
 
 class _Sitting:
     """The judge at work: what was judged once is remembered by what was judged."""
 
-    def __init__(self, signal: Judged, place: Place) -> None:
+    def __init__(self, signal: JudgeSignal, context: SignalContext) -> None:
         self._signal = signal
-        self._desk = Desk(base=place.base, kept=place.kept, say=place.say, model=_no_model)
+        self._desk = ScorerContext(base=context.base, kept=context.kept, say=context.say, model=_no_model)
         self._known: dict[Scored, float | None] = {}
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         return self._signal.row(trace, feedback)
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         scores = [score for score in self._scores(rows) if score is not None]
         if not scores:
             return {}
-        found = mean(scores, Span(span.seconds, len(scores)))
+        found = mean(scores, WindowSpan(span.seconds, len(scores)))
         return {self._signal.called: found._replace(low=max(0.0, found.low), high=min(1.0, found.high))}
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [1.0 if score is None else score for score in self._scores(rows)]
 
-    def story(self, rows: Sequence[Row]) -> str:
+    def explain(self, rows: Sequence[SignalRow]) -> str:
         return ""
 
-    def _scores(self, rows: Sequence[Row]) -> list[float | None]:
+    def _scores(self, rows: Sequence[SignalRow]) -> list[float | None]:
         """One score a row; only what is new is asked about, and what is out of the window is forgotten."""
-        asked = list(dict.fromkeys(row.value for row in rows if row.value not in self._known))
-        if asked:
-            found = self._signal.judge.columns(asked, self._desk)["judge"]
-            self._known |= dict(zip(asked, found, strict=True))
+        new_answers = list(dict.fromkeys(row.value for row in rows if row.value not in self._known))
+        if new_answers:
+            found = self._signal.judge.columns(new_answers, self._desk)["judge"]
+            self._known |= dict(zip(new_answers, found, strict=True))
         if len(self._known) > 2 * len(rows) + 1000:
             self._known = {row.value: self._known[row.value] for row in rows}
         return [self._known[row.value] for row in rows]

@@ -9,27 +9,36 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.monitor.estimate import share
-from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, answer_text, question_text
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import share
+from luthier.monitor.signal import (
+    Signal,
+    SignalContext,
+    SignalRow,
+    SignalState,
+    SignalValue,
+    WindowSpan,
+    answer_text,
+    question_text,
+)
+from luthier.traces.record import Feedback, Trace
 
 _SHORTEST_CHARS = 20
 _AT_ONCE = 256
 
 
-class Language(Signal):
+class LanguageSignal(Signal):
     """The part of answers in a language that was not wanted; texts too short to tell stay out."""
 
     kind: Literal["language"] = "language"
-    wanted: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
     """ISO codes that answers may be in; by default, each must be in the language of its question."""
     confidence: float = Field(default=0.8, ge=0, le=1)
     """How sure the language must be for an answer to count."""
 
-    @field_validator("wanted")
+    @field_validator("languages")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from luthier.text.languages import LANGUAGES
+        from luthier.lang.detect import LANGUAGES
 
         for code in value:
             if code not in LANGUAGES:
@@ -39,21 +48,21 @@ class Language(Signal):
     def numbers(self) -> Sequence[str]:
         return [self.called]
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """Texts are looked at many at a time."""
         return _Open(self)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         raise NotImplementedError("languages are told through `open`")
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("languages are told through `open`")
 
 
 class _Open:
     """Answers and their languages: a cell holds texts first, and then whether their language was not wanted."""
 
-    def __init__(self, signal: Language) -> None:
+    def __init__(self, signal: LanguageSignal) -> None:
         self._signal = signal
         self._waiting: list[list[Any]] = []
 
@@ -61,26 +70,26 @@ class _Open:
         text = answer_text(trace)
         if text is None:
             return None
-        cell: list[Any] = [text] if self._signal.wanted else [text, question_text(trace)]
+        cell: list[Any] = [text] if self._signal.languages else [text, question_text(trace)]
         self._waiting.append(cell)
         if len(self._waiting) >= _AT_ONCE:
             self._tell()
         return cell
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         self._tell()
         sure = [row._replace(value=row.value[0]) for row in rows if row.value[0] is not None]
-        return {self._signal.called: share(sure, Span(span.seconds, len(sure)))} if sure else {}
+        return {self._signal.called: share(sure, WindowSpan(span.seconds, len(sure)))} if sure else {}
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         self._tell()
         return [row.value[0] or 0.0 for row in rows]
 
-    def story(self, rows: Sequence[Row]) -> str:
+    def explain(self, rows: Sequence[SignalRow]) -> str:
         return ""
 
     def _tell(self) -> None:
-        from luthier.text.languages import UNKNOWN, identify
+        from luthier.lang.detect import UNKNOWN, identify
 
         texts = [text for cell in self._waiting for text in cell]
         confidence = self._signal.confidence
@@ -88,5 +97,5 @@ class _Open:
         for cell in self._waiting:
             first, *others = [next(codes) for _ in cell]
             unsure = UNKNOWN in (first, *others)
-            cell[:] = [None if unsure else float(first not in (self._signal.wanted or others))]
+            cell[:] = [None if unsure else float(first not in (self._signal.languages or others))]
         self._waiting.clear()

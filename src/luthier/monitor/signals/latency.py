@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.monitor.estimate import quantile
-from luthier.monitor.signal import Reading, Row, Signal, Span
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import quantile
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
 
 
 class Latency(Signal):
@@ -33,6 +33,6 @@ class Latency(Signal):
             return None
         return trace.latency_s if self.until == "end" else trace.first_token_s
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         ordered = sorted(row.value for row in rows)
         return {name: quantile(ordered, part, span) for name, part in zip(self.numbers(), self.quantiles, strict=True)}

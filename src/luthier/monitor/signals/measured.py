@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from luthier.core.expressions import Window
-from luthier.metrics.answers import Answers
-from luthier.metrics.metric import Metric, Score
-from luthier.monitor.signal import Events, Reading, Row, Signal, Span, answer_text
-from luthier.traffic.record import Feedback, Trace, label_meant
+from luthier.metrics.metric import EvalPredictions, Metric, MetricResult
+from luthier.monitor.signal import Events, Signal, SignalRow, SignalValue, WindowSpan, answer_text
+from luthier.traces.record import Feedback, Trace, label_meant
 
 
-class Measured(Signal):
+class MetricSignal(Signal):
     """A metric (accuracy, macro_f1, rougeL, ece …) of answers against the labels or corrections that come later.
 
     They are joined with their requests by id, however late. A correction is given to an answer that was wrong, so that
@@ -32,7 +31,7 @@ class Measured(Signal):
     """What is measured."""
 
     @model_validator(mode="after")
-    def _can_be_had(self) -> Measured:
+    def _can_be_had(self) -> MetricSignal:
         lacking = [*(self.metric.needs - {"label_scores"}), *self.metric.scored]
         if lacking:
             raise ValueError(f"{self.metric.kind} needs {', '.join(sorted(lacking))}, which requests do not have")
@@ -50,39 +49,39 @@ class Measured(Signal):
         return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        said = answer_text(trace)
-        if feedback is None or said is None:
+        answer = answer_text(trace)
+        if feedback is None or answer is None:
             return None
         right = feedback.label if feedback.label is not None else feedback.correction
         if right is not None and (feedback.label is not None or trace.scores):  # then a correction is a class, too
             right = label_meant(trace, right)
         if right is None or (self.metric.needs and (trace.scores is None or len(trace.scores) < 2)):
             return None
-        return said, right, trace.scores
+        return answer, right, trace.scores
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         if not span.ends:
             value = self._value_of(rows)
-            return {self.called: Reading(value, value, value, span.events)}
+            return {self.called: SignalValue(value, value, value, span.events)}
         score = self._score_of(rows)
-        return {self.called: Reading(score.value, score.low, score.high, span.events)}
+        return {self.called: SignalValue(score.value, score.low, score.high, span.events)}
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [float(value) for value in self._score_of(rows).rows]
 
-    def _score_of(self, rows: Sequence[Row]) -> Score:
+    def _score_of(self, rows: Sequence[SignalRow]) -> MetricResult:
         """The metric of rows with its interval, as an evaluation has it."""
         from luthier.metrics.metric import measure_all
 
         return measure_all([self.metric], self._answers(rows))[0]
 
-    def _value_of(self, rows: Sequence[Row]) -> float:
-        from luthier.metrics.resample import totals
+    def _value_of(self, rows: Sequence[SignalRow]) -> float:
+        from luthier.metrics.intervals import totals
 
         return float(self.metric.value(totals(self.metric.statistics(self._answers(rows))))[0])
 
     @staticmethod
-    def _answers(rows: Sequence[Row]) -> Answers:
-        said, right, scores = zip(*(row.value for row in rows), strict=True)
-        told = None if any(one is None for one in scores) else scores
-        return Answers.of(said, right, label_scores=told)
+    def _answers(rows: Sequence[SignalRow]) -> EvalPredictions:
+        predictions, right, scores = zip(*(row.value for row in rows), strict=True)
+        label_scores = None if any(one is None for one in scores) else scores
+        return EvalPredictions.of(predictions, right, label_scores=label_scores)

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.monitor.estimate import share
-from luthier.monitor.signal import Reading, Row, Signal, Span, answer_text
-from luthier.text.pii.found import PATTERN_KINDS, PiiKind
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import share
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
+from luthier.pii.span import PATTERN_KINDS, PiiKind
+from luthier.traces.record import Feedback, Trace
 
 
 class Personal(Signal):
@@ -24,13 +24,13 @@ class Personal(Signal):
         return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.text.pii.scan import find
+        from luthier.pii.detect import find
 
         text = answer_text(trace)
         if text is None:
             return None
-        asked = "\n".join(turn.content for turn in trace.messages)
-        return float(any(found.text not in asked for found in find(text, self.kinds)))
+        prompt = "\n".join(turn.content for turn in trace.messages)
+        return float(any(found.text not in prompt for found in find(text, self.kinds)))
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: share(rows, span)}

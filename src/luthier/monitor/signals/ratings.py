@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.expressions import Window
-from luthier.monitor.estimate import mean
-from luthier.monitor.signal import Events, Reading, Row, Signal, Span
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import mean
+from luthier.monitor.signal import Events, Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
 
 
 class Ratings(Signal):
@@ -27,6 +27,6 @@ class Ratings(Signal):
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         return None if feedback is None else feedback.rating
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         found = mean([row.value for row in rows], span)
         return {self.called: found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))}

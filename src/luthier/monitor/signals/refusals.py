@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from luthier.monitor.estimate import share
-from luthier.monitor.signal import Reading, Row, Signal, Span, answer_text
-from luthier.text.refusal import is_refusal
-from luthier.traffic.record import Feedback, Trace
+from luthier.lang.lexicons import is_refusal
+from luthier.monitor.evaluator import share
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
+from luthier.traces.record import Feedback, Trace
 
 
 class Refusals(Signal):
@@ -26,5 +26,5 @@ class Refusals(Signal):
         text = answer_text(trace)
         return None if text is None else float(is_refusal(text))
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: share(rows, span)}

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.monitor.estimate import share
-from luthier.monitor.signal import Reading, Row, Signal, Span, answer_text
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import share
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
+from luthier.traces.record import Feedback, Trace
 
 
-class Schema(Signal):
+class SchemaSignal(Signal):
     """The part of answers that are JSON and keep a JSON schema (draft 2020-12 where it names none)."""
 
     kind: Literal["schema_validity"] = "schema_validity"
@@ -45,7 +45,7 @@ class Schema(Signal):
         except (ValueError, RecursionError):
             return 0.0
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: share(rows, span)}
 
     @cached_property

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.expressions import Window
-from luthier.monitor.estimate import rate
-from luthier.monitor.signal import Reading, Row, Signal, Span
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import rate
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
 
 
 class Throughput(Signal):
@@ -23,5 +23,5 @@ class Throughput(Signal):
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         return 1.0
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: rate(span)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from luthier.monitor.estimate import mean
-from luthier.monitor.signal import Reading, Row, Signal, Span
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import mean
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
 
 
-class Tokens(Signal):
+class TokensSignal(Signal):
     """Tokens of a request on average: of its answer, of its prompt, and those of the prompt that no cache held."""
 
     kind: Literal["tokens"] = "tokens"
@@ -21,9 +21,9 @@ class Tokens(Signal):
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         return trace.completion_tokens, trace.prompt_tokens, max(0, trace.prompt_tokens - trace.cached_tokens)
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         columns = zip(*(row.value for row in rows), strict=True)
         return {name: mean(values, span) for name, values in zip(self.numbers(), columns, strict=True)}
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [float(row.value[0]) for row in rows]

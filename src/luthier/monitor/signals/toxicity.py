@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.monitor.estimate import share
-from luthier.monitor.signal import Reading, Row, Signal, Span, answer_text
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import share
+from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
+from luthier.traces.record import Feedback, Trace
 
 
-class Toxicity(Signal):
+class ToxicitySignal(Signal):
     """The part of answers with a word on a list of swear words (the package `badwords-py`, extra `toxicity`).
 
     A list finds an insult and the report of one alike; a model that judges (`judge` with a rubric of yours) knows more.
@@ -27,10 +27,10 @@ class Toxicity(Signal):
         return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.text.swearing import swear_words
+        from luthier.lang.lexicons import swear_words
 
         text = answer_text(trace)
         return None if text is None else float(swear_words([text], self.languages)[0] > 0)
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: share(rows, span)}

@@ -14,9 +14,18 @@ from pydantic import Field
 
 from luthier.core.expressions import Window
 from luthier.core.files import write_aside
-from luthier.monitor.estimate import mean
-from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training, question_text
-from luthier.traffic.record import Feedback, Trace
+from luthier.monitor.evaluator import mean
+from luthier.monitor.signal import (
+    Signal,
+    SignalContext,
+    SignalRow,
+    SignalState,
+    SignalValue,
+    TrainingSample,
+    WindowSpan,
+    question_text,
+)
+from luthier.traces.record import Feedback, Trace
 
 _FILE = "words.json"
 _WORD = re.compile(r"\w+")
@@ -33,13 +42,13 @@ class UnknownWords(Signal):
     usual: ClassVar[Window] = Window(events=300)
     learns: ClassVar[bool] = True
 
-    most: int = Field(default=50_000, ge=100)
+    max: int = Field(default=50_000, ge=100)
     """At most so many words are remembered, the most frequent."""
 
     def numbers(self) -> Sequence[str]:
         return [self.called, f"{self.called}.change"]
 
-    def learn(self, training: Training, folder: Path) -> None:
+    def learn(self, training: TrainingSample, folder: Path) -> None:
         """The words of half the rows, and how many of the other half's words they lack."""
         from luthier.monitor.windows import lot_of
 
@@ -48,21 +57,21 @@ class UnknownWords(Signal):
         for text in training.prompts:
             (known if lot_of(f"{training.seed} {text}") < 0.5 else held).append(text)
         counts = Counter(word for text in known for word in _words(text))
-        words = [word for word, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: self.most]]
+        words = [word for word, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: self.max]]
         parts = [_unknown(text, frozenset(words)) for text in held if _words(text)]
         middle = math.fsum(parts) / max(1, len(parts))
         spread = math.sqrt(math.fsum((part - middle) ** 2 for part in parts) / max(1, len(parts) - 1))
-        told = {"words": sorted(words), "mean": round(middle, 9), "spread": round(spread, 9)}
-        write_aside(folder / _FILE, json.dumps(told, ensure_ascii=False).encode())
+        statistics = {"words": sorted(words), "mean": round(middle, 9), "spread": round(spread, 9)}
+        write_aside(folder / _FILE, json.dumps(statistics, ensure_ascii=False).encode())
 
-    def open(self, folder: Path, place: Place) -> Eye:
+    def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The words are known."""
         return _Open(self, json.loads((folder / _FILE).read_bytes()))
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         raise NotImplementedError("unknown words are counted through `open`")
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("unknown words are counted through `open`")
 
 
@@ -76,17 +85,17 @@ class _Open:
         text = question_text(trace)
         return _unknown(text, self._words) if _words(text) else None
 
-    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         found = mean([row.value for row in rows], span)
         part = found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
         scale = max(self._spread, 1e-6)
         value, low, high = ((end - self._mean) / scale for end in part[:3])
-        return dict(zip(self._signal.numbers(), (part, Reading(value, low, high, part.events)), strict=True))
+        return dict(zip(self._signal.numbers(), (part, SignalValue(value, low, high, part.events)), strict=True))
 
-    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [float(row.value) for row in rows]
 
-    def story(self, rows: Sequence[Row]) -> str:
+    def explain(self, rows: Sequence[SignalRow]) -> str:
         return f"in training rows {self._mean:.1%} of the words were unknown"
 
 

@@ -1,1 +1,1 @@
-"""The steps of a monitor: one file each."""
+"""Steps of monitoring."""

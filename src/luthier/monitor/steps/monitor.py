@@ -9,16 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.core.artifact import Artifact
-from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import Seconds
 from luthier.core.files import json_bytes, write_aside
-from luthier.core.step import Beside, EvaluationRef, Forecast, Outlook, Reads, Step, Work
-from luthier.monitor.alert import Alert
+from luthier.core.step import EvaluationRef, Forecast, NotHashed, PlanContext, Reads, Step, StepContext
+from luthier.monitor.alerts import Alert
 from luthier.monitor.channel import Channel
-from luthier.monitor.plan import FILE, REFERENCES, Rule, rules_of
-from luthier.monitor.signal import Measured, Signal, Training
-from luthier.text.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.monitor.plan import FILE, REFERENCES, AlertRule, rules_of
+from luthier.monitor.signal import ReportRow, Signal, TrainingSample
 
 _PLAIN = ("error_rate", "latency", "length", "refusal_rate", "throughput", "tokens")
 _MOST_ROWS = 20_000
@@ -36,19 +36,19 @@ class Monitor(Step):
 
     data: Annotated[str | None, Reads("dataset", optional=True)] = None
     """The data that the model was trained on: what drift is held against."""
-    report: EvaluationRef = None
-    """The step that evaluated the release: what `report` means in a condition."""
+    evaluation: EvaluationRef = None
+    """The step that evaluated the release: what `evaluation` means in a condition."""
     signals: tuple[Signal, ...] = Field(default=tuple(map(Signal.parse, _PLAIN)), min_length=1)
     """What is measured of traffic."""
     alerts: tuple[Alert, ...] = ()
     """When somebody is told."""
     models: tuple[str, ...] = ()
     """Names such as `support@prod`, whose requests alone are watched where others are served as well; else all are."""
-    every: Seconds = Field(default=60, ge=1)
+    interval: Seconds = Field(default=60, ge=1)
     """How often the alerts are looked at."""
-    channels: Annotated[tuple[Channel, ...], Beside()] = (Channel.parse("log"),)
+    channels: Annotated[tuple[Channel, ...], NotHashed()] = (Channel.parse("log"),)
     """Who is told, and how."""
-    history: Annotated[Seconds, Beside()] = 7 * 86400
+    lookback: Annotated[Seconds, NotHashed()] = 7 * 86400
     """How far back traffic is read when watching begins, so that windows are full and evidence goes on."""
 
     @model_validator(mode="after")
@@ -58,19 +58,19 @@ class Monitor(Step):
             if names.count(name) > 1:
                 raise ValueError(f"two signals give a number {name!r}; give one of them a `name`")
         for rule in rules_of(self.alerts, self.signals, {}):
-            if math.isnan(rule.limit + rule.clear_limit) and self.report is None:
-                raise ValueError(f"alert {rule.name!r} is compared with a report; name the evaluation in `report`")
+            if math.isnan(rule.limit + rule.clear_limit) and self.evaluation is None:
+                raise ValueError(f"alert {rule.name!r} is compared with a report; name the evaluation in `evaluation`")
         learning = [signal.called for signal in self.signals if signal.learns]
         if learning and self.data is None:
             raise ValueError(f"{learning[0]} is compared with the training data; name their step in `data`")
         held = [signal.called for signal in self.signals if signal.needs_report]
-        if held and self.report is None:
-            raise ValueError(f"{held[0]} is compared with a report; name the evaluation in `report`")
+        if held and self.evaluation is None:
+            raise ValueError(f"{held[0]} is compared with a report; name the evaluation in `evaluation`")
         return self
 
-    def make(self, work: Work) -> Mapping[str, Any]:
+    def make(self, work: StepContext) -> Mapping[str, Any]:
         """Take the report's figures, and let signals learn from the training data."""
-        report = _figures(work.inputs["report"]) if "report" in work.inputs else {}
+        report = _figures(work.inputs["evaluation"]) if "evaluation" in work.inputs else {}
         for rule in rules_of(self.alerts, self.signals, report):
             _check(rule, report)
             if rule.when.reference:
@@ -79,15 +79,17 @@ class Monitor(Step):
             training = _training(work)
             for signal in self.signals:
                 signal.learn(training, work.folder / REFERENCES / signal.called)
-        told = {
-            name: value for name, value in self.deciding().items() if name in ("signals", "alerts", "models", "every")
+        settings = {
+            name: value
+            for name, value in self.hashed_settings().items()
+            if name in ("signals", "alerts", "models", "interval")
         }
-        write_aside(work.folder / FILE, json_bytes({**told, "report": report}))
+        write_aside(work.folder / FILE, json_bytes({**settings, "report": report}))
         return {}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Refuse a condition on a figure that the evaluation does not have."""
-        evaluation = outlook.upstream.get("report")
+        evaluation = plan_context.upstream.get("evaluation")
         metrics = getattr(evaluation, "metrics", None)
         if metrics is not None:
             _check_all(self.alerts, self.signals, {metric.kind: 0.0 for metric in metrics})
@@ -99,11 +101,11 @@ def _check_all(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mappi
         _check(rule, report)
 
 
-def _check(rule: Rule, report: Mapping[str, float]) -> None:
+def _check(rule: AlertRule, report: Mapping[str, float]) -> None:
     for when, limit in ((rule.when, rule.limit), (rule.clear or rule.when, rule.clear_limit)):
         if math.isnan(limit):
             what = f"alert {rule.name!r}: the report says nothing of {when.name}"
-            raise RecipeError(what, where=Where(field="alerts"), remedy=did_you_mean(when.name, report))
+            raise RecipeError(what, where=SourceLocation(field="alerts"), hint=did_you_mean(when.name, report))
 
 
 def _figures(evaluation: Artifact) -> dict[str, float]:
@@ -112,36 +114,36 @@ def _figures(evaluation: Artifact) -> dict[str, float]:
     return {name: float(score.value) for name, score in measured.items() if math.isfinite(score.value)}
 
 
-def _training(work: Work) -> Training:
+def _training(work: StepContext) -> TrainingSample:
     """Questions and answers of the training rows, at most so many, drawn by their ids, and the report's rows."""
     pairs = _taught(work.inputs["data"], work.seed) if "data" in work.inputs else []
-    return Training(
-        prompts=[asked for asked, _ in pairs],
-        answers=[said for _, said in pairs],
+    return TrainingSample(
+        prompts=[prompt for prompt, _ in pairs],
+        answers=[answer for _, answer in pairs],
         base=work.base,
         seed=work.seed,
-        measured=_measured(work.inputs["report"]) if "report" in work.inputs else (),
+        measured=_measured(work.inputs["evaluation"]) if "evaluation" in work.inputs else (),
     )
 
 
 def _taught(data: Artifact, seed: int) -> list[tuple[str, str]]:
     from heapq import nsmallest
 
+    from luthier.artifacts.dataset import batches
+    from luthier.chat.messages import answer_of, prompt_of
     from luthier.monitor.windows import key_of
-    from luthier.text.dataset import batches
-    from luthier.text.messages import answer_of, prompt_of
 
     examples = (example for batch in batches(data, "train") for example in batch)
     chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: key_of(f"{seed} {one.id}"))
-    asked = [[turn.content for turn in prompt_of(one) if turn.role == "user"] for one in chosen]
-    return [(turns[-1] if turns else "", answer_of(one)) for turns, one in zip(asked, chosen, strict=True)]
+    user_turns = [[turn.content for turn in prompt_of(one) if turn.role == "user"] for one in chosen]
+    return [(turns[-1] if turns else "", answer_of(one)) for turns, one in zip(user_turns, chosen, strict=True)]
 
 
-def _measured(evaluation: Artifact) -> list[Measured]:
+def _measured(evaluation: Artifact) -> list[ReportRow]:
     """What the measured model said of each row, and how likely it held each class; nothing where it chose none."""
     import polars as pl
 
-    from luthier.metrics.members.calibration import probabilities
+    from luthier.metrics.kinds.calibration import probabilities
 
     subject = EvaluationSummary.read(evaluation).subject
     frame = pl.read_parquet(evaluation.path("predictions.parquet"))
@@ -149,5 +151,5 @@ def _measured(evaluation: Artifact) -> list[Measured]:
     if mine.is_empty():
         return []
     labels, shares = probabilities([json.loads(row) for row in mine["scores"]])
-    told = zip(shares.tolist(), mine["prediction"], mine["reference"], strict=True)
-    return [Measured(dict(zip(labels, row, strict=True)), said, right) for row, said, right in told]
+    rows = zip(shares.tolist(), mine["prediction"], mine["reference"], strict=True)
+    return [ReportRow(dict(zip(labels, row, strict=True)), predicted, right) for row, predicted, right in rows]

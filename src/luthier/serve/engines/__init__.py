@@ -1,1 +1,1 @@
-"""The engines: one file each."""
+"""Serving engines, one file each."""

@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
+from luthier.chat.messages import Message, emptied, prompt_of, said_for, user_text
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
 from luthier.models.load import data_of, is_plain
-from luthier.models.options import Normalise, normalise
-from luthier.serve.calibration import fit_temperature, probabilities
-from luthier.serve.engine import Answering, Engine
-from luthier.serve.gathering import Gathering
-from luthier.serve.query import Candidate, Piece, Query, Token, Usage, Verb
-from luthier.serve.reading import Reader, open_reader
-from luthier.serve.refusal import Refusal, as_refusal
-from luthier.text.messages import Message, emptied, prompt_of, said_for, user_text
+from luthier.models.options import Normalize, normalize
+from luthier.serve.engine import ModelRunner, ServingEngine
+from luthier.serve.label_engine import Gathering, SharedClassifier, fit_temperature, open_reader, probabilities
+from luthier.serve.openai.protocol import APIError, as_refusal
+from luthier.serve.request import OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage, Verb
 
 if TYPE_CHECKING:
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.text_classifier import TextClassifier
-    from luthier.text.ids import Text
 
 PACK_TOKENS = 4096
 """Tokens read in one pass, as evaluation reads them."""
 
 
-class Label(Engine):
+class LabelEngine(ServingEngine):
     """Choose one of the classes that a model was tuned on, by the scores of all of them, and say how likely each is.
 
     The answer's text is what the model was taught to say for the class. Each choice carries `scores`, the probability
@@ -42,21 +40,21 @@ class Label(Engine):
 
     kind: Literal["label"] = "label"
 
-    normalise: Normalise = "sum"
+    normalize: Normalize = "sum"
     """How the scores of long and short classes are made alike, as `evaluate` has it; it does not concern a model with
     a head of classes, nor a plain classifier."""
     calibrate: int = Field(default=256, ge=0)
     """Rows of the validation split from which the temperature of the probabilities is fitted when the model is opened;
     with 0, or where there are fewer than 20, they are the model's own."""
-    at_once: int = Field(default=32, ge=1)
+    max_num_seqs: int = Field(default=32, ge=1)
     """Requests that are read together, at most."""
-    waiting: int = Field(default=256, ge=1)
+    max_queue_size: int = Field(default=256, ge=1)
     """Requests that wait for their turn, at most; whoever comes then is told to come back (429)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32. A plain classifier
     computes in float64."""
 
-    def open(self, model: Artifact) -> Answering:
+    def open(self, model: Artifact) -> ModelRunner:
         """Read the weights (of plain LoRA only the adapter's where another classifier stands on the same base already),
         and fit the temperature."""
         if is_plain(model):
@@ -65,7 +63,7 @@ class Label(Engine):
             return self._opened(model, _WordJudge(TextClassifier.open(model.folder)))
         return self._opened(model, self._judge(model))
 
-    def _opened(self, model: Artifact, judge: _Judge) -> Answering:
+    def _opened(self, model: Artifact, judge: _Judge) -> ModelRunner:
         with ExitStack() as undo:
             undo.callback(judge.leave)
             temperature = _fitted(model, judge, self.calibrate) or 1.0
@@ -73,31 +71,31 @@ class Label(Engine):
         return _Open(judge, temperature, self, model.digest)
 
     def _judge(self, model: Artifact) -> _NetworkJudge:
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.chat.tokenizer import ChatTokenizer
         from luthier.models.load import base_folder, is_endpoint, outputs_of
-        from luthier.text.ids import Text
-        from luthier.text.prompt import Prompt
 
         if is_endpoint(model):
-            raise ModelError("the weights of an endpoint are not here", remedy="serve it with the engine `remote`")
+            raise ModelError("the weights of an endpoint are not here", hint="serve it with the engine `remote`")
         classes = outputs_of(model)
-        said = {name: name for name in classes} if classes else _taught(model)
-        text = Text.load(base_folder(model), before=Prompt.of(model))
-        return _NetworkJudge(open_reader(model, self.dtype), text, said, classes, self.normalise)
+        answers = {name: name for name in classes} if classes else _taught(model)
+        text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+        return _NetworkJudge(open_reader(model, self.dtype), text, answers, classes, self.normalize)
 
 
 def _taught(model: Artifact) -> dict[str, str]:
     """The classes, and what the model was taught to say for each."""
-    from luthier.text.dataset import DatasetSummary, read_examples
+    from luthier.artifacts.dataset import DatasetSummary, read_examples
 
     data = data_of(model)
     if data is None or DatasetSummary.read(data).task != "label":
-        raise ModelError("this model was not tuned to choose classes", remedy="serve it with the engine `torch`")
+        raise ModelError("this model was not tuned to choose classes", hint="serve it with the engine `torch`")
     return said_for(DatasetSummary.read(data).labels, read_examples(data, "train"))
 
 
 def _fitted(model: Artifact, judge: _Judge, most: int) -> float | None:
     """The temperature that fits rows which the model did not learn from."""
-    from luthier.text.dataset import DatasetSummary, read_examples
+    from luthier.artifacts.dataset import DatasetSummary, read_examples
 
     data = data_of(model)
     if data is None or not most or "validation" not in DatasetSummary.read(data).rows:
@@ -115,13 +113,13 @@ class _Asked(NamedTuple):
 class _Judge(Protocol):
     """Scores classes, as evaluation does."""
 
-    said: dict[str, str]
+    answers: dict[str, str]
     """What is answered for each class."""
 
-    def check(self, asked: _Asked) -> int:
-        """How many tokens are read; `Refusal` for what cannot be read."""
+    def check(self, request: _Asked) -> int:
+        """How many tokens are read; `APIError` for what cannot be read."""
 
-    def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
+    def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-score of each class for each conversation."""
 
     def leave(self) -> None:
@@ -133,15 +131,15 @@ class _WordJudge:
 
     def __init__(self, model: TextClassifier) -> None:
         self._model = model
-        self.said = {name: name for name in model.classes}
+        self.answers = {name: name for name in model.classes}
 
-    def check(self, asked: _Asked) -> int:
+    def check(self, request: _Asked) -> int:
         """How many words are read: a text of any length can be."""
-        return self._model.words(user_text(asked.messages))
+        return self._model.words(user_text(request.messages))
 
-    def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
+    def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-probability of each class for each conversation."""
-        return self._model.scores([user_text(one.messages) for one in asked])
+        return self._model.scores([user_text(one.messages) for one in requests])
 
     def leave(self) -> None:
         """Nothing is held for others."""
@@ -151,69 +149,74 @@ class _NetworkJudge:
     """A network: by a head of classes, or by how likely what is said for each class is."""
 
     def __init__(
-        self, reader: Reader, text: Text, said: dict[str, str], classes: tuple[str, ...], how: Normalise
+        self,
+        reader: SharedClassifier,
+        text: ChatTokenizer,
+        answers: dict[str, str],
+        classes: tuple[str, ...],
+        how: Normalize,
     ) -> None:
-        from luthier.models.beginnings import Recurring
+        from luthier.models.packing.prefix_cache import Recurring
 
         self._reader, self._text, self._classes, self._how = reader, text, classes, how
         self._beginnings = Recurring()
-        self.said = said
+        self.answers = answers
 
-    def check(self, asked: _Asked) -> int:
-        """How many tokens are read; `Refusal` for what cannot be read."""
+    def check(self, request: _Asked) -> int:
+        """How many tokens are read; `APIError` for what cannot be read."""
         config = self._reader.base.config.get_text_config()
-        ids = self._text.prompt(asked.messages, asked.tools)
+        ids = self._text.prompt(request.messages, request.tools)
         context = getattr(config, "max_position_embeddings", None) or 1 << 40
         if len(ids) + 64 > context:
             what = f"the prompt has {len(ids)} tokens; this model reads {context}, its answer included"
-            raise Refusal(what, param="messages", code="context_length_exceeded")
+            raise APIError(what, param="messages", code="context_length_exceeded")
         return len(ids)
 
     def leave(self) -> None:
         """Let the weights go."""
         self._reader.leave()
 
-    def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
+    def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-score of each class for each conversation."""
         if self._classes:
-            return [dict(zip(self._classes, row, strict=True)) for row in self._named(asked)]
-        sums = self._sums(asked)
-        priors: Sequence[Any] = [()] * len(asked)
+            return [dict(zip(self._classes, row, strict=True)) for row in self._named(requests)]
+        sums = self._sums(requests)
+        priors: Sequence[Any] = [()] * len(requests)
         if self._how == "prior":
-            priors = self._sums([_Asked(emptied(one.messages), one.tools) for one in asked])
+            priors = self._sums([_Asked(emptied(one.messages), one.tools) for one in requests])
         pairs = zip(sums, priors, strict=True)
-        return [dict(zip(self.said, normalise(self._how, row, prior), strict=True)) for row, prior in pairs]
+        return [dict(zip(self.answers, normalize(self._how, row, prior), strict=True)) for row, prior in pairs]
 
-    def _named(self, asked: Sequence[_Asked]) -> list[list[float]]:
+    def _named(self, requests: Sequence[_Asked]) -> list[list[float]]:
         from luthier.models.generate import label_scores
 
-        ids = self._text.prompts([one.messages for one in asked], [one.tools for one in asked])
+        ids = self._text.prompts([one.messages for one in requests], [one.tools for one in requests])
         with self._reader.turn() as model:
             return label_scores(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
 
-    def _sums(self, asked: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
+    def _sums(self, requests: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
         from luthier.models.generate import score_options
 
-        told = [self._text.options(one.messages, self.said.values(), one.tools) for one in asked]
-        prompts, options = [before for before, _ in told], [answers for _, answers in told]
+        encoded = [self._text.options(one.messages, self.answers.values(), one.tools) for one in requests]
+        prompts, options = [before for before, _ in encoded], [answers for _, answers in encoded]
         with self._reader.turn() as model:
             sums = score_options(model, prompts, options, tokens=PACK_TOKENS, kept=self._beginnings)
         pairs = zip(sums, options, strict=True)
         return [[(score, len(ids)) for score, ids in zip(row, own, strict=True)] for row, own in pairs]
 
 
-class _Open(Answering):
+class _Open(ModelRunner):
     """A model that chooses classes: settings of sampling change nothing, since the likeliest class is the answer."""
 
     able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
     chooses: ClassVar[bool] = True
 
-    def __init__(self, judge: _Judge, temperature: float, settings: Label, digest: str) -> None:
+    def __init__(self, judge: _Judge, temperature: float, settings: LabelEngine, digest: str) -> None:
         super().__init__(digest)
         self.temperature = temperature
         """What scores are divided by."""
         self._judge, self._closed = judge, False
-        self._gathering = Gathering(judge.scores, at_once=settings.at_once, waiting=settings.waiting)
+        self._gathering = Gathering(judge.scores, at_once=settings.max_num_seqs, waiting=settings.max_queue_size)
 
     @property
     def waiting(self) -> int:
@@ -230,16 +233,16 @@ class _Open(Answering):
             self._judge.leave()
 
     def unused(self, query: Query) -> tuple[str, ...]:
-        asked = ("temperature", "top_p", "seed", "max_tokens")
-        given = [name for name in asked if getattr(query, name) is not None]
+        names = ("temperature", "top_p", "seed", "max_tokens")
+        given = [name for name in names if getattr(query, name) is not None]
         return (*given, *(("stop",) if query.stop else ()), *query.unsupported)
 
-    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
         _refuse(query)
-        asked = _Asked(query.messages)
+        request = _Asked(query.messages)
         try:
-            tokens = await asyncio.to_thread(self._judge.check, asked)
-            scores = await self._gathering.ask(asked)
+            tokens = await asyncio.to_thread(self._judge.check, request)
+            scores = await self._gathering.ask(request)
         except LuthierError as error:
             raise as_refusal(error, "messages") from error
         shares = probabilities(scores, self.temperature)
@@ -247,12 +250,14 @@ class _Open(Answering):
         for answer in range(query.answers):
             yield self._piece(answer, ranked, shares, query, tokens)
 
-    def _piece(self, answer: int, ranked: Sequence[str], shares: dict[str, float], query: Query, tokens: int) -> Piece:
-        told = [self._candidate(label, shares[label]) for label in ranked]
-        token = Token(chosen=told[0], top=tuple(told[: query.top_logprobs]))
-        return Piece(
+    def _piece(
+        self, answer: int, ranked: Sequence[str], shares: dict[str, float], query: Query, tokens: int
+    ) -> OutputChunk:
+        candidates = [self._candidate(label, shares[label]) for label in ranked]
+        token = TokenLogprobs(chosen=candidates[0], top=tuple(candidates[: query.top_logprobs]))
+        return OutputChunk(
             answer=answer,
-            text=told[0].text,
+            text=candidates[0].text,
             tokens=(token,) if query.logprobs else (),
             finish="stop",
             usage=Usage(prompt_tokens=tokens, completion_tokens=1),
@@ -260,18 +265,18 @@ class _Open(Answering):
             calibration=self.temperature,
         )
 
-    def _candidate(self, label: str, share: float) -> Candidate:
-        said = self._judge.said[label]
-        return Candidate(said, said.encode(), math.log(max(share, 1e-300)))
+    def _candidate(self, label: str, share: float) -> TokenCandidate:
+        text = self._judge.answers[label]
+        return TokenCandidate(text, text.encode(), math.log(max(share, 1e-300)))
 
 
 def _refuse(query: Query) -> None:
     """What a choice among classes has no use for."""
-    asked: dict[str, object] = {
+    requested: dict[str, object] = {
         "tools": query.tools,
         "response_format": query.schema,
     }
-    for param, value in asked.items():
+    for param, value in requested.items():
         if value is not None:
             what = f"this model chooses one of a few classes: there is no {param} to be kept"
-            raise Refusal(what, param=param, code="unsupported_parameter")
+            raise APIError(what, param=param, code="unsupported_parameter")

@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.artifact import Artifact
-from luthier.serve.engine import Answering, Engine
+from luthier.serve.engine import ModelRunner, ServingEngine
 
 
-class LlamaCpp(Engine):
+class LlamaCpp(ServingEngine):
     """Export the model as a GGUF file and write with llama.cpp's `llama-server`, started beside this server.
 
     Prompts are made here, by the same id-maker as in training and evaluation, and go over as token ids; what comes back
@@ -29,9 +29,9 @@ class LlamaCpp(Engine):
     """Precision of the weights."""
     context: int = Field(default=2048, ge=64)
     """Tokens of one prompt and its answer together, at most."""
-    at_once: int = Field(default=16, ge=1)
+    max_num_seqs: int = Field(default=16, ge=1)
     """Answers that are written at the same time; each has its own share of the cache."""
-    waiting: int = Field(default=64, ge=1)
+    max_queue_size: int = Field(default=64, ge=1)
     """Answers that wait for their turn, at most; whoever comes then is told to come back (429)."""
     max_new_tokens: int = Field(default=1024, ge=1)
     """Longest answer where a request names none."""
@@ -42,30 +42,29 @@ class LlamaCpp(Engine):
     timeout_s: float = Field(default=120.0, gt=0)
     """How long the program may take to start, and to say the next token."""
 
-    def open(self, model: Artifact) -> Answering:
+    def open(self, model: Artifact) -> ModelRunner:
         """Export the model, and start the program."""
-        from luthier.models.export import export
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.chat.tokenizer import ChatTokenizer
+        from luthier.models.export.checkpoint import export
         from luthier.models.load import base_folder
-        from luthier.serve.llama_server import LlamaServer
-        from luthier.serve.neighbour import Neighbour, program
-        from luthier.text.ids import Text
-        from luthier.text.prompt import Prompt
+        from luthier.serve.subprocess_server import LlamaServer, Neighbour, program
 
-        text = Text.load(base_folder(model), before=Prompt.of(model))
+        text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
         if self.url is not None:
             return LlamaServer(self, text, self.url.rstrip("/"), None, model.digest)
-        remedy = "install llama.cpp (https://github.com/ggml-org/llama.cpp), or name the file in `program`"
-        found = program(self.program, remedy)
-        beside = Neighbour()
+        hint = "install llama.cpp (https://github.com/ggml-org/llama.cpp), or name the file in `program`"
+        found = program(self.program, hint)
+        server = Neighbour()
         with ExitStack() as undo:
-            undo.callback(beside.close)
-            folder = export(model, beside.folder / "model", "gguf", quant=self.quant)
+            undo.callback(server.close)
+            folder = export(model, server.folder / "model", "gguf", quant=self.quant)
             (file,) = folder.glob("*.gguf")
-            beside.start([found, "-m", str(file), *self._words(beside.port)], self.timeout_s)
+            server.start([found, "-m", str(file), *self._words(server.port)], self.timeout_s)
             undo.pop_all()
-        return LlamaServer(self, text, beside.root, beside, model.digest)
+        return LlamaServer(self, text, server.root, server, model.digest)
 
     def _words(self, port: int) -> list[str]:
-        words = ["--host", "127.0.0.1", "--port", str(port), "-np", str(self.at_once)]
-        words += ["-c", str(self.context * self.at_once), "--no-webui"]
+        words = ["--host", "127.0.0.1", "--port", str(port), "-np", str(self.max_num_seqs)]
+        words += ["-c", str(self.context * self.max_num_seqs), "--no-webui"]
         return words if self.threads is None else [*words, "-t", str(self.threads)]

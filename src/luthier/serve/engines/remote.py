@@ -8,10 +8,10 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.serve.engine import Answering, Engine
+from luthier.serve.engine import ModelRunner, ServingEngine
 
 
-class Remote(Engine):
+class RemoteEngine(ServingEngine):
     """Pass requests on to the endpoint that a model was said to be (`source: {kind: endpoint, url: …, model: …}`).
 
     What that server refuses is refused with its words. A prompt that was chosen for the model stands in front of each
@@ -20,19 +20,19 @@ class Remote(Engine):
 
     kind: Literal["remote"] = "remote"
 
-    at_once: int = Field(default=32, ge=1)
+    max_num_seqs: int = Field(default=32, ge=1)
     """Requests that are under way there at the same time, at most; others wait."""
-    waiting: int = Field(default=64, ge=1)
+    max_queue_size: int = Field(default=64, ge=1)
     """Requests that wait, at most; whoever comes then is told to come back (429)."""
 
-    def open(self, model: Artifact) -> Answering:
+    def open(self, model: Artifact) -> ModelRunner:
         """Write down where it is; nothing is asked yet."""
+        from luthier.chat.prompt import PromptPrefix
         from luthier.models.load import ENDPOINT, is_endpoint, name_of, origin_artifact
-        from luthier.models.sources.endpoint import Endpoint
-        from luthier.serve.elsewhere import Elsewhere
-        from luthier.text.prompt import Prompt
+        from luthier.models.sources.endpoint import EndpointModelSource
+        from luthier.serve.upstream import Elsewhere
 
         if not is_endpoint(model):
-            raise ModelError(f"{name_of(model)} is no endpoint", remedy="serve it with the engine `torch`")
-        settings = Endpoint.model_validate(origin_artifact(model).read_json(ENDPOINT))
-        return Elsewhere(settings, Prompt.of(model), self.at_once, self.waiting, model.digest)
+            raise ModelError(f"{name_of(model)} is no endpoint", hint="serve it with the engine `torch`")
+        settings = EndpointModelSource.model_validate(origin_artifact(model).read_json(ENDPOINT))
+        return Elsewhere(settings, PromptPrefix.of(model), self.max_num_seqs, self.max_queue_size, model.digest)

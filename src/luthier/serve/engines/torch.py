@@ -11,25 +11,24 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.chat.tool_calls import CallForm
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
-from luthier.serve.engine import Answering, Engine
-from luthier.serve.grammar import Grammars
-from luthier.serve.query import Piece, Query
-from luthier.serve.refusal import Refusal, Unavailable, as_refusal
-from luthier.serve.scribe import Scribe, Spelling
-from luthier.serve.shared import Room, Standing, stand
-from luthier.serve.writer import Job, Told
-from luthier.text.calls import CallForm
+from luthier.serve.detokenizer import OutputProcessor, Spelling
+from luthier.serve.engine import ModelRunner, ServingEngine
+from luthier.serve.engine_loop import DecodeJob, EngineLimits, EngineOutput, ModelHandle, stand
+from luthier.serve.openai.protocol import APIError, Unavailable, as_refusal
+from luthier.serve.request import OutputChunk, Query
+from luthier.serve.structured import Grammars
 
 if TYPE_CHECKING:
-    from luthier.models.decoding.ask import Ask
-    from luthier.text.ids import Text
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.generation.sampling import GenerationRequest
 
 _SEEDS = 1 << 40
 
 
-class Torch(Engine):
+class Torch(ServingEngine):
     """Write with the weights in this process: all requests in one batch, what prompts share computed once.
 
     Without a temperature of their own, requests are answered greedily, as evaluation measured the model; a greedy
@@ -38,11 +37,11 @@ class Torch(Engine):
 
     kind: Literal["torch"] = "torch"
 
-    tokens: int = Field(default=16_384, ge=64)
+    max_num_batched_tokens: int = Field(default=16_384, ge=64)
     """Tokens that are held at once, prompts and answers of all requests to one base together: what bounds memory."""
-    at_once: int = Field(default=64, ge=1)
+    max_num_seqs: int = Field(default=64, ge=1)
     """Answers that are written at the same time, at most, by all models over one base together."""
-    waiting: int = Field(default=64, ge=1)
+    max_queue_size: int = Field(default=64, ge=1)
     """Answers that wait for their turn, at most; whoever comes then is told to come back (429)."""
     max_new_tokens: int = Field(default=1024, ge=1)
     """Longest answer where a request names none."""
@@ -51,37 +50,37 @@ class Torch(Engine):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
 
-    def open(self, model: Artifact) -> Answering:
+    def open(self, model: Artifact) -> ModelRunner:
         """Read the weights; of plain LoRA only the adapter's where another model stands on the same base already."""
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.chat.tokenizer import ChatTokenizer
         from luthier.models.load import base_folder, is_endpoint, name_of, outputs_of
-        from luthier.text.ids import Text
-        from luthier.text.prompt import Prompt
 
         if is_endpoint(model) or outputs_of(model):
             what = "answers elsewhere" if is_endpoint(model) else "names classes and writes no text"
             kind = "remote" if is_endpoint(model) else "label"
-            raise ModelError(f"{name_of(model)} {what}", remedy=f"serve it with the engine `{kind}`")
-        text = Text.load(base_folder(model), before=Prompt.of(model))
-        room = Room(self.tokens, self.at_once, self.waiting, self.dtype)
+            raise ModelError(f"{name_of(model)} {what}", hint=f"serve it with the engine `{kind}`")
+        text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+        room = EngineLimits(self.max_num_batched_tokens, self.max_num_seqs, self.max_queue_size, self.dtype)
         return _Open(self, text, stand(model, room), model.digest)
 
 
 @dataclass
 class _Asked:
-    asks: list[Ask]
+    asks: list[GenerationRequest]
     prompt_tokens: int
 
 
-class _Open(Answering):
+class _Open(ModelRunner):
     """A model in this process."""
 
-    def __init__(self, settings: Torch, text: Text, standing: Standing, digest: str) -> None:
+    def __init__(self, settings: Torch, text: ChatTokenizer, standing: ModelHandle, digest: str) -> None:
         super().__init__(digest)
         self._settings, self._text, self._standing = settings, text, standing
         self._writer, self._vocabulary = standing.base.writer, standing.base.vocabulary
         self._calls = CallForm.of(text)
         self._ends = text.end_ids
-        self._going: dict[Job, _Inbox] = {}
+        self._going: dict[DecodeJob, _Inbox] = {}
         self._closed = False
         self._grammars = Grammars(text, self._vocabulary)
         self._spelling = Spelling(text, self._grammars.raw)
@@ -99,27 +98,27 @@ class _Open(Answering):
             return
         self._closed = True
         for job, inbox in self._going.items():
-            inbox.put(job, Told(refusal=Unavailable("the model was closed")))
+            inbox.put(job, EngineOutput(refusal=Unavailable("the model was closed")))
         self._writer.cancel(list(self._going))
         await asyncio.to_thread(self._standing.leave)
 
-    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
-        asked = await asyncio.to_thread(self._asked, query)
+    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        prepared = await asyncio.to_thread(self._asked, query)
         if self._closed:
             raise Unavailable("the model was closed")
         inbox = _Inbox()
-        jobs = self._writer.submit(asked.asks, inbox.put)
+        jobs = self._writer.submit(prepared.asks, inbox.put)
         self._going |= dict.fromkeys(jobs, inbox)
-        scribes = {job: self._scribe(number, query, asked) for number, job in enumerate(jobs)}
+        scribes = {job: self._scribe(number, query, prepared) for number, job in enumerate(jobs)}
         left = len(jobs)
         try:
             while left:
-                for job, told in await inbox.get():
+                for job, output in await inbox.get():
                     if scribes[job].over:
                         continue
-                    if told.refusal is not None:
-                        raise told.refusal
-                    piece = scribes[job].take(told)
+                    if output.refusal is not None:
+                        raise output.refusal
+                    piece = scribes[job].take(output)
                     if scribes[job].over:
                         left -= 1
                         self._let_go([job])
@@ -128,17 +127,17 @@ class _Open(Answering):
         finally:
             self._let_go(jobs)
 
-    def _let_go(self, jobs: Sequence[Job]) -> None:
+    def _let_go(self, jobs: Sequence[DecodeJob]) -> None:
         self._writer.cancel(jobs)
         for job in jobs:
             self._going.pop(job, None)
 
-    def _scribe(self, number: int, query: Query, asked: _Asked) -> Scribe:
-        return Scribe(number, query, self._spelling, self._calls, asked.prompt_tokens)
+    def _scribe(self, number: int, query: Query, prepared: _Asked) -> OutputProcessor:
+        return OutputProcessor(number, query, self._spelling, self._calls, prepared.prompt_tokens)
 
     def _asked(self, query: Query) -> _Asked:
-        """The query as ids, limits and grammars; `Refusal` for what this model cannot do."""
-        from luthier.models.decoding.ask import Ask, Sampling
+        """The query as ids, limits and grammars; `APIError` for what this model cannot do."""
+        from luthier.models.generation.sampling import GenerationRequest, Sampling
 
         ids = self._ids(query)
         param = "messages" if query.verb == "chat" else "prompt"
@@ -148,7 +147,7 @@ class _Open(Answering):
         seed = secrets.randbelow(_SEEDS) if query.seed is None else query.seed % _SEEDS
         sampling = Sampling(temperature=temperature, top_p=1.0 if query.top_p is None else query.top_p, seed=seed)
         asks = [
-            Ask(
+            GenerationRequest(
                 ids=ids,
                 max_new_tokens=limit,
                 stop=self._ends,
@@ -163,13 +162,13 @@ class _Open(Answering):
         return _Asked(asks, len(ids))
 
     def _ids(self, query: Query) -> list[int]:
-        from luthier.text.plain import begin_id, plain_ids
+        from luthier.chat.plain_text import begin_id, plain_ids
 
         if query.text is None:
             return self._conversation(query)
         if not isinstance(query.text, str):
             if any(not 0 <= token < self._vocabulary for token in query.text):
-                raise Refusal(f"token ids go from 0 to {self._vocabulary - 1}", param="prompt")
+                raise APIError(f"token ids go from 0 to {self._vocabulary - 1}", param="prompt")
             return list(query.text)
         return plain_ids(self._text, [query.text])[0] or [begin_id(self._text)]
 
@@ -177,7 +176,7 @@ class _Open(Answering):
         tools = query.tools
         if tools is not None and self._calls is None:
             what = "this model's chat template has no place for calls of functions, or writes them in an unknown form"
-            raise Refusal(what, param="tools", code="unsupported_parameter")
+            raise APIError(what, param="tools", code="unsupported_parameter")
         try:
             return self._text.prompt(query.messages, [] if tools is None else tools.offered)
         except LuthierError as error:
@@ -185,15 +184,15 @@ class _Open(Answering):
 
     def _limit(self, prompt: int, query: Query, param: str) -> int:
         """How long the answer may be."""
-        context, wanted = self._writer.context, query.max_tokens
+        context, requested = self._writer.context, query.max_tokens
         if prompt >= context:
             what = f"the prompt has {prompt} tokens; this model reads {context}, prompt and answer together"
-            raise Refusal(what, param=param, code="context_length_exceeded")
-        room = min(context, self._settings.tokens) - prompt
-        if room < 1 or (wanted is not None and wanted > room):
-            what = f"the prompt has {prompt} tokens and {wanted or 'some'} more are asked; there is room for {room}"
-            raise Refusal(what, param="max_tokens", code="context_length_exceeded")
-        return wanted or min(room, self._settings.max_new_tokens)
+            raise APIError(what, param=param, code="context_length_exceeded")
+        room = min(context, self._settings.max_num_batched_tokens) - prompt
+        if room < 1 or (requested is not None and requested > room):
+            what = f"the prompt has {prompt} tokens and {requested or 'some'} more are asked; there is room for {room}"
+            raise APIError(what, param="max_tokens", code="context_length_exceeded")
+        return requested or min(room, self._settings.max_new_tokens)
 
     def _grammar(self, query: Query) -> str | None:
         if query.tools is not None and query.tools.choice == "required" and self._calls is not None:
@@ -207,13 +206,13 @@ class _Inbox:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._came: list[tuple[Job, Told]] = []
+        self._came: list[tuple[DecodeJob, EngineOutput]] = []
         self._bell = asyncio.Event()
 
-    def put(self, job: Job, told: Told) -> None:
+    def put(self, job: DecodeJob, output: EngineOutput) -> None:
         """Called by the writer."""
         with self._lock:
-            self._came.append((job, told))
+            self._came.append((job, output))
             first = len(self._came) == 1
         if first:
             try:
@@ -221,7 +220,7 @@ class _Inbox:
             except RuntimeError:
                 return  # the loop is closed: nobody listens any more
 
-    async def get(self) -> Sequence[tuple[Job, Told]]:
+    async def get(self) -> Sequence[tuple[DecodeJob, EngineOutput]]:
         """Everything that came since the last time."""
         await self._bell.wait()
         self._bell.clear()

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.serve.engine import Answering, Engine
+from luthier.serve.engine import ModelRunner, ServingEngine
 
 
-class Vllm(Engine):
+class Vllm(ServingEngine):
     """Export the model as a Hugging Face folder and write with vLLM's own server, started beside this server.
 
     Its program must be installed (`pip install vllm`), and the machine must have a GPU. vLLM renders the chat template
@@ -25,33 +25,33 @@ class Vllm(Engine):
     """The program: a name on the path, or a file."""
     memory: float = Field(default=0.9, gt=0, le=1)
     """The share of the GPU's memory that it may take."""
-    at_once: int = Field(default=256, ge=1)
+    max_num_seqs: int = Field(default=256, ge=1)
     """Requests that are under way at the same time, at most; others wait."""
-    waiting: int = Field(default=256, ge=1)
+    max_queue_size: int = Field(default=256, ge=1)
     """Requests that wait, at most; whoever comes then is told to come back (429)."""
     timeout_s: float = Field(default=600.0, gt=0)
     """How long it may take to start."""
 
-    def open(self, model: Artifact) -> Answering:
+    def open(self, model: Artifact) -> ModelRunner:
         """Export the model, and start the program."""
         import torch
 
-        from luthier.models.export import export
-        from luthier.models.sources.endpoint import Endpoint
-        from luthier.serve.elsewhere import Elsewhere
-        from luthier.serve.neighbour import Neighbour, program
-        from luthier.text.prompt import Prompt
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.models.export.checkpoint import export
+        from luthier.models.sources.endpoint import EndpointModelSource
+        from luthier.serve.subprocess_server import Neighbour, program
+        from luthier.serve.upstream import Elsewhere
 
         found = program(self.program, "`pip install vllm` on a machine with a GPU, or serve with the engine `torch`")
         if not torch.cuda.is_available():
-            raise ModelError("vLLM wants a GPU, and torch sees none here", remedy="serve with the engine `torch`")
-        beside = Neighbour()
+            raise ModelError("vLLM wants a GPU, and torch sees none here", hint="serve with the engine `torch`")
+        server = Neighbour()
         with ExitStack() as undo:
-            undo.callback(beside.close)
-            folder = export(model, beside.folder / "model", "hf")
-            words = ["--host", "127.0.0.1", "--port", str(beside.port), "--served-model-name", "model"]
+            undo.callback(server.close)
+            folder = export(model, server.folder / "model", "hf")
+            words = ["--host", "127.0.0.1", "--port", str(server.port), "--served-model-name", "model"]
             words += ["--gpu-memory-utilization", str(self.memory), "--generation-config", "vllm"]
-            beside.start([found, "serve", str(folder), *words], self.timeout_s)
+            server.start([found, "serve", str(folder), *words], self.timeout_s)
             undo.pop_all()
-        settings = Endpoint(url=f"{beside.root}/v1", model="model", timeout_s=self.timeout_s)
-        return Elsewhere(settings, Prompt.of(model), self.at_once, self.waiting, model.digest, beside)
+        settings = EndpointModelSource(url=f"{server.root}/v1", model="model", timeout_s=self.timeout_s)
+        return Elsewhere(settings, PromptPrefix.of(model), self.max_num_seqs, self.max_queue_size, model.digest, server)

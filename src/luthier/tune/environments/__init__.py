@@ -1,1 +1,1 @@
-"""Environments: what answers a model between two of its turns."""
+"""Environments that respond to the model between its turns, one file each."""

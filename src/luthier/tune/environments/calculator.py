@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.tune.environment import Environment, Talk
+from luthier.tune.environment import Environment, EnvironmentConversation
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -46,12 +46,12 @@ class Calculator(Environment):
             raise ValueError("expected a group in brackets around what is to be calculated")
         return call
 
-    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """The result of each call."""
-        return [self._one(talk.said) for talk in talks]
+        return [self._one(talk.completion) for talk in talks]
 
-    def _one(self, said: str) -> str | None:
-        found = re.findall(self.call, said)
+    def _one(self, text: str) -> str | None:
+        found = re.findall(self.call, text)
         if not found:
             return None
         called = found[-1] if isinstance(found[-1], str) else found[-1][0]

@@ -9,19 +9,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.tune.environment import Environment, Talk
+from luthier.tune.environment import Environment, EnvironmentConversation
 from luthier.tune.environments.locked import run_all
 
 _FENCE = re.compile(r"```(?:python|py)[^\S\n]*\n(.*?)```", re.DOTALL)
 _PRINTED = "import io as _io, sys as _sys\n_sys.stdout = _io.StringIO()\n{program}\nanswer = _sys.stdout.getvalue()\n"
 
 
-class Code(Environment):
+class CodeEnvironment(Environment):
     """Run the last Python program in a turn, fenced by ```python, and say what it printed, or how it failed.
 
-    Each runs locked in (see `luthier.core.sandbox`): no network, no files to write, no other processes, the standard
-    library only, and nothing kept from one program to the next. Linux on x86_64 only. A turn without a program ends the
-    conversation.
+    Each runs locked in (see `luthier.core.system.sandbox`): no network, no files to write, no other processes, the
+    standard library only, and nothing kept from one program to the next. Linux on x86_64 only. A turn without a program
+    ends the conversation.
     """
 
     kind: Literal["code"] = "code"
@@ -29,15 +29,15 @@ class Code(Environment):
     wall_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds that a program may take."""
 
-    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """What each program printed."""
-        programs = [found[-1] if (found := _FENCE.findall(talk.said)) else None for talk in talks]
+        programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(run_all([_PRINTED.format(program=one) for one in programs if one is not None], self.wall_s))
         return [None if one is None else _told(next(ran)) for one in programs]
 
 
 def _told(ran: object) -> str:
-    from luthier.core.sandbox import Ran
+    from luthier.core.system.sandbox import Ran
 
     assert isinstance(ran, Ran), "programs are run by the sandbox"
-    return (ran.said.strip() or "(nothing was printed)") if ran.passed else f"error: {ran.why}"
+    return (ran.answer.strip() or "(nothing was printed)") if ran.passed else f"error: {ran.why}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from luthier.core.sandbox import Limits, Ran, run
+from luthier.core.system.sandbox import Ran, SandboxLimits, run
 
 AT_ONCE = 2
 """Programs that run at the same time."""
@@ -13,6 +13,6 @@ AT_ONCE = 2
 
 def run_all(programs: Sequence[str], wall_s: float) -> list[Ran]:
     """How each program ended, and what its variable `answer` was."""
-    limits = Limits(wall_s=wall_s, cpu_s=max(1, round(wall_s)))
+    limits = SandboxLimits(wall_s=wall_s, cpu_s=max(1, round(wall_s)))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda program: run(program, limits), programs))

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.core.digest import file_digest
-from luthier.core.errors import ModelError, RecipeError, Where
-from luthier.core.paths import PathText, locate
-from luthier.tune.environment import Environment, Talk
+from luthier.core.errors import ModelError, RecipeError, SourceLocation
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import file_digest
+from luthier.tune.environment import Environment, EnvironmentConversation
 from luthier.tune.environments.locked import run_all
 
 _CALL = """
 import json as _json
-_turns, _row = _json.loads({told!r})
+_turns, _row = _json.loads({turns!r})
 answer = {function}(_turns, _row)
 if answer is not None and not isinstance(answer, str):
     raise TypeError("expected a text or None, got " + type(answer).__name__)
@@ -30,8 +30,8 @@ class Python(Environment):
 
     `turns` is the whole conversation as the API has it (`[{"role", "content"}, …]`), `row` the columns of the data that
     were not mapped, with the data's own answer as `reference`. It runs locked in, like every program that nobody has
-    read (see `luthier.core.sandbox`): standard library only, nothing kept between two calls. A function that raises
-    ends training, with the row: return a text for what the model did wrong. Linux on x86_64 only.
+    read (see `luthier.core.system.sandbox`): standard library only, nothing kept between two calls. A function that
+    raises ends training, with the row: return a text for what the model did wrong. Linux on x86_64 only.
     """
 
     kind: Literal["python"] = "python"
@@ -47,29 +47,29 @@ class Python(Environment):
         """The file's contents."""
         return file_digest(self._file(base))
 
-    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """What the function says in each conversation."""
         source = self._file(base).read_text(encoding="utf-8")
-        ran = run_all([source + _CALL.format(told=_told(talk), function=self.function) for talk in talks], self.wall_s)
+        ran = run_all([source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s)
         found: list[str | None] = []
         for talk, one in zip(talks, ran, strict=True):
             if not one.passed:
                 origin = talk.example.origin
                 what = f"{self.function} failed on example {talk.example.id}: {one.why}"
-                where = Where(file=origin.file, line=origin.line, field="rollout.environment")
-                raise ModelError(what, where=where, remedy=f"mend {self.path}; it was answering {talk.said[:60]!r}")
-            found.append(json.loads(one.said))
+                where = SourceLocation(file=origin.file, line=origin.line, field="rollout.environment")
+                raise ModelError(what, where=where, hint=f"mend {self.path}; it was answering {talk.completion[:60]!r}")
+            found.append(json.loads(one.answer))
         return found
 
     def _file(self, base: Path) -> Path:
         path = locate(self.path, base)
         if not path.is_file():
-            raise RecipeError(f"there is no file {self.path}", where=Where(field="rollout.environment.path"))
+            raise RecipeError(f"there is no file {self.path}", where=SourceLocation(field="rollout.environment.path"))
         return path
 
 
-def _told(talk: Talk) -> str:
-    from luthier.text.messages import answer_of
+def _told(talk: EnvironmentConversation) -> str:
+    from luthier.chat.messages import answer_of
 
     turns = [{"role": turn.role, "content": turn.content} for turn in talk.whole]
     row: dict[str, Any] = {**talk.example.meta, "reference": answer_of(talk.example)}

@@ -8,8 +8,8 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from luthier.core.errors import DataError, Where
-from luthier.tune.environment import Environment, Talk
+from luthier.core.errors import DataError, SourceLocation
+from luthier.tune.environment import Environment, EnvironmentConversation
 
 
 class Script(Environment):
@@ -31,21 +31,21 @@ class Script(Environment):
             raise ValueError("expected either `lines`, the same for all rows, or a `column` that has them")
         return self
 
-    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """The line after those that were said."""
         return [self._next(talk) for talk in talks]
 
-    def _next(self, talk: Talk) -> str | None:
-        lines, said = self._lines(talk), len(talk.turns) // 2
-        return lines[said] if said < len(lines) else None
+    def _next(self, talk: EnvironmentConversation) -> str | None:
+        lines, index = self._lines(talk), len(talk.turns) // 2
+        return lines[index] if index < len(lines) else None
 
-    def _lines(self, talk: Talk) -> Sequence[str]:
+    def _lines(self, talk: EnvironmentConversation) -> Sequence[str]:
         if self.column is None:
             return self.lines
-        told = talk.example.meta.get(self.column)
-        lines = [told] if isinstance(told, str) else told
+        value = talk.example.meta.get(self.column)
+        lines = [value] if isinstance(value, str) else value
         if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
             return lines
         origin = talk.example.origin
-        where = Where(file=origin.file, line=origin.line, field=self.column)
-        raise DataError(f"expected a text or a list of texts, got {told!r}", where=where, remedy="mend the row")
+        where = SourceLocation(file=origin.file, line=origin.line, field=self.column)
+        raise DataError(f"expected a text or a list of texts, got {value!r}", where=where, hint="mend the row")

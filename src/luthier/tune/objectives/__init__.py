@@ -1,1 +1,1 @@
-"""Objectives: what is wanted of the model."""
+"""Training objectives, one file each."""

@@ -8,52 +8,52 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, Where
-from luthier.models.sequence import padding_of
-from luthier.text.messages import Example, Message, prompt_of
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, by_lesson, row_sums
+from luthier.chat.messages import Example, Message, prompt_of
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.models.sequence_head import padding_of
+from luthier.tune.objective import NOTHING, Loss, Objective, ObjectiveContext, TrainingExample, by_lesson, row_sums
 from luthier.tune.objectives.sft import TOO_LONG
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Encoded, Text
+    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.models.packing.pack import Pack, TokenRow
 
 
 class Classify(Objective):
     """Cross-entropy over the classes of the data, averaged over the rows of a step."""
 
     kind: Literal["classify"] = "classify"
-    other_names: ClassVar[Mapping[str, str]] = {
-        "max_length": "max_tokens", "max_seq_length": "max_tokens",
-    }  # fmt: skip
+    other_names: ClassVar[Mapping[str, str]] = {"max_seq_length": "max_length"}
 
     head: Literal["label", "sequence"] = "label"
     """What tells the classes apart. `label`: the model's own words; the log-probability of each class's answer is
-    normalised over the classes, as evaluation scores them. `sequence`: a new linear layer with one output a class in
+    normalized over the classes, as evaluation scores them. `sequence`: a new linear layer with one output a class in
     place of the language head, read after the prompt (transformers' AutoModelForSequenceClassification)."""
-    normalise: Literal["sum", "mean"] = "sum"
+    normalize: Literal["sum", "mean"] = "sum"
     """Whether a label's score is the sum of its tokens' log-probabilities, or their mean, which is fairer to long
     labels; evaluate with the same."""
     options: int | None = Field(default=None, ge=2)
     """Most labels that stand against each other in one row: the right one and others, drawn once for each row by the
     seed. All of them when not given; 8 to 16 save time where there are many."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Rows with more tokens than this are left out, counted, listed in `learnt.parquet` and warned of."""
+    max_length: int = Field(default=2048, ge=2)
+    """Rows with more tokens than this are left out, counted, listed in `training_examples.parquet` and warned of."""
 
     @model_validator(mode="after")
     def _fields_fit_the_head(self) -> Classify:
-        if self.head == "sequence" and {"normalise", "options"} & self.model_fields_set:
-            raise ValueError("`normalise` and `options` are for labels; a sequence head has one output for each class")
+        if self.head == "sequence" and {"normalize", "options"} & self.model_fields_set:
+            raise ValueError("`normalize` and `options` are for labels; a sequence head has one output for each class")
         return self
 
-    def outputs(self, about: About) -> tuple[str, ...]:
+    def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
         """The classes, for a sequence head."""
         return tuple(about.classes) if self.head == "sequence" else ()
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """For each example its prompt with every option, the right one first; or its prompt with the class's number."""
         _check(about)
         if self.head == "sequence":
@@ -61,19 +61,19 @@ class Classify(Objective):
             numbers = {name: number for number, name in enumerate(about.classes)}
             return [self._numbered(*pair, numbers, text) for pair in zip(examples, prompts, strict=True)]
         options = [self._options(example, about) for example in examples]
-        asked = [
+        conversations = [
             ([*prompt_of(example), Message(role="assistant", content=about.classes[name])], example.tools)
             for example, names in zip(examples, options, strict=True)
             for name in names
         ]
-        rows = text.encode_many([messages for messages, _ in asked], [tools for _, tools in asked])
+        rows = text.encode_many([messages for messages, _ in conversations], [tools for _, tools in conversations])
         ends = [0]
         for names in options:
             ends.append(ends[-1] + len(names))
         spans = zip(examples, pairwise(ends), strict=True)
         return [self._scored(example, rows[begin:end]) for example, (begin, end) in spans]
 
-    def _options(self, example: Example, about: About) -> list[str]:
+    def _options(self, example: Example, about: ObjectiveContext) -> list[str]:
         """The right class, then the others in order; none for an example without a class."""
         import numpy
 
@@ -86,36 +86,40 @@ class Classify(Objective):
             others = [others[at] for at in sorted(drawn.tolist())]
         return [example.label, *others]
 
-    def _scored(self, example: Example, options: Sequence[Encoded]) -> Lesson:
-        from luthier.models.pack import Row
+    def _scored(self, example: Example, options: Sequence[Encoded]) -> TrainingExample:
+        from luthier.models.packing.pack import TokenRow
 
         longest = max((len(row.ids) for row in options), default=0)
-        if why := _unfit(longest, self.max_tokens) or next((row.nothing for row in options if row.nothing), ""):
-            return Lesson(id=example.id, nothing=why, cut=longest if longest > self.max_tokens else 0)
+        if why := _unfit(longest, self.max_length) or next((row.nothing for row in options if row.nothing), ""):
+            return TrainingExample(id=example.id, nothing=why, cut=longest if longest > self.max_length else 0)
         rows = []
         for row in options:
-            share = 1.0 / sum(row.learnt) if self.normalise == "mean" else 1.0
-            learnt = [share if wanted else 0.0 for wanted in row.learnt]
-            rows.append(Row(row.ids, learnt, example.id, len(options)))
-        return Lesson(id=example.id, rows=tuple(rows))
+            share = 1.0 / sum(row.loss_mask) if self.normalize == "mean" else 1.0
+            loss_weights = [share if trained else 0.0 for trained in row.loss_mask]
+            rows.append(TokenRow(row.ids, loss_weights, example.id, len(options)))
+        return TrainingExample(id=example.id, rows=tuple(rows))
 
-    def _numbered(self, example: Example, prompt: list[int], numbers: dict[str, int], text: Text) -> Lesson:
-        from luthier.models.pack import Row
+    def _numbered(
+        self, example: Example, prompt: list[int], numbers: dict[str, int], text: ChatTokenizer
+    ) -> TrainingExample:
+        from luthier.models.packing.pack import TokenRow
 
         number = numbers.get(example.label or "")
-        why = _unfit(len(prompt) if number is not None else 0, self.max_tokens)
+        why = _unfit(len(prompt) if number is not None else 0, self.max_length)
         if not why and prompt[-1] == padding_of(text.tokenizer):
             why = "its prompt ends with the padding token, before which transformers would read the class"
         if why or number is None:
-            return Lesson(id=example.id, nothing=why, cut=len(prompt) if len(prompt) > self.max_tokens else 0)
-        return Lesson(id=example.id, rows=(Row([*prompt, number], [0.0] * len(prompt) + [1.0], example.id),))
+            return TrainingExample(id=example.id, nothing=why, cut=len(prompt) if len(prompt) > self.max_length else 0)
+        return TrainingExample(
+            id=example.id, rows=(TokenRow([*prompt, number], [0.0] * len(prompt) + [1.0], example.id),)
+        )
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """How many examples there are."""
-        return sum(1.0 / row.mates for row in rows)
+        return sum(1.0 / row.group_size for row in rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """Minus the log-probability of the right class: normalised over a lesson's rows, of which it is the first."""
+        """Minus the log-probability of the right class: normalized over a lesson's rows, of which it is the first."""
         if self.head == "sequence":
             return Loss(-logp.sum())
         scores = by_lesson(row_sums(logp, pack), pack, missing=float("-inf"))
@@ -124,14 +128,14 @@ class Classify(Objective):
         return Loss((scores.logsumexp(1) - right).sum(), {"accuracy": hits})
 
 
-def _check(about: About) -> None:
+def _check(about: ObjectiveContext) -> None:
     if len(about.classes) < 2:
         what = f"classify needs data with at least two classes; this data set has {len(about.classes)}"
-        remedy = "learn texts with `objective: sft`, or map the class's column as `answer` and set `task: label`"
-        raise DataError(what, where=Where(field="objective"), remedy=remedy)
-    said = list(about.classes.values())
-    if twice := next((text for text in said if said.count(text) > 1), None):
-        raise DataError(f"two classes are both answered {twice!r}", remedy="give each class words of its own")
+        hint = "learn texts with `objective: sft`, or map the class's column as `answer` and set `task: label`"
+        raise DataError(what, where=SourceLocation(field="objective"), hint=hint)
+    texts = list(about.classes.values())
+    if twice := next((text for text in texts if texts.count(text) > 1), None):
+        raise DataError(f"two classes are both answered {twice!r}", hint="give each class words of its own")
 
 
 def _unfit(tokens: int, limit: int) -> str:

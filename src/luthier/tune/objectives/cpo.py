@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.tune.objective import Loss, row_sums, row_tokens
-from luthier.tune.pairs import (
+from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     plain_loss,
@@ -20,7 +20,7 @@ from luthier.tune.pairs import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
+    from luthier.models.packing.pack import Pack, TokenRow
 
 
 class Cpo(PairObjective):
@@ -34,40 +34,42 @@ class Cpo(PairObjective):
     kind: Literal["cpo"] = "cpo"
     rate_share: ClassVar[float] = RATE_SHARE
 
-    form: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     """Which loss of the difference."""
     beta: float = Field(default=0.1, gt=0)
     """What the difference is multiplied by."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of pairs that are taken to be the wrong way round, under `sigmoid`."""
-    sft: float = Field(default=1.0, ge=0)
+    cpo_alpha: float = Field(default=1.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens), which stands in for the reference."""
 
     @model_validator(mode="after")
     def _smoothing_belongs(self) -> Cpo:
-        if self.label_smoothing and self.form != "sigmoid":
-            raise ValueError(f"label_smoothing changes nothing under {self.form}; use sigmoid, or leave it out")
+        if self.label_smoothing and self.loss_type != "sigmoid":
+            raise ValueError(f"label_smoothing changes nothing under {self.loss_type}; use sigmoid, or leave it out")
         return self
 
-    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, self.sft) if self.sft else list(rows)
+        return with_shares(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""
         sums = row_sums(logp, pack)
-        better, worse = sides(sums / row_tokens(pack) if self.form == "ipo" else sums, pack)
+        better, worse = sides(sums / row_tokens(pack) if self.loss_type == "ipo" else sums, pack)
         total = self._each(better - worse).sum()
         measures = ranking(self.beta * better, self.beta * worse)
-        return Loss(total + plain_loss(logp, pack) if self.sft else total, measures)
+        return Loss(total + plain_loss(logp, pack) if self.cpo_alpha else total, measures)
 
     def _each(self, apart: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) differences."""
         from torch.nn.functional import logsigmoid
 
-        if self.form == "ipo":
+        if self.loss_type == "ipo":
             return (apart - 1 / (2 * self.beta)) ** 2
-        if self.form == "hinge":
+        if self.loss_type == "hinge":
             return (1 - self.beta * apart).relu()
         wrong = self.label_smoothing
         return -(1 - wrong) * logsigmoid(self.beta * apart) - wrong * logsigmoid(-self.beta * apart)

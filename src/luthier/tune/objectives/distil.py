@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.text.messages import Example
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, Teacher
+from luthier.chat.messages import Example
+from luthier.tune.objective import NOTHING, Loss, Objective, ObjectiveContext, Teacher, TrainingExample
 from luthier.tune.objectives.sft import Sft
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import Pack, TokenRow
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skewed"]
 _USUAL = {"jensen_shannon": 0.5, "skewed": 0.1}
@@ -70,20 +70,22 @@ class Distil(Objective):
         """Whether what the teacher says is written into the lessons once."""
         return self.logits == "stored"
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """The rows of `sft`."""
-        return self.rows.lessons(examples, text, about)
+        return self.rows.build_training_examples(examples, text, about)
 
     def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
         """The pack with the teacher's likeliest tokens: those that its rows bring along, else asked for now."""
-        from luthier.models.logprobs import likeliest
+        from luthier.models.packing.logprobs import likeliest
 
         if pack.choices is not None:
             return replace(pack, temperature=self.temperature)
         assert teacher is not None, "the step opens the teacher that its objective needs"
         return likeliest(teacher.model, pack, self.top_k, below=teacher.vocabulary, temperature=self.temperature)
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The weight of all learnt tokens."""
         return self.rows.denominator(rows)
 
@@ -93,8 +95,8 @@ class Distil(Objective):
         weights = pack.weights.to(logp)
         apart = (weights * self._apart(pack.teacher.to(logp), logp[:, 1:])).sum() * self.temperature**2
         plain = -(weights * logp[:, 0]).sum()
-        told = {"divergence": float(apart.detach()), "written_loss": float(plain.detach())}
-        return Loss(self.alpha * apart + (1 - self.alpha) * plain, told)
+        measures = {"divergence": float(apart.detach()), "written_loss": float(plain.detach())}
+        return Loss(self.alpha * apart + (1 - self.alpha) * plain, measures)
 
     def _apart(self, teacher: Tensor, student: Tensor) -> Tensor:
         """(N,) divergences, from (N, K) log-probabilities of the same tokens."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from luthier.tune.objective import Loss, row_sums, row_tokens
-from luthier.tune.pairs import (
+from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     plain_loss,
@@ -20,13 +20,13 @@ from luthier.tune.pairs import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
+    from luthier.models.packing.pack import Pack, TokenRow
 
 SMOOTHED = ("sigmoid", "robust")
 """Losses that know of labels that are wrong."""
 
 
-class Dpo(PairObjective):
+class DpoObjective(PairObjective):
     """A loss of the two log-ratios of each pair, averaged over the pairs of a step (Rafailov et al., 2023).
 
     With c and r the log-ratios between the model and the model as it was, of the preferred answer and of the other one,
@@ -45,46 +45,44 @@ class Dpo(PairObjective):
     kind: Literal["dpo"] = "dpo"
     needs_reference: ClassVar[bool] = True
     rate_share: ClassVar[float] = RATE_SHARE
-    other_names: ClassVar[Mapping[str, str]] = {
-        "loss_type": "form", "rpo_alpha": "sft", "max_length": "max_tokens",
-    }  # fmt: skip
-
-    form: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
     """Which loss. `sigmoid` is DPO itself."""
     beta: float = Field(default=0.1, gt=0)
     """How dear it is to leave the model as it was: 0.1 is usual; 0.01 lets go further, 0.5 holds closer."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of pairs that are taken to be the wrong way round, under `sigmoid` and `robust`."""
-    normalise: Literal["auto", "sum", "mean"] = "auto"
+    normalize: Literal["auto", "sum", "mean"] = "auto"
     """Whether a log-ratio is a sum over an answer's tokens or their mean, which does not reward length. `auto`: the
     mean under `ipo`, as its authors take it, else the sum."""
-    sft: float = Field(default=0.0, ge=0)
+    rpo_alpha: float = Field(default=0.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens), which keeps them from becoming
     unlikely while the others do so faster (Pang et al., 2024). 0: none; 1 is usual."""
 
     @model_validator(mode="after")
-    def _smoothing_belongs(self) -> Dpo:
-        if self.label_smoothing and self.form not in SMOOTHED:
+    def _smoothing_belongs(self) -> DpoObjective:
+        if self.label_smoothing and self.loss_type not in SMOOTHED:
             raise ValueError(
-                f"label_smoothing changes nothing under {self.form}; use sigmoid or robust, or leave it out"
+                f"label_smoothing changes nothing under {self.loss_type}; use sigmoid or robust, or leave it out"
             )
-        if self.form == "robust" and not self.label_smoothing:
+        if self.loss_type == "robust" and not self.label_smoothing:
             raise ValueError("robust is sigmoid without a label_smoothing; give the share of wrong labels, such as 0.1")
         return self
 
-    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, self.sft) if self.sft else list(rows)
+        return with_shares(rows, self.rpo_alpha) if self.rpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs; as measures, how many are ranked right by the model's own reward, and the margin."""
         assert reference is not None, "the rows bear what the model was"
         ratios = row_sums(logp - reference.to(logp), pack)
-        if self.normalise == "mean" or (self.normalise == "auto" and self.form == "ipo"):
+        if self.normalize == "mean" or (self.normalize == "auto" and self.loss_type == "ipo"):
             ratios = ratios / row_tokens(pack)
         chosen, rejected = sides(ratios, pack)
         total = self._each(chosen, rejected).sum()
-        if self.sft:
+        if self.rpo_alpha:
             total = total + plain_loss(logp, pack)
         return Loss(total, ranking(self.beta * chosen, self.beta * rejected))
 
@@ -94,14 +92,14 @@ class Dpo(PairObjective):
 
         better, worse, wrong = self.beta * chosen, self.beta * rejected, self.label_smoothing
         apart = better - worse
-        if self.form == "ipo":
+        if self.loss_type == "ipo":
             return (chosen - rejected - 1 / (2 * self.beta)) ** 2
-        if self.form == "hinge":
+        if self.loss_type == "hinge":
             return (1 - apart).relu()
-        if self.form == "apo_zero":
+        if self.loss_type == "apo_zero":
             return 1 - better.sigmoid() + worse.sigmoid()
-        if self.form == "apo_down":
+        if self.loss_type == "apo_down":
             return better.sigmoid() + 1 - apart.sigmoid()
-        if self.form == "robust":
+        if self.loss_type == "robust":
             return (wrong * logsigmoid(-apart) - (1 - wrong) * logsigmoid(apart)) / (1 - 2 * wrong)
         return -(1 - wrong) * logsigmoid(apart) - wrong * logsigmoid(-apart)

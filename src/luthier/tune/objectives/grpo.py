@@ -7,36 +7,32 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.policy import Surrogate
-from luthier.tune.surrogate import clipped, of_sequence, outside
+from luthier.tune.policy import PolicyLoss, clipped, of_sequence, outside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.tune.rollout.judged import Judged
+    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.tune.rollout.scores import RolloutBatch
 
 
-class Grpo(Surrogate):
+class Grpo(PolicyLoss):
     """-min(r A, clip(r, 1 - low, 1 + high) A) for each token, with r how much likelier it has become since it was
     written, and A its answer's reward less the mean of its group, over the group's deviation (Shao et al., 2024).
 
     | variant | settings |
     |---|---|
-    | GRPO (Shao et al., 2024) | `average: row, clip_high: 0.2`, and `kl: {coefficient: 0.04}` |
-    | Dr. GRPO (Liu et al., 2025) | `scale: none, average: constant, clip_high: 0.2` |
+    | GRPO (Shao et al., 2024) | `average: row, epsilon_high: 0.2`, and `kl: {coefficient: 0.04}` |
+    | Dr. GRPO (Liu et al., 2025) | `scale_rewards: none, average: constant, epsilon_high: 0.2` |
     | DAPO (Yu et al., 2025) | as it is, with `rollout: {redraw: 3, truncated: mask}` and the reward `length` |
-    | GDPO (Liu et al., 2026) | `scale: rewards` |
-    | GSPO (Zheng et al., 2025) | `ratio: sequence, average: row, clip_low: 3e-4, clip_high: 4e-4` |
+    | GDPO (Liu et al., 2026) | `scale_rewards: rewards` |
+    | GSPO (Zheng, 2025) | `importance_sampling_level: sequence, average: row, epsilon: 3e-4, epsilon_high: 4e-4` |
     """
 
     kind: Literal["grpo"] = "grpo"
-    other_names: ClassVar[Mapping[str, str]] = {
-        "scale_rewards": "scale", "epsilon": "clip_low", "epsilon_high": "clip_high",
-        "importance_sampling_level": "ratio", "loss_type": "average",
-    }  # fmt: skip
+    other_names: ClassVar[Mapping[str, str]] = {"loss_type": "average"}
 
-    scale: Literal["group", "batch", "none", "rewards"] = "group"
+    scale_rewards: Literal["group", "batch", "none", "rewards"] = "group"
     """What differences of reward are divided by: the deviation within the group, that of the whole step, or nothing,
     so that prompts of which nearly all answers are right or wrong do not weigh more. `rewards`: each reward by its own
     deviation within the group, before they are added up by their weights, and the sum by that of the whole step: a
@@ -44,19 +40,21 @@ class Grpo(Surrogate):
     average: Literal["token", "row", "constant"] = "token"
     """Whether every token counts the same, or every answer, or every token as in answers of the longest length, so that
     the length of an answer changes nothing."""
-    ratio: Literal["token", "sequence"] = "token"
+    importance_sampling_level: Literal["token", "sequence"] = "token"
     """Whether each token has a ratio of its own, or the tokens of an answer have their geometric mean."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
-    clip_high: float = Field(default=0.28, gt=0)
-    """The same for likelier; above `clip_low` it leaves unlikely tokens room to rise (DAPO's clip-higher)."""
+    epsilon_high: float = Field(default=0.28, gt=0)
+    """The same for likelier; above `epsilon` it leaves unlikely tokens room to rise (DAPO's clip-higher)."""
 
     @model_validator(mode="after")
     def _each_reward_by_itself(self) -> Grpo:
         if self.apart and self.kl is not None and self.kl.estimator == "k1":
-            raise ValueError("under `scale: rewards` divergence cannot be taken off the reward; take the estimator k3")
+            raise ValueError(
+                "under `scale_rewards: rewards` divergence cannot be taken off the reward; take the estimator k3"
+            )
         if self.apart and isinstance(self.rollout.truncated, float):
-            what = "under `scale: rewards` an answer that is cut off is worth what each reward says of it, no number"
+            what = "under `scale_rewards: rewards` a cut answer is worth what each reward says of it, no number"
             raise ValueError(f"{what}; set `truncated: mask`, or punish length by the reward `length`")
         return self
 
@@ -68,24 +66,24 @@ class Grpo(Surrogate):
     @property
     def apart(self) -> bool:
         """As GDPO does."""
-        return self.scale == "rewards"
+        return self.scale_rewards == "rewards"
 
-    def advantages(self, judged: Judged) -> list[list[float]]:
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """The answer's, at each of its tokens."""
-        from luthier.tune.rollout.judged import SMALL, by_reward, deviation, even, mean
+        from luthier.tune.rollout.scores import SMALL, by_reward, deviation, even, mean
 
         if self.apart:
             return even(by_reward(judged), judged.lengths)
         apart = judged.rewards - mean(judged.rewards, 1)
-        if self.scale != "none":
-            apart = apart / (deviation(judged.rewards, 1 if self.scale == "group" else None) + SMALL)
+        if self.scale_rewards != "none":
+            apart = apart / (deviation(judged.rewards, 1 if self.scale_rewards == "group" else None) + SMALL)
         return even(apart, judged.lengths)
 
     def weight(self, tokens: int) -> float:
         """How much each token of an answer of so many counts."""
         return super().weight(tokens) if self.average == "row" else 1.0
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """Learnt tokens, answers, or answers of the longest length."""
         if self.average == "token":
             return float(max(1, sum(len(row.targets) for row in rows)))
@@ -94,6 +92,6 @@ class Grpo(Surrogate):
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides."""
         apart = logp - old
-        ratio = (of_sequence(apart, pack) if self.ratio == "sequence" else apart).exp()
-        bounds = self.clip_low, self.clip_high
+        ratio = (of_sequence(apart, pack) if self.importance_sampling_level == "sequence" else apart).exp()
+        bounds = self.epsilon, self.epsilon_high
         return clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.text.messages import Example, prompt_of
-from luthier.text.preference import WANTED, is_pair, wanted_of
-from luthier.tune.objective import NOTHING, REFERENCE, About, Lesson, Loss, Objective, of_rows, row_sums
-from luthier.tune.pairs import RATE_SHARE, answer_lesson
+from luthier.chat.messages import Example, prompt_of
+from luthier.chat.preference import WANTED, is_pair, wanted_of
+from luthier.tune.objective import (
+    NOTHING,
+    REFERENCE,
+    Loss,
+    Objective,
+    ObjectiveContext,
+    TrainingExample,
+    of_rows,
+    row_sums,
+)
+from luthier.tune.preference import RATE_SHARE, answer_lesson
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Encoded, Text
+    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.models.packing.pack import Pack, TokenRow
 
 PAIRED = "it is a pair of answers"
 UNSAID = "it has no yes or no"
@@ -41,44 +50,42 @@ class Kto(Objective):
     rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("margin",)
     builtin_dropout: ClassVar[bool] = False
-    other_names: ClassVar[Mapping[str, str]] = {
-        "loss_type": "form", "desirable_weight": "good", "undesirable_weight": "bad", "max_length": "max_tokens",
-    }  # fmt: skip
-
-    form: Literal["kto", "apo_zero"] = "kto"
+    loss_type: Literal["kto", "apo_zero"] = "kto"
     """`apo_zero` leaves the drift out: 1 - σ(β r) of a good answer and σ(β r) of a bad one (D'Oosterlinck et al.,
     2024), and needs no reading of answers to other prompts."""
     beta: float = Field(default=0.1, gt=0)
     """How dear it is to leave the model as it was."""
-    good: float = Field(default=1.0, gt=0)
-    """λ_D, the weight of good answers. Where they are fewer, weigh them so that `good` times their number is 1 to 4/3
-    of `bad` times the number of the others."""
-    bad: float = Field(default=1.0, gt=0)
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """λ_D, the weight of good answers. Where they are fewer, weigh them so that `desirable_weight` times their number
+    is 1 to 4/3 of `undesirable_weight` times the number of the others."""
+    undesirable_weight: float = Field(default=1.0, gt=0)
     """λ_U, the weight of bad answers."""
     label: str = WANTED
     """The column that says whether an answer was found good: true, false, 1, 0, yes, no, up or down."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Rows with more tokens than this are left out, counted, listed in `learnt.parquet` and warned of."""
+    max_length: int = Field(default=2048, ge=2)
+    """Rows with more tokens than this are left out, counted, listed in `loss_mask.parquet` and warned of."""
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """For each example the row of its answer and, to measure the drift, its prompt with the answer before it."""
         fit = [example for example in examples if not self._unfit(example)]
         turns = [[*prompt_of(one), one.messages[-1]] for one in fit]
-        if self.form == "kto":
+        if self.loss_type == "kto":
             turns += [[*prompt_of(one), other.messages[-1]] for one, other in zip(fit, [*fit[-1:], *fit], strict=False)]
-        rows = text.encode_many(turns, [one.tools for one in fit] * (1 + (self.form == "kto")))
-        beside = {one.id: rows[at :: len(fit)] for at, one in enumerate(fit)}
-        return [self._lesson(example, beside, len(fit)) for example in examples]
+        rows = text.encode_many(turns, [one.tools for one in fit] * (1 + (self.loss_type == "kto")))
+        rows_by_id = {one.id: rows[at :: len(fit)] for at, one in enumerate(fit)}
+        return [self._lesson(example, rows_by_id, len(fit)) for example in examples]
 
-    def _lesson(self, example: Example, beside: dict[str, list[Encoded]], count: int) -> Lesson:
+    def _lesson(self, example: Example, rows_by_id: dict[str, list[Encoded]], count: int) -> TrainingExample:
         if why := self._unfit(example):
-            return Lesson(id=example.id, nothing=why)
-        if self.form == "kto" and count < 2:
-            return Lesson(id=example.id, nothing=ALONE)
-        own, *other = beside[example.id]
-        lesson = answer_lesson(example.id, [own, *(_begun(one, self.max_tokens) for one in other)], self.max_tokens)
+            return TrainingExample(id=example.id, nothing=why)
+        if self.loss_type == "kto" and count < 2:
+            return TrainingExample(id=example.id, nothing=ALONE)
+        own, *other = rows_by_id[example.id]
+        lesson = answer_lesson(example.id, [own, *(_begun(one, self.max_length) for one in other)], self.max_length)
         good = float(wanted_of(example, self.label) or False)
-        rows = [replace(row, told={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
+        rows = [replace(row, token_values={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
         return replace(lesson, rows=tuple(rows))
 
     def _unfit(self, example: Example) -> str:
@@ -89,7 +96,7 @@ class Kto(Objective):
         last = example.messages[-1]
         return "" if last.content.strip() or last.tool_calls else EMPTY
 
-    def remedy(self, reasons: Collection[str]) -> str | None:
+    def hint(self, reasons: Collection[str]) -> str | None:
         """The objective that fits other data."""
         if PAIRED in reasons:
             return "learn pairs by `objective: dpo`"
@@ -97,17 +104,22 @@ class Kto(Objective):
             return f"name the column that says whether an answer was good (`label: …`; now {self.label!r}), or use sft"
         return None
 
-    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
         """The answers of the step, each told the drift."""
-        if self.form != "kto":
+        if self.loss_type != "kto":
             return list(rows)
         others = rows[1::2]
-        before = [sum(row.told[REFERENCE]) for row in others]
+        before = [sum(row.token_values[REFERENCE]) for row in others]
         apart = [now - then for now, then in zip(read(others), before, strict=True)]
         drift = max(0.0, sum(apart) / len(apart))
-        return [replace(row, mates=1, told={**row.told, _DRIFT: [drift] * len(row.targets)}) for row in rows[::2]]
+        return [
+            replace(row, group_size=1, token_values={**row.token_values, _DRIFT: [drift] * len(row.targets)})
+            for row in rows[::2]
+        ]
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """How many answers there are."""
         return float(len(rows))
 
@@ -116,16 +128,16 @@ class Kto(Objective):
         assert reference is not None, "the rows bear what the model was"
         rewards = self.beta * row_sums(logp - reference.to(logp), pack)
         sign = 2 * of_rows(_GOOD, pack).to(logp) - 1
-        drift = self.beta * of_rows(_DRIFT, pack).to(logp) if self.form == "kto" else rewards.new_zeros(())
+        drift = self.beta * of_rows(_DRIFT, pack).to(logp) if self.loss_type == "kto" else rewards.new_zeros(())
         losses = 1 - (sign * (rewards - drift)).sigmoid()
-        weights = losses.new_tensor(self.good).where(sign > 0, losses.new_tensor(self.bad))
-        told = {"margin": float((sign * rewards.detach()).sum())}
-        if self.form == "kto":
-            told["drift"] = float(of_rows(_DRIFT, pack).sum())
-        return Loss((weights * losses).sum(), told)
+        weights = losses.new_tensor(self.desirable_weight).where(sign > 0, losses.new_tensor(self.undesirable_weight))
+        measures = {"margin": float((sign * rewards.detach()).sum())}
+        if self.loss_type == "kto":
+            measures["drift"] = float(of_rows(_DRIFT, pack).sum())
+        return Loss((weights * losses).sum(), measures)
 
 
 def _begun(row: Encoded, limit: int) -> Encoded:
     """The beginning of a row: another's long answer measures the drift as well by it, and leaves nobody out (as in
     TRL)."""
-    return replace(row, ids=row.ids[:limit], learnt=row.learnt[:limit])
+    return replace(row, ids=row.ids[:limit], loss_mask=row.loss_mask[:limit])

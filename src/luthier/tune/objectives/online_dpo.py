@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from luthier.tune.objective import REFERENCE, Loss, row_sums
-from luthier.tune.pairs import ranking, sides
 from luthier.tune.policy import ADVANTAGE, Policy
-from luthier.tune.rollout.settings import Drawing
+from luthier.tune.preference import ranking, sides
+from luthier.tune.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.tune.rollout.judged import Judged
+    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.tune.rollout.scores import RolloutBatch
 
 
 class OnlineDpo(Policy):
@@ -30,16 +30,16 @@ class OnlineDpo(Policy):
 
     kind: Literal["online_dpo"] = "online_dpo"
 
-    form: Literal["sigmoid", "ipo"] = "sigmoid"
+    loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
     """Which loss of the pair."""
     beta: float = Field(default=0.1, gt=0)
     """How dear it is to leave the model as it began: 0.1 is usual; 0.01 lets go further, 0.5 holds closer."""
 
     @field_validator("rollout")
     @classmethod
-    def _two(cls, value: Drawing) -> Drawing:
-        if value.samples < 2:
-            raise ValueError("a pair is made of at least 2 `samples`")
+    def _two(cls, value: RolloutSettings) -> RolloutSettings:
+        if value.num_generations < 2:
+            raise ValueError("a pair is made of at least 2 `num_generations`")
         return value
 
     @property
@@ -52,11 +52,11 @@ class OnlineDpo(Policy):
         """The model as it began stands in the loss."""
         return True
 
-    def advantages(self, judged: Judged) -> list[list[float]]:
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """1 for the best answer to a prompt, -1 for the worst, of equal ones the first; else 0."""
         import numpy as np
 
-        from luthier.tune.rollout.judged import even
+        from luthier.tune.rollout.scores import even
 
         worth = np.where(judged.lengths > 0, judged.scores, np.nan)
         marks = np.zeros_like(worth)
@@ -66,7 +66,7 @@ class OnlineDpo(Policy):
         return even(marks, judged.lengths)
 
     @property
-    def learnt(self) -> int:
+    def trained_completions(self) -> int:
         """Two."""
         return 2
 
@@ -74,15 +74,17 @@ class OnlineDpo(Policy):
         """An answer's log-ratio is a sum over its tokens."""
         return 1.0
 
-    def arranged(self, rows: Sequence[Row]) -> list[Row]:
+    def arranged(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
         """The pairs, which are never parted, the best answer first."""
         marked = super().arranged(rows)
         pairs = zip(marked[::2], marked[1::2], strict=True)
         return [
-            replace(row, mates=2) for pair in pairs for row in sorted(pair, key=lambda row: -row.told[ADVANTAGE][0])
+            replace(row, group_size=2)
+            for pair in pairs
+            for row in sorted(pair, key=lambda row: -row.token_values[ADVANTAGE][0])
         ]
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """How many pairs there are."""
         return max(1.0, len(super().arranged(rows)) / 2)
 
@@ -90,8 +92,8 @@ class OnlineDpo(Policy):
         """The sum over the pairs; as measures, how many are ranked as the rewards do, and the margin."""
         from torch.nn.functional import logsigmoid
 
-        ratios = row_sums(logp - pack.told[REFERENCE].to(logp), pack)
+        ratios = row_sums(logp - pack.token_values[REFERENCE].to(logp), pack)
         best, worst = sides(ratios, pack)
         apart = best - worst
-        each = -logsigmoid(self.beta * apart) if self.form == "sigmoid" else (apart - 1 / (2 * self.beta)) ** 2
+        each = -logsigmoid(self.beta * apart) if self.loss_type == "sigmoid" else (apart - 1 / (2 * self.beta)) ** 2
         return Loss(each.sum(), ranking(self.beta * best, self.beta * worst))

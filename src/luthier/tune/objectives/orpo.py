@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.tune.objective import Loss, row_sums, row_tokens
-from luthier.tune.pairs import (
+from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     plain_loss,
@@ -21,7 +21,7 @@ from luthier.tune.pairs import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
+    from luthier.models.packing.pack import Pack, TokenRow
 
 
 class Orpo(PairObjective):
@@ -38,7 +38,9 @@ class Orpo(PairObjective):
     weight: float = Field(default=0.1, gt=0)
     """λ, the weight of the odds ratio: 0.1 to 0.25 in the paper (TRL calls it `beta`)."""
 
-    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
         return with_shares(rows, 1.0)
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import ADVANTAGE, RETURN, VALUE
-from luthier.tune.surrogate import clipped, outside
+from luthier.tune.policy import ADVANTAGE, RETURN, VALUE, clipped, outside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack
-    from luthier.tune.rollout.judged import Judged
+    from luthier.models.packing.pack import Pack
+    from luthier.tune.rollout.scores import RolloutBatch
 
 
 class Ppo(ActorCritic):
@@ -39,14 +38,14 @@ class Ppo(ActorCritic):
     """How far a token answers for what comes later: 0 trusts the critic alone, 1 what was rewarded alone."""
     whiten: bool = True
     """Whether advantages are brought to mean 0 and deviation 1 over the step's tokens."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
-    clip_high: float = Field(default=0.2, gt=0)
+    epsilon_high: float = Field(default=0.2, gt=0)
     """The same for likelier."""
     dual_clip: float | None = Field(default=None, gt=1)
     """Where A is below zero, the ratio counts as at most so much (Ye et al., 2020; 3 is usual). None: as it is."""
 
-    def told(self, judged: Judged) -> dict[str, list[list[float]]]:
+    def compute_token_values(self, judged: RolloutBatch) -> dict[str, list[list[float]]]:
         """Advantages, what the critic is to say, and what it said; nothing to learn where no answer is better."""
         assert judged.values is not None, "the rollout asks the critic"
         ahead = [
@@ -58,15 +57,15 @@ class Ppo(ActorCritic):
         ]
         return {ADVANTAGE: self._scaled(ahead, judged), RETURN: returns, VALUE: [list(one) for one in judged.values]}
 
-    def advantages(self, judged: Judged) -> list[list[float]]:
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """What still came at each token beyond what was expected."""
-        return self.told(judged)[ADVANTAGE]
+        return self.compute_token_values(judged)[ADVANTAGE]
 
-    def _scaled(self, ahead: list[list[float]], judged: Judged) -> list[list[float]]:
+    def _scaled(self, ahead: list[list[float]], judged: RolloutBatch) -> list[list[float]]:
         """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
         import numpy as np
 
-        from luthier.tune.rollout.judged import whitened
+        from luthier.tune.rollout.scores import whitened
 
         here = (~np.isnan(judged.scores)).ravel().tolist()
         if judged.alike:
@@ -77,7 +76,7 @@ class Ppo(ActorCritic):
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides, and below where that is wanted."""
-        ratio, bounds = (logp - old).exp(), (self.clip_low, self.clip_high)
+        ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
         each, beyond = clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
         if self.dual_clip is None:
             return each, beyond

@@ -12,8 +12,8 @@ from luthier.tune.policy import ByToken
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.tune.rollout.judged import Judged
+    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.tune.rollout.scores import RolloutBatch
 
 
 class Raft(ByToken):
@@ -24,31 +24,31 @@ class Raft(ByToken):
 
     keep: int = Field(default=1, ge=1)
     """Answers to each prompt that are learnt: the best, of equal ones the first."""
-    at_least: float | None = None
+    min: float | None = None
     """What an answer must be worth to be learnt. When not given, the answers to a prompt must at least differ."""
 
     @property
     def compares(self) -> bool:
         """Unless it is known what an answer must be worth."""
-        return self.at_least is None
+        return self.min is None
 
-    def advantages(self, judged: Judged) -> list[list[float]]:
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """1 for an answer that is learnt, else 0."""
         import numpy as np
 
-        from luthier.tune.rollout.judged import even
+        from luthier.tune.rollout.scores import even
 
         worth = np.nan_to_num(judged.rewards, nan=-np.inf)
-        place = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1, kind="stable")
-        good = ~judged.flat[:, None] if self.at_least is None else worth >= self.at_least
-        return even(((place < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
+        rank = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1, kind="stable")
+        good = ~judged.flat[:, None] if self.min is None else worth >= self.min
+        return even(((rank < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
 
     @property
-    def learnt(self) -> int:
+    def trained_completions(self) -> int:
         """Those that are kept."""
-        return min(self.keep, self.rollout.samples)
+        return min(self.keep, self.rollout.num_generations)
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The tokens of the answers that are learnt."""
         return super().denominator([row for row in rows if self.moves(row)])
 

@@ -1,4 +1,4 @@
-"""REINFORCE++: no value model, no groups needed; advantages are normalised over all tokens of a step."""
+"""REINFORCE++: no value model, no groups needed; advantages are normalized over all tokens of a step."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import ByToken
-from luthier.tune.surrogate import clipped, outside
+from luthier.tune.policy import ByToken, clipped, outside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack
-    from luthier.tune.rollout.judged import Judged
+    from luthier.models.packing.pack import Pack
+    from luthier.tune.rollout.scores import RolloutBatch
 
 
 class ReinforcePlusPlus(ByToken):
@@ -26,9 +25,9 @@ class ReinforcePlusPlus(ByToken):
     baseline: Literal["none", "group"] = "none"
     """Whether the mean of its group is first taken off an answer's reward (REINFORCE++-baseline), for rewards that
     differ more between prompts than between answers."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
-    clip_high: float = Field(default=0.2, gt=0)
+    epsilon_high: float = Field(default=0.2, gt=0)
     """The same for likelier."""
 
     @property
@@ -36,11 +35,11 @@ class ReinforcePlusPlus(ByToken):
         """With the mean of its group taken off."""
         return self.baseline == "group"
 
-    def advantages(self, judged: Judged) -> list[list[float]]:
-        """What is still to come at each token, normalised."""
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
+        """What is still to come at each token, normalized."""
         import numpy as np
 
-        from luthier.tune.rollout.judged import even, mean, whitened
+        from luthier.tune.rollout.scores import even, mean, whitened
 
         worth = judged.scores - mean(judged.scores, 1) if self.baseline == "group" else judged.scores
         present = ~np.isnan(worth).ravel()
@@ -54,7 +53,7 @@ class ReinforcePlusPlus(ByToken):
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides."""
-        ratio, bounds = (logp - old).exp(), (self.clip_low, self.clip_high)
+        ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
         return clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
 
 

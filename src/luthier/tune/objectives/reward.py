@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.core.errors import DataError, Where
-from luthier.models.sequence import REWARD, padding_of, without_padding
-from luthier.text.messages import Example
-from luthier.text.preference import Pair, number_of
-from luthier.text.verdict import Verdict
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, by_lesson, of_rows, row_sums
-from luthier.tune.pairs import PairObjective, Read, pair_lessons, ranking
+from luthier.chat.judge_prompt import Verdict
+from luthier.chat.messages import Example
+from luthier.chat.preference import PreferencePair, number_of
+from luthier.core.errors import DataError, SourceLocation
+from luthier.models.sequence_head import REWARD, padding_of, without_padding
+from luthier.tune.objective import NOTHING, Loss, ObjectiveContext, TrainingExample, by_lesson, of_rows, row_sums
+from luthier.tune.preference import PairObjective, Read, pair_lessons, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import Pack, TokenRow
 
 TIE = "a tie: its {column} is 0"
 _MARGIN = "margin"
 
 
-class Reward(PairObjective):
+class RewardObjective(PairObjective):
     """-log σ(r - s - m), with r and s the rewards of the preferred and of the other answer and m the margin between
     them, averaged over the pairs of a step (Bradley and Terry, 1952; margins: Touvron et al., 2023).
 
@@ -59,40 +59,42 @@ class Reward(PairObjective):
             raise ValueError("`verdict` changes nothing under a sequence head; set `head: verdict`, or leave it out")
         return self
 
-    def outputs(self, about: About) -> tuple[str, ...]:
+    def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
         """One output, read as it is; none where the model answers in words."""
         return (REWARD,) if self.head == "sequence" else ()
 
-    def card(self, about: About) -> dict[str, Any]:
+    def card(self, about: ObjectiveContext) -> dict[str, Any]:
         """The head's output, or what the model is asked."""
         return super().card(about) | ({"verdict": self.verdict.model_dump()} if self.head == "verdict" else {})
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """For each example the whole conversations of its two answers, the preferred one first; or, of either answer,
         what is asked with yes and with no."""
         if self.head == "verdict":
-            found = pair_lessons(examples, text, self.max_tokens, self._both_verdicts)
+            found = pair_lessons(examples, text, self.max_length, self._both_verdicts)
         else:
-            found = pair_lessons(examples, text, self.max_tokens)
+            found = pair_lessons(examples, text, self.max_length)
         pad = padding_of(text.tokenizer)
         return [self._scored(*one, pad) for one in zip(examples, found, strict=True)]
 
-    def _both_verdicts(self, example: Example, pair: Pair) -> list[Read]:
+    def _both_verdicts(self, example: Example, pair: PreferencePair) -> list[Read]:
         return [
             (turns, ())
             for answer in (pair.chosen, pair.rejected)
             for turns in self.verdict.given([*pair.prompt, answer])
         ]
 
-    def _scored(self, example: Example, lesson: Lesson, pad: int | None) -> Lesson:
+    def _scored(self, example: Example, lesson: TrainingExample, pad: int | None) -> TrainingExample:
         if not lesson.rows:
             return lesson
         margin = self._margin(example)
         if margin == 0 and self.margin is not None and self.ties == "drop":
-            return Lesson(id=example.id, nothing=TIE.format(column=self.margin))
+            return TrainingExample(id=example.id, nothing=TIE.format(column=self.margin))
         rows = lesson.rows if self.head == "verdict" else [_whole(row, pad) for row in lesson.rows]
-        told = [replace(row, told={_MARGIN: [margin] * len(row.targets)}) for row in rows]
-        return replace(lesson, rows=tuple(told))
+        scored_rows = [replace(row, token_values={_MARGIN: [margin] * len(row.targets)}) for row in rows]
+        return replace(lesson, rows=tuple(scored_rows))
 
     def _margin(self, example: Example) -> float:
         if self.margin is None:
@@ -100,9 +102,9 @@ class Reward(PairObjective):
         found = number_of(example, self.margin)
         if found is None or found < 0:
             origin = example.origin
-            where = Where(file=origin.file, line=origin.line, field=self.margin)
+            where = SourceLocation(file=origin.file, line=origin.line, field=self.margin)
             came = example.meta.get(self.margin)
-            raise DataError(f"expected a margin of 0 or more, got {came!r}", where=where, remedy="swap the two answers")
+            raise DataError(f"expected a margin of 0 or more, got {came!r}", where=where, hint="swap the two answers")
         return self.scale * found
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
@@ -125,12 +127,12 @@ class Reward(PairObjective):
         if self.head == "sequence":
             rewards = by_lesson(logp, pack, missing=0.0)
         else:
-            said = by_lesson(row_sums(logp, pack), pack, missing=0.0)  # (pairs, 4): yes, no, yes, no
-            rewards = said[:, ::2] - said[:, 1::2]
+            verdict_logps = by_lesson(row_sums(logp, pack), pack, missing=0.0)  # (pairs, 4): yes, no, yes, no
+            rewards = verdict_logps[:, ::2] - verdict_logps[:, 1::2]
         return rewards[:, 0], rewards[:, 1]
 
 
-def _whole(row: Row, pad: int | None) -> Row:
+def _whole(row: TokenRow, pad: int | None) -> TokenRow:
     """A whole conversation, read where transformers reads it, and the number of the one output."""
     ids = without_padding(row.ids, pad)
-    return replace(row, ids=[*ids, 0], learnt=[0.0] * len(ids) + [1.0])
+    return replace(row, ids=[*ids, 0], loss_weights=[0.0] * len(ids) + [1.0])

@@ -6,25 +6,24 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Surrogate
-from luthier.tune.surrogate import clipped, outside
+from luthier.tune.policy import PolicyLoss, clipped, outside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack
-    from luthier.tune.rollout.judged import Judged
+    from luthier.models.packing.pack import Pack
+    from luthier.tune.rollout.scores import RolloutBatch
 
 
-class Rloo(Surrogate):
+class Rloo(PolicyLoss):
     """-min(r A, clip(r, 1 - ε, 1 + ε) A) for each answer, with r how much likelier the whole of it has become since it
     was written, and A its reward less the mean reward of the others (Kool et al., 2019; Ahmadian et al., 2024)."""
 
     kind: Literal["rloo"] = "rloo"
 
-    normalise: bool = False
+    normalize: bool = False
     """Whether advantages are brought to mean 0 and deviation 1 over the step."""
-    clip: float = Field(default=0.2, gt=0, lt=1)
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less or more likely a whole answer may become before it has no gradient any more."""
 
     @property
@@ -32,12 +31,12 @@ class Rloo(Surrogate):
         """The others are what an answer is held against."""
         return True
 
-    def advantages(self, judged: Judged) -> list[list[float]]:
+    def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """The answer's, at each of its tokens."""
-        from luthier.tune.rollout.judged import SMALL, deviation, even, mean, others
+        from luthier.tune.rollout.scores import SMALL, deviation, even, mean, others
 
         apart = judged.rewards - others(judged.rewards)
-        if self.normalise:
+        if self.normalize:
             apart = (apart - mean(apart)) / (deviation(apart) + SMALL)
         return even(apart, judged.lengths)
 
@@ -45,4 +44,6 @@ class Rloo(Surrogate):
         """That of the answer, at each of its tokens: they share its weight of 1."""
         apart = logp - old
         ratio = apart.new_zeros(pack.rows).index_add(0, pack.path, apart).exp()[pack.path]
-        return clipped(ratio, advantage, self.clip, self.clip), outside(ratio, advantage, self.clip, self.clip)
+        return clipped(ratio, advantage, self.epsilon, self.epsilon), outside(
+            ratio, advantage, self.epsilon, self.epsilon
+        )

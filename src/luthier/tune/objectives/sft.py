@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.core.described import described
-from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.text.messages import Example, Message
-from luthier.tune.objective import FIRST, NOTHING, About, Lesson, Loss, Objective
+from luthier.chat.messages import Example, Message
+from luthier.core.component import described
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.tune.objective import FIRST, NOTHING, Loss, Objective, ObjectiveContext, TrainingExample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Encoded, Text
+    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.models.packing.pack import Pack, TokenRow
 
 UNWANTED = "its label is false: nobody wants this answer"
 """Of KTO's rows, which hold answers with a yes or no."""
 TOO_LONG = "longer than {limit} tokens"
 
 
-class Turns(BaseModel):
+class TurnSelector(BaseModel):
     """Assistant turns by what the data says of them; `*` stands for any characters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
@@ -36,15 +36,15 @@ class Turns(BaseModel):
     """The message's `name`: who speaks."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> Turns:
+    def _says_something(self) -> TurnSelector:
         if self.tag is None and self.name is None:
             raise ValueError("expected a `tag`, a `name`, or both")
         return self
 
-    def wanted(self, message: Message) -> bool:
+    def matches(self, message: Message) -> bool:
         """Whether a message is among them."""
-        asked = ((self.tag, message.tag), (self.name, message.name))
-        return all(pattern is None or fnmatchcase(value or "", pattern) for pattern, value in asked)
+        pairs = ((self.tag, message.tag), (self.name, message.name))
+        return all(pattern is None or fnmatchcase(value or "", pattern) for pattern, value in pairs)
 
 
 class Sft(Objective):
@@ -54,61 +54,68 @@ class Sft(Objective):
     measured: ClassVar[tuple[str, ...]] = ("token_accuracy",)
     wants_first: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
-        "max_length": "max_tokens", "max_seq_length": "max_tokens", "cutoff_len": "max_tokens",
-        "sequence_len": "max_tokens", "truncation": "too_long", "truncation_mode": "too_long",
-        "assistant_only_loss": "learn", "completion_only_loss": "learn",
-    }  # fmt: skip
+        "max_seq_length": "max_length",
+        "cutoff_len": "max_length",
+        "sequence_len": "max_length",
+        "truncation_mode": "truncation",
+        "assistant_only_loss": "train_on",
+        "completion_only_loss": "train_on",
+    }
 
-    learn: Literal["last", "all"] | Turns = "last"
+    train_on: Literal["last", "all"] | TurnSelector = "last"
     """Which assistant turns are learnt: the last one, all of a conversation, or those with a tag or a name, such as
     `{tag: gold}`. Turns that the data marks with `weight: 0` or `train: false` are never learnt."""
     weight: str | None = None
     """A column of the data that says how much each row counts (0: not at all); all count the same when not given."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Rows with more tokens than this fall under `too_long`."""
-    too_long: Literal["drop", "prompt", "right"] = "drop"
+    max_length: int = Field(default=2048, ge=2)
+    """Rows with more tokens than this fall under `truncation`."""
+    truncation: Literal["drop", "prompt", "right"] = "drop"
     """What becomes of rows that are too long: left out whole; the oldest tokens of the prompt go; or the end of the row
-    goes. Each is counted, listed in `learnt.parquet` and warned of. Left out by default: a row that lost its question
-    teaches to guess."""
+    goes. Each is counted, listed in `training_examples.parquet` and warned of. Left out by default: a row that lost
+    its question teaches to guess."""
     average: Literal["token", "row"] = "token"
     """Whether every learnt token counts the same, or every row (long answers then weigh no more than short ones)."""
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
         """One row for each example: its whole conversation, the chosen turns learnt."""
-        limit = None if self.too_long == "drop" else self.max_tokens
+        limit = None if self.truncation == "drop" else self.max_length
         rows = text.encode_many(
             [example.messages for example in examples],
             [example.tools for example in examples],
-            learn=self.learn if isinstance(self.learn, str) else self.learn.wanted,
+            learn=self.train_on if isinstance(self.train_on, str) else self.train_on.matches,
             max_tokens=limit,
-            cut="prompt" if self.too_long == "drop" else self.too_long,
+            cut="prompt" if self.truncation == "drop" else self.truncation,
         )
         return [self._lesson(example, row) for example, row in zip(examples, rows, strict=True)]
 
-    def _lesson(self, example: Example, row: Encoded) -> Lesson:
-        from luthier.models.pack import Row
+    def _lesson(self, example: Example, row: Encoded) -> TrainingExample:
+        from luthier.models.packing.pack import TokenRow
 
         key, weight = example.id, weight_of(example, self.weight)
         if example.meta.get("label") is False:
-            return Lesson(id=key, nothing=UNWANTED)
+            return TrainingExample(id=key, nothing=UNWANTED)
         if not weight:
-            return Lesson(id=key, nothing=f"its {self.weight} is 0")
-        if len(row.ids) > self.max_tokens:
-            return Lesson(id=key, cut=len(row.ids), nothing=TOO_LONG.format(limit=self.max_tokens))
-        if row.nothing or not any(row.learnt[1:]):
-            return Lesson(id=key, cut=row.removed, nothing=row.nothing or "only its first token would be learnt")
-        share = weight / sum(row.learnt[1:]) if self.average == "row" else weight
-        learnt = [share if wanted else 0.0 for wanted in row.learnt]
-        return Lesson(id=key, rows=(Row(row.ids, learnt, key),), cut=row.removed)
+            return TrainingExample(id=key, nothing=f"its {self.weight} is 0")
+        if len(row.ids) > self.max_length:
+            return TrainingExample(id=key, cut=len(row.ids), nothing=TOO_LONG.format(limit=self.max_length))
+        if row.nothing or not any(row.loss_mask[1:]):
+            return TrainingExample(
+                id=key, cut=row.removed, nothing=row.nothing or "only its first token would be learnt"
+            )
+        share = weight / sum(row.loss_mask[1:]) if self.average == "row" else weight
+        loss_weights = [share if trained else 0.0 for trained in row.loss_mask]
+        return TrainingExample(id=key, rows=(TokenRow(row.ids, loss_weights, key),), cut=row.removed)
 
-    def denominator(self, rows: Sequence[Row]) -> float:
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The weight of all learnt tokens."""
-        return sum(row.learnt[at] for row in rows for at in row.targets)
+        return sum(row.loss_weights[at] for row in rows for at in row.targets)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """Minus the weighted sum of log-probabilities; as a measure, the weight of the tokens that come first."""
         weights = pack.weights.to(logp)
-        measures = {"token_accuracy": (weights * pack.told[FIRST]).sum()} if FIRST in pack.told else {}
+        measures = {"token_accuracy": (weights * pack.token_values[FIRST]).sum()} if FIRST in pack.token_values else {}
         return Loss(-(logp * weights).sum(), measures)
 
 
@@ -117,10 +124,10 @@ def weight_of(example: Example, column: str | None) -> float:
     if column is None:
         return 1.0
     origin = example.origin
-    where = Where(file=origin.file, line=origin.line, field=column)
+    where = SourceLocation(file=origin.file, line=origin.line, field=column)
     if column not in example.meta:
         raise DataError(
-            f"the row has no {column!r} to be weighed by", where=where, remedy=did_you_mean(column, example.meta)
+            f"the row has no {column!r} to be weighed by", where=where, hint=did_you_mean(column, example.meta)
         )
     value = example.meta[column]
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.tune.objective import Loss, row_sums, row_tokens
-from luthier.tune.pairs import (
+from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     plain_loss,
@@ -20,7 +20,7 @@ from luthier.tune.pairs import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
+    from luthier.models.packing.pack import Pack, TokenRow
 
 
 class Simpo(PairObjective):
@@ -37,12 +37,14 @@ class Simpo(PairObjective):
     """What the difference is multiplied by: 2 to 2.5 in the paper, 10 for the largest models."""
     gamma: float = Field(default=1.0, ge=0)
     """The margin by which the preferred answer must be ahead before the loss lets go; half of `beta` is usual."""
-    sft: float = Field(default=0.0, ge=0)
+    cpo_alpha: float = Field(default=0.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens): SimPO with CPO's term."""
 
-    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, self.sft) if self.sft else list(rows)
+        return with_shares(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""
@@ -50,4 +52,4 @@ class Simpo(PairObjective):
 
         better, worse = sides(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
         total = -logsigmoid(better - worse - self.gamma).sum()
-        return Loss(total + plain_loss(logp, pack) if self.sft else total, ranking(better, worse))
+        return Loss(total + plain_loss(logp, pack) if self.cpo_alpha else total, ranking(better, worse))

@@ -1,1 +1,1 @@
-"""Optimizers: how gradients become updates."""
+"""Optimizers, one file each."""

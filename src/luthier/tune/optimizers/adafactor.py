@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Moving, Optimizer, Shapes, groups
+from luthier.tune.optimizer import Optimizer, Shapes, TrainableParameter, groups
 from luthier.tune.technique import Rate
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Adafactor(Optimizer):
     weight_decay: float = Field(default=0.0, ge=0)
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 
-    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+    def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
         """Torch's own."""
         import torch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Moving, Optimizer, Shapes, groups
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class AdamW(Optimizer):
     """How much weights shrink at each step, times the learning rate; norms and biases never do. 0 for adapters and
     short runs; 0.01 to 0.1 where many epochs overfit."""
 
-    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+    def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
         """Torch's own, all weights in one kernel."""
         import torch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Moving, Optimizer, Shapes, groups
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups
 from luthier.tune.optimizers.adamw import AdamW
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class AdamW8bit(Optimizer):
     weight_decay: float = Field(default=0.0, ge=0)
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 
-    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+    def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
         """8 bits for large tensors, torch's AdamW for the rest."""
-        from luthier.tune.blockwise import BlockwiseAdamW
+        from luthier.tune.training.adam8bit import BlockwiseAdamW
 
         large = [one for one in moving if _large(one.weight.shape)]
         small = [one for one in moving if not _large(one.weight.shape)]

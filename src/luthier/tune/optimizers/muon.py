@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Moving, Optimizer, Shapes, groups, is_hidden_matrix
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups, is_hidden_matrix
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Rate
 
@@ -40,7 +40,7 @@ class Muon(Optimizer):
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's, for what is no matrix inside a layer."""
 
-    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+    def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
         """Torch's Muon, scaled to the length of AdamW's updates, and torch's AdamW."""
         import torch
 

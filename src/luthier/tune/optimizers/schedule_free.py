@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Moving, Optimizer, Shapes, groups
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class ScheduleFree(Optimizer):
     power: float = Field(default=0.0, ge=0)
     """Weight of a step in the average: its number to this power. 0 weighs all alike; more forgets the first ones."""
 
-    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+    def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
         """The authors' own."""
         from schedulefree import AdamWScheduleFree
 

@@ -1,1 +1,1 @@
-"""Rewards, one a file."""
+"""Rewards, one file each."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.metrics.members.answers import ExactMatch
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.metrics.kinds.answers import ExactMatch
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.metric import by_metric
 
 
@@ -18,6 +18,6 @@ class Exact(Reward):
     rules: ExactMatch = ExactMatch()
     """What is overlooked: the settings of the metric `exact_match`."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
         return by_metric(self.rules, attempts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from luthier.metrics.members.structured import JsonValid
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.metrics.kinds.structured import JsonValid
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.metric import by_metric
 
 
@@ -20,7 +20,7 @@ class JsonSchema(Reward):
     fenced: bool = True
     """Whether the JSON may stand in a fence (```), with words around it."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
         valid = JsonValid(obeys=self.obeys, fenced=self.fenced)
         return by_metric(valid, attempts, held_against=False)

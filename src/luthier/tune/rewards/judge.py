@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.models.scorers.judge import Judge as Scorer
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.models.scorers.judge import JudgeScorer as Scorer
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.scored import by_scorer
 
 
-class Judge(Reward):
+class JudgeReward(Reward):
     """What a model behind an OpenAI-compatible endpoint gives an answer by a rubric, from 0 to 1.
 
     A judge can be pleased by how an answer looks; hold rewards that cannot against it (`gold`), and let people judge
@@ -22,6 +22,6 @@ class Judge(Reward):
     scorer: Scorer = Scorer()
     """Who judges, and by what: the settings of the scorer `judge`."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 to 1 for each answer."""
-        return by_scorer(self.scorer, "judge", attempts, bench)
+        return by_scorer(self.scorer, "judge", attempts, context)

@@ -8,31 +8,31 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class Language(Reward):
+class LanguageReward(Reward):
     """1 for an answer in one of the languages that are wanted, -1 for one in another, 0 where it is too short to
     tell."""
 
     kind: Literal["language"] = "language"
 
-    wanted: tuple[str, ...] = Field(default=("en",), min_length=1)
+    languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """ISO 639 codes."""
 
-    @field_validator("wanted")
+    @field_validator("languages")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from luthier.text.languages import LANGUAGES
+        from luthier.lang.detect import LANGUAGES
 
         for code in value:
             if code not in LANGUAGES:
                 raise ValueError(f"{code!r} is no language that can be told; {did_you_mean(code, LANGUAGES)}")
         return value
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1, 0 or -1 for each answer."""
-        from luthier.text.languages import UNKNOWN, identify
+        from luthier.lang.detect import UNKNOWN, identify
 
         found = [guess.code for guess in identify([attempt.text for attempt in attempts])]
-        return [0.0 if code == UNKNOWN else 1.0 if code in self.wanted else -1.0 for code in found]
+        return [0.0 if code == UNKNOWN else 1.0 if code in self.languages else -1.0 for code in found]

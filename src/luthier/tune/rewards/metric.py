@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, SourceLocation
 from luthier.metrics.metric import Metric
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 class ByMetric(Reward):
@@ -31,25 +31,25 @@ class ByMetric(Reward):
             raise ValueError(f"the less {self.metric.kind}, the better: give it a weight below zero, such as -1")
         return self
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """The metric's value on each answer."""
         return by_metric(self.metric, attempts, held_against=self.metric.held_against)
 
 
-def by_metric(metric: Metric, attempts: Sequence[Attempt], *, held_against: bool = True) -> list[float]:
+def by_metric(metric: Metric, attempts: Sequence[RewardCompletion], *, held_against: bool = True) -> list[float]:
     """The value of a metric on each answer alone, which is held against that of the data or stands by itself."""
-    from luthier.metrics.answers import Answers
+    from luthier.metrics.metric import EvalPredictions
 
     references = [_references(metric, attempt) if held_against else ("",) for attempt in attempts]
-    answers = Answers.of([attempt.text for attempt in attempts], references)
+    answers = EvalPredictions.of([attempt.text for attempt in attempts], references)
     found: list[float] = metric.contributions(metric.statistics(answers)).tolist()
     return found
 
 
-def _references(metric: Metric, attempt: Attempt) -> tuple[str, ...]:
+def _references(metric: Metric, attempt: RewardCompletion) -> tuple[str, ...]:
     if attempt.references:
         return attempt.references
     origin = attempt.example.origin
-    where = Where(file=origin.file, line=origin.line)
+    where = SourceLocation(file=origin.file, line=origin.line)
     what = f"the reward {metric.kind} holds answers against that of the data, and this row has none"
-    raise DataError(what, where=where, remedy="map a column to `answer`, or leave the reward out")
+    raise DataError(what, where=where, hint="map a column to `answer`, or leave the reward out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 class ByModel(Reward):
@@ -19,7 +19,7 @@ class ByModel(Reward):
     kind: Literal["model"] = "model"
     needs_model: ClassVar[bool] = True
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """The model's number for each answer."""
-        assert bench.model is not None, "the step opens the reward model that its rewards need"
-        return bench.model([attempt.whole for attempt in attempts], [attempt.example.tools for attempt in attempts])
+        assert context.model is not None, "the step opens the reward model that its rewards need"
+        return context.model([attempt.whole for attempt in attempts], [attempt.example.tools for attempt in attempts])

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class Regex(Reward):
+class RegexReward(Reward):
     """1 for an answer in which a pattern is found, else 0: that reasoning stands in its tags, say."""
 
     kind: Literal["regex"] = "regex"
@@ -30,7 +30,7 @@ class Regex(Reward):
             raise ValueError(f"is no regular expression: {error}") from error
         return value
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
         pattern = re.compile(self.pattern, re.DOTALL)
         found = pattern.search if self.where == "anywhere" else pattern.fullmatch

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 class Repetition(Reward):
@@ -18,7 +18,7 @@ class Repetition(Reward):
     n: int = Field(default=3, ge=1, le=20)
     """How many words a run has."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 down to almost -1 for each answer."""
         return [-self._repeated(attempt.text.lower().split()) for attempt in attempts]
 

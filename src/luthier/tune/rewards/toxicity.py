@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class Toxicity(Reward):
+class ToxicityReward(Reward):
     """Minus the share of an answer's words that stand on lists of swear words (the extra `toxicity`): 0 for none.
 
     A list knows no context: it finds an insult and the report of one alike, and nothing that is cruel in plain words.
@@ -24,9 +24,9 @@ class Toxicity(Reward):
     ignore: tuple[str, ...] = ()
     """Words that are no insult here."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 down to -1 for each answer."""
-        from luthier.text.swearing import swear_words
+        from luthier.lang.lexicons import swear_words
 
         texts = [attempt.text for attempt in attempts]
         found = swear_words(texts, self.languages, self.ignore)

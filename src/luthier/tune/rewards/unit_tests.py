@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.metrics.scorers.unit_tests import UnitTests as Runner
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.metrics.scorers.unit_tests import UnitTestScorer as Runner
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.scored import by_scorer
 
 
-class UnitTests(Reward):
+class UnitTestReward(Reward):
     """1 for a program that passes the tests in the data's answer, else 0; each runs locked in, see the scorer."""
 
     kind: Literal["unit_tests"] = "unit_tests"
@@ -18,6 +18,6 @@ class UnitTests(Reward):
     runner: Runner = Runner()
     """Limits of the sandbox: the settings of the scorer `unit_tests`. Linux on x86_64 only."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
-        return by_scorer(self.runner, "passed", attempts, bench)
+        return by_scorer(self.runner, "passed", attempts, context)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.text.verdict import Verdict
-from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.chat.judge_prompt import Verdict
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 class ByVerdict(Reward):
@@ -24,10 +24,10 @@ class ByVerdict(Reward):
     asks: Verdict = Verdict()
     """What it is asked, and the words of its answer."""
 
-    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 to 1 for each answer."""
-        assert bench.model is not None, "the step opens the reward model that its rewards need"
-        return [_share(odds) for odds in bench.model.odds([attempt.whole for attempt in attempts], self.asks)]
+        assert context.model is not None, "the step opens the reward model that its rewards need"
+        return [_share(odds) for odds in context.model.odds([attempt.whole for attempt in attempts], self.asks)]
 
 
 def _share(odds: float) -> float:

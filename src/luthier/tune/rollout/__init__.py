@@ -1,1 +1,1 @@
-"""Learning from what the model itself writes: questions are answered, answers judged, judged answers become rows."""
+"""Rollouts: sample completions from the policy, score them, and make training examples of them."""

@@ -1,7 +1,9 @@
-"""The source of lessons that the model writes itself: at each step the prompts of the step are answered and judged.
+"""Rollouts: at each step, sample completions for the step's prompts, score them, and make training examples of them.
 
-What is drawn follows from recipe, seed, step and the weights before it. Where several steps learn from answers that
-were drawn at once, a training is taken up only before the first of them, and draws them again.
+The completions depend only on recipe, seed, step and the weights before it. Where several steps train on the same
+completions, a training resumes only before the first of these steps and samples again.
+
+Held-out prompts are answered greedily and scored by rewards, which may differ from those of the training.
 """
 
 from __future__ import annotations
@@ -15,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from luthier.models.pack import Row
-from luthier.tune.average import standing_in
-from luthier.tune.objective import REFERENCE
+from luthier.models.packing.logprobs import answering
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.objective import REFERENCE, BatchSource, TrainingBatch
 from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, Policy
-from luthier.tune.reading import read_rows
-from luthier.tune.rehearsal import Beside, largest
-from luthier.tune.rollout.desk import Desk, Questions
-from luthier.tune.rollout.judged import Judged
-from luthier.tune.rollout.scoring import Scores
-from luthier.tune.rollout.watching import Watched, samples_due
-from luthier.tune.rollout.writing import Answer, Prompt, stream_of
-from luthier.tune.source import Drawn, Source
+from luthier.tune.reward import RewardContext
+from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt, stream_of
+from luthier.tune.rollout.metrics import Watched, samples_due
+from luthier.tune.rollout.sampler import PromptDataset, RolloutSampler
+from luthier.tune.rollout.scores import RolloutBatch
+from luthier.tune.training.memory import ParallelPacks, largest
+from luthier.tune.training.reference_logprobs import read_rows
+from luthier.tune.training.trainer import standing_in
 
 if TYPE_CHECKING:
-    from luthier.tune.critic import Critic
-    from luthier.tune.rollout.judged import Table
-    from luthier.tune.schedule import Course
+    from luthier.tune.rollout.scores import Table
+    from luthier.tune.training.critic import Critic
+    from luthier.tune.training.schedule import BatchSampler
 
 EQUAL = "the answers to each of its prompts are all worth the same"
 UNLEARNT = "none of its answers is learnt: each was cut off (at rollout.max_new_tokens) or left out"
@@ -42,8 +44,8 @@ class _Group:
     """The answers to one prompt, and what they are worth."""
 
     lesson: int
-    answers: list[Answer]
-    scores: Scores
+    answers: list[RolloutCompletion]
+    scores: RewardScores
 
     def flat(self, *, apart: bool) -> bool:
         """Whether there is nothing to be learnt from comparing them, by their sums or by each reward apart."""
@@ -52,35 +54,35 @@ class _Group:
         return not here or all(len({column[at] for at in here}) == 1 for column in columns)
 
 
-class Rollout(Source):
+class Rollout(BatchSource):
     """Draws, judges and turns into rows what the model writes."""
 
     def __init__(
-        self, objective: Policy, desk: Desk, questions: Questions, course: Course, tokens: int,
-        warn: Callable[[str], None], critic: Critic | None = None,
+        self, objective: Policy, rollout_sampler: RolloutSampler, questions: PromptDataset, sampler: BatchSampler,
+        tokens: int, warn: Callable[[str], None], critic: Critic | None = None,
     ) -> None:  # fmt: skip
         """`tokens` are read at once where log-probabilities are only asked for; `warn` hears of the first fault of each
         reward."""
         self._critic = critic
-        self._objective, self._desk, self._questions, self._course = objective, desk, questions, course
+        self._objective, self._desk, self._questions, self._course = objective, rollout_sampler, questions, sampler
         self._tokens, self._drawing = tokens, objective.rollout
-        self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[Row]]] | None = None
+        self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[TokenRow]]] | None = None
         self._watched = Watched(objective, warn)
-        self._start = _moving(desk.model) if objective.refers else {}
+        self._start = _moving(rollout_sampler.model) if objective.refers else {}
 
     def begins(self, step: int) -> bool:
         """Whether answers are drawn for this step."""
-        return step % self._drawing.steps == 0
+        return step % self._drawing.steps_per_generation == 0
 
-    def hear(self, told: Mapping[str, Any]) -> str:
+    def hear(self, record: Mapping[str, Any]) -> str:
         """Let the cost of divergence follow it, and say when training is to stop."""
-        return self._watched.hear(told)
+        return self._watched.hear(record)
 
-    def largest(self, tokens: int, lanes: int = 1) -> Beside:
+    def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """The largest packs when every answer is as long as it may be."""
         return largest(_Longest(self._questions, self._course, self._objective), self._course, tokens, lanes)
 
-    def draw(self, step: int) -> Drawn:
+    def draw(self, step: int) -> TrainingBatch:
         """The judged answers of a step as rows; those that move nothing are counted and not read."""
         groups, rows = self._drawn(step)
         measures = self._measures(groups, rows)
@@ -89,12 +91,12 @@ class Rollout(Source):
         nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
         taken = [group.lesson for group in groups]
         instead = tuple(taken) if taken != self._course.lessons_of(step) else ()
-        return Drawn(moving, self._objective.denominator(rows), measures, nothing, samples, instead)
+        return TrainingBatch(moving, self._objective.denominator(rows), measures, nothing, samples, instead)
 
-    def _drawn(self, step: int) -> tuple[list[_Group], list[Row]]:
-        first = step - step % self._drawing.steps
+    def _drawn(self, step: int) -> tuple[list[_Group], list[TokenRow]]:
+        first = step - step % self._drawing.steps_per_generation
         if self._phase is None or self._phase[0] != first:
-            steps = range(first, min(first + self._drawing.steps, self._course.steps))
+            steps = range(first, min(first + self._drawing.steps_per_generation, self._course.steps))
             groups = self._groups(first, steps)
             rows = {one: self._rows(groups[one]) for one in steps}
             self._phase = first, groups, self._told_of_weights(first, rows)
@@ -102,10 +104,10 @@ class Rollout(Source):
 
     def _groups(self, first: int, steps: range) -> dict[int, list[_Group]]:
         """The judged answers of some steps, all drawn at once."""
-        lessons = {step: self._course.lessons_of(step) for step in steps}
-        asked = list(chain.from_iterable(lessons.values()))
-        found = iter(self._judged(first, 0, asked))
-        groups = {step: [next(found) for _ in lessons[step]] for step in steps}
+        indices_by_step = {step: self._course.lessons_of(step) for step in steps}
+        indices = list(chain.from_iterable(indices_by_step.values()))
+        found = iter(self._judged(first, 0, indices))
+        groups = {step: [next(found) for _ in indices_by_step[step]] for step in steps}
         return {step: self._redrawn(step, groups[step]) for step in steps}
 
     def _redrawn(self, step: int, groups: list[_Group]) -> list[_Group]:
@@ -113,41 +115,41 @@ class Rollout(Source):
         others = iter(_order(self._course, step, {group.lesson for group in groups}))
         for again in range(1, self._drawing.redraw + 1):
             flat = [at for at, group in enumerate(groups) if group.flat(apart=self._objective.apart)]
-            lessons = [lesson for _, lesson in zip(flat, others, strict=False)]
-            for at, group in zip(flat, self._judged(step, again, lessons), strict=False):
+            indices = [lesson for _, lesson in zip(flat, others, strict=False)]
+            for at, group in zip(flat, self._judged(step, again, indices), strict=False):
                 groups[at] = group
         return groups
 
-    def _judged(self, step: int, again: int, lessons: Sequence[int]) -> list[_Group]:
-        count, seed = self._drawing.samples, self._course.seed
-        examples = [one for one in self._questions.examples(lessons) for _ in range(count)]
-        ids = [ids for ids in self._questions.prompts(lessons) for _ in range(count)]
-        places = [(place, lesson, sample) for place, lesson in enumerate(lessons) for sample in range(count)]
+    def _judged(self, step: int, again: int, indices: Sequence[int]) -> list[_Group]:
+        count, seed = self._drawing.num_generations, self._course.seed
+        examples = [one for one in self._questions.examples(indices) for _ in range(count)]
+        ids = [ids for ids in self._questions.prompts(indices) for _ in range(count)]
+        stream_keys = [(position, lesson, sample) for position, lesson in enumerate(indices) for sample in range(count)]
         prompts = [
-            Prompt(asked, stream_of(seed, step, again, *named), example)
-            for asked, named, example in zip(ids, places, examples, strict=True)
+            RolloutPrompt(prompt_ids, stream_of(seed, step, again, *named), example)
+            for prompt_ids, named, example in zip(ids, stream_keys, examples, strict=True)
         ]
         answers = self._desk.answer(prompts)
         scores = self._desk.judge(self._objective.rewards, examples, answers)
         self._watched.faults(scores)
         return [
             _Group(lesson, answers[at : at + count], _some(scores, slice(at, at + count)))
-            for lesson, at in zip(lessons, range(0, len(answers), count), strict=True)
+            for lesson, at in zip(indices, range(0, len(answers), count), strict=True)
         ]
 
-    def _rows(self, groups: list[_Group]) -> list[Row]:
+    def _rows(self, groups: list[_Group]) -> list[TokenRow]:
         """All answers of a step as rows, with their advantages; answers that are left out are none."""
         answers = [answer for group in groups for answer in group.answers]
         table = np.array([group.scores.total for group in groups], dtype=np.float64)
         keys = [self._questions.rows(group.lesson)[0].key for group in groups for _ in group.answers]
-        learnt = [self._is_learnt(answer) for answer in answers]
-        rows = [self._row(*one) for one in zip(answers, keys, learnt, strict=True)]
+        trained = [self._is_learnt(answer) for answer in answers]
+        rows = [self._row(*one) for one in zip(answers, keys, trained, strict=True)]
         rows = self._told_of_start(rows)
         lengths = np.array([len(row.targets) for row in rows]).reshape(table.shape)
         values = self._critic.read(rows, self._tokens) if self._critic is not None else None
-        judged = Judged(table, lengths, self._costs(rows), values, *self._by_reward(groups))
-        for name, told in self._objective.told(judged).items():
-            rows = [_with(row, name, some) for row, some in zip(rows, told, strict=True)]
+        judged = RolloutBatch(table, lengths, self._costs(rows), values, *self._by_reward(groups))
+        for name, token_values in self._objective.compute_token_values(judged).items():
+            rows = [_with(row, name, some) for row, some in zip(rows, token_values, strict=True)]
         rows = [row for row, total in zip(rows, table.ravel(), strict=True) if not math.isnan(total)]
         return self._shared(rows)
 
@@ -158,15 +160,17 @@ class Rollout(Source):
         parts = np.array([list(group.scores.parts.values()) for group in groups], dtype=np.float64)
         return parts.transpose(0, 2, 1), [reward.weight for reward in self._objective.rewards]
 
-    def _is_learnt(self, answer: Answer) -> bool:
+    def _is_learnt(self, answer: RolloutCompletion) -> bool:
         return answer.ended or self._drawing.truncated != "mask"
 
-    def _row(self, answer: Answer, key: str, learnt: bool) -> Row:
-        weight = self._objective.weight(len(answer.logprobs)) if learnt else 0.0
+    def _row(self, answer: RolloutCompletion, key: str, trained: bool) -> TokenRow:
+        weight = self._objective.weight(len(answer.logprobs)) if trained else 0.0
         weights = [0.0] * len(answer.prompt) + [weight if own else 0.0 for own in answer.written]
-        return Row([*answer.prompt, *answer.ids], weights, key, told={WRITTEN: answer.logprobs if learnt else []})
+        return TokenRow(
+            [*answer.prompt, *answer.ids], weights, key, token_values={WRITTEN: answer.logprobs if trained else []}
+        )
 
-    def _told_of_start(self, rows: list[Row]) -> list[Row]:
+    def _told_of_start(self, rows: list[TokenRow]) -> list[TokenRow]:
         """The rows with how likely they were to the model as it began, where that is asked for."""
         if not self._objective.refers:
             return rows
@@ -178,20 +182,20 @@ class Rollout(Source):
             _with(_with(row, REFERENCE, some), KL, [costs] * len(some)) for row, some in zip(rows, found, strict=True)
         ]
 
-    def _costs(self, rows: list[Row]) -> list[list[float]] | None:
+    def _costs(self, rows: list[TokenRow]) -> list[list[float]] | None:
         """What divergence takes off each token's reward."""
         kl = self._objective.holding
         if kl is None or kl.estimator != "k1":
             return None
         return [[self._watched.coefficient * apart for apart in _apart(row)] for row in rows]
 
-    def _shared(self, rows: list[Row]) -> list[Row]:
+    def _shared(self, rows: list[TokenRow]) -> list[TokenRow]:
         """The rows with each token's part in a mean over all tokens that are read."""
         read = sum(len(row.targets) for row in rows if self._objective.moves(row))
         share = self._objective.denominator(rows) / max(1, read)
         return [_with(row, SHARE, [share] * len(row.targets)) for row in rows]
 
-    def _told_of_weights(self, first: int, rows: dict[int, list[Row]]) -> dict[int, list[Row]]:
+    def _told_of_weights(self, first: int, rows: dict[int, list[TokenRow]]) -> dict[int, list[TokenRow]]:
         """The rows of all steps but the first with how likely they are now, before those steps' weights have moved."""
         later = [row for step in rows if step != first for row in rows[step]]
         if not later:
@@ -202,7 +206,7 @@ class Rollout(Source):
             for step, some in rows.items()
         }
 
-    def _measures(self, groups: list[_Group], rows: list[Row]) -> dict[str, float]:
+    def _measures(self, groups: list[_Group], rows: list[TokenRow]) -> dict[str, float]:
         """What is known of a step's answers before they are learnt."""
         answers = [answer for group in groups for answer in group.answers]
         scores = [group.scores for group in groups]
@@ -219,7 +223,7 @@ class Rollout(Source):
             "truncated": _mean(float(not answer.ended) for answer in answers),
         }
         if self._drawing.environment is not None:
-            found["turns"] = _mean(len(answer.heard) + 1.0 for answer in answers)
+            found["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
         if self._objective.refers:
             found["kl"] = _mean(apart for row in rows for apart in _apart(row))
         return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
@@ -230,8 +234,8 @@ class Rollout(Source):
         if not numbers:
             return ()
         examples = self._questions.examples(numbers)
-        asked = zip(self._questions.prompts(numbers), examples, strict=True)
-        answers = self._desk.answer([Prompt(ids, None, example) for ids, example in asked])
+        pairs = zip(self._questions.prompts(numbers), examples, strict=True)
+        answers = self._desk.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
         scores = self._desk.judge(self._objective.rewards, examples, answers)
         return tuple(
             {"id": example.id, "answer": _read(answer, self._desk), "reward": None if math.isnan(total) else total}
@@ -239,30 +243,38 @@ class Rollout(Source):
         )
 
 
-def _read(answer: Answer, desk: Desk) -> str:
+def _read(answer: RolloutCompletion, rollout_sampler: RolloutSampler) -> str:
     """An answer as it is shown: a conversation with who says what."""
     if len(answer.turns) < 2:
-        return desk.said(answer)
+        return rollout_sampler.decode(answer)
     return "\n".join(f"{turn.role}: {turn.content}" for turn in answer.turns)
 
 
 class _Longest:
     """Lessons as they are when every answer has the longest length."""
 
-    def __init__(self, questions: Questions, course: Course, objective: Policy) -> None:
+    def __init__(self, questions: PromptDataset, sampler: BatchSampler, objective: Policy) -> None:
         self._questions, self._objective, self._new = questions, objective, objective.rollout.longest
         self.sizes = np.array(
-            [len(questions.rows(number)[0].ids) + self._new * objective.learnt for number in range(course.count)]
+            [
+                len(questions.rows(number)[0].ids) + self._new * objective.trained_completions
+                for number in range(sampler.count)
+            ]
         )
 
-    def rows(self, number: int) -> list[Row]:
+    def rows(self, number: int) -> list[TokenRow]:
         """The prompt with answers that part at their first token."""
         (prompt,) = self._questions.rows(number)
-        count, new = self._objective.learnt, self._new
+        count, new = self._objective.trained_completions, self._new
         weights = [0.0] * len(prompt.ids) + [1.0] * new
-        told = {name: [1.0] * new for name in (ADVANTAGE, WRITTEN, SHARE, KL, REFERENCE, OLD, RETURN, VALUE)}
+        token_values = {name: [1.0] * new for name in (ADVANTAGE, WRITTEN, SHARE, KL, REFERENCE, OLD, RETURN, VALUE)}
         rows = [
-            Row([*prompt.ids, *([prompt.ids[(at + number) % len(prompt.ids)]] * new)], weights, prompt.key, told=told)
+            TokenRow(
+                [*prompt.ids, *([prompt.ids[(at + number) % len(prompt.ids)]] * new)],
+                weights,
+                prompt.key,
+                token_values=token_values,
+            )
             for at in range(count)
         ]
         return self._objective.arranged(rows)
@@ -273,26 +285,56 @@ def _moving(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
 
-def _order(course: Course, step: int, but: set[int]) -> list[int]:
+def _order(sampler: BatchSampler, step: int, but: set[int]) -> list[int]:
     """Other lessons, in an order drawn for a step."""
-    drawn = np.random.Generator(np.random.PCG64([course.seed, step, 1])).permutation(course.count)
+    drawn = np.random.Generator(np.random.PCG64([sampler.seed, step, 1])).permutation(sampler.count)
     return [int(lesson) for lesson in drawn if int(lesson) not in but]
 
 
-def _some(scores: Scores, part: slice) -> Scores:
-    return Scores(scores.total[part], {name: values[part] for name, values in scores.parts.items()})
+def _some(scores: RewardScores, part: slice) -> RewardScores:
+    return RewardScores(scores.total[part], {name: values[part] for name, values in scores.parts.items()})
 
 
-def _with(row: Row, name: str, values: Sequence[float]) -> Row:
-    return replace(row, told={**row.told, name: values})
+def _with(row: TokenRow, name: str, values: Sequence[float]) -> TokenRow:
+    return replace(row, token_values={**row.token_values, name: values})
 
 
-def _apart(row: Row) -> list[float]:
+def _apart(row: TokenRow) -> list[float]:
     """log p - log q of each learnt token: as it was written, and to the model as it began."""
-    return [p - q for p, q in zip(row.told[WRITTEN], row.told[REFERENCE], strict=True)]
+    return [p - q for p, q in zip(row.token_values[WRITTEN], row.token_values[REFERENCE], strict=True)]
 
 
 def _mean(values: Any) -> float:
     """The mean of what is not NaN; NaN for nothing."""
     present = [float(value) for value in values if not math.isnan(value)]
     return math.fsum(present) / len(present) if present else math.nan
+
+
+class RolloutEvaluator:
+    """What is measured, and on what."""
+
+    def __init__(
+        self,
+        objective: Policy,
+        rollout_sampler: RolloutSampler,
+        questions: PromptDataset,
+        reward_context: RewardContext | None = None,
+    ) -> None:
+        self._objective, self._desk, self._questions, self._bench = (
+            objective,
+            rollout_sampler,
+            questions,
+            reward_context,
+        )
+
+    def take(self, model: Any, tokens: int) -> dict[str, float]:
+        """`held_out_reward`, each reward by its name, and `held_out_loss`, which is minus the first."""
+        numbers = range(self._questions.count)
+        examples = self._questions.examples(numbers)
+        with answering(model):
+            pairs = zip(self._questions.prompts(numbers), examples, strict=True)
+            answers = self._desk.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
+        scores = self._desk.judge(self._objective.judges, examples, answers, self._bench)
+        reward = _mean(scores.total)
+        parts = {f"held_out_reward_{name}": _mean(values) for name, values in scores.parts.items()}
+        return {"held_out_loss": -reward, "held_out_reward": reward, **parts}

@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.core.component import refuse_unknown_settings
-from luthier.core.described import described
+from luthier.core.component import described, refuse_unknown_settings
 from luthier.tune.environment import Environment
-from luthier.tune.writer import Writer
+from luthier.tune.writer import RolloutWriter
 
 CHARACTERS_PER_TOKEN = 4
 """In plain English."""
@@ -26,27 +25,27 @@ class _Settings(BaseModel):
         return refuse_unknown_settings(cls, value)
 
 
-class Drawing(_Settings):
+class RolloutSettings(_Settings):
     """How answers are drawn: at temperature 1 from the whole vocabulary, for a loss knows how likely an answer was only
     when nothing else chose its tokens."""
 
-    samples: int = Field(default=8, ge=1, le=1024)
+    num_generations: int = Field(default=8, ge=1, le=1024)
     """Answers to each prompt, which stand against one another."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_completion_length: int = Field(default=256, ge=1)
     """Longest answer; longer ones fall under `truncated`."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
-    """Longer prompts are left out, counted, listed in `learnt.parquet` and warned of."""
-    steps: int = Field(default=1, ge=1)
+    max_prompt_length: int = Field(default=1024, ge=1)
+    """Longer prompts are left out, counted, listed in `training_examples.parquet` and warned of."""
+    steps_per_generation: int = Field(default=1, ge=1)
     """Optimizer steps that learn from answers drawn at once, each from its own. With 1 every answer comes from the
     weights that it changes; more draw more together, which is quicker, and clip."""
     redraw: int = Field(default=0, ge=0)
     """How often prompts whose answers are all worth the same are replaced by others (DAPO's dynamic sampling). Only
     where answers to one prompt are held against one another, so that equal ones teach nothing: not under `ppo`, nor
-    `reinforce++` without `baseline: group`, nor `raft` with `at_least`."""
+    `reinforce++` without `baseline: group`, nor `raft` with `min`."""
     environment: Environment | None = None
     """Who answers the model between two of its turns: a tool, or somebody who talks with it. What it says is read and
-    never learnt. `max_new_tokens` then holds for each turn. None: the model has one turn."""
-    writer: Writer | None = None
+    never learnt. `max_completion_length` then holds for each turn. None: the model has one turn."""
+    writer: RolloutWriter | None = None
     """Who draws answers in the model's place, such as an engine on other machines; None: the model itself, here."""
     truncated: Literal["learn", "mask"] | float = "learn"
     """What becomes of an answer that the limit cuts off: judged and learnt like others; judged but not learnt (`mask`,
@@ -55,15 +54,15 @@ class Drawing(_Settings):
     @property
     def written(self) -> int:
         """Tokens of an answer that the model writes, at most."""
-        return self.max_new_tokens * (self.environment.turns if self.environment is not None else 1)
+        return self.max_completion_length * (self.environment.turns if self.environment is not None else 1)
 
     @property
     def longest(self) -> int:
         """About how many tokens an answer, or a whole conversation, has at most."""
         if self.environment is None:
-            return self.max_new_tokens
-        heard = self.environment.longest // CHARACTERS_PER_TOKEN + 8
-        return self.written + heard * (self.environment.turns - 1)
+            return self.max_completion_length
+        environment_tokens = self.environment.longest // CHARACTERS_PER_TOKEN + 8
+        return self.written + environment_tokens * (self.environment.turns - 1)
 
 
 class Kl(_Settings):
@@ -90,4 +89,4 @@ class Stopping(_Settings):
     """Above this divergence from where it began, in nats a token, measured on the answers of a step."""
     hacking: int | None = Field(default=None, ge=1)
     """After so many measurements in a row in which the held-out reward is below its best while the reward that is
-    learnt is above what it was then; needs `held_out`."""
+    learnt is above what it was then; needs `validation`."""

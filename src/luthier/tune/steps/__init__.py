@@ -1,1 +1,1 @@
-"""Steps of this room: making a tuned model."""
+"""Steps of fine-tuning."""

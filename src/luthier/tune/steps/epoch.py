@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import ModelError, Where
-from luthier.core.step import Forecast, ModelRef, Outline, Outlook, Reads, Step, Work
-from luthier.tune.outlook import outline
-from luthier.tune.saved import EPOCHS, refuse_idle
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.step import ArtifactSpec, Forecast, ModelRef, PlanContext, Reads, Step, StepContext
+from luthier.tune.forecast import outline
+from luthier.tune.run import EPOCHS, refuse_idle
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
@@ -22,7 +22,7 @@ SECONDS = 1.0
 
 
 class Epoch(Step):
-    """Take the model as it was after an earlier epoch of a training that kept it (`keep_epochs`).
+    """Take the model as it was after an earlier epoch of a training that kept it (`save_epochs`).
 
     It is evaluated, served and exported like any other: so one sees which epoch was the best.
     """
@@ -37,8 +37,9 @@ class Epoch(Step):
     model: ModelRef = None
     """The step whose model was tuned; the recipe's own model when not given."""
 
-    def make(self, work: Work) -> Mapping[str, Any]:
-        """Write the model with its `tuned.json`, `learnt.parquet` and `log.jsonl`, as if training had ended there."""
+    def make(self, work: StepContext) -> Mapping[str, Any]:
+        """Write the model with its `training.json`, `training_examples.parquet` and `log.jsonl`, as if training had
+        ended there."""
         tuned = work.inputs["tuned"]
         if tuned.manifest.inputs.get("model") != work.inputs["model"].digest:
             raise self._other_base()
@@ -48,38 +49,38 @@ class Epoch(Step):
         refuse_idle(work.folder)
         return {}
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Refuse an epoch that will not be kept, and another base than the one that is tuned."""
         from luthier.tune.steps.tune import Tune
 
-        upstream = outlook.upstream.get("tuned")
+        upstream = plan_context.upstream.get("tuned")
         if upstream is not None and not isinstance(upstream, Tune):
             raise self._not_kept(())
         if upstream is not None and self.epoch not in upstream.kept_epochs:
             raise self._not_kept(upstream.kept_epochs)
-        lineage, base = outlook.stands_on.get("tuned", ()), outlook.stands_on.get("model", ())[:1]
+        lineage, base = plan_context.stands_on.get("tuned", ()), plan_context.stands_on.get("model", ())[:1]
         if base and base != lineage[1:2]:
             raise self._other_base()
         return Forecast(seconds=SECONDS, how="files are copied")
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """It has the size of the model it stands on, and is merged or not as the tuned one."""
-        tuned = outlook.outlines.get("tuned", Outline())
-        return replace(outline(outlook), merging=tuned.merging, headed=tuned.headed)
+        tuned = plan_context.outlines.get("tuned", ArtifactSpec())
+        return replace(outline(plan_context), merging=tuned.merging, headed=tuned.headed)
 
     def _not_kept(self, kept: range | tuple[int, ...]) -> ModelError:
         known = f"it keeps those after {', '.join(map(str, kept))}" if kept else "it keeps none but its end"
         return ModelError(
             f"{self.tuned!r} keeps no model after epoch {self.epoch}: {known}",
-            where=Where(field="epoch"),
-            remedy=f"set `keep_epochs` in {self.tuned!r}, or take the step itself for its end",
+            where=SourceLocation(field="epoch"),
+            hint=f"set `save_epochs` in {self.tuned!r}, or take the step itself for its end",
         )
 
     def _other_base(self) -> ModelError:
         return ModelError(
             f"{self.tuned!r} was tuned from another model than `model`, on which its epochs do not stand",
-            where=Where(field="model"),
-            remedy=f"name the step in `model` that {self.tuned!r} names there",
+            where=SourceLocation(field="model"),
+            hint=f"name the step in `model` that {self.tuned!r} names there",
         )
 
 

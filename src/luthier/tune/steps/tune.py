@@ -11,44 +11,43 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import file_digest
-from luthier.core.errors import DataError, ModelError, Where
-from luthier.core.paths import PathText, locate
+from luthier.artifacts.dataset import DatasetSummary, batches, has_split
+from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.core.files import PathText, locate
+from luthier.core.hashing import file_digest
 from luthier.core.step import (
-    Beside,
+    ArtifactSpec,
     DataRef,
     Forecast,
     ModelRef,
-    Outline,
-    Outlook,
+    NotHashed,
+    PlanContext,
     Reads,
     Step,
+    StepContext,
     TeacherRef,
-    Work,
 )
+from luthier.models.cost import has_head, model_of
 from luthier.models.describe import Description, describe
-from luthier.models.foresight import has_head, model_of
 from luthier.models.load import base_folder, is_remote, refuse_without_weights
-from luthier.text.dataset import DatasetSummary, batches, has_split
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.curriculum import Curriculum
-from luthier.tune.heldout import HeldOut
+from luthier.tune.dataset.tool_rows import refuse_tool_rows, refuse_tool_rows_ahead
+from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.forecast import estimate_cost, outline
 from luthier.tune.low_rank import LowRank
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.outlook import foresee, outline
 from luthier.tune.policy import Policy
-from luthier.tune.schedule import DECAY, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, StandaloneTechnique, Technique
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.tool_rows import refuse_tool_rows, refuse_tool_rows_ahead
 from luthier.tune.tracker import Tracker
-from luthier.tune.trouble import Answer
+from luthier.tune.training.loss_spikes import Answer
+from luthier.tune.training.schedule import DECAY, Curriculum, Shape, chosen
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 
 LARGE = 64 << 20
@@ -62,18 +61,33 @@ class Tune(Step):
     makes: ClassVar[str] = "model"
     tells_of_machine: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
-        "lr": "learning_rate", "num_train_epochs": "epochs", "num_epochs": "epochs", "n_epochs": "epochs",
-        "max_train_samples": "rows", "batch_size": "rows_per_step", "train_batch_size": "rows_per_step",
-        "per_device_train_batch_size": "rows_per_step", "effective_batch_size": "rows_per_step",
-        "micro_batch_size": "tokens_per_pack", "max_grad_norm": "clip", "gradient_clipping": "clip",
-        "gradient_clip_val": "clip", "warmup_ratio": "warmup", "lr_scheduler": "schedule",
-        "lr_scheduler_type": "schedule", "optim": "optimizer", "dtype": "precision", "torch_dtype": "precision",
-        "bf16": "precision", "save_steps": "checkpoint_steps", "resume_from_checkpoint": "continues",
-        "report_to": "trackers", "validation": "held_out", "eval_dataset": "held_out", "on_loss_spike": "on_spike",
-        "method": "technique", "peft": "technique", "peft_config": "technique", "adapter": "technique",
-        "loss": "objective", "loss_type": "objective", "base_model": "model", "model_name_or_path": "model",
-        "dataset": "data", "train_dataset": "data",
-    }  # fmt: skip
+        "lr": "learning_rate",
+        "num_train_epochs": "epochs",
+        "num_epochs": "epochs",
+        "n_epochs": "epochs",
+        "train_batch_size": "batch_size",
+        "per_device_train_batch_size": "batch_size",
+        "effective_batch_size": "batch_size",
+        "micro_batch_size": "max_tokens_per_microbatch",
+        "gradient_clipping": "max_grad_norm",
+        "gradient_clip_val": "max_grad_norm",
+        "lr_scheduler_type": "lr_scheduler",
+        "optim": "optimizer",
+        "torch_dtype": "dtype",
+        "bf16": "dtype",
+        "resume_from_checkpoint": "resume_from",
+        "eval_dataset": "validation",
+        "method": "technique",
+        "peft": "technique",
+        "peft_config": "technique",
+        "adapter": "technique",
+        "loss": "objective",
+        "loss_type": "objective",
+        "base_model": "model",
+        "model_name_or_path": "model",
+        "dataset": "data",
+        "train_dataset": "data",
+    }
 
     data: DataRef
     """The step whose rows are learnt."""
@@ -93,12 +107,12 @@ class Tune(Step):
     """What is wanted of the model."""
     epochs: float = Field(default=1.0, gt=0, le=1000)
     """How often each row is seen. One pass over fresh rows learns most for its time; two to four for small sets."""
-    keep_epochs: int = Field(default=0, ge=0)
+    save_epochs: int = Field(default=0, ge=0)
     """After how many of the epochs before the last the weights are kept as well, those of the latest: the step `epoch`
     makes a model of each. Held-out rows are measured there, too."""
-    rows: int | None = Field(default=None, ge=1)
+    max_train_samples: int | None = Field(default=None, ge=1)
     """How many training rows are used, drawn by the seed; all of them when not given."""
-    rows_per_step: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Rows that each update averages over: 32 is small enough to learn from few rows (small batches generalise well and
     LoRA suffers from large ones, "LoRA Without Regret") and large enough to share long prefixes."""
     curriculum: Curriculum | None = None
@@ -108,39 +122,39 @@ class Tune(Step):
     objective: preferences are learnt at a twentieth of the rate of answers, as by TRL's defaults."""
     optimizer: Optimizer = AdamW()
     """How gradients become updates."""
-    schedule: Shape | Literal["auto"] = "auto"
+    lr_scheduler: Shape | Literal["auto"] = "auto"
     """How the learning rate falls after the warm-up: to zero in a line (best in Defazio et al., 2023), in a cosine, not
     at all, or only at the end (`wsd`: warm-up, stable, decay). `auto`: in a line; not at all where the optimizer
     averages the weights itself."""
-    warmup: float = Field(default=0.03, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from nothing."""
     decay: float | None = Field(default=None, gt=0, le=1)
     """Share of all steps over which `wsd` falls; a fifth when not given, which is as good as a cosine (Hägele et al.,
     2024)."""
-    clip: float | None = Field(default=1.0, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; larger ones are scaled down to it. None: any."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the model computes in; what moves is always kept in fp32. `auto`: bfloat16 where the processor has it."""
-    tokens_per_pack: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    max_tokens_per_microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
-    checkpoint_steps: Annotated[int | None, Field(ge=1), Beside()] = None
+    save_steps: Annotated[int | None, Field(ge=1), NotHashed()] = None
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
-    held_out: HeldOut | None = None
+    validation: HeldOut | None = None
     """Rows that are never learnt but measured on the way: a curve, an early stop, and the best weights for the last.
     Nothing is held out when not given."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Saves a running average of the weights in place of the last ones; each step keeps so much of the average (0.99 to
     0.999; less in the first steps). Steadier where the learning rate does not fall to zero."""
-    spike: float = Field(default=10.0, gt=0)
+    loss_spike: float = Field(default=10.0, gt=0)
     """Height from which a loss is no noise: so many robust deviations (1.4826 times the median absolute one) over the
     median of the last 128 steps, and at least three times the highest loss of the first 32."""
-    on_spike: Answer = "stop"
+    on_loss_spike: Answer = "stop"
     """Whether training stops at such a step, keeping the state before it, or leaves the step out (`skip`; after ten in
     a row it stops), or takes no notice (`off`). A loss that is not a number always stops it, or is left out."""
-    continues: PathText | None = None
+    resume_from: PathText | None = None
     """A state that another training stopped at (its error names the file): weights, moments, log and step are taken
     from it, and the rest is done with these settings, a lower `learning_rate` say."""
-    trackers: Annotated[tuple[Tracker, ...], Beside()] = ()
+    report_to: Annotated[tuple[Tracker, ...], NotHashed()] = ()
     """Where the numbers of each step are written for other people's tools, beside the artifact; nowhere by default."""
 
     @model_validator(mode="after")
@@ -153,9 +167,9 @@ class Tune(Step):
 
     @model_validator(mode="after")
     def _epochs_agree(self) -> Self:
-        if self.keep_epochs >= math.ceil(self.epochs) and self.keep_epochs:
+        if self.save_epochs >= math.ceil(self.epochs) and self.save_epochs:
             before = math.ceil(self.epochs) - 1
-            what = f"the last epoch is kept anyway, and {before} end before it, got keep_epochs {self.keep_epochs}"
+            what = f"the last epoch is kept anyway, and {before} end before it, got save_epochs {self.save_epochs}"
             raise ValueError(f"{what}; leave it out" if not before else f"{what}; at most {before}")
         return self
 
@@ -180,80 +194,84 @@ class Tune(Step):
             raise ValueError(f"{what}; tune by lora or qlora, or take an objective without one (grpo, rloo)")
         if policy.rollout.writer is not None and getattr(policy, "correct", 1.0) is None:
             raise ValueError("answers of another writer are learnt with `correct`: leave it at 2, or set a bound")
-        if self.technique.settings().get("dropout"):
+        if self.technique.settings().get("lora_dropout"):
             raise ValueError(f"{policy.kind} learns without dropout, by which answers would be others; leave it out")
-        if self.spike != type(self).model_fields["spike"].default:
-            raise ValueError(f"the loss of {policy.kind} has no level that a spike could rise above; leave spike out")
-        if self.held_out is not None and self.held_out.metric != "loss":
+        if self.loss_spike != type(self).model_fields["loss_spike"].default:
+            raise ValueError(
+                f"the loss of {policy.kind} has no level that a spike could rise above; leave loss_spike out"
+            )
+        if self.validation is not None and self.validation.metric != "loss":
             raise ValueError("held-out answers of a policy are judged by its rewards, or by `gold`; leave metric out")
-        if self.held_out is None and (policy.gold or policy.stop.hacking):
-            raise ValueError(f"{'gold' if policy.gold else 'stop.hacking'} needs `held_out`: answers to judge by it")
+        if self.validation is None and (policy.gold or policy.stop.hacking):
+            raise ValueError(f"{'gold' if policy.gold else 'stop.hacking'} needs `validation`: answers to judge by it")
         return self
 
     @model_validator(mode="after")
     def _schedule_agrees(self) -> Self:
-        if self.optimizer.averages and self.schedule not in ("auto", "constant"):
-            words = (
-                f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate, got schedule"
+        if self.optimizer.averages and self.lr_scheduler not in ("auto", "constant"):
+            words = f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate"
+            raise ValueError(f"{words}, got lr_scheduler {self.lr_scheduler!r}; leave it out, or write constant")
+        if self.decay is not None and self.lr_scheduler != "wsd":
+            raise ValueError(
+                f"decay belongs to `lr_scheduler: wsd`, got {self.lr_scheduler!r}; leave it out, or write wsd"
             )
-            raise ValueError(f"{words} {self.schedule!r}; leave it out, or write constant")
-        if self.decay is not None and self.schedule != "wsd":
-            raise ValueError(f"decay belongs to the schedule wsd, got {self.schedule!r}; leave it out, or write wsd")
-        if self.schedule == "wsd" and (both := self.warmup + (self.decay or DECAY)) > 1:
-            raise ValueError(f"warmup and decay are {both:g} of all steps together; at most 1")
+        if self.lr_scheduler == "wsd" and (both := self.warmup_ratio + (self.decay or DECAY)) > 1:
+            raise ValueError(f"warmup_ratio and decay are {both:g} of all steps together; at most 1")
         return self
 
     @property
     def kept_epochs(self) -> range:
         """The epochs (from 1) before the last after which the weights are kept."""
         last = math.ceil(self.epochs)
-        return range(last - self.keep_epochs, last)
+        return range(last - self.save_epochs, last)
 
     @property
     def shape(self) -> Shape:
         """How the learning rate falls."""
-        if self.schedule == "auto":
+        if self.lr_scheduler == "auto":
             return "constant" if self.optimizer.averages else "linear"
-        return self.schedule
+        return self.lr_scheduler
 
-    def make(self, work: Work) -> Mapping[str, Any]:
-        """Write adapter, whole model, prompt or classifier, `tuned.json`, `learnt.parquet`, and the log of steps or
-        candidates."""
+    def make(self, work: StepContext) -> Mapping[str, Any]:
+        """Write adapter, whole model, prompt or classifier, `training.json`, `training_examples.parquet`, and the log
+        of steps or candidates."""
         if "model" in work.inputs:
             refuse_tool_rows(work.inputs["data"], work.inputs["model"])
         if isinstance(self.technique, Technique):
-            from luthier.tune.tuning import Tuning
+            from luthier.tune.run import TrainingRun
 
-            measures = Tuning(self, self.technique, work).run()
+            measures = TrainingRun(self, self.technique, work).run()
             if describe(base_folder(work.inputs["model"])).weight_bytes > LARGE:
                 gc.collect()  # layers and what was hung on them hold one another: the next step has the room
             return measures
         assert isinstance(self.technique, StandaloneTechnique), "a technique trains weights or stands alone"
-        return self.technique.fit(work, self.examples(work), self.precision)
+        return self.technique.fit(work, self.examples(work), self.dtype)
 
-    def foresee(self, outlook: Outlook) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
-        refuse_tool_rows_ahead(outlook)
+        refuse_tool_rows_ahead(plan_context)
         if isinstance(self.technique, StandaloneTechnique):
-            return self.technique.foresee(outlook, self.rows)
+            return self.technique.estimate_cost(plan_context, self.max_train_samples)
         for field in ("model", "teacher"):
-            refuse_without_weights(outlook, field)
-        if has_head(outlook) and not self.objective.wants_head():
+            refuse_without_weights(plan_context, field)
+        if has_head(plan_context) and not self.objective.wants_head():
             what = "the model names classes, or gives a number, by a head of its own"
             what = f"{what}, and {self.objective.kind} wants one that writes text"
-            raise ModelError(what, where=Where(field="model"), remedy="begin with the model that it was tuned from")
-        if (model := model_of(outlook)) is not None:
+            raise ModelError(
+                what, where=SourceLocation(field="model"), hint="begin with the model that it was tuned from"
+            )
+        if (model := model_of(plan_context)) is not None:
             self.agree(model)
-        return foresee(self, outlook)
+        return estimate_cost(self, plan_context)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The tuned model has the size of the one it stands on."""
         if isinstance(self.technique, StandaloneTechnique):
-            return self.technique.outline(outlook)
-        made = outlook.inputs.get("model")
-        base = describe(base_folder(made)) if made is not None and not is_remote(outlook) else None
+            return self.technique.outline(plan_context)
+        made = plan_context.inputs.get("model")
+        base = describe(base_folder(made)) if made is not None and not is_remote(plan_context) else None
         merging, headed = self.technique.merges(base), self.objective.wants_head()
-        return replace(outline(outlook), merging=merging, headed=headed)
+        return replace(outline(plan_context), merging=merging, headed=headed)
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:
@@ -272,7 +290,7 @@ class Tune(Step):
 
     def fingerprint(self, base: Path) -> str | None:
         """The state that is gone on from, by its contents."""
-        return file_digest(locate(self.continues, base)) if self.continues is not None else None
+        return file_digest(locate(self.resume_from, base)) if self.resume_from is not None else None
 
     def rate_for(self, technique: Technique, model: Description) -> Rate:
         """The learning rate, and why."""
@@ -282,16 +300,18 @@ class Tune(Step):
             return Rate(float(f"{rate.value * share:.3g}"), why)
         return Rate(self.learning_rate, "as given")
 
-    def examples(self, work: Work) -> list[Example]:
+    def examples(self, work: StepContext) -> list[Example]:
         """The training rows that are used, in source order."""
         data = work.inputs["data"]
         if not has_split(data, "train"):
-            raise DataError("the data set has no training rows", where=Where(field="data"))
-        wanted = chosen(work.seed, DatasetSummary.read(data).rows["train"], self.rows)
-        return [example for some in batches(data, "train", wanted) for example in some]
+            raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
+        indices = chosen(work.seed, DatasetSummary.read(data).rows["train"], self.max_train_samples)
+        return [example for some in batches(data, "train", indices) for example in some]
 
     def agree(self, model: Description) -> None:
         """`ModelError` when the technique cannot learn the objective on this model."""
         if why := self.technique.refuses(self.objective.kind, model):
             what = f"{self.technique.kind} and {self.objective.kind} do not go together: {why}"
-            raise ModelError(what, where=Where(field="technique"), remedy="choose another technique or objective")
+            raise ModelError(
+                what, where=SourceLocation(field="technique"), hint="choose another technique or objective"
+            )

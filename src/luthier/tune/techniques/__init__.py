@@ -1,1 +1,1 @@
-"""Techniques: which weights move."""
+"""Techniques, which decide the trained weights, one file each."""

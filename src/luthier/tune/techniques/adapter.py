@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
 from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence import task_type
+from luthier.models.sequence_head import task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
 
 BEST_RATE = 3e-4
 """LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""
@@ -32,23 +32,19 @@ class Adapter(Technique):
     """Small networks inside the frozen model, with a bend: they can learn what no change of weights of their size can.
 
     They cost time when the model is used, and cannot be merged: export them as an adapter. PEFT has no such kind, so
-    `import luthier.models.bottleneck` must come before `PeftModel.from_pretrained`.
+    `import luthier.models.adapters` must come before `PeftModel.from_pretrained`.
     """
 
     kind: Literal["adapter"] = "adapter"
     merging: ClassVar[Merging] = "never"
-    other_names: ClassVar[Mapping[str, str]] = {
-        "reduction_factor": "reduction", "non_linearity": "bend", "adapter_type": "place",
-    }  # fmt: skip
-
-    place: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
+    adapter_type: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
     """`pfeiffer`: after each MLP, nearly as good as twice as many (Pfeiffer et al., 2021). `houlsby`: after attention
     and after the MLP (Houlsby et al., 2019). `parallel`: beside the MLP, from its input (He et al., 2022)."""
-    reduction: float = Field(default=16.0, gt=0)
+    reduction_factor: float = Field(default=16.0, gt=0)
     """How many times narrower than the model the detour is; 16 is Pfeiffer's."""
     size: int | None = Field(default=None, ge=1)
-    """The detour's width as a number, in the stead of `reduction`; 256 in LLM-Adapters (Hu et al., 2023)."""
-    bend: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """The detour's width as a number, in the stead of `reduction_factor`; 256 in LLM-Adapters (Hu et al., 2023)."""
+    non_linearity: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """The non-linearity in the narrow place."""
     scale: float = Field(default=1.0, gt=0)
     """What the detour's output is multiplied by; He et al. take 4 for parallel ones."""
@@ -58,17 +54,19 @@ class Adapter(Technique):
         import torch
         from peft import get_peft_model
 
-        from luthier.models.bottleneck import BottleneckConfig
+        from luthier.models.adapters import BottleneckConfig
 
         width = int(model.config.get_text_config().hidden_size)
-        places = {place for _, place in self._places(name for name, _ in model.named_parameters())}
-        if not places:
-            raise ModelError(_NONE, where=Where(field="technique.place"), remedy="take another technique, such as lora")
+        target_modules = {module for _, module in self._places(name for name, _ in model.named_parameters())}
+        if not target_modules:
+            raise ModelError(
+                _NONE, where=SourceLocation(field="technique.adapter_type"), hint="take another technique, such as lora"
+            )
         config = BottleneckConfig(
-            target_modules=sorted(places),
+            target_modules=sorted(target_modules),
             size=self._size(width),
-            bend=self.bend,
-            parallel=self.place == "parallel",
+            bend=self.non_linearity,
+            parallel=self.adapter_type == "parallel",
             scale=self.scale,
             width=width,
             task_type=task_type(model),
@@ -78,7 +76,7 @@ class Adapter(Technique):
             return get_peft_model(model, config)
 
     def _size(self, width: int) -> int:
-        return self.size or max(1, round(width / self.reduction))
+        return self.size or max(1, round(width / self.reduction_factor))
 
     def _places(self, names: Iterable[str]) -> set[tuple[int, str]]:
         """Each decoder layer with the modules in it that get a detour, told from the names of parameters."""
@@ -86,9 +84,9 @@ class Adapter(Technique):
         for name in names:
             if layer := _LAYER.search(name):
                 inside = name[layer.end() :]
-                if (mlp := _MLP.search(inside)) and not (mlp[2] and self.place == "parallel"):
+                if (mlp := _MLP.search(inside)) and not (mlp[2] and self.adapter_type == "parallel"):
                     found.add((int(layer[1]), mlp[1] or mlp[2]))
-                if self.place == "houlsby" and (out := _ATTENTION.search(inside)):
+                if self.adapter_type == "houlsby" and (out := _ATTENTION.search(inside)):
                     found.add((int(layer[1]), out[1]))
         return found
 
@@ -98,7 +96,9 @@ class Adapter(Technique):
 
     def _detours(self, model: Description) -> int:
         """How many there are; as in a usual model when it is not here yet."""
-        return len(self._places(model.tensors)) if model.tensors else model.layers * (1 + (self.place == "houlsby"))
+        return (
+            len(self._places(model.tensors)) if model.tensors else model.layers * (1 + (self.adapter_type == "houlsby"))
+        )
 
     def trainable(self, model: Description) -> int:
         """Both matrices and both biases of every detour."""
@@ -116,9 +116,12 @@ class Adapter(Technique):
         value = rate_for_width(BEST_RATE, hidden_size)
         return Rate(value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate, and how narrow the detour is."""
-        return {"learning_rate": Choice(1e-4, 3e-3, log=True), "reduction": Choice(values=(4.0, 8.0, 16.0, 32.0))}
+        return {
+            "learning_rate": ParamDistribution(1e-4, 3e-3, log=True),
+            "reduction_factor": ParamDistribution(values=(4.0, 8.0, 16.0, 32.0)),
+        }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """`adapter/` in PEFT's format."""

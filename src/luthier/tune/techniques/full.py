@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.models.describe import Description, training_memory
-from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
-from luthier.tune.whole import write_whole
+from luthier.tune.run import write_whole
+from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
 
 BEST_RATE = 5e-5
 """At a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -46,9 +46,9 @@ class Full(Technique):
         value = rate_for_width(BEST_RATE, hidden_size)
         return Rate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate is what matters."""
-        return {"learning_rate": Choice(1e-5, 5e-4, log=True)}
+        return {"learning_rate": ParamDistribution(1e-5, 5e-4, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """A Hugging Face folder: new weights in one safetensors file, everything else as it was."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.errors import ModelError, Where, did_you_mean
+from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.models.describe import Description, training_memory
 from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence import task_type
+from luthier.models.sequence_head import task_type
 from luthier.models.shapes import linears, targeted
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
 
 BEST_RATE = 3e-3
 """T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""
@@ -29,10 +29,10 @@ class Ia3(Technique):
 
     kind: Literal["ia3"] = "ia3"
 
-    targets: Literal["auto"] | tuple[str, ...] = "auto"
+    target_modules: Literal["auto"] | tuple[str, ...] = "auto"
     """Names of the layers that are scaled. `auto`: those that make keys and values, and those that lead out of the MLP,
     as in the paper (Liu et al., 2022), by the names that the model's family has for them."""
-    feedforward: Literal["auto"] | tuple[str, ...] = "auto"
+    feedforward_modules: Literal["auto"] | tuple[str, ...] = "auto"
     """Which of the targets are scaled at their input, not at their output. `auto`: those that lead out of the MLP."""
 
     def adapt(self, model: Any, seed: int) -> Any:
@@ -43,7 +43,9 @@ class Ia3(Technique):
         names = [name for name, module in model.named_modules() if _is_linear(module)]
         targets = self._targets(names)
         if not targets:
-            raise ModelError(_NONE, where=Where(field="technique.targets"), remedy="name the layers in targets")
+            raise ModelError(
+                _NONE, where=SourceLocation(field="technique.target_modules"), hint="name the layers in target_modules"
+            )
         self._check(targets, {name.rpartition(".")[2] for name in names})
         config = IA3Config(
             target_modules=targets,
@@ -60,22 +62,28 @@ class Ia3(Technique):
 
     def _targets(self, names: list[str]) -> list[str]:
         """The targets that layers of these names have."""
-        wanted = (*KEYS_AND_VALUES, *DOWN) if self.targets == "auto" else self.targets
-        return sorted(one for one in set(wanted) if any(f".{name}".endswith(f".{one}") for name in names))
+        targets = (*KEYS_AND_VALUES, *DOWN) if self.target_modules == "auto" else self.target_modules
+        return sorted(one for one in set(targets) if any(f".{name}".endswith(f".{one}") for name in names))
 
     def _check(self, targets: list[str], known: set[str]) -> None:
         """Refuse names that no layer has, and inputs of layers that are not scaled."""
-        for name in () if self.targets == "auto" else self.targets:
+        for name in () if self.target_modules == "auto" else self.target_modules:
             if name not in targets:
-                where = Where(field="technique.targets")
-                raise ModelError(f"no linear layer is called {name!r}", where=where, remedy=did_you_mean(name, known))
-        for name in () if self.feedforward == "auto" else self.feedforward:
+                where = SourceLocation(field="technique.target_modules")
+                raise ModelError(f"no linear layer is called {name!r}", where=where, hint=did_you_mean(name, known))
+        for name in () if self.feedforward_modules == "auto" else self.feedforward_modules:
             if name not in targets:
-                where = Where(field="technique.feedforward")
-                raise ModelError(f"{name!r} is none of the targets", where=where, remedy=did_you_mean(name, targets))
+                where = SourceLocation(field="technique.feedforward_modules")
+                raise ModelError(
+                    f"{name!r} is none of the target_modules", where=where, hint=did_you_mean(name, targets)
+                )
 
     def _feedforward(self, targets: list[str]) -> tuple[str, ...]:
-        return tuple(one for one in targets if one in DOWN) if self.feedforward == "auto" else self.feedforward
+        return (
+            tuple(one for one in targets if one in DOWN)
+            if self.feedforward_modules == "auto"
+            else self.feedforward_modules
+        )
 
     def _sides(self, model: Description) -> tuple[list[int], list[int]]:
         """How many numbers are scaled, for each layer scaled at its output, and for each at its input."""
@@ -105,9 +113,9 @@ class Ia3(Technique):
         value = rate_for_width(BEST_RATE, hidden_size)
         return Rate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate."""
-        return {"learning_rate": Choice(1e-3, 3e-2, log=True)}
+        return {"learning_rate": ParamDistribution(1e-3, 3e-2, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """`adapter/` as PEFT reads it."""

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import ModelError, Where, did_you_mean
+from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.models.describe import EMBEDDINGS, Description, training_memory
-from luthier.models.sequence import SCORE
+from luthier.models.sequence_head import SCORE
 from luthier.models.shapes import block_of, is_embedding, is_head, is_norm, matches, parameters
-from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
-from luthier.tune.whole import write_whole
+from luthier.tune.run import write_whole
+from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
 
 BEST_RATE = 5e-5
 """Full fine-tuning's, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -34,7 +34,7 @@ class Layers(Technique):
     names: tuple[str, ...] = ()
     """Parameters that move besides, by name; `*` stands for anything, as in `*.mlp.down_proj.weight`."""
     norms: bool = False
-    """Whether every normalisation moves too: few numbers, and much of what a new style of text needs."""
+    """Whether every normalization moves too: few numbers, and much of what a new style of text needs."""
     head: bool = False
     """Whether the output head moves too; where it is tied to the embeddings, these are one, and move."""
     embeddings: bool = False
@@ -50,10 +50,12 @@ class Layers(Technique):
             moving += parameter.requires_grad
         known = [name for name, _ in model.named_parameters()]
         if unknown := next((glob for glob in self.names if not any(matches(name, glob) for name in known)), None):
-            where = Where(field="technique.names")
-            raise ModelError(f"no parameter is called {unknown!r}", where=where, remedy=did_you_mean(unknown, known))
+            where = SourceLocation(field="technique.names")
+            raise ModelError(f"no parameter is called {unknown!r}", where=where, hint=did_you_mean(unknown, known))
         if not moving:
-            raise ModelError("no parameter is chosen", where=Where(field="technique"), remedy="name some, or set last")
+            raise ModelError(
+                "no parameter is chosen", where=SourceLocation(field="technique"), hint="name some, or set last"
+            )
         return model
 
     def _moves(self, name: str, count: int, tied: bool) -> bool:
@@ -102,9 +104,12 @@ class Layers(Technique):
         value = rate_for_width(BEST_RATE, hidden_size)
         return Rate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then how much moves."""
-        return {"learning_rate": Choice(1e-5, 5e-4, log=True), "last": Choice(values=("quarter", 1, 2, 4, 8))}
+        return {
+            "learning_rate": ParamDistribution(1e-5, 5e-4, log=True),
+            "last": ParamDistribution(values=("quarter", 1, 2, 4, 8)),
+        }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """A Hugging Face folder: all weights in one safetensors file, everything else as it was."""

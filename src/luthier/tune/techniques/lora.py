@@ -13,7 +13,7 @@ from luthier.tune.low_rank import HEAD_ROWS, LowRank
 from luthier.tune.peft_files import adapter_weights, write_adapter
 
 if TYPE_CHECKING:
-    from luthier.models.pack import Pack
+    from luthier.models.packing.pack import Pack
 
 Start = Literal["default", "gaussian", "olora", "pissa", "eva"]
 _BEGUN = "luthier_begun"
@@ -34,11 +34,11 @@ class Lora(LowRank):
 
     kind: Literal["lora"] = "lora"
 
-    dora: bool = False
+    use_dora: bool = False
     """Learn the length of each row of a weight apart from its direction (DoRA, Liu et al., 2024): better at low ranks,
     about twice as slow, and its own small updates are rounded away where the model computes in bfloat16 (plain LoRA's
-    are not), so give `precision: float32` with it."""
-    start: Start = "default"
+    are not), so give `dtype: float32` with it."""
+    init_lora_weights: Start = "default"
     """Where the factors begin. `default`: A at random, B zero (Hu et al.). `gaussian`: the same, A normal. `pissa`:
     the largest singular directions of each weight, which learn quicker (Meng et al., 2024); `olora`: its QR factors
     (Büyükakyüz, 2024); both are taken out of the base while it trains, and the adapter is saved with twice the rank,
@@ -48,42 +48,50 @@ class Lora(LowRank):
     def adapt(self, model: Any, seed: int) -> Any:
         """PEFT's model with fresh fp32 adapters; only `pissa` and `olora` begin with a B that is not zero."""
         self.check_targets(_linear_names(model))
-        more: dict[str, Any] = {"init_lora_weights": _OF_PEFT[self.start], "use_dora": self.dora}
+        more: dict[str, Any] = {"init_lora_weights": _OF_PEFT[self.init_lora_weights], "use_dora": self.use_dora}
         adapted = self.wrap(model, seed, **more)
-        if self.start in ("pissa", "olora"):
+        if self.init_lora_weights in ("pissa", "olora"):
             setattr(adapted, _BEGUN, {key: value.detach().clone() for key, value in _factors(adapted).items()})
         return adapted
 
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
         """EVA looks at the first packs; nothing else needs them."""
-        if self.start == "eva":
+        if self.init_lora_weights == "eva":
             from luthier.tune.eva import begin_with_eva
 
             begin_with_eva(model, packs, self.r)
 
     def before_s(self, model: Description) -> float:
         """EVA looks for directions of what each layer reads."""
-        sizes = [min(one.inputs, WATCHED) for one in self.adapted(model)] if self.start == "eva" else []
+        sizes = [min(one.inputs, WATCHED) for one in self.adapted(model)] if self.init_lora_weights == "eva" else []
         return _APART * sum(_DIRECTIONS_S * size**2 for size in sizes)
 
     def refuses(self, objective: str, model: Description) -> str:
         """PEFT adapts fused experts in the plain way only, and no weight has more directions than its smaller side."""
-        if model.model_type in ADAPTED_EXPERTS and isinstance(self.targets, str):
-            unusual = "dora" if self.dora else f"start {self.start}" if self.start != "default" else ""
+        if model.model_type in ADAPTED_EXPERTS and isinstance(self.target_modules, str):
+            unusual = (
+                "use_dora"
+                if self.use_dora
+                else f"init_lora_weights {self.init_lora_weights}"
+                if self.init_lora_weights != "default"
+                else ""
+            )
             if unusual:
                 return f"{unusual} cannot be had for the fused experts of {model.model_type}; name attention layers"
-        if self.start in ("pissa", "olora") and self.at_tied_head(model):
-            return f"start {self.start} takes directions out of each weight, and the output head is the embeddings, too"
-        if self.start in ("pissa", "olora") and model.tensors:
+        if self.init_lora_weights in ("pissa", "olora") and self.at_tied_head(model):
+            start = f"init_lora_weights {self.init_lora_weights}"
+            return f"{start} takes directions out of each weight, and the output head is the embeddings, too"
+        if self.init_lora_weights in ("pissa", "olora") and model.tensors:
             sides = {one.name: min(one.inputs, one.outputs) for one in self.adapted(model)}
             least = min(sides, key=sides.__getitem__, default="")
             if least and sides[least] < self.r:
-                return f"start {self.start} takes r {self.r} directions of each weight, and {least} has {sides[least]}"
+                start = f"init_lora_weights {self.init_lora_weights}"
+                return f"{start} takes r {self.r} directions of each weight, and {least} has {sides[least]}"
         return ""
 
     def trainable(self, model: Description) -> int:
         """The factors of every adapted layer, and one length for each of its outputs with DoRA."""
-        return super().trainable(model) + (sum(one.outputs for one in self.adapted(model)) if self.dora else 0)
+        return super().trainable(model) + (sum(one.outputs for one in self.adapted(model)) if self.use_dora else 0)
 
     def footprint(self, model: Description, tokens: int) -> int:
         """Frozen weights, fp32 adapters with AdamW, and what autograd keeps of one pack.
@@ -92,7 +100,7 @@ class Lora(LowRank):
         whole update at a time.
         """
         total = training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
-        if self.dora:
+        if self.use_dora:
             layers = self.adapted(model)
             total += tokens * sum(4 * one.inputs + 6 * one.outputs for one in layers)
             total += 12 * max((one.inputs * max(one.inputs, one.outputs) for one in layers), default=0)
@@ -100,12 +108,12 @@ class Lora(LowRank):
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """`adapter/` as PEFT reads it, over the untouched base."""
-        begun = getattr(model, _BEGUN, None)
-        if begun is None:
+        initial_weights = getattr(model, _BEGUN, None)
+        if initial_weights is None:
             write_adapter(model, folder, name, init_lora_weights=True)
             return
-        grown = self.alpha * (math.sqrt(2) if self.rslora else 2)  # the same scale at twice the rank
-        both = _without_base(adapter_weights(model), begun)
+        grown = self.lora_alpha * (math.sqrt(2) if self.use_rslora else 2)  # the same scale at twice the rank
+        both = _without_base(adapter_weights(model), initial_weights)
         write_adapter(model, folder, name, both, r=2 * self.r, lora_alpha=grown, init_lora_weights=True)
 
 
@@ -122,12 +130,12 @@ def _factors(model: Any) -> dict[str, Any]:
     return {key: value for key, value in adapter_weights(model).items() if ".lora_A." in key or ".lora_B." in key}
 
 
-def _without_base(weights: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
+def _without_base(weights: dict[str, Any], initial_weights: dict[str, Any]) -> dict[str, Any]:
     """B A - B0 A0 as one adapter of twice the rank: [B | -B0] · [A ; A0]."""
     import torch
 
     found = dict(weights)
-    for key, first in begun.items():
+    for key, first in initial_weights.items():
         down = ".lora_A." in key
         found[key] = torch.cat([weights[key], first if down else -first], 0 if down else 1)
     return found

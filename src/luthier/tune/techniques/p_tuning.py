@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
-from luthier.models.sequence import task_type
+from luthier.models.sequence_head import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, wrapped
-from luthier.tune.technique import Choice, Rate, Technique
+from luthier.tune.technique import ParamDistribution, Rate, Technique
 
 BEST_RATE = 5e-3
 """PEFT's examples take 1e-3; SmolLM2-135M on seven intents (40 steps of 8 rows, base 0.51) came to a loss of 1.58
@@ -28,25 +28,22 @@ class PTuning(Technique):
 
     kind: Literal["p_tuning"] = "p_tuning"
     merging: ClassVar[Merging] = "never"
-    other_names: ClassVar[Mapping[str, str]] = {
-        "num_virtual_tokens": "tokens", "encoder_hidden_size": "encoder_size",
-        "encoder_reparameterization_type": "encoder", "encoder_num_layers": "layers",
-    }  # fmt: skip
-
-    tokens: int = Field(default=20, ge=1, le=1024)
+    num_virtual_tokens: int = Field(default=20, ge=1, le=1024)
     """How many virtual tokens."""
-    encoder: Literal["mlp", "lstm"] = "mlp"
+    encoder_reparameterization_type: Literal["mlp", "lstm"] = "mlp"
     """The network: three linear layers for each token by itself (PEFT's and NeMo's default), or a bidirectional LSTM
     over all of them as in the paper."""
-    encoder_size: int = Field(default=128, ge=1)
+    encoder_hidden_size: int = Field(default=128, ge=1)
     """Width of the network."""
-    layers: int | None = Field(default=None, ge=1, le=16)
+    encoder_num_layers: int | None = Field(default=None, ge=1, le=16)
     """Layers of an LSTM; 2 when not given, as in the paper."""
 
     @model_validator(mode="after")
     def _layers_have_a_use(self) -> Self:
-        if self.layers is not None and self.encoder != "lstm":
-            raise ValueError("`layers` goes with `encoder: lstm`; an mlp always has three")
+        if self.encoder_num_layers is not None and self.encoder_reparameterization_type != "lstm":
+            raise ValueError(
+                "`encoder_num_layers` goes with `encoder_reparameterization_type: lstm`; an mlp always has three"
+            )
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
@@ -55,35 +52,38 @@ class PTuning(Technique):
 
         config = PromptEncoderConfig(
             task_type=task_type(model),
-            num_virtual_tokens=self.tokens,
-            encoder_reparameterization_type=self.encoder.upper(),
-            encoder_hidden_size=self.encoder_size,
-            encoder_num_layers=self.layers or LAYERS,
+            num_virtual_tokens=self.num_virtual_tokens,
+            encoder_reparameterization_type=self.encoder_reparameterization_type.upper(),
+            encoder_hidden_size=self.encoder_hidden_size,
+            encoder_num_layers=self.encoder_num_layers or LAYERS,
         )
         return wrapped(model, config, seed)
 
     def trainable(self, model: Description) -> int:
         """What the network reads, and its weights and biases."""
-        width, inner = model.hidden_size, self.encoder_size
-        read = self.tokens * width
-        if self.encoder == "mlp":
+        width, inner = model.hidden_size, self.encoder_hidden_size
+        read = self.num_virtual_tokens * width
+        if self.encoder_reparameterization_type == "mlp":
             return read + (width + 1) * inner + (inner + 1) * inner + (inner + 1) * width
-        above = (self.layers or LAYERS) - 1
+        above = (self.encoder_num_layers or LAYERS) - 1
         lstm = 2 * 4 * inner * (width + inner + 2) + above * 2 * 4 * inner * (3 * inner + 2)
         return read + lstm + (2 * inner + 1) * 2 * inner + (2 * inner + 1) * width
 
     def footprint(self, model: Description, tokens: int) -> int:
         """Frozen weights, the network with AdamW, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
-        return training_memory(model, self.kind, count, tokens + self.tokens, head_rows=HEAD_ROWS).total
+        return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> Rate:
         """As small networks want it, whatever the width of the model."""
         return Rate(BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
-        return {"learning_rate": Choice(1e-4, 1e-2, log=True), "tokens": Choice(values=(5, 20, 50, 100))}
+        return {
+            "learning_rate": ParamDistribution(1e-4, 1e-2, log=True),
+            "num_virtual_tokens": ParamDistribution(values=(5, 20, 50, 100)),
+        }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """`adapter/` as PEFT reads it: the virtual tokens, without the network."""

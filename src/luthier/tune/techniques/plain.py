@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.counted import counted
-from luthier.core.errors import DataError, Where
-from luthier.core.step import Forecast, Outline, Outlook, Work
+from luthier.artifacts.dataset import DatasetSummary
+from luthier.artifacts.training import TrainingRecord
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import counted
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
+from luthier.models.cost import rows_of
 from luthier.models.describe import Description
-from luthier.models.foresight import rows_of
 from luthier.models.load import Dtype
-from luthier.models.text_classifier import MIN_DF, WORDS, C, Settings
-from luthier.text.dataset import DatasetSummary
-from luthier.text.training import TrainingRecord
+from luthier.models.text_classifier import MIN_DF, WORDS, C, TextClassifierSettings
 from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
+    from luthier.chat.messages import Example
     from luthier.core.artifact import Artifact
-    from luthier.text.messages import Example
 
 NAME = "tfidf"
 """What people call the model, since no base model names it."""
@@ -39,7 +39,7 @@ STEPS = 35
 _START_S = 2.0
 
 
-class Plain(StandaloneTechnique):
+class PlainTechnique(StandaloneTechnique):
     """TF-IDF of words with logistic regression: classes of short texts in seconds, without a base model.
 
     The same classifier as the baseline `tfidf`, so that both have the same figures on the same rows. It weighs words
@@ -61,19 +61,19 @@ class Plain(StandaloneTechnique):
         """None of a base model's weights are read."""
         return BASE_BYTES
 
-    def fit(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+    def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Learn from what the user wrote and the label of every row that has one."""
+        from luthier.chat.messages import question_of
         from luthier.models.text_classifier import TextClassifier
-        from luthier.text.messages import question_of
 
         _check(work.inputs["data"])
         learned = [one for one in examples if one.label is not None]
         started = time.perf_counter()
         texts, labels = [question_of(one) for one in learned], [str(one.label) for one in learned]
         try:
-            model = TextClassifier.fit(texts, labels, Settings(self.c, self.words, self.min_df))
+            model = TextClassifier.fit(texts, labels, TextClassifierSettings(self.c, self.words, self.min_df))
         except DataError as error:
-            raise DataError(error.message, where=Where(field="data"), remedy=error.remedy) from error
+            raise DataError(error.message, where=SourceLocation(field="data"), hint=error.hint) from error
         seconds = time.perf_counter() - started
         model.save(work.folder)
         rows = counted(len(learned), "row")
@@ -85,10 +85,10 @@ class Plain(StandaloneTechnique):
         _write_learnt(work, examples)
         return {"train_s": seconds, "weight_steps_per_s": model.numbers * model.iterations / max(seconds, 1e-3)}
 
-    def _tell(self, work: Work, model: Any, rows: int) -> None:
-        """`model.json` and `tuned.json`."""
+    def _tell(self, work: StepContext, model: Any, rows: int) -> None:
+        """`model.json` and `training.json`."""
         write_settings(work.folder / "model.json", {"name": NAME, "origin": "made from the rows alone"})
-        told = {
+        record = {
             "technique": self.settings(),
             "objective": {"kind": "classify"},
             "classes": list(model.classes),
@@ -97,32 +97,32 @@ class Plain(StandaloneTechnique):
             "steps": model.iterations,
             "trainable_parameters": model.numbers,
         }
-        TrainingRecord.model_validate(told).write(work.folder)
+        TrainingRecord.model_validate(record).write(work.folder)
 
-    def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
         """Predict from the number of classes and the length of the rows; data that hold no labels are refused."""
-        made, ahead = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
+        made, ahead = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
         if made is not None:
             _check(made)
         elif ahead.task not in (None, "label"):
             raise _no_classes(ahead.task)
-        found = rows_of(rows, outlook)
+        found = rows_of(rows, plan_context)
         if found is None:
             return Forecast(how="unknown until the data are here; no base model is read")
         classes = len(DatasetSummary.read(made).labels if made is not None else ahead.answers)
         factor, power = FEATURES
         weights = factor * (found.number * found.characters) ** power * (classes if classes != 2 else 1)
-        pace, told = _pace(outlook)
+        pace, pace_source = _pace(plan_context)
         return Forecast(
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
             tokens=0,
-            how=f"{counted(found.number, 'row')} of {classes} classes; no base model is read{told}",
+            how=f"{counted(found.number, 'row')} of {classes} classes; no base model is read{pace_source}",
         )
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """A model without a network."""
-        return Outline(network=False, headed=True, merging=self.merging, how="a plain classifier")
+        return ArtifactSpec(network=False, headed=True, merging=self.merging, how="a plain classifier")
 
 
 def _check(data: Artifact) -> None:
@@ -130,9 +130,9 @@ def _check(data: Artifact) -> None:
         raise _no_classes(task)
 
 
-def _pace(outlook: Outlook) -> tuple[float, str]:
+def _pace(plan_context: PlanContext) -> tuple[float, str]:
     """Weights times steps in a second: of the last plain classifier here, else as usual; and how that is known."""
-    for measures in (outlook.history.get("measures") or {}, *outlook.paces):
+    for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         if pace := measures.get("weight_steps_per_s"):
             return float(pace), "; speed of the last plain classifier on this machine"
     return WEIGHT_STEPS_PER_S, ""
@@ -140,15 +140,15 @@ def _pace(outlook: Outlook) -> tuple[float, str]:
 
 def _no_classes(task: str) -> DataError:
     what = f"technique plain chooses one of a few classes, and the rows hold {task}s"
-    remedy = "set `task: label` in the step that prepares the data if the answers are classes, or take lora"
-    return DataError(what, where=Where(field="technique"), remedy=remedy)
+    hint = "set `task: label` in the step that prepares the data if the answers are classes, or take lora"
+    return DataError(what, where=SourceLocation(field="technique"), hint=hint)
 
 
-def _write_learnt(work: Work, examples: Sequence[Example]) -> None:
+def _write_learnt(work: StepContext, examples: Sequence[Example]) -> None:
     """Each row with whether it was learned from; it is read as words, so that no token is counted."""
     import polars
 
     table = [
         {"id": one.id, "seen": int(one.label is not None), "tokens": 0, "learnt": 0, "cut": False} for one in examples
     ]
-    polars.DataFrame(table).write_parquet(work.folder / "learnt.parquet")
+    polars.DataFrame(table).write_parquet(work.folder / "training_examples.parquet")

@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from luthier.core.errors import ModelError
 from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
-from luthier.models.sequence import task_type
+from luthier.models.sequence_head import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
-from luthier.tune.technique import Choice, Rate, Technique
+from luthier.tune.technique import ParamDistribution, Rate, Technique
 
 BEST_RATE = 1e-2
 """As PEFT's own examples take it, for keys and values that are learnt as they are. SmolLM2-135M on seven intents (40
@@ -30,38 +30,37 @@ class Prefix(Technique):
 
     kind: Literal["prefix"] = "prefix"
     merging: ClassVar[Merging] = "never"
-    other_names: ClassVar[Mapping[str, str]] = {
-        "num_virtual_tokens": "tokens", "encoder_hidden_size": "encoder_size",
-    }  # fmt: skip
-
-    tokens: int = Field(default=10, ge=1, le=1024)
+    num_virtual_tokens: int = Field(default=10, ge=1, le=1024)
     """How many virtual tokens. Li and Liang take 10 for tables to text and 200 for summaries."""
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """What their keys and values start as: those that the model computes for tokens drawn from its vocabulary, those of
     a text, or noise. Real words beat noise clearly on little data (Li and Liang, section 7.4)."""
     text: str | None = None
-    """The instruction that `init: text` starts from, repeated to the full length, and no longer than `tokens`."""
-    encoder_size: int | None = Field(default=None, ge=1)
+    """The instruction that `init: text` starts from, repeated to the full length, and no longer than
+    `num_virtual_tokens`."""
+    encoder_hidden_size: int | None = Field(default=None, ge=1)
     """Width of a network that makes the keys and values while learning, which steadies it (Li and Liang, section 4.3);
     it starts at random, and only what it makes is kept. None: they are learnt as they are."""
 
     @model_validator(mode="after")
     def _start_is_possible(self) -> Self:
         check_text(self.init, self.text)
-        if self.encoder_size is not None and self.init != "random":
-            raise ValueError("what a network makes can only start at random: set `init: random` beside `encoder_size`")
+        if self.encoder_hidden_size is not None and self.init != "random":
+            raise ValueError(
+                "what a network makes can only start at random: set `init: random` beside `encoder_hidden_size`"
+            )
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
         """PEFT's model with fp32 keys and values, or the network that makes them."""
         from peft import PrefixTuningConfig, initialize_kv_prefix_from_past_key_values
 
-        started = _computed(model, start_ids(model, self.text, self.tokens, seed))
+        started = _computed(model, start_ids(model, self.text, self.num_virtual_tokens, seed))
         config = PrefixTuningConfig(
             task_type=task_type(model),
-            num_virtual_tokens=self.tokens,
-            prefix_projection=self.encoder_size is not None,
-            encoder_hidden_size=self.encoder_size,
+            num_virtual_tokens=self.num_virtual_tokens,
+            prefix_projection=self.encoder_hidden_size is not None,
+            encoder_hidden_size=self.encoder_hidden_size,
         )
         made = wrapped(model, config, seed)
         _check(started, config)
@@ -73,24 +72,31 @@ class Prefix(Technique):
         """Keys and values of each virtual token in each layer; or the network of two layers and what it reads."""
         width = model.kv_heads * model.head_dim
         whole = model.layers * 2 * width
-        if self.encoder_size is None:
-            return self.tokens * whole
-        return self.tokens * width + (width + 1) * self.encoder_size + (self.encoder_size + 1) * whole
+        if self.encoder_hidden_size is None:
+            return self.num_virtual_tokens * whole
+        return (
+            self.num_virtual_tokens * width
+            + (width + 1) * self.encoder_hidden_size
+            + (self.encoder_hidden_size + 1) * whole
+        )
 
     def footprint(self, model: Description, tokens: int) -> int:
         """Frozen weights, what moves with AdamW, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
-        return training_memory(model, self.kind, count, tokens + self.tokens, head_rows=HEAD_ROWS).total
+        return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> Rate:
         """Far above what weights want, unless a network makes the keys and values."""
-        if self.encoder_size is not None:
+        if self.encoder_hidden_size is not None:
             return Rate(ENCODER_RATE, "the network behind a prefix learns as small networks do")
         return Rate(BEST_RATE, "keys and values of virtual tokens move far: as in PEFT's examples")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
-        return {"learning_rate": Choice(1e-3, 0.1, log=True), "tokens": Choice(values=(5, 10, 30, 100))}
+        return {
+            "learning_rate": ParamDistribution(1e-3, 0.1, log=True),
+            "num_virtual_tokens": ParamDistribution(values=(5, 10, 30, 100)),
+        }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """`adapter/` as PEFT reads it: the keys and values, without the network."""
@@ -102,11 +108,11 @@ def _computed(model: Any, ids: Any) -> list[tuple[Any, Any]]:
     import torch
     from transformers import DynamicCache
 
+    from luthier.models.adapters import cache_name
     from luthier.models.kernels.calls import torch_only
-    from luthier.models.soft import cache_name
 
     if getattr(model, "_is_stateful", False):
-        raise ModelError("prefix needs keys and values in every layer; this model carries a state", remedy=REMEDY)
+        raise ModelError("prefix needs keys and values in every layer; this model carries a state", hint=REMEDY)
     cache = DynamicCache()
     with torch.no_grad(), torch_only():  # kernels are at work only once a model was read in this process
         model(input_ids=ids[None], use_cache=True, **{cache_name(model): cache})
@@ -116,6 +122,6 @@ def _computed(model: Any, ids: Any) -> list[tuple[Any, Any]]:
 def _check(started: list[tuple[Any, Any]], config: Any) -> None:
     """Refuse models whose keys and values have not the shape, the same in every layer, that PEFT gives them."""
     heads, tokens = config.num_attention_heads, config.num_virtual_tokens
-    wanted = [(1, heads, tokens, config.token_dim // heads)] * 2 * config.num_layers
-    if [tuple(states.shape) for pair in started for states in pair] != wanted:
-        raise ModelError("prefix needs keys and values of one shape in every layer; this model's differ", remedy=REMEDY)
+    expected = [(1, heads, tokens, config.token_dim // heads)] * 2 * config.num_layers
+    if [tuple(states.shape) for pair in started for states in pair] != expected:
+        raise ModelError("prefix needs keys and values of one shape in every layer; this model's differ", hint=REMEDY)

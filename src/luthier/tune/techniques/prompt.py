@@ -10,37 +10,34 @@ from pydantic import Field, model_validator
 
 from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
-from luthier.models.sequence import task_type
+from luthier.models.sequence_head import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
-from luthier.tune.technique import Choice, Rate, Technique
+from luthier.tune.technique import ParamDistribution, Rate, Technique
 
 BEST_RATE = 3e-2
 """As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger. SmolLM2-135M on
 seven intents (40 steps of 8 rows): loss 6.9 at first, at last 0.55 (0.03) or 0.40 (0.1); accuracy 0.61, base 0.51."""
 
 
-class Prompt(Technique):
+class PromptTuning(Technique):
     """A few virtual tokens before every row, learnt as embeddings (Lester et al., 2021): a file of a few kilobytes, and
     a frozen model that many tasks share. It learns little where the model is small."""
 
     kind: Literal["prompt"] = "prompt"
     merging: ClassVar[Merging] = "never"
-    other_names: ClassVar[Mapping[str, str]] = {
-        "num_virtual_tokens": "tokens", "prompt_tuning_init": "init", "prompt_tuning_init_text": "text",
-    }  # fmt: skip
-
-    tokens: int = Field(default=20, ge=1, le=1024)
+    num_virtual_tokens: int = Field(default=20, ge=1, le=1024)
     """How many virtual tokens. 20 to 100 (Lester et al. saw most of the gain by 20)."""
-    init: Literal["vocabulary", "text", "random"] = "vocabulary"
+    prompt_tuning_init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """What they start as: the embeddings of tokens drawn from the vocabulary, those of a text, or noise. Words beat
     noise clearly in models under ten billion parameters (Lester et al., figure 3b)."""
-    text: str | None = None
-    """The instruction that `init: text` starts from, repeated to the full length, and no longer than `tokens`."""
+    prompt_tuning_init_text: str | None = None
+    """The instruction that `prompt_tuning_init: text` starts from, repeated to the full length, and no longer than
+    `num_virtual_tokens`."""
 
     @model_validator(mode="after")
     def _text_has_a_use(self) -> Self:
-        check_text(self.init, self.text)
+        check_text(self.prompt_tuning_init, self.prompt_tuning_init_text, "prompt_tuning_")
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
@@ -48,30 +45,35 @@ class Prompt(Technique):
         import torch
         from peft import PromptTuningConfig
 
-        config = PromptTuningConfig(task_type=task_type(model), num_virtual_tokens=self.tokens)
+        config = PromptTuningConfig(task_type=task_type(model), num_virtual_tokens=self.num_virtual_tokens)
         made = wrapped(model, config, seed)
-        if self.init != "random":
+        if self.prompt_tuning_init != "random":
             with torch.no_grad():
-                words = model.get_input_embeddings()(start_ids(model, self.text, self.tokens, seed))
+                text, count = self.prompt_tuning_init_text, self.num_virtual_tokens
+                ids = start_ids(model, text, count, seed, "prompt_tuning_init_text")
+                words = model.get_input_embeddings()(ids)
                 made.prompt_encoder[made.active_adapter].embedding.weight.copy_(words)
         return made
 
     def trainable(self, model: Description) -> int:
         """One embedding a virtual token."""
-        return self.tokens * model.hidden_size
+        return self.num_virtual_tokens * model.hidden_size
 
     def footprint(self, model: Description, tokens: int) -> int:
         """Frozen weights, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
-        return training_memory(model, self.kind, count, tokens + self.tokens, head_rows=HEAD_ROWS).total
+        return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> Rate:
         """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""
         return Rate(BEST_RATE, "virtual tokens move far: as in PEFT's examples")
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
-        return {"learning_rate": Choice(1e-3, 0.3, log=True), "tokens": Choice(values=(5, 20, 50, 100))}
+        return {
+            "learning_rate": ParamDistribution(1e-3, 0.3, log=True),
+            "num_virtual_tokens": ParamDistribution(values=(5, 20, 50, 100)),
+        }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """`adapter/` as PEFT reads it."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.core.errors import InputError, Where
-from luthier.core.step import Forecast, Outline, Outlook, Work
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
 from luthier.metrics.metric import Metric
 from luthier.models.describe import Description
 from luthier.models.load import Dtype
-from luthier.models.options import Normalise
-from luthier.tune.technique import Choice, StandaloneTechnique
+from luthier.models.options import Normalize
+from luthier.tune.technique import ParamDistribution, StandaloneTechnique
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example
+    from luthier.chat.messages import Example
 
 HEAD_ROWS = 256
 """Places at which the output head runs at once."""
@@ -27,7 +27,7 @@ class PromptSearch(StandaloneTechnique):
     """The instruction and examples with which a model answers best: nothing is trained, and any endpoint will do."""
 
     kind: Literal["prompt_search"] = "prompt_search"
-    used: ClassVar[frozenset[str]] = frozenset({*StandaloneTechnique.used, "model", "precision"})
+    used: ClassVar[frozenset[str]] = frozenset({*StandaloneTechnique.used, "model", "dtype"})
 
     instructions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """System messages of your own to try, beside the one that the rows have."""
@@ -56,7 +56,7 @@ class PromptSearch(StandaloneTechnique):
     (successive halving), so most of it goes to the best."""
     metric: Metric | None = None
     """What is to be best; left out, accuracy for labels and rougeL for texts."""
-    normalise: Normalise = "sum"
+    normalize: Normalize = "sum"
     """How the scores of labels are made alike, as in `evaluate`, which should say the same: `sum` of log-probabilities,
     `mean` a token, or less the label's `prior`: shown examples push small models to one label, whatever the question,
     and this takes the push out (Zhao et al., "Calibrate Before Use", 2021)."""
@@ -73,13 +73,13 @@ class PromptSearch(StandaloneTechnique):
     @field_validator("instructions")
     @classmethod
     def _says_something(cls, instructions: tuple[str, ...]) -> tuple[str, ...]:
-        for place, text in enumerate(instructions, start=1):
+        for number, text in enumerate(instructions, start=1):
             if not text.strip():
-                what = f"instruction {place} of {len(instructions)} is blank"
+                what = f"instruction {number} of {len(instructions)} is blank"
                 raise ValueError(f"{what}; leave it out (`variations` tries no instruction at all, too)")
-            if text in instructions[: place - 1]:
+            if text in instructions[: number - 1]:
                 first = instructions.index(text) + 1
-                raise ValueError(f"instruction {place} is instruction {first} again; leave one of them out")
+                raise ValueError(f"instruction {number} is instruction {first} again; leave one of them out")
         return instructions
 
     @field_validator("shots")
@@ -120,8 +120,8 @@ class PromptSearch(StandaloneTechnique):
         missing = [str(count) for count in self.shots if count > able]
         if missing and self.shots != type(self).model_fields["shots"].default:
             what = f"{held} rows are held back, which leaves {able} to show, got {', '.join(missing)}"
-            where = Where(field="technique.shots")
-            raise InputError(what, where=where, remedy="show fewer, hold back fewer (`held_back`), or give more rows")
+            where = SourceLocation(field="technique.shots")
+            raise InputError(what, where=where, hint="show fewer, hold back fewer (`held_back`), or give more rows")
         return tuple(count for count in self.shots if count <= able)
 
     def footprint(self, model: Description, tokens: int) -> int:
@@ -129,24 +129,24 @@ class PromptSearch(StandaloneTechnique):
         states = tokens * (8 * model.hidden_size + 3 * model.intermediate_size)
         return 4 * (model.parameters + states + min(tokens, HEAD_ROWS) * model.vocab)
 
-    def space(self) -> Mapping[str, Choice]:
+    def space(self) -> Mapping[str, ParamDistribution]:
         """How many examples are shown, and how many sets are drawn."""
-        return {"shots": Choice(values=((0, 4), (0, 4, 8), (0, 8, 16))), "draws": Choice(1, 8)}
+        return {"shots": ParamDistribution(values=((0, 4), (0, 4, 8), (0, 8, 16))), "draws": ParamDistribution(1, 8)}
 
-    def fit(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+    def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Score prompts on held-back rows, round by round, and write the best one."""
-        from luthier.tune.search.making import Making
+        from luthier.tune.prompt_search.search import Making
 
         return Making(self, work, examples, dtype).run()
 
-    def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
         """Predict from the budget, the rows' length, and the speed of the last search or of this machine."""
-        from luthier.tune.search.outlook import foresee
+        from luthier.tune.prompt_search.cost import estimate_cost
 
-        return foresee(self, outlook, rows)
+        return estimate_cost(self, plan_context, rows)
 
-    def outline(self, outlook: Outlook) -> Outline:
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The model that the prompt stands in front of."""
-        from luthier.tune.outlook import outline
+        from luthier.tune.forecast import outline
 
-        return replace(outline(outlook), merging=self.merging)
+        return replace(outline(plan_context), merging=self.merging)

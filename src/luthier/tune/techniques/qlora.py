@@ -10,9 +10,9 @@ from pydantic import Field
 from luthier.core.artifact import Artifact
 from luthier.core.step import Merging
 from luthier.models.describe import Description, bytes_a_number, training_memory
-from luthier.models.load import open_quantised
-from luthier.models.scheme import Scheme
+from luthier.models.load import open_quantized
 from luthier.models.shapes import ADAPTED_EXPERTS, linears
+from luthier.models.source import Scheme
 from luthier.tune.low_rank import HEAD_ROWS, LowRank
 from luthier.tune.peft_files import write_adapter
 
@@ -29,7 +29,7 @@ class Qlora(LowRank):
     """
 
     kind: Literal["qlora"] = "qlora"
-    merging: ClassVar[Merging] = "dequantised"
+    merging: ClassVar[Merging] = "dequantized"
 
     bits: Literal[4, 8] = 4
     """Bits of a frozen number: 4 (NF4, which Dettmers et al., 2023, saw match 16 bits after tuning) or 8 (nearer to the
@@ -40,19 +40,19 @@ class Qlora(LowRank):
 
     def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
         """The model with its linear layers packed as they are read."""
-        return open_quantised(artifact, dtype, Scheme(self.bits, self.group))
+        return open_quantized(artifact, dtype, Scheme(self.bits, self.group))
 
     def adapt(self, model: Any, seed: int) -> Any:
         """PEFT's model with fresh fp32 adapters over the packed layers: A random from the seed, B zero."""
-        from luthier.models.quantised import LAYERS_FOR_PEFT, Packed, quantise
+        from luthier.models.quantization import LAYERS_FOR_PEFT, PackedLinear, quantize
 
-        names = {name for name, module in model.named_modules() if isinstance(module, Packed)}
+        names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
         if not names:
-            quantise(model, Scheme(self.bits, self.group))
-            names = {name for name, module in model.named_modules() if isinstance(module, Packed)}
+            quantize(model, Scheme(self.bits, self.group))
+            names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
         known = {name.rpartition(".")[2] for name in names}
         self.check_targets(known)
-        targets = sorted(known) if isinstance(self.targets, str) else list(self.targets)
+        targets = sorted(known) if isinstance(self.target_modules, str) else list(self.target_modules)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return self.wrap(model, seed, LAYERS_FOR_PEFT, target_modules=targets, fan_in_fan_out=False)
@@ -60,7 +60,7 @@ class Qlora(LowRank):
     def refuses(self, objective: str, model: Description) -> str:
         """The fused experts of mixtures are no layers that could be packed."""
         if model.model_type in ADAPTED_EXPERTS:
-            return f"most of a {model.model_type} lies in fused experts, which cannot be quantised here; take lora"
+            return f"most of a {model.model_type} lies in fused experts, which cannot be quantized here; take lora"
         return ""
 
     def footprint(self, model: Description, tokens: int) -> int:

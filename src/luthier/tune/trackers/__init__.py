@@ -1,1 +1,1 @@
-"""Trackers: where the numbers of a training can be watched."""
+"""Experiment trackers, one file each."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import InputError, Where
-from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
+from luthier.core.errors import InputError, SourceLocation
+from luthier.tune.tracker import OnlyNew, RunStatus, Tracked, Tracker, TrackerWriter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_PARAMETERS = 100
 """MLflow takes so many at once."""
 _MEANS_MORE = re.compile(r"\?|%[0-9A-Fa-f]{2}")
-_STATUS: dict[Ending, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_STATUS: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
 class MLflow(Tracker):
@@ -32,7 +32,7 @@ class MLflow(Tracker):
     experiment: str = Field(default="luthier", min_length=1)
     """Under which experiment the run stands."""
 
-    def open(self, tracked: Tracked, folder: Path) -> Writer:
+    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
         """A new run, or the one of this name."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # both are read when mlflow is imported
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -42,15 +42,15 @@ class MLflow(Tracker):
         with FileLock(folder / "mlflow.lock"):  # MLflow makes its tables unguarded: two runs at once made them twice
             return self._run(tracked, folder)
 
-    def _run(self, tracked: Tracked, folder: Path) -> Writer:
+    def _run(self, tracked: Tracked, folder: Path) -> TrackerWriter:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
         found = client.get_experiment_by_name(self.experiment)
-        place = (folder / "mlflow").as_uri()
-        experiment = found.experiment_id if found else client.create_experiment(self.experiment, place)
-        wanted = f"attributes.run_name = '{tracked.name}'"
-        for run in client.search_runs([experiment], wanted, max_results=1):
+        artifact_uri = (folder / "mlflow").as_uri()
+        experiment = found.experiment_id if found else client.create_experiment(self.experiment, artifact_uri)
+        query = f"attributes.run_name = '{tracked.name}'"
+        for run in client.search_runs([experiment], query, max_results=1):
             client.update_run(run.info.run_id, status="RUNNING")
             return OnlyNew(_Run(client, run.info.run_id), int(run.data.metrics.get("step", 0)))
         run = client.create_run(experiment, run_name=tracked.name)
@@ -62,7 +62,7 @@ def _check_place(folder: Path) -> None:
     """Refuse a folder whose name means another one within the address by which MLflow knows a database."""
     if found := _MEANS_MORE.search(str(folder)):
         what = f"MLflow cannot keep a database in a folder with {found[0]!r} in its name: {folder}"
-        raise InputError(what, where=Where(field="trackers"), remedy="give the tracker another `folder`")
+        raise InputError(what, where=SourceLocation(field="report_to"), hint="give the tracker another `folder`")
 
 
 def _write_settings(client: MlflowClient, run_id: str, tracked: Tracked) -> None:
@@ -73,7 +73,7 @@ def _write_settings(client: MlflowClient, run_id: str, tracked: Tracked) -> None
         client.log_batch(run_id, params=found[begin : begin + MOST_PARAMETERS])
 
 
-class _Run(Writer):
+class _Run(TrackerWriter):
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self._id = client, run_id
 
@@ -84,5 +84,5 @@ class _Run(Writer):
         found = [Metric(name, value, now, step) for name, value in {**values, "step": step}.items()]
         self._client.log_batch(self._id, metrics=found)
 
-    def end(self, how: Ending) -> None:
+    def end(self, how: RunStatus) -> None:
         self._client.set_terminated(self._id, _STATUS[how])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.tune.tracker import Ending, Tracked, Tracker, Writer
+from luthier.tune.tracker import RunStatus, Tracked, Tracker, TrackerWriter
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -19,20 +19,20 @@ class TensorBoard(Tracker):
     kind: Literal["tensorboard"] = "tensorboard"
     package: ClassVar[str] = "tensorboard"
 
-    def open(self, tracked: Tracked, folder: Path) -> Writer:
+    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
         """A new event file; what earlier ones tell of later steps is struck out by it."""
         from torch.utils.tensorboard import SummaryWriter
 
-        place = folder / tracked.name
-        known = place.exists()
-        writer = SummaryWriter(str(place), purge_step=tracked.done + 1 if known else None)
+        log_dir = folder / tracked.name
+        known = log_dir.exists()
+        writer = SummaryWriter(str(log_dir), purge_step=tracked.done + 1 if known else None)
         if not known:
-            told = json.dumps(tracked.settings, indent=1)
-            writer.add_text("settings", "\n".join(f"    {line}" for line in told.splitlines()))
+            settings_json = json.dumps(tracked.settings, indent=1)
+            writer.add_text("settings", "\n".join(f"    {line}" for line in settings_json.splitlines()))
         return _Events(writer)
 
 
-class _Events(Writer):
+class _Events(TrackerWriter):
     def __init__(self, writer: SummaryWriter) -> None:
         self._writer = writer
 
@@ -41,6 +41,6 @@ class _Events(Writer):
             self._writer.add_scalar(name, value, step)
         self._writer.flush()  # a killed process leaves every step
 
-    def end(self, how: Ending) -> None:
+    def end(self, how: RunStatus) -> None:
         self._writer.add_text("ended", how)
         self._writer.close()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
+from luthier.tune.tracker import OnlyNew, RunStatus, Tracked, Tracker, TrackerWriter
 
 
 class Trackio(Tracker):
@@ -21,7 +21,7 @@ class Trackio(Tracker):
     project: str = Field(default="luthier", min_length=1, pattern=r"^[\w.-]+$")
     """Under which project the run stands."""
 
-    def open(self, tracked: Tracked, folder: Path) -> Writer:
+    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
         """A new run, or the one of this name."""
         storage = _storage(folder / "trackio")
         last = storage.get_last_step(self.project, run=tracked.name)
@@ -38,7 +38,7 @@ def _storage(folder: Path) -> Any:
     return sqlite_storage.SQLiteStorage
 
 
-class _Run(Writer):
+class _Run(TrackerWriter):
     def __init__(self, storage: Any, project: str, tracked: Tracked) -> None:
         self._storage, self._project, self._tracked = storage, project, tracked
 
@@ -46,7 +46,7 @@ class _Run(Writer):
         name, settings = self._tracked.name, dict(self._tracked.settings)
         self._storage.bulk_log(self._project, name, [dict(values)], steps=[step], config=settings)
 
-    def end(self, how: Ending) -> None:
+    def end(self, how: RunStatus) -> None:
         """An alert says how it ended: trackio keeps no state of a run, and nothing is open between two steps."""
         level = "info" if how == "finished" else "warn"
         self._storage.bulk_alert(self._project, self._tracked.name, [how], [None], [level], [None])

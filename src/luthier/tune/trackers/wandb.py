@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.files import write_aside
-from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
+from luthier.tune.tracker import OnlyNew, RunStatus, Tracked, Tracker, TrackerWriter
 
 FLUSH_S = 0.1
 """Seconds for which a step may be in memory alone."""
@@ -25,7 +25,7 @@ class WandB(Tracker):
     project: str = Field(default="luthier", max_length=128, pattern=r"^[^/\\#?%:]+$")
     """Under which project the run stands when it is uploaded."""
 
-    def open(self, tracked: Tracked, folder: Path) -> Writer:
+    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
         """An offline run; one that goes on is a second file of the same run, which uploading joins."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
         import wandb
@@ -60,7 +60,7 @@ def _flushing(known: Container[str]) -> dict[str, float]:
     return {name: FLUSH_S} if name in known else {}
 
 
-class _Run(Writer):
+class _Run(TrackerWriter):
     def __init__(self, run: Any, mark: Path) -> None:
         self._run, self._mark = run, mark
 
@@ -68,5 +68,5 @@ class _Run(Writer):
         self._run.log(dict(values), step=step, commit=True)  # else it waits for the next one
         write_aside(self._mark, str(step).encode())  # an offline file cannot be asked for its last step
 
-    def end(self, how: Ending) -> None:
+    def end(self, how: RunStatus) -> None:
         self._run.finish(exit_code=0 if how == "finished" else 1)

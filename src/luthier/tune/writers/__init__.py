@@ -1,1 +1,1 @@
-"""Writers: who draws the answers that a policy learns from, where the model does not draw them itself."""
+"""Writers: external servers that sample completions for a policy, one file each."""

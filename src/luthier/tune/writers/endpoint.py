@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.lm.openai_client import EndpointLM
-from luthier.models.sources.endpoint import Endpoint as Address
-from luthier.tune.writer import Writer
+from luthier.models.sources.endpoint import EndpointModelSource as Address
+from luthier.tune.writer import RolloutWriter
 
 if TYPE_CHECKING:
-    from luthier.text.ids import Text
-    from luthier.tune.rollout.writing import Answer, Prompt
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt
 
 _ID = "token_id:"
-_WHERE = Where(field="objective.rollout.writer")
+_WHERE = SourceLocation(field="objective.rollout.writer")
 
 
-class Endpoint(Writer):
+class EndpointRolloutWriter(RolloutWriter):
     """Ask `/v1/completions` with prompts as token ids, which come back as ids with their log-probabilities.
 
     vLLM and `luthier serve` name tokens by id (`return_tokens_as_token_ids`). The engine must give out the model that
@@ -43,31 +43,35 @@ class Endpoint(Writer):
     """Seconds to wait for one answer."""
     retries: int = Field(default=5, ge=0)
     """How often a call without an answer is tried again, each time after twice the wait."""
-    at_once: int = Field(default=16, ge=1)
+    max_concurrency: int = Field(default=16, ge=1)
     """Calls that are under way at the same time."""
 
     @model_validator(mode="after")
-    def _an_address(self) -> Endpoint:
+    def _an_address(self) -> EndpointRolloutWriter:
         self._address()
         return self
 
-    def write(self, prompts: Sequence[Prompt], text: Text, max_new_tokens: int, kept: Path) -> list[Answer]:
+    def write(
+        self, prompts: Sequence[RolloutPrompt], text: ChatTokenizer, max_new_tokens: int, kept: Path
+    ) -> list[RolloutCompletion]:
         """An answer to each prompt; the stream of a prompt is its seed."""
         usual = {"model": self.model, "max_tokens": max_new_tokens, "temperature": 1.0, "top_p": 1.0, "logprobs": 0}
         usual |= {"return_tokens_as_token_ids": True, **self.extra}
         bodies = [{**usual, "prompt": list(prompt.ids), "seed": prompt.stream} for prompt in prompts]
-        told = EndpointLM(self._address(), kept).complete(bodies)
-        return [self._read(*pair, text) for pair in zip(prompts, told, strict=True)]
+        responses = EndpointLM(self._address(), kept).complete(bodies)
+        return [self._read(*pair, text) for pair in zip(prompts, responses, strict=True)]
 
     def _address(self) -> Address:
-        told = {name: getattr(self, name) for name in ("url", "model", "key_env", "retries", "timeout_s", "at_once")}
-        return Address(kind="endpoint", **told)
+        settings = {
+            name: getattr(self, name) for name in ("url", "model", "key_env", "retries", "timeout_s", "max_concurrency")
+        }
+        return Address(kind="endpoint", **settings)
 
-    def _read(self, prompt: Prompt, choice: Mapping[str, Any], text: Text) -> Answer:
-        from luthier.tune.rollout.writing import Answer
+    def _read(self, prompt: RolloutPrompt, choice: Mapping[str, Any], text: ChatTokenizer) -> RolloutCompletion:
+        from luthier.tune.rollout.generate import RolloutCompletion
 
-        told = choice.get("logprobs") or {}
-        logprobs, names = told.get("token_logprobs") or [], told.get("tokens") or []
+        response_logprobs = choice.get("logprobs") or {}
+        logprobs, names = response_logprobs.get("token_logprobs") or [], response_logprobs.get("tokens") or []
         if not logprobs or len(logprobs) != len(names) or None in logprobs:
             raise self._wrong("gives no log-probabilities", "a policy learns only from answers of which they are known")
         if not all(str(name).startswith(_ID) for name in names):
@@ -79,7 +83,7 @@ class Endpoint(Writer):
         if ended and ids[-1] not in text.end_ids:
             what = f"ended an answer with token {ids[-1]}, which ends no turn of this model"
             raise self._wrong(what, "does it tell the end token, and is it the same model?")
-        return Answer(prompt.ids, ids, [float(one) for one in logprobs], ended)
+        return RolloutCompletion(prompt.ids, ids, [float(one) for one in logprobs], ended)
 
-    def _wrong(self, what: str, remedy: str) -> ModelError:
-        return ModelError(f"{self.url} {what}", where=_WHERE, remedy=f"{remedy} (vLLM and `luthier serve` do)")
+    def _wrong(self, what: str, hint: str) -> ModelError:
+        return ModelError(f"{self.url} {what}", where=_WHERE, hint=f"{hint} (vLLM and `luthier serve` do)")

@@ -1,1 +1,1 @@
-"""Pictures of the report: small pure functions from numbers to inline SVG."""
+"""Charts of the report: pure functions from numbers to inline SVG."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import Drawing, Scale, fitted, short, ticks
+from luthier.eval.report.charts.drawing import Scale, SvgDrawing, fitted, short, ticks
 from luthier.eval.report.facts.tuning import LogPoint
 
 MOST_POINTS = 400
@@ -37,7 +37,7 @@ def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
     held_out = [(float(point.step), point.held_out_loss) for point in log if point.held_out_loss is not None]
     strips = _strips(log)
     tall = 210.0 if width >= 480 else 190.0
-    drawing = Drawing(width, tall + (STRIP + GAP) * len(strips) + 30, name=name, title="Loss by step", desc=desc)
+    drawing = SvgDrawing(width, tall + (STRIP + GAP) * len(strips) + 30, name=name, title="Loss by step", desc=desc)
     right = width - MARGIN
     across = Scale(log[0].step if log else 0, max(log[-1].step, 1) if log else 1, 38, right)
     _losses(drawing, across, losses, held_out, tall)
@@ -73,7 +73,9 @@ def thinned(points: Sequence[Point]) -> list[Point]:
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _losses(drawing: Drawing, across: Scale, losses: Sequence[Point], held_out: Sequence[Point], tall: float) -> None:
+def _losses(
+    drawing: SvgDrawing, across: Scale, losses: Sequence[Point], held_out: Sequence[Point], tall: float
+) -> None:
     values = [y for _, y in [*losses, *held_out]] or [0.0, 1.0]
     up = Scale(min(0.0, *values), _top(values), tall, 8)
     for tick in ticks(up.low, up.high, 4):
@@ -91,14 +93,14 @@ def _losses(drawing: Drawing, across: Scale, losses: Sequence[Point], held_out: 
     _end_labels(drawing, up, ends)
 
 
-def _end_labels(drawing: Drawing, up: Scale, ends: Sequence[tuple[Point, str, str]]) -> None:
+def _end_labels(drawing: SvgDrawing, up: Scale, ends: Sequence[tuple[Point, str, str]]) -> None:
     """Names of the curves at their ends, moved apart where they would touch."""
     ordered = sorted(ends, key=lambda end: up(end[0][1]))
-    places = [up(y) - 2 for (_, y), _, _ in ordered]
-    for at in range(1, len(places)):
-        places[at] = max(places[at], places[at - 1] + 32)
-    over = max(places[-1] - (up(up.low) - 18), 0.0) if places else 0.0
-    for ((_, y), words, kind), at_y in zip(ordered, places, strict=True):
+    label_heights = [up(y) - 2 for (_, y), _, _ in ordered]
+    for at in range(1, len(label_heights)):
+        label_heights[at] = max(label_heights[at], label_heights[at - 1] + 32)
+    over = max(label_heights[-1] - (up(up.low) - 18), 0.0) if label_heights else 0.0
+    for ((_, y), words, kind), at_y in zip(ordered, label_heights, strict=True):
         drawing.text(drawing.width - MARGIN + 10, at_y - over, words, f"{kind} strong")
         drawing.text(drawing.width - MARGIN + 10, at_y - over + 14, f"{y:.3f}", "tick")
 
@@ -126,7 +128,7 @@ def _strips(log: Sequence[LogPoint]) -> list[Strip]:
     return [strip for strip in found if strip.points]
 
 
-def _strip(drawing: Drawing, across: Scale, strip: Strip, bottom: float) -> None:
+def _strip(drawing: SvgDrawing, across: Scale, strip: Strip, bottom: float) -> None:
     """A low curve of its own, from zero (or the lowest value below it) to the highest, named at the right."""
     values = [y for _, y in strip.points]
     up = Scale(min(0.0, *values), _top(values), bottom, bottom - STRIP)
@@ -138,8 +140,8 @@ def _strip(drawing: Drawing, across: Scale, strip: Strip, bottom: float) -> None
             drawing.circle(across(x), up(y), 3, "dot against", f"{strip.name}, step {x:.0f}: {y:.3f}")
     drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 6, fitted(strip.name, MARGIN - 10, SMALL_LETTER), "tick")
     ends = values[-1] if strip.dots else smoothed(strip.points)[-1][1]
-    said = f"{ends:.3g}" if strip.dots or strip.last else f"≤ {max(values):.2g}"
-    drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 20, said, "tick")
+    value_text = f"{ends:.3g}" if strip.dots or strip.last else f"≤ {max(values):.2g}"
+    drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 20, value_text, "tick")
 
 
 def _top(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ STRONG_LETTER = 7.7
 """The same in strong letters."""
 
 
-class Drawing:
+class SvgDrawing:
     """An SVG of fixed proportions; `name` makes its ids, so it must be unique on the page."""
 
     def __init__(self, width: float, height: float, *, name: str, title: str, desc: str) -> None:
@@ -26,8 +26,8 @@ class Drawing:
 
     def rect(self, x: float, y: float, width: float, height: float, kind: str, hint: str = "") -> None:
         """A filled rectangle; `hint` shows under the pointer."""
-        place = f'x="{_n(x)}" y="{_n(y)}" width="{_n(max(width, 0))}" height="{_n(max(height, 0))}"'
-        self._shapes.append(_shape("rect", kind, place, hint))
+        geometry = f'x="{_n(x)}" y="{_n(y)}" width="{_n(max(width, 0))}" height="{_n(max(height, 0))}"'
+        self._shapes.append(_shape("rect", kind, geometry, hint))
 
     def circle(self, x: float, y: float, radius: float, kind: str, hint: str = "") -> None:
         """A dot."""
@@ -80,11 +80,11 @@ class Scale:
         return self._start + share * (self._end - self._start)
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers within the range, about as many as wanted; one for a range below a tick's twelve decimals."""
     if high - low < 1e-12:
         return [low]
-    raw = (high - low) / max(wanted, 1)
+    raw = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -108,10 +108,10 @@ def fitted(words: str, width: float, letter: float = LETTER) -> str:
     return words if len(words) <= room else words[: room - 1].rstrip() + "…"
 
 
-def _shape(tag: str, kind: str, place: str, hint: str) -> str:
+def _shape(tag: str, kind: str, geometry: str, hint: str) -> str:
     if not hint:
-        return f'<{tag} class="{kind}" {place}/>'
-    return f'<{tag} class="{kind}" {place}><title>{escape(hint)}</title></{tag}>'
+        return f'<{tag} class="{kind}" {geometry}/>'
+    return f'<{tag} class="{kind}" {geometry}><title>{escape(hint)}</title></{tag}>'
 
 
 def _n(value: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import STRONG_LETTER, Drawing, fitted
-from luthier.eval.report.numbers import count, share
+from luthier.eval.report.charts.drawing import STRONG_LETTER, SvgDrawing, fitted
+from luthier.eval.report.wording import count, share
 
 BAR = 12
 """Width of the bars, px."""
@@ -25,7 +25,7 @@ def flow(branches: Sequence[Branch], *, width: int, name: str, desc: str) -> str
     total = sum(branch.rows for branch in branches)
     tall = 150.0
     tops, height = _tops([tall * branch.rows / total if total else 0.0 for branch in branches])
-    drawing = Drawing(width, max(height, tall) + 26, name=name, title="What became of every row", desc=desc)
+    drawing = SvgDrawing(width, max(height, tall) + 26, name=name, title="What became of every row", desc=desc)
     end = width * (0.32 if width < 480 else 0.6)
     drawing.text(0, 14, f"{count(total)} rows in", "label strong")
     drawing.rect(0, 24, BAR, tall, "ink")
@@ -33,7 +33,7 @@ def flow(branches: Sequence[Branch], *, width: int, name: str, desc: str) -> str
     return str(drawing)
 
 
-def _ribbons(drawing: Drawing, branches: Sequence[Branch], tops: list[float], tall: float, end: float) -> None:
+def _ribbons(drawing: SvgDrawing, branches: Sequence[Branch], tops: list[float], tall: float, end: float) -> None:
     total = sum(branch.rows for branch in branches) or 1
     from_y = 24.0
     for branch, top in zip(branches, tops, strict=True):
@@ -45,8 +45,8 @@ def _ribbons(drawing: Drawing, branches: Sequence[Branch], tops: list[float], ta
             f"V{to_y + drawn:.1f}C{middle:.1f} {to_y + drawn:.1f} {middle:.1f} {from_y + drawn:.1f} "
             f"{BAR} {from_y + drawn:.1f}Z"
         )
-        said = f"{count(branch.rows)} ({share(branch.rows, total)})"
-        drawing.path(data, f"ribbon {branch.kind}", f"{branch.label}: {said}")
+        value_text = f"{count(branch.rows)} ({share(branch.rows, total)})"
+        drawing.path(data, f"ribbon {branch.kind}", f"{branch.label}: {value_text}")
         drawing.rect(end, to_y, BAR, drawn, f"end {branch.kind}")
         middle_y = to_y + drawn / 2
         drawing.text(
@@ -55,7 +55,7 @@ def _ribbons(drawing: Drawing, branches: Sequence[Branch], tops: list[float], ta
             fitted(branch.label, drawing.width - end - BAR - 8, STRONG_LETTER),
             "label strong",
         )
-        drawing.text(end + BAR + 8, middle_y + 13, said, "tick")
+        drawing.text(end + BAR + 8, middle_y + 13, value_text, "tick")
         from_y += thick
 
 

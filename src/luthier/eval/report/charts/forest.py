@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from luthier.eval.report.charts.drawing import LETTER, STRONG_LETTER, Drawing, Scale, decades, fitted, short, ticks
-from luthier.eval.report.numbers import duration
+from luthier.eval.report.charts.drawing import LETTER, STRONG_LETTER, Scale, SvgDrawing, decades, fitted, short, ticks
+from luthier.eval.report.wording import duration
 
 Mark = Literal["tuned", "base", "plain", "against", "unclear", "head"]
 """How a row is drawn; `head` is a heading over the rows that follow."""
@@ -16,16 +16,16 @@ NARROW = 480
 """Below this width labels stand above their line instead of beside it."""
 
 
-class Line(NamedTuple):
+class ForestRow(NamedTuple):
     """One row: what it is called, what is written at its end, where its mark and interval stand."""
 
     label: str
-    said: str
+    value_text: str
     value: float | None
     low: float | None = None
     high: float | None = None
     mark: Mark = "tuned"
-    beside: float | None = None
+    reference_value: float | None = None
     """A second, hollow mark in the same row (the base model, a prediction)."""
     band: float | None = None
     """Shade differences smaller than this: too small to be seen with this many rows."""
@@ -46,48 +46,48 @@ class Frame(NamedTuple):
     """Words under the axis."""
 
 
-class Place(NamedTuple):
+class ForestLayout(NamedTuple):
     """Where things stand: the plot's left and right, and in each row the height and where label, value, mark stand."""
 
     left: float
     right: float
     row: float
     words: float
-    said: float
+    value_y: float
     mark: float
     head: float
 
 
-def forest(lines: Sequence[Line], frame: Frame, *, width: int, name: str) -> str:
+def forest(lines: Sequence[ForestRow], frame: Frame, *, width: int, name: str) -> str:
     """The picture as SVG text."""
-    place = _place(lines, width)
+    layout = _place(lines, width)
     tops = [0.0]
     for line in lines:
-        tops.append(tops[-1] + (place.head if line.mark == "head" else place.row))
+        tops.append(tops[-1] + (layout.head if line.mark == "head" else layout.row))
     bottom = tops[-1] + 2
-    drawing = Drawing(width, bottom + (42 if frame.under else 24), name=name, title=frame.title, desc=frame.desc)
-    scale = _scale(lines, frame, place)
+    drawing = SvgDrawing(width, bottom + (42 if frame.under else 24), name=name, title=frame.title, desc=frame.desc)
+    scale = _scale(lines, frame, layout)
     for line, top in zip(lines, tops, strict=False):
-        _band(drawing, scale, line, top + place.mark)
-    _axis(drawing, scale, frame, place, bottom)
+        _band(drawing, scale, line, top + layout.mark)
+    _axis(drawing, scale, frame, layout, bottom)
     for line, top in zip(lines, tops, strict=False):
-        _row(drawing, scale, line, place, top)
+        _row(drawing, scale, line, layout, top)
     return str(drawing)
 
 
-def _place(lines: Sequence[Line], width: int) -> Place:
+def _place(lines: Sequence[ForestRow], width: int) -> ForestLayout:
     """On a wide page words stand beside the plot; on a phone above it, the value below a label that is too long."""
     longest = max((len(line.label) for line in lines), default=0) * STRONG_LETTER
     if width >= NARROW:
         left = min(max(longest + 20, 120), width * 0.41)
-        return Place(left, width - 190, row=30, words=19, said=19, mark=15, head=30)
-    if all((len(line.label) + len(line.said)) * _letter(line) + 10 <= width for line in lines):
-        return Place(6, width - 6, row=40, words=14, said=14, mark=26, head=24)
-    return Place(6, width - 6, row=58, words=14, said=31, mark=44, head=24)
+        return ForestLayout(left, width - 190, row=30, words=19, value_y=19, mark=15, head=30)
+    if all((len(line.label) + len(line.value_text)) * _letter(line) + 10 <= width for line in lines):
+        return ForestLayout(6, width - 6, row=40, words=14, value_y=14, mark=26, head=24)
+    return ForestLayout(6, width - 6, row=58, words=14, value_y=31, mark=44, head=24)
 
 
-def _scale(lines: Sequence[Line], frame: Frame, place: Place) -> Scale:
-    known = [x for line in lines for x in (line.value, line.low, line.high, line.beside) if x is not None]
+def _scale(lines: Sequence[ForestRow], frame: Frame, layout: ForestLayout) -> Scale:
+    known = [x for line in lines for x in (line.value, line.low, line.high, line.reference_value) if x is not None]
     bands = [sign * line.band for line in lines if line.band for sign in (1, -1)]
     if frame.span is not None:
         low, high = frame.span
@@ -99,10 +99,10 @@ def _scale(lines: Sequence[Line], frame: Frame, place: Place) -> Scale:
         low, high = min(known, default=0.0), max(known, default=1.0)
         room = (high - low) * 0.06 or 0.05
         low, high = low - room, high + room
-    return Scale(low, high, place.left, place.right, log=frame.log_seconds)
+    return Scale(low, high, layout.left, layout.right, log=frame.log_seconds)
 
 
-def _axis(drawing: Drawing, scale: Scale, frame: Frame, place: Place, bottom: float) -> None:
+def _axis(drawing: SvgDrawing, scale: Scale, frame: Frame, layout: ForestLayout, bottom: float) -> None:
     marks = decades(scale.low, scale.high) if frame.log_seconds else ticks(scale.low, scale.high, 4)
     for tick in marks:
         kind = "zero" if frame.zero and tick == 0 else "grid"
@@ -111,35 +111,39 @@ def _axis(drawing: Drawing, scale: Scale, frame: Frame, place: Place, bottom: fl
         edge = "start" if scale(tick) < 12 else "end" if scale(tick) > drawing.width - 12 else "middle"
         drawing.text(scale(tick), bottom + 16, words, "tick", edge)
     if frame.under:
-        drawing.text((place.left + place.right) / 2, bottom + 34, frame.under, "tick", "middle")
+        drawing.text((layout.left + layout.right) / 2, bottom + 34, frame.under, "tick", "middle")
 
 
-def _band(drawing: Drawing, scale: Scale, line: Line, y: float) -> None:
+def _band(drawing: SvgDrawing, scale: Scale, line: ForestRow, y: float) -> None:
     if line.band:
         left, right = scale(-line.band), scale(line.band)
         drawing.rect(left, y - 9, right - left, 18, "band", "too small to be told from chance with this many rows")
 
 
-def _letter(line: Line) -> float:
+def _letter(line: ForestRow) -> float:
     return STRONG_LETTER if line.mark in STRONG else LETTER
 
 
-def _row(drawing: Drawing, scale: Scale, line: Line, place: Place, top: float) -> None:
+def _row(drawing: SvgDrawing, scale: Scale, line: ForestRow, layout: ForestLayout, top: float) -> None:
     strong = " strong" if line.mark in STRONG else ""
-    beside = place.left > NARROW * 0.1
-    room = place.left - 12 if beside else drawing.width
-    if not beside and place.said == place.words:
-        room -= len(line.said) * _letter(line) + 8
-    drawing.text(0, top + place.words, fitted(line.label, room, _letter(line)), f"label{strong}")
-    at_end = beside or place.said == place.words
+    label_at_left = layout.left > NARROW * 0.1
+    room = layout.left - 12 if label_at_left else drawing.width
+    if not label_at_left and layout.value_y == layout.words:
+        room -= len(line.value_text) * _letter(line) + 8
+    drawing.text(0, top + layout.words, fitted(line.label, room, _letter(line)), f"label{strong}")
+    at_end = label_at_left or layout.value_y == layout.words
     drawing.text(
-        drawing.width if at_end else 0, top + place.said, line.said, f"value{strong}", "end" if at_end else "start"
+        drawing.width if at_end else 0,
+        top + layout.value_y,
+        line.value_text,
+        f"value{strong}",
+        "end" if at_end else "start",
     )
-    y = top + place.mark
-    if line.beside is not None:
+    y = top + layout.mark
+    if line.reference_value is not None:
         if line.value is not None:
-            drawing.line(scale(line.beside), y, scale(line.value), y, "reach")
-        drawing.circle(scale(line.beside), y, 4.5, "dot base")
+            drawing.line(scale(line.reference_value), y, scale(line.value), y, "reach")
+        drawing.circle(scale(line.reference_value), y, 4.5, "dot base")
     if line.value is None:
         return
     if line.low is not None and line.high is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.eval.report.charts.drawing import Drawing, Scale, short
+from luthier.eval.report.charts.drawing import Scale, SvgDrawing, short
 from luthier.eval.report.facts.models import Confusion, Reliability
 from luthier.eval.report.palette import HEAT
 
@@ -13,7 +13,7 @@ MOST_HINTS = 40
 
 def reliability(facts: Reliability, *, name: str, title: str, desc: str) -> str:
     """What a model said of its own certainty (across), and what came true (up); the diagonal is honest."""
-    drawing = Drawing(SIDE, SIDE, name=name, title=title, desc=desc)
+    drawing = SvgDrawing(SIDE, SIDE, name=name, title=title, desc=desc)
     across, up = Scale(0, 1, 40, SIDE - 12), Scale(0, 1, SIDE - 46, 8)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         drawing.line(across(tick), up(0), across(tick), up(1), "grid")
@@ -40,7 +40,7 @@ def heat_map(facts: Confusion, *, name: str, title: str, desc: str) -> str:
     """A confusion with many labels: a square for each pair that occurred, darker where it was a larger share."""
     side, most = 560, len(facts.labels)
     cell = side / max(most, 1)
-    drawing = Drawing(side, side + 24, name=name, title=title, desc=desc)
+    drawing = SvgDrawing(side, side + 24, name=name, title=title, desc=desc)
     drawing.rect(0, 0, side, side, "ground")
     squares: dict[str, list[str]] = {}
     for row, (label, counts) in enumerate(zip(facts.labels, facts.counts, strict=True)):

@@ -1,1 +1,1 @@
-"""The facts of a report, part by part."""
+"""The facts of a report, one module per section."""

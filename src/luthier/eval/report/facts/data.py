@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from luthier.artifacts.findings import Finding
 from luthier.eval.report.facts.fact import Fact
-from luthier.text.findings import Finding
 
 
-class Source(Fact):
+class SourceFacts(Fact):
     """Where rows came from."""
 
     name: str
@@ -18,12 +18,12 @@ class Source(Fact):
     licence: str = ""
 
 
-class Edit(Fact):
+class EditFact(Fact):
     """One edit of an operator: where, why, and the text before and after."""
 
     operator: str
     reason: str
-    place: str
+    location: str
     before: str
     after: str
 
@@ -32,7 +32,7 @@ class LeftOut(Fact):
     """One row that was left out: why, where it stands, how it begins, and where the row stands that it repeats."""
 
     reason: str
-    place: str
+    location: str
     text: str
     twin: str = ""
 
@@ -44,20 +44,20 @@ class LabelCount(Fact):
     rows: dict[str, int]
 
 
-class Counted(Fact):
+class OperatorCounts(Fact):
     """What an operator counted, by what it found and where."""
 
     operator: str
-    places: tuple[str, ...]
+    locations: tuple[str, ...]
     rows: dict[str, dict[str, int]]
 
 
-class Rightness(Fact):
+class OperatorAccuracy(Fact):
     """How right an operator was about one kind on a labelled sample; rates with their intervals."""
 
     operator: str
     kind: str
-    wanted: int
+    expected: int
     found: int
     recall: tuple[float, float, float] | None = None
     precision: tuple[float, float, float] | None = None
@@ -78,17 +78,17 @@ class DataFacts(Fact):
     edited: dict[str, int] = Field(default_factory=dict)
     """Edits by operator."""
     labels: tuple[LabelCount, ...] = ()
-    counted: tuple[Counted, ...] = ()
-    rightness: tuple[Rightness, ...] = ()
-    edits: tuple[Edit, ...] = ()
-    sources: tuple[Source, ...] = ()
+    counted: tuple[OperatorCounts, ...] = ()
+    rightness: tuple[OperatorAccuracy, ...] = ()
+    edits: tuple[EditFact, ...] = ()
+    sources: tuple[SourceFacts, ...] = ()
 
 
 class FoundRow(Fact):
     """One row that a finding is about."""
 
     id: str
-    place: str
+    location: str
     text: str
     answer: str
     note: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.described import described
+from luthier.core.component import described
 
 
 class Fact(BaseModel):
@@ -13,7 +13,7 @@ class Fact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=described)
 
 
-class Score(Fact):
+class ScoreFact(Fact):
     """A number with its 95 % interval; `value` is None when it could not be measured."""
 
     value: float | None

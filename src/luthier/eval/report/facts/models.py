@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.eval.report.facts.fact import Fact, Score
+from luthier.eval.report.facts.fact import Fact, ScoreFact
 
 ModelRole = Literal["tuned", "base", "plain", "other"]
 
@@ -19,10 +19,10 @@ LOWER_IS_BETTER = frozenset(
 """Metrics of which a smaller value is the better one."""
 
 
-class Measured(Fact):
+class MeasureFact(Fact):
     """What a probe found for one model, such as the gap between groups, with the parts behind it."""
 
-    score: Score
+    score: ScoreFact
     rows: int = 0
     detail: dict[str, float] = Field(default_factory=dict)
     """Each group's own value."""
@@ -38,8 +38,8 @@ class ModelFacts(Fact):
     title: str
     """The name as people say it."""
     role: ModelRole
-    metrics: dict[str, Score]
-    measures: dict[str, Measured] = Field(default_factory=dict)
+    metrics: dict[str, ScoreFact]
+    measures: dict[str, MeasureFact] = Field(default_factory=dict)
     """What probes found, by family and measure (`bias.gap`)."""
 
     @property
@@ -48,7 +48,7 @@ class ModelFacts(Fact):
         return self.role == "tuned" and self.title == PLAIN
 
 
-class Comparison(Fact):
+class ComparisonFact(Fact):
     """Model `a` minus model `b` on the same rows."""
 
     a: str
@@ -91,7 +91,7 @@ class ClassScore(Fact):
     label: str
     model: str
     rows: int
-    f1: Score
+    f1: ScoreFact
 
 
 class Bin(Fact):
@@ -100,7 +100,7 @@ class Bin(Fact):
     low: float
     high: float
     confidence: float
-    accuracy: Score
+    accuracy: ScoreFact
     rows: int
 
 
@@ -109,10 +109,10 @@ class Reliability(Fact):
 
     model: str
     bins: tuple[Bin, ...]
-    ece: Score | None = None
+    ece: ScoreFact | None = None
 
 
-class Slice(Fact):
+class SliceFact(Fact):
     """A metric on the rows whose column `name` has the value `value`."""
 
     name: str
@@ -120,13 +120,13 @@ class Slice(Fact):
     model: str
     metric: str
     rows: int
-    score: Score
-    gain: Comparison | None = None
+    score: ScoreFact
+    gain: ComparisonFact | None = None
     """Of the model that the evaluation is about: how far it is above its base on these rows; p is corrected (Holm) over
     all slices."""
 
 
-class Row(Fact):
+class RowFact(Fact):
     """One held-out row and what each model answered; long text is cut for the report."""
 
     id: str
@@ -152,18 +152,18 @@ class EvaluationFacts(Fact):
     rows: int
     main_metric: str
     models: tuple[ModelFacts, ...]
-    comparisons: tuple[Comparison, ...] = ()
-    probed: tuple[Comparison, ...] = ()
+    comparisons: tuple[ComparisonFact, ...] = ()
+    probed: tuple[ComparisonFact, ...] = ()
     """The same of what tasks and probes measured."""
     confusions: tuple[Confusion, ...] = ()
     classes: tuple[ClassScore, ...] = ()
     reliability: tuple[Reliability, ...] = ()
-    slices: tuple[Slice, ...] = ()
-    fixed: tuple[Row, ...] = ()
+    slices: tuple[SliceFact, ...] = ()
+    fixed: tuple[RowFact, ...] = ()
     """Rows that the base had wrong and the tuned model has right (as many as the report shows)."""
-    broken: tuple[Row, ...] = ()
-    samples: tuple[Row, ...] = ()
-    everything: tuple[Row, ...] = ()
+    broken: tuple[RowFact, ...] = ()
+    samples: tuple[RowFact, ...] = ()
+    everything: tuple[RowFact, ...] = ()
     """Every held-out row, for the browser of rows; embedded compressed."""
     notes: tuple[str, ...] = ()
     """Warnings of the evaluation, as sentences."""
@@ -183,7 +183,7 @@ class EvaluationFacts(Fact):
         found = self.model(name)
         return found.title if found else name
 
-    def compared(self, a: str, b: str, metric: str) -> Comparison | None:
+    def compared(self, a: str, b: str, metric: str) -> ComparisonFact | None:
         """The comparison of `a` with `b` on a metric, when it was made."""
         return next((c for c in self.comparisons if (c.a, c.b, c.metric) == (a, b, metric)), None)
 
@@ -195,8 +195,8 @@ class RunFacts(Fact):
     """What the evaluation is called: its step, or another recipe's and its step."""
     model: str
     rows: int
-    scores: dict[str, Score]
-    compared: tuple[Comparison, ...] = ()
+    scores: dict[str, ScoreFact]
+    compared: tuple[ComparisonFact, ...] = ()
     """This model minus that of the first evaluation, on the same rows."""
     why: str = ""
     """Why it cannot be compared with the first."""

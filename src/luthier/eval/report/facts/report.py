@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.eval.human.opinion import Opinion
+from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import EvaluationFacts, RunFacts
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.sentence import verdict_sentence
+from luthier.eval.report.wording import verdict_sentence
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -44,10 +44,10 @@ class PeopleFacts(Fact):
     """What people said of the answers."""
 
     name: str
-    opinion: Opinion
+    opinion: HumanEvalSummary
 
 
-class Cost(Fact):
+class CostFact(Fact):
     """What a step was predicted to cost, and what it did cost."""
 
     step: str
@@ -65,7 +65,7 @@ class Cost(Fact):
     """How the prediction was made."""
 
 
-class Made(Fact):
+class ArtifactFact(Fact):
     """An artifact behind the report."""
 
     step: str
@@ -77,13 +77,13 @@ class Made(Fact):
     size: int = 0
 
 
-class Provenance(Fact):
+class ProvenanceFacts(Fact):
     """What is needed to check the report and to make it again."""
 
     recipe: str = ""
     """The recipe's text."""
     seed: int | None = None
-    artifacts: tuple[Made, ...] = ()
+    artifacts: tuple[ArtifactFact, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     machine: dict[str, str] = Field(default_factory=dict)
     licences: dict[str, str] = Field(default_factory=dict)
@@ -104,8 +104,8 @@ class ReportFacts(Fact):
     """Evaluations side by side, when there are several."""
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()
-    costs: tuple[Cost, ...] = ()
-    provenance: Provenance = Provenance()
+    costs: tuple[CostFact, ...] = ()
+    provenance: ProvenanceFacts = ProvenanceFacts()
 
     @property
     def verdict_sentence(self) -> str:

@@ -31,7 +31,7 @@ class SampleFact(Fact):
     reward: float | None = None
 
 
-class Tried(Fact):
+class PromptTrialFact(Fact):
     """A prompt that a search tried, and how far it came."""
 
     what: str
@@ -104,7 +104,7 @@ class TuningFacts(Fact):
     log: tuple[LogPoint, ...] = ()
     samples: tuple[SampleFact, ...] = ()
     """Of a policy: answers to the same prompts over time, by prompt."""
-    tried: tuple[Tried, ...] = ()
+    tried: tuple[PromptTrialFact, ...] = ()
     """Of a search of prompts: those that came furthest, the chosen one first."""
     prompts: int | None = None
     """How many prompts were tried in all."""

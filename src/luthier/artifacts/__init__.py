@@ -1,0 +1,1 @@
+"""The formats of artifacts that several packages read: datasets and findings."""

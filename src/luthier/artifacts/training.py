@@ -1,0 +1,81 @@
+"""How a model was made from data or from other models: `training.json` of its artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.artifact import Artifact
+from luthier.core.files import json_bytes, write_aside
+
+TUNED_CARD = "training.json"
+_Number = int | float
+Part = dict[str, Any] | str
+"""A part's settings with its kind, or its kind alone."""
+
+
+class TrainingRecord(BaseModel):
+    """How a model was trained, searched for or merged; what does not apply is left out.
+
+    What an objective adds of its own (`Objective.card`) stands beside.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    technique: Part = {}
+    objective: Part = {}
+    optimizer: Part = {}
+    base: str = ""
+    """The name of the model that it was made from."""
+    steps: int | None = None
+    rows: int | None = None
+    """Rows of the training split that were used."""
+    rows_seen: int | None = None
+    """The same, as often as each was seen."""
+    learnt_tokens: int | None = None
+    """Tokens that count in the loss, in one pass."""
+    trainable_parameters: int | None = None
+    learning_rate: _Number | None = None
+    learning_rate_why: str = ""
+    held_out: dict[str, Any] | None = None
+    """Measures on the held-out rows, and which step was saved."""
+    stopped: str = ""
+    """Why training ended before its last step."""
+    epoch: int | None = None
+    """Which of a training's epochs this is."""
+    classes: tuple[str, ...] = ()
+    """What a sequence head or a plain classifier names."""
+    features: int | None = None
+    """Of a plain classifier."""
+    verdict: dict[str, Any] | None = None
+    """How a generative judge is asked."""
+    held_back: int | None = None
+    """Of a search for a prompt: rows by which prompts were scored."""
+    prompts: int | None = None
+    scored_rows: int | None = None
+    prompt: str = ""
+    prompt_why: str = ""
+    merge: dict[str, Any] | None = None
+    """Of a merge: the settings of its method."""
+    weights: tuple[_Number, ...] = ()
+    models: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, model: Artifact) -> TrainingRecord:
+        """That of a model that was made here."""
+        return cls.model_validate(model.read_json(TUNED_CARD))
+
+    def write(self, folder: Path) -> None:
+        """Write `training.json` into a folder."""
+        write_aside(folder / TUNED_CARD, json_bytes(self.as_json()))
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that was given or read, by name."""
+        return dict(sorted(self.model_dump(mode="json", exclude_unset=True).items()))
+
+
+def kind_of(part: Part) -> str:
+    """The kind of a part of a training; empty where it is not said."""
+    return str(part.get("kind", "")) if isinstance(part, Mapping) else part

@@ -1,0 +1,1 @@
+"""Messages, chat templates and tokenizers: from a conversation to token ids."""

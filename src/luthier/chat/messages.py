@@ -1,0 +1,170 @@
+"""What an example is: messages with an origin, a kind, and every column that was not mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
+
+from luthier.core.component import described
+from luthier.core.hashing import canonical, digest_of
+
+Role = Literal["system", "user", "assistant", "tool"]
+ExampleKind = Literal["chat", "completion", "label", "preference", "rating", "tool"]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+
+
+class ToolCall(_Plain):
+    """A call of a function that an assistant turn makes."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None = None
+
+
+class Message(_Plain):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str = ""
+    thinking: str = ""
+    """Reasoning written before the content of an assistant turn (`reasoning_content` elsewhere)."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    tag: str | None = None
+    """What the data calls this turn, by which it can be chosen to be learnt."""
+    learn: bool = True
+    """False for an assistant turn that the data marks as read only: OpenAI's `weight: 0`, ShareGPT's `train: false`."""
+
+
+class ExampleOrigin(_Plain):
+    """Where an example came from: the source's name, the file, and the line (from 1) or key in it."""
+
+    source: str
+    file: str
+    line: int
+
+
+class Example(_Plain):
+    """One unit of data; `messages` ends with the assistant turn to learn."""
+
+    id: str
+    """Digest of the content as it was read; it does not change when operators edit the text."""
+    origin: ExampleOrigin
+    kind: ExampleKind
+    messages: tuple[Message, ...]
+    label: str | None = None
+    """The class, for `label` examples; the last assistant turn says the same."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the tools on offer."""
+    meta: dict[str, Any] = {}
+    """Every column of the source that was not mapped."""
+
+
+def example_id(messages: tuple[Message, ...], label: str | None, meta: Mapping[str, Any], occurrence: int = 0) -> str:
+    """16 hexadecimal digits of the content; `occurrence` tells identical rows apart (0 for the first)."""
+    texts = {key: str(meta[key]) for key in sorted(meta)}
+    plain = [_plain(message) for message in messages]
+    if None not in plain:  # what `digest_of` says of texts and whole numbers, several times as quickly
+        return hashlib.sha256(to_json([plain, label, texts, occurrence])).hexdigest()[:16]
+    content = [message.model_dump(mode="json", exclude_defaults=True) for message in messages]
+    return digest_of([content, label, texts, occurrence])[:16]
+
+
+def _plain(message: Message) -> dict[str, str] | None:
+    """What a message says, by name in order and without what it does not say; None when it holds more than texts."""
+    if message.tool_calls or message.tool_call_id is not None or message.tag is not None or not message.learn:
+        return None
+    found = {"content": message.content} if message.content else {}
+    if message.name is not None:
+        found["name"] = message.name
+    found["role"] = message.role
+    if message.thinking:
+        found["thinking"] = message.thinking
+    return found
+
+
+def prompt_of(example: Example) -> tuple[Message, ...]:
+    """What a model is asked: everything before the last assistant turn."""
+    return example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
+
+
+def answer_of(example: Example) -> str:
+    """What the last assistant turn says, its calls included."""
+    return spelled_out(example.messages[-1]) if example.messages[-1].role == "assistant" else ""
+
+
+def question_of(example: Example) -> str:
+    """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
+    return user_text(prompt_of(example))
+
+
+def user_text(messages: Iterable[Message]) -> str:
+    """The same of a conversation that waits for its answer."""
+    return "\n".join(message.content for message in messages if message.role != "system")
+
+
+def spelled_out(message: Message) -> str:
+    """What a turn says: its text, and the calls that it makes as Hermes and Qwen write them (`<tool_call>{…}`)."""
+    if not message.tool_calls:
+        return message.content
+    functions = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+    calls = [f"<tool_call>\n{json.dumps(one, ensure_ascii=False)}\n</tool_call>" for one in functions]
+    return "\n".join([*filter(None, [message.content]), *calls])
+
+
+NOTHING = "N/A"
+"""What stands in the user's place when a label's prior is measured (Zhao et al. 2021, contextual calibration)."""
+
+
+def emptied(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same messages with nothing in the last user turn."""
+    last = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
+    return tuple(
+        message.model_copy(update={"content": NOTHING}) if index == last else message
+        for index, message in enumerate(messages)
+    )
+
+
+def said_for(labels: Iterable[str], examples: Iterable[Example]) -> dict[str, str]:
+    """What the assistant says for each label: the most frequent text among the rows that bear it, else its name."""
+    texts: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        if example.label is not None:
+            texts[example.label][answer_of(example)] += 1
+    return {label: _most_frequent(texts[label]) if texts[label] else label for label in sorted(labels)}
+
+
+def _most_frequent(texts: Counter[str]) -> str:
+    return min(texts, key=lambda text: (-texts[text], text))
+
+
+def as_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages as OpenAI's chat API takes them; reasoning is left out."""
+    return [_as_openai(message) for message in messages]
+
+
+def _as_openai(message: Message) -> dict[str, Any]:
+    calls = [
+        {
+            "id": call.id or f"call_{number}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": canonical(call.arguments)},
+        }
+        for number, call in enumerate(message.tool_calls)
+    ]
+    more = {"tool_calls": calls or None, "tool_call_id": message.tool_call_id, "name": message.name}
+    return {
+        "role": message.role,
+        "content": message.content,
+        **{key: value for key, value in more.items() if value is not None},
+    }

@@ -1,0 +1,312 @@
+"""Where each message stands in a rendering: rendered a second time with invisible marks around every text of a user's.
+
+Marks are private-use characters that occur nowhere in the rendering. Removing them must give the rendering back to the
+byte, and each pair must have stayed together: then the template treated the marked texts exactly as the plain ones, and
+the places of the marks are the places of the texts. Templates that trim texts, split them at `</think>` or look at how
+they begin are met by setting the marks further inside, in the order of `DEPTHS`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from luthier.chat.messages import Message, ToolCall
+from luthier.chat.template import ChatTemplateError, Forms, Turns
+from luthier.core.errors import DataError, ModelError, SourceLocation
+
+Part = Literal["content", "thinking", "call", "name", "tool"]
+TextPredicate = Callable[[str], bool]
+
+TOOLS = -1
+"""The message number of texts that belong to the tools on offer."""
+
+_FIRST, _LAST = 0xF0000, 0xFFFFD
+_THINK = re.compile(r"</?think>")
+_PRIVATE = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
+_OPENING = re.compile(r"(?:<[^<>]*>\s*)+")
+
+
+@dataclass(frozen=True)
+class RenderedSegment:
+    """A stretch of the rendering that a message (or the tools) supplied; `start` and `end` count characters."""
+
+    message: int
+    part: Part
+    start: int
+    end: int
+    given: int = 0
+    """Which of the texts of the conversation it is; a text that the template writes twice has two pieces."""
+
+
+class Cut(NamedTuple):
+    """A stretch of one text to be marked, with the tags beside it that stay outside of the marks."""
+
+    start: int
+    end: int
+    lead: str = ""
+    trail: str = ""
+    reasoning: bool = False
+    """Whether it is the reasoning within the content of an assistant turn."""
+
+
+class Mapped(NamedTuple):
+    """What was found in a rendering, and the (message, part) of what was given and is not in it."""
+
+    pieces: tuple[RenderedSegment, ...]
+    dropped: tuple[tuple[int, Part], ...]
+
+
+def whole(text: str, role: str) -> list[Cut]:
+    """The text as it is."""
+    return [Cut(0, len(text))] if text else []
+
+
+def core(text: str, role: str) -> list[Cut]:
+    """Without the white space around it, which many templates trim."""
+    start = len(text) - len(text.lstrip())
+    return [Cut(start, len(text.rstrip()))] if text.strip() else []
+
+
+def thought(text: str, role: str) -> list[Cut]:
+    """Assistant turns in pieces, reasoning apart from the answer; others as in `core`."""
+    if role != "assistant":
+        return core(text, role)
+    cuts: list[Cut] = []
+    edge = 0
+    for start, end in [match.span() for match in _THINK.finditer(text)] + [(len(text), len(text))]:
+        inner = start < len(text)
+        cuts += [Cut(edge + cut.start, edge + cut.end, reasoning=inner) for cut in core(text[edge:start], role)]
+        edge = end
+    return cuts
+
+
+def peeled(text: str, role: str) -> list[Cut]:
+    """As `thought`, but inside any tags at either end, for templates that look at how a text begins and ends."""
+    return [_peel(text, cut) for cut in thought(text, role)]
+
+
+DEPTHS = (whole, core, thought, peeled)
+
+
+class _Given(NamedTuple):
+    """A stretch of text between marks, and whose it is."""
+
+    message: int
+    part: Part
+    cut: Cut
+    text: str
+
+    def is_in(self, shown: str) -> bool:
+        inside = shown.removeprefix(self.cut.lead).removesuffix(self.cut.trail)
+        return self.text in (shown, inside) or json.dumps(self.text, ensure_ascii=False)[1:-1] in (shown, inside)
+
+
+@dataclass
+class _Marker:
+    """Hands out marks, and remembers which text each pair stands for."""
+
+    first: int
+    cut: Callable[[str, str], list[Cut]]
+    given: list[_Given] = field(default_factory=list)
+
+    def put(self, text: str, number: int, part: Part, role: str) -> str:
+        marked, edge = [], 0
+        for cut in self.cut(text, role):
+            code = self.first + 2 * len(self.given)
+            kind: Part = "thinking" if cut.reasoning and part == "content" else part
+            self.given.append(_Given(number, kind, cut, text[cut.start : cut.end]))
+            marked += [text[edge : cut.start], chr(code), text[cut.start : cut.end], chr(code + 1)]
+            edge = cut.end
+        return "".join([*marked, text[edge:]])
+
+    def verbatim(self, mapped: Mapped, text: str) -> bool:
+        """Whether each piece is what was given, to the letter or as JSON; marks may survive around something else."""
+        return all(self.given[piece.given].is_in(text[piece.start : piece.end]) for piece in mapped.pieces)
+
+    def message(self, message: Message, number: int) -> Message:
+        put, role = self.put, message.role
+        return message.model_copy(
+            update={
+                "content": put(message.content, number, "content", role),
+                "thinking": put(message.thinking, number, "thinking", role),
+                "tool_calls": tuple(self.call(call, number, role) for call in message.tool_calls),
+            }
+        )
+
+    def call(self, call: ToolCall, number: int, role: str) -> ToolCall:
+        arguments = _mapped(call.arguments, lambda text: self.put(text, number, "call", role))
+        return call.model_copy(update={"name": self.put(call.name, number, "name", role), "arguments": arguments})
+
+    def tool(self, tool: Mapping[str, Any], special: TextPredicate) -> dict[str, Any]:
+        marked = _mapped(tool, lambda text: self.put(text, TOOLS, "tool", "system") if special(text) else text)
+        return dict(marked)
+
+
+def pieces_of(
+    forms: Forms,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    text: str,
+    *,
+    prompt: bool,
+    special: TextPredicate,
+) -> Mapped:
+    """The places in `text`, the rendering of `messages`, that messages supplied, in order; `ModelError` if none fits.
+
+    `special` tells whether a string holds a special token: strings of the tools are marked only then.
+    """
+    _check_names(messages, tools, special)
+    tried: list[list[_Given]] = []
+    loose: Mapped | None = None
+    for cut in DEPTHS:
+        marker = _Marker(_free(text, messages), cut)
+        turns = forms.turns([marker.message(message, number) for number, message in enumerate(messages)])
+        marked_tools = [marker.tool(tool, special) for tool in tools]
+        if marker.given in tried:
+            continue
+        tried.append(marker.given)
+        found = _found(forms, turns, marked_tools, marker, text, prompt)
+        if found is not None and marker.verbatim(found, text):
+            return found
+        loose = loose or found
+    if loose is not None:
+        return loose
+    raise ModelError(
+        "the chat template cannot be mapped: it changes what it writes when the texts of this conversation change, "
+        "so what belongs to which message is not certain",
+        where=SourceLocation(field="chat_template"),
+        hint="pass another template=, or take out of the texts the tags that the template looks for",
+    )
+
+
+def _found(
+    forms: Forms, turns: Turns, tools: Sequence[Mapping[str, Any]], marker: _Marker, text: str, prompt: bool
+) -> Mapped | None:
+    if not marker.given:
+        return Mapped((), ())
+    try:
+        marked = forms.template.render(turns, tools, prompt=prompt)
+    except ChatTemplateError:
+        return None
+    pattern = re.compile(f"[{chr(marker.first)}-{chr(marker.first + 2 * len(marker.given) - 1)}]")
+    positions = _pairs(pattern.finditer(marked), marker.first)
+    if positions is None or pattern.sub("", marked) != text:
+        return None
+    pieces = sorted((_piece(marker, position, text) for position in positions), key=lambda piece: piece.start)
+    missing = sorted(set(range(len(marker.given))) - {number for number, _, _ in positions})
+    dropped = dict.fromkeys(marker.given[number][:2] for number in missing)
+    return Mapped(tuple(pieces), tuple(dropped))
+
+
+def _pairs(marks: Iterator[re.Match[str]], first: int) -> list[tuple[int, int, int]] | None:
+    """(text, start, end) of each pair of marks, in characters of the unmarked rendering; None if a pair is broken."""
+    opened: dict[int, int] = {}
+    pairs: list[tuple[int, int, int]] = []
+    for removed, mark in enumerate(marks):
+        number, closes = divmod(ord(mark[0]) - first, 2)
+        if closes != (number in opened):
+            return None
+        if closes:
+            pairs.append((number, opened.pop(number), mark.start() - removed))
+        else:
+            opened[number] = mark.start() - removed
+    return None if opened else pairs
+
+
+def _piece(marker: _Marker, position: tuple[int, int, int], text: str) -> RenderedSegment:
+    given, start, end = position
+    number, part, cut, _ = marker.given[given]
+    if cut.lead and text[:start].endswith(cut.lead):
+        start -= len(cut.lead)
+    if cut.trail and text.startswith(cut.trail, end):
+        end += len(cut.trail)
+    return RenderedSegment(number, part, start, end, given)
+
+
+def _peel(text: str, cut: Cut) -> Cut:
+    inside = text[cut.start : cut.end]
+    lead = match[0] if (match := _OPENING.match(inside)) else ""
+    trail = inside[_closing(inside, len(lead)) :]
+    if len(lead) + len(trail) >= len(inside):
+        return cut
+    return Cut(cut.start + len(lead), cut.end - len(trail), lead, trail, cut.reasoning)
+
+
+def _closing(text: str, lowest: int) -> int:
+    """Where the tags begin, with the white space before each, that end a text: one look at each character."""
+    found = len(text)
+    while found > lowest and text[found - 1] == ">":
+        opens = text.rfind("<", lowest, found)
+        if opens < 0 or ">" in text[opens : found - 1]:
+            break
+        found = opens
+        while found > lowest and text[found - 1].isspace():
+            found -= 1
+    return found
+
+
+def _free(text: str, messages: Sequence[Message]) -> int:
+    """The first code of a run of private-use characters, two for each text, of which none occurs in the rendering."""
+    required = 2 * sum(_texts(message) for message in messages) + 2048
+    edge = _FIRST
+    for used in [*sorted(set(map(ord, _PRIVATE.findall(text)))), _LAST + 1]:
+        if used - edge >= required:
+            return edge
+        edge = used + 1
+    raise DataError("the conversation is too long, or its text uses nearly all private-use characters of Unicode")
+
+
+def _texts(message: Message) -> int:
+    """No fewer than the number of stretches that a message is marked in."""
+    tags = message.content.count("think>") + message.thinking.count("think>")
+    return 3 + tags + sum(2 + _leaves(call.arguments) for call in message.tool_calls)
+
+
+def _leaves(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(_leaves(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_leaves(item) for item in value)
+    return 1 + value.count("think>") if isinstance(value, str) else 0
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value
+
+
+def _check_names(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], special: TextPredicate) -> None:
+    """Refuses special tokens in identifiers, which templates compare and which therefore cannot be marked."""
+    for message in messages:
+        named = [message.name, message.tool_call_id, *(call.id for call in message.tool_calls)]
+        keys = [key for call in message.tool_calls for key in _keys(call.arguments)]
+        _refuse([name for name in [*named, *keys] if name and special(name)], "messages")
+    _refuse([key for tool in tools for key in _keys(tool) if special(key)], "tools")
+
+
+def _refuse(names: Sequence[str], field: str) -> None:
+    if names:
+        raise DataError(
+            f"the name {names[0]!r} holds a special token of the model",
+            where=SourceLocation(field=field),
+            hint="rename it; special tokens are kept as text in contents and argument values, not in names",
+        )
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from (str(key) for key in value)
+        for item in value.values():
+            yield from _keys(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _keys(item)

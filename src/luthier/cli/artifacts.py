@@ -1,0 +1,353 @@
+"""Commands that look at what was made: show, runs, lineage, compare, chat, export, store."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from luthier.cli.output import Json, printing, say, say_json, size, table
+from luthier.core.events import counted
+
+if TYPE_CHECKING:
+    from luthier.recipe.locate import Target
+
+Word = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE[:STEP]|RUN[:STEP]|ID]", help="A recipe, a run, a step, or a digest's beginning."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH=VALUE …]", help="The recipe's overrides, as they were given to `luthier run`."),
+]
+store_app = typer.Typer(help="The artifact store: list, verify, gc.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(show)
+    app.command()(runs)
+    app.command()(lineage)
+    app.command()(compare)
+    app.command()(chat)
+    app.command()(rate)
+    app.command()(export)
+    app.add_typer(store_app, name="store")
+
+
+def show(
+    what: Word = None,
+    overrides: Overrides = None,
+    path: Annotated[bool, typer.Option("--path", help="Print only the artifact's folder.")] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="List the rows that a data set left out: reason, place, first words.")
+    ] = False,
+    rendered: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Print so many training rows as the model sees them, trained tokens marked: of a step that tunes, or "
+            "of the data that one reads.",
+        ),
+    ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="With --rendered: a line a token, with its id.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a recipe's steps, a run, or one artifact: what made it, from what, and what it holds."""
+    from luthier.commands.show import describe, describe_dropped
+    from luthier.recipe.locate import Target
+
+    target = Target.read(what, overrides)
+    if rendered is not None or ids:
+        _show_rendered(target, rendered, ids=ids, as_json=as_json)
+        return
+    shown = describe_dropped(target) if dropped else describe(target)
+    if path:
+        say(shown.path)
+    elif as_json:
+        say_json(shown.facts)
+    else:
+        for line in shown.lines():
+            say(line)
+
+
+def _show_rendered(target: Target, number: int | None, *, ids: bool, as_json: bool) -> None:
+    """Print training rows as the model sees them; what is trained on is green on a terminal."""
+    from luthier.commands.show import show_rendered
+    from luthier.core.errors import InputError, SourceLocation
+
+    if number is None:
+        hint = "add --rendered 3"
+        raise InputError("--ids shows the tokens of rendered rows", where=SourceLocation(field="--ids"), hint=hint)
+    shown = show_rendered(target, number, ids=ids)
+    if as_json:
+        say_json(shown.facts)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    with printing():
+        for piece in shown.pieces:
+            console.print(Text(piece.text, style="bold green" if piece.trained else ""), end="")
+
+
+def runs(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Only runs of this recipe; else all of the folder here.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the runs of recipes with their overrides; a run's id stands for its recipe in every command."""
+    from luthier.recipe.locate import list_runs, run_facts
+
+    found = list_runs(recipe, limit=limit)
+    if as_json:
+        say_json({"runs": [run_facts(run) for run in found]})
+        return
+    rows = [
+        (run.id, run.recipe, f"{run.started_at:%Y-%m-%d %H:%M}", run.state, shlex.join(run.overrides or []))
+        for run in found
+    ]
+    table(("run", "recipe", "began (UTC)", "state", "overrides"), rows)
+    say("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
+
+
+def lineage(
+    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, its beginning, or FILE:LINE.")],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE|RUN", help="The recipe, or a run of one; else the one here that has the row."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell an example's story: file and line, every edit, its split, who learnt it, how models answered it."""
+    from luthier.commands.lineage import trace_example
+    from luthier.recipe.locate import Target
+
+    lineage = trace_example(example, Target.read(recipe, overrides, f"lineage {example} --recipe {{}}"))
+    if as_json:
+        say_json(lineage.facts)
+        return
+    for line in lineage.lines():
+        say(line)
+
+
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A recipe, RECIPE:STEP, run, digest, or predictions JSONL. PATH=VALUE overrides the recipe before it.",
+        ),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same kind of thing.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[C …]", help="Further ones, each against A.")] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="For two files; several times.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare evaluations or files of predictions (paired, on the same rows; the first with each), or two data sets."""
+    from luthier.recipe.compare import compare_all
+    from luthier.recipe.locate import Target
+
+    found = compare_all(Target.read_all([first, second, *(more or ())], "compare"), metric or ())
+    if as_json:
+        say_json(found.facts)
+        return
+    for line in found.lines():
+        say(line)
+
+
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE:STEP|RUN:STEP|MODEL]", help="A tuned step, or a base model."),
+    ] = None,
+    overrides: Overrides = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Ask one thing and leave.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message; else the one the model was tuned with.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Talk with a model: one prompt, or line by line."""
+    from luthier.commands.chat import open_chat
+    from luthier.recipe.locate import Target
+
+    target = Target.read(model, overrides, "chat {}")
+    session = open_chat(target, system=system, max_tokens=max_tokens, temperature=temperature)
+    for warning in session.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    if prompt is not None or as_json:
+        question = prompt if prompt is not None else sys.stdin.read().strip()
+        answer = session.ask(question)
+        say_json({"model": session.name, "prompt": question, "answer": answer}) if as_json else say(answer)
+        return
+    for note in session.notes:
+        sys.stderr.write(note + "\n")
+    _converse(session.stream_answer)
+
+
+def _converse(answer_in_pieces: Callable[[str], Iterator[str]]) -> None:
+    """Read lines and print answers as they come, until the end of input."""
+    terminal = sys.stdin.isatty()
+    while True:
+        if terminal:
+            sys.stdout.write("> ")
+            sys.stdout.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if not line.strip():
+            continue
+        for piece in answer_in_pieces(line.strip()):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        say("")
+
+
+def rate(
+    what: Annotated[str, typer.Argument(metavar="RECIPE:STEP", help="A step of kind `human_eval`.")],
+    name: Annotated[str | None, typer.Option("--as", help="Who you are; needed where several people judge.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write what you have not judged yet to this file (CSV or JSON lines).")
+    ] = None,
+    read: Annotated[Path | None, typer.Option("--from", help="Take judgments from this file.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where all judgments are written; else where the recipe reads them.")
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say how far everybody is, and whether to stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge models' answers blind, one after the other; or by files. The recipe's step `human_ratings` takes them
+    up."""
+    from luthier.commands.rate import converse, open_sitting
+
+    sitting = open_sitting(what)
+    if read is not None:
+        sys.stderr.write(f"{counted(sitting.take(read), 'judgment')} taken from {read}\n")
+    if sheet is not None:
+        items = sitting.sheet(sitting.judge(name), sheet)
+        say_json({"sheet": str(sheet), "items": items}) if as_json else say(
+            f"wrote {sheet}: {counted(items, 'item')} to judge"
+        )
+        return
+    if read is None and not status and not as_json:
+        converse(sitting, sitting.judge(name), _asked, say)
+    progress = sitting.status()
+    if not status:
+        progress["file"] = str(sitting.save(to))
+    if as_json:
+        say_json(progress)
+        return
+    for who, far in progress["annotators"].items():
+        say(f"{who:<16} {far['judged']} of {far['of']} judged")
+    for line in (progress.get("stop"), f"judgments: {progress['file']}" if "file" in progress else None):
+        if line:
+            say(line)
+
+
+def _asked(prompt: str) -> str | None:
+    """A line from the terminal or a pipe; None at the end."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    line = sys.stdin.readline()
+    return line if line else None
+
+
+def export(
+    what: Annotated[
+        str, typer.Argument(metavar="RECIPE:STEP|RUN:STEP|MODEL", help="A data set, a model, or a base model's name.")
+    ],
+    overrides: Overrides = None,
+    *,
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="A model: hf (the default), adapter, merged or gguf; a data set: jsonl (the default), or another "
+            "kind that `luthier components exporter` lists.",
+        ),
+    ] = None,
+    quant: Annotated[Literal["f16", "q8_0", "q4_0"], typer.Option(help="Precision of a GGUF file's matrices.")] = "f16",
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Merge what was learnt over a quantized base into what it stands for.")
+    ] = False,
+    base: Annotated[
+        bool | None,
+        typer.Option(
+            "--base/--no-base",
+            help="Write the base model's weights into an adapter's folder, as base/; by default where the base has no "
+            "id on the Hugging Face hub.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a data set or a model in a form that other tools read."""
+    from luthier.commands.export import export_artifact
+    from luthier.recipe.locate import Target
+
+    options = ["--to", str(to), *(["--format", form] if form else [])]
+    target = Target.read(what, overrides, f"export {{}} {shlex.join(options)}")
+    done = export_artifact(target, to, form, quant=quant, dequantize=dequantize, with_base=base)
+    if as_json:
+        say_json({"to": str(to), "files": done.files, "notes": done.notes})
+        return
+    for note in done.notes:
+        say(f"  · {note}")
+    say(f"wrote {to}: {', '.join(done.files)}")
+
+
+@store_app.command("list")
+def store_list(as_json: Json = False) -> None:
+    """List the artifacts of the store here."""
+    from luthier.commands.retention import list_artifacts
+
+    rows = list_artifacts()
+    if as_json:
+        say_json({"artifacts": rows})
+        return
+    table(
+        ("artifact", "kind", "makes", "size", "made"),
+        [(r["artifact"][:12], r["kind"], r["makes"], size(r["bytes"]), r["made"]) for r in rows],
+    )
+
+
+@store_app.command("verify")
+def store_verify(as_json: Json = False) -> int:
+    """Read every file of every artifact and name those that differ from what was made."""
+    from luthier.commands.retention import verify_stores
+
+    faults, checked = verify_stores()
+    if as_json:
+        say_json({"faults": faults, "artifacts": checked})
+    else:
+        for fault in faults:
+            say(fault)
+        say(f"{checked} artifacts: {'all whole' if not faults else f'{len(faults)} faults'}")
+    return 2 if faults else 0
+
+
+@store_app.command("gc")
+def store_gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove artifacts that no recipe in this folder needs any more."""
+    from luthier.commands.retention import collect_garbage
+
+    removed, freed = collect_garbage(dry_run=dry_run)
+    if as_json:
+        say_json({"removed": removed, "bytes": freed})
+        return
+    say(f"{'would remove' if dry_run else 'removed'} {len(removed)} artifacts, {size(freed)}")

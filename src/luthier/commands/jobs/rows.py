@@ -1,0 +1,32 @@
+"""Conditions on rows of the ledger that files and jobs have in common."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from luthier.core.db.tables.jobs import FileRow, JobRow
+
+
+def owned(rows: type[FileRow | JobRow], key: str | None) -> ColumnElement[bool]:
+    """Those of one key; of nobody's where there are no keys."""
+    return rows.key.is_(None) if key is None else rows.key == key
+
+
+def sort_key(rows: type[FileRow | JobRow]) -> Any:
+    """What rows are in the order of: when they were made, then their name."""
+    from sqlalchemy import tuple_
+
+    return tuple_(rows.made_at, rows.id)
+
+
+def place_of(made_at: datetime, name: str) -> Any:
+    """The place of one of them."""
+    from sqlalchemy import literal, tuple_
+
+    from luthier.core.db.tables.base import Moment
+
+    return tuple_(literal(made_at, Moment()), literal(name))

@@ -1,0 +1,310 @@
+"""Jobs run one after another as long as a server stands: files are checked, recipes made, what comes of them served.
+
+Of all servers over one store, one runs the jobs. A server that stops interrupts the run, which keeps its checkpoint;
+one that is killed leaves a run that goes on. The next server finds the job as the ledger has it, and goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from luthier.commands.jobs.check import check
+from luthier.commands.jobs.journal import tell
+from luthier.commands.jobs.memory import machine_bytes, needed_bytes
+from luthier.commands.jobs.process import ProcessOutcome, Running, last_words, merged
+from luthier.commands.jobs.records import FineTuningJob
+from luthier.commands.jobs.service import JobService
+from luthier.commands.jobs.tunable import Tunable
+from luthier.commands.jobs.writing import (
+    EPOCH,
+    RECIPE,
+    TRAINING,
+    TUNE,
+    VALIDATION,
+    JobTrainingData,
+    checkpoint_name,
+    model_name,
+    settle,
+    write,
+)
+from luthier.core.errors import LuthierError
+from luthier.core.files import writing
+from luthier.serve.openai.protocol import APIError
+from luthier.traces import releases
+from luthier.traces.releases import ReleasedModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LOG = logging.getLogger("luthier.jobs")
+_EVERY_S = 0.2
+_LOOK_S = 1.0
+_SWEEP_S = 600.0
+_PATIENCE_S = 10.0
+"""How long a run may take to end in order, when it is told to."""
+MOST_DEATHS = 3
+"""A job whose process was killed more often is not tried again."""
+
+
+class Runner:
+    """Works through the jobs of a desk."""
+
+    def __init__(self, service: JobService, released: Callable[[], Awaitable[None]]) -> None:
+        """`released` is waited for when a model was released: then it is served."""
+        self._desk, self._released = service, released
+        self._running: Running | None = None
+        self._away = False
+
+    async def run(self) -> None:
+        """Work until cancelled; what runs then is interrupted, to be gone on with."""
+        lock = FileLock(self._place / ".lock", thread_local=False)
+        try:
+            while not self._alone(lock):
+                await asyncio.sleep(_LOOK_S)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._again_and_again(self._check_next))
+                tasks.create_task(self._again_and_again(self._run_next))
+                tasks.create_task(self._again_and_again(self._sweep))
+        finally:
+            await self._interrupt()
+            lock.release()
+
+    @property
+    def _place(self) -> Path:
+        return self._desk.store.root / "jobs"
+
+    def _alone(self, lock: FileLock) -> bool:
+        """Whether this is the one server that runs jobs."""
+        try:
+            with writing(self._place):
+                self._place.mkdir(0o700, parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        except LuthierError as error:
+            self._warn(error)
+            return False
+        return True
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[float]]) -> None:
+        """Do something, and wait so long as it says; while the ledger is away, wait for it."""
+        while True:
+            try:
+                wait_s = await work()
+                self._away = False
+            except LuthierError as error:
+                self._warn(error)
+                wait_s = _LOOK_S
+            await asyncio.sleep(wait_s)
+
+    def _warn(self, error: LuthierError) -> None:
+        if not self._away:
+            _LOG.warning("jobs wait: %s", error)
+        self._away = True
+
+    async def _sweep(self) -> float:
+        await asyncio.to_thread(self._desk.files.sweep)
+        return _SWEEP_S
+
+    # ── checking files ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _check_next(self) -> float:
+        waiting = await asyncio.to_thread(self._desk.book.everybody, states=("validating_files",))
+        for job in reversed(waiting):
+            await asyncio.to_thread(self._guarded, self._check, job)
+        return _EVERY_S
+
+    def _check(self, job: FineTuningJob) -> None:
+        """Read a job's files, decide what was left open, write its recipe."""
+        folder, request, book = self._desk.folder(job.id), job.request, self._desk.book
+        training = folder / TRAINING
+        rows = check(training, request.method, "training_file")
+        material = JobTrainingData(training, rows)
+        if request.validation_file is not None:
+            held = folder / VALIDATION
+            count = check(held, request.method, "validation_file").rows
+            material = JobTrainingData(training, rows, held, count)
+        settled = settle(request, rows)
+        if not book.change(job.id, "validating_files", ("validating_files",), settled=settled):
+            return
+        tunable = self._desk.tunable.get(request.model) or self._going_on(job)
+        if tunable is None:
+            raise APIError(f"the model {request.model!r} cannot be tuned here any more", code="model_not_available")
+        write(folder, book.any(job.id), tunable, material)
+        if book.change(job.id, "queued", ("validating_files",)):
+            tell(folder, f"Files validated, moving job to queued state: {rows.rows} training rows")
+
+    def _going_on(self, job: FineTuningJob) -> Tunable | None:
+        """The model that an earlier job made, as a base model in the folder of the job that goes on from it."""
+        earlier = self._desk.earlier(job.key, job.request.model)
+        if earlier is None:
+            return None
+        folder = self._desk.folder(job.id)
+        tell(folder, f"Taking {job.request.model} as the base model")
+        return Tunable(job.request.model, str(merged(earlier, folder, self._desk.store.location)))
+
+    def _guarded(self, work: Callable[[FineTuningJob], Any], job: FineTuningJob) -> Any:
+        """Do something for a job; what is wrong with it ends it, and only it."""
+        try:
+            return work(job)
+        except APIError as error:
+            self._fail(job, error.message, error.code or "invalid_request_error", error.param)
+        except LuthierError as error:
+            self._desk.book.any(job.id)  # raises when it is the ledger that is away
+            self._fail(job, f"{error.message}; {error.hint}" if error.hint else error.message, "job_failed", None)
+        except Exception:  # noqa: BLE001  # one job's fault must not end the others
+            _LOG.exception("%s failed", job.id)
+            self._fail(job, "a fault of the server's own; its log says which", "server_error", None)
+        return None
+
+    def _fail(self, job: FineTuningJob, message: str, code: str, param: str | None) -> None:
+        error = {"message": message, "code": code, "param": param}
+        if self._desk.book.change(job.id, "failed", ("validating_files", "queued", "running"), error=error):
+            tell(self._desk.folder(job.id), f"The job failed: {message}", "failed")
+
+    # ── running recipes ─────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run_next(self) -> float:
+        """Make the recipe of the job whose turn it is."""
+        waiting = await asyncio.to_thread(self._desk.book.everybody, states=("queued", "running"))
+        job = next((one for one in reversed(waiting) if one.state == "running"), waiting[-1] if waiting else None)
+        if job is None:
+            return _EVERY_S
+        running = self._still_running(job)
+        if running is None:
+            if not await self._has_room(job):
+                return _LOOK_S
+            running = await asyncio.to_thread(self._guarded, self._start, job)
+        if running is not None:
+            self._running = running
+            await self._follow(job, running)
+            self._running = None
+            await self._ended(job, running)
+        return 0.0
+
+    def _still_running(self, job: FineTuningJob) -> Running | None:
+        """The run that an earlier server left."""
+        if job.state != "running" or job.process is None:
+            return None
+        running = Running(self._desk.folder(job.id), job.process)
+        return None if running.over else running
+
+    async def _has_room(self, job: FineTuningJob) -> bool:
+        """Whether the machine's memory holds the job now; one that it never holds fails."""
+        recipe = self._desk.folder(job.id) / RECIPE
+        needed: int | None = await asyncio.to_thread(self._guarded, lambda _: needed_bytes(recipe), job)
+        there = machine_bytes()
+        if needed is None or there is None:
+            return needed is not None
+        whole, free = there
+        if needed > whole:
+            what = f"it needs about {needed / 1e9:.1f} GB of memory; this machine has {whole / 1e9:.1f} GB"
+            await asyncio.to_thread(self._fail, job, what, "insufficient_memory", None)
+        elif needed > free:
+            _LOG.info("%s waits for %.1f GB of memory", job.id, needed / 1e9)
+        return needed <= free
+
+    def _start(self, job: FineTuningJob) -> Running | None:
+        book, folder = self._desk.book, self._desk.folder(job.id)
+        if not book.change(job.id, "running", ("queued", "running"), process=None):
+            return None  # cancelled or paused meanwhile
+        tell(folder, "Fine-tuning job started" if job.state == "queued" else "The job goes on from its last checkpoint")
+        running = Running.start(folder / RECIPE, self._desk.store.location)
+        if not book.change(job.id, "running", ("running",), process=running.name):
+            running.tell(signal.SIGTERM)
+        return running
+
+    async def _follow(self, job: FineTuningJob, running: Running) -> None:
+        """Wait until a run is over; it is told to end when the job is not to run any more."""
+        looked = time.monotonic()
+        stop_sent_at: float | None = None
+        while not running.over:
+            await asyncio.sleep(_EVERY_S)
+            now = time.monotonic()
+            if stop_sent_at is None and now - looked > _LOOK_S:
+                looked = now
+                if (await asyncio.to_thread(self._state, job)) not in (None, "running"):
+                    stop_sent_at = now
+                    running.tell(signal.SIGTERM)
+            elif stop_sent_at is not None and now - stop_sent_at > _PATIENCE_S:
+                running.tell(signal.SIGKILL)
+
+    def _state(self, job: FineTuningJob) -> str | None:
+        """A job's state; None while the ledger is away."""
+        try:
+            return self._desk.book.any(job.id).state
+        except LuthierError as error:
+            self._warn(error)
+            return None
+
+    async def _ended(self, job: FineTuningJob, running: Running) -> None:
+        """Do what follows from how a run ended; while the ledger is away, later."""
+        while (state := await asyncio.to_thread(self._state, job)) is None:
+            await asyncio.sleep(_LOOK_S)
+        if state != "running":
+            return
+        outcome = running.outcome()
+        if outcome.artifacts is not None:
+            made = outcome.artifacts
+            await asyncio.to_thread(self._guarded, lambda one: self._release(one, made), job)
+            await self._released()
+            await asyncio.to_thread(self._guarded, self._succeed, job)
+        else:
+            await asyncio.to_thread(self._guarded, lambda one: self._lost(one, outcome), job)
+
+    def _release(self, job: FineTuningJob, made: Mapping[str, str]) -> None:
+        """From here on the job cannot be cancelled: its model is given its name, and those after epochs theirs."""
+        from luthier.commands.jobs.results import trained_tokens, write_results
+
+        digest = made[TUNE]
+        book, model = self._desk.book, self._desk.store.open(digest)
+        results = book.any(job.id).result_file or write_results(self._desk.files, job.key, model).id
+        tokens = trained_tokens(model)
+        if book.change(job.id, "running", ("running",), artifact=digest, result_file=results, trained_tokens=tokens):
+            for name, one in {**self._checkpoints(job, made), model_name(job): digest}.items():
+                releases.release(self._desk.ledger, name, ReleasedModel(word=job.id, model=one, digest=one))
+
+    def _checkpoints(self, job: FineTuningJob, made: Mapping[str, str]) -> dict[str, str]:
+        """The models after earlier epochs by the names that they get; one that is the end itself needs none."""
+        steps = {one: self._desk.steps(one) for step, one in made.items() if step.startswith(EPOCH)}
+        end = self._desk.steps(made[TUNE])
+        return {checkpoint_name(model_name(job), at): one for one, at in steps.items() if at < end}
+
+    def _succeed(self, job: FineTuningJob) -> None:
+        name, folder = model_name(job), self._desk.folder(job.id)
+        if self._desk.book.any(job.id).artifact is not None and self._desk.book.change(
+            job.id, "succeeded", ("running",), model=name, process=None
+        ):
+            tell(folder, f"New fine-tuned model created: {name}")
+            tell(folder, "The job has successfully completed")
+
+    def _lost(self, job: FineTuningJob, outcome: ProcessOutcome) -> None:
+        """A run that said what was wrong is over; one that was killed is tried again."""
+        if outcome.error is not None:
+            self._fail(job, str(outcome.error["message"]), "job_failed", None)
+            return
+        deaths, folder = self._desk.book.any(job.id).deaths + 1, self._desk.folder(job.id)
+        if deaths > MOST_DEATHS:
+            words = last_words(folder)
+            self._fail(job, f"its process was killed {deaths} times{f': {words}' if words else ''}", "killed", None)
+        elif self._desk.book.change(job.id, "queued", ("running",), deaths=deaths, process=None):
+            tell(folder, "The job's process was killed; it goes on from its last checkpoint", "warning")
+
+    async def _interrupt(self) -> None:
+        """Tell what runs to keep its state and end."""
+        running = self._running
+        if running is None:
+            return
+        running.tell(signal.SIGTERM)
+        end = time.monotonic() + _PATIENCE_S
+        while not running.over and time.monotonic() < end:
+            await asyncio.sleep(_EVERY_S / 4)
+        if not running.over:
+            running.tell(signal.SIGKILL)

@@ -1,0 +1,60 @@
+"""The base models that jobs may tune, by the names that clients call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from luthier.core.errors import InputError, LuthierError, ModelError, SourceLocation
+from luthier.models.catalog import ENCODERS
+from luthier.models.load import is_endpoint
+from luthier.recipe.models import base_model
+
+
+class Tunable(NamedTuple):
+    """A base model that may be tuned."""
+
+    name: str
+    """What clients call it."""
+    word: str
+    """What a recipe calls it."""
+
+
+def tunables(requested: Iterable[str], served: Iterable[str]) -> Mapping[str, Tunable]:
+    """Those that were named (`NAME=MODEL`, or only a model), else the base models that are served."""
+    found = [_named(text) for text in requested]
+    if not found:
+        found = [Tunable(word, _placed(word)) for word in served if _is_base(word)]
+    return {one.name: one for one in found}
+
+
+def _named(text: str) -> Tunable:
+    name, equals, word = text.partition("=")
+    found = Tunable(name.strip(), _placed((word if equals else text).strip()))
+    if not found.name or not found.word or len(found.name) > 200:
+        raise InputError(
+            "expected NAME=MODEL, or a model", where=SourceLocation(field="--tune"), hint="gpt-4o-mini=qwen3-0.6b"
+        )
+    try:
+        artifact = base_model(found.word)
+    except LuthierError as error:
+        raise type(error)(error.message, where=SourceLocation(field="--tune"), hint=error.hint) from error
+    if is_endpoint(artifact):
+        raise ModelError(f"{found.word} is an endpoint: its weights are not here", where=SourceLocation(field="--tune"))
+    return found
+
+
+def _placed(word: str) -> str:
+    """A folder or a file by its whole path: jobs' recipes lie elsewhere."""
+    return str(Path(word).absolute()) if word and Path(word).exists() else word
+
+
+def _is_base(word: str) -> bool:
+    """Whether a word that is served names a base model with its weights here."""
+    if word in ENCODERS or ":" in word or word.endswith((".yaml", ".yml")):
+        return False
+    try:
+        return not is_endpoint(base_model(word))
+    except LuthierError:
+        return False  # a step's digest, a pipeline: served, but no base

@@ -1,0 +1,134 @@
+"""The recipe that a wish comes to: one that `luthier run` makes as well."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from luthier.commands.jobs.check import Checked
+from luthier.commands.jobs.records import FineTuningJob, JobRequest
+from luthier.commands.jobs.tunable import Tunable
+from luthier.core.files import write_aside
+from luthier.data.suggest.settings import ROWS_PER_STEP, suggest_training
+from luthier.recipe.models import base_model
+from luthier.recipe.schema import Recipe
+
+RECIPE, TRAINING, VALIDATION = "recipe.yaml", "training.jsonl", "validation.jsonl"
+TUNE, EPOCH = "tune", "epoch_"
+_KEPT = 2
+"""Models after epochs before the last that a job keeps: three in all, as at OpenAI."""
+_CKPT = ":ckpt-step-"
+_LONGEST_MODEL = 40
+_LONGEST_RATE = 3
+
+
+class JobTrainingData(NamedTuple):
+    """What a job learns from, in its folder."""
+
+    training: Path
+    rows: Checked
+    validation: Path | None = None
+    held_out: int = 0
+    """Rows of the validation file."""
+
+
+def settle(request: JobRequest, rows: Checked) -> dict[str, Any]:
+    """What `auto` comes to: as often over few rows as `luthier new` would have it."""
+    found = suggest_training(rows.rows, rows.classes).settings
+    decided = {
+        "n_epochs": found.get("epochs", 1),
+        "batch_size": min(found.get("batch_size", ROWS_PER_STEP), rows.rows),
+        "learning_rate_multiplier": 1.0,
+        "beta": 0.1,
+    }
+    return {name: decided[name] for name, value in request.hyperparameters.items() if value == "auto"}
+
+
+def write(folder: Path, job: FineTuningJob, tunable: Tunable, material: JobTrainingData) -> Path:
+    """Write a job's recipe beside the files that it reads (`take`)."""
+    text = yaml.safe_dump(_recipe(job, tunable, material, folder), sort_keys=False, allow_unicode=True, width=100)
+    path = folder / RECIPE
+    write_aside(path, f"# Written for {job.id}; `luthier run {path}` makes the same.\n{text}".encode())
+    return path
+
+
+def take(source: Path, to: Path) -> None:
+    """A second name for a file's bytes, or a copy where that cannot be: nobody can delete them under a job."""
+    to.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
+    to.parent.mkdir(0o700, exist_ok=True)
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
+def _recipe(job: FineTuningJob, tunable: Tunable, material: JobTrainingData, folder: Path) -> dict[str, Any]:
+    plain = {"kind": "prepare", "source": {"kind": "jsonl", "path": TRAINING}, "split": {"test": 0}, "task": "text"}
+    steps: dict[str, Any] = {"data": plain}
+    if material.validation is not None:
+        split = {"test": 0, "validation": material.held_out, "train": 0}
+        held = {**plain, "source": {"kind": "jsonl", "path": VALIDATION}, "split": split}
+        mixed = {"kind": "mix", "data": ["training", "validation"]}
+        steps = {"training": plain, "validation": held, "data": mixed}
+    steps[TUNE] = _tune(job, material)
+    for epoch in range(1, int(job.hyperparameters["n_epochs"]))[-_KEPT:]:
+        steps[f"{EPOCH}{epoch}"] = {"kind": "epoch", "tuned": TUNE, "epoch": epoch}
+    recipe = {"luthier": 1, "name": job.id.lower(), "seed": job.request.seed, "model": tunable.word, "steps": steps}
+    multiplier = job.hyperparameters["learning_rate_multiplier"]
+    if multiplier != 1:
+        steps[TUNE]["learning_rate"] = _rate(recipe, folder, float(multiplier), tunable)
+    return recipe
+
+
+def _tune(job: FineTuningJob, material: JobTrainingData) -> dict[str, Any]:
+    hyperparameters = job.hyperparameters
+    supervised = job.request.method == "supervised"
+    objective = (
+        {"kind": "sft", "train_on": "all"} if supervised else {"kind": "dpo", "beta": float(hyperparameters["beta"])}
+    )
+    validation = {"validation": {"rows": "validation", "keep": "last"}} if material.validation is not None else {}
+    return {
+        "kind": "tune",
+        "data": "data",
+        "technique": {"kind": "lora"},
+        "objective": objective,
+        "epochs": hyperparameters["n_epochs"],
+        **({"save_epochs": kept} if (kept := min(_KEPT, int(hyperparameters["n_epochs"]) - 1)) else {}),
+        "batch_size": hyperparameters["batch_size"],
+        **validation,
+    }
+
+
+def _rate(recipe_data: dict[str, Any], folder: Path, multiplier: float, tunable: Tunable) -> float:
+    """The learning rate that would be taken, so many times."""
+    from luthier.models.describe import describe
+    from luthier.recipe.yaml import SourceText
+    from luthier.tune.steps.tune import Tune
+
+    recipe = Recipe.of(SourceText(file=RECIPE, data=recipe_data, lines={}), folder)
+    step = recipe.steps[TUNE]
+    assert isinstance(step, Tune)
+    usual = step.rate_for(step.technique, describe(base_model(tunable.word).folder))  # type: ignore[arg-type]  # LoRA
+    return float(f"{usual.value * multiplier:.{_LONGEST_RATE}g}")
+
+
+def model_name(job: FineTuningJob) -> str:
+    """The name under which what comes of a job is served: `ft:MODEL:luthier:SUFFIX:…`."""
+    model = job.request.model.split(":")[1] if job.request.model.startswith("ft:") else job.request.model
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[:_LONGEST_MODEL]
+    return f"ft:{base}:luthier:{job.request.suffix or ''}:{job.id.removeprefix('ftjob-')[:8]}"
+
+
+def checkpoint_name(model: str, step: int) -> str:
+    """The name under which what a job's model was after a step is served."""
+    return f"{model}{_CKPT}{step}"
+
+
+def without_step(model: str) -> str:
+    """The name of a job's model by the name of one of its checkpoints; any other name as it is."""
+    return model.partition(_CKPT)[0]

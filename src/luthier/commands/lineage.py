@@ -1,0 +1,238 @@
+"""An example's whole story: where it came from, what was done to it, who learnt it, how models answered it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.artifacts.findings import place_in_file, read_marks
+from luthier.core.artifact import Artifact
+from luthier.core.db import Ledger, ledger_url
+from luthier.core.errors import LuthierError, SourceLocation, UnknownName
+from luthier.core.events import counted
+from luthier.core.store import Store
+from luthier.data.history.lineage import children, explain_example
+from luthier.eval.predictions import answers
+from luthier.pii.keeper import TAG
+from luthier.recipe.locate import Target, find_plan
+from luthier.recipe.planner import RecipePlan
+from luthier.recipe.workspace import recipes_here
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleLineage:
+    """The story of one example in one recipe."""
+
+    lineage: dict[str, Any]
+    """Origin, edits, split or reason of being dropped (see `luthier.data.history.lineage`)."""
+    trained_models: list[dict[str, Any]]
+    """Models that were tuned on it: step, artifact, how often the saved weights and the whole training saw it, why it
+    was not learnt, tokens, runs."""
+    answers: list[dict[str, Any]]
+    """How each model of each evaluation answered it."""
+    children: list[dict[str, Any]]
+    """Rows that were made out of it: step, id, by which augmenter."""
+    doubts: list[dict[str, Any]]
+    """Findings that name it: step, finding, score, note."""
+    later: list[dict[str, Any]]
+    """What other data sets of the recipe made of it: step, split, reason of being dropped, edits, label."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The story as `trace --json` prints it."""
+        rest = {name: getattr(self, name) for name in ("doubts", "later", "children", "trained_models", "answers")}
+        return {**self.lineage, **rest}
+
+    def lines(self) -> Iterator[str]:
+        """The story for a person."""
+        yield from _story_lines(self.lineage)
+        for one in self.doubts:
+            yield f"{one['step']}: named by {one['finding']}{': ' if one['note'] else ''}{one['note']}"
+        for one in self.later:
+            yield from (f"{one['step']}: {line}" for line in _later_lines(one))
+        for child in self.children:
+            yield f"{child['step']}: {child['by']} made {child['id']} out of it"
+        for one in self.trained_models:
+            yield _learnt_line(one)
+            yield f"  in the runs {', '.join(one['runs']) or '(made outside a recorded run)'}"
+        for one in self.answers:
+            right = {True: "right", False: "wrong", None: ""}[one["correct"]]
+            yield f"{one['step']}: {one['model']:<10} answered {one['prediction']!r} {right}".rstrip()
+
+
+def _learnt_line(training: dict[str, Any]) -> str:
+    """How often a model learnt an example, or why it did not, for a person."""
+    by = f"{training['step']} ({training['artifact'][:12]})"
+    if not training["times"]:
+        late = "it was seen after the weights that were saved" if training["seen"] else "its turn never came"
+        return f"not learnt by {by}: {training['nothing'] or late}"
+    cut = ", cut to fit" if training["cut"] else ""
+    return f"learnt by {by}, {counted(training['times'], 'time')}, {counted(training['tokens'], 'token')}{cut}"
+
+
+def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
+    """Origin, messages, edits and split of an example, for a person."""
+    origin = lineage["origin"]
+    yield f"example {lineage['id']}, a {lineage['kind']} example" if lineage["kind"] else f"example {lineage['id']}"
+    location = place_in_file(origin["file"], origin["line"], origin.get("row"))
+    yield f"from {location} ({origin['source']})"
+    if made := lineage["made"]:
+        yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
+    for event in lineage["events"]:
+        if event["action"] != "drop" and event["before"] is not None:
+            yield f"{event['operator']}: {_edit(event)}"
+    if tag := next((found[0] for event in lineage["events"] if (found := TAG.search(event["before"] or ""))), None):
+        yield f"{tag} stands for what was found, which is not kept: the same letters for the same value"
+    for operator, columns in lineage["attributes"].items():
+        if noted := [f"{name} {value}" for name, value in columns.items() if value is not None]:
+            yield f"{operator}: {', '.join(noted)}"
+    for message in lineage["messages"] or ():
+        yield from _turn_lines(message)
+    yield from _fate(lineage)
+
+
+def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
+    """What a turn says, and which tools it calls."""
+    calls = message.get("tool_calls") or ()
+    if message.get("content") or not calls:
+        yield f"{message['role']:<10} {message.get('content', '')!r}"
+    yield from (
+        f"{message['role']:<10} calls {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})"
+        for call in calls
+    )
+
+
+def _edit(event: dict[str, Any]) -> str:
+    location = f"{event['field']}[{event['start']}:{event['end']}]" if event["start"] is not None else event["field"]
+    return f"{event['reason']}: {location} {event['before']!r} → {event['after']!r}"
+
+
+def _later_lines(lineage: dict[str, Any]) -> Iterator[str]:
+    """What a later data set made of an example."""
+    yield from (
+        _edit(event) for event in lineage["events"] if event["action"] == "edit" and event["before"] is not None
+    )
+    yield from _fate(lineage)
+
+
+def _fate(lineage: dict[str, Any]) -> Iterator[str]:
+    """The split of a row, or why it is in none; a row that came twice may be left out once and stand all the same."""
+    if lineage["dropped"]:
+        yield _dropped(lineage["dropped"])
+        return
+    yield f"in the split {lineage['split']}"
+    for event in lineage["events"]:
+        if event["action"] == "drop":
+            yield f"came once more and was left out then by {event['operator']}: {event['reason']}"
+
+
+def _dropped(drop: dict[str, Any]) -> str:
+    twin = f"; its twin is {drop['twin']}" if drop["twin"] else ""
+    alike = f", {drop['similarity']:.0%} alike" if drop["similarity"] is not None else ""
+    return f"dropped by {drop['operator']}: {drop['reason']}{twin}{alike}"
+
+
+def trace_example(example: str, named: Target | Path | None) -> ExampleLineage:
+    """Find an example by its id (or the beginning of it) in the data sets of a recipe with its overrides, or of a
+    run."""
+    target = Target.of(named)
+    what, found = _holding(example) if target.word is None and not target.overrides else _in_recipe(example, target)
+    made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
+    trained_models = [row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.store)]
+    answered = [
+        {"step": name, **answer.as_json()}
+        for name, artifact in made
+        if artifact.manifest.makes == "evaluation"
+        for answer in answers(artifact, found["id"])
+    ]
+    doubts = [{"step": name, **mark} for name, artifact in made for mark in _doubts(artifact, found["id"])]
+    made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
+    born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
+    later = list(_later(made, found["id"]))
+    return ExampleLineage(
+        lineage=found, doubts=doubts, trained_models=trained_models, answers=answered, children=born, later=later
+    )
+
+
+def _in_recipe(example: str, target: Target) -> tuple[RecipePlan, dict[str, Any]]:
+    what = find_plan(target)
+    return what, _story(example, what)
+
+
+def _holding(example: str) -> tuple[RecipePlan, dict[str, Any]]:
+    """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
+    nearby = recipes_here()
+    if Path("recipe.yaml").is_file() or len(nearby) < 2:
+        return _in_recipe(example, Target(command=f"lineage {example} --recipe {{}}"))
+    found, errors = {}, {}
+    for file in nearby:
+        try:
+            found[file] = _in_recipe(example, Target(str(file)))
+        except LuthierError as error:
+            errors[file] = error
+    if len(found) == 1:
+        return found.popitem()[1]
+    if found:
+        hint = f"say which: luthier lineage {example} --recipe {next(iter(found))}"
+        what = f"{len(found)} recipes here hold the row {example!r}: {', '.join(map(str, found))}"
+        raise UnknownName(what, hint=hint)
+    why = "; ".join(f"{file}: {error.message}" for file, error in errors.items())
+    hint = f"look in one alone: luthier lineage {example} --recipe {nearby[0]}"
+    raise UnknownName(f"none of the {len(nearby)} recipes here holds the row {example!r} ({why})", hint=hint)
+
+
+def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
+    """What a validation says of the example."""
+    if artifact.manifest.makes == "findings":
+        for mark in read_marks(artifact):
+            if mark.id == example:
+                yield {"finding": mark.finding, "score": mark.score, "note": mark.note}
+
+
+def _later(made: list[tuple[str, Artifact]], example: str) -> Iterator[dict[str, Any]]:
+    """What the data sets behind the first that has the example made of it."""
+    first = True
+    for name, artifact in made:
+        try:
+            lineage = explain_example(artifact, example)
+        except UnknownName:
+            continue
+        if not first:
+            yield {"step": name, **{key: lineage[key] for key in ("split", "dropped", "label", "events")}}
+        first = False
+
+
+def _story(example: str, what: RecipePlan) -> dict[str, Any]:
+    missing: UnknownName | None = None
+    for planned in what:
+        if planned.step.makes != "dataset" or not planned.cached:
+            continue
+        try:
+            return explain_example(what.store.open(planned.digest), example)
+        except UnknownName as error:
+            missing = error
+    where = SourceLocation(file=what.recipe.file)
+    if missing is not None:
+        raise UnknownName(missing.message, where=where, hint=missing.hint) from missing
+    data = [planned.name for planned in what if planned.step.makes == "dataset"]
+    if data:
+        raise what.not_made(data[0], f"lineage {example} --recipe {{}}", whole=True)
+    raise UnknownName("no step of this recipe makes a data set", where=where, hint="name another recipe")
+
+
+def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterator[dict[str, Any]]:
+    """What a tuned model's `training_examples.parquet` says of the example."""
+    import polars as pl
+
+    if not any(entry.path == "training_examples.parquet" for entry in artifact.manifest.files):
+        return
+    rows = pl.read_parquet(artifact.path("training_examples.parquet")).filter(pl.col("id") == example)
+    with Ledger(ledger_url(store.root)) as ledger:
+        runs = [run.id for run in ledger.runs_that_used(artifact.digest)]
+    for row in rows.iter_rows(named=True):
+        counts = {"times": row.get("taught", row["seen"]), "seen": row["seen"], "nothing": row.get("nothing")}
+        counts |= {"tokens": row["tokens"], "cut": row["cut"]}
+        yield {"step": name, "artifact": artifact.digest, **counts, "runs": runs}

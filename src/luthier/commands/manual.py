@@ -1,0 +1,60 @@
+"""The pages of the documentation, which the wheel carries, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import luthier
+from luthier.core.errors import UnknownName, did_you_mean
+
+_PACKAGE = Path(luthier.__path__[0])
+_FOLDERS = (_PACKAGE / "manual", _PACKAGE.parents[1] / "docs")
+"""Where pages are: in an installed wheel, and in a checkout."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: its name, its title, and its text as Markdown."""
+
+    name: str
+    path: Path
+
+    @property
+    def text(self) -> str:
+        """The page as Markdown."""
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def title(self) -> str:
+        """The first heading."""
+        return self.text.partition("\n")[0].lstrip("# ").strip()
+
+
+def pages() -> dict[str, Page]:
+    """Tutorials and how-to pages by name; empty where neither the wheel's nor a checkout's are there."""
+    folder = next((folder for folder in _FOLDERS if (folder / "tutorial.md").is_file()), None)
+    if folder is None:
+        return {}
+    paths = sorted([*folder.glob("tutorial*.md"), *(folder / "howto").glob("*.md")])
+    return {path.stem: Page(path.stem, path) for path in paths if path.stem != "index"}
+
+
+def page(name: str) -> Page:
+    """One page by name; `UnknownName` with the nearest when there is none of that name."""
+    known = pages()
+    if name not in known:
+        raise UnknownName(f"there is no page {name!r}", hint=did_you_mean(name, known))
+    return known[name]
+
+
+def search_pages(words: str) -> Iterator[tuple[Page, str]]:
+    """Pages that hold every word, with the first line that holds most of them."""
+    terms = [word for word in re.split(r"\W+", words.casefold()) if word]
+    for one in pages().values():
+        text = one.text
+        if terms and all(word in text.casefold() for word in terms):
+            lines = [line.strip("#*|- ").strip() for line in text.splitlines() if line.strip()]
+            yield one, max(lines, key=lambda line: sum(word in line.casefold() for word in terms))

@@ -1,0 +1,320 @@
+"""Watching from the command line: a recipe's monitor over a log, over live traffic, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
+from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.plan import MonitorPlan, read_plan
+from luthier.monitor.signal import SignalContext
+from luthier.monitor.steps.monitor import Monitor
+from luthier.recipe.locate import find_artifact
+from luthier.recipe.planner import RecipePlan, plan, recipe_store
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import find_recipe
+from luthier.traces.retention import traffic_folder
+
+if TYPE_CHECKING:
+    from luthier.monitor.evaluator import AlertEvaluator
+    from luthier.monitor.manager import AlertManager
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """A monitor, who is told, and where it works."""
+
+    plan: MonitorPlan
+    channels: Sequence[Channel]
+    history_s: float
+    base: Path
+    kept: Path
+    """The folder in which it remembers where it stands."""
+
+    @property
+    def traffic(self) -> Path:
+        """Where the traffic of the recipe's folder is kept."""
+        return traffic_folder(self.base)
+
+    def watcher(self, say: Say) -> AlertEvaluator:
+        """The monitor at its beginning."""
+        from luthier.monitor.evaluator import AlertEvaluator
+
+        context = SignalContext(base=self.base, kept=self.kept, say=say, seed=self.plan.seed)
+        return AlertEvaluator(self.plan, context)
+
+
+def open_monitor(word: str | None = None) -> MonitorConfig:
+    """The monitor of a recipe: `RECIPE:STEP`, or the only step of its kind in the recipe that is named or here."""
+    found = find_artifact(word if word is not None and ":" in word else f"{_file(word)}:{_only_step(word)}")
+    if found.artifact.manifest.makes != "monitor":
+        what = f"expected a step of kind `monitor`, got one that makes a {found.artifact.manifest.makes}"
+        raise RecipeError(what, where=SourceLocation(field=word), hint="add a step {kind: monitor, …} to the recipe")
+    assert found.plan is not None, "a monitor is found through its recipe"
+    return _opened(found.plan, str(found.step))
+
+
+def monitor_of(recipe: Recipe) -> MonitorConfig | None:
+    """The monitor of a recipe that was run, with its overrides; None where it has none, or more than one."""
+    steps = [name for name, step in recipe.all_steps().items() if isinstance(step, Monitor)]
+    return _opened(plan(recipe, costs_of=()), steps[0]) if len(steps) == 1 else None
+
+
+def _opened(what: RecipePlan, name: str) -> MonitorConfig:
+    step = what.recipe.all_steps()[name]
+    assert isinstance(step, Monitor), "what makes a monitor is one"
+    return MonitorConfig(
+        plan=read_plan(what.artifact(name), what.recipe.name),
+        channels=step.channels,
+        history_s=step.lookback,
+        base=what.recipe.base,
+        kept=recipe_store(what.recipe.base).root / "monitor" / f"{what.recipe.name}.{name}",
+    )
+
+
+def _file(word: str | None) -> Path:
+    return find_recipe(Path(word) if word else None)
+
+
+def _only_step(word: str | None) -> str:
+    file = _file(word)
+    steps = [name for name, step in Recipe.load(file).all_steps().items() if isinstance(step, Monitor)]
+    if len(steps) == 1:
+        return steps[0]
+    what = f"{len(steps)} steps of kind `monitor`: {', '.join(steps)}" if steps else "no step of kind `monitor`"
+    hint = f"name one: {file}:{steps[0]}" if steps else "add one: monitor: {kind: monitor, alerts: […]}"
+    raise RecipeError(what, where=SourceLocation(file=str(file)), hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What a monitor would have said over a log."""
+
+    messages: Sequence[AlertMessage]
+    requests: int
+    unjoined: int
+    started_at: datetime | None
+    ended: datetime | None
+    firing: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        messages = [message.model_dump(mode="json") for message in self.messages]
+        ends = [None if at is None else at.isoformat() for at in (self.started_at, self.ended)]
+        counts = {"events": self.requests, "unjoined": self.unjoined, "from": ends[0], "to": ends[1]}
+        return {**counts, "firing": list(self.firing), "messages": messages}
+
+
+def replay(
+    opened: MonitorConfig,
+    log: Path | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    say: Say = print,
+) -> Replayed:
+    """Run the alerts over a past log (a traffic folder or JSON lines; the recipe's own traffic by default)."""
+    from luthier.traces.stream import events
+
+    watcher = opened.watcher(say)
+    messages: list[AlertMessage] = []
+    started_at = ended = None
+    for event in events(log or opened.traffic, since, until):
+        for at in watcher.looks(event.at.timestamp()):
+            messages += watcher.look(at)
+        watcher.add(event)
+        started_at, ended = started_at or event.at, event.at
+    if ended is not None:
+        for at in watcher.looks(ended.timestamp() + watcher.plan.every_s):
+            messages += watcher.look(at)
+    firing = [name for name, state in watcher.states.items() if state.status == "firing"]
+    return Replayed(
+        messages=messages,
+        requests=watcher.events_seen,
+        unjoined=watcher.unjoined,
+        started_at=started_at,
+        ended=ended,
+        firing=firing,
+    )
+
+
+def send_test(opened: MonitorConfig, kind: str | None = None) -> Iterator[tuple[str, str]]:
+    """Send a test message to each channel, or to those of a kind: the kind, and what came of it."""
+    known = [channel.kind for channel in opened.channels]
+    if kind is not None and kind not in known:
+        raise UnknownName(
+            f"no channel is of kind {kind!r}", where=SourceLocation(field="--channel"), hint=did_you_mean(kind, known)
+        )
+    now = datetime.now(UTC)
+    message = AlertMessage(
+        id=f"test-{time.time_ns():x}",
+        tells="test",
+        monitor=opened.plan.name,
+        alert="test",
+        severity="info",
+        at=now,
+        since=now,
+        when="this is a test; nothing is wrong",
+        number="test",
+        value=0.0,
+        limit=1.0,
+        act="nothing",
+    )
+    for channel in opened.channels:
+        if kind in (None, channel.kind):
+            try:
+                channel.send(message, Post(opened.base))
+            except DeliveryError as error:
+                yield channel.kind, f"not sent: {error}"
+            else:
+                yield channel.kind, "sent"
+
+
+def export_prometheus(opened: MonitorConfig, to: Path) -> list[Path]:
+    """Write `rules.yaml` and `dashboard.json` into a folder."""
+    import json
+
+    import yaml
+
+    from luthier.core.files import write_aside
+    from luthier.monitor.prometheus import dashboard, rules
+
+    head = f"# The alerts of {opened.plan.name}, over what `luthier monitor run --port` exposes.\n"
+    text = head + yaml.safe_dump(rules(opened.plan), sort_keys=False, allow_unicode=True, width=110)
+    files = {"rules.yaml": text, "dashboard.json": json.dumps(dashboard(opened.plan), indent=1) + "\n"}
+    for name, content in files.items():
+        write_aside(to / name, content.encode(), "name another folder (`--to`)")
+    return [to / name for name in files]
+
+
+def open_alert_manager(opened: MonitorConfig, say: Say) -> AlertManager:
+    """The monitor with its channels and its memory."""
+    from luthier.monitor.manager import AlertManager
+
+    made = AlertManager(opened.watcher(say), opened.channels, Post(opened.base), opened.kept / "state.json", say)
+    made.recall()
+    return made
+
+
+class AlertEvaluation(NamedTuple):
+    """What a look at the alerts came to."""
+
+    messages: Sequence[AlertMessage]
+    firing: Mapping[str, float]
+    """The alerts that fire now, and since when each one's condition holds (seconds since 1970)."""
+
+
+def looks(
+    opened: MonitorConfig,
+    folder: Path | None,
+    *,
+    say: Say,
+    port: int | None = None,
+    once: bool = False,
+    since: datetime | None = None,
+) -> Iterator[AlertEvaluation]:
+    """Watch a traffic folder until stopped, look by look; goes on where it was when it is started again.
+
+    What is told is sent to the channels, and yielded. Nothing before `since` is looked at. One process watches at a
+    time: two would tell everything twice.
+    """
+    with _alone(opened):
+        yield from _looks(opened, folder, say, port, since, once=once)
+
+
+@contextmanager
+def _alone(opened: MonitorConfig) -> Iterator[None]:
+    """Hold the monitor; `InputError` when another process does."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(opened.kept / "lock")
+    opened.kept.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        what = f"{opened.plan.name} is watched by another process already"
+        raise InputError(what, where=SourceLocation(file=str(opened.kept)), hint="stop that one first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _looks(
+    opened: MonitorConfig, folder: Path | None, say: Say, port: int | None, since: datetime | None, *, once: bool
+) -> Iterator[AlertEvaluation]:
+    from luthier.monitor.evaluator import Following
+
+    working = open_alert_manager(opened, say)
+    every = opened.plan.every_s
+    if working.looked is None:
+        working.looked = time.time() // every * every
+        working.watcher.begin_after(working.looked - every)  # it was never looked at: the first look is at this minute
+        working.remember()
+    begin = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
+    following = Following(folder or opened.traffic, max(begin, since or begin))
+    exposed = _exposed(working, port)
+    working.send()
+    while True:
+        now = time.time()
+        messages = [*working.take(following.fresh(datetime.fromtimestamp(now, UTC))), *working.advance(now)]
+        working.remember()
+        if exposed is not None:
+            exposed.take(now)
+        working.send()
+        states = working.watcher.states.items()
+        yield AlertEvaluation(
+            messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
+        )
+        if once:
+            return
+        time.sleep(max(0.05, every - time.time() % every))
+
+
+def _exposed(working: AlertManager, port: int | None) -> Any:
+    """Numbers for Prometheus on this machine alone: nothing is shown beyond loopback without a key."""
+    if port is None:
+        return None
+    from luthier.monitor.prometheus import Exposed, serve
+
+    exposed = Exposed(working.watcher)
+    try:
+        serve(exposed, "127.0.0.1", port)
+    except OSError as error:
+        what = f"cannot listen on port {port}: {error.strerror}"
+        raise InputError(what, where=SourceLocation(field="--port"), hint="choose another port") from None
+    return exposed
+
+
+def shown(opened: MonitorConfig, log: Path | None, say: Say) -> dict[str, Any]:
+    """Every number as of now, and every alert's state as it was last looked at."""
+    from luthier.traces.stream import events
+
+    watcher = opened.watcher(say)
+    since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
+    last = None
+    folder = log or opened.traffic
+    if not folder.exists():
+        hint = "serve with traces, import a log, or name one with --log"
+        raise DataError("there is no traffic yet", where=SourceLocation(file=str(folder)), hint=hint)
+    for event in events(folder, since):
+        watcher.add(event)
+        last = event.at.timestamp()
+    at = time.time() if log is None else (last or 0.0) + 1
+    numbers = [
+        {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in watcher.readings(at)
+    ]
+    states = open_alert_manager(opened, say).watcher.states
+    alerts = [
+        {"alert": rule.name, "when": rule.alert.expr, "limit": rule.limit, "state": states[rule.name].status}
+        for rule in opened.plan.rules
+    ]
+    return {"events": watcher.events_seen, "numbers": numbers, "alerts": alerts}

@@ -1,0 +1,437 @@
+"""Writing a recipe for somebody: one that fits their data, with the reason for each choice, one that does what another
+tuner's file asks for, or one from a template."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.events import counted
+from luthier.core.files import is_variable, write_aside, writing
+from luthier.core.system.net import is_database, secret_in_clear
+from luthier.models.catalog import CATALOG
+from luthier.recipe.errors import NAME_PATTERN
+from luthier.recipe.schema import HEADER, SCHEMA_FILE, Recipe, recipe_schema
+from luthier.recipe.workspace import find_recipe
+from luthier.recipe.yaml import parse_yaml
+
+if TYPE_CHECKING:
+    from luthier.commands.next_recipe import ServedModel
+    from luthier.commands.release import Released
+    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.propose import BaseModelChoice, RecipeProposal
+
+MODEL = "smollm2-135m-instruct"
+"""The base model when none is named."""
+_TEMPLATES = files("luthier.commands") / "templates"
+_SQLITE = b"SQLite format 3\0"
+"""What a database of SQLite begins with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRecipe:
+    """A recipe that was written, and what was decided for its owner."""
+
+    path: Path
+    decisions: dict[str, str] = field(default_factory=dict)
+    """Why, by dotted path within the step that prepares the data; or which option of another tool was not taken."""
+    notes: tuple[str, ...] = ()
+    """How many rows were seen, and what their reader decided and left out."""
+
+
+class _Text(NamedTuple):
+    """A recipe's text, and what is told of it."""
+
+    recipe: str
+    decisions: dict[str, str] = {}  # noqa: RUF012 - a tuple's default, never written to
+    notes: tuple[str, ...] = ()
+
+
+class _Columns(NamedTuple):
+    """The columns that are asked for, each by its name or in a template."""
+
+    prompt: str | None
+    answer: str | None
+
+
+def only_source(sources: Sequence[str]) -> str | None:
+    """The one thing that a recipe is made from, if any; `InputError` for several."""
+    if len(sources) > 1:
+        hint = "name their folder, or a pattern in quotes ('2024/*.csv'); a step `mix` joins data of other columns"
+        raise InputError(f"{len(sources)} are given, and one is read", where=SourceLocation(field="--from"), hint=hint)
+    return sources[0] if sources else None
+
+
+_ELSEWHERE = "name a folder elsewhere: `luthier new PATH/NAME`"
+
+
+def write_recipe(
+    name: str,
+    source: Path | str | None,
+    *,
+    template: str | None,
+    model: str | None,
+    table: str | None = None,
+    where: str | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+) -> NewRecipe:
+    """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
+
+    `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
+    `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
+    recipe goes on from the model that answered (`write_after`), unless none is known, a base `model` is named, or
+    columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a backslash and an
+    n are a new line; else they are chosen.
+    """
+    if source is not None and template is not None:
+        hint = "leave one of them out: a recipe made from your data needs no template"
+        raise InputError("--from and --template were both given", where=SourceLocation(field="--template"), hint=hint)
+    traffic = _traffic(source)
+    served = _served(traffic) if traffic is not None and model is None else []
+    is_plain = table is None and prompt is None and answer is None
+    if traffic is not None and is_plain and any(one.made for one in served):
+        return _write_next(name, traffic, served, where)
+    folder = _folder(name)
+    path = folder / "recipe.yaml"
+    base = _Base(model or MODEL, folder)
+    model = _from_there(model, folder)
+    source = _as_url(source)
+    is_url = isinstance(source, str) and ("://" in source or is_variable(source))
+    if table is not None and not is_url:
+        hint = "leave it out, or give the URL of a database: --from sqlite:///file.db"
+        raise InputError("--table belongs to a database", where=SourceLocation(field="--table"), hint=hint)
+    if where is not None and traffic is None:
+        hint = "leave it out, or give --from traces"
+        raise InputError("--where chooses among traces", where=SourceLocation(field="--where"), hint=hint)
+    is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
+    columns = _columns(prompt, answer, source, is_tool=is_tool)
+    if traffic is not None:
+        made = _from_traces(traffic, where, folder, base, columns, served if model is None else None)
+    elif source is None:
+        made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
+    elif is_url and (table is not None or is_database(str(source))):
+        made = _from_database(str(source), table, folder, base, columns)
+    elif is_tool:
+        made = _from_tool(Path(source), folder, model)
+    else:
+        made = _from_file(str(source), folder, base, columns)
+    with _standing(folder):
+        Recipe.of(parse_yaml(made.recipe, str(path)), folder)
+    schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+    write_aside(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
+    write_aside(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)
+    return NewRecipe(path=path, decisions=made.decisions, notes=made.notes)
+
+
+def write_after(
+    name: str, source: str | None, after: str, *, where: str | None = None, others: tuple[str | None, ...] = ()
+) -> NewRecipe:
+    """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released or served.
+
+    `after` is the recipe, or one of its steps: `RECIPE:STEP`.
+    """
+    from luthier.commands.next_recipe import served_models
+    from luthier.commands.release import find_released, only_alias
+    from luthier.commands.traces import kept_folder, traffic_of
+    from luthier.traces.retention import is_traffic
+
+    if source != "traces" or any(others):
+        hint = "give --from traces, and leave --template, --model and --table out: all else is as in that recipe"
+        raise InputError(
+            "--base-recipe goes on from a recipe by its traffic", where=SourceLocation(field="--base-recipe"), hint=hint
+        )
+    file, step = _recipe_and_step(after)
+    every = served_models(traffic_of(file)) if is_traffic(traffic_of(file)) else []
+    served = [one for one in every if one.made and _is_meant(one.made, file, step)]
+    if served:
+        return _write_next(name, traffic_of(file), served[:1], where)
+    released = find_released(only_alias(file), file)
+    explanation = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
+    return _write_beside(name, released, kept_folder(file), where, {"compare_with": explanation})
+
+
+def _recipe_and_step(word: str) -> tuple[Path, str | None]:
+    """What `--base-recipe` names."""
+    file, colon, step = word.rpartition(":")
+    path, step_name = (Path(file), step) if colon and not Path(word).exists() else (Path(word), None)
+    path = find_recipe(path)
+    if not path.is_file():
+        raise RecipeError("there is no such recipe", where=SourceLocation(file=str(path)), hint="check --base-recipe")
+    return path, step_name
+
+
+def _is_meant(made: Released, file: Path, step: str | None) -> bool:
+    """Whether a served model is that of a recipe, and of the step that is named, if any."""
+    return Path(made.recipe.file).resolve() == file.resolve() and step in (None, made.step)
+
+
+def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str | None) -> NewRecipe:
+    """The next recipe after the model with the most recent requests, of those that a recipe here makes."""
+    chosen = next(one for one in served if one.made)
+    released = chosen.made
+    assert released is not None, "it was chosen for that"
+    here = f"{released.recipe.file}:{released.step}"
+    explanation = f"goes on from {here}, which answered as {chosen.name} ({counted(chosen.requests, 'request')})"
+    if not chosen.is_current:
+        explanation += f"; the recipe, its data or Luthier changed since, so `luthier run` makes {released.step} anew"
+    decisions = {"model": explanation}
+    if len(served) > 1:
+        every = "; ".join(one.line() for one in served)
+        decisions["chosen"] = (
+            f"the model with the most recent request among {len(served)}: {every}. "
+            "--base-recipe RECIPE:STEP chooses another, --model BASE starts from a base model"
+        )
+    return _write_beside(name, released, traffic, where, decisions)
+
+
+def _write_beside(
+    name: str, released: Released, traffic: Path, where: str | None, decisions: dict[str, str]
+) -> NewRecipe:
+    """Write the next recipe beside the one that made a model."""
+    from luthier.commands.next_recipe import NEW_CLASSES, write_next
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        stands = f"it is written beside {released.recipe.file}, whose data and store it shares"
+        raise InputError(
+            f"{name!r} cannot name a recipe", where=SourceLocation(field="NAME"), hint=f"such as support-2; {stands}"
+        )
+    data = released.recipe.base / f"{name}.jsonl"
+    if data.exists():
+        raise InputError(
+            "is there already; it was not touched", where=SourceLocation(file=str(data)), hint="take another name"
+        )
+    written = write_next(name, released, traffic, datetime.now(UTC), where=where, from_model=True)
+    decisions = {
+        **decisions,
+        "rows": f"the {counted(written.kept_rows, 'row')} of that recipe stay; what people said makes "
+        f"{counted(written.rows, 'row')} more",
+    }
+    if not written.goes_on:
+        decisions["start"] = "tuning starts from the base model: what this technique learns cannot be tuned further"
+    if written.strange:
+        decisions["classes"] = f"{NEW_CLASSES}: {', '.join(written.strange)}"
+    return NewRecipe(path=written.path, decisions=decisions)
+
+
+def _columns(prompt: str | None, answer: str | None, source: Path | str | None, *, is_tool: bool) -> _Columns:
+    """The columns that are asked for; `InputError` where there is no data that has columns."""
+    for option, text in (("--prompt", prompt), ("--answer", answer)):
+        if text is not None and (source is None or is_tool):
+            what = f"{option} names a column of your data"
+            hint = "leave it out: the file names its own columns" if is_tool else "give the data by --from"
+            raise InputError(what, where=SourceLocation(field=option), hint=hint)
+        if text is not None and not text.strip():
+            raise InputError("expected a column, got nothing", where=SourceLocation(field=option), hint="name a column")
+    return _Columns(*(text and text.replace("\\n", "\n") for text in (prompt, answer)))
+
+
+def _as_url(source: Path | str | None) -> Path | str | None:
+    """A file that is a database of SQLite's, as the URL of it; anything else as it is."""
+    if source is None or "://" in str(source):
+        return source
+    try:
+        with Path(source).open("rb") as file:
+            return f"sqlite:///{Path(source).as_posix()}" if file.read(len(_SQLITE)) == _SQLITE else source
+    except OSError:
+        return source
+
+
+@contextmanager
+def _standing(folder: Path) -> Iterator[None]:
+    """Paths that lead out of a folder lead somewhere only once it is there; it goes again when something is wrong."""
+    new = not folder.exists()
+    with writing(folder, _ELSEWHERE):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except LuthierError:
+        if new:
+            folder.rmdir()
+        raise
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", folder.name):
+        hint = "use small letters, digits, - and _; it names the recipe and its folder"
+        raise InputError(f"{folder.name!r} cannot name a recipe", where=SourceLocation(field="NAME"), hint=hint)
+    if (folder / "recipe.yaml").exists():
+        where = SourceLocation(file=str(folder / "recipe.yaml"))
+        raise InputError("there is a recipe already; it was not touched", where=where, hint="take another name")
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, not a folder", where=SourceLocation(file=str(folder)), hint="take another name")
+    return folder
+
+
+def template_names() -> list[str]:
+    """The templates that a recipe can begin from."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _TEMPLATES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _from_template(template: str, name: str, model: str) -> str:
+    if template not in template_names():
+        hint = did_you_mean(template, template_names())
+        raise UnknownName(f"there is no template {template!r}", where=SourceLocation(field="--template"), hint=hint)
+    text = (_TEMPLATES / f"{template}.yaml").read_text(encoding="utf-8")
+    return text.replace("{name}", name).replace("{model}", model)
+
+
+class _Base(NamedTuple):
+    """The base model that is asked for, by the word that was given, and the folder of the recipe."""
+
+    word: str
+    folder: Path
+
+    def fitting(self, profile: Profile) -> BaseModelChoice:
+        """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
+        have some and its own is known to have none."""
+        from luthier.data.suggest.propose import BaseModelChoice
+
+        named = _from_there(self.word, self.folder) or self.word
+        if not (profile.with_tools or profile.called) or not (fitting := self._lacking(profile)):
+            return BaseModelChoice(named)
+        template = fitting[0]
+        lacks = f"the chat template of {self.word} has no place for tools"
+        if template is None:
+            why = f"{lacks}, and none that ships goes with its tokenizer: give a Jinja file, or take another base model"
+            return BaseModelChoice(named, why=why)
+        return BaseModelChoice(
+            named, template, f"{lacks}; this one has, and takes its place wherever the model is read"
+        )
+
+    def _lacking(self, profile: Profile) -> list[str | None]:
+        """The templates that ship and fit, or None for none, where its own lacks a place; nothing where it has one or
+        is not known yet."""
+        from luthier.models.chat_template import fitting_templates
+        from luthier.models.cost import outlined_places
+        from luthier.recipe.models import known_base
+
+        expected = known_base(self.word)
+        tool_slots = outlined_places(expected)
+        if tool_slots is None or (
+            (tool_slots.offers or not profile.with_tools) and (tool_slots.calls or not profile.called)
+        ):
+            return []
+        return [*fitting_templates(expected.tokenizer)] or [None]
+
+
+def _from_file(source: str, folder: Path, base: _Base, columns: _Columns) -> _Text:
+    """From a file, a folder, a pattern, or a URL."""
+    from luthier.data.suggest.propose import propose
+
+    return _proposed(propose(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer), base)
+
+
+def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
+    """The recipe that is proposed for some data."""
+    from luthier.data.suggest.propose import render_recipe
+
+    found = base.fitting(proposal.profile)
+    text = render_recipe(proposal, base.folder.name, found)
+    reasons = {**proposal.reasons, **({"chat_template": found.why} if found.why else {})}
+    return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
+
+
+def _from_database(url: str, table: str | None, folder: Path, base: _Base, columns: _Columns) -> _Text:
+    from luthier.data.columns.layouts import Layout
+    from luthier.data.database.propose import propose_table
+
+    layout = Layout(prompt=columns.prompt, answer=columns.answer)
+    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute(), layout), base)
+
+
+def _traffic(source: Path | str | None) -> Path | None:
+    """The folder of traffic that is meant: by the word `traces`, or by itself."""
+    from luthier.commands.traces import kept_folder
+    from luthier.traces.retention import is_traffic
+
+    if source is None or "://" in str(source):
+        return None
+    if str(source) == "traces" and not Path("traces").exists():
+        return kept_folder()
+    return Path(source) if is_traffic(Path(source)) else None
+
+
+def _from_traces(
+    traffic: Path,
+    where: str | None,
+    folder: Path,
+    base: _Base,
+    columns: _Columns,
+    served: list[ServedModel] | None,
+) -> _Text:
+    """From the rows of traffic alone, over a base model; `served` are models that no recipe here makes, None where a
+    base model was named."""
+    from luthier.data.columns.layouts import Layout
+    from luthier.data.suggest.from_traces import propose_traces
+    from luthier.traces.filter import TraceFilter
+
+    if where is not None:
+        TraceFilter(where)
+    layout = Layout(prompt=columns.prompt, answer=columns.answer)
+    proposal = propose_traces(traffic, _shown(str(traffic), folder), where, requested_layout=layout)
+    made = _proposed(proposal, base)
+    note = _base_note(proposal.profile.rows, base.word, served)
+    return made._replace(recipe=f"# {note}\n{made.recipe}", notes=(note, *made.notes))
+
+
+def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
+    """That a recipe starts from a base model, on how many rows, and why."""
+    from luthier.data.checks.few_rows import FEW_ROWS
+
+    note = f"starts from the base model {model} on {counted(rows, 'row')} of traffic alone"
+    if rows < FEW_ROWS:
+        note += f", which is little: a new model wants {FEW_ROWS} or more"
+    if served is None:
+        return f"{note} (--model)"
+    if not served:
+        return f"{note}. No served model is known: no request here names the model that answered it"
+    every = "; ".join(one.line() for one in served)
+    return f"{note}. No recipe here makes a model that answered: {every}. --base-recipe RECIPE:STEP goes on from one"
+
+
+def _served(traffic: Path) -> list[ServedModel]:
+    """Models that answered the requests of some traffic."""
+    from luthier.commands.next_recipe import served_models
+
+    return served_models(traffic)
+
+
+def _from_there(model: str | None, folder: Path) -> str | None:
+    """A base model's folder or file as the recipe says it, from its own folder; a name as it is."""
+    if model is None or model in CATALOG or not Path(model).exists():
+        return model
+    return _shown(model, folder)
+
+
+def _shown(source: str, folder: Path) -> str:
+    """A path as the recipe says it: from its own folder; a URL as it is, unless it holds a password."""
+    if "://" not in source:
+        return Path(os.path.relpath(Path(source).absolute(), folder.absolute())).as_posix()
+    if secret := secret_in_clear(source):
+        hint = "give it the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        where = SourceLocation(field="--from")
+        raise InputError(f"the URL holds a secret ({secret}), which a recipe may not", where=where, hint=hint)
+    return source
+
+
+def _from_tool(source: Path, folder: Path, model: str | None) -> _Text:
+    """From a YAML file of axolotl, TRL or LLaMA-Factory."""
+    from luthier.recipe.importers.translate import translate
+    from luthier.recipe.yaml import read_yaml
+
+    if model is not None:
+        hint = "leave it out, and change `model` in the recipe if you want another"
+        raise InputError("the file names its own model", where=SourceLocation(field="--model"), hint=hint)
+    made = translate(read_yaml(source).data, source, folder)
+    return _Text(made.text, made.account.sentences())

@@ -1,0 +1,421 @@
+"""Write the recipe of the next retraining round from production traffic.
+
+The new recipe keeps the steps that made the served model, under names with the round's number; the store has their
+artifacts. It mixes the data set with the feedback since the release. It repeats every step that depends on the data:
+the training (from the served model or from the model that this one was trained from), the evaluation (paired with the
+served model), the gate and the monitor.
+
+The module also finds the models that answered the requests of a traffic folder, and the recipes that made them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from luthier.artifacts.dataset import DatasetSummary
+from luthier.commands.release import Released, since_of
+from luthier.core.errors import (
+    DataError,
+    InputError,
+    LuthierError,
+    RecipeError,
+    SourceLocation,
+    UnknownName,
+    did_you_mean,
+)
+from luthier.core.events import counted
+from luthier.core.files import write_aside
+from luthier.data.row import Record
+from luthier.data.sources.traces import TraceOutput, Traces
+from luthier.data.steps.prepare import Prepare
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.recipe.planner import STORE, RecipePlan, plan, recipe_store
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import folder_here, folder_of_alias, ledger_of, recipes_here, recipes_near
+from luthier.recipe.yaml import parse_yaml
+from luthier.traces import releases
+from luthier.traces.releases import Release
+from luthier.tune.steps.tune import Tune
+
+HELD_OUT = 0.2
+"""The share of what was said that is held out, where the recipe counts rows instead."""
+FEWEST_APART = 20
+"""Rows (those of one user count once) from which some are held out: of fewer, the share that is drawn may be all."""
+_SAID: dict[TraceOutput, str | None] = {
+    "labels": None,
+    "pairs": None,
+    "verdicts": None,
+    "chat": "(rating > 0 or correction is not missing)",
+}
+"""Which requests are learnt from: where answers are texts, those alone that people liked or mended."""
+_BY_OBJECTIVE: Mapping[str, TraceOutput] = {"dpo": "pairs", "reward": "pairs", "kto": "verdicts"}
+NEW_CLASSES = "new to the data, right or misspelt"
+_BASE = re.compile(r"\bbase\b")
+_ROUND = re.compile(r"(.+?)(?:-(\d+))?")
+
+
+class RetrainRound(NamedTuple):
+    """Which recipe it is in a row of them: `desk` is the first, `desk-2` the second."""
+
+    root: str
+    number: int
+
+    @classmethod
+    def of(cls, name: str) -> RetrainRound:
+        """By a recipe's name."""
+        found = _ROUND.fullmatch(name)
+        assert found is not None, "a recipe has a name"
+        return cls(found[1], int(found[2] or 1))
+
+    def after(self, folder: Path) -> str:
+        """The first name after it that no file here has."""
+        number = self.number + 1
+        while any((folder / f"{self.root}-{number}{ending}").exists() for ending in (".yaml", ".jsonl")):
+            number += 1
+        return f"{self.root}-{number}"
+
+
+class NextRecipe(NamedTuple):
+    """A recipe that was written."""
+
+    path: Path
+    rows: int
+    """How many rows people's words came to."""
+    strange: list[str]
+    """Classes that people named and the data had not, each with its rows and the nearest that it had."""
+    kept_rows: int
+    """How many rows the served model's data set holds, which stay."""
+    goes_on: bool
+    """Whether tuning starts from the served model."""
+
+
+def write_next(
+    name: str,
+    released: Released,
+    traffic: Path,
+    until: datetime,
+    *,
+    where: str | None = None,
+    from_model: bool = False,
+) -> NextRecipe:
+    """Write `NAME.jsonl`, what people said before a moment, and `NAME.yaml`, which learns from it, beside the recipe of
+    the served model.
+
+    `where` chooses among the requests. With `from_model`, tuning starts from the served model where its technique can
+    be merged into weights; otherwise from what that model was tuned from.
+    """
+    base = released.recipe.base
+    path, feedback_file = base / f"{name}.yaml", base / f"{name}.jsonl"
+    if path.exists():
+        raise InputError(
+            "there is a recipe already; it was not touched",
+            where=SourceLocation(file=str(path)),
+            hint="take another name",
+        )
+    training_set = _Learnt.of(released.plan, released.step)
+    rows = _write_said(feedback_file, traffic, training_set.makes, released, until, where)
+    strange = _strange((row["label"] for row in rows), training_set.classes) if training_set.makes == "labels" else []
+    goes_on = from_model and _can_be_tuned_on(released)
+    following = _next(released, training_set, name, rows, from_model=goes_on)
+    recipe_data = json.loads(json.dumps(following, default=str))  # YAML marks what is the same object
+    text = yaml.safe_dump(recipe_data, sort_keys=False, allow_unicode=True, width=110)
+    head = (
+        f"{_schema(released.recipe)}# After {Path(released.recipe.file).name}:{released.step} "
+        f"({released.digest[:12]}), which answered as {released.alias}:\n"
+        f"# its data, and {len(rows)} rows of what people said before {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.\n"
+    )
+    if strange:
+        head += f"# {NEW_CLASSES}: {', '.join(strange)}.\n"
+    write_aside(path, (head + text).encode())
+    return NextRecipe(path, len(rows), strange, sum(training_set.rows.values()), goes_on)
+
+
+def _can_be_tuned_on(released: Released) -> bool:
+    """Whether another training can start from a model: its weights are whole or can be made so, and it has no head of
+    classes, to which none could be added."""
+    step = released.recipe.steps[released.step]
+    if not isinstance(step, Tune):
+        return False
+    return step.technique.merges(None) == "plain" and not step.objective.wants_head()
+
+
+def _strange(named: Iterable[str], known: list[str]) -> list[str]:
+    """Classes that are not among the known ones."""
+    counts = Counter(one for one in named if one not in known)
+    return [f"{one!r} ({counted(number, 'row')}; {did_you_mean(one, known)})" for one, number in counts.items()]
+
+
+def _schema(recipe: Recipe) -> str:
+    """Where editors find the schema of recipes, as the recipe before says it."""
+    first, _, _ = recipe.text.partition("\n")
+    return f"{first}\n" if first.startswith("# yaml-language-server") else ""
+
+
+class _Learnt(NamedTuple):
+    """What a model was taught."""
+
+    data: str
+    """The step that made its data set."""
+    makes: TraceOutput
+    """What traffic must become to teach the same."""
+    classes: list[str]
+    """The classes of that data set; none where it learnt texts."""
+    rows: Mapping[str, int]
+    """Its rows, by split."""
+
+    @classmethod
+    def of(cls, what: RecipePlan, model: str) -> _Learnt:
+        """By the nearest step that tunes; `RecipeError` where nothing was tuned."""
+        steps = what.recipe.all_steps()
+        for name in [model, *_before(what.recipe, [model])]:
+            data = Recipe.references(steps[name]).get("data")
+            if steps[name].makes == "model" and data is not None:
+                kind = getattr(getattr(steps[name], "objective", None), "kind", "")
+                dataset = DatasetSummary.read(what.artifact(data))
+                makes: TraceOutput = "labels" if dataset.task == "label" else "chat"
+                return cls(data, _BY_OBJECTIVE.get(kind, makes), dataset.labels, dataset.rows)
+        hint = "release a model that a step `tune` made of data"
+        raise RecipeError(f"{model} learnt from no data", where=SourceLocation(file=what.recipe.file), hint=hint)
+
+
+def _before(recipe: Recipe, names: list[str]) -> list[str]:
+    """All steps that some steps rest on, the nearest first."""
+    steps, found = recipe.all_steps(), list[str]()
+    waiting = list(names)
+    while waiting:
+        for other in Recipe.references(steps[waiting.pop(0)]).values():
+            if other not in found and other in recipe.steps:
+                found.append(other)
+                waiting.append(other)
+    return found
+
+
+def _write_said(
+    path: Path, traffic: Path, makes: TraceOutput, released: Released, until: datetime, where: str | None
+) -> list[dict[str, Any]]:
+    """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
+    means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
+    conditions = [f'(model = "{released.alias}" or release in ({means}))', _SAID[makes], where and f"({where})"]
+    source = Traces(path=str(traffic), makes=makes, where=" and ".join(filter(None, conditions)), until=until)
+    found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, Record)]
+    if not found:
+        hint = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
+        raise DataError(
+            f"people said nothing of {released.alias} that can be learnt from{' (--where)' if where else ''}",
+            where=SourceLocation(file=str(traffic)),
+            hint=hint,
+        )
+    write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
+    return found
+
+
+def _needed(recipe_data: dict[str, Any], ends: list[str], base: Path) -> dict[str, Any]:
+    """A recipe without the steps on which none of some others rests."""
+    recipe = Recipe.of(parse_yaml(yaml.safe_dump(recipe_data), "the next recipe"), base)
+    needed = {*ends, *_before(recipe, ends)}
+    return {**recipe_data, "steps": {name: step for name, step in recipe_data["steps"].items() if name in needed}}
+
+
+def _next(
+    released: Released, training_set: _Learnt, name: str, rows: list[dict[str, Any]], *, from_model: bool
+) -> dict[str, Any]:
+    """The next recipe as plain data."""
+    recipe = released.recipe
+    written: dict[str, Any] = parse_yaml(recipe.text, recipe.file).data
+    old = [released.step, *_before(recipe, [released.step])]
+    data_sets = {
+        training_set.data,
+        *(one for one in _before(recipe, [training_set.data]) if recipe.steps[one].makes == "dataset"),
+    }
+    fresh = [one for one in recipe.steps if training_set.data in _before(recipe, [one])]
+    further = [one for one in _before(recipe, fresh) if one not in fresh]
+    again = [one for one in (*fresh, training_set.data) if one in old]
+    number = _free_number(recipe, again, RetrainRound.of(recipe.name).number)
+    was = {one: f"{one}-{number}" for one in again}
+    feedback_step = f"said-{_free_number(recipe, ['said'], max(RetrainRound.of(name).number, number))}"
+
+    def kept(one: str) -> dict[str, Any]:
+        return _renamed(recipe, one, written["steps"][one], was)
+
+    def renewed(one: str) -> dict[str, Any]:
+        step = _renamed(recipe, one, written["steps"][one], dict.fromkeys(data_sets, training_set.data))
+        if from_model and one == released.step:
+            step = {**step, "model": was[released.step]}
+        return _held_against(step, recipe.steps[one], released.step, was[released.step])
+
+    steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
+    steps[feedback_step] = _said(recipe, training_set, written, f"{name}.jsonl", rows)
+    steps[training_set.data] = {"kind": "mix", "data": [was[training_set.data], feedback_step]}
+    whole = {**written, "name": name, "steps": steps | {one: renewed(one) for one in fresh}}
+    below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
+    return _needed(whole, [one for one in fresh if one not in below], recipe.base)
+
+
+def _free_number(recipe: Recipe, names: list[str], least: int) -> int:
+    """The first number from `least` on that no step of these names has: `tune-2` is the second round's model."""
+    number = least
+    while any(f"{name}-{number}" in recipe.steps for name in names):
+        number += 1
+    return number
+
+
+def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A step as it was written, with other names for the steps that it reads."""
+    found = dict(written)
+    for field, other in Recipe.references(recipe.steps[name]).items():
+        setting, _, at = field.partition(".")
+        if setting in found and other in names:
+            if at:
+                found[setting] = [
+                    names[other] if number == int(at) else one for number, one in enumerate(found[setting])
+                ]
+            else:
+                found[setting] = names[other]
+    return found
+
+
+def _held_against(written: dict[str, Any], step: Any, model: str, released: str) -> dict[str, Any]:
+    """An evaluation holds its model against the released one, and a gate asks for more than that one does."""
+    if isinstance(step, Evaluate) and step.model == model:
+        return {**written, "compare_with": released, "compare_base": written.get("compare_base", False)}
+    if step.makes == "verdict":
+        return {**written, "rules": [_BASE.sub("against", rule) for rule in step.rules]}
+    return written
+
+
+def _said(
+    recipe: Recipe, training_set: _Learnt, written: Mapping[str, Any], file: str, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What people said, prepared as the first data were. Few rows may be of one class, and none of them is held out."""
+    chain = [training_set.data, *_before(recipe, [training_set.data])]
+    first = next((one for one in recipe.order() if one in chain and isinstance(recipe.steps[one], Prepare)), None)
+    like: dict[str, Any] = {"kind": "prepare"} if first is None else dict(written["steps"][first])
+    columns = {"prompt": "text", "answer": "label"} if training_set.makes == "labels" else {}
+    system = {name: value for name, value in like.get("source", {}).items() if name == "system"}
+    held_out = like.get("split", {}).get("test")
+    share = held_out if isinstance(held_out, float) and held_out else HELD_OUT
+    return {
+        **like,
+        "source": {"kind": "jsonl", "path": file, **columns, **system, "id": "trace", "group": "user"},
+        "split": {"test": share if _apart(rows) >= FEWEST_APART else 0},
+        **({"task": "label", "min_classes": 1} if training_set.makes == "labels" else {}),
+    }
+
+
+def _apart(rows: list[dict[str, Any]]) -> int:
+    """How many parts the split may tear rows into: those of one user stay together."""
+    users = [row.get("user") or "" for row in rows]
+    return len({*users} - {""}) + users.count("")
+
+
+class ServedModel(NamedTuple):
+    """A model that answered requests under one name."""
+
+    name: str
+    """What clients ask for: `support:tune`, `support@prod`."""
+    digest: str
+    """Of the model that a released name means now; of any other name, of the model that answered last."""
+    requests: int
+    last: datetime
+    """When the last of them came."""
+    made: Released | None
+    """The recipe and step that make it; None where no recipe here does."""
+    is_current: bool
+    """Whether that step, as the recipe stands, is the very model that answered."""
+
+    def line(self) -> str:
+        """The model in a list."""
+        return f"{self.name} ({self.digest[:12]}; {self.requests:,} requests, the last {self.last:%Y-%m-%d %H:%M} UTC)"
+
+
+class _Asked(NamedTuple):
+    name: str
+    digest: str
+    requests: int
+    last: datetime
+
+
+def served_models(traffic: Path) -> list[ServedModel]:
+    """All of them that have a digest, the one with the most recent request first."""
+    plans = list(_plans(traffic))
+    return [_found(one, plans) for one in _asked(traffic)]
+
+
+def _asked(traffic: Path) -> list[_Asked]:
+    """Names that were asked for answers, each with the digest of the model that answered last; shadows and canaries
+    aside."""
+    import polars as pl
+
+    from luthier.traces.store import frame
+
+    answered = (pl.col("arm") == "stable") & (pl.col("status") < 400) & (pl.col("operation") != "embedding")
+    rows = (
+        frame(traffic, "traces")
+        .filter(answered & (pl.col("release") != ""))
+        .sort("at")
+        .group_by("model")
+        .agg(pl.col("release").last(), pl.len().alias("requests"), pl.col("at").last())
+        .sort("at", descending=True)
+        .select("model", "release", "requests", "at")
+    )
+    return [_Asked(*row) for row in rows.collect().iter_rows()]
+
+
+def _plans(traffic: Path) -> Iterator[RecipePlan]:
+    """What the recipes beside the traffic and here would make; those with the fewest steps first, since a next recipe
+    holds the steps of the one before it."""
+    base = traffic.parent.parent if traffic.parent.name == STORE else folder_here()
+    found = dict.fromkeys(path.resolve() for path in (*recipes_near(recipe_store(base)), *recipes_here()))
+    recipes, here = list[Recipe](), Path.cwd()
+    for path in found:
+        try:
+            recipes.append(Recipe.load(path.relative_to(here) if path.is_relative_to(here) else path))
+        except LuthierError:
+            continue  # a recipe that cannot be read made nothing that is known
+    for recipe in sorted(recipes, key=lambda one: len(one.steps)):
+        try:
+            yield plan(recipe, costs_of=())
+        except LuthierError:
+            continue
+
+
+def _found(usage: _Asked, plans: list[RecipePlan]) -> ServedModel:
+    """The recipe that makes a model: by its digest, else by what it was called."""
+    changes = _changes(usage.name)
+    digest = changes[0].stable.digest if changes else usage.digest
+    ever = frozenset(model.digest for change in changes for model in change.models if model.digest) or {digest}
+    words = {usage.name, *([changes[0].stable.word] if changes else [])}
+    tuned = [(what, step) for what in plans for step in what if step.step.makes == "model" and step.step.kind != "base"]
+    exact = [one for one in tuned if one[1].digest == digest]
+    called = [one for one in tuned if words & set(_words(one[0].recipe, one[1].name))]
+    made = None
+    for what, step in (exact or called)[:1]:
+        since = since_of(changes) if changes else None
+        made = Released(
+            alias=usage.name, plan=what, step=step.name, digest=step.digest, since=since, ever=frozenset(ever)
+        )
+    return ServedModel(usage.name, digest, usage.requests, usage.last, made, bool(exact))
+
+
+def _words(recipe: Recipe, step: str) -> tuple[str, str]:
+    """What a step may be called where it is served or released."""
+    return f"{recipe.name}:{step}", f"{recipe.file}:{step}"
+
+
+def _changes(name: str) -> list[Release]:
+    """The history of a released name; empty for any other."""
+    if "@" not in name:
+        return []
+    with ledger_of(folder_of_alias(name)) as ledger:
+        try:
+            return releases.history(ledger, name)
+        except UnknownName:
+            return []

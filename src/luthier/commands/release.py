@@ -1,0 +1,246 @@
+"""Release a model under a name, to a share of the requests or to all.
+
+The ledger of the current folder's store records the releases and maps each name to the recipe of its model.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation
+from luthier.models.catalog import ENCODERS
+from luthier.recipe.locate import Target
+from luthier.recipe.models import find_model
+from luthier.recipe.planner import RecipePlan, plan, recipe_store
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import folder_here, folder_of_alias, folders_above, folders_near, ledger_of, recipes_near
+from luthier.traces import releases
+from luthier.traces.releases import Release, ReleasedModel
+
+
+def release(alias: str, named: Target | str, canary: str | None, *, shadow: bool) -> Release:
+    """Let a model answer to a name, or try it there: on a share of users, or unheard."""
+    if canary is not None and shadow:
+        hint = "leave one of them out; one after the other, both can be tried under one name"
+        raise InputError("--canary and --shadow were both given", where=SourceLocation(field="--canary"), hint=hint)
+    share = None if canary is None else _share(canary)
+    target = Target.of(named)
+    model = _model(target)
+    with ledger_of(folder_of_alias(alias, [target.word or ""])) as ledger:
+        if canary is None and not shadow:
+            return releases.release(ledger, alias, model)
+        return releases.try_out(ledger, alias, model, share=share)
+
+
+def _share(text: str) -> float:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*(%))?\s*", text)
+    if found is None:
+        what = f"expected a share, got {text!r}"
+        raise InputError(what, where=SourceLocation(field="--canary"), hint="for example --canary 10%")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+def _model(target: Target) -> ReleasedModel:
+    """A model held fast by its digest: the recipe may go on meanwhile."""
+    if (word := str(target)) in ENCODERS:
+        return ReleasedModel(word=word, model=word)
+    _, artifact = find_model(target)
+    return ReleasedModel(word=word, model=artifact.digest, digest=artifact.digest)
+
+
+def listed() -> list[Release]:
+    """What every name means."""
+    with ledger_of(folder_here()) as ledger:
+        return list(releases.current(ledger).values())
+
+
+def history(alias: str) -> list[Release]:
+    """All changes of a name, the latest first."""
+    with ledger_of(folder_of_alias(alias)) as ledger:
+        return releases.history(ledger, alias)
+
+
+def promote(alias: str) -> Release:
+    """Let what is tried answer everybody."""
+    with ledger_of(folder_of_alias(alias)) as ledger:
+        return releases.promote(ledger, alias)
+
+
+def roll_back(alias: str) -> Release:
+    """Stop what is tried, or go back to the model before."""
+    with ledger_of(folder_of_alias(alias)) as ledger:
+        return releases.roll_back(ledger, alias)
+
+
+def compared(alias: str) -> list[dict[str, Any]]:
+    """What is tried under a name, beside what answers to it."""
+    from luthier.commands.traces import kept_folder
+    from luthier.traces.release_comparison import compare
+
+    now = history(alias)
+    if not (now[0].canary or now[0].shadow):
+        hint = f"`luthier release {alias} RECIPE:STEP --canary 10%` tries a model, --shadow unheard"
+        raise InputError("nothing is tried beside it", where=SourceLocation(field=alias), hint=hint)
+    return [_finite(one.as_json()) for one in compare(kept_folder(folder_of_alias(alias)), now[0], _begun(now))]
+
+
+def _begun(changes: list[Release]) -> Any:
+    """Since when the same models are tried under the same name."""
+    now, started_at = changes[0], changes[0].at
+    for change in changes:
+        if (change.stable, change.canary, change.shadow) != (now.stable, now.canary, now.shadow):
+            break
+        started_at = change.at
+    return started_at
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: what is not known is null."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shown(release: Release) -> dict[str, Any]:
+    """A release as other programs read it."""
+    models = {
+        name: vars(one) if one else None for name in ("stable", "canary", "shadow") for one in [getattr(release, name)]
+    }
+    return {
+        "alias": release.alias,
+        "did": release.did,
+        "at": release.at.isoformat(),
+        **models,
+        "share": release.share,
+    }
+
+
+def describe_release(release: Release) -> str:
+    """A release in one line."""
+    parts = [f"{release.alias} → {_called(release.stable)}"]
+    if release.canary:
+        parts.append(f"canary {_called(release.canary)} for {100 * release.share:g} % of users")
+    if release.shadow:
+        parts.append(f"shadow {_called(release.shadow)}")
+    return ", ".join(parts)
+
+
+def _called(model: ReleasedModel) -> str:
+    return f"{model.word} ({model.digest[:12]})" if model.digest else model.word
+
+
+def difference_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+    """What came back, for a person."""
+    for one in found:
+        requests = one["requests"]
+        compared_with = f"{requests[1]} of the stable model" if one["arm"] == "canary" else "of both"
+        yield f"{one['arm']} minus stable: {requests[0]} requests, {compared_with}"
+        if one["same"] is not None:
+            yield f"  the same words     {100 * one['same']:.1f} %"
+        for name, row in one["measures"].items():
+            ends = "not known" if row["low"] is None else f"{row['low']:+.4g} to {row['high']:+.4g}"
+            counted = f"{row['people'][0]} and {row['people'][1]}"
+            yield f"  {name:<18} {row['difference']:+.4g} ({ends}; p {row['p']:.2g} by {row['test']}, of {counted})"
+
+
+def released_digests() -> set[str]:
+    """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
+    found: set[str] = set()
+    for folder in (*folders_near(), *folders_above()):
+        with ledger_of(folder) as ledger:
+            every = [change for alias in releases.current(ledger) for change in releases.history(ledger, alias)]
+        found |= {model.digest for change in every for model in change.models if model.digest}
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """The model that answers to a name, through the recipe that made it."""
+
+    alias: str
+    plan: RecipePlan
+    step: str
+    """The step that made the model."""
+    digest: str
+    since: datetime | None
+    """Since when it answers; None for the first model of that name."""
+    ever: frozenset[str]
+    """Digests of all models that the name has meant."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What made it."""
+        return self.plan.recipe
+
+
+def answering(alias: str, base: Path) -> str:
+    """Digest of the model that a name means in a folder; `UnknownName` where there is none."""
+    return _changes(alias, base)[0].stable.digest
+
+
+def _changes(alias: str, base: Path) -> list[Release]:
+    with ledger_of(base) as ledger:
+        return releases.history(ledger, alias)
+
+
+def since_of(changes: list[Release]) -> datetime | None:
+    """When the model that answers now began to; None when it is the first of its name."""
+    other = next((at for at, change in enumerate(changes) if change.stable.model != changes[0].stable.model), None)
+    return None if other is None else changes[other - 1].at
+
+
+def find_released(alias: str, recipe: Path) -> Released:
+    """The recipe, among that which is named and those beside it, that made what a name means now."""
+    named = Recipe.load(recipe)
+    changes = _changes(alias, named.base)
+    digest, since = changes[0].stable.digest, since_of(changes)
+    ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
+    for what in _plans(named):
+        for step in what:
+            if step.step.makes == "model" and step.digest == digest:
+                return Released(alias=alias, plan=what, step=step.name, digest=digest, since=since, ever=ever)
+    raise RecipeError(
+        f"{alias} means {digest[:12] or 'a base model'}, which no recipe here makes",
+        where=SourceLocation(file=str(recipe)),
+        hint=f"`luthier run` a recipe in this folder, and release what it makes: luthier release {alias} RECIPE:STEP",
+    )
+
+
+def _plans(named: Recipe) -> Iterator[RecipePlan]:
+    """What the recipe that is named would make, and then those beside it that can be read."""
+    yield plan(named, costs_of=())
+    for path in recipes_near(recipe_store(named.base)):
+        if path.resolve() != Path(named.file).resolve():
+            try:
+                yield plan(Recipe.load(path), costs_of=())
+            except LuthierError:
+                continue  # another recipe's fault is no matter of this name
+
+
+def only_alias(recipe: Path) -> str:
+    """The one name by which a model of a recipe answers, or answered before others took its place."""
+    named = Recipe.load(recipe)
+    made = {step.digest for step in plan(named, costs_of=()) if step.step.makes == "model"}
+    with ledger_of(named.base) as ledger:
+        known = [(alias, releases.history(ledger, alias)) for alias in releases.current(ledger)]
+    found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
+    if len(found) == 1:
+        return found[0]
+    again = f"luthier release support@prod {recipe}:STEP"
+    if found:
+        what = f"{len(found)} names mean a model of this recipe: {', '.join(found)}"
+        hint = f"`luthier retrain` takes one of them: --release {found[0]}"
+    elif known:
+        alias, (now, *_) = known[0]
+        meant = f"{alias} is {now.stable.word} ({now.stable.digest[:12]})"
+        what = f"no name means what this recipe makes as it stands: {meant}"
+        hint = f"the recipe, its data or Luthier changed since: `luthier run {recipe}`, and `{again}`"
+    else:
+        what, hint = "no model of this recipe was released under a name, so that no traffic is its own", again
+    raise RecipeError(what, where=SourceLocation(file=str(recipe)), hint=hint)

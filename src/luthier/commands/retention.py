@@ -1,0 +1,62 @@
+"""Housekeeping of the store: what is in it, whether it is whole, what no recipe needs any more."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.store import Store
+from luthier.recipe.planner import plan
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import recipes_near, store_here
+
+
+def list_artifacts() -> list[dict[str, Any]]:
+    """The artifacts of the store here and of the user's shared one, newest last."""
+    store = store_here()
+    rows = [_row(store, digest) for digest in store.digests()]
+    if store.shared is not None:
+        rows += [_row(store.shared, digest) for digest in store.shared.digests()]
+    return sorted(rows, key=lambda row: str(row["made"]))
+
+
+def _row(store: Store, digest: str) -> dict[str, Any]:
+    artifact = store.open(digest)
+    manifest = artifact.manifest
+    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(artifact.timing().get("finished_at", 0)))
+    size = sum(entry.size for entry in manifest.files)
+    return {"artifact": digest, "kind": manifest.kind, "makes": manifest.makes, "bytes": size, "made": made}
+
+
+def verify_stores() -> tuple[list[str], int]:
+    """Faults of the store here and of the shared one, and how many artifacts were read."""
+    store = store_here()
+    stores = [store, *([store.shared] if store.shared else [])]
+    faults = [fault for one in stores for fault in one.verify()]
+    return faults, sum(len(one.digests()) for one in stores)
+
+
+def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
+    """Remove what no recipe near here, no released name and no job that goes on needs; what recipes would make or read
+    is kept."""
+    needed: set[str] = set()
+    store = store_here()
+    recipes = recipes_near(store)
+    if os.environ.get("LUTHIER_STORE") or not recipes:
+        what = "no recipe stands beside this store, so what is needed cannot be known"
+        hint = "run it where the recipes are, without LUTHIER_STORE; single artifacts can be removed by hand"
+        raise InputError(f"{what}; nothing was removed", where=SourceLocation(file=store.location), hint=hint)
+    for path in recipes:
+        try:
+            needed |= {planned.digest for planned in plan(Recipe.load(path), store, ())}
+        except InputError as error:
+            hint = f"mend or remove {path} first: what it needs cannot be known"
+            raise type(error)(error.message, where=error.where, hint=hint) from error
+    from luthier.commands.jobs.command import needed_digests
+    from luthier.commands.release import released_digests
+
+    needed |= released_digests() | needed_digests(store)
+    found = store.gc(needed, dry_run=dry_run)
+    return [*found.artifacts, *found.works], found.bytes

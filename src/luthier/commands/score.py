@@ -1,0 +1,30 @@
+"""Files of predictions measured, after scorers have given their rows further numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.scorer import Scorer, ScorerContext
+from luthier.metrics.files import part_of, read, score_rows, with_scores
+from luthier.recipe.models import get_model
+
+
+def score_file(
+    path: Path, metrics: Sequence[str] = (), scorers: Sequence[str] = (), *, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure a file of predictions; what scorers paid for is kept in `.luthier-scores` beside it."""
+    chosen = [part_of(Scorer, word) for word in scorers]
+    file = read(path)
+    if chosen:
+        kept = path.parent / ".luthier-scores"
+        kept.mkdir(exist_ok=True)
+        file = with_scores(file, chosen, ScorerContext(base=Path(), kept=kept, say=say, model=_folder))
+    return score_rows(file, metrics)
+
+
+def _folder(name: str) -> Path:
+    """A model's folder: as it lies, or brought here."""
+    there = Path(name)
+    return there if (there / "config.json").is_file() else get_model(name)

@@ -1,0 +1,408 @@
+"""Serve models of recipes and base models: choose each model's engine and set up the gateway.
+
+Personal names in a model's traffic are found by the recognizers that found them in its training rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from luthier.core.artifact import Artifact
+from luthier.core.db import Ledger, ledger_url
+from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
+from luthier.models.catalog import ENCODERS
+from luthier.pii.recognizer import TEXT_PARTS, Recogniser, TextPart
+from luthier.pii.span import NAME_KINDS, PiiKind
+from luthier.recipe.locate import Target
+from luthier.recipe.models import chooses_classes, find_model
+from luthier.recipe.planner import recipe_store
+from luthier.recipe.workspace import folder_here, learnt_system
+from luthier.serve.engine import ServingEngine
+from luthier.traces.retention import traffic_folder
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from luthier.commands.jobs.service import JobService
+    from luthier.core.store import Store
+    from luthier.serve.app import ExtraRoutes
+    from luthier.serve.model_pool import Fleet, OpenModel, ResolvedModel
+    from luthier.serve.openai.pipeline import Ways
+    from luthier.serve.server import Listening, ServerSettings
+    from luthier.traces.api_keys import Scope
+    from luthier.traces.record import Feedback
+    from luthier.traces.retention import RetentionPolicy
+
+_LOG = logging.getLogger("luthier.serve")
+
+
+def serve(  # noqa: PLR0913  # what a command asks for
+    models: Sequence[str],
+    server_config: ServerSettings,
+    *,
+    engine: str | None = None,
+    deadline_s: float = 600.0,
+    traces: bool = True,
+    keep: str | None = None,
+    pipelines: Sequence[str] = (),
+    jobs: Jobs | None = None,
+    apply_training_prompt: bool = True,
+    tell: Callable[[Listening], None],
+) -> int:
+    """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off. A recipe
+    among the `models` may be followed by its overrides.
+
+    With `traces`, every request is kept in the traffic of the recipe here, as `keep` says; with `jobs`, models are
+    tuned as well; `apply_training_prompt`, conversations without a system message begin with the one that the model
+    learnt with.
+    """
+    from luthier.commands.jobs.registry import owners
+    from luthier.serve.auth import RingWatch
+    from luthier.serve.model_pool import Fleet
+    from luthier.serve.openai.server import Gateway
+    from luthier.serve.server import run_gateway
+    from luthier.traces.releases import Follower
+
+    chosen = engine_of(engine) if engine is not None else None
+    ways = dict(map(ways_of, pipelines))
+    served = Target.read_all(models, "serve")
+    meant = {str(target): target for target in served}
+    models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
+    folder = folder_here([meant[model].word or "" if model in meant else model for model in models])
+    store = recipe_store(folder)
+    url = ledger_url(store.root)
+    with Ledger(url) as ledger, closing(_Kept(folder, keep, enabled=traces)) as kept:
+        service = _desk(
+            jobs, [model for model in models if model not in meant or not meant[model].overrides], ledger, store
+        )
+        extra_routes = _beside(kept.routes(), jobs, service)
+
+        ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
+
+        async def running() -> bool:
+            fleet = Fleet(
+                lambda word: (
+                    _piped(word, fleet, ways)
+                    or open_model(
+                        meant.get(word, word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet
+                    )
+                ),
+                lambda word: _known(meant.get(word, word), ways),
+                changed=partial(_keep_what_is_there, ours),
+            )
+            names = Follower(lambda: Ledger(url), fleet, owners=owners)
+            gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
+            async with names:
+                if not models and not names.names() and not (service and service.tunable):
+                    hint = "name a model, or release one: luthier release support@prod RECIPE:STEP"
+                    raise InputError("there is nothing to serve", where=SourceLocation(field="MODEL"), hint=hint)
+                async with _working(service, names.look):
+                    return await run_gateway(
+                        gateway, models, server_config, RingWatch(ledger), extra_routes=extra_routes, tell=tell
+                    )
+
+        try:
+            return 0 if asyncio.run(running()) else 130
+        finally:
+            if ours:
+                gc.unfreeze()
+
+
+def _keep_what_is_there(ours: bool) -> None:
+    """Look for garbage now, and no more among what is left: it stays as long as the models do, and a look at all of it
+    holds every request up (with torch for a quarter of a second, and Python looks whenever it likes)."""
+    if ours:
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """That models may be tuned here, which, and by which door."""
+
+    tune: Sequence[str] = ()
+    """Base models that may be tuned, as NAME=MODEL or MODEL; those that are served when none is named."""
+    doors: Callable[[JobService], ExtraRoutes]
+    """What stands beside the gateway to ask for it."""
+
+
+def _desk(jobs: Jobs | None, models: Sequence[str], ledger: Ledger, store: Store) -> JobService | None:
+    from luthier.commands.jobs.service import JobService
+    from luthier.commands.jobs.tunable import tunables
+
+    return None if jobs is None else JobService(ledger, store, tunables(jobs.tune, models))
+
+
+def _beside(routes: list[tuple[APIRouter, Scope]], jobs: Jobs | None, service: JobService | None) -> ExtraRoutes:
+    from luthier.serve.app import ExtraRoutes
+
+    if jobs is None or service is None:
+        return ExtraRoutes(routers=routes)
+    more = jobs.doors(service)
+    return replace(more, routers=[*routes, *more.routers])
+
+
+@asynccontextmanager
+async def _working(service: JobService | None, released: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Work through jobs meanwhile."""
+    if service is None:
+        yield
+        return
+    from luthier.commands.jobs.runner import Runner
+
+    task = asyncio.create_task(Runner(service, released).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class _Kept:
+    """What is kept of the traffic: everything that `luthier.traces` keeps, or nothing."""
+
+    def __init__(self, base: Path, text: str | None, *, enabled: bool) -> None:
+        from luthier.traces.recorder import TraceRecorder
+
+        self._base = base
+        self._models: list[Artifact] = []
+        keeping, self._asked = keeping_of(text if enabled else None)
+        self.recorder = TraceRecorder(traffic_folder(base), keeping) if enabled else None
+
+    def meet(self, model: Artifact) -> None:
+        """From now on, take names out as they were taken out of the rows that a model was tuned on, unless the command
+        says how; that stays so when the model is gone."""
+
+        if self.recorder is None or "names" in self._asked:
+            return
+        self._models.append(model)
+        found = finder_of(self._models, self._base).settings()
+        update = {name: value for name, value in found.items() if name not in self._asked}
+        keeping = self.recorder.keeping.model_copy(update=update)
+        if keeping != self.recorder.keeping:
+            for names in keeping.names:
+                _try(names, self._base)
+            self.recorder.change(keeping)
+            kinds = ", ".join(names.kind for names in keeping.names)
+            _LOG.warning("names in traces are taken out by %s, as in the rows that the model was tuned on", kinds)
+
+    def routes(self) -> list[tuple[APIRouter, Scope]]:
+        """The routes for feedback."""
+        from luthier.traces.feedback import feedback_routes
+
+        return [] if self.recorder is None else [(feedback_routes(self.recorder.record, self._checked), "infer")]
+
+    def _checked(self, feedback: Feedback) -> Feedback:
+        """Feedback whose label is a class of the model that answered."""
+        from luthier.recipe.predict import check_served
+
+        assert self.recorder is not None, "without a recorder there is no route for feedback"
+        return check_served(self.recorder, feedback)
+
+    def close(self) -> None:
+        """Let what was recorded be written."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def _try(names: Recogniser, base: Path) -> None:
+    """Have a recogniser read a name, so that what it lacks is said now."""
+    try:
+        names.check_installed(base)
+        names.download(_LOG.warning)
+        names.find_names(["Ada Lovelace"])
+    except LuthierError as error:
+        what = f"names were taken out of the model's rows by {names.kind}, and would be of its traffic: {error.message}"
+        otherwise = "or leave names in clear: --keep '{names: null}'"
+        hint = ", ".join(filter(None, (error.hint, otherwise)))
+        raise type(error)(what, where=error.where, hint=hint) from error
+
+
+def keeping_of(text: str | None) -> tuple[RetentionPolicy, frozenset[str]]:
+    """How traffic is kept, from a mapping in YAML (`{sample: 0.1, days: 7}`), and which settings that names.
+
+    Who finds names is tried at once.
+    """
+    from luthier.traces.retention import RetentionPolicy
+
+    try:
+        settings = yaml.safe_load(text or "{}")
+        keeping = RetentionPolicy.model_validate(settings)
+    except (yaml.YAMLError, ValidationError) as error:
+        known = ", ".join(RetentionPolicy.model_fields)
+        raise InputError(_wrong(error), where=SourceLocation(field="--keep"), hint=f"known: {known}") from error
+    for names in keeping.names:
+        names.find_names(["Ada Lovelace"])
+    return keeping, frozenset(settings)
+
+
+def _wrong(error: yaml.YAMLError | ValidationError | ValueError) -> str:
+    """What is wrong with a setting that was typed as YAML, and which one it is."""
+    if isinstance(error, yaml.YAMLError):
+        return "is no mapping in YAML"
+    if not isinstance(error, ValidationError):
+        return str(error).split("\n", 1)[0]
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    message = (
+        "expected a mapping" if first["type"].startswith(("model_", "dict_")) else message[:1].lower() + message[1:]
+    )
+    return ": ".join([*(str(step) for step in first["loc"][:1]), message])
+
+
+def engine_of(text: str) -> ServingEngine:
+    """An engine from its kind, or from a mapping in YAML (`{kind: torch, max_num_seqs: 8}`)."""
+    try:
+        return ServingEngine.parse(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError, ValueError) as error:
+        hint = "`luthier components engine` lists them, `luthier components engine torch` the settings of one"
+        raise InputError(_wrong(error), where=SourceLocation(field="--engine"), hint=hint) from error
+
+
+def ways_of(text: str) -> tuple[str, Ways]:
+    """A pipeline by its name: `support={by: route, to: {billing: one}, other: two}`."""
+    from luthier.serve.openai.pipeline import Ways
+
+    name, _, rest = text.partition("=")
+    where = SourceLocation(field="--router")
+    hint = "for example 'support={by: route.yaml:tune, to: {billing: billing.yaml:tune}, other: smollm2-135m-instruct}'"
+    try:
+        return name, Ways.model_validate(yaml.safe_load(rest))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(_wrong(error), where=where, hint=hint) from error
+
+
+def _piped(word: str, fleet: Fleet, ways: Mapping[str, Ways]) -> OpenModel | None:
+    from luthier.serve.model_pool import OpenModel
+    from luthier.serve.openai.pipeline import Pipeline
+
+    return OpenModel(word, Pipeline(fleet, ways[word])) if word in ways else None
+
+
+def _known(named: Target | str, ways: Mapping[str, Ways]) -> ResolvedModel:
+    """What a word means: a step and the digest of what it made are one model."""
+    from luthier.serve.model_pool import ResolvedModel
+
+    word = str(named)
+    if word in ways or _is_encoder(word):
+        return ResolvedModel(word, word)
+    name, artifact = find_model(named)
+    return ResolvedModel(name, artifact.digest)
+
+
+def open_model(
+    named: Target | str,
+    engine: ServingEngine | None = None,
+    *,
+    apply_training_prompt: bool = True,
+    met: Callable[[Artifact], None] = lambda artifact: None,
+) -> OpenModel:
+    """Open a model by the engine that was asked for, else by the one that fits it; `met` gets to know it before.
+
+    With `apply_training_prompt`, its conversations begin with the system message of all its training rows where they
+    have none.
+    """
+    from luthier.serve.model_pool import OpenModel
+
+    if _is_encoder(word := str(named)):
+        return OpenModel(word, _encoder(word))
+    name, artifact = find_model(named)
+    met(artifact)
+    answering = (engine or fitting(artifact)).open(artifact)
+    if apply_training_prompt:
+        answering.system = learnt_system(artifact) or ""
+    return OpenModel(name, answering)
+
+
+def fitting(artifact: Artifact) -> ServingEngine:
+    """The engine that serves a model when none is asked for."""
+    from luthier.models.load import is_endpoint, outputs_of
+    from luthier.serve.engines.label import LabelEngine
+    from luthier.serve.engines.remote import RemoteEngine
+    from luthier.serve.engines.torch import Torch
+
+    if is_endpoint(artifact):
+        return RemoteEngine()
+    return LabelEngine() if outputs_of(artifact) or chooses_classes(artifact) else Torch()
+
+
+def _is_encoder(word: str) -> bool:
+    """Whether a word names a text encoder, or its folder in sentence-transformers' layout."""
+    return word in ENCODERS or (Path(word) / "modules.json").is_file()
+
+
+def _encoder(name: str) -> Any:
+    from luthier.models.embedders.encoder import Encoder
+    from luthier.serve.openai.request_state import Points
+
+    encoder = Encoder(model=name)
+    encoder.gather(Path(), lambda text: None)
+    return Points(encoder.space([], base=Path(), seed=0), encoder.fingerprint(Path()) or "")
+
+
+class NamesFinder(NamedTuple):
+    """How names are taken out; settings of `Keeping`."""
+
+    names: tuple[Recogniser, ...] = ()
+    names_in: tuple[TextPart, ...] = ()
+    exclude_kinds: tuple[PiiKind, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of `Keeping`; empty where no names are found."""
+        return self._asdict() if self.names else {}
+
+
+def finder_of(models: Iterable[Artifact], base: Path) -> NamesFinder:
+    """What the operators `pii` that cleaned the data of some models find of names, all together.
+
+    Names are looked for where one of them does, and a kind stays in clear where all leave it; `base` is the folder at
+    which the paths of recognisers start.
+    """
+    visited: dict[str, Artifact] = {}
+    for model in models:
+        _collect(model, visited)
+    found = [ops for artifact in visited.values() for ops in _operators(artifact) if ops.get("ner")]
+    names = dict.fromkeys(Recogniser.parse(ops["ner"]).at(base) for ops in found)
+    parts = {part for ops in found for part in ops.get("names_in", TEXT_PARTS)}
+    left = [{kind for kind in NAME_KINDS if _stays(ops, kind)} for ops in found]
+    kept = set.intersection(*left) if left else set()
+    return NamesFinder(
+        tuple(names),
+        tuple(part for part in TEXT_PARTS if part in parts),
+        tuple(kind for kind in NAME_KINDS if kind in kept),
+    )
+
+
+def _collect(artifact: Artifact, visited: dict[str, Artifact]) -> None:
+    """An artifact and all that it was made from, as far as that is still here."""
+    if artifact.digest in visited:
+        return
+    visited[artifact.digest] = artifact
+    for digest in artifact.manifest.inputs.values():
+        try:
+            _collect(artifact.find(digest), visited)
+        except UnknownName:
+            continue  # removed from the store since: nothing more can be known of it
+
+
+def _operators(artifact: Artifact) -> Iterator[Mapping[str, Any]]:
+    """The settings of operators `pii` that an artifact was made by."""
+    for one in artifact.manifest.settings.get("ops") or ():
+        if isinstance(one, Mapping) and one.get("kind") == "pii":
+            yield one
+
+
+def _stays(ops: Mapping[str, Any], kind: PiiKind) -> bool:
+    return (ops.get("actions") or {}).get(kind, ops.get("action")) in ("keep", "flag")

@@ -1,0 +1,176 @@
+"""What a person asks about traffic at the command line: which requests, one of them, logs in and out, an opinion."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import writing
+from luthier.recipe.workspace import find_recipe, folder_here
+from luthier.traces.record import Feedback
+from luthier.traces.retention import VARIABLE, is_traffic, traffic_folder
+
+if TYPE_CHECKING:
+    from luthier.traces.store import TraceWithFeedback
+
+_AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def traffic_of(location: Path | None = None) -> Path:
+    """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
+    if location is not None and is_traffic(location):
+        return location
+    if location is not None:
+        recipe = find_recipe(location)
+        if not recipe.exists():
+            raise InputError(
+                "there is no such recipe or folder", where=SourceLocation(file=str(location)), hint="check --in"
+            )
+        return traffic_folder(recipe if recipe.is_dir() else recipe.parent)
+    return traffic_folder(folder_here())
+
+
+def kept_folder(location: Path | None = None) -> Path:
+    """The same; `InputError` when no traffic is kept there."""
+    folder = traffic_of(location)
+    if not is_traffic(folder):
+        hint = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
+        raise InputError("no traffic is kept here", where=SourceLocation(file=str(folder)), hint=hint)
+    return folder
+
+
+def moment(text: str | None, name: str) -> datetime | None:
+    """`2026-11-01`, `2026-11-01T12:00+01:00`, or so long ago: `30m`, `6h`, `7d`, `2w`."""
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        hint = "for example 2026-11-01, 2026-11-01T12:00, 30m, 6h, 7d"
+        raise InputError(f"expected a moment, got {text!r}", where=SourceLocation(field=name), hint=hint) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def list_traces(
+    location: Path | None, where: str | None, since: str | None, until: str | None, count: int
+) -> list[TraceWithFeedback]:
+    """The latest requests that a condition means, the latest last."""
+    from luthier.traces.filter import TraceFilter
+    from luthier.traces.store import latest
+
+    condition = TraceFilter(where) if where else None
+    return latest(kept_folder(location), count, moment(since, "--since"), moment(until, "--until"), condition)
+
+
+def one(location: Path | None, id: str) -> TraceWithFeedback:
+    """One request by its id."""
+    from luthier.traces.store import find
+
+    return find(kept_folder(location), id)
+
+
+def as_json(entry: TraceWithFeedback) -> dict[str, Any]:
+    """A request with what was said of it, as other programs read it."""
+    feedback = [one.model_dump(mode="json", exclude={"trace"}) for one in entry.feedback]
+    return {**entry.trace.model_dump(mode="json"), "feedback": feedback}
+
+
+def opinion(location: Path | None, feedback: Feedback, *, new_class: bool = False) -> Feedback:
+    """Keep what a person says of a request that is kept; returns what was kept.
+
+    A label that is no class of the model that answered is refused, unless it is said to be a new one.
+    """
+    from luthier.recipe.predict import check_label
+    from luthier.traces.feedback import write
+    from luthier.traces.store import find
+
+    folder = kept_folder(location)
+    trace = find(folder, feedback.trace).trace
+    kept = feedback if new_class else check_label(feedback, trace, option="give --new-class")
+    write(folder, [kept])
+    return kept
+
+
+def lines(entry: TraceWithFeedback) -> Iterator[str]:
+    """A request as it is read on a terminal."""
+    trace = entry.trace
+    release = trace.release[:12] or "release unknown"
+    yield f"{trace.id} · {trace.at:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.arm}, {release})"
+    numbers = [f"{trace.latency_s:.3f} s", f"{trace.prompt_tokens} + {trace.completion_tokens} tokens", trace.finish]
+    yield " · ".join([*numbers, str(trace.status), *([f"user {trace.user}"] if trace.user else [])])
+    for turn in (*trace.messages, *([trace.answer] if trace.answer else [])):
+        yield f"\n{turn.role}: {turn.content}"
+        yield from (f"  calls {call.name}({call.arguments})" for call in turn.tool_calls)
+    if trace.error:
+        yield f"\nerror: {trace.error}"
+    for label, share in sorted((trace.scores or {}).items(), key=lambda one: -one[1])[:5]:
+        yield f"  {share:.3f} {label}"
+    for feedback in entry.feedback:
+        yield f"\nfeedback of {feedback.by or 'somebody'}: {summary([feedback])}"
+
+
+def summary(feedback: Sequence[Feedback]) -> str:
+    """What was said, in few words."""
+    found = []
+    for record in feedback:
+        found += [f"rating {record.rating:g}"] if record.rating is not None else []
+        found += [
+            f"{name} {value!r}" for name in ("label", "correction", "comment") if (value := getattr(record, name))
+        ]
+    return ", ".join(found)
+
+
+def take_log(location: Path | None, file: Path, model: str) -> int:
+    """Take in a log of another tool; returns how many records were new."""
+    from luthier.traces.feedback import take_in
+    from luthier.traces.logs import digest, records
+
+    if not file.is_file():
+        raise InputError(
+            "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
+        )
+    return take_in(traffic_of(location), digest(file), records(file, model))
+
+
+def give_out(
+    location: Path | None,
+    to: str,
+    form: Literal["jsonl", "otlp"] | None,
+    which: tuple[str | None, str | None, str | None],
+) -> int:
+    """Write requests (those that a condition and two moments mean) to a file or a collector; returns how many."""
+    from luthier.traces.filter import TraceFilter
+    from luthier.traces.otel import send_otlp, write_otlp
+    from luthier.traces.store import read_traces_with_feedback
+
+    where, since, until = which
+    condition = TraceFilter(where) if where else None
+    found = read_traces_with_feedback(
+        kept_folder(location), moment(since, "--since"), moment(until, "--until"), condition
+    )
+    if to.startswith(("http://", "https://")):
+        if form == "jsonl":
+            raise InputError(
+                "a collector takes OTLP", where=SourceLocation(field="--format"), hint="leave --format out"
+            )
+        return send_otlp(to, (one.trace for one in found))
+    path = Path(to)
+    with writing(path, "name another file"):
+        return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
+
+
+def _write_lines(path: Path, found: Iterator[TraceWithFeedback]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for one in found:
+            file.write(json.dumps(as_json(one), ensure_ascii=False) + "\n")
+            count += 1
+    return count

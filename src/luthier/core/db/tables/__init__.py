@@ -1,0 +1,19 @@
+"""The tables of the ledger, one file per group; `load` imports them all."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+
+def load() -> MetaData:
+    """Every table of the ledger."""
+    for found in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{found.name}")
+    from luthier.core.db.tables.base import LedgerBase
+
+    return LedgerBase.metadata

@@ -1,0 +1,279 @@
+"""A store behind any fsspec URL, for a team, and the one door that opens a store by its place.
+
+    URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
+
+An artifact is made in a local folder and then sent: its files, `timing.json`, `manifest.json`. Without a manifest
+nothing is seen, so an interrupted sending leaves nothing that counts, and the next one overwrites it. What is opened is
+fetched aside, checked against its manifest, and renamed. Locks hold between processes of one machine; two machines that
+make the same artifact at once send the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from luthier.core.artifact import MANIFEST, TIMING, Artifact, FileEntry, Manifest, as_manifest
+from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, SourceLocation, UnknownName
+from luthier.core.files import cache_folder, sync_tree, unseal, write_aside, writing
+from luthier.core.hashing import file_digest
+from luthier.core.store import Store
+
+_BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
+_ABANDONED_S = 24 * 3600
+"""A sending without a manifest that is older than this is nobody's any more."""
+_CHUNK = 1 << 20
+_AGAIN = "remove it (`luthier store gc` once nothing needs it, or by hand) and run again; it will be made anew"
+_CREDENTIALS = "give credentials the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+
+
+def open_store(location: Path | str, *, shared: Store | None = None) -> Store:
+    """The store at a local path or at any fsspec URL (`s3://bucket/prefix`, `memory://name`, `file:///folder`)."""
+    text = str(location)
+    protocol, mark, rest = text.partition("://")
+    if not mark:
+        return Store(Path(text).expanduser(), shared=shared)
+    if protocol in ("file", "local"):
+        return Store(Path(rest), shared=shared)
+    return RemoteStore(text, shared=shared)
+
+
+class RemoteStore(Store):
+    """A store whose finished artifacts stand behind a URL; this machine keeps copies of those it used."""
+
+    def __init__(self, url: str, *, shared: Store | None = None) -> None:
+        self._shown = re.sub(r"//[^/@]*@", "//", url).rstrip("/")  # without a user's name and password
+        name = hashlib.sha256(self._shown.encode()).hexdigest()[:32]
+        super().__init__(cache_folder() / "stores" / name, shared=shared)
+        self._reach = Reaching(self._shown)
+        self._files, self._base = self._connect(url)
+
+    def _connect(self, url: str) -> tuple[Any, str]:
+        with self._reach:
+            from fsspec import url_to_fs
+
+            files, base = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+            if url.partition("://")[0] in _BUCKETED:
+                _knock(files, base)
+            return files, f"{base.rstrip('/')}/artifacts"
+
+    @property
+    def location(self) -> str:
+        """The URL, without a user's name and password."""
+        return self._shown
+
+    def _at(self, digest: str, name: str = "") -> str:
+        return f"{self._base}/{digest}/{name}" if name else f"{self._base}/{digest}"
+
+    def _named(self, digest: str, name: str) -> str:
+        return f"{self._shown}/artifacts/{digest}/{name}"
+
+    def _here(self, digest: str) -> bool:
+        with self._reach:
+            return "/" not in digest and bool(self._files.exists(self._at(digest, MANIFEST)))
+
+    def open(self, digest: str) -> Artifact:
+        """A finished artifact by its whole digest, fetched to this machine when it isn't here yet."""
+        if not self._local(digest) and self._here(digest):
+            with self.lock(f"{digest}.fetch"):
+                if not self._local(digest):
+                    self._fetch(digest)
+        return super().open(digest)
+
+    def _fetch(self, digest: str) -> None:
+        aside = self.work / f"{digest}.fetch"
+        manifest, raw = self._sealed_manifest(digest)
+        with writing(aside):
+            if aside.exists():
+                shutil.rmtree(aside)
+            for entry in manifest.files:
+                (aside / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            aside.mkdir(parents=True, exist_ok=True)
+            with self._reach:
+                names = [entry.path for entry in manifest.files]
+                self._files.get([self._at(digest, name) for name in names], [str(aside / name) for name in names])
+        for entry in manifest.files:
+            self._check(digest, entry, aside)
+        write_aside(aside / TIMING, self._sealed(digest, TIMING)[1])
+        with writing(aside):
+            sync_tree(aside)
+        write_aside(aside / MANIFEST, raw)
+        with writing(self.artifacts):
+            self._settle(aside, digest)
+
+    def _check(self, digest: str, entry: FileEntry, aside: Path) -> None:
+        path = aside / entry.path
+        if not path.is_file() or path.stat().st_size != entry.size or file_digest(path) != entry.digest:
+            location = SourceLocation(file=self._named(digest, entry.path))
+            raise CorruptArtifact("its bytes differ from what was made", where=location, hint=_AGAIN)
+
+    def _sealed(self, digest: str, name: str) -> tuple[dict[str, Any], bytes]:
+        path = self._named(digest, name)
+        with self._reach:
+            try:
+                data: bytes = self._files.cat_file(self._at(digest, name))
+            except FileNotFoundError as error:
+                raise CorruptArtifact("is missing", where=SourceLocation(file=path), hint=_AGAIN) from error
+        return unseal(data, path), data
+
+    def _sealed_manifest(self, digest: str) -> tuple[Manifest, bytes]:
+        value, data = self._sealed(digest, MANIFEST)
+        return as_manifest(value, self._named(digest, MANIFEST)), data
+
+    def manifest(self, digest: str) -> Manifest:
+        """The manifest of one of this store's own artifacts, read from behind the URL."""
+        return self._sealed_manifest(digest)[0]
+
+    def timing(self, digest: str) -> dict[str, Any]:
+        """Times and machine of the making of one of this store's own artifacts."""
+        return self._sealed(digest, TIMING)[0]
+
+    def digests(self) -> list[str]:
+        """Digests of all finished artifacts behind the URL, sorted."""
+        return [digest for digest in self._folders() if self._here(digest)]
+
+    def _folders(self) -> list[str]:
+        with self._reach:
+            try:
+                found = self._files.ls(self._base, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
+        """Turn the work folder into a finished artifact on this machine, then send it, its manifest last."""
+        artifact = super().finish(manifest, timing)
+        self._send(artifact)
+        return artifact
+
+    def _send(self, artifact: Artifact) -> None:
+        names = [entry.path for entry in artifact.manifest.files]
+        with self._reach:
+            if names:
+                local = [str(artifact.folder / name) for name in names]
+                self._files.put(local, [self._at(artifact.digest, name) for name in names])
+            for name in self._sizes(artifact.digest).keys() - {*names, MANIFEST, TIMING}:
+                self._files.rm_file(self._at(artifact.digest, name))
+            for name in (TIMING, MANIFEST):
+                self._files.pipe_file(self._at(artifact.digest, name), (artifact.folder / name).read_bytes())
+
+    def _sizes(self, digest: str) -> dict[str, int]:
+        """Bytes of every file behind the URL below an artifact's folder, by name."""
+        with self._reach:
+            found = self._files.find(self._at(digest), detail=True)
+        start = len(self._at(digest)) + 1
+        return {path[start:]: int(info["size"] or 0) for path, info in found.items()}
+
+    def verify(self) -> list[str]:
+        """Every fault of every artifact behind the URL, and of the copies on this machine."""
+        faults: list[str] = []
+        for digest in self.digests():
+            faults += self._remote_faults(digest)
+        return faults + super().verify()
+
+    def _remote_faults(self, digest: str) -> list[str]:
+        try:
+            manifest = self.manifest(digest)
+        except CorruptArtifact as error:
+            return [f"{error.where}: {error.message}"]
+        faults = [] if manifest.digest == digest else [f"{self._named(digest, '')}: its manifest is of another"]
+        sizes = self._sizes(digest)
+        for entry in manifest.files:
+            what = self._remote_fault(digest, entry, sizes.get(entry.path))
+            faults += [f"{self._named(digest, entry.path)}: {what}"] if what else []
+        for name in sorted(sizes.keys() - {entry.path for entry in manifest.files} - {MANIFEST, TIMING}):
+            faults.append(f"{self._named(digest, name)}: is not in the manifest")
+        try:
+            self.timing(digest)
+        except CorruptArtifact as error:
+            faults.append(f"{error.where}: {error.message}")
+        return faults
+
+    def _remote_fault(self, digest: str, entry: FileEntry, size: int | None) -> str | None:
+        if size is None:
+            return "is missing"
+        if size != entry.size:
+            return f"has {size} bytes, not {entry.size}"
+        state = xxhash.xxh3_128()
+        with self._reach, self._files.open(self._at(digest, entry.path), "rb") as file:
+            while chunk := file.read(_CHUNK):
+                state.update(chunk)
+        return None if state.hexdigest() == entry.digest else "its bytes differ from what was made"
+
+    def remove(self, digest: str) -> int:
+        """Remove an artifact here and behind the URL, its manifest first; returns the bytes freed behind the URL."""
+        super().remove(digest)
+        sizes = self._sizes(digest)
+        with self._reach:
+            if MANIFEST in sizes:
+                self._files.rm_file(self._at(digest, MANIFEST))
+            for name in sizes.keys() - {MANIFEST}:
+                self._files.rm_file(self._at(digest, name))
+        return sum(sizes.values())
+
+    def _size(self, digest: str) -> int:
+        return sum(self._sizes(digest).values())
+
+    def abandoned(self) -> list[str]:
+        """Digests of sendings that were broken off more than a day ago: files without a manifest."""
+        before = time.time() - _ABANDONED_S
+        return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
+
+    def _latest(self, digest: str) -> float:
+        with self._reach:
+            found = self._files.find(self._at(digest), detail=True).values()
+        times = [info.get("LastModified") or info.get("created") or info.get("mtime") for info in found]
+        return max((_seconds(moment) for moment in times), default=0.0)
+
+
+def _knock(files: Any, base: str) -> None:
+    """Raise what stands between us and the bucket (credentials, network, its absence) before any work is done."""
+    try:
+        files.ls(base)
+    except FileNotFoundError:
+        if not files.exists(base.split("/", 1)[0]):
+            raise
+
+
+def _seconds(moment: Any) -> float:
+    """Seconds since 1970 of what a file system calls a time; now, when it says nothing."""
+    if moment is None:
+        return time.time()
+    return float(moment.timestamp()) if hasattr(moment, "timestamp") else float(moment)
+
+
+class Reaching(AbstractContextManager[None]):
+    """Turns what a remote file system raises into one clear error; a class, since these errors share no base."""
+
+    def __init__(self, url: str) -> None:
+        self._place = url
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, LuthierError):
+            raise _explain(error, self._place) from error
+
+
+def _explain(error: Exception, url: str) -> LuthierError:
+    where = SourceLocation(file=url)
+    protocol = url.partition("://")[0]
+    if isinstance(error, ImportError):
+        extra = "s3" if protocol in ("s3", "s3a") else None
+        hint = "pip install 'luthier[s3]'" if extra else f"install what fsspec needs for it: {error}"
+        return MissingExtra(f"nothing installed can reach {protocol}:// places", where=where, hint=hint)
+    if isinstance(error, ValueError) and "rotocol not known" in str(error):
+        return InputError(f"{protocol!r} is no kind of place", where=where, hint="use a folder, or s3://bucket/prefix")
+    if "Credential" in type(error).__name__:
+        return InputError("no credentials were found for this place", where=where, hint=_CREDENTIALS)
+    if isinstance(error, PermissionError):
+        return InputError("this place refuses the credentials given", where=where, hint=_CREDENTIALS)
+    if isinstance(error, FileNotFoundError):
+        return UnknownName("there is no such bucket or folder", where=where, hint="make it, or check the spelling")
+    hint = "check the network and the address (AWS_ENDPOINT_URL for an S3 server of your own), then run again"
+    return InputError(f"cannot be reached ({type(error).__name__})", where=where, hint=hint)

@@ -1,0 +1,1 @@
+"""The process, the network, optional packages and the sandbox."""

@@ -1,0 +1,267 @@
+"""This process: identity, signals, deadlines, memory, futures and quiet libraries.
+
+- The name of a process tells another process later whether it still runs.
+- A stop request (Ctrl-C, SIGTERM, a closed terminal) stays set until the program ends, and the next event of a step
+  raises it again. Python raises `KeyboardInterrupt` anywhere; a finalizer or a library that catches everything can
+  swallow it.
+- Work past its deadline raises `TimeoutError` in the caller, also when it hangs.
+- A future returns the result of another thread or raises its error in the caller.
+- Warnings and progress bars of transformers are off while Luthier calls it; progress goes through events.
+- transformers opens one model at a time, since it changes the state of all threads meanwhile (the default dtype,
+  weight initialization, weight tying, progress bars).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from luthier.core.errors import LuthierError
+
+_PROC = Path("/proc")
+
+
+def me() -> str:
+    """A name for this process that no later one bears: host, boot and process namespace, number, start."""
+    return named(os.getpid())
+
+
+def named(number: int) -> str:
+    """The name of a process on this machine that is alive."""
+    return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))
+
+
+def is_gone(name: str) -> bool:
+    """Whether a named process is certainly over; False also when it ran where we cannot see."""
+    host, boot, space, number, started = name.split("|")
+    if host != platform.node():
+        return False
+    if boot != _boot():
+        return True  # the machine was started anew since
+    return space == _space() and _started(int(number)) != started
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""What `malloc.h` calls them."""
+_KEPT_BYTES = 32 << 20
+
+
+def reuse_memory() -> None:
+    """Let the C library (glibc) keep what is freed for what is asked next; before much of a like size comes and goes.
+
+    It raises these thresholds by itself, up to these values, but only as far as what was freed so far was large: below,
+    it gives memory back to the system and asks for it again, which clears every page each time.
+    """
+    if (mallopt := _of_libc("mallopt")) is not None:
+        mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
+
+
+def release_memory() -> None:
+    """Give what was freed back to the system, where the C library keeps it (glibc); after large copies were made."""
+    if (trim := _of_libc("malloc_trim")) is not None:
+        trim(0)
+
+
+def share_processors() -> None:
+    """Let threads that wait for each other spin a moment, then sleep.
+
+    Tuning on two cores was seen a fifth quicker than with threads that sleep at once, and as quick beside one busy
+    program, where threads that go on spinning lose most of the time. OpenMP reads this when torch is loaded; what the
+    user has set stays. The same holds for OpenBLAS, by which SciPy fits the plain classifiers: its threads spin for
+    2^26 ticks of the processor unless told, and a fit of a third of a second took twelve beside busy programs.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "12")
+
+
+def _of_libc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now, what the C library keeps for later included; 0 where nothing tells."""
+    try:
+        return int((_PROC / "self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def processor() -> list[str]:
+    """What this processor can do, as Linux names it: a library made for it does not run on a lesser one."""
+    cpuinfo = _PROC / "cpuinfo"
+    lines = (
+        cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        if cpuinfo.is_file()
+        else [platform.processor()]
+    )
+    return sorted({word for line in lines if line.startswith(("flags", "Features")) for word in line.split()})
+
+
+def _boot() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "?"
+
+
+def _space() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").stat().st_ino)
+    except OSError:
+        return "?"
+
+
+def _started(number: int) -> str:
+    """When a process started, in ticks since boot; empty when there is none of that number."""
+    try:
+        text = (_PROC / str(number) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return _lives(number)
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _lives(number: int) -> str:
+    """Without `/proc`: only whether a process of that number lives."""
+    if _PROC.is_dir():
+        return ""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "?"
+    return "?"
+
+
+_wishes: list[int] = []
+
+
+def request_stop(signum: int, frame: FrameType | None = None) -> None:
+    """Interrupt here, and once more at `heed` should nobody hear it; a handler of signals."""
+    _wishes.append(signum)
+    raise KeyboardInterrupt
+
+
+def heed() -> None:
+    """Interrupt if that was wished and lost; not while the interruption is on its way, nor in another thread."""
+    if _wishes and threading.current_thread() is threading.main_thread() and not _is_on_its_way():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def wishes_end() -> Iterator[None]:
+    """Forget at the end what was wished: another command in the same process has not been told to stop."""
+    try:
+        yield
+    finally:
+        _wishes.clear()
+
+
+def _is_on_its_way() -> bool:
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def fulfil(found: Future[T], work: Callable[[], T]) -> None:
+    """Do some work here; its result, or what it raises, is the future's."""
+    try:
+        found.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - it is raised again where the work was asked for
+        found.set_exception(error)
+
+
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """Somebody else's part failed, in whatever way; its text says how."""
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Do some work; `TimeoutError` when it takes longer.
+
+    In the main thread it is interrupted between two of its own instructions, or within a regular expression. Anywhere
+    else, where nothing can interrupt it, it is left to itself in a thread that nobody waits for.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        return _interrupted(seconds, work)
+    return _left_alone(seconds, work)
+
+
+def tried(seconds: float, work: Callable[[], T]) -> T:
+    """The same for parts that may be anybody's: whatever goes wrong there is `Failed`, a fault that Luthier names
+    itself aside."""
+    try:
+        return within(seconds, work)
+    except LuthierError:
+        raise
+    except Exception as error:
+        raise Failed(f"{type(error).__name__}: {error}") from error
+
+
+def _interrupted(seconds: float, work: Callable[[], T]) -> T:
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(_late(seconds))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _left_alone(seconds: float, work: Callable[[], T]) -> T:
+    found = Future[T]()
+    threading.Thread(target=fulfil, args=(found, work), daemon=True).start()
+    if not wait([found], timeout=seconds).done:
+        raise TimeoutError(_late(seconds))
+    return found.result()
+
+
+def _late(seconds: float) -> str:
+    return f"no end after {seconds:g} s"
+
+
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Switch transformers' progress bars and warnings off, and back on afterwards; what they say is asked for.
+
+    Another thread that opens a model waits for its turn.
+    """
+    with _ONE_AT_A_TIME:
+        yield from _silent()
+
+
+def _silent() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,49 @@
+"""How quick this machine was, at steps of any recipe of this user's and at probes: what a first plan is told from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from luthier.core.errors import Unwritable
+from luthier.core.files import cache_folder, write_aside
+from luthier.core.hashing import digest_of
+from luthier.core.system.process import processor
+
+LEAST_S = 10.0
+"""A step that was over sooner tells of its beginning, not of this machine; so does a training that learnt for less."""
+KEPT = 16
+"""So many of a kind are remembered, the newest."""
+
+
+def remember(kind: str, measures: Mapping[str, Any]) -> None:
+    """Keep what a step of some length measured; where the cache cannot be written, nothing is kept."""
+    file = _file(kind)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            records = [dict(measures), *remembered(kind)][:KEPT]
+            write_aside(file, (json.dumps(records, indent=1, sort_keys=True) + "\n").encode())
+    except (OSError, Unwritable):
+        return
+
+
+def remembered(kind: str) -> list[dict[str, Any]]:
+    """What steps of a kind measured here, the newest first."""
+    try:
+        records = json.loads(_file(kind).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []  # never kept, or not whole: what is kept next is
+    return [one for one in records if isinstance(one, dict)] if isinstance(records, list) else []
+
+
+def _file(kind: str) -> Path:
+    """Processors of another kind or number have a file of their own, wherever the cache moves."""
+    machine = digest_of([platform.machine(), processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
+    return cache_folder() / "paces" / machine[:12] / f"{kind}.json"

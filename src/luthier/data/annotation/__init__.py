@@ -1,0 +1,1 @@
+"""Annotations by people, rules and models, and the labels decided from them."""

@@ -1,0 +1,148 @@
+"""Who can be trusted, told from who agrees with whom: two generative models of votes, fitted by EM.
+
+Dawid and Skene 1979: every annotator has a whole table of what is said for each true label. The other model is that of
+weak supervision (Ratner et al. 2016): every labelling function has one accuracy, and mistakes are spread evenly; it
+needs fewer votes. In both, silence says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_LEAST = 1e-10
+"""No probability is smaller."""
+_STEADY = 1e-5
+"""The bound's gain in a round, a vote, below which the fit stands."""
+ROUNDS = 100
+TRUSTED_AT_FIRST = 0.7
+"""What a labelling function is taken to get right before anything is known (Snorkel's default)."""
+FORETOLD_VOTES = 10.0
+"""So many votes that first guess weighs."""
+
+
+@dataclass(frozen=True)
+class VoteMatrix:
+    """Votes as numbers: one entry a vote; every item has one."""
+
+    item: Ints
+    voter: Ints
+    label: Ints
+    items: int
+    voters: list[str]
+    labels: list[Any]
+
+    @classmethod
+    def of(cls, items: Sequence[Sequence[tuple[str, Hashable]]]) -> VoteMatrix:
+        """From (annotator, label) pairs by item; names and labels are sorted, so that their order does not count."""
+        voters = sorted({voter for votes in items for voter, _ in votes})
+        labels = sorted({label for votes in items for _, label in votes}, key=lambda label: (str(type(label)), label))
+        number, code = {name: at for at, name in enumerate(voters)}, {label: at for at, label in enumerate(labels)}
+        flat = [
+            (at, number[voter], code[label])
+            for at, votes in enumerate(items)
+            for voter, label in sorted(votes, key=str)
+        ]
+        columns = np.array(flat, dtype=np.int64).reshape(-1, 3).T
+        return cls(columns[0], columns[1], columns[2], len(items), voters, labels)
+
+    def shares(self) -> Floats:
+        """(items, labels): the share of an item's votes that each label has."""
+        counts = np.zeros((self.items, len(self.labels)))
+        np.add.at(counts, (self.item, self.label), 1.0)
+        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A fitted model."""
+
+    probabilities: Floats
+    """(items, labels), rows that add up to one."""
+    quality: Floats
+    """(voters,): the share of right votes that is expected of each."""
+
+
+def dawid_skene(ballot: VoteMatrix) -> Estimate:
+    """Fit a table of confusions for each voter; begins from shares of votes, as crowd-kit does."""
+    cell = (ballot.voter, ballot.label)
+    labels_used = np.zeros((len(ballot.voters), len(ballot.labels)), dtype=bool)
+    labels_used[cell] = True
+    known = ballot.shares()
+    tables = _tables(ballot, known, labels_used)
+    priors, before = known.mean(axis=0), -np.inf
+    for _ in range(ROUNDS):
+        vote_loglik = np.log(np.where(labels_used[..., None], tables, 1.0))[cell]
+        known = _posterior(ballot, vote_loglik, np.log(np.maximum(priors, _LEAST)))
+        priors = known.mean(axis=0)
+        tables = _tables(ballot, known, labels_used)
+        bound = _bound(ballot, known, np.log(np.where(labels_used[..., None], tables, 1.0))[cell], priors)
+        if bound - before < _STEADY:
+            break
+        before = bound
+    right = np.einsum("vkk->vk", np.where(labels_used[..., None], tables, 0.0))
+    return Estimate(known, _expected(ballot, known, right))
+
+
+def one_accuracy(ballot: VoteMatrix, balance: Floats | None = None) -> Estimate:
+    """Fit one accuracy for each voter; `balance` holds the labels' shares where they are known.
+
+    A voter learns from the items on which somebody else voted, too: alone, it would only confirm itself. Unknown shares
+    are taken half from the votes, so that a label that one voter alone stands for does not wither.
+    """
+    number = len(ballot.labels)
+    accuracy = np.full(len(ballot.voters), TRUSTED_AT_FIRST)
+    shares = ballot.shares()
+    priors = np.full(number, 1 / number) if balance is None else balance
+    is_shared = (np.bincount(ballot.item, minlength=ballot.items) > 1)[ballot.item].astype(np.float64)
+    votes = np.bincount(ballot.voter, is_shared, minlength=len(ballot.voters))
+    known = shares
+    for _ in range(ROUNDS):
+        wrong = np.log(np.maximum(1 - accuracy, _LEAST) / max(1, number - 1))[ballot.voter]
+        vote_loglik = np.repeat(wrong[:, None], number, axis=1)
+        vote_loglik[np.arange(len(vote_loglik)), ballot.label] = np.log(accuracy)[ballot.voter]
+        known = _posterior(ballot, vote_loglik, np.log(np.maximum(priors, _LEAST)))
+        right = np.bincount(ballot.voter, is_shared * known[ballot.item, ballot.label], minlength=len(votes))
+        fresh = (right + FORETOLD_VOTES * TRUSTED_AT_FIRST) / (votes + FORETOLD_VOTES)
+        moved, accuracy = np.abs(fresh - accuracy).max(initial=0.0), fresh
+        if balance is None:
+            priors = (known.mean(axis=0) + shares.mean(axis=0)) / 2
+        if moved < _STEADY:
+            break
+    return Estimate(known, accuracy)
+
+
+def _tables(ballot: VoteMatrix, known: Floats, labels_used: NDArray[np.bool_]) -> Floats:
+    """(voters, said, true): how often each voter says what, given the truth."""
+    tables = np.zeros((len(ballot.voters), len(ballot.labels), len(ballot.labels)))
+    np.add.at(tables, (ballot.voter, ballot.label), known[ballot.item])
+    tables = np.where(labels_used[..., None], np.maximum(tables, _LEAST), 0.0)
+    return np.asarray(tables / tables.sum(axis=1, keepdims=True))
+
+
+def _posterior(ballot: VoteMatrix, vote_loglik: Floats, priors: Floats) -> Floats:
+    """(items, labels): probabilities given the votes' log-likelihoods, (votes, labels)."""
+    logs = np.tile(priors, (ballot.items, 1))
+    np.add.at(logs, ballot.item, vote_loglik)
+    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _bound(ballot: VoteMatrix, known: Floats, vote_loglik: Floats, priors: Floats) -> float:
+    """What EM raises, a vote."""
+    expected_loglik = known[ballot.item] * (vote_loglik + np.log(np.maximum(priors, _LEAST)))
+    known = np.maximum(known, _LEAST)
+    return float((expected_loglik.sum() - (known * np.log(known)).sum()) / len(ballot.item))
+
+
+def _expected(ballot: VoteMatrix, known: Floats, right: Floats) -> Floats:
+    """(voters,): the diagonals of the tables, weighed by how often each label was true where the voter spoke."""
+    met = np.zeros((len(ballot.voters), len(ballot.labels)))
+    np.add.at(met, ballot.voter, known[ballot.item])
+    return np.asarray((right * met).sum(axis=1) / np.maximum(met.sum(axis=1), _LEAST))

@@ -1,0 +1,201 @@
+"""Annotations of items: one label or several, with annotator and time.
+
+Labels with several classes are split for tools that accept lists and joined again in what comes back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+_ID = re.compile(r"[0-9a-f]{16}")
+JUDGMENTS = "judgments"
+"""The column of `meta` that keeps every judgment of a row."""
+PROPOSAL = "proposal"
+"""The column of `meta` that keeps what a model proposes: label, confidence, a score for each label, the model."""
+
+
+class Annotation(NamedTuple):
+    """What one annotator said about one item."""
+
+    annotator: str
+    label: str | float | None
+    """None where the annotator looked and did not decide (skipped, discarded, cancelled)."""
+    time: str | None = None
+    """When, in ISO 8601 as the file has it."""
+    seconds: float | None = None
+    """How long it took."""
+    question: str | None = None
+    """Which of several questions it answers."""
+    more: Mapping[str, Any] = {}
+    """What else the tool kept: spans, comments, status, ids."""
+    classes: tuple[str, ...] = ()
+    """The classes, where there are several; the label is all of them together."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field that says something."""
+        return {name: value for name, value in self._asdict().items() if value not in (None, {}, ())} | {
+            "label": self.label
+        }
+
+
+class AnnotatedItem(NamedTuple):
+    """One thing that people judged."""
+
+    key: str
+    """What the file calls it."""
+    values: dict[str, Any]
+    """Its columns."""
+    judgments: tuple[Annotation, ...]
+    line: int
+    whole: bool = False
+    """Whether its columns are the same wherever it stands: of two with one key, other columns tell another item."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `luthier export` gave this item out as a question."""
+        name, values = self.values.get("id"), self.values
+        named = isinstance(name, str) and _ID.fullmatch(name) is not None
+        return named and isinstance(values.get("origin"), dict) and isinstance(values.get("text"), str)
+
+
+def judgments_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The judgments that a row keeps."""
+    found = meta.get(JUDGMENTS)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def annotators_of(items: Iterable[AnnotatedItem]) -> list[str]:
+    """Everybody who judged, sorted."""
+    return sorted({one.annotator for item in items for one in item.judgments})
+
+
+def table(items: Sequence[AnnotatedItem]) -> list[list[str | float | None]]:
+    """Judgments as agreement is measured from: one row an item, one column an annotator; the last word counts.
+
+    Labels that are all numbers are compared as numbers.
+    """
+    names = {name: at for at, name in enumerate(annotators_of(items))}
+    number = all(_is_number(one.label) for item in items for one in item.judgments)
+    rows: list[list[str | float | None]] = []
+    for item in items:
+        row: list[str | float | None] = [None] * len(names)
+        for one in in_time(item.judgments):
+            row[names[one.annotator]] = float(one.label) if number and one.label is not None else one.label
+        rows.append(row)
+    return rows
+
+
+def _is_number(label: str | float | None) -> bool:
+    try:
+        return label is None or float(label) == float(label)
+    except ValueError:
+        return False
+
+
+def file_of(annotator: str) -> str:
+    """The annotator's name as a file's: nothing that leads elsewhere."""
+    return "".join(char if char.isalnum() or char in "._-@" else "_" for char in annotator).lstrip(".") or "_"
+
+
+def in_time(judgments: Iterable[Annotation]) -> list[Annotation]:
+    """Judgments in the order in which they were made, where each says when; else in that of the file."""
+    found = list(judgments)
+    times = [_moment(one.time) for one in found]
+    known = [time for time in times if time is not None]
+    if len(known) < len(found):
+        return found
+    return [found[at] for at in sorted(range(len(found)), key=known.__getitem__)]
+
+
+def last_of(judgments: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The last of some judgments that a row keeps."""
+    known = [{name: one[name] for name in Annotation._fields if name in one} for one in judgments]
+    return in_time([Annotation(**{"label": None, **one}) for one in known])[-1].as_json()
+
+
+def _moment(time: str | None) -> datetime | None:
+    """A time in ISO 8601, in UTC where it names no zone; None for any other."""
+    try:
+        moment = datetime.fromisoformat(time or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def last_words(judgments: Iterable[Annotation]) -> list[Annotation]:
+    """The judgments that have a label, the last of each annotator, by annotator."""
+    found = {one.annotator: one for one in in_time(judgments)}
+    return [found[name] for name in sorted(found) if found[name].label is not None]
+
+
+def merged(items: Iterable[AnnotatedItem]) -> list[AnnotatedItem]:
+    """One item for each key, in the order of their first parts; where parts differ, the difference stays with the
+    judgment."""
+    parts: dict[str, list[AnnotatedItem]] = {}
+    for item in items:
+        parts.setdefault(item.key, []).append(item)
+    return [_merged(same) for same in parts.values()]
+
+
+def _merged(same: list[AnnotatedItem]) -> AnnotatedItem:
+    first = same[0]
+    if len(same) == 1:
+        return first
+    alike = {name for name, value in first.values.items() if all(one.values.get(name) == value for one in same)}
+    judgments = [
+        judgment._replace(
+            more={**judgment.more, **{name: value for name, value in one.values.items() if name not in alike}}
+        )
+        for one in same
+        for judgment in one.judgments
+    ]
+    values = {name: value for name, value in first.values.items() if name in alike}
+    return AnnotatedItem(first.key, values, tuple(judgments), first.line)
+
+
+TOGETHER = " | "
+"""What stands between the classes of a judgment that came as a list."""
+_MARKS = (";", "|", ",")
+
+
+class ClassSeparator(NamedTuple):
+    """What stands between the classes of one label."""
+
+    text: str
+
+    def apart(self, label: str) -> list[str]:
+        """The classes of a label, each once, in its order."""
+        parts = (part.strip() for part in label.split(self.text.strip()))
+        return [*dict.fromkeys(part for part in parts if part)] or [label]
+
+    def together(self, classes: Iterable[str], given: str | None = None) -> str:
+        """Classes as one label; those of the label that was given are written as it was."""
+        found = [*classes]
+        same = given is not None and set(self.apart(given)) == set(found)
+        return given if same and given is not None else self.text.join(found)
+
+
+def joined(labels: Collection[str], mark: str) -> list[str]:
+    """The labels that have a mark between two parts."""
+    return [label for label in labels if mark in label.strip(f" {mark}")]
+
+
+def between(labels: Collection[str], most: int | None = None) -> ClassSeparator | None:
+    """What stands between classes where labels hold several, which come again in other labels; None where each label
+    is a class of its own. `most` is the number of labels, where only some are given."""
+    for mark in _MARKS:
+        found = joined(labels, mark)
+        parts = {part.strip() for label in labels for part in label.split(mark)} - {""}
+        if found and len(parts) < (len(labels) if most is None else most):
+            spaced = all(f" {mark} " in label for label in found), all(f"{mark} " in label for label in found)
+            return ClassSeparator(f" {mark} " if spaced[0] else f"{mark} " if spaced[1] else mark)
+    return None
+
+
+def several(value: Any) -> tuple[str, ...]:
+    """The classes of a judgment that came as a list of more than one, sorted; none of any other."""
+    found = sorted(str(one) for one in value if one is not None) if isinstance(value, (list, tuple)) else []
+    return tuple(found) if len(found) > 1 else ()

@@ -1,0 +1,109 @@
+"""Rows as questions for annotation tools: the text, the choices, earlier annotations and the model's suggestion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.events import counted
+from luthier.data.annotation.annotations import PROPOSAL, TOGETHER, ClassSeparator, between, judgments_of
+from luthier.data.exporter import ExportRow, Outgoing, Say, joined
+
+GIVEN = "given"
+"""The model's name under which the label that a row has already is shown to annotators."""
+
+
+@dataclass(frozen=True)
+class AnnotationQuestion:
+    """One row as a question to annotators."""
+
+    text: str
+    kept: dict[str, Any]
+    """What comes back with the answer: `id`, `origin`, `meta` without judgments and proposals, and what the text does
+    not say of the row (`turns`, `tools`, `between`, `given`)."""
+    judgments: list[dict[str, Any]]
+    proposal: dict[str, Any] | None
+    """`label`, `confidence` (None: not known) and `model`."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What annotators choose from."""
+
+    labels: list[str]
+    between: ClassSeparator | None = None
+    """What stands between the classes of rows that have several; None where every row has one."""
+    name: str = "label"
+    """What the question is called: as it was when the rows were judged, where that was by one question."""
+
+    def of(self, one: Mapping[str, Any]) -> list[str]:
+        """The classes that a judgment or a proposal names; none of one that was not decided."""
+        label = one.get("label")
+        if label is None:
+            return []
+        if one.get("classes"):
+            return [str(name) for name in one["classes"]]
+        return self.between.apart(str(label)) if self.between else [str(label)]
+
+    def question(self, line: ExportRow) -> AnnotationQuestion:
+        """A row as a question."""
+        before = _before(line)
+        judgments = judgments_of(line["meta"])
+        meta = {name: value for name, value in line["meta"].items() if name not in ("judgments", PROPOSAL)}
+        kept = {"id": line["id"], "origin": line["origin"], "meta": meta, **_untold(line), **self._together(line)}
+        return AnnotationQuestion(joined(before or line["messages"][-1:]), kept, judgments, _proposal(line, judgments))
+
+    def _together(self, line: ExportRow) -> dict[str, Any]:
+        """How the classes of a row are written as one label."""
+        if self.between is None:
+            return {}
+        answer = line["messages"][-1].get("content", "") if _before(line) else ""
+        given = line["label"] or answer
+        return {"between": self.between.text, **({"given": given} if len(self.between.apart(given)) > 1 else {})}
+
+
+def _before(line: ExportRow) -> list[dict[str, Any]]:
+    """The turns before the answer, without the system's."""
+    return [turn for turn in line["messages"][:-1] if turn["role"] != "system"]
+
+
+def _untold(line: ExportRow) -> dict[str, Any]:
+    """What was asked, where it is more than one text; and the tools on offer."""
+    turns = line["messages"][:-1]
+    plain = len(turns) < 2 and all(turn["role"] == "user" and set(turn) <= {"role", "content"} for turn in turns)
+    return {**({} if plain else {"turns": turns}), **({"tools": line["tools"]} if "tools" in line else {})}
+
+
+def _proposal(line: ExportRow, judgments: list[dict[str, Any]]) -> dict[str, Any] | None:
+    found = line["meta"].get(PROPOSAL)
+    if isinstance(found, dict) and "label" in found:
+        return {"label": found["label"], "confidence": found.get("confidence"), "model": found.get("model", "model")}
+    if line["label"] is not None and not judgments:
+        return {"label": line["label"], "confidence": None, "model": GIVEN}
+    return None
+
+
+def choices(data: Outgoing, say: Say) -> Choices:
+    """The labels that annotators choose from: the data's classes, those proposed and those judged."""
+    found, names, unseen, lists = set(data.labels), set[Any](), 0, False
+    for split in data.splits:
+        for line in data.lines(split):
+            unseen += line["label"] is None and bool(_before(line))
+            proposal = line["meta"].get(PROPOSAL)
+            if isinstance(proposal, dict):
+                found |= {*proposal.get("scores", {}), *([str(proposal["label"])] if "label" in proposal else [])}
+            judged = judgments_of(line["meta"])
+            found |= {str(one["label"]) for one in judged if one.get("label") is not None}
+            names |= {one.get("question") for one in judged if one.get("label") is not None}
+            lists = lists or any(one.get("classes") for one in judged)
+    if not found:
+        say("the data names no labels: write them into the tool's configuration")
+    if unseen:
+        say(f"{counted(unseen, 'answer')} of free text left out: annotators are shown what was asked before")
+    marked = ClassSeparator(TOGETHER) if lists else between(found)
+    name = str(*names) if len(names) == 1 and None not in names else "label"
+    if marked is None:
+        return Choices(sorted(found), name=name)
+    say(f"rows hold several classes, with {marked.text.strip()!r} between: annotators may choose several")
+    return Choices(sorted({one for label in found for one in marked.apart(label)}), marked, name)

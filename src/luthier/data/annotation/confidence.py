@@ -1,0 +1,77 @@
+"""Calibrated probabilities of labels, from a model's scores or from votes.
+
+Scores are calibrated by temperature scaling (Guo et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Verdicts, Votes, split
+from luthier.data.annotation.aggregate import Estimate, VoteMatrix
+
+_COLDEST, _HOTTEST = -3.0, 5.0
+"""Bounds of the temperature's logarithm."""
+
+
+def probabilities(scores: Mapping[str, float], temperature: float = 1.0) -> dict[str, float]:
+    """Shares that add up to one, from log-scores divided by a temperature."""
+    most = max(scores.values())
+    weights = {label: math.exp((score - most) / temperature) for label, score in scores.items()}
+    whole = sum(weights.values())
+    return {label: weight / whole for label, weight in weights.items()}
+
+
+def temperature(scored: Sequence[Mapping[str, float]], labels: Sequence[str]) -> float:
+    """The temperature under which the right labels are most probable, by their mean log-likelihood."""
+    import numpy as np
+    from scipy.optimize import minimize_scalar
+
+    names = sorted(scored[0])
+    logs = np.array([[one[name] for name in names] for one in scored])
+    right = np.array([names.index(label) for label in labels])
+
+    def surprise(log_temperature: float) -> float:
+        scaled = logs / math.exp(log_temperature)
+        whole = np.logaddexp.reduce(scaled, axis=1)
+        return float((whole - scaled[np.arange(len(right)), right]).mean())
+
+    found = minimize_scalar(surprise, bounds=(_COLDEST, _HOTTEST), method="bounded", options={"xatol": 1e-6})
+    return round(math.exp(float(found.x)), 6)
+
+
+_EQUAL = 1e-9
+
+
+def decided(items: Sequence[Votes], fit: Callable[[VoteMatrix], Estimate], least: float) -> Verdicts:
+    """The likeliest label of each item under a fitted model; ties, and what is not more probable than `least`, are
+    left out.
+
+    The items are fitted in an order of their content, so that the one in which they came cannot be felt.
+    """
+    votes_by_item = [[(one.annotator, one.label) for one in votes] for votes in items]
+    order = sorted(
+        (index for index, votes in enumerate(votes_by_item) if votes),
+        key=lambda index: sorted(map(repr, votes_by_item[index])),
+    )
+    decisions = [NOBODY] * len(items)
+    if not order:
+        return Verdicts(decisions)
+    ballot = VoteMatrix.of([votes_by_item[index] for index in order])
+    found = fit(ballot)
+    for index, row in zip(order, found.probabilities.tolist(), strict=True):
+        decisions[index] = _one(items[index], ballot, row, least)
+    quality = (round(float(one), 6) for one in found.quality)
+    return Verdicts(decisions, dict(zip(ballot.voters, quality, strict=True)))
+
+
+def _one(votes: Votes, ballot: VoteMatrix, row: list[float], least: float) -> AdjudicatedLabel:
+    best = int(np.argmax(row))
+    if sum(1 for one in row if one > row[best] - _EQUAL) > 1:
+        return AdjudicatedLabel(None, why=f"tie: {split(votes)}")
+    if row[best] <= least and len(row) > 1:
+        return AdjudicatedLabel(None, why=f"not sure enough: {row[best]:.2f} for {ballot.labels[best]}")
+    return AdjudicatedLabel(ballot.labels[best], round(row[best], 6))

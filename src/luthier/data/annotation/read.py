@@ -1,0 +1,57 @@
+"""Files of judgments: found below a path, read whole, and recognised; what people have judged fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from luthier.core.component import members
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.annotation.annotations import AnnotatedItem
+from luthier.data.columns.recognize import source_of
+from luthier.data.formats.files import File
+from luthier.data.label_format import LabelFormat, Say
+from luthier.data.row import Broken, Record
+
+ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
+BOOKS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json", "settings.json", "labels.json"})
+"""Files beside judgments that hold none: of a `datasets` folder, and of our own exports."""
+LABELS = "labels"
+"""The kind of source that reads judgments; below it, the same files are read as the rows that they are."""
+_LOOKED_AT = 20
+
+
+class LocatedItem(NamedTuple):
+    """An item or a broken row, and the file that it stands in."""
+
+    file: str
+    found: AnnotatedItem | Broken
+
+
+def items(file: File, requested_format: LabelFormat | None, say: Say) -> Iterator[LocatedItem]:
+    """The items of one file, in its order, in the format that was asked for or that its rows show."""
+    records: list[Record] = []
+    for found in source_of(file, but=LABELS).read_file(file, say):
+        if isinstance(found, Broken):
+            yield LocatedItem(file.name, found)
+        else:
+            records.append(found)
+    if records:
+        yield from (
+            LocatedItem(file.name, one)
+            for one in _format(records, file, requested_format, say).items(records, file.name, say)
+        )
+
+
+def _format(records: Sequence[Record], file: File, requested_format: LabelFormat | None, say: Say) -> LabelFormat:
+    if requested_format is not None:
+        return requested_format
+    rows = [record.values for record in records[:_LOOKED_AT]]
+    for member in sorted(members(LabelFormat).values(), key=lambda one: (one.order, one.__name__)):
+        found = member.model_validate({})
+        if found.fits(rows):
+            say(f"{file.name}: read as {member.says}")
+            return found
+    known = ", ".join(sorted(members(LabelFormat)))
+    hint = f"set `format` to one of {known}; a table is told who judged by `format: {{kind: table, annotator: …}}`"
+    raise DataError("cannot tell who judged what here", where=SourceLocation(file=file.name), hint=hint)

@@ -1,0 +1,163 @@
+"""The making of rows, wave by wave: drafts are asked for, checked, taken or refused, and entered into the books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from luthier.artifacts.dataset import MADE
+from luthier.chat.messages import example_id
+from luthier.data.augment.checks import DraftRejection, Inspector
+from luthier.data.augment.requests import AugmentBudget, AugmentJob, NamedAugmenter
+from luthier.data.augmenter import AugmentContext, Draft
+from luthier.data.cleaning.spans import edits
+from luthier.data.engine.batch import category, shown
+from luthier.data.engine.tables import RowEvent
+from luthier.data.operator import Operator
+from luthier.data.row import Row
+
+MAKING = "made from its twin"
+"""The reason in an event of a row that was kept; its words may be secret, so what was done stands in the row alone."""
+WAVE = 256
+"""Wishes that are answered together; what comes out does not depend on it."""
+
+
+@dataclass
+class Tally:
+    """What became of one augmenter's wishes."""
+
+    tried: int = 0
+    nothing: int = 0
+    """Rows that gave it nothing to work with."""
+    kept: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def made(self) -> int:
+        """Drafts that came."""
+        return self.kept + self.refused.total()
+
+    def as_json(self) -> dict[str, Any]:
+        """As `augment.json` keeps it."""
+        counts = {"tried": self.tried, "nothing": self.nothing, "made": self.made, "kept": self.kept}
+        return {**counts, "refused": dict(sorted(self.refused.items()))}
+
+
+@dataclass
+class Maker:
+    """Answers wishes until there is no room or no wish left."""
+
+    augmenters: Sequence[NamedAugmenter]
+    around: AugmentContext
+    inspector: Inspector
+    room: AugmentBudget
+    guards: Sequence[Operator] = ()
+    """Operators that know what may not stand in clear in an event."""
+    tallies: dict[str, Tally] = field(default_factory=dict)
+
+    def run(self, jobs: Iterator[AugmentJob]) -> Iterator[tuple[list[Row], list[RowEvent]]]:
+        """Made rows and what happened, wave by wave."""
+        self.tallies = {one.name: Tally() for one in self.augmenters}
+        while not self.room.done and (some := list(islice(jobs, WAVE))):
+            yield self._wave([job for job in some if self.room.has(job)])
+
+    def _wave(self, wave: Sequence[AugmentJob]) -> tuple[list[Row], list[RowEvent]]:
+        drafts = self._drafts(wave)
+        rows = [None if draft is None else self._row(job, draft) for job, draft in zip(wave, drafts, strict=True)]
+        refusals = self._refusals(wave, drafts, rows)
+        kept: list[Row] = []
+        events: list[RowEvent] = []
+        for index, (job, draft, row) in enumerate(zip(wave, drafts, rows, strict=True)):
+            if not self.room.has(job):
+                continue
+            tally = self.tallies[self.augmenters[job.number].name]
+            tally.tried += 1
+            if draft is None or row is None:
+                tally.nothing += 1
+                continue
+            refusal = refusals[index] or (self.inspector.take(row) if self._is_text(job) else None)
+            if refusal is not None:
+                tally.refused[category(refusal.reason)] += 1
+                events.append(self._refused(job, row, refusal))
+                continue
+            tally.kept += 1
+            self.room.take(job)
+            kept.append(row)
+            events += self._made(job, draft, row)
+        return kept, events
+
+    def _drafts(self, wave: Sequence[AugmentJob]) -> list[Draft | None]:
+        """The drafts of each augmenter in one call."""
+        found: list[Draft | None] = [None] * len(wave)
+        for number, one in enumerate(self.augmenters):
+            indices = [index for index, job in enumerate(wave) if job.number == number]
+            if indices:
+                made = one.augmenter.write([wave[index].request for index in indices], self.around)
+                for index, draft in zip(indices, made, strict=True):
+                    found[index] = draft
+        return found
+
+    def _row(self, job: AugmentJob, draft: Draft) -> Row:
+        """A draft as a row of its own, which says where it comes from."""
+        parent, name = job.request.row, self.augmenters[job.number].name
+        lineage = {
+            "by": name,
+            "parents": list(dict.fromkeys([parent.id, *draft.parents])),
+            "did": list(draft.did),
+            "copy": job.request.copy,
+        }
+        meta = {**({} if draft.new else parent.meta), **draft.meta, MADE: lineage}
+        own = example_id(draft.messages, job.label, {"parent": parent.id, MADE: lineage})
+        return replace(parent, id=own, source=name, messages=draft.messages, meta=meta)
+
+    def _refusals(
+        self, wave: Sequence[AugmentJob], drafts: Sequence[Draft | None], rows: Sequence[Row | None]
+    ) -> dict[int, DraftRejection | None]:
+        """What the checks say of each draft, by its place in the wave."""
+        able = [
+            (index, job.request, draft, row)
+            for index, (job, draft, row) in enumerate(zip(wave, drafts, rows, strict=True))
+            if draft is not None and row is not None
+        ]
+        texts = [one for one in able if self._is_text(wave[one[0]])]
+        indices, requests, made, new = [list(column) for column in zip(*texts, strict=True)] or [[], [], [], []]
+        found = self.inspector.refusals(requests, made, new)
+        return {index: None for index, *_ in able} | dict(zip(indices, found, strict=True))
+
+    def _is_text(self, job: AugmentJob) -> bool:
+        """Whether texts were changed; checks of texts say nothing of an image."""
+        return self.augmenters[job.number].augmenter.changes == "text"
+
+    def _refused(self, job: AugmentJob, row: Row, refusal: DraftRejection) -> RowEvent:
+        text = self._shown(row.prompt or row.answer)
+        name = self.augmenters[job.number].name
+        return RowEvent(
+            row.id, row.file, row.line, name, "drop", refusal.reason, after=text, twin=refusal.twin,
+            similarity=refusal.similarity,
+        )  # fmt: skip
+
+    def _made(self, job: AugmentJob, draft: Draft, row: Row) -> Iterator[RowEvent]:
+        """One event for each span in which a row differs from its parent, or one for a row of its own."""
+        parent = job.request.row
+        before = {} if draft.new else dict(parent.texts(("system", "user", "assistant", "tool")))
+        after = dict(row.texts(("system", "user", "assistant", "tool")))
+        found = [
+            (name, edit, excerpt)
+            for name, text in after.items()
+            if name in before and before[name] != text
+            for spans in [edits(name, before[name], text, MAKING)]
+            for edit, excerpt in zip(spans, shown(before[name], text, spans, self.guards), strict=True)
+        ]
+        row_columns = (row.id, row.file, row.line, row.source, "make", MAKING)
+        for name, edit, (old, new) in found:
+            yield RowEvent(*row_columns, name, edit.start, edit.end, old, new, parent.id)
+        if not found:
+            yield RowEvent(*row_columns, twin=parent.id)
+
+    def _shown(self, text: str) -> str:
+        """A text as an event may show it."""
+        whole = edits("text", "", text, "made")
+        return "".join(new for _, new in shown("", text, whole, self.guards))

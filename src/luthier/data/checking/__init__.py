@@ -1,1 +1,0 @@
-"""What the checks of a data set share, and how they are run."""

@@ -1,0 +1,152 @@
+"""Which kind of source reads a file, a folder or a URL, told from what it holds and only then from its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from luthier.core.component import members
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.formats.files import File
+from luthier.data.formats.locations import files_of, is_wide, listed
+from luthier.data.formats.sniff import ENDING, FileSample, Fit
+from luthier.data.row import Record
+from luthier.data.source import FileSource, Source
+
+_SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
+
+
+class Recognised(NamedTuple):
+    """A kind of source, and whether more than a guess speaks for it."""
+
+    kind: str
+    sure: bool
+
+
+def file_kinds() -> dict[str, type[FileSource]]:
+    """The kinds of source that read files, by kind."""
+    return {kind: member for kind, member in members(Source).items() if issubclass(member, FileSource)}
+
+
+def endings() -> list[str]:
+    """All endings by which files are known."""
+    return sorted({ending for member in file_kinds().values() for ending in member.endings})
+
+
+def recognise(look: FileSample, but: str = "") -> Recognised | None:
+    """The kind that fits best, one left out where asked; None for what nothing reads."""
+    found: list[tuple[int, str]] = []
+    for kind, member in file_kinds().items():
+        if kind == but:
+            continue
+        fit = member.recognises(look)
+        if fit > Fit.NO:
+            found.append((fit + ENDING * (look.ending in member.endings), kind))
+    points, kind = max(found, default=(Fit.NO, ""))
+    sure = points > Fit.POSSIBLE
+    if not points or (not sure and look.ending in endings()):
+        return None  # its name says one thing, and its content does not bear it out
+    return Recognised(kind, sure)
+
+
+def source_of(file: File, but: str = "") -> FileSource:
+    """A source for one file, of any kind but one; `DataError` when nothing reads it."""
+    look = FileSample.at(file)
+    if not look.data.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise DataError("is empty", where=file.where, hint="give a file with at least one row")
+    if _SITEMAP.search(look.start[:2048]):
+        hint = "write it as `source: {kind: web, sitemap: …}`; `luthier components source web` shows the settings"
+        raise DataError("is a sitemap, which names pages and holds no text", where=file.where, hint=hint)
+    found = recognise(look, but)
+    if found is None:
+        if look.is_archive:
+            hint = "unpack it, and name the folder; packed files and zips of files are read as they are"
+            raise DataError(
+                "is an archive of a kind that is not read, or in another archive", where=file.where, hint=hint
+            )
+        raise _unknown(look, file)
+    return file_kinds()[found.kind].model_validate({"kind": found.kind, "path": file.name})
+
+
+def _unknown(look: FileSample, file: File) -> DataError:
+    """That nothing reads a file, and what its name would have it be."""
+    what = "cannot tell what kind of file this is"
+    if look.ending not in endings():
+        return DataError(what, where=file.where, hint=f"known endings: {', '.join(endings())}")
+    hint = "check that it is whole, and what it was saved as"
+    if look.ending in (".json", ".jsonl", ".ndjson"):
+        hint = "rows are objects: an array of them, one a line, or an object that holds such an array"
+    return DataError(f"{what}: it holds something else than its ending {look.ending} says", where=file.where, hint=hint)
+
+
+def source_at(path: Path | str) -> tuple[FileSource, Path]:
+    """A source for what somebody names (a file, a folder, a pattern, a URL), and the folder from which it is named."""
+    whole = is_wide(str(path))
+    base, name = (Path(), str(path)) if whole else (Path(path).parent, Path(path).name)
+    kind = kind_of(name, base)
+    return file_kinds()[kind].model_validate({"kind": kind, "path": name, "on_error": "drop"}), base
+
+
+def kind_of(path: str, base: Path) -> str:
+    """The kind of source for a path as somebody writes it; `folder` for files of several kinds."""
+    if (base / path).is_dir():
+        return _kind_of_folder(path, base)
+    files = files_of(path, base, lambda file: True, "check `--from`")
+    if len(files) == 1 and recognise(FileSample.at(files[0])) is None and (inside := files[0].inside()):
+        return _kind_inside(files[0], inside)
+    kinds = {source_of(file).kind for file in files}
+    if len(kinds) == 1:
+        return kinds.pop()
+    hint = "name the files of one kind, or put them into a folder"
+    raise DataError(
+        f"names files of several kinds: {', '.join(sorted(kinds))}", where=SourceLocation(file=path), hint=hint
+    )
+
+
+def _kind_inside(packed: File, inside: Sequence[File]) -> str:
+    """The kind of the files in a zip, when they are of one kind and have the same columns."""
+    one = f"name those that belong together, such as {inside[0].name}"
+    kinds = {file.member: source_of(file) for file in inside}
+    if len({source.kind for source in kinds.values()}) > 1:
+        shown = listed([f"{member} ({source.kind})" for member, source in kinds.items()])
+        raise DataError(
+            f"holds files of several kinds: {shown}", where=packed.where, hint=f"{one} or {packed.name}/*.csv"
+        )
+    columns = {file.member: _columns(kinds[file.member], file) for file in inside}
+    if len(set(map(frozenset, columns.values()))) > 1:
+        shown = listed([f"{member}: {', '.join(names)}" for member, names in columns.items()], "; ")
+        raise DataError(f"holds files with different columns ({shown})", where=packed.where, hint=one)
+    return next(iter(kinds.values())).kind
+
+
+def _columns(source: FileSource, file: File) -> tuple[str, ...]:
+    """The columns of a file where all its rows have the same; nothing where every row says its own."""
+    if source.names_columns:
+        return ()
+    records = (one for one in source.read_file(file, lambda text: None) if isinstance(one, Record))
+    return next((tuple(record.values) for record in records), ())
+
+
+def _kind_of_folder(path: str, base: Path) -> str:
+    look = _look_at_folder(base / path)
+    for kind, member in file_kinds().items():
+        if member.recognises(look) > Fit.NO or (member.gathers and _is_all(kind, path, base)):
+            return kind
+    return "folder"
+
+
+def _is_all(kind: str, path: str, base: Path) -> bool:
+    """Whether every file that this kind would read of a folder is of this kind."""
+    try:
+        found = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(base)
+        recognitions = (recognise(FileSample.at(file)) for file in found)
+        return all(one is not None and one.kind == kind for one in recognitions)
+    except DataError:
+        return False
+
+
+def _look_at_folder(folder: Path) -> FileSample:
+    names = tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+    return FileSample(folder.name, "/", b"", names)

@@ -1,0 +1,1 @@
+"""Deduplication: exact, near and semantic duplicates, and contamination."""

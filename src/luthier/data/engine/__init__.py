@@ -1,0 +1,1 @@
+"""The engine of `prepare`: from a source to a dataset on disk."""

@@ -1,0 +1,153 @@
+"""One pass over rows: the row operators that share it, and the sketches for the set operators that end it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.data.engine.batch import SOURCE, NamedOperator, Numbered, Tables, run_row_operators, shown_openings
+from luthier.data.engine.spill import PackedBatch, PackedEvents, pack, pack_events, unpack, unpack_events
+from luthier.data.engine.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
+from luthier.data.engine.workers import Workers
+from luthier.data.operator import Column, Operator, RowOperator, SetOperator
+from luthier.data.row import Batch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class StageInput(NamedTuple):
+    """Rows that enter a pass, and the events that happened before it."""
+
+    rows: Batch | pa.RecordBatch
+    events: list[Numbered]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process, it goes as plain values: as objects, rows take several times as long."""
+        rows = pack(self.rows) if isinstance(self.rows, Batch) else to_bytes(self.rows)
+        return _fed_again, (rows, pack_events(self.events))
+
+
+class StageOutput(NamedTuple):
+    """Rows that have gone through a stage."""
+
+    table: pa.RecordBatch
+    events: list[Numbered]
+    sketches: list[bytes]
+    """For each set operator, the batch's sketches end to end."""
+    notes: list[str]
+    counts: Tables
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From another process, it comes as Arrow writes rows, and events as plain values."""
+        return _passed_again, (to_bytes(self.table), pack_events(self.events), *self[2:])
+
+
+def _fed_again(rows: PackedBatch | bytes, events: PackedEvents) -> StageInput:
+    return StageInput(from_bytes(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
+
+
+def _passed_again(table: bytes, events: PackedEvents, *rest: Any) -> StageOutput:
+    return StageOutput(from_bytes(table), unpack_events(events), *rest)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Row operators that share a pass, and the set operators that end it."""
+
+    rows: list[NamedOperator]
+    sets: list[NamedOperator]
+    guards: list[Operator]
+    """Operators of the whole recipe that know what may not stand in clear."""
+    columns: dict[str, Column]
+    """Attributes of rows that leave it."""
+    base: Path = Path()
+    """The recipe's folder, for operators that read files."""
+    kept: Path | None = None
+    """Where operators find again what models answered."""
+
+    def run(self, fed: StageInput) -> StageOutput:
+        """Take one batch through."""
+        if not isinstance(fed.rows, Batch) and not (self.rows or self.sets):
+            return StageOutput(fed.rows, fed.events, [], [], {})
+        before = fed.rows if isinstance(fed.rows, Batch) else from_arrow(fed.rows)
+        batch, made, notes, counts = run_row_operators(before, self.rows, self.guards)
+        events = sorted([*self._guarded(fed.events), *made], key=lambda numbered: numbered[0])
+        sketches: list[bytes] = []
+        for one in self.sets:
+            assert isinstance(one.operator, SetOperator)
+            sketches.append(b"".join(one.operator.sketch(batch.rows)))
+        untouched = not isinstance(fed.rows, Batch) and not self.rows
+        table = fed.rows if untouched else to_arrow(batch, spill_schema(self.columns))
+        return StageOutput(table, events, sketches, notes, counts)
+
+    def _guarded(self, events: Sequence[Numbered]) -> list[Numbered]:
+        """Events of rows that the reader left out, with no more of their texts than may be shown."""
+        bare = [at for at, (_, event) in enumerate(events) if event.operator == SOURCE and event.text]
+        found = list(events)
+        for at, text in zip(bare, shown_openings([events[at][1].text or "" for at in bare], self.guards), strict=True):
+            found[at] = (events[at][0], events[at][1]._replace(text=text))
+        return found
+
+
+def stages(operators: Sequence[NamedOperator], base: Path = Path(), kept: Path | None = None) -> list[Stage]:
+    """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
+
+    Set operators that stand side by side share a stage, unless one edits what the next would see.
+    """
+    guards = guards_of(operators)
+    found = [Stage([], [], guards, {}, base, kept)]
+    for one, after in zip(operators, (*operators, None)[1:], strict=True):
+        if isinstance(one.operator, RowOperator):
+            found[-1].rows.append(one)
+            found[-1].columns.update(columns_of(one))
+            continue
+        found[-1].sets.append(one)
+        done = after is None or isinstance(after.operator, RowOperator)
+        if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
+            last = found[-1]
+            settled = {name: kind for each in last.sets for name, kind in columns_of(each).items()}
+            found.append(Stage([], [], guards, {**last.columns, **settled}, base, kept))
+    return found
+
+
+def guards_of(operators: Sequence[NamedOperator]) -> list[Operator]:
+    """Those of some operators that know what may not stand in clear, or take it out."""
+    found = (one.operator for one in operators)
+    return [one for one in found if one.is_private or type(one).secrets is not Operator.secrets]
+
+
+def columns_of(one: NamedOperator) -> Mapping[str, Column]:
+    """The attribute columns that an operator writes, by their whole names."""
+    return {f"{one.name}.{name}": kind for name, kind in one.operator.writes.items()}
+
+
+def through(stage: Stage, fed: Iterator[StageInput], workers: Workers) -> Iterator[StageOutput]:
+    """Take batches through a stage, in order, here or in worker processes."""
+    if workers.count <= 1 or not (stage.rows or stage.sets):
+        return map(stage.run, fed)
+    parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
+    paths = [str(stage.base), None if stage.kept is None else str(stage.kept)]
+    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *paths])
+    return workers.map(_run, ((setup, one) for one in fed))
+
+
+@lru_cache(maxsize=1)
+def _stage(setup: str) -> Stage:
+    """The stage that a worker process is asked for."""
+    rows, sets, guards, columns, base, kept = json.loads(setup)
+    paths = Path(base), None if kept is None else Path(kept)
+    parts = [
+        [NamedOperator(name, Operator.parse(settings).at(*paths)) for name, settings in part] for part in (rows, sets)
+    ]
+    made = {json.dumps(one.operator.settings()): one.operator for part in parts for one in part}
+    looking = [made.get(json.dumps(settings)) or Operator.parse(settings).at(*paths) for settings in guards]
+    return Stage(parts[0], parts[1], looking, columns)
+
+
+def _run(setup: str, fed: StageInput) -> StageOutput:
+    return _stage(setup).run(fed)

@@ -1,0 +1,127 @@
+"""What can be seen of a file at a glance, by which its kind is recognised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.formats import archives, encodings
+from luthier.data.formats.files import File
+from luthier.data.formats.lines import HEAD_BYTES
+
+
+class Fit(IntEnum):
+    """How well a file fits a kind; a fitting ending outweighs what is only likely, and never what is certain."""
+
+    NO = 0
+    POSSIBLE = 10
+    LIKELY = 20
+    CERTAIN = 100
+    EXACT = 200
+    """Of a format that others read, too, the very use that the kind is made for."""
+
+
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!")
+ENDING = 15
+"""What a fitting ending adds."""
+
+
+@dataclass(frozen=True)
+class FileSample:
+    """A file's name, its first bytes unpacked, and the names inside when it is a zip or a folder."""
+
+    name: str
+    ending: str
+    data: bytes
+    members: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, file: File) -> FileSample:
+        """Look at a file."""
+        with file.open() as opened:
+            data = opened.read(HEAD_BYTES)
+        members: tuple[str, ...] = ()
+        if data.startswith(b"PK\x03\x04"):
+            with _zip(file) as raw, archives.archive(raw, file.name) as archive:
+                members = tuple(archive.namelist())
+        return cls(PurePosixPath(file.member).name or file.path.name, file.ending, data, members)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it holds files: a zip, 7z, rar or tar."""
+        return self.data.startswith(_ARCHIVES) or self.data[257:262] == b"ustar"
+
+    @cached_property
+    def text(self) -> str:
+        """The first bytes as text; empty for what is none."""
+        try:
+            return encodings.decode_start(self.data, encodings.find(self.data, "auto", "").name, _NOWHERE)
+        except DataError:
+            return ""
+
+    @cached_property
+    def start(self) -> str:
+        """The text from its first character that isn't blank."""
+        return self.text.lstrip("\ufeff \t\r\n")
+
+    @cached_property
+    def first_object(self) -> dict[str, Any] | None:
+        """The object that the first line is, for JSON lines."""
+        line, newline, _ = self.start.partition("\n")
+        try:
+            value = json.loads(line) if newline or len(self.data) < HEAD_BYTES else None
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    @cached_property
+    def first_objects(self) -> list[dict[str, Any]]:
+        """The first objects of JSON lines or of an array, as far as the first bytes hold them whole."""
+        if self.start.startswith("{"):
+            return [] if self.first_object is None else _objects(self.start, "\n")
+        return _objects(self.start[1:], ",") if self.start.startswith("[") else []
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names inside, without folders."""
+        return frozenset(PurePosixPath(name).name for name in self.members)
+
+
+@contextmanager
+def _zip(file: File) -> Iterator[BinaryIO]:
+    """A document that is a zip inside, such that one can seek in it."""
+    if not file.packing:
+        with file.raw() as raw:
+            yield raw
+        return
+    with file.local() as path, path.open("rb") as copy:
+        yield copy
+
+
+_MOST_OBJECTS = 20
+
+
+def _objects(text: str, between: str) -> list[dict[str, Any]]:
+    """Objects one after the other; what the end of the text cuts off is left out."""
+    found: list[dict[str, Any]] = []
+    at = 0
+    while len(found) < _MOST_OBJECTS:
+        at += len(text[at:]) - len(text[at:].lstrip(f"{between} \t\r\n"))
+        try:
+            value, at = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict):
+            break
+        found.append(value)
+    return found
+
+
+_NOWHERE = SourceLocation(file="")

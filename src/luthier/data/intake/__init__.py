@@ -1,1 +1,0 @@
-"""From somebody's file to rows with a meaning, and to a recipe that fits them."""

@@ -1,1 +1,0 @@
-"""Rows through operators in streaming passes, in bounded memory, with books that balance."""

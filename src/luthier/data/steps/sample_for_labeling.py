@@ -1,0 +1,117 @@
+"""The step that chooses what people should label next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.artifacts.dataset import DatasetSummary, has_split, outlined, splits
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import of_rows
+from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.data.annotation.annotations import PROPOSAL, judgments_of
+from luthier.data.engine.cache import Remade, asked_text, read_rows
+from luthier.data.row import Row
+from luthier.data.selector import Pool, SelectionCandidate, Selector
+from luthier.data.selectors.mmr import Mmr
+from luthier.data.selectors.uncertainty import Uncertainty
+from luthier.data.steps.label import rows_ahead
+
+SELECTED = "selected"
+"""The column of `meta` with a chosen row's rank and score."""
+ROWS_PER_S = 5_000
+
+
+class Select(Step):
+    """Choose the rows that people should label next, in the order in which they should be asked about.
+
+    Makes a data set of the chosen rows, for `luthier export … --format label-studio` and the like; `meta.selected` has
+    `rank` and `score`. Rows that people have judged are not chosen again, and what resembles them is worth less.
+    """
+
+    kind: Literal["sample_for_labeling"] = "sample_for_labeling"
+    makes: ClassVar[str] = "dataset"
+
+    data: DataRef
+    """The step that made the data set; where rows are chosen by uncertainty, a step `prelabel`."""
+    count: int = Field(default=100, ge=1)
+    """How many rows are chosen."""
+    by: Selector = Mmr()
+    """What makes a row worth labelling."""
+    split: Literal["train", "validation", "test"] = "train"
+    """The split from which rows are chosen; all others are left out."""
+
+    def make(self, work: StepContext) -> Mapping[str, Any]:
+        """Read, choose, and write the chosen rows."""
+        started = time.perf_counter()
+        data = work.inputs["data"]
+        dataset_summary = DatasetSummary.read(data)
+        if not has_split(data, self.split):
+            raise DataError(f"the data set has no split {self.split!r}", where=SourceLocation(field="split"))
+        pool = self._pool(work)
+        if not pool.candidates:
+            raise DataError("every row is judged already", where=SourceLocation(field="split"))
+        chosen = self.by.choose(pool, self.count)
+        marks = {
+            pool.candidates[one.candidate_index].id: {"rank": rank, "score": one.score}
+            for rank, one in enumerate(chosen, start=1)
+        }
+        self._write(work, marks)
+        if pool.silent and isinstance(self.by, (Mmr, Uncertainty)):
+            some = of_rows(len(pool.silent), len(pool.candidates), "has", "have")
+            work.events.note(f"{some} no probabilities of labels: of these, the model is taken to be least sure")
+        work.events.note(f"{len(marks)} of {len(pool.candidates)} rows are chosen by {self.by.kind}")
+        return {"rows_per_s": dataset_summary.rows[self.split] / max(time.perf_counter() - started, 1e-9)}
+
+    def _pool(self, work: StepContext) -> Pool:
+        """Texts and probabilities of all rows that could be chosen; whole rows stay on the disk."""
+        candidates: list[SelectionCandidate] = []
+        labelled: list[str] = []
+        for batch in read_rows(work.inputs["data"], self.split):
+            for row in batch:
+                if judgments_of(row.meta):
+                    labelled.append(asked_text(row))
+                else:
+                    candidates.append(_candidate(row))
+        return Pool(candidates, labelled, work.seed, work.base)
+
+    def _write(self, work: StepContext, marks: Mapping[str, dict[str, Any]]) -> None:
+        data = work.inputs["data"]
+        dataset_summary = DatasetSummary.read(data)
+        made = Remade(work, data)
+        picked: list[Row] = []
+        for split in splits(data):
+            for row in (row for batch in read_rows(data, split) for row in batch):
+                if split != self.split:
+                    made.drop(row, "in another split")
+                elif row.id in marks:
+                    picked.append(replace(row, meta={**row.meta, SELECTED: marks[row.id]}))
+                else:
+                    made.drop(row, "judged already" if judgments_of(row.meta) else "not selected")
+        picked.sort(key=lambda row: row.meta[SELECTED]["rank"])
+        made.keep(self.split, picked, [row.answer if dataset_summary.task == "label" else None for row in picked])
+        made.close(task=dataset_summary.task, labels=dataset_summary.labels)
+
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+        """From the rows and the speed of the last time, or a common one."""
+        rows = rows_ahead(plan_context)
+        if rows is None:
+            return Forecast(how="the data set is not made yet")
+        speed = plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
+        return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
+
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
+        """As many rows as are chosen."""
+        before = outlined(plan_context)
+        rows = (before.rows or {}).get(self.split)
+        return replace(before, rows={self.split: self.count if rows is None else min(rows, self.count)})
+
+
+def _candidate(row: Row) -> SelectionCandidate:
+    proposal = row.meta.get(PROPOSAL)
+    shares = proposal.get("scores") if isinstance(proposal, dict) else None
+    return SelectionCandidate(row.id, row.file, row.line, asked_text(row), shares or None)

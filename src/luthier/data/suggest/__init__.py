@@ -1,0 +1,1 @@
+"""What `luthier new` suggests for the rows of a source."""

@@ -1,0 +1,478 @@
+"""A fitting recipe for somebody's file: columns, operators, split and metrics, each with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.artifacts.findings import FEWEST_ROWS
+from luthier.core.component import described, members
+from luthier.core.events import counted, of_rows
+from luthier.data.checks.few_rows import FEW_ROWS, few
+from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, told_few
+from luthier.data.columns.choose import LayoutChoice, Task, told_classes
+from luthier.data.columns.layouts import Layout
+from luthier.data.columns.recognize import source_at
+from luthier.data.operator import Operator
+from luthier.data.source import Source
+from luthier.data.suggest.profile import SHORT_ANSWER_WORDS, ChangeExample, Profile
+from luthier.data.suggest.settings import course_for
+from luthier.data.suggest.survey import SEED, SHARES, survey, why_plain_first
+
+_MOST_NAMED_CLASSES = 30
+_ENOUGH_HELD_OUT = 100
+_NO_CHANCE = 10
+_FAR_FEWER = 0.25
+"""Where at least so many rows are to be held out, so small a part of them falls by chance once in a thousand times."""
+_RARE = 0.5
+"""A class with less than this share of the most frequent one's rows is rare."""
+
+
+_SHORT_VALUES = " different short values in "
+"""In the reason for a column of classes."""
+PLAIN_FIRST = "luthier run recipe.yaml 'steps.tune={kind: tune, data: data, technique: plain}' --only report"
+"""The proposed recipe with a plain classifier in place of the network."""
+_ONE_SIDED = frozenset({"quality"})
+"""Operators that leave a pair out for what its preferred answer is, whatever the other one is."""
+
+
+class RecipeProposal(BaseModel):
+    """The data part of a recipe, and why it is as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    task: Task
+    source: dict[str, Any]
+    ops: list[dict[str, Any]]
+    split: dict[str, Any]
+    reasons: dict[str, str]
+    """Why, by dotted path: `source.prompt`, `ops.pii`, `split.test`, `task`."""
+    examples: dict[str, tuple[ChangeExample, ...]]
+    """What an operator would do to some of the rows, by its kind."""
+    metrics: list[str]
+    rules: list[str]
+    """For the gate."""
+    objective: str = "sft"
+    """What is learnt from the rows."""
+    learn: Literal["last", "all"] = "last"
+    """Which assistant turns are trained on; `objective.train_on` in `reasons` says why where it is not the last."""
+    left: int
+    """About how many rows the operators leave."""
+    profile: Profile
+
+    def prepare(self) -> dict[str, Any]:
+        """The settings of the step `prepare`."""
+        ops = [one["kind"] if len(one) == 1 else one for one in self.ops]
+        return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
+
+
+def propose(
+    path: Path | str,
+    *,
+    task: Task | None = None,
+    shown: str | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+) -> RecipeProposal:
+    """Propose a recipe for a file, a folder, a pattern or a URL; `shown` is what to write into it as the path.
+
+    `prompt` and `answer` are columns, or templates of them, for who knows the file; else they are chosen.
+    """
+    read, base = source_at(path)
+    written = {"kind": read.kind, "path": shown or read.path}
+    return propose_from(
+        read, base, read.path, written, task=task, requested_layout=Layout(prompt=prompt, answer=answer)
+    )
+
+
+def propose_from(
+    read: Source,
+    base: Path,
+    name: str,
+    written: Mapping[str, Any],
+    *,
+    task: Task | None = None,
+    objective: str | None = None,
+    requested_layout: Layout = Layout(),  # noqa: B008 - a tuple
+) -> RecipeProposal:
+    """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it, and `wanted`
+    has the prompt and the answer that are asked for."""
+    suggestion = read.suggest_settings(base)
+    read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
+    profile, choice = survey(read, base, name, task)
+    reasons = {f"source.{name}": why for name, why in {**suggestion.reasons, **choice.reasons}.items()}
+    values, colon, explanation = reasons.get("source.answer", "").partition(": ")
+    if profile.spellings and colon and _SHORT_VALUES in values and "each combination" not in explanation:
+        reasons["source.answer"] = f"{values}: {_classes(profile)}"  # with what the texts of the classes show
+    chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
+    source: dict[str, Any] = {**written, **suggestion.settings, **choice.settings}
+    if profile.broken:
+        source["on_error"] = "drop"
+        reasons["source.on_error"] = _unread(profile)
+    if chosen == "label" and "system_column" not in source:
+        source["system"], reasons["source.system"] = _instruction(profile)
+    objective = objective or _objective(choice)
+    examples: dict[str, tuple[ChangeExample, ...]] = {}
+    ops = list(_operators(profile, reasons, examples))
+    if objective == "dpo":
+        ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
+    left = _left(profile, ops)
+    learn, why = _learn(profile) if (objective, chosen) == ("sft", "text") else ("last", "")
+    if why:
+        reasons["objective.train_on"] = why
+    metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen, learn)
+    split, reasons["split.test"] = _split(
+        left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
+    )
+    reasons |= _shortages(profile, left, chosen)
+    reasons["task"] = _why_task(profile, choice, chosen)
+    rows = round(left * (1 - split["test"]))
+    if (objective, chosen) == ("sft", "label") and (why := why_plain_first(profile, source, rows)):
+        reasons["technique"] = f"lora; try `plain` first: {why}"
+    return RecipeProposal(
+        task=chosen,
+        source=source,
+        ops=ops,
+        split=split,
+        reasons=reasons,
+        examples=examples,
+        metrics=metrics,
+        rules=rules,
+        objective=objective,
+        learn=learn,
+        left=left,
+        profile=profile,
+    )
+
+
+def _objective(choice: LayoutChoice) -> str:
+    """What fits the layout that was recognised."""
+    reasons_text = " ".join(choice.reasons.values())
+    return "dpo" if "preference rows" in reasons_text else "kto" if "KTO rows" in reasons_text else "sft"
+
+
+def _classes(profile: Profile) -> str:
+    """How many classes are left of the answers, once spellings are brought together."""
+    return told_classes(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
+
+
+def _learn(profile: Profile) -> tuple[Literal["last", "all"], str]:
+    """Which turns of the assistant's are learnt, and why where that is not the last alone."""
+    rows = profile.looked_at
+    if profile.going_on * 2 > profile.several:
+        explanation = of_rows(profile.going_on, rows, "goes on", "go on")
+        return "last", f"{explanation} from another row: each answer is the last one of a row of its own"
+    if profile.with_tools or profile.called:
+        explanation = of_rows(max(profile.with_tools, profile.called), rows, "calls tools or has", "call tools or have")
+        return "all", (
+            f"{explanation} them on offer: every turn of the assistant is trained on, so that calls are; `last` "
+            "would leave "
+            "out each call that its result and an answer follow"
+        )
+    if profile.several:
+        return "all", (
+            f"{of_rows(profile.several, rows, 'holds', 'hold')} several answers of the assistant: every one is trained "
+            "on, as TRL (`assistant_only_loss`), axolotl and LLaMA-Factory do; `last` takes one of each row"
+        )
+    return "last", ""
+
+
+def _unread(profile: Profile) -> str:
+    """What is said of broken rows, with the place of the first."""
+    more = f"; {profile.first_remedy}" if profile.first_remedy else ""
+    if profile.broken == 1:
+        return f"one row cannot be read ({profile.first_broken}); it is left out and listed{more}"
+    what = f"{profile.broken} rows cannot be read (the first, {profile.first_broken})"
+    return f"{what}; they are left out and listed{more}"
+
+
+def _instruction(profile: Profile) -> tuple[str, str]:
+    """A system turn that says what is wanted."""
+    labels = sorted(set(profile.answers) - set(profile.spellings))
+    if labels and len(labels) <= _MOST_NAMED_CLASSES:
+        text = f"Choose the class of the user's message. Answer with one of: {', '.join(labels)}."
+        return text, "the same on every row; it is computed once and tells the base model what is wanted"
+    return (
+        "Name the class of the user's message.",
+        "there are too many classes to name them all" if labels else "the file is large: not all classes were seen",
+    )
+
+
+def _operators(
+    profile: Profile, reasons: dict[str, str], examples: dict[str, tuple[ChangeExample, ...]]
+) -> Iterator[dict[str, Any]]:
+    """Every operator that suggests itself, in its order."""
+    found = sorted(members(Operator).values(), key=lambda member: (member.suggested_at, member.__name__))
+    for member in found:
+        suggestion = member.suggest(profile)
+        if suggestion is not None:
+            kind = member.model_fields["kind"].default
+            reasons[f"ops.{kind}"] = suggestion.why
+            if tried := profile.trials.get(kind):
+                marked = suggestion.settings.get("action") == "flag"
+                examples[kind] = tuple(map(_marked, tried.examples)) if marked else tried.examples
+            yield {"kind": kind, **suggestion.settings}
+
+
+def _marked(change: ChangeExample) -> ChangeExample:
+    """An example of a row that would be dropped, where it is only marked."""
+    return change.model_copy(update={"after": re.sub("^dropped: ", "marked: ", change.after)})
+
+
+def _left(profile: Profile, ops: Sequence[Mapping[str, Any]]) -> int:
+    """About how many rows the operators leave of all, as they do of those that were looked at."""
+    dropping = [one["kind"] for one in ops if one.get("action") != "flag" and one["kind"] in profile.trials]
+    gone = sum(sum(profile.trials[kind].dropped.values()) for kind in dropping)
+    return max(1, round((profile.rows - profile.broken) * (1 - gone / max(1, profile.looked_at))))
+
+
+def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], str]:
+    """Enough held out for an interval that means something, and how much that is."""
+    many, few = SHARES
+    share = many if rows * many >= _ENOUGH_HELD_OUT else few
+    expected_rows = share * profile.looked_at * (1 - profile.broken / max(1, profile.rows))
+    found = profile.held_out.get(str(share), expected_rows)
+    if expected_rows >= _NO_CHANCE and found < _FAR_FEWER * expected_rows:
+        few_rows = counted(max(1, round(rows * found / profile.looked_at)), "row")
+        return {"test": share}, (
+            f"only about {few_rows}: by the same seed the others were left to train on in the data set that they come "
+            "from; read the rows of its other splits, too, or set another `seed`, if no model that learnt some of them "
+            "is measured on these"
+        )
+    if rows < _NO_CHANCE:
+        return {"test": share}, f"{counted(rows, 'row')} may leave none to measure on: give more"
+    all_seen = profile.looked_at >= profile.rows - profile.broken  # then it is known which rows the seed holds out
+    held = max(1, round(rows * (found / profile.looked_at if all_seen else share)))
+    width = 100 * 1.96 * (0.25 / held) ** 0.5
+    return {"test": share}, (
+        f"about {counted(held, 'row')}: {measure} measured on them has a margin of ±{width:.0f} points or less"
+    )
+
+
+def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
+    """What there is too little of: rows, rows of some classes, labels; each with what to do about it."""
+    found: dict[str, str] = {}
+    if (severity := few(left)) != "info":
+        what = "too few to train on" if severity == "serious" else "few to train on"
+        found["rows"] = f"{counted(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+    if task != "label":
+        return found
+    classes = Counter[str]()
+    for label, rows in profile.answers.items():
+        classes[profile.spellings.get(label, label)] += rows
+    small = {label: rows for label, rows in reversed(classes.most_common()) if rows < FEWEST_OF_CLASS}
+    if small and len(classes) > 1:
+        found["classes"] = f"{told_few(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
+    if profile.unlabeled:
+        some = of_rows(profile.unlabeled, profile.looked_at, "has", "have")
+        found["unlabeled"] = (
+            f"{some} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
+            "`luthier export RECIPE:unlabeled --to DIR --format label-studio` (`luthier docs label`)"
+        )
+    return found
+
+
+def _why_task(profile: Profile, choice: LayoutChoice, task: Task) -> str:
+    other = ""
+    if choice.other:
+        other = f"; to learn {choice.other!r} instead, begin anew with `--answer {shlex.quote(choice.other)}`"
+    if task == "label":
+        count = len(set(profile.answers) - set(profile.spellings))
+        if count == 1:
+            return f"all rows have the same answer, so that there is nothing to tell apart yet{other}"
+        return f"{count or 'few'} different short answers come again and again{other}"
+    return f"answers are free text ({counted(round(profile.answer_words), 'word')} on average){other}"
+
+
+def _asks_every_turn(profile: Profile, learn: str) -> bool:
+    """Whether calls are learnt that only an evaluation of every turn measures."""
+    return learn == "all" and profile.called > profile.calling
+
+
+def _measures(profile: Profile, task: Task, learn: str) -> tuple[list[str], list[str]]:
+    if task == "label":
+        return ["accuracy", "macro_f1"], ["macro_f1 > base"]
+    every = _asks_every_turn(profile, learn)
+    calls, answer_count = (
+        (profile.calls_in_all, profile.answers_in_all) if every else (profile.calling, profile.looked_at)
+    )
+    if calls * 2 >= answer_count and calls:
+        return ["tool_calls", "rougeL", "chrf"], ["tool_calls > base"]
+    if every:
+        return ["rougeL", "chrf", "tool_calls"], ["rougeL > base"]
+    if profile.answer_words <= SHORT_ANSWER_WORDS:
+        return ["exact_match", "token_f1"], ["token_f1 > base"]
+    return ["rougeL", "chrf"], ["rougeL > base"]
+
+
+class BaseModelChoice(NamedTuple):
+    """The base model of a recipe."""
+
+    model: str = "smollm2-135m-instruct"
+    chat_template: str | None = None
+    """What takes the place of the model's own."""
+    why: str = ""
+    """Why it does, or why it should."""
+
+
+DEFAULT_BASE = BaseModelChoice()
+
+
+def render_recipe(proposal: RecipeProposal, name: str, base: BaseModelChoice = DEFAULT_BASE) -> str:
+    """The whole recipe as YAML, with a comment wherever something was chosen from the data."""
+    return "\n".join(_lines(proposal, name, base)) + "\n"
+
+
+def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterator[str]:
+    profile = proposal.profile
+    yield f"# Made from {_one_line(profile.size_told)}."
+    yield f"# Numbers in the comments below are from rows seen: {profile.looked_at}."
+    yield from (f"# {_one_line(note)}" for note in dict.fromkeys(profile.notes))
+    yield "# `luthier plan` shows what would be done, `luthier run` does it."
+    yield "luthier: 1"
+    yield f"name: {_scalar(name)}"
+    yield f"seed: {SEED}"
+    yield f"model: {_scalar(base.model)}"
+    if base.why:
+        yield f"# {_one_line(base.why)}"
+    if base.chat_template:
+        yield f"chat_template: {_scalar(base.chat_template)}"
+    yield "steps:"
+    yield "  data:"
+    yield "    kind: prepare"
+    yield from _source_lines(proposal)
+    yield from _operator_lines(proposal)
+    yield "    split:"
+    for key, value in proposal.split.items():
+        yield from _explained("      ", key, value, proposal.reasons.get(f"split.{key}"))
+    yield from _explained("    ", "task", proposal.task, proposal.reasons["task"])
+    yield from _rest(proposal)
+
+
+def _source_lines(proposal: RecipeProposal) -> Iterator[str]:
+    yield "    source:"
+    for key, value in proposal.source.items():
+        yield from _explained("      ", key, value, proposal.reasons.get(f"source.{key}"))
+    spoken = " ".join(str(value) for value in proposal.source.values())
+    rest = [
+        column for column in proposal.profile.columns if not re.search(rf"(?<!\w){re.escape(column)}(?!\w)", spoken)
+    ]
+    own = {"id", "messages", "meta"} <= set(proposal.profile.columns) and "messages" not in proposal.source
+    if rest and not own:
+        yield f"      # not mapped, kept with every row in `meta`: {_one_line(', '.join(rest))}"
+    if "group" not in proposal.source and (why := proposal.reasons.get("source.group")):
+        yield f"      # group: {_one_line(why)}"
+
+
+def _operator_lines(proposal: RecipeProposal) -> Iterator[str]:
+    yield "    ops:" if proposal.ops else "    ops: []"
+    for one in proposal.ops:
+        kind = one["kind"]
+        why = _one_line(proposal.reasons[f"ops.{kind}"])
+        yield from (f"      # {line}" for line in wrap(why, 110, break_long_words=False, break_on_hyphens=False))
+        for change in proposal.examples.get(kind, ()):
+            yield f"      #   {_quoted(change.before)} → {_quoted(change.after)}"
+        inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in one.items())
+        yield f"      - {{{inner}}}" if len(one) > 1 else f"      - {kind}"
+
+
+def _quoted(text: str) -> str:
+    """A text as one line between quotes; what is invisible is spelled out."""
+    return f'"{"".join(char if char.isprintable() and char != chr(160) else _spelled(char) for char in text)}"'
+
+
+def _spelled(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def _rest(proposal: RecipeProposal) -> Iterator[str]:
+    is_label = proposal.task == "label"
+    wished = course_for(proposal.left, proposal.profile, held_out=proposal.split["test"], is_label=is_label)
+    more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
+    rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
+    yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
+    for name in ("rows", "classes"):
+        if why := proposal.reasons.get(name):
+            yield f"  # {_one_line(why)}"
+    yield "  validate: {kind: validate, data: data}"
+    if why := proposal.reasons.get("unlabeled"):
+        yield f"  # {_one_line(why)}:"
+        yield "  # unlabeled: {kind: unlabeled, data: data}"
+    yield from _balancing(proposal.profile)
+    yield from _plain_first(proposal)
+    yield "  # A small adapter: the base model's weights stay as they are."
+    if wished.why:
+        yield f"  # {wished.why} (`luthier docs choose-technique`)."
+    if why := proposal.reasons.get("objective.train_on"):
+        yield f"  # {_one_line(why)}."
+    objective = proposal.objective if proposal.learn == "last" else f"{{kind: {proposal.objective}, train_on: all}}"
+    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: {objective}{more}}}"
+    yield "  # On rows that were not trained on, beside the base model and plain baselines."
+    turns = ""
+    if _asks_every_turn(proposal.profile, proposal.learn):
+        yield "  # Every turn of the assistant is asked, each after the true history before it: calls are not last."
+        turns = ", turns: all"
+    yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]{turns}}}"
+    yield "  # PASS only when the improvement over the base model is clear of chance."
+    yield f"  gate: {{kind: gate, evaluation: report, rules: [{rules}]}}"
+
+
+def _plain_first(proposal: RecipeProposal) -> Iterator[str]:
+    """How to try a plain classifier before a network is tuned, where that is worth it."""
+    why = proposal.reasons.get("technique", "").partition("first: ")[2]
+    if why:
+        yield f"  # {_one_line(why[0].upper() + why[1:])}. Try it first:"
+        yield f"  # {PLAIN_FIRST}"
+
+
+def _balancing(profile: Profile) -> Iterator[str]:
+    """A way to more rows of rare classes, for the user to switch on."""
+    counts = {label: rows for label, rows in profile.answers.items() if label not in profile.spellings}
+    if len(counts) < 2:
+        return
+    rarest, most = min(counts, key=counts.__getitem__), max(counts.values())
+    rows = counts[rarest]
+    if rows >= _RARE * most:
+        return
+    share = f"{counted(rows, 'row')}, the most frequent one {most}"
+    if meant := get_close_matches(rarest, counts.keys() - {rarest}, n=1, cutoff=0.8):
+        yield f"  # Is the class {_one_line(rarest)} a slip? Then write among `ops`:"
+        yield f"  # - {{kind: label_spelling, also: {{{_scalar(rarest)}: {_scalar(meant[0])}}}}}"
+    yield f"  # The class {_one_line(rarest)} has {share}. Made rows may help it:"
+    yield "  # uncomment the next line, and let tune and report say `data: more` (`luthier docs augment`)."
+    yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
+
+
+def _explained(indent: str, key: str, value: Any, why: str | None) -> Iterator[str]:
+    if why:
+        yield f"{indent}# {_one_line(why)}"
+    yield f"{indent}{key}: {_scalar(value)}"
+
+
+_PLAIN = re.compile(r"[A-Za-z_][\w./ -]*[\w]|[A-Za-z_]")
+_RESERVED = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML; text that could be read as something else is quoted as JSON, which YAML reads, too."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(key)}: {_scalar(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.isascii() and value.lower() not in _RESERVED:
+        return value
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=not value.isprintable())
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
+
+
+def _one_line(text: str) -> str:
+    """Text for a comment: one line, nothing invisible."""
+    return "".join(char if char.isprintable() else " " for char in text)

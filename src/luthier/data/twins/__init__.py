@@ -1,1 +1,0 @@
-"""Which rows are the same or nearly so, and which copy stays."""

@@ -1,0 +1,1 @@
+"""Validation of a data set: the runner of the checks, and what checks share."""

@@ -1,0 +1,58 @@
+"""Rows that are hardly more than one: copies of a text, and what was made of a row.
+
+Who has seen one of them has seen them all, so that a classifier which shall not know a row must not know them either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from luthier.artifacts.dataset import MADE
+from luthier.data.dedup.shingles import normal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.data.validate.context import CheckRow
+
+
+def heads(rows: Sequence[CheckRow], prompts: Sequence[str]) -> NDArray[np.int64]:
+    """(rows,): the place of the row that stands for each row's family, itself where it has none.
+
+    Rows of one text are of one family, and a made row is of that of its first parent, which need not be there. A row
+    that nobody made stands for the others, the first of several.
+    """
+    import numpy as np
+
+    above: dict[str, str] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        _join(above, f"row {row.id}", f"text {normal(prompt)}")
+        if parent := parent_of(row):
+            _join(above, f"row {row.id}", f"row {parent}")
+    families = [_top(above, f"row {row.id}") for row in rows]
+    first: dict[str, int] = {}
+    for index in sorted(range(len(rows)), key=lambda index: (parent_of(rows[index]) is not None, index)):
+        first.setdefault(families[index], index)
+    return np.array([first[family] for family in families], dtype=np.int64)
+
+
+def parent_of(row: CheckRow) -> str | None:
+    """The id of the row of which a row was made, first of all; None for a row that somebody gathered."""
+    made = row.meta.get(MADE)
+    parents = made.get("parents") if isinstance(made, dict) else None
+    return parents[0] if isinstance(parents, list) and parents and isinstance(parents[0], str) else None
+
+
+def _join(above: dict[str, str], one: str, other: str) -> None:
+    top, below = sorted((_top(above, one), _top(above, other)))
+    if top != below:
+        above[below] = top
+
+
+def _top(above: dict[str, str], one: str) -> str:
+    """What stands for a name; paths are halved on the way, so that they stay short."""
+    while (up := above.get(one, one)) != one:
+        above[one] = one = above.get(up, up)
+    return one

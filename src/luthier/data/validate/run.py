@@ -1,0 +1,42 @@
+"""Making checks of a data set, and putting what they found in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from luthier.artifacts.findings import SEVERITIES, Findings, Mark
+from luthier.data.check import Check, CheckResult
+from luthier.data.validate.context import CheckData
+
+
+class Validated(NamedTuple):
+    """What was found in words and numbers, and the rows."""
+
+    findings: Findings
+    marks: list[Mark]
+
+
+def validate(
+    checks: Sequence[Check], data: CheckData, tick: Callable[[int, str], object] = lambda done, name: None
+) -> Validated:
+    """Make every check whose needs are met; the worst findings come first, in the order of the checks' kinds."""
+    lacks = data.lacks()
+    found: list[CheckResult] = []
+    skipped: dict[str, str] = {}
+    for done, check in enumerate(sorted(checks, key=lambda check: check.kind)):
+        tick(done, check.kind)
+        missing = sorted(check.needs & lacks.keys())
+        if missing:
+            skipped[check.kind] = lacks[missing[0]]
+        else:
+            found += check.look(data)
+    found.sort(key=lambda one: -SEVERITIES.index(one.finding.severity))
+    marks = [Mark(one.finding.name, row.id, row.split, score, note) for one in found for row, score, note in one.marks]
+    findings = Findings(
+        rows=data.available,
+        looked_at=len(data.rows),
+        findings=tuple(one.finding for one in found),
+        skipped=skipped,
+    )
+    return Validated(findings, marks)

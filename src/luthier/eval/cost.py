@@ -1,0 +1,244 @@
+"""How long an evaluation will take, known without torch: from an earlier one, else from the model's size."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.artifacts.dataset import DatasetSummary, examples_ahead
+from luthier.chat.preference import rejected_share
+from luthier.core.events import counted
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
+from luthier.eval.forgetting.items import characters, items
+from luthier.eval.respondent import TOGETHER
+from luthier.eval.task import TaskType, are_pairs
+from luthier.models.cost import (
+    BASE_BYTES,
+    SAMPLE,
+    RowEstimate,
+    flops_per_s,
+    has_gpu,
+    has_head,
+    kernel_bytes,
+    model_of,
+    pace_of,
+    rows_of,
+    tokenizer_of,
+    undisturbed,
+    writing_pass_s,
+)
+from luthier.models.lm.base import GenerateRequest
+from luthier.models.load import cpu_has_bf16, has_network, is_remote
+from luthier.models.token_counts import branches
+
+if TYPE_CHECKING:
+    from luthier.eval.steps.evaluate import Evaluate
+    from luthier.models.describe import Description
+    from luthier.models.lm.cached import AnswerCache
+
+_PLAIN_S = 2.0
+"""Plain baselines."""
+_OPENING_S = 2.0
+"""What it takes to open a model, and to lay its weights out: seen 2 and 3.5 on a quiet AMD EPYC."""
+_READS = 1.25
+"""How much quicker packs are that are only read: 1.26 on an AMD EPYC, 1.0 to 1.4 with AMX."""
+_MEASURED_S = 0.002
+"""Intervals and tests, for each row: classes take next to nothing, texts by six metrics so much."""
+_READING_BYTES = 100_000_000
+"""Two packs at once, and what is left between their pieces."""
+_WIDE_READING_BYTES = 550_000_000
+"""The same in fp32, whose logits are whole pieces: fitted to the demo's evaluation in a process of its own, 2.25 GB."""
+_ALONE_READING_BYTES = 360_000_000
+"""The same of one model that was not tuned: 1.68 GB in all."""
+_WORDS_BYTES = 400 << 20
+"""What an evaluation of a plain classifier holds: Python with polars and scikit-learn."""
+_PACK_TOKENS = 1024
+"""Of those that are read at once, as most are."""
+PAIRS = "pairs"
+"""How paces call the task of choosing one of two answers, whose rows are longer than those of a task of classes."""
+_TELLING = 24
+"""Answers from which their time tells how quick the next will come: that of fewer is mostly the opening of models."""
+_CLASS_TOKENS = 8
+"""Answers that are longer on average are texts, until the data says what they are."""
+_CHARS_PER_TOKEN = 3.6
+"""Of the questions about what was forgotten, which are English."""
+_FRAME_TOKENS = 12
+"""What a chat template puts around a question, beyond what all questions share."""
+
+
+def forecast(step: Evaluate, plan_context: PlanContext) -> Forecast:
+    """The cost of an evaluation: rows by models by what a row takes."""
+    rows = rows_of(step.limit, plan_context, step.split)
+    if rows is None:
+        return Forecast(how="the data set is not made yet, so the number of rows is unknown")
+    if step.turns == "all":
+        return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
+    writes = _written(step, plan_context, rows)
+    models = len(writes)
+    if not has_network(plan_context):
+        models = 2 if step.compare_with is not None else 1
+        how = f"{rows.how}; {counted(models, 'model')}, the time of the plain classifier is negligible"
+        seconds = beside_s(models, rows.number)
+        return (
+            Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
+        )
+    aside = aside_of(step, plan_context, rows)
+    tokens = round(rows.number * models * (rows.tokens + (aside.tokens if aside.pairs else 0.0)))
+    if is_remote(plan_context):
+        return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
+    model = model_of(plan_context)
+    if model is None:
+        return Forecast(how="the model is not made yet, so its size is unknown")
+    written = rows.number * sum(writes)
+    known = PAIRS if aside.pairs else _task(plan_context)
+    alike = {"task": known} if known else {}
+    before = pace_of(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
+    speed = undisturbed(before) or _READS * flops_per_s(bf16=_narrow(step))
+    standing = _asked_anyway(step, plan_context, rows)
+    computed = models * (_computed(rows) + standing)
+    flops, writing_s = _flops(model, computed), 0.0
+    flops += rows.number * models * _flops(model, aside.tokens, headed=aside.headed)
+    if any(writes) and before:
+        flops += _flops(model, written, headed=written)
+    elif any(writes):
+        writing_s = written * _token_s(step, model, rows, speed)
+    kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
+    speed_source = ", as the last evaluation" if before else ""
+    return Forecast(
+        seconds=beside_s(models, rows.number) + flops / speed + writing_s,
+        peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(plan_context)) + kernels,
+        tokens=tokens,
+        how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{speed_source}",
+        common_bytes=BASE_BYTES,
+        left_bytes=BASE_BYTES + kernels,
+    )
+
+
+def beside_s(models: int, rows: int) -> float:
+    """Seconds of an evaluation beside the answers of its models."""
+    return _PLAIN_S + models * _OPENING_S + rows * _MEASURED_S
+
+
+def pace(step: Evaluate, work: StepContext, task: str, known: AnswerCache) -> dict[str, Any]:
+    """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
+    plan_context = PlanContext(inputs=work.inputs, upstream={}, base=work.base)
+    if known.made < _TELLING or step.turns == "all" or is_remote(plan_context) or not has_network(plan_context):
+        return {}
+    model, rows = model_of(plan_context), rows_of(known.made, plan_context, step.split)
+    if model is None or rows is None:
+        return {}
+    answers, aside = rows._replace(number=known.made), aside_of(step, plan_context, rows)
+    written = known.made * statistics.fmean(_written(step, plan_context, rows, task))
+    flops = _flops(model, _computed(answers)) + _flops(model, written, headed=written)
+    flops += known.made * _flops(model, aside.tokens, headed=aside.headed)
+    task = PAIRS if aside.pairs else task
+    by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
+    sizes = {"parameters": model.parameters, "task": task, "bf16": _narrow(step), "writes": bool(written)}
+    return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
+
+
+def _flops(model: Description, tokens: float, *, headed: float = 0.0) -> float:
+    """Operations that reading so many tokens takes; those that are written or scored (`headed`) need the head, too."""
+    body = model.parameters - model.embedding_parameters
+    return 2 * (body * tokens + model.vocab * model.hidden_size * headed)
+
+
+def _task(plan_context: PlanContext) -> str | None:
+    """Whether classes or texts are answered, as far as that is known."""
+    if (made := plan_context.inputs.get("data")) is not None:
+        return DatasetSummary.read(made).task
+    return plan_context.outlines.get("data", ArtifactSpec()).task
+
+
+def task_ahead(step: Evaluate, plan_context: PlanContext) -> TaskType | None:
+    """The kind of answer that rows ask for; None where nothing tells yet."""
+    kind = _task(plan_context)
+    if step.pairs and _holds_pairs(step, plan_context):
+        return TaskType("label", pairs=True)
+    return TaskType("label" if kind == "label" else "text") if kind else None
+
+
+def _written(step: Evaluate, plan_context: PlanContext, rows: RowEstimate, task: str | None = None) -> list[float]:
+    """Tokens that each model writes to a row: one that was tuned ends where the rows' answers do, any other goes on."""
+    task = task or _task(plan_context) or ("text" if rows.answers > _CLASS_TOKENS else "label")
+    is_text = task == "text" and not (step.pairs and _holds_pairs(step, plan_context))
+    most = float(step.max_new_tokens) if is_text else 0.0
+    like_rows, tuned = min(most, rows.answers) or most, _is_tuned(plan_context)
+    base = [most] if tuned and step.compare_base else []
+    return [like_rows if tuned else most, *base, *([like_rows] if step.compare_with is not None else [])]
+
+
+class Aside(NamedTuple):
+    """What a model reads for each row beside the row's own conversation."""
+
+    tokens: float = 0.0
+    headed: float = 0.0
+    """Tokens whose log-probability is wanted, those of the row's own answer included."""
+    pairs: bool = False
+    """Whether one of two answers is chosen."""
+
+
+def aside_of(step: Evaluate, plan_context: PlanContext, rows: RowEstimate) -> Aside:
+    """Of pairs, the other answer; of classes, the others to their ends, what they begin with in common once; of texts,
+    the reference again where its likelihood is a metric."""
+    made, known = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
+    if step.pairs and _holds_pairs(step, plan_context):
+        rejected = rows.tokens * rejected_share(examples_ahead(plan_context, step.split, SAMPLE))
+        return Aside(rejected, 0.0 if has_head(plan_context) else rows.answers + rejected, pairs=True)
+    if has_head(plan_context):
+        return Aside()
+    if any(_written(step, plan_context, rows)):
+        likely = any("logprobs" in metric.needs for metric in step.metrics or ())
+        return Aside(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else Aside()
+    classes = known.answers if made is None else DatasetSummary.read(made).labels
+    among = max(0.0, branches(classes, tokenizer_of(plan_context)) - rows.answers)
+    return Aside(among, among)
+
+
+def _holds_pairs(step: Evaluate, plan_context: PlanContext) -> bool:
+    """Whether rows hold two answers of which one is chosen, as far as some of them tell; or a model with a head of its
+    own, which writes nothing, over rows without classes."""
+    if are_pairs(examples_ahead(plan_context, step.split, SAMPLE)):
+        return True
+    return "data" not in plan_context.inputs and has_head(plan_context) and _task(plan_context) != "label"
+
+
+def _token_s(step: Evaluate, model: Description, rows: RowEstimate, speed: float) -> float:
+    """Seconds that a written token takes, of as many rows at once as there are, or as are asked together."""
+    lines = max(1, min(rows.number, TOGETHER[GenerateRequest]))
+    return writing_pass_s(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
+
+
+def _narrow(step: Evaluate) -> bool:
+    """Whether models compute in bf16."""
+    return step.dtype != "float32" and cpu_has_bf16()
+
+
+def _peak(model: Description, *, narrow: bool, alone: bool) -> int:
+    """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt.
+
+    In fp32 the file's weights, in 16 bits, stand beside those that are made of them, but where a base is `alone`.
+    """
+    if alone and not narrow:
+        return BASE_BYTES + _ALONE_READING_BYTES + model.parameters * 4
+    reading = _READING_BYTES if narrow else _WIDE_READING_BYTES
+    return BASE_BYTES + reading + model.parameters * (3 if narrow else 6)
+
+
+def _asked_anyway(step: Evaluate, plan_context: PlanContext, rows: RowEstimate) -> float:
+    """Tokens of the questions about what was forgotten, for each model, where they will be asked."""
+    named = any(task.kind == "forgetting" for task in step.tasks or ())
+    by_default = step.tasks is None and step.compare_base and _is_tuned(plan_context)
+    if not (named or (by_default and rows.number * rows.characters >= characters())):
+        return 0.0
+    return characters() / _CHARS_PER_TOKEN + _FRAME_TOKENS * len(items())
+
+
+def _computed(rows: RowEstimate) -> float:
+    """Tokens that are computed: each row's own, and once what all of them share."""
+    return rows.number * max(rows.tokens - rows.shared, 1.0) + rows.shared
+
+
+def _is_tuned(plan_context: PlanContext) -> bool:
+    upstream = plan_context.upstream.get("model")
+    return upstream is not None and "model" in type(upstream).reads()

@@ -1,0 +1,440 @@
+"""Run the models of an evaluation on its tasks and score their predictions.
+
+The models are the tuned model, its base and the baselines. Results are scores with intervals, paired comparisons and
+each row's answer. Scorers (a judge, an encoder, a process) add columns to each completion. A trained reward model
+judges completions without their model's name. Held-out rows may be grouped by a column.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.chat.messages import Message, answer_of, prompt_of, question_of
+from luthier.core.artifact import Artifact
+from luthier.core.component import members
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
+from luthier.core.events import counted
+from luthier.core.files import writing
+from luthier.core.hashing import canonical, digest_of
+from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.core.step import StepContext
+from luthier.eval.baseline import Baseline
+from luthier.eval.probe import Measure, ProbeContext
+from luthier.eval.report.facts.models import PLAIN
+from luthier.eval.respondent import CachedEvaluatedModel
+from luthier.eval.task import DROP, BenchmarkTask, EvalTask, Reply, Task, TaskContext, TaskResult
+from luthier.metrics.columns import TaskScores
+from luthier.metrics.metric import Metric
+from luthier.metrics.paired import PairedComparison
+
+if TYPE_CHECKING:
+    from luthier.chat.messages import Example
+    from luthier.core.events import StepEvents
+    from luthier.eval.ask import InferenceSettings
+    from luthier.eval.voice import LM
+    from luthier.models.lm.cached import AnswerCache
+    from luthier.models.reward_model import RewardModel
+
+Role = Literal["tuned", "base", "other", "plain"]
+TUNED, BASE, AGAINST = "tuned", "base", "against"
+"""The names of the model that is asked about, when it was tuned, of the model that it began with, and of a further one,
+such as the one that is released."""
+_TITLES: Mapping[str, str] = {TUNED: "the tuned model", AGAINST: "the compared model"}
+_ROLES: Mapping[str, Role] = {TUNED: "tuned", AGAINST: "other"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """One model or baseline with its replies."""
+
+    name: str
+    title: str
+    role: Role
+    replies: Sequence[Reply]
+    digest: str = ""
+    """The model's artifact; empty for a baseline."""
+
+
+def voices(models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext) -> list[LM]:
+    """Models as they can be asked, by name."""
+    from luthier.eval.ask import LocalEvaluatedModel
+    from luthier.eval.baseline import ClassifierLM
+    from luthier.models.lm.local import ModelCache
+    from luthier.models.load import is_plain
+
+    cache, calls = ModelCache(), work.scratch / "calls"
+    found: list[LM] = []
+    for name, artifact in models.items():
+        title = _TITLES.get(name, "the base model")
+        if is_plain(artifact):
+            found.append(ClassifierLM(artifact, name=name, title=PLAIN if name == TUNED else title))
+        else:
+            found.append(LocalEvaluatedModel.of(artifact, question, cache, calls, name=name, title=title))
+    return found
+
+
+def adjusted(voices: Sequence[LM], thresholds: Artifact | None) -> list[LM]:
+    """The same voices, the labels of the first decided by thresholds when there are any."""
+    from luthier.eval.thresholds import Adjusted, Thresholds
+
+    if thresholds is None:
+        return list(voices)
+    return [Adjusted(voices[0], Thresholds.of(thresholds)), *voices[1:]]
+
+
+def kept(work: StepContext) -> AnswerCache:
+    """The answers that are known already."""
+    from luthier.eval.ask import answer_cache
+
+    return answer_cache(work.kept or work.scratch / "answers")
+
+
+def language_models(
+    models: Mapping[str, Artifact],
+    voices: Sequence[LM],
+    task: Task,
+    known: AnswerCache,
+    events: StepEvents,
+    seconds: dict[str, float],
+) -> list[ModelResult]:
+    """Ask each model every row that is not known; `seconds` is told how long each took."""
+    from luthier.eval.ask import ask
+
+    found = []
+    for voice in voices:
+        started = time.perf_counter()
+        replies = ask(voice, task, known, events)
+        seconds[voice.name] = time.perf_counter() - started
+        role, digest = _ROLES.get(voice.name, "base"), models[voice.name].digest
+        found.append(ModelResult(name=voice.name, title=voice.title, role=role, replies=replies, digest=digest))
+    return found
+
+
+def learners(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[LM]:
+    """Each baseline with the rows that the tuned model learnt from."""
+    from luthier.artifacts.dataset import has_split, read_examples
+    from luthier.eval.voice import BaselineLM
+
+    train = read_examples(data, "train") if baselines and has_split(data, "train") else []
+    trained_examples = learnt_rows(model, train)
+    return [BaselineLM(baseline, trained_examples) for baseline in baselines]
+
+
+def plain(voices: Sequence[LM], task: Task, seconds: dict[str, float]) -> list[ModelResult]:
+    """Let each baseline learn and answer."""
+    found = []
+    for voice in voices:
+        started = time.perf_counter()
+        replies = voice.answer(task.examples, task)
+        seconds[voice.name] = time.perf_counter() - started
+        found.append(ModelResult(name=voice.name, title=voice.title, role="plain", replies=replies))
+    return found
+
+
+def base_of(model: Artifact) -> Artifact | None:
+    """The model that a tuned one began with, up through its whole lineage; None for a base model itself, and for one
+    that began with none."""
+    if "model" not in model.manifest.inputs:
+        return None
+    while "model" in model.manifest.inputs:
+        model = model.parent("model")
+    return model
+
+
+def learnt_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:
+    """The training rows that the tuned model learnt from, so that a baseline learns from the same; else all of them."""
+    if not any(entry.path == "training_examples.parquet" for entry in model.manifest.files):
+        return list(train)
+    import polars as pl
+
+    frame = pl.read_parquet(model.path("training_examples.parquet"))
+    trained_ids = set(frame.filter(pl.col("seen") > 0)["id"].to_list())
+    return [example for example in train if example.id in trained_ids] or list(train)
+
+
+TASKS = "tasks.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResults:
+    """What came of all tasks."""
+
+    exams: Sequence[BenchmarkTask]
+    grades: Mapping[str, Mapping[str, TaskResult]]
+    """By model and exam; the model that the evaluation is about first."""
+    seed: int
+
+    @property
+    def subject(self) -> str:
+        """The model that the evaluation is about."""
+        return next(iter(self.grades))
+
+    @property
+    def rival(self) -> str | None:
+        """The model that the subject began with, when it was asked as well."""
+        return BASE if BASE in self.grades and self.subject != BASE else None
+
+    def columns(self, model: str) -> dict[str, TaskScores]:
+        """A model's scores by name; those of a set of exams are over all its rows."""
+        found: dict[str, TaskScores] = {}
+        for exam in self.exams:
+            for name, column in self.grades[model][exam.name].columns.items():
+                found[f"{exam.name}.{name}"] = column
+                for group in exam.groups:
+                    key = f"{group}.{name}"
+                    found[key] = found[key].joined(column) if key in found else column
+        return found
+
+    def signature(self, name: str) -> str:
+        """How a score was made: its exam's signature, or those of its set."""
+        task = name.split(".", 1)[0]
+        members = [exam.signature for exam in self.exams if task in exam.groups]
+        own = next((exam.signature for exam in self.exams if exam.name == task), "")
+        return f"{name}|{own or 'tasks:' + digest_of(members)[:12]}|interval:95"
+
+    def measures(self) -> Iterator[Measure]:
+        """Every score of every model, and what the subject lost against its rival."""
+        for model in self.grades:
+            for name, column in self.columns(model).items():
+                interval = column.measured(self.seed)
+                yield Measure(
+                    name=name,
+                    model=model,
+                    value=interval.value,
+                    low=interval.low,
+                    high=interval.high,
+                    rows=len(column),
+                    signature=self.signature(name),
+                    detail={},
+                    against=self._against(name) if model == self.subject else {},
+                )
+        yield from self._drops()
+
+    def losses(self) -> dict[str, PairedComparison]:
+        """The rival minus the subject in the first score of each exam and set, where more is better."""
+        if self.rival is None:
+            return {}
+        mine, its = self.columns(self.subject), self.columns(self.rival)
+        firsts: dict[str, str] = {}
+        for name in mine:
+            firsts.setdefault(name.split(".", 1)[0], name)
+        return {
+            name: its[name].against(name, mine[name], self.seed)
+            for name in firsts.values()
+            if not mine[name].lower_is_better
+        }
+
+    def _against(self, name: str) -> dict[str, PairedComparison]:
+        mine = self.columns(self.subject)[name]
+        others = [model for model in self.grades if model != self.subject]
+        return {other: mine.against(name, self.columns(other)[name], self.seed) for other in others}
+
+    def _drops(self) -> Iterator[Measure]:
+        for name, lost in self.losses().items():
+            yield Measure(
+                name=f"{name.split('.', 1)[0]}.{DROP}",
+                model=self.subject,
+                value=lost.difference,
+                low=lost.low,
+                high=lost.high,
+                rows=lost.rows,
+                signature=self.signature(name),
+                detail={"lost rows": float(lost.fixed), "gained rows": float(lost.broken)},
+                detectable=lost.detectable,
+            )
+
+
+def sit(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[Measure]:
+    """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
+    able = context.able("loglikelihood", "The tasks' questions: what they ask") if tasks else {}
+    exams = _exams(tasks, context, work)
+    if not able or not exams:
+        return []
+    found = EvaluationResults(exams=exams, grades=_grades(exams, able), seed=work.seed)
+    _write(found, work.folder / TASKS)
+    context.notes.extend(_notes(found))
+    return list(found.measures())
+
+
+def _grades(
+    exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvaluatedModel]
+) -> dict[str, dict[str, TaskResult]]:
+    """The model that was asked last is asked first: its weights may still be there."""
+    found = {}
+    for name in reversed(list(able)):
+        responses = {exam.name: able[name].tell(exam.questions, f"questions of {exam.name}") for exam in exams}
+        found[name] = {exam.name: exam.graded(responses[exam.name]) for exam in exams}
+    return {name: found[name] for name in able}
+
+
+def _exams(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[BenchmarkTask]:
+    brief = TaskContext(base=work.base, examples=context.task.examples, say=work.events.note)
+    exams = [exam for one in tasks for exam in one.exams(brief)]
+    names = [exam.name for exam in exams]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RecipeError(f"{twice!r} is asked twice", where=SourceLocation(field=f"steps.{work.name}.tasks"))
+    return exams
+
+
+def _notes(sitting: EvaluationResults) -> Iterator[str]:
+    columns = sitting.columns(sitting.subject)
+    for name, lost in sitting.losses().items():
+        if lost.low > 0:
+            points = [columns[name].points * value for value in (lost.difference, lost.low, lost.high)]
+            ends = f"(95 % interval {points[1]:.1f} to {points[2]:.1f})"
+            yield f"Asked the same as its base ({name}), the tuned model is {points[0]:.1f} points lower {ends}."
+    for model, own in sitting.grades.items():
+        for exam in sitting.exams:
+            if cut := own[exam.name].cut:
+                share = f"{cut:,} of {len(exam.items):,}"
+                yield f"{share} prompts of {exam.name} were too long for the {model} model and lost their beginning."
+
+
+def _write(sitting: EvaluationResults, path: Path) -> None:
+    """Write every row of every task with each model's answer and scores."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row for model in sitting.grades for exam in sitting.exams for row in _rows(exam, model, sitting)]
+    names = ("task", "row", "model", "asked", "reference", "said", "scores")
+    with writing(path):
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), path)
+
+
+def _rows(exam: BenchmarkTask, model: str, sitting: EvaluationResults) -> list[dict[str, str]]:
+    graded = sitting.grades[model][exam.name]
+    each = {name: scores.each for name, scores in graded.columns.items()}
+    return [
+        {
+            "task": exam.name,
+            "row": item.id,
+            "model": model,
+            "asked": item.shown,
+            "reference": item.reference,
+            "said": prediction,
+            "scores": canonical({name: column[at] for name, column in each.items()}),
+        }
+        for at, (item, prediction) in enumerate(zip(exam.items, graded.predictions, strict=True))
+    ]
+
+
+JUDGED = ("reward", "reward_won")
+"""The columns that a reward model fills: its number, and 1 where that is above the number of the data's answer."""
+
+
+def with_rewards(models: Sequence[ModelResult], judge: RewardModel, task: Task) -> list[ModelResult]:
+    """The same models, each reply with what the reward model says of it."""
+    known = judge([(*prompt_of(one), _said(answer_of(one))) for one in task.examples], _tools(task))
+    return [_judged(model, judge, task, known) for model in models]
+
+
+def _judged(model: ModelResult, judge: RewardModel, task: Task, known: Sequence[float]) -> ModelResult:
+    pairs = zip(task.examples, model.replies, strict=True)
+    found = judge([(*prompt_of(example), _said(reply.prediction)) for example, reply in pairs], _tools(task))
+    replies = [
+        replace(reply, columns={**(reply.columns or {}), "reward": round(mine, 6), "reward_won": _won(mine, its)})
+        for reply, mine, its in zip(model.replies, found, known, strict=True)
+    ]
+    return replace(model, replies=replies)
+
+
+def _tools(task: Task) -> list[tuple[dict[str, Any], ...]]:
+    return [one.tools for one in task.examples]
+
+
+def _said(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def _won(mine: float, its: float) -> float:
+    return 0.5 if mine == its else float(mine > its)
+
+
+def unread(metrics: Sequence[Metric] | None, scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> str:
+    """Why metrics and scorers do not go together; empty when they do. `judged`: what a reward model writes."""
+    written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
+    for metric in metrics or ():
+        if lacking := [name for name in metric.scored if name not in written]:
+            able = [kind for kind, other in sorted(members(Scorer).items()) if set(lacking) & set(other.writes)]
+            suggestion = f"; name one in `scorers`: {', '.join(able)}" if able else ""
+            suggestion = "; name the step that makes a `reward_model`" if lacking[0] in JUDGED else suggestion
+            return f"{metric.kind} reads {lacking[0]!r}, which no scorer writes{suggestion}"
+    read = {name for metric in metrics or members(Metric).values() for name in metric.scored}
+    idle = [scorer.kind for scorer in scorers if not read & set(scorer.writes)]
+    if judged and not read & set(judged):
+        return "no metric reads what the reward_model says; name `reward` or `reward_wins`, or take it out"
+    return f"no metric reads what the scorer {idle[0]} writes; name such a metric, or take it out" if idle else ""
+
+
+def reading(scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """The metrics, with their defaults, that read what scorers, and a reward model, write."""
+    written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
+    able = {kind: metric for kind, metric in sorted(members(Metric).items()) if metric.scored}
+    return tuple(
+        metric.model_validate({"kind": kind})
+        for kind, metric in able.items()
+        if set(metric.scored) <= written and kind != "judge_consistency"
+    )
+
+
+def with_columns(
+    models: Sequence[ModelResult], scorers: Sequence[Scorer], task: Task, work: StepContext
+) -> list[ModelResult]:
+    """The same models, each reply with the numbers that scorers gave it."""
+    if not scorers:
+        return list(models)
+    kept = work.scratch / "scorers"
+    kept.mkdir(exist_ok=True)
+    model = work.inputs["model"]
+    scorer_context = ScorerContext(
+        base=work.base, kept=kept, say=work.events.note, model=lambda name: _folder(name, model, work)
+    )
+    return [_scored(one, scorers, task, scorer_context) for one in models]
+
+
+def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, scorer_context: ScorerContext) -> ModelResult:
+    rows = [
+        Scored(question=question_of(example), prediction=reply.prediction, references=(reference,))
+        for example, reply, reference in zip(task.examples, model.replies, task.references, strict=True)
+    ]
+    columns: dict[str, Column] = {}
+    for scorer in scorers:
+        columns |= scorer.columns(rows, scorer_context)
+    replies = [
+        replace(reply, columns={name: column[row] for name, column in columns.items()})
+        for row, reply in enumerate(model.replies)
+    ]
+    return replace(model, replies=replies)
+
+
+def _folder(name: str, model: Artifact, work: StepContext) -> Path:
+    """The model that tuning began with, by its name; else any that lies here as it was published."""
+    from luthier.models.catalog import resolve
+    from luthier.models.load import base_folder, is_endpoint, name_of, origin_artifact
+
+    if not is_endpoint(model) and name in ("base", name_of(origin_artifact(model))):
+        return base_folder(origin_artifact(model))
+    return resolve(name, work.base).in_place(work.base, work.events.note)
+
+
+def groups_by(task: Task, column: str, least: int, kind: str) -> dict[str, list[int]]:
+    """Row numbers of each group with at least `least` rows, by name; `RecipeError` unless two are that large."""
+    where = SourceLocation(field="probes")
+    if task.kind != "label":
+        raise RecipeError(f"{kind} compares labels, which a task of texts does not have", where=where)
+    groups: dict[str, list[int]] = {}
+    for row, example in enumerate(task.examples):
+        if example.meta.get(column) is not None:
+            groups.setdefault(str(example.meta[column]), []).append(row)
+    if not groups:
+        known = {name for example in task.examples for name in example.meta}
+        raise RecipeError(f"no row has {column!r}", where=where, hint=did_you_mean(column, known))
+    large = {name: rows for name, rows in sorted(groups.items()) if len(rows) >= least}
+    if len(large) < 2:
+        what = f"column {column!r} has {counted(len(large), 'group')} of at least {least} rows; two are needed"
+        raise RecipeError(what, where=where, hint="evaluate more rows, or set a smaller `min`")
+    return large

@@ -1,0 +1,185 @@
+"""From a rule and an evaluation to PASS, FAIL or INCONCLUSIVE, with how many more rows would decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
+from luthier.artifacts.findings import Number, read_findings
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
+from luthier.core.expressions import Expression
+from luthier.metrics.paired import Z95, more_rows
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleResult:
+    """How one rule came out."""
+
+    rule: str
+    verdict: Verdict
+    value: float
+    """What was compared with the limit: the measure itself, or the model's measure minus the other's."""
+    low: float
+    high: float
+    against: float
+    """The limit: the number of the rule, or the margin by which a difference must clear zero."""
+    more_rows: int | None
+    """For INCONCLUSIVE: rows beyond those evaluated that would decide with 80 % power, if what is seen is the truth."""
+    why: str
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredValue:
+    """What an evaluation says of the quantity in a rule."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+    sentence: str
+    """The quantity and its interval in a sentence."""
+
+
+def judge(text: str, rule: Expression, evaluation: Artifact) -> RuleResult:
+    """Hold one rule against an evaluation; `RecipeError` when it asks for something that was not measured."""
+    metrics, summary = EvaluationMetrics.read(evaluation), EvaluationSummary.read(evaluation)
+    if rule.reference is None:
+        measured = _alone(rule, metrics, summary)
+    else:
+        measured = _against(rule, metrics, summary, evaluation.read_json("comparisons.json"))
+    return _ruling(text, rule, measured)
+
+
+def _ruling(text: str, rule: Expression, measured: MeasuredValue) -> RuleResult:
+    """Decide a rule by what is seen."""
+    verdict = decide(rule, measured.low, measured.high)
+    needed = None
+    if verdict == "INCONCLUSIVE":
+        needed = more_rows(measured.value - rule.margin, (measured.high - measured.low) / (2 * Z95), measured.rows)
+    return RuleResult(
+        rule=text,
+        verdict=verdict,
+        value=measured.value,
+        low=measured.low,
+        high=measured.high,
+        against=rule.margin,
+        more_rows=needed,
+        why=_why(rule, verdict, measured, needed),
+    )
+
+
+def judge_data(text: str, rule: Expression, findings: Artifact) -> RuleResult:
+    """Hold one rule against what a validation found in the data."""
+    numbers = read_findings(findings).numbers
+    if rule.reference is not None:
+        hint = "give the rule a number as its limit"
+        raise RecipeError(f"{rule.name} is about data, not models", where=SourceLocation(field="rules"), hint=hint)
+    if rule.name not in numbers:
+        what = f"no check of the data says {rule.name!r}"
+        raise RecipeError(what, where=SourceLocation(field="rules"), hint=did_you_mean(rule.name, numbers))
+    return _ruling(text, rule, _of_number(rule.name, numbers[rule.name]))
+
+
+def judge_people(text: str, rule: Expression, judgments: Artifact) -> RuleResult:
+    """Hold one rule against what people said of the answers."""
+    from luthier.eval.human.results import read_opinion
+
+    opinion = read_opinion(judgments)
+    if rule.reference is not None:
+        hint = f"give a number; `people.difference` is {opinion.subject} minus {opinion.rival}"
+        raise RecipeError(f"{rule.name} is compared with numbers only", where=SourceLocation(field="rules"), hint=hint)
+    if rule.name not in opinion.numbers:
+        what = f"these judgments do not say {rule.name!r}"
+        raise RecipeError(what, where=SourceLocation(field="rules"), hint=did_you_mean(rule.name, opinion.numbers))
+    return _ruling(text, rule, _of_number(rule.name, opinion.numbers[rule.name]))
+
+
+def _of_number(name: str, number: Number) -> MeasuredValue:
+    low, high = number.ends
+    sentence = f"{name} ({number.about}) is {number.value:.4g}"
+    sentence += f" {_ends(low, high)}" if low < high else ""
+    return MeasuredValue(value=number.value, low=low, high=high, rows=number.rows, sentence=sentence)
+
+
+def decide(rule: Expression, low: float, high: float) -> Verdict:
+    """PASS when the whole interval is on the right side of the limit, FAIL when it is wholly on the wrong side."""
+    if not rule.upward:
+        low, high = -high, -low
+    limit = rule.margin if rule.upward else -rule.margin
+    if low > limit or (low == limit and not rule.strict):
+        return "PASS"
+    return "FAIL" if high < limit or (high == limit and rule.strict) else "INCONCLUSIVE"
+
+
+def overall(rulings: Sequence[RuleResult]) -> Verdict:
+    """FAIL when any rule failed, else INCONCLUSIVE when any is, else PASS."""
+    verdicts = {ruling.verdict for ruling in rulings}
+    return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
+
+
+def _alone(rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSummary) -> MeasuredValue:
+    """The subject's own number."""
+    score, rows = _score(rule.name, summary.subject, metrics, summary)
+    sentence = f"{rule.name} of the {summary.subject} model is {score.value:.4g} {_ends(score.low, score.high)}"
+    return MeasuredValue(value=score.value, low=score.low, high=score.high, rows=rows, sentence=sentence)
+
+
+def _against(
+    rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSummary, pairs: Sequence[Any]
+) -> MeasuredValue:
+    """The subject's number minus another model's on the same rows."""
+    subject = summary.subject
+    known = [name for name in summary.order if name != subject]
+    if rule.reference not in known:
+        what = f"the evaluation has no model {rule.reference!r} to compare {subject!r} with"
+        raise RecipeError(what, where=SourceLocation(field="rules"), hint=did_you_mean(str(rule.reference), known))
+    _score(rule.name, subject, metrics, summary)  # a clear error when it was not measured
+    for pair in pairs:
+        if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.reference, rule.name):
+            values = [_score(rule.name, name, metrics, summary)[0].value for name in (subject, str(rule.reference))]
+            sentence = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.reference}: a difference of "
+            sentence += f"{pair['difference']:+.4g} {_ends(pair['low'], pair['high'])}"
+            return MeasuredValue(
+                value=pair["difference"], low=pair["low"], high=pair["high"], rows=pair["rows"], sentence=sentence
+            )
+    what = f"{rule.name} was not compared in pairs; give it a number as its limit"
+    raise RecipeError(what, where=SourceLocation(field="rules"))
+
+
+def _score(name: str, model: str, metrics: EvaluationMetrics, summary: EvaluationSummary) -> tuple[MetricScore, int]:
+    """A model's number by name, and over how many rows."""
+    scores, measures = metrics.models[model], metrics.measures.get(model, {})
+    if name in scores:
+        return scores[name], summary.rows
+    if name in measures:
+        return measures[name], measures[name].rows
+    what = f"{name} was not measured for {model!r}"
+    hint = f"add it to the evaluation's metrics or probes ({did_you_mean(name, [*scores, *measures])})"
+    raise RecipeError(what, where=SourceLocation(field="rules"), hint=hint)
+
+
+def _ends(low: float, high: float) -> str:
+    return f"(95 % interval {low:.4g} to {high:.4g})"
+
+
+def _why(rule: Expression, verdict: Verdict, measured: MeasuredValue, needed: int | None) -> str:
+    limit = f"{rule.margin:.4g}"
+    side = {
+        "PASS": "entirely on the passing side of",
+        "FAIL": "entirely on the failing side of",
+        "INCONCLUSIVE": "which includes",
+    }
+    sentence = f"{measured.sentence}, {side[verdict]} {limit}"
+    if verdict != "INCONCLUSIVE":
+        return f"{sentence}."
+    more = f"about {needed:,} more rows would decide" if needed else "even many more rows are unlikely to decide"
+    return f"{sentence}; {more}."

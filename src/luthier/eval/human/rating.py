@@ -1,0 +1,235 @@
+"""A judgment: what one person said of one item; kept in the ledger as it is said, and in files to be carried about."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.db import Ledger
+from luthier.core.errors import DataError, SourceLocation, did_you_mean, not_json
+from luthier.core.files import write_aside
+from luthier.core.hashing import canonical
+from luthier.eval.form import RatingForm, Value, WrongValue
+from luthier.eval.human.study import Assignment
+
+_FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
+
+
+class HumanRating(NamedTuple):
+    """What one person said of one item."""
+
+    item: str
+    judge: str
+    value: Value
+    """As the form keeps it; None where the judge passed."""
+    comment: str = ""
+    seconds: float | None = None
+    at: str = ""
+    """When, in ISO 8601."""
+
+
+def record(ledger: Ledger, assignment: str, rating: HumanRating) -> None:
+    """Keep a judgment; an earlier one by the same judge stays, and no longer counts."""
+    from luthier.core.db.tables.judgments import JudgmentRow
+
+    row = JudgmentRow(
+        assignment=assignment,
+        item=rating.item,
+        judge=rating.judge,
+        value=rating.value,
+        comment=rating.comment or None,
+        seconds=rating.seconds,
+        at=datetime.fromisoformat(rating.at) if rating.at else datetime.now(UTC),
+    )
+    with ledger.writing() as session:
+        session.add(row)
+
+
+def recorded(ledger: Ledger, assignment: str) -> list[HumanRating]:
+    """The judgments that count, in the order in which they were made."""
+    from sqlalchemy import select
+
+    from luthier.core.db.tables.judgments import JudgmentRow
+
+    with ledger.reading() as session:
+        rows = session.scalars(
+            select(JudgmentRow).where(JudgmentRow.assignment == assignment).order_by(JudgmentRow.at, JudgmentRow.id)
+        )
+        found = [
+            HumanRating(row.item, row.judge, row.value, row.comment or "", row.seconds, row.at.isoformat())
+            for row in rows
+        ]
+    return last_words(found)
+
+
+def last_words(judgments: Iterable[HumanRating]) -> list[HumanRating]:
+    """The last judgment of each judge on each item, in the order of the last ones."""
+    last: dict[tuple[str, str], HumanRating] = {}
+    for one in judgments:
+        last.pop((one.judge, one.item), None)
+        last[one.judge, one.item] = one
+    return list(last.values())
+
+
+def write_judgments(path: Path, judgments: Sequence[HumanRating]) -> None:
+    """Write JSON lines, or a table when the name ends in .csv."""
+    if path.suffix.lower() != ".csv":
+        lines = [
+            canonical(
+                {
+                    name: field_value
+                    for name, field_value in one._asdict().items()
+                    if name == "value" or field_value not in ("", None)
+                }
+            )
+            for one in judgments
+        ]
+        write_aside(path, "".join(line + "\n" for line in lines).encode())
+        return
+    from io import StringIO
+
+    text = StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_FIELDS)
+    for one in judgments:
+        value = "" if one.value is None else one.value if isinstance(one.value, str) else canonical(one.value)
+        table.writerow([one.item, one.judge, value, _harmless(one.comment), one.seconds, one.at])
+    write_aside(path, text.getvalue().encode())
+
+
+def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list[HumanRating]:
+    """Judgments of a file (JSON lines or CSV), each checked against what was asked; `DataError` names file and line."""
+    found = []
+    for line, fields in _read(path):
+        where = SourceLocation(file=str(path), line=line)
+        unknown = sorted(set(fields) - {*_FIELDS, "assignment", "sheet", "prompt", "answer", "answer_a", "answer_b"})
+        if unknown:
+            raise DataError(f"has no column {unknown[0]!r}", where=where, hint=did_you_mean(unknown[0], _FIELDS))
+        found.append(_judgment(fields, assignment, form, where))
+    return last_words(one for one in found if one is not None)
+
+
+def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    where = SourceLocation(file=str(path))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(
+            "nobody has judged yet: there is no such file",
+            where=where,
+            hint="`luthier rate RECIPE:STEP --as NAME` asks, and writes it",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as UTF-8 text: {error}", where=where, hint="save it as UTF-8") from error
+    if path.suffix.lower() == ".csv":
+        lines = text.splitlines(keepends=True)
+        between = max(",;\t", key=lines[0].count) if lines else ","  # spreadsheets of half of Europe write semicolons
+        reader = csv.DictReader(lines, strict=True, delimiter=between)
+        try:
+            return [(reader.line_num, {key: value for key, value in row.items() if value != ""}) for row in reader]
+        except csv.Error as error:
+            raise DataError(
+                f"is not a whole CSV: {error}", where=SourceLocation(file=str(path), line=reader.line_num)
+            ) from error
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                fields = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(not_json(error), where=SourceLocation(file=str(path), line=number)) from error
+            if not isinstance(fields, dict):
+                raise DataError("expected an object on each line", where=SourceLocation(file=str(path), line=number))
+            found.append((number, fields))
+    return found
+
+
+def _judgment(
+    fields: dict[str, Any], assignment: Assignment, form: RatingForm, where: SourceLocation
+) -> HumanRating | None:
+    """One judgment; None for a row of a sheet that was left empty."""
+    at = SourceLocation(file=where.file, line=where.line, field="item")
+    item = assignment.items.get(str(fields.get("item")))
+    if item is None:
+        what = f"there is no item {fields.get('item')!r} in what was asked"
+        raise DataError(what, where=at, hint="these judgments belong to another assignment; export it again")
+    judge = fields.get("judge")
+    if not isinstance(judge, str) or judge not in assignment.sheets:
+        at = SourceLocation(file=where.file, line=where.line, field="judge")
+        raise DataError(f"{judge!r} is no judge here", where=at, hint=did_you_mean(str(judge), assignment.sheets))
+    value = fields.get("value")
+    if value is None and "value" not in fields:
+        return None
+    if isinstance(value, str) and value.strip()[:1] in "{[":
+        value = _json(value)
+    at = SourceLocation(file=where.file, line=where.line, field="value")
+    try:
+        kept = None if value is None else form.check(value, item.answers)
+    except WrongValue as error:
+        raise DataError(str(error), where=at) from error
+    return HumanRating(
+        item.id, judge, kept, str(fields.get("comment") or ""), _seconds(fields, where), _time(fields, where)
+    )
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _seconds(fields: dict[str, Any], where: SourceLocation) -> float | None:
+    value = fields.get("seconds")
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        at = SourceLocation(file=where.file, line=where.line, field="seconds")
+        raise DataError(f"expected a number, got {value!r}", where=at) from error
+
+
+def _time(fields: dict[str, Any], where: SourceLocation) -> str:
+    value = fields.get("at")
+    if value is None:
+        return ""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError as error:
+        at = SourceLocation(file=where.file, line=where.line, field="at")
+        raise DataError(f"expected a time such as 2026-05-01T12:00:00+00:00, got {value!r}", where=at) from error
+    return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()
+
+
+def _harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
+
+
+def write_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[HumanRating]) -> int:
+    """A judge's items to be filled in elsewhere: a CSV with an empty `value`, or JSON lines; returns how many.
+
+    Items that the judge has judged are left out.
+    """
+    judged = {one.item for one in done if one.judge == judge}
+    rows = []
+    for name in (name for name in assignment.sheets[judge] if name not in judged):
+        item = assignment.items[name]
+        shown = ("answer",) if len(item.answers) == 1 else ("answer_a", "answer_b")
+        prompt = "\n\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in item.prompt)
+        rows.append({"item": name, "judge": judge, "prompt": prompt, **dict(zip(shown, item.answers, strict=True))})
+    if path.suffix.lower() == ".csv":
+        from io import StringIO
+
+        text = StringIO(newline="")
+        columns = [*(rows[0] if rows else ("item", "judge")), "value", "comment"]
+        table = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+        table.writeheader()
+        table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+        write_aside(path, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel shows "JosÃ©"
+    else:
+        write_aside(path, "".join(canonical(row) + "\n" for row in rows).encode())
+    return len(rows)

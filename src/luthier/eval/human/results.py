@@ -1,0 +1,432 @@
+"""Results of a human evaluation: scores, differences, strengths, agreement, and whether to continue.
+
+`human_eval.json` holds the summary, `judgments.jsonl` every judgment with the models whose answers were judged, and
+`preferences.jsonl` the preferred and the rejected answer of each row.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.artifacts.findings import FindingTable, Number
+from luthier.core.artifact import Artifact
+from luthier.core.component import described
+from luthier.core.errors import DataError
+from luthier.eval.form import RatingForm
+from luthier.eval.human.rating import HumanRating
+from luthier.eval.human.study import Assignment
+
+
+class ScoredRating(NamedTuple):
+    """One judgment beside what was shown."""
+
+    rating: HumanRating
+    row: str
+    models: tuple[str, ...]
+    answers: tuple[str, ...]
+    points: tuple[float, ...]
+
+
+def voices(assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]) -> list[ScoredRating]:
+    """The judgments of items that were not planted, without those in which the judge passed."""
+    found = []
+    for rating in judgments:
+        entry = assignment.key[rating.item]
+        if not entry.planted and rating.value is not None:
+            answers = assignment.items[rating.item].answers
+            found.append(ScoredRating(rating, entry.row, entry.models, answers, form.points(rating.value, answers)))
+    return found
+
+
+def attention_check_results(
+    assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]
+) -> dict[str, tuple[int, int]]:
+    """For each judge, how many planted items were judged rightly, and how many judged."""
+    found: dict[str, tuple[int, int]] = {}
+    for rating in judgments:
+        entry = assignment.key[rating.item]
+        if entry.planted:
+            right, rated = found.get(rating.judge, (0, 0))
+            passed = rating.value is not None and form.passes(
+                rating.value, assignment.items[rating.item].answers, entry.good
+            )
+            found[rating.judge] = right + passed, rated + 1
+    return found
+
+
+def row_points(
+    assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], *, between: tuple[str, str] | None = None
+) -> dict[str, dict[str, float]]:
+    """The mean points of each model in each row: over the judges of a pair, then over the pairs.
+
+    With `between`, only what was said of these two models, where answers were judged in pairs.
+    """
+    requested = set(between or ()) if form.sides == 2 else set()
+    by_pair: dict[tuple[str, tuple[str, ...], str], list[float]] = defaultdict(list)
+    for voice in ratings:
+        if requested and set(voice.models) != requested:
+            continue
+        for model, points in zip(voice.models, voice.points, strict=True):
+            by_pair[voice.row, tuple(sorted(voice.models)), model].append(points)
+    for row, *pair in assignment.same.values():
+        for model in pair if not requested or set(pair) == requested else ():
+            by_pair[row, tuple(sorted(pair)), model].append(sum(form.bounds) / 2)
+    by_model: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (row, _, model), found in by_pair.items():
+        by_model[row][model].append(sum(found) / len(found))
+    return {
+        row: {model: sum(found) / len(found) for model, found in sorted(models.items())}
+        for row, models in sorted(by_model.items())
+    }
+
+
+def gains(
+    assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], subject: str, rival: str
+) -> list[float]:
+    """For each row: how far the subject is above the rival, from 0 to 1, ½ a draw; in the order of last judgments.
+
+    A row counts when both models' answers have been judged in it. Equal answers, which nobody is asked about, are draws
+    and come first.
+    """
+    table = row_points(assignment, form, ratings, between=(subject, rival))
+    order = dict.fromkeys([row for row, *_ in assignment.same.values()])
+    for voice in ratings:
+        order.pop(voice.row, None)
+        order[voice.row] = None
+    width = form.bounds[1] - form.bounds[0]
+    rows = (table[row] for row in order if row in table)
+    return [0.5 + (row[subject] - row[rival]) / (2 * width) for row in rows if subject in row and rival in row]
+
+
+def preferences(
+    assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], margin: float
+) -> list[dict[str, Any]]:
+    """What was preferred to what: for each row and two models whose mean points differ by more than `margin`.
+
+    `prompt` are messages, `chosen` and `rejected` texts, `margin` the points between them, `judges` how many judged.
+    """
+    answers: dict[str, dict[str, str]] = defaultdict(dict)
+    judges: dict[str, set[str]] = defaultdict(set)
+    prompts: dict[str, Any] = {}
+    for voice in ratings:
+        answers[voice.row] |= dict(zip(voice.models, voice.answers, strict=True))
+        judges[voice.row].add(voice.rating.judge)
+        prompts[voice.row] = assignment.items[voice.rating.item].prompt
+    found = []
+    for row, model_points in row_points(assignment, form, ratings).items():
+        ranked = sorted(
+            (name for name in model_points if name in answers.get(row, {})),
+            key=lambda name: (-model_points[name], name),
+        )
+        for index, better in enumerate(ranked):
+            for worse in ranked[index + 1 :]:
+                if model_points[better] - model_points[worse] > margin:
+                    found.append(
+                        {
+                            "row": row,
+                            "prompt": list(prompts[row]),
+                            "chosen": answers[row][better],
+                            "rejected": answers[row][worse],
+                            "margin": round(model_points[better] - model_points[worse], 6),
+                            "judges": len(judges[row]),
+                        }
+                    )
+    return found
+
+
+PEOPLE, JUDGED, PREFERENCES = "human_eval.json", "judgments.jsonl", "preferences.jsonl"
+
+
+class HumanEvalSummary(BaseModel):
+    """What people said, taken together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+
+    form: str
+    question: str
+    sentence: str
+    """Whose answers people liked better, and how sure that is."""
+    stop: str
+    """Whether more judgments are needed."""
+    subject: str
+    rival: str | None
+    items: int
+    judgments: int
+    numbers: dict[str, Number]
+    tables: tuple[FindingTable, ...]
+    left_out: dict[str, str] = {}
+    """Judges whose judgments do not count, and why."""
+    comments: tuple[tuple[str, str, str], ...] = ()
+    """Row, model (or both) and what was said, the first of them."""
+
+
+def read_opinion(judgments: Artifact) -> HumanEvalSummary:
+    """What people's judgments came to."""
+    return HumanEvalSummary.model_validate(judgments.read_json(PEOPLE))
+
+
+def opinion(
+    assignment: Assignment,
+    form: RatingForm,
+    models: Sequence[str],
+    judgments: Sequence[HumanRating],
+    *,
+    least_right: float,
+    seed: int,
+) -> HumanEvalSummary:
+    """Take the judgments together; judges who were right in less than `least_right` of the planted items are left out.
+
+    Points are averaged over the judges of an answer first, so that a row counts once; pairs of equal answers are ties.
+    """
+    planted = attention_check_results(assignment, form, judgments)
+    left_out = {
+        judge: f"right in {right} of {rated} planted items"
+        for judge, (right, rated) in sorted(planted.items())
+        if right < least_right * rated
+    }
+    ratings = [voice for voice in voices(assignment, form, judgments) if voice.rating.judge not in left_out]
+    if not ratings and not assignment.same:
+        raise DataError(
+            "no judgment counts" + (": every judge failed the planted items" if left_out else ""),
+            hint="let somebody judge",
+        )
+    subject, rival = models[0], models[1] if len(models) > 1 else None
+    table = row_points(assignment, form, ratings)
+    numbers = _numbers(assignment, form, ratings, table, models, seed)
+    numbers |= _quality(assignment, form, ratings, planted, seed)
+    tables = [_standings(form, table, models, seed)]
+    if form.sides == 2:
+        tables += _strengths(assignment, ratings, models)
+    tables.append(_judges(form, ratings, judgments, planted))
+    return HumanEvalSummary(
+        form=form.kind,
+        question=form.question_text,
+        sentence=_sentence(form, numbers, subject, rival, len(left_out)),
+        stop=_stop(form, ratings, assignment, subject, rival, left_out),
+        subject=subject,
+        rival=rival,
+        items=len({voice.rating.item for voice in ratings}),
+        judgments=len(ratings),
+        numbers=numbers,
+        tables=tuple(tables),
+        left_out=left_out,
+        comments=tuple(_comments(ratings)[:20]),
+    )
+
+
+def _numbers(
+    assignment: Assignment,
+    form: RatingForm,
+    ratings: Sequence[ScoredRating],
+    table: Mapping[str, Mapping[str, float]],
+    models: Sequence[str],
+    seed: int,
+) -> dict[str, Number]:
+    subject = models[0]
+    mine = [row[subject] for row in table.values() if subject in row]
+    what = "share of comparisons won, ties half" if form.sides == 2 else f"points by people ({form.kind})"
+    found = {}
+    if mine:
+        found["people.points"] = _mean(mine, form.bounds, f"{subject}: {what}", seed)
+    width = form.bounds[1] - form.bounds[0]
+    for rival in models[1:]:
+        pair = row_points(assignment, form, ratings, between=(subject, rival)).values()
+        apart = [row[subject] - row[rival] for row in pair if subject in row and rival in row]
+        if apart:
+            name = "people.difference" if rival == models[1] else f"people.difference.{rival}"
+            found[name] = _mean(apart, (-width, width), f"{subject} minus {rival} on the same rows: {what}", seed)
+    return found
+
+
+def _mean(values: Sequence[float], span: tuple[float, float], about: str, seed: int) -> Number:
+    """A mean over rows with its bootstrap interval."""
+    import numpy as np
+
+    from luthier.metrics.intervals import ResampleJob, intervals
+
+    block = np.stack([np.asarray(values), np.ones(len(values))], axis=1)
+    job = ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / np.maximum(sums[0][:, 1], 1), span=span)
+    found = intervals([job], seed=seed)[0]
+    low, high = max(found.low, span[0]), min(found.high, span[1])
+    return Number(value=found.value, low=low, high=high, rows=len(values), about=about)
+
+
+def _quality(
+    assignment: Assignment,
+    form: RatingForm,
+    ratings: Sequence[ScoredRating],
+    planted: Mapping[str, tuple[int, int]],
+    seed: int,
+) -> dict[str, Number]:
+    """Agreement, planted items, ties, and whether what is shown first is preferred."""
+    from luthier.metrics.agreement import krippendorff
+    from luthier.metrics.intervals import wilson
+
+    found = {}
+    names = sorted({voice.rating.judge for voice in ratings})
+    values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
+    for voice in ratings:
+        values_by_item[voice.rating.item][voice.rating.judge] = form.to_comparable(
+            voice.rating.value, voice.answers, voice.models
+        )
+    shared = [[values.get(name) for name in names] for values in values_by_item.values() if len(values) > 1]
+    if len({one for values in shared for one in values if one is not None}) > 1:  # else there is no chance to take out
+        agreed = krippendorff(shared, level=form.level, seed=seed)
+        about = f"agreement of people, Krippendorff's alpha ({form.level})"
+        found["people.agreement"] = Number(
+            value=agreed.value, low=agreed.low, high=agreed.high, rows=len(shared), about=about
+        )
+    if rated := sum(counts[1] for counts in planted.values()):
+        right = sum(counts[0] for counts in planted.values())
+        found["people.attention_checks"] = _share(right, rated, wilson(right, rated), "planted items judged rightly")
+    if form.sides == 2 and ratings:
+        first = [voice.points[0] for voice in ratings]
+        ties, decided = first.count(0.5), len(first) - first.count(0.5)
+        found["people.ties"] = _share(ties, len(first), wilson(ties, len(first)), "judgments that are ties")
+        if decided:
+            wins = first.count(1.0)
+            about = "decided judgments that prefer what is shown first; a half is fair"
+            found["people.first_shown"] = _share(wins, decided, wilson(wins, decided), about)
+    return found
+
+
+def _share(right: int, rows: int, ends: tuple[float, float], about: str) -> Number:
+    return Number(value=right / rows, low=ends[0], high=ends[1], rows=rows, about=about, share=True)
+
+
+def _standings(
+    form: RatingForm, table: Mapping[str, Mapping[str, float]], models: Sequence[str], seed: int
+) -> FindingTable:
+    rows = []
+    for model in models:
+        mine = [row[model] for row in table.values() if model in row]
+        if mine:
+            mean = _mean(mine, form.bounds, "", seed)
+            rows.append((model, len(mine), _round(mean.value), _round(mean.low), _round(mean.high)))
+    title = "Share of comparisons won, ties half" if form.sides == 2 else "Points"
+    return FindingTable(title=title, columns=("model", "rows", "mean", "low", "high"), rows=tuple(rows))
+
+
+def _strengths(assignment: Assignment, ratings: Sequence[ScoredRating], models: Sequence[str]) -> list[FindingTable]:
+    """Bradley and Terry's strengths, where more than two models met; of two they say no more than the share does."""
+    from luthier.metrics.bradley_terry import Duel, strengths
+
+    duels = [Duel(voice.models[0], voice.models[1], voice.points[0], voice.row) for voice in ratings]
+    duels += [Duel(pair[0], pair[1], 0.5, row) for row, *pair in assignment.same.values()]
+    if len({name for duel in duels for name in duel[:2]}) < 3:
+        return []
+    found = strengths(duels, against=models[-1])
+    rows = sorted(
+        ((name, _round(one.value), _round(one.low), _round(one.high)) for name, one in found.of.items()),
+        key=lambda row: (-float(row[1] or 0), row[0]),
+    )
+    title = f"Strengths above {found.against} (Bradley–Terry, with Davidson's ties)"
+    return [FindingTable(title=title, columns=("model", "log-strength", "low", "high"), rows=tuple(rows))]
+
+
+def _judges(
+    form: RatingForm,
+    ratings: Sequence[ScoredRating],
+    judgments: Sequence[HumanRating],
+    planted: Mapping[str, tuple[int, int]],
+) -> FindingTable:
+    """Each judge: how many judgments, how long, planted items, and how often as the others said."""
+    values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
+    for voice in ratings:
+        values_by_item[voice.rating.item][voice.rating.judge] = form.to_comparable(
+            voice.rating.value, voice.answers, voice.models
+        )
+    rows = []
+    for judge in sorted({one.judge for one in judgments}):
+        mine = [one for one in judgments if one.judge == judge]
+        took = [one.seconds for one in mine if one.seconds is not None]
+        alike = [
+            sum(values[judge] == other for name, other in values.items() if name != judge) / (len(values) - 1)
+            for values in values_by_item.values()
+            if judge in values and len(values) > 1
+        ]
+        right = planted.get(judge)
+        rows.append(
+            (
+                judge,
+                len(mine),
+                sum(one.value is None for one in mine),
+                _round(median(took)) if took else None,
+                f"{right[0]} of {right[1]}" if right else None,
+                _round(sum(alike) / len(alike)) if alike else None,
+            )
+        )
+    columns = ("judge", "judged", "passed", "median seconds", "planted right", "as others said")
+    return FindingTable(title="Who judged", columns=columns, rows=tuple(rows))
+
+
+def _sentence(form: RatingForm, numbers: Mapping[str, Number], subject: str, rival: str | None, left_out: int) -> str:
+    difference = numbers.get("people.difference")
+    without = f" {left_out} of the judges failed the planted items and do not count." if left_out else ""
+    if difference is None or rival is None:
+        mine = numbers.get("people.points")
+        if mine is None:
+            return f"People have not judged {subject} yet.{without}"
+        return f"People give {subject} {mine.value:.2f} points ({_ends(mine)}).{without}"
+    sure = difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
+    if form.sides == 2:
+        low, high = ((1 + end) / 2 for end in difference.ends)
+        won = f"{subject} is preferred in {(1 + difference.value) / 2:.0%} of the rows, ties half"
+        range_ = f"95 % interval {low:.0%} to {high:.0%}"
+    else:
+        won = f"{subject} has {difference.value:+.2f} points beside {rival}"
+        range_ = f"95 % interval {_ends(difference)}"
+    if not sure:
+        return f"No clear preference between {subject} and {rival}: {won} ({range_}).{without}"
+    better, worse = (subject, rival) if difference.value > 0 else (rival, subject)
+    return f"People prefer {better} to {worse}: {won} ({range_}).{without}"
+
+
+def _ends(number: Number) -> str:
+    low, high = number.ends
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _stop(
+    form: RatingForm,
+    ratings: Sequence[ScoredRating],
+    assignment: Assignment,
+    subject: str,
+    rival: str | None,
+    left_out: Mapping[str, str],
+) -> str:
+    """Whether a sequence of bounds that holds at every look is clear of a draw."""
+    from luthier.metrics.unpaired import confidence_sequence
+
+    if rival is None:
+        return "One model was judged; go on until its interval is as narrow as you need."
+    values = gains(assignment, form, ratings, subject, rival)
+    if not values:
+        return f"{subject} and {rival} have no row in common yet; go on."
+    last = confidence_sequence(values)[-1]
+    judged = {(voice.rating.judge, voice.rating.item) for voice in ratings}
+    counting = {judge: sheet for judge, sheet in assignment.sheets.items() if judge not in left_out}
+    expected = [
+        (judge, item) for judge, sheet in counting.items() for item in sheet if not assignment.key[item].planted
+    ]
+    left = sum(one not in judged for one in expected)
+    if last.low > 0.5 or last.high < 0.5:
+        better = subject if last.low > 0.5 else rival
+        return f"You may stop: {better} is better by bounds that hold however often one looks ({len(values)} rows)."
+    more = f"{left} judgments are still to come" if left > 0 else "assign more rows to decide"
+    if not counting:
+        more = "nobody's judgments count, for every judge failed the planted items: let others judge"
+    return f"Not decided after {len(values)} rows by bounds that hold however often one looks; {more}."
+
+
+def _comments(ratings: Sequence[ScoredRating]) -> list[tuple[str, str, str]]:
+    return [(voice.row, " / ".join(voice.models), voice.rating.comment) for voice in ratings if voice.rating.comment]
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

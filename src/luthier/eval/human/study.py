@@ -1,0 +1,162 @@
+"""Who judges what, blind: rows drawn by content, sides changed, orders shuffled, planted items among them.
+
+`items.jsonl` is what people may see; `key.json` tells whose answers they are and which items are planted, and stays
+apart; `sheets.json` has the items of each judge in the order in which they come.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.artifact import Artifact
+from luthier.core.files import write_aside
+from luthier.core.hashing import canonical, digest_of
+
+ITEMS, KEY, SHEETS, ABOUT = "items.jsonl", "key.json", "sheets.json", "about.json"
+
+
+class RatingItem(NamedTuple):
+    """What is shown: a conversation so far, and one answer or two."""
+
+    id: str
+    prompt: tuple[dict[str, Any], ...]
+    answers: tuple[str, ...]
+
+
+class RatingKeyEntry(NamedTuple):
+    """What is not shown of an item."""
+
+    row: str
+    models: tuple[str, ...]
+    """Whose answers they are, in the order shown; empty for a planted item."""
+    planted: bool = False
+    good: int | None = None
+    """Of a planted pair: the place of the good answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatingCandidate:
+    """One held-out row with each model's answer."""
+
+    row: str
+    prompt: tuple[dict[str, Any], ...]
+    answers: Mapping[str, str]
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Everything that is asked."""
+
+    items: Mapping[str, RatingItem]
+    key: Mapping[str, RatingKeyEntry]
+    sheets: Mapping[str, tuple[str, ...]]
+    same: Mapping[str, tuple[str, ...]]
+    """Rows whose two answers are the same text, with the models: ties that nobody is asked about."""
+
+
+def assign(
+    candidates: Sequence[RatingCandidate],
+    pairs: Sequence[tuple[str, ...]],
+    *,
+    rows: int | None,
+    judges: Sequence[str],
+    overlap: int,
+    planted: int,
+    seed: int,
+) -> Assignment:
+    """Draw rows, turn them into items, and give each item to `overlap` of the judges.
+
+    `pairs` are the models whose answers are shown together: two names each, or one where answers are shown alone.
+    Every judge has all planted items.
+    """
+    drawn = sorted(candidates, key=lambda one: digest_of([seed, one.row]))
+    chosen, rest = drawn[:rows], drawn[len(drawn[:rows]) :]
+    items: dict[str, RatingItem] = {}
+    key: dict[str, RatingKeyEntry] = {}
+    same: dict[str, tuple[str, ...]] = {}
+    for number, pair in enumerate(pairs):
+        for index, one in enumerate(chosen):
+            models = pair if (index + number) % 2 == 0 else pair[::-1]
+            texts = tuple(one.answers[model] for model in models)
+            if len(set(texts)) < len(texts):
+                same[_name(seed, one.row, *sorted(models))] = (one.row, *models)
+                continue
+            name = _name(seed, one.row, *models)
+            items[name] = RatingItem(name, one.prompt, texts)
+            key[name] = RatingKeyEntry(one.row, models)
+    shared = sorted(items)
+    for item, entry in _plant(rest or chosen, drawn, planted, len(pairs[0]), seed):
+        items[item.id], key[item.id] = item, entry
+    sheets = _deal(shared, sorted(set(items) - set(shared)), judges, overlap, seed)
+    return Assignment(items=items, key=key, sheets=sheets, same=same)
+
+
+def _name(seed: int, *parts: str) -> str:
+    return digest_of([seed, *parts])[:12]
+
+
+def _plant(
+    rows: Sequence[RatingCandidate], every: Sequence[RatingCandidate], count: int, sides: int, seed: int
+) -> list[tuple[RatingItem, RatingKeyEntry]]:
+    """Items whose answer is known: a row's own reference against another row's, or another row's reference alone."""
+    found = []
+    for index, one in enumerate(rows[:count]):
+        wrong = next((other.reference for other in reversed(every) if other.reference not in ("", one.reference)), None)
+        if wrong is None or (sides == 2 and not one.reference):
+            continue
+        good = index % 2 if sides == 2 else None
+        texts = (wrong,) if good is None else (one.reference, wrong) if good == 0 else (wrong, one.reference)
+        name = _name(seed, "planted", one.row)
+        found.append((RatingItem(name, one.prompt, texts), RatingKeyEntry(one.row, (), True, good)))
+    return found
+
+
+def _deal(
+    items: Sequence[str], planted: Sequence[str], judges: Sequence[str], overlap: int, seed: int
+) -> dict[str, tuple[str, ...]]:
+    """Each judge's items in an order of their own; loads differ by one at most."""
+    hands: dict[str, list[str]] = {judge: [] for judge in judges}
+    for index, item in enumerate(items):
+        for turn in range(overlap):
+            hands[judges[(index * overlap + turn) % len(judges)]].append(item)
+    sheets = {}
+    for judge, hand in hands.items():
+        chance = random.Random(digest_of([seed, judge]))
+        chance.shuffle(hand)
+        for number, item in enumerate(chance.sample(planted, len(planted))):
+            span = len(hand) / max(1, len(planted))
+            hand.insert(round(number * span + chance.random() * span) + number, item)
+        sheets[judge] = tuple(hand)
+    return sheets
+
+
+def write_assignment(folder: Path, made: Assignment, about: Mapping[str, Any]) -> None:
+    """Write all four files; `about` holds the form and the question."""
+    lines = [canonical(made.items[name]._asdict()) for name in sorted(made.items)]
+    write_aside(folder / ITEMS, "".join(line + "\n" for line in lines).encode())
+    key = {name: entry._asdict() for name, entry in made.key.items()}
+    for name, value in ((KEY, {"items": key, "same": made.same}), (SHEETS, made.sheets), (ABOUT, about)):
+        write_aside(folder / name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_assignment(artifact: Artifact) -> Assignment:
+    """Read an assignment back."""
+    items = {}
+    for line in artifact.path(ITEMS).read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        items[record["id"]] = RatingItem(record["id"], tuple(record["prompt"]), tuple(record["answers"]))
+    key = artifact.read_json(KEY)
+    entries = {
+        name: RatingKeyEntry(record["row"], tuple(record["models"]), record["planted"], record["good"])
+        for name, record in key["items"].items()
+    }
+    sheets = {judge: tuple(names) for judge, names in artifact.read_json(SHEETS).items()}
+    return Assignment(
+        items=items, key=entries, sheets=sheets, same={name: tuple(record) for name, record in key["same"].items()}
+    )

@@ -1,0 +1,119 @@
+"""Collect the facts of a report on evaluations and validations.
+
+Several evaluations are compared by each model's scores and by paired differences from the first evaluation. A
+validation contributes its findings and the first rows of each with their text.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from luthier.artifacts.dataset import columns, splits
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
+from luthier.artifacts.findings import Mark, place_in_file, read_findings, read_marks
+from luthier.chat.messages import Example, answer_of, question_of
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError
+from luthier.eval.comparison import compare_evaluations
+from luthier.eval.report.facts.data import FindingFacts, FoundRow, ValidationFacts
+from luthier.eval.report.facts.fact import ScoreFact
+from luthier.eval.report.facts.models import ComparisonFact, RunFacts
+from luthier.metrics.paired import holm
+
+
+def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
+    """The models that the evaluations are about, the first one first; each is compared with it where that can be.
+
+    The p values are corrected (Holm) over all comparisons that are shown.
+    """
+    found = []
+    first = next(iter(evaluations.values()))
+    for name, evaluation in evaluations.items():
+        about = EvaluationSummary.read(evaluation)
+        scores = EvaluationMetrics.read(evaluation).models[about.subject]
+        compared, why = ((), "") if evaluation is first else _compared(evaluation, first, name)
+        found.append(
+            RunFacts(
+                name=name,
+                model=about.subject,
+                rows=about.rows,
+                scores={metric: as_fact(score) for metric, score in scores.items()},
+                compared=compared,
+                why=why,
+            )
+        )
+    return _corrected(found)
+
+
+def as_fact(score: MetricScore) -> ScoreFact:
+    """A number with its interval as a fact of a report."""
+    return ScoreFact(value=score.value, low=score.low, high=score.high, signature=score.signature)
+
+
+def _compared(evaluation: Artifact, first: Artifact, name: str) -> tuple[tuple[ComparisonFact, ...], str]:
+    try:
+        comparison = compare_evaluations(evaluation, first)
+    except InputError as error:
+        return (), error.message
+    known = ComparisonFact.model_fields
+    rows = [{**{key: row[key] for key in known if key in row}, "a": name, "b": ""} for row in comparison["comparisons"]]
+    return tuple(ComparisonFact.model_validate(row) for row in rows), ""
+
+
+def _corrected(runs: list[RunFacts]) -> tuple[RunFacts, ...]:
+    adjusted = iter(holm([1.0 if one.p is None else one.p for run in runs for one in run.compared]))
+    return tuple(
+        run.model_copy(
+            update={"compared": tuple(one.model_copy(update={"p_holm": next(adjusted)}) for one in run.compared)}
+        )
+        for run in runs
+    )
+
+
+ROWS_OF_EACH = 12
+
+
+def validation_facts(name: str, artifact: Artifact) -> ValidationFacts:
+    """What the report says of one validation."""
+    validation = read_findings(artifact)
+    marks: dict[str, list[Mark]] = defaultdict(list)
+    for mark in read_marks(artifact):
+        if len(marks[mark.finding]) < ROWS_OF_EACH:
+            marks[mark.finding].append(mark)
+    marked_ids = {mark.id for found in marks.values() for mark in found}
+    rows = {row.id: row for row in _rows(artifact.parent("data"), marked_ids)}
+    findings = tuple(
+        FindingFacts(
+            finding=finding,
+            shown=tuple(
+                rows[mark.id].model_copy(update={"note": mark.note}) for mark in marks[finding.name] if mark.id in rows
+            ),
+        )
+        for finding in validation.findings
+    )
+    return ValidationFacts(
+        name=name,
+        sentence=validation.sentence,
+        rows=validation.rows,
+        looked_at=validation.looked_at,
+        findings=findings,
+        skipped=validation.skipped,
+    )
+
+
+def _rows(data: Artifact, ids: set[str]) -> Iterable[FoundRow]:
+    """The wanted rows of a data set, read a batch at a time."""
+    for split in splits(data):
+        for record in columns(data, split, "id", "file", "line", "row", "messages"):
+            if record["id"] in ids:
+                example = _example(record["id"], record["messages"])
+                location = place_in_file(record["file"], record["line"], record.get("row"))
+                yield FoundRow(id=example.id, location=location, text=question_of(example), answer=answer_of(example))
+
+
+def _example(name: str, messages: str) -> Example:
+    import json
+
+    origin = {"source": "", "file": "", "line": 0}
+    return Example.model_validate({"id": name, "origin": origin, "kind": "chat", "messages": json.loads(messages)})

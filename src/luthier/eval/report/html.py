@@ -1,0 +1,90 @@
+"""The report as one HTML page that needs nothing else: style, pictures and script stand in it; nothing is fetched.
+
+A content security policy names the page's own style and script by their hashes: even a script that slipped into the
+text would not run, and no address could be called.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from luthier.eval.report import views, wording
+from luthier.eval.report.facts.models import LOWER_IS_BETTER
+from luthier.eval.report.facts.report import ReportFacts
+from luthier.eval.report.palette import DARK, LIGHT, variables
+from luthier.eval.report.pictures import Pictures, metric_order, shown_comparisons, shown_probed
+from luthier.eval.report.wording import verdict_sentence
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(facts: ReportFacts) -> str:
+    """The page as text; the same facts give the same text."""
+    style, script = _style(), _asset("page.js")
+    allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    template = _environment().get_template("page.html.jinja")
+    return template.render(facts=facts, pictures=Pictures(), style=style, script=script, policy=policy)
+
+
+def as_json(facts: ReportFacts) -> str:
+    """The facts as JSON text, sorted, for programs."""
+    return json.dumps(facts.as_json(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once for all pages of a process."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("luthier.eval.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        n=wording,
+        views=views,
+        metric_order=metric_order,
+        shown_comparisons=shown_comparisons,
+        shown_probed=shown_probed,
+        sentence=verdict_sentence,
+        lower_is_better=LOWER_IS_BETTER,
+    )
+    environment.filters["tied"] = _tied
+    environment.filters["clip"] = wording.clipped
+    return environment
+
+
+def _tied(text: str) -> str:
+    """Text whose numbers stay together with their sign and unit at the end of a line."""
+    for loose in ("p < ", "p = ", "95 %"):
+        text = text.replace(loose, loose.replace(" ", "\u00a0"))
+    return text
+
+
+def _style() -> str:
+    light, dark = variables(LIGHT), variables(DARK)
+    schemes = (
+        f":root{{color-scheme:light;{light}}}"
+        f"@media (prefers-color-scheme:dark){{:root:not([data-scheme=light]){{color-scheme:dark;{dark}}}}}"
+        f":root[data-scheme=dark]{{color-scheme:dark;{dark}}}"
+        f"@media print{{:root,:root[data-scheme]{{color-scheme:light;{light};--paper:#ffffff}}}}"
+    )
+    return schemes + "\n" + _asset("page.css")
+
+
+def _asset(name: str) -> str:
+    return (files("luthier.eval.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

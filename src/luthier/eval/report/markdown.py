@@ -1,0 +1,214 @@
+"""The report as Markdown: for a pull request, a chat, a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from luthier.eval.report import wording
+from luthier.eval.report.facts.data import DataFacts, ValidationFacts
+from luthier.eval.report.facts.fact import ScoreFact
+from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
+from luthier.eval.report.facts.report import CostFact, GateFacts, PeopleFacts, ReportFacts
+from luthier.eval.report.facts.tuning import PromptTrialFact, RenderedFact, TuningFacts
+from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
+from luthier.eval.report.views import CLOSE, OPEN, run_metrics, standing_words, stretches, trained_words
+from luthier.eval.report.wording import verdict_sentence
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
+
+
+def markdown(facts: ReportFacts) -> str:
+    """The report in Markdown, shorter than the page: the answer, the tables, how to make it again."""
+    parts: list[str] = [f"# {_plain(facts.title)}", f"**{_plain(facts.verdict_sentence)}**", _plain(facts.created)]
+    for gate in facts.gates:
+        parts += _gate(gate)
+    for at, evaluation in enumerate(facts.evaluations):
+        parts += _evaluation(evaluation, opening=at == 0)
+    if facts.runs:
+        parts += _runs(facts)
+    for people in facts.people:
+        parts += _people(people)
+    for validation in facts.validations:
+        parts += _validation(validation)
+    for data in facts.data:
+        parts += _data(data)
+    for tuning in facts.tunings:
+        parts += _tuning(tuning)
+    parts += _costs(facts.costs)
+    if facts.provenance.commands:
+        parts += ["## Make it again", "```sh\n" + "\n".join(facts.provenance.commands) + "\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _gate(gate: GateFacts) -> list[str]:
+    rows = [
+        (rule.rule, rule.verdict, wording.interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)), rule.why)
+        for rule in gate.rules
+    ]
+    title = f"## {_plain(gate.name)}: {gate.verdict}"
+    return [title, _table(("Rule", "Verdict", "Measured", "Why"), rows)] if rows else [title]
+
+
+def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
+    parts = [f"## Results: {_plain(facts.name)}"]
+    parts += [] if opening else [_plain(verdict_sentence(facts))]
+    parts += [f"> {_plain(note)}" for note in facts.notes]
+    if facts.advice:
+        parts.append("### What may change it")
+        parts += [f"{_plain(f'{one.what} {one.why}')}\n\n```sh\n{one.command}\n```" for one in facts.advice]
+    titles = [wording.headed(model.title) for model in facts.models]
+    rows = [
+        (
+            wording.metric_name(metric),
+            *(
+                wording.interval(model.metrics[metric], metric) if metric in model.metrics else wording.MISSING
+                for model in facts.models
+            ),
+        )
+        for metric in metric_order(facts)
+    ]
+    parts.append(_table(("Metric", *titles), rows))
+    if facts.comparisons:
+        parts.append(_comparisons(facts, shown_comparisons(facts)))
+    if facts.probed:
+        parts.append("Tasks and probes, paired by row:")
+        parts.append(_comparisons(facts, shown_probed(facts)))
+    return parts
+
+
+def _comparisons(facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> str:
+    rows = [
+        (
+            wording.metric_name(each.metric),
+            f"{wording.headed(facts.title(each.a))} − {wording.headed(facts.title(each.b))}",
+            wording.difference(each.difference, each.low, each.high, each.metric),
+            wording.probability(each.p if each.p_holm is None else each.p_holm),
+            standing_words(each),
+            f"{wording.count(each.fixed)} / {wording.count(each.broken)}",
+        )
+        for each in shown
+    ]
+    return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
+
+
+def _runs(facts: ReportFacts) -> list[str]:
+    metrics = run_metrics(facts)
+    rows = [
+        (
+            run.name,
+            *(wording.interval(run.scores[one], one) if one in run.scores else wording.MISSING for one in metrics),
+        )
+        for run in facts.runs
+    ]
+    apart = [
+        f"{run.name}: {wording.metric_name(each.metric)} "
+        f"{wording.difference(each.difference, each.low, each.high, each.metric)}, {standing_words(each)}"
+        for run in facts.runs
+        for each in run.compared
+    ]
+    apart += [f"{run.name} is not compared: {run.why}" for run in facts.runs if run.why]
+    table = _table(("Evaluation", *map(wording.metric_name, metrics)), rows)
+    listed = "\n".join(f"- {_plain(line)}" for line in apart)
+    return ["## Side by side", table, f"From {_plain(facts.runs[0].name)}, on the same rows:\n\n{listed}"]
+
+
+def _people(facts: PeopleFacts) -> list[str]:
+    opinion = facts.opinion
+    rows = [
+        (name, number.about, wording.interval(ScoreFact(value=number.value, low=number.low, high=number.high)))
+        for name, number in opinion.numbers.items()
+    ]
+    title = f"## What people say: {_plain(facts.name)}"
+    return [title, _plain(f"{opinion.sentence} {opinion.stop}"), _table(("Number", "What it is", "Value"), rows)]
+
+
+def _validation(facts: ValidationFacts) -> list[str]:
+    parts = [f"## Fit to train on? {_plain(facts.name)}", _plain(facts.sentence)]
+    for each in facts.worth_mending():
+        finding = each.finding
+        parts += [f"### {_plain(finding.title)} ({finding.severity})", _plain(f"{finding.sentence} {finding.hint}")]
+        parts += ["```yaml\n" + finding.mend.replace("`", "'") + "\n```"] if finding.mend else []
+    rows = [(each.finding.title, each.finding.sentence) for each in facts.in_order()]
+    rows += [(kind, f"not looked at: {why}") for kind, why in facts.skipped.items()]
+    return [*parts, _table(("Looked at", "Found"), rows)] if rows else parts
+
+
+def _data(facts: DataFacts) -> list[str]:
+    rows = [("rows in", wording.count(facts.rows_in))]
+    rows += [(f"of them made by {augmenter}", wording.count(made)) for augmenter, made in facts.made.items()]
+    rows += [(branch.label, wording.count(branch.rows)) for branch in data_branches(facts)]
+    rows += [(f"edited by {operator}", wording.count(times)) for operator, times in facts.edited.items()]
+    return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
+
+
+def _tuning(facts: TuningFacts) -> list[str]:
+    known = (
+        ("technique", facts.technique),
+        ("objective", facts.objective),
+        ("merged", facts.merged),
+        ("optimizer steps", wording.count(facts.steps)),
+        ("rows seen", wording.count(facts.rows)),
+        ("rows trained on", trained_words(facts)),
+        ("tokens learnt", wording.large(facts.learnt_tokens)),
+        ("weights moved", wording.large(facts.trainable_parameters)),
+        ("rows cut for length", wording.count(facts.cut_rows)),
+        ("prompts tried", wording.count(facts.prompts)),
+        *(_chosen(facts.tried[0], facts.why) if facts.tried else ()),
+    )
+    rows = [row for row in known if row[1] not in ("", wording.MISSING)]
+    return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows), *_rendered(facts.rendered)]
+
+
+def _rendered(rows: Sequence[RenderedFact]) -> list[str]:
+    """Training rows as the model saw them."""
+    if not rows:
+        return []
+    parts = [f"### Rows as the model sees them\n\nTokens between {OPEN} and {CLOSE} are trained on."]
+    for row in rows:
+        location = f"{_plain(row.file)}:{row.line}"
+        parts += [f"{location}: left out, {_plain(row.left_out)}"] if row.left_out else []
+        for sequence in row.sequences:
+            name = f", {_plain(sequence.name)}" if sequence.name else ""
+            cut = f", {wording.count(row.cut_tokens)} cut off" if row.cut_tokens else ""
+            counts = (
+                f"{wording.count(sequence.tokens)} tokens, {wording.count(sequence.trained_tokens)} trained on{cut}"
+            )
+            text = "".join(f"{OPEN}{one.text}{CLOSE}" if one.trained else one.text for one in stretches(sequence))
+            parts.append(f"{location}{name}: {counts}\n\n" + "\n".join(f"    {line}" for line in text.split("\n")))
+    return parts
+
+
+def _chosen(prompt: PromptTrialFact, why: str) -> list[tuple[str, str]]:
+    instruction = "the rows' own" if prompt.instruction is None else prompt.instruction or "none"
+    return [("prompt chosen", prompt.what), ("its instruction", instruction), ("why", why)]
+
+
+def _costs(costs: Sequence[CostFact]) -> list[str]:
+    rows = [
+        (
+            cost.step,
+            wording.duration(cost.seconds),
+            _expected(wording.duration, cost.predicted_seconds, cost.planned_seconds),
+            wording.size(cost.peak_bytes),
+            _expected(wording.size, cost.predicted_peak_bytes, cost.planned_peak_bytes),
+        )
+        for cost in costs
+    ]
+    head = ("Step", "Time", "predicted", "Peak memory", "predicted")
+    return ["## Cost", _table(head, rows)] if rows else []
+
+
+def _expected(format_value: Callable[[float | None], str], expected: float | None, planned: float | None) -> str:
+    """What was expected when a step began, and what the plan had said where that was far from it."""
+    return format_value(expected) + (f" (planned: {format_value(planned)})" if planned is not None else "")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [[_plain(cell) for cell in head], ["---"] * len(head), *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as it is, on one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))

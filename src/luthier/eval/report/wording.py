@@ -1,0 +1,356 @@
+"""The sentences and the number formats of a report.
+
+The main sentence says whether the tuned model beats its base and a plain baseline, by how much, and how certainly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from luthier.eval.report.facts.fact import ScoreFact
+from luthier.eval.report.facts.models import LOWER_IS_BETTER, ComparisonFact, EvaluationFacts, ModelFacts
+
+MISSING = "–"
+HUNDRED = frozenset({"bleu", "chrf", "ter", "self_bleu"})
+"""Metrics that are written on a scale of 0 to 100; the others run from 0 to 1."""
+OPEN = frozenset({"perplexity", "bits_per_byte", "fluency", "reward"})
+"""Metrics on a scale of their own, without an upper end."""
+SURE = 0.05
+"""Above this p a difference is called unclear, whatever its interval says."""
+NAMES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "micro_f1": "Micro F1",
+    "weighted_f1": "Weighted F1",
+    "macro_precision": "Macro precision",
+    "macro_recall": "Macro recall",
+    "balanced_accuracy": "Balanced accuracy",
+    "mcc": "Matthews correlation",
+    "ece": "Calibration error",
+    "brier": "Brier score",
+    "exact_match": "Exact match",
+    "tool_calls": "Tool calls",
+    "token_f1": "Token F1",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "Edit rate (TER)",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "meteor": "METEOR",
+    "wer": "Word error rate",
+    "cer": "Character error rate",
+    "perplexity": "Perplexity",
+    "bits_per_byte": "Bits per byte",
+}
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name as people write it."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def count_decimals(metric: str) -> int:
+    """Decimals that are worth reading: three on a scale to 1, one on a scale to 100, two otherwise."""
+    if metric in HUNDRED:
+        return 1
+    return 2 if metric in OPEN else 3
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """A number with a true minus sign; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:,.{decimals}f}"
+    if text.strip("-0.,") == "":
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def decisive(decimals: int, *values: float) -> int:
+    """So many decimals, or as many more as keep what is not nought from being written as nought (six at most)."""
+    least = min((abs(value) for value in values if value), default=1.0)
+    return next((more for more in range(decimals, 6) if round(least, more)), max(decimals, 6))
+
+
+def signed(value: float | None, decimals: int = 3) -> str:
+    """A difference with its sign."""
+    text = number(value, decimals)
+    return text if text == MISSING or text.startswith("−") else f"+{text}"
+
+
+def interval(score: ScoreFact, metric: str = "") -> str:
+    """`0.906 (0.886–0.923)`: a value with the ends of its interval, when it has one."""
+    decimals = count_decimals(metric)
+    text = number(score.value, decimals)
+    if text == MISSING or score.low is None or score.high is None:
+        return text
+    between = "–" if score.low >= 0 else " to "
+    return f"{text} ({number(score.low, decimals)}{between}{number(score.high, decimals)})"
+
+
+def difference(value: float, low: float | None, high: float | None, metric: str = "") -> str:
+    """`+0.081 (+0.052 to +0.110)`: a difference with the ends of its interval."""
+    decimals = count_decimals(metric)
+    if low is None or high is None:
+        return signed(value, decimals)
+    if low * high > 0:
+        decimals = decisive(decimals, value, low, high)
+    text = signed(value, decimals)
+    return f"{text} ({signed(low, decimals)} to {signed(high, decimals)})"
+
+
+def probability(p: float | None) -> str:
+    """`p < 0.001` or `p = 0.03`: as many figures as tell on which side of what is called sure it stands."""
+    if p is None:
+        return ""
+    if p < 0.001:
+        return "p < 0.001"
+    texts = [f"{p:.{decimals}f}" for decimals in ((3, 4, 5) if p < 0.1 else (2,))]
+    return "p = " + next((text for text in texts if (float(text) < SURE) == (p < SURE)), texts[-1])
+
+
+def count(value: float | None) -> str:
+    """A whole number with commas at the thousands."""
+    return MISSING if value is None else f"{round(value):,}"
+
+
+def large(value: float | None) -> str:
+    """A big number in words: `134.5 million`."""
+    if value is None:
+        return MISSING
+    for limit, word in ((1e9, "billion"), (1e6, "million")):
+        if abs(value) >= limit:
+            return f"{value / limit:.1f} {word}"
+    return count(value)
+
+
+def share(part: float, whole: float) -> str:
+    """`9.3 %` of something; a dash of nothing."""
+    if not whole:
+        return MISSING
+    percent = 100 * part / whole
+    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.2g} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`3 min 20 s`: the two largest units."""
+    if seconds is None:
+        return MISSING
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    for size, unit, small_size, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // small_size
+            return f"{whole // size} {unit} {rest} {small}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"
+
+
+def size(value: float | None) -> str:
+    """Bytes in binary units: `1.2 GiB`."""
+    if value is None:
+        return MISSING
+    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= limit:
+            return f"{value / limit:.1f} {unit}"
+    return f"{round(value)} B"
+
+
+def listing(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def headed(title: str) -> str:
+    """A title as it stands alone: `Tuned model` for `the tuned model`."""
+    bare = title.removeprefix("the ")
+    return bare[:1].upper() + bare[1:]
+
+
+def clipped(text: str, limit: int) -> str:
+    """Text cut to a limit of characters, with a mark where it was cut."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+ComparisonResult = Literal["better", "worse", "unclear"]
+
+
+def verdict_sentence(facts: EvaluationFacts) -> str:
+    """One or two sentences that answer the question of the report; a plain baseline that wins stands first."""
+    tuned = next(iter(facts.of_role("tuned")), None)
+    if tuned is None:
+        return _untuned(facts)
+    base = next(iter((*facts.of_role("base"), *facts.of_role("other"))), None)
+    plain = best_plain(facts)
+    if plain is not None and not _ahead(tuned, plain, facts.main_metric):
+        return _plain_first(facts, tuned, base, plain)
+    return _tuned_first(facts, tuned, base, plain)
+
+
+def best_plain(facts: EvaluationFacts) -> ModelFacts | None:
+    """The plain baseline that does best on the main metric."""
+    sign = -1 if facts.main_metric in LOWER_IS_BETTER else 1
+    known = [model for model in facts.of_role("plain") if _value(model, facts.main_metric) is not None]
+    return max(known, key=lambda model: sign * (_value(model, facts.main_metric) or 0.0), default=None)
+
+
+def standing(comparison: ComparisonFact) -> ComparisonResult:
+    """Whether `a` is better or worse than `b`, as far as interval and test can tell."""
+    p = comparison.p if comparison.p_holm is None else comparison.p_holm
+    if p is not None and p >= SURE:
+        return "unclear"
+    low, high = _ends(comparison)
+    if low is None or high is None or low <= 0 <= high:
+        return "unclear"
+    return "better" if low > 0 else "worse"
+
+
+def points(value: float, metric: str) -> str:
+    """A size of difference in words: `4.1 points of accuracy`."""
+    name = metric_name(metric)
+    name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
+    if metric in OPEN:
+        return f"{number(abs(value), decisive(2, value))} of {name}"
+    scaled = abs(value) * _scale(metric)
+    shown = number(scaled, decisive(1, scaled))
+    return f"{shown} {'point' if shown == '1.0' else 'points'} of {name}"
+
+
+def sureness(comparison: ComparisonFact) -> str:
+    """`(95 % interval 3.1 to 5.2, p < 0.001)` in the direction of the comparison's own sign."""
+    sign = -1 if comparison.difference < 0 else 1
+    parts = []
+    if comparison.low is not None and comparison.high is not None:
+        ends = sorted(sign * end * _scale(comparison.metric) for end in (comparison.low, comparison.high))
+        decimals = 2 if comparison.metric in OPEN else 1
+        if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
+            decimals = decisive(decimals, *ends)
+        low, high = (number(end, decimals) for end in ends)
+        parts.append(f"95 % interval {low} to {high}")
+    p = comparison.p if comparison.p_holm is None else comparison.p_holm
+    if p is not None:
+        parts.append(probability(p))
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def rows_per_hundred(comparison: ComparisonFact) -> str:
+    """What a difference in accuracy means for people: `about 34 more rows right in every 100`."""
+    if comparison.metric not in ("accuracy", "exact_match"):
+        return ""
+    hundredth = abs(comparison.difference) * 100
+    amount = f"about {round(hundredth)}" if hundredth >= 1 else "fewer than 1"
+    word = "more" if comparison.difference >= 0 else "fewer"
+    return f"{amount} {word} rows right in every 100"
+
+
+def _untuned(facts: EvaluationFacts) -> str:
+    models = [model for model in facts.models if _value(model, facts.main_metric) is not None]
+    if not models:
+        return f"Nothing could be measured on the {count(facts.rows)} held-out rows."
+    results = [f"{model.title} {_score(model.metrics[facts.main_metric], facts.main_metric)}" for model in models]
+    return (
+        f"No tuned model was measured. {metric_name(facts.main_metric)} on {count(facts.rows)} held-out rows: "
+        f"{'; '.join(results)}."
+    )
+
+
+def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts | None) -> str:
+    first = _against_base(facts, tuned, base)
+    if plain is None:
+        return f"{first}."
+    comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
+    if comparison is None:
+        return f"{first}. The plain {_noun(facts)}, {plain.title}, scores {_said(plain, facts.main_metric)}."
+    gap = points(comparison.difference, facts.main_metric)
+    if standing(comparison) == "better":
+        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{sureness(comparison)}."
+    return (
+        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, {plain.title}{sureness(comparison)}, "
+        "which is within chance."
+    )
+
+
+def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts) -> str:
+    comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
+    then = _against_base(facts, tuned, base)
+    if comparison is not None and standing(comparison) == "worse":
+        gap = points(comparison.difference, facts.main_metric)
+        return f"A plain {_noun(facts)} wins: {plain.title} beats {tuned.title} by {gap}{sureness(comparison)}. {then}."
+    its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
+    if its == own:
+        return f"A plain {_noun(facts)} does as well: {plain.title} and {tuned.title} both score {its}. {then}."
+    scores = f"{plain.title} scores {its}, {tuned.title} {own}, and the difference is within chance"
+    return f"A plain {_noun(facts)} does as well: {scores}. {then}."
+
+
+def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None) -> str:
+    on, it = f"on {count(facts.rows)} held-out rows", f"{tuned.title[0].upper()}{tuned.title[1:]}"
+    if base is None:
+        return f"{it} scores {_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)} {on}"
+    comparison = facts.compared(tuned.name, base.name, facts.main_metric)
+    if comparison is None:
+        values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
+        return f"{it} was not compared with {base.title} row by row ({values} {on})"
+    gap, sure = points(comparison.difference, facts.main_metric), sureness(comparison)
+    if comparison.difference == 0:
+        value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
+        apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","
+        return f"{it} scores the same as {base.title}, {value}{apart} {on}"
+    match standing(comparison):
+        case "better":
+            return f"{it} is better than {base.title} by {gap}{sure} {on}"
+        case "worse":
+            return f"{it} is worse than {base.title} by {gap}{sure} {on}"
+        case _:
+            return f"No clear difference between {tuned.title} and {base.title}: they differ by {gap}{sure} {on}"
+
+
+def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:
+    mine, its = _value(model, metric), _value(other, metric)
+    if mine is None or its is None:
+        return mine is not None
+    return mine < its if metric in LOWER_IS_BETTER else mine > its
+
+
+def _ends(comparison: ComparisonFact) -> tuple[float | None, float | None]:
+    """The ends of the interval, turned so that above zero is better."""
+    if not comparison.lower or comparison.low is None or comparison.high is None:
+        return comparison.low, comparison.high
+    return -comparison.high, -comparison.low
+
+
+def _value(model: ModelFacts, metric: str) -> float | None:
+    score = model.metrics.get(metric)
+    return None if score is None else score.value
+
+
+def _score(score: ScoreFact, metric: str) -> str:
+    return number(score.value, count_decimals(metric))
+
+
+def _said(model: ModelFacts, metric: str) -> str:
+    return _score(model.metrics[metric], metric) if metric in model.metrics else "nothing that could be measured"
+
+
+def _lower(metric: str) -> str:
+    return points(0, metric).partition(" of ")[2]
+
+
+def _short(gap: str) -> str:
+    """`4.1 points`, where the metric was named before."""
+    return gap.partition(" of ")[0]
+
+
+def _noun(facts: EvaluationFacts) -> str:
+    is_plain = any(model.is_plain for model in facts.models)
+    return "classifier" if facts.task == "label" and not is_plain else "baseline"
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric in HUNDRED or metric in OPEN else 100.0

@@ -1,0 +1,70 @@
+"""The step that takes people's judgments together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.files import PathText, locate, write_aside
+from luthier.core.hashing import canonical, file_digest
+from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
+from luthier.eval.form import RatingForm
+
+
+class Judgments(Step):
+    """Read what people said of the answers that a step assigned to them, and say what it comes to.
+
+    The file is written by `luthier rate` at the end of each sitting, and read whole: it is a snapshot.
+    """
+
+    kind: Literal["human_ratings"] = "human_ratings"
+    makes: ClassVar[str] = "judgments"
+
+    assignment: Annotated[str, Reads("assignment")]
+    """The step that says what is asked."""
+    file: PathText = "judgments.jsonl"
+    """JSON lines or CSV with item, judge, value, and maybe comment, seconds and at."""
+    min_attention_checks: float = Field(default=0.7, ge=0, le=1)
+    """Judges who are right in a smaller share of the planted items do not count."""
+    margin: float = Field(default=0.0, ge=0)
+    """Points by which an answer must be above another to be written as preferred."""
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The file's contents; a file that nobody has written yet is no judgments."""
+        path = locate(self.file, base)
+        return file_digest(path) if path.is_file() else "none yet"
+
+    def make(self, work: StepContext) -> Mapping[str, Any]:
+        """Read, check, weigh, and write what it comes to."""
+        from luthier.eval.human.rating import read_judgments
+        from luthier.eval.human.results import JUDGED, PEOPLE, PREFERENCES, opinion, preferences, voices
+        from luthier.eval.human.study import ABOUT, read_assignment
+
+        assignment = read_assignment(work.inputs["assignment"])
+        about = work.inputs["assignment"].read_json(ABOUT)
+        form = RatingForm.parse(about["form"])
+        judgments = read_judgments(locate(self.file, work.base), assignment, form)
+        found = opinion(
+            assignment, form, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
+        )
+        ratings = [voice for voice in voices(assignment, form, judgments) if voice.rating.judge not in found.left_out]
+        preferred = preferences(assignment, form, ratings, self.margin)
+        lines = [
+            {**one._asdict(), "row": assignment.key[one.item].row, "models": list(assignment.key[one.item].models)}
+            for one in judgments
+        ]
+        write_aside(work.folder / PEOPLE, (found.model_dump_json(indent=1) + "\n").encode())
+        for name, rows in ((JUDGED, lines), (PREFERENCES, preferred)):
+            write_aside(work.folder / name, "".join(canonical(row) + "\n" for row in rows).encode())
+        for sentence in (found.sentence, found.stop):
+            work.events.note(sentence)
+        for judge, why in found.left_out.items():
+            work.events.warning(f"{judge} does not count: {why}")
+        return {}
+
+    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+        """Reads a file."""
+        return Forecast(seconds=2.0, how="reads what people said")

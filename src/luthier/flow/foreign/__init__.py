@@ -1,1 +1,0 @@
-"""Recipes from the YAML files of other tuners: axolotl, TRL and LLaMA-Factory."""

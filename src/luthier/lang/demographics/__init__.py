@@ -1,0 +1,1 @@
+"""Demographic terms in English texts, and the same text about another group."""

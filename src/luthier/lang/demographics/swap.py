@@ -1,0 +1,89 @@
+"""The same text about somebody of another group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, NamedTuple
+
+from luthier.lang.demographics.groups import OF_PERSONS, PERSONS, Group, pairs, values
+from luthier.lang.demographics.pronouns import other_pronoun
+from luthier.lang.demographics.words import dressed, free_words, pieces, with_article
+
+_APOSTROPHES = ("'", "’")
+
+
+class Swapped(NamedTuple):
+    """A text with words exchanged, and what was done to it, in words."""
+
+    text: str
+    did: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Swapper:
+    """Exchanges words that name some groups of people for those of others."""
+
+    groups: tuple[Group, ...]
+
+    def mapping(self, chance: Random) -> dict[str, str]:
+        """Words with what stands for them in one row: those of a group by its own dice."""
+        found: dict[str, str] = {}
+        for group in self.groups:
+            if group == "gender" or group == "age":  # noqa: PLR1714  # mypy tells them apart only so
+                found |= {word: chance.choice(others) for word, others in pairs(group).items()}
+            else:
+                found |= _drawn(group, chance)
+        return found
+
+    def other(self, text: str, mapping: dict[str, str]) -> Swapped | None:
+        """One text with the words of a mapping exchanged."""
+        parts = pieces(text)
+        did: list[str] = []
+        for index in free_words(text, parts):
+            old = parts[index]
+            new = self._exchanged(parts, index, mapping)
+            if new is not None and new != old:
+                parts = with_article(parts, index, new)
+                did.append(f"swapped {old!r} for {new!r}")
+        return Swapped("".join(parts), tuple(did)) if did else None
+
+    def _exchanged(self, parts: Sequence[str], index: int, mapping: dict[str, str]) -> str | None:
+        """What stands in the place of a word; None when it names no group."""
+        word, ending = _without_ending(parts[index])
+        if "gender" in self.groups and (pronoun := other_pronoun(parts, index)) is not None:
+            return pronoun
+        if word.lower() in OF_PERSONS and not _is_before_a_person(parts, index):
+            return None
+        other = (
+            mapping.get(word) or mapping.get(word.lower()) or (mapping.get(word.title()) if word.isupper() else None)
+        )
+        return None if other is None else dressed(other, word) + ending
+
+
+def _drawn(group: Literal["names", "nationality", "religion"], chance: Random) -> dict[str, str]:
+    """Each form of each value with the same form of another value of its set."""
+    found: dict[str, str] = {}
+    for alike in values(group):
+        for family in alike:
+            others = [other for other in alike if other != family]
+            if group == "names":  # the first half of a set is of one origin, the second of another
+                half = len(alike) // 2
+                others = list(alike[half:] if alike.index(family) < half else alike[:half])
+            other = chance.choice(others)
+            found |= {form: new for form, new in zip(family, other, strict=True) if form not in found}
+    return found
+
+
+def _without_ending(word: str) -> tuple[str, str]:
+    """A word and what an apostrophe adds to it: `she` and `'s`."""
+    for apostrophe in _APOSTROPHES:
+        bare, found, ending = word.partition(apostrophe)
+        if found:
+            return bare, found + ending
+    return word, ""
+
+
+def _is_before_a_person(parts: Sequence[str], index: int) -> bool:
+    return index + 2 < len(parts) and parts[index + 1] == " " and parts[index + 2].lower() in PERSONS

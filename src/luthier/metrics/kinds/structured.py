@@ -1,0 +1,146 @@
+"""Metrics of answers that are JSON or calls of tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from luthier.core.errors import DataError, SourceLocation
+from luthier.metrics.kinds.answers import mean
+from luthier.metrics.metric import EvalPredictions, Form, Metric
+from luthier.metrics.text.structured import MISSING, calls, fields, parsed, reference_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.intervals import Block
+
+
+class JsonValid(Metric):
+    """Share of rows whose answer is JSON, and obeys a JSON Schema when one is given; references are not read."""
+
+    kind: Literal["json_valid"] = "json_valid"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
+    proportion: ClassVar[bool] = True
+    form: ClassVar[Form] = "json"
+    fenced: bool = True
+    """Whether JSON may stand in a fence (```), with words around it."""
+    obeys: dict[str, Any] | None = None
+    """A JSON Schema (draft 2020-12 unless it names another); references only within it (`#/…`)."""
+
+    @field_validator("obeys")
+    @classmethod
+    def _a_schema_of_its_own(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is None:
+            return None
+        from jsonschema import SchemaError
+        from jsonschema.validators import validator_for
+
+        try:
+            validator_for(schema).check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"is no JSON Schema: {error.message[:200]}") from error
+        if outside := [name for name in _pointers(schema) if not name.startswith("#")]:
+            raise ValueError(f"points outside itself: {outside[0]!r}; write what it points to into the schema")
+        return schema
+
+    def statistics(self, answers: EvalPredictions) -> Block:
+        import numpy as np
+
+        obeyed = self._obeyed()
+        right = [obeyed(parsed(text, fenced=self.fenced)) for text in answers.predictions]
+        return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums)
+
+    def _obeyed(self) -> Any:
+        if self.obeys is None:
+            return lambda value: value is not MISSING
+        from jsonschema.validators import validator_for
+
+        validator = validator_for(self.obeys)(self.obeys)
+        return lambda value: value is not MISSING and validator.is_valid(value)
+
+
+class JsonFieldF1(Metric):
+    """Mean F1 of fields: each leaf of the reference's JSON with its path and value, found or not; no JSON counts 0."""
+
+    kind: Literal["json_field_f1"] = "json_field_f1"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
+    form: ClassVar[Form] = "json"
+    fenced: bool = True
+    """Whether JSON may stand in a fence (```), with words around it."""
+    ordered: bool = True
+    """Whether a value's place in a list counts."""
+
+    def statistics(self, answers: EvalPredictions) -> Block:
+        import numpy as np
+
+        best = [
+            max(self._f1(prediction, reference_of(text, row, self.kind)) for text in references)
+            for row, (prediction, references) in enumerate(zip(answers.predictions, answers.references, strict=True))
+        ]
+        return np.stack([np.array(best), np.ones(len(best))], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums)
+
+    def _f1(self, prediction: str, reference: Any) -> float:
+        value = parsed(prediction, fenced=self.fenced)
+        if value is MISSING:
+            return 0.0
+        predicted, real = (fields(one, ordered=self.ordered) for one in (value, reference))
+        return 2 * (predicted & real).total() / (predicted.total() + real.total())
+
+
+class ToolCalls(Metric):
+    """Share of rows whose answer calls just the tools of the reference, with the same arguments.
+
+    A reference that calls nothing wants an answer that calls nothing; calls that cannot be read are wrong.
+    """
+
+    kind: Literal["tool_calls"] = "tool_calls"
+    about: ClassVar[Literal["classes", "texts"] | None] = "texts"
+    proportion: ClassVar[bool] = True
+    form: ClassVar[Form] = "calls"
+    order: bool = False
+    """Whether calls must come in the reference's order."""
+    arguments: bool = True
+    """Whether arguments count; without them only the tools' names do."""
+
+    def statistics(self, answers: EvalPredictions) -> Block:
+        import numpy as np
+
+        right = [
+            self._told(calls(prediction)) in [self._wanted(text, row) for text in references]
+            for row, (prediction, references) in enumerate(zip(answers.predictions, answers.references, strict=True))
+        ]
+        return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums)
+
+    def _told(self, found: list[tuple[str, str]] | None) -> list[tuple[str, ...]] | None:
+        if found is None:
+            return None
+        selected: list[tuple[str, ...]] = [call if self.arguments else call[:1] for call in found]
+        return selected if self.order else sorted(selected)
+
+    def _wanted(self, text: str, row: int) -> list[tuple[str, ...]]:
+        expected = self._told(calls(text))
+        if expected is None:
+            what = f"row {row + 1}: the reference's calls cannot be read: {text[:60]!r}"
+            hint = 'write {"name": …, "arguments": {…}}, or a list of such'
+            raise DataError(what, where=SourceLocation(field="reference"), hint=hint)
+        return expected
+
+
+def _pointers(schema: Any) -> list[str]:
+    """Every `$ref` and `$dynamicRef` in a schema."""
+    if isinstance(schema, dict):
+        own = [str(schema[name]) for name in ("$ref", "$dynamicRef") if isinstance(schema.get(name), str)]
+        return own + [name for inner in schema.values() for name in _pointers(inner)]
+    return [name for inner in schema for name in _pointers(inner)] if isinstance(schema, list) else []

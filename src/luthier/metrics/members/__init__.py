@@ -1,1 +1,0 @@
-"""The metrics that come with Luthier; a new one is a new file here."""

@@ -1,0 +1,1 @@
+"""Text functions that several metrics share: sequences, numbers, stems and structures."""

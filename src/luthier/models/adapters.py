@@ -1,0 +1,216 @@
+"""Bottleneck adapters and soft prompts over a base model.
+
+Bottleneck adapters (Houlsby et al. 2019) are small networks beside frozen modules. PEFT has none: importing this module
+registers the type `BOTTLENECK` with PEFT, and `PeftModel.from_pretrained` opens such an adapter only then. The network
+is nonlinear, so it cannot be merged into the weights.
+
+Soft prompts are the virtual tokens of PEFT's prompt learning. A pack holds them once, as a segment above every root,
+and all rows share them. `prompt` and `p_tuning` supply embeddings; `prefix` supplies keys and values for every layer,
+so the other outputs at these positions are not used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from peft import PeftConfig, PeftType
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import register_peft_method
+from torch import Tensor, nn
+
+from luthier.core.errors import ModelError
+from luthier.models.packing.pack import Pack
+
+NAME = "BOTTLENECK"
+Bend = Literal["relu", "gelu", "silu", "tanh"]
+_BENDS = {"relu": torch.relu, "gelu": nn.functional.gelu, "silu": nn.functional.silu, "tanh": torch.tanh}
+
+
+def _teach_type() -> None:
+    """Add a member to PEFT's closed list of types."""
+    member = str.__new__(PeftType, NAME)
+    member._name_, member._value_ = NAME, NAME
+    PeftType._member_names_.append(NAME)
+    PeftType._member_map_[NAME] = PeftType._value2member_map_[NAME] = member
+    type.__setattr__(PeftType, NAME, member)
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
+    """Settings of an adapter's folder."""
+
+    target_modules: Sequence[str] | None = None
+    size: int = 16
+    """Width of the narrow place."""
+    bend: Bend = "relu"
+    parallel: bool = False
+    """Whether the detour starts from the module's input, not from its output."""
+    scale: float = 1.0
+    width: int = 0
+    """Width of the model."""
+    modules_to_save: Sequence[str] | None = None
+    """Modules that are trained and saved whole, by name: PEFT puts a sequence head here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType(NAME)
+        self.target_modules = list(self.target_modules or ())
+        self.modules_to_save = list(self.modules_to_save) if self.modules_to_save else None
+
+
+class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft has no types
+    """A frozen module and a detour: out + scale · up(bend(down(h))), h its output, or its input when parallel."""
+
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.bottleneck_down, self.bottleneck_up = nn.ModuleDict(), nn.ModuleDict()
+        self.settings: dict[str, BottleneckConfig] = {}
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
+        """Add a detour, in fp32; the way up is zero, so that nothing changes at first."""
+        device = next(self.base_layer.parameters()).device
+        self.settings[adapter_name] = config
+        self.bottleneck_down[adapter_name] = nn.Linear(config.width, config.size, device=device)
+        self.bottleneck_up[adapter_name] = nn.Linear(config.size, config.width, device=device)
+        for parameter in self.bottleneck_up[adapter_name].parameters():
+            nn.init.zeros_(parameter)
+        own: Any = self
+        own.set_adapter(own.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives, its first tensor with the detours added."""
+        found = self.base_layer(*args, **kwargs)
+        out = found[0] if isinstance(found, tuple) else found
+        own: Any = self
+        for name in () if own.disable_adapters else own.active_adapters:
+            if name in self.bottleneck_down:
+                given = _first(args, kwargs) if self.settings[name].parallel else out
+                out = (out.float() + self._detour(name, given)).to(out.dtype)
+        return (out, *found[1:]) if isinstance(found, tuple) else out
+
+    def _detour(self, name: str, given: Tensor) -> Tensor:
+        down, up, settings = self.bottleneck_down[name], self.bottleneck_up[name], self.settings[name]
+        added: Tensor = up(_BENDS[settings.bend](down(given.to(next(down.parameters()).dtype))))
+        return added * settings.scale
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    given: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return given
+
+
+class BottleneckModel(BaseTuner):  # type: ignore[misc]  # peft has no types
+    """Puts detours into a model."""
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer
+    target_module_mapping: ClassVar[dict[str, Any]] = {}
+
+    def _create_and_replace(
+        self, peft_config: BottleneckConfig, adapter_name: str, target: Any, target_name: str, parent: Any, **_: Any
+    ) -> None:
+        if isinstance(target, BottleneckLayer):
+            target.update_layer(adapter_name, peft_config)
+        else:
+            setattr(parent, target_name, BottleneckLayer(target, adapter_name, peft_config))
+
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:
+        if merge:
+            raise NotImplementedError("a bottleneck is no change of weights; the model would need layers of its own")
+        return super()._unload_and_optionally_merge(merge=merge, **kwargs)
+
+
+_teach_type()
+register_peft_method(name=NAME.lower(), config_cls=BottleneckConfig, model_cls=BottleneckModel)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """Virtual tokens, differentiable, in the dtype that the model computes in; none at all for most models."""
+
+    count: int = 0
+    embeddings: Tensor | None = None  # (count, width): what stands in the place of token embeddings
+    cached: tuple[tuple[Tensor, Tensor], ...] = ()  # by layer: keys and values (1, key heads, count, d)
+
+    def above(self, pack: Pack) -> Pack:
+        """The pack with the virtual tokens over every root; their ids are 0 and mean nothing."""
+        if not self.count:
+            return pack
+        return replace(
+            pack,
+            ids=torch.cat([pack.ids.new_zeros(self.count), pack.ids]),
+            positions=torch.cat([torch.arange(self.count, device=pack.ids.device), pack.positions + self.count]),
+            parent=torch.cat([pack.parent.new_full((1,), -1), (pack.parent + 1).clamp_min(0)]),
+            starts=torch.cat([pack.starts.new_zeros(1), pack.starts + self.count]),
+            sources=pack.sources + self.count,
+            leaf=torch.where(pack.leaf < 0, pack.leaf, pack.leaf + 1),
+        )
+
+    def inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+        """What a model reads for (rows, tokens) ids that stand after the virtual tokens."""
+        if self.embeddings is None:
+            return {"input_ids": ids}
+        ahead = self.embeddings.expand(ids.shape[0], -1, -1)
+        return {"inputs_embeds": torch.cat([ahead, model.get_input_embeddings()(ids)], 1)}
+
+    def inputs_of(self, model: Any, pack: Pack) -> dict[str, Tensor]:
+        """What a model reads for a pack below the virtual tokens."""
+        return self.inputs(model, pack.ids[None, 0 if self.embeddings is None else self.count :])
+
+    def past(self, model: Any, rows: int) -> dict[str, Any]:
+        """A cache that holds nothing but the virtual tokens' keys and values, when they have any, as an argument."""
+        from transformers import DynamicCache
+
+        return {cache_name(model): self.fill(DynamicCache(), rows)} if self.cached else {}
+
+    def fill(self, cache: Any, rows: int) -> Any:
+        """The cache, begun with the keys and values that the virtual tokens have, for each row."""
+        for layer, (keys, values) in enumerate(self.cached):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        return cache
+
+
+def cache_name(model: Any) -> str:
+    """What a model calls its cache: transformers renamed the argument."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+NO_PROMPT = SoftPrompt()
+
+
+def soft_prompt(model: Any) -> SoftPrompt:
+    """The virtual tokens of PEFT's model as its encoder gives them now; none for other models, or when switched off."""
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or model._adapters_disabled:
+        return NO_PROMPT
+    count, kind = config.num_virtual_tokens, config.peft_type.value
+    if kind not in _KINDS:
+        raise ModelError(f"{kind} adapters cannot be read", hint=f"soft prompts that can: {', '.join(_KINDS)}")
+    given = _encoded(model.prompt_encoder[model.active_adapter], config).to(model.get_base_model().dtype)
+    if kind != "PREFIX_TUNING":
+        return SoftPrompt(count, embeddings=given)
+    by_layer = given.view(count, config.num_layers, 2, config.num_attention_heads, -1).permute(1, 2, 3, 0, 4)
+    return SoftPrompt(count, cached=tuple((layer[0][None], layer[1][None]) for layer in by_layer))
+
+
+_KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+
+
+def _encoded(encoder: Any, config: Any) -> Tensor:
+    """(count, numbers a token): what was saved, or what the encoder makes of its own parameters while it learns."""
+    weight: Tensor = encoder.embedding.weight
+    if config.inference_mode:
+        return weight
+    encoded: Tensor = encoder(torch.arange(config.num_virtual_tokens, device=weight.device)[None])[0]
+    return encoded

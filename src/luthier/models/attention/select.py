@@ -1,0 +1,155 @@
+"""Which path computes attention: measured once for each device, dtype and kind of pack, and remembered.
+
+What was measured stands in `attention.json` of this user's cache, and what stands there is never measured again: a run
+and its resume take the same path, and so end in the same bytes. Where it cannot be remembered, nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from luthier.core.errors import Unwritable
+from luthier.core.files import cache_folder, write_aside
+from luthier.models.attention.backends import AttentionParams, fused_attention, plain_attention
+from luthier.models.attention.cpu import AttentionPlan, block_attention, tile_attention
+from luthier.models.kernels.attention_ops import attention_kernels, serves
+from luthier.models.packing.pack import Pack, TokenRow, pack
+
+Attend = Callable[[Tensor, Tensor, Tensor, AttentionPlan, AttentionParams], Tensor]
+LEAST_TOKENS = 256
+"""Smaller packs take the first path that can: what it costs them is not worth a measurement."""
+CLEARLY = 1.25
+"""A path must be this many times quicker than one that stands before it, so that noise never decides."""
+TRIES = 3
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
+    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d), by one path."""
+    names = candidates(query, params)
+    name = names[0] if plan.pack.tokens < LEAST_TOKENS or len(names) == 1 else chosen(names, query, key, plan)
+    return PATHS[name](query, key, value, plan, params)
+
+
+def candidates(query: Tensor, params: AttentionParams) -> tuple[str, ...]:
+    """The paths that can compute this, the one that is expected to win first; the plain one where no other can."""
+    bare = params.softcap is None and params.sinks is None
+    able = {
+        "blocks": query.device.type == "cpu" and bare and not params.dropout,
+        "flex": query.device.type == "cuda" and not params.dropout and _flexible(query),
+        "fused": bare,
+    }
+    return tuple(name for name, can in able.items() if can) or ("plain",)
+
+
+def chosen(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
+    """The remembered winner among `names`, measured now when there is none; by one process at a time."""
+    file = cache_folder() / "attention.json"
+    case = _case(names, query, key, plan)
+    if (file, case) not in _KNOWN:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{file}.lock"):
+                winners = _remembered(file)
+                if winners.get(case) not in names:
+                    winners[case] = _winner(names, query, key, shared=_shares(plan.pack))
+                    write_aside(file, (json.dumps(winners, indent=1, sort_keys=True) + "\n").encode())
+        except (OSError, Unwritable):
+            return names[0]
+        _KNOWN[file, case] = winners[case]
+    return _KNOWN[file, case]
+
+
+_KNOWN: dict[tuple[Path, str], str] = {}
+
+
+def _case(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
+    cuda = query.device.type == "cuda"
+    device = torch.cuda.get_device_name(query.device) if cuda else torch.backends.cpu.get_cpu_capability()
+    kind = "shared" if _shares(plan.pack) else "apart"
+    shape = f"{query.shape[1]}/{key.shape[1]}x{query.shape[3]}"
+    return (
+        f"torch {torch.__version__}, {platform.machine()} {device}, {query.dtype}, {shape}, {kind}: {'|'.join(names)}"
+    )
+
+
+def _shares(made: Pack) -> bool:
+    return bool((made.parent >= 0).any())
+
+
+def _remembered(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        return {}
+    try:
+        winners = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}  # not whole: measured again, and written whole
+    return dict(winners) if isinstance(winners, dict) else {}
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _winner(names: tuple[str, ...], query: Tensor, key: Tensor, *, shared: bool) -> str:
+    """The quickest path forward and backward on an exemplary pack of this kind."""
+    made = _exemplary(shared, 8 if query.device.type == "cuda" else 1).on(query.device)
+    best = names[0]
+    least = _seconds(best, query, key, made)
+    for name in names[1:]:
+        seconds = _seconds(name, query, key, made)
+        if seconds * CLEARLY < least:
+            best, least = name, seconds
+    return best
+
+
+def _exemplary(shared: bool, scale: int) -> Pack:
+    """Eight short answers under one long prefix, or four rows that share nothing; 512 tokens times `scale`."""
+    prefix = [1] * 256 * scale if shared else []
+    tails = [[2 + at] * (32 if shared else 128) for at in range((8 if shared else 4) * scale)]
+    return pack([TokenRow([*prefix, *tail, 0], [0.0] * (len(prefix) + len(tail)) + [1.0]) for tail in tails])
+
+
+def _seconds(name: str, query: Tensor, key: Tensor, made: Pack) -> float:
+    """The best of a few tries, after one that warms up (and compiles)."""
+    draw = torch.Generator(query.device).manual_seed(0)
+    plan, params = AttentionPlan(made), AttentionParams(query.shape[3] ** -0.5)
+    heads = (query.shape[1], key.shape[1], key.shape[1])
+    shapes = [(1, count, made.tokens, query.shape[3]) for count in heads]
+    draws = [torch.randn(shape, generator=draw, dtype=query.dtype, device=query.device) for shape in shapes]
+    queries, keys, values = states = [one.requires_grad_() for one in draws]
+    found = []
+    for _ in range(1 + TRIES):
+        start = time.perf_counter()
+        out = PATHS[name](queries, keys, values, plan, params)
+        torch.autograd.grad(out, states, torch.ones_like(out))
+        if query.device.type == "cuda":
+            torch.cuda.synchronize(query.device)
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
+
+
+def _flexible(query: Tensor) -> bool:
+    """Whether FlexAttention compiles for it: triton is there, half or single precision, heads wide enough."""
+    return find_spec("triton") is not None and query.dtype != torch.float64 and query.shape[3] >= 16
+
+
+def _blocks(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
+    if serves(query, value) and (kernels := attention_kernels()):
+        return tile_attention(query, key, value, plan, params.scaling, params.window, kernels)
+    return block_attention(query, key, value, plan, params.scaling, params.window).contiguous()
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
+    from luthier.models.attention.backends import tree_attention
+
+    return tree_attention(query, key, value, plan, params)
+
+
+PATHS: dict[str, Attend] = {"blocks": _blocks, "flex": _flex, "fused": fused_attention, "plain": plain_attention}

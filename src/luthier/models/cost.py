@@ -1,0 +1,355 @@
+"""Estimate the time and memory of reading rows with a model on this machine, before it runs and without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import Any, NamedTuple
+
+from luthier.artifacts.dataset import DatasetSummary
+from luthier.core.errors import DataError
+from luthier.core.events import spread
+from luthier.core.step import ArtifactSpec, PlanContext
+from luthier.core.timings import remember, remembered
+from luthier.models.chat_template import ToolPlaces, template_words, tool_places, tool_places_of
+from luthier.models.describe import Description, describe
+from luthier.models.kernels.compile import compiler
+from luthier.models.load import (
+    base_folder,
+    cpu_has_bf16,
+    cpu_has_tiles,
+    cpu_multiplies_pairs,
+    has_network,
+    is_remote,
+    no_network,
+    outputs_of,
+)
+from luthier.models.token_counts import counts_of
+
+BF16_OVER_FP32 = 2.0
+"""How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
+TILES_OVER_FP32 = 2.0
+"""The same where it multiplies whole tiles at once (AMX), as far as evaluations show it: its products alone gain far
+more."""
+REACHED = 0.65
+"""Share of a machine's own matrix speed that models reach: fitted to the demo's training on two machines, one with
+tiles of bf16 and one with AVX2 alone, before packs were read side by side."""
+MORE_CORES = 0.9
+"""Exponent of the number of cores: two are 1.87 times as quick as one, since packs are read side by side."""
+
+CALL_S = 3e-4
+"""What the calls of a layer take beside its work."""
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows an NVIDIA GPU; known without loading torch."""
+    return Path("/dev/nvidia0").exists()
+
+
+def cores() -> int:
+    """Processors that this process may use; `OMP_NUM_THREADS` says how many when it is set."""
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(threads) > 0:
+        return int(threads)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
+    """What this machine's processors reach together, from matrix products measured just now and before."""
+    reached = over_fp32(bf16=bf16, tiles=tiles, narrow=narrow)
+    return _steady("product", _matrix_flops) * float(cores() ** MORE_CORES) * reached
+
+
+def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
+    """What models reach here on a processor over numpy's fp32 product; `tiles` is bf16's gain where it has tiles, and
+    `narrow` where it has not."""
+    return ((tiles if cpu_has_tiles() else narrow) if bf16 else 1.0) * REACHED
+
+
+def bytes_per_s() -> float:
+    """How quickly this machine reads what lies in memory, from reads measured just now and before."""
+    return _steady("reading", _read_bytes) * float(cores() ** MORE_CORES)
+
+
+def _steady(kind: str, probe: Callable[[], float]) -> float:
+    """A rate as the last probes of this machine have it, one more among them: by the mean of the times that they took.
+
+    What a shared machine gives in one second may be a third of what it gives in the next.
+    """
+    now = probe()
+    remember(kind, {"per_s": now})
+    return harmonic_mean([float(one["per_s"]) for one in remembered(kind) if one.get("per_s")] or [now])
+
+
+def _read_bytes() -> float:
+    """Bytes a second from reads of 128 MB: the best of some in 60 ms."""
+    import numpy
+
+    held = numpy.ones(32 << 20, dtype=numpy.float32)
+    best, end = float("inf"), time.perf_counter() + 0.06
+    while (start := time.perf_counter()) < end:
+        held.max()
+        best = min(best, time.perf_counter() - start)
+    return float(held.nbytes / best)
+
+
+def writing_pass_s(parameters: int, layers: int, lines: float, flops_per_s: float, *, bf16: bool) -> float:
+    """Seconds in which a model writes the next token of some lines: its weights are read once, each line is computed,
+    and every layer is called."""
+    read = parameters * (2 if bf16 else 4) / bytes_per_s()
+    return read + lines * 2 * parameters / flops_per_s + layers * CALL_S
+
+
+def _matrix_flops() -> float:
+    """Floating-point operations a second of numpy's fp32 product on one processor: the best of many in about 50 ms.
+
+    The matrices are so small that numpy keeps to one thread, and that other programs do not come between.
+    """
+    import numpy
+
+    size = 64
+    one, out = numpy.ones((size, size), dtype=numpy.float32), numpy.empty((size, size), dtype=numpy.float32)
+    best, end = float("inf"), time.perf_counter() + 0.05
+    while (start := time.perf_counter()) < end:
+        numpy.matmul(one, one, out=out)
+        best = min(best, time.perf_counter() - start)
+    return float(2 * size**3 / best)
+
+
+SAMPLE = 256
+"""Rows whose tokens are counted: their mean is that of all to a few per cent."""
+_GROUPS = 4
+"""Groups of rows of a file that are read for them."""
+BASE_BYTES = 760 << 20
+"""What Python with torch, transformers, PEFT and the reading of rows holds beside the model; and, after some steps,
+kernels of the matrix library for each size of pack, and what the allocator cannot give back between such sizes."""
+_SHAPES = 20
+"""After so many packs of many sizes two thirds of the kernels that will be needed are there."""
+KERNEL_BYTES = 750_000_000
+"""What kernels for products in bf16 hold in the end, forward and backward, with the pieces of memory between them that
+no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
+_TILED_SHAPES = 50
+TILED_KERNEL_BYTES = 300_000_000
+"""The same where attention has no products of its own (`has_tile_attention`), for packs of `USUAL_TOKENS`: larger ones
+leave larger pieces. Fitted to 5, 25 and 157 steps of the demo, and to 5, 12, 20 and 50 of GSM8K, whose packs have 1,700
+to 2,100 tokens."""
+USUAL_TOKENS = 900
+"""Read at once."""
+_MOST_KERNELS = 4
+"""So many times as much at most: more was never seen."""
+
+
+ABOUT = 3.0
+"""Models of up to so many times the size of each other reach about the same speed."""
+
+
+BUSY = 0.85
+"""Share of the time that a step is sure to keep each processor busy, where it has them for itself. One that had less
+than that waited for other programs, which the next one need not."""
+
+
+class RowEstimate(NamedTuple):
+    """What will be read: how many rows, tokens of one, and tokens that all rows share at their beginning."""
+
+    number: int
+    tokens: float
+    shared: float
+    how: str
+    spread: float = 0.0
+    """Standard deviation of a row's tokens."""
+    answers: float = 0.0
+    """Tokens of its last turn where it is an answer."""
+    spoken: float = 0.0
+    """Tokens of all its answers."""
+    characters: float = 0.0
+    """Of its turns."""
+
+
+def model_of(plan_context: PlanContext, field: str = "model") -> Description | None:
+    """The model that a field names (the one to be tuned by default): from its files, else from what is known of it;
+    `ModelError` for one that is no network."""
+    if not has_network(plan_context, field):
+        raise no_network(f"the {field}")
+    if (made := plan_context.inputs.get(field)) is not None:
+        return describe(base_folder(made))
+    expected = plan_context.outlines.get(field)
+    if expected is not None and expected.tokenizer is not None:
+        return describe(expected.tokenizer)  # what it stands on has its size
+    return _typical(expected.parameters) if expected and expected.parameters else None
+
+
+def has_head(plan_context: PlanContext, field: str = "model") -> bool:
+    """Whether the model that a field names chooses among classes, or gives a number, by a head of its own."""
+    if (made := plan_context.inputs.get(field)) is not None:
+        return bool(outputs_of(made))
+    return plan_context.outlines.get(field, ArtifactSpec()).headed
+
+
+def pace_of(plan_context: PlanContext, model: Description, **alike: Any) -> Mapping[str, Any]:
+    """What a step of this kind measured with a model of about this size and with what is alike: the last one of this
+    project's, else the newest of any on this machine; empty where there was none."""
+    for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
+        size = float(measures.get("parameters", model.parameters)) / model.parameters
+        fits = 1 / ABOUT <= size <= ABOUT and all(measures.get(name, value) == value for name, value in alike.items())
+        if fits and measures.get("flops_per_s"):
+            return measures
+    return {}
+
+
+def undisturbed(measures: Mapping[str, Any]) -> float:
+    """Operations a second that were measured, or would have been with the processors for itself; 0 of nothing."""
+    by_processor = float(measures.get("flops_per_cpu_s", 0.0)) * cores() * BUSY
+    return max(float(measures.get("flops_per_s", 0.0)), by_processor)
+
+
+def kernel_bytes(
+    packs: float, model: Description, *, bf16: bool, learns: bool = True, tokens: float = USUAL_TOKENS
+) -> int:
+    """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read, and so many
+    tokens at once."""
+    if not (bf16 and cpu_has_bf16()):
+        return 0
+    tiled = TILED_KERNEL_BYTES * min(_MOST_KERNELS, tokens / USUAL_TOKENS)
+    most = tiled if has_tile_attention(model) else KERNEL_BYTES
+    return round(most * grown(packs, model) * (1 if learns else 0.5))
+
+
+def grown(packs: float, model: Description) -> float:
+    """Share of what packs of many sizes leave in the end that so many have left."""
+    return 1 - math.exp(-packs / (_TILED_SHAPES if has_tile_attention(model) else _SHAPES))
+
+
+def has_tile_attention(model: Description) -> bool:
+    """Whether a model that computes in bf16 has its attention from compiled kernels, if they pass their trial."""
+    return model.head_dim % 32 == 0 and cpu_multiplies_pairs() and compiler() is not None
+
+
+def multiplies_at_once(model: Description) -> bool:
+    """Whether layers with adapters of a model that computes in bf16 are read in one call of compiled kernels, if they
+    pass their trial."""
+    is_whole = model.hidden_size % 32 == 0 and model.intermediate_size % 32 == 0
+    return is_whole and cpu_multiplies_pairs() and not cpu_has_tiles() and compiler() is not None
+
+
+def _typical(parameters: int) -> Description:
+    """A gated transformer of a size, in the usual proportions."""
+    layers = max(2, round(30 * (parameters / 135e6) ** 0.25))
+    hidden = 64 * max(1, round((parameters / (12.5 * layers)) ** 0.5 / 64))
+    return Description(
+        architecture="typical", model_type="typical", parameters=parameters, embedding_parameters=parameters // 5,
+        tied=True, hidden_size=hidden, intermediate_size=8 * hidden // 3, layers=layers, heads=max(1, hidden // 64),
+        kv_heads=max(1, hidden // 192), head_dim=64, vocab=parameters // 5 // hidden, context=8192, dtype="bfloat16",
+        weight_bytes=2 * parameters, disk_bytes=2 * parameters, licence=None, template=None,
+    )  # fmt: skip
+
+
+class Longest(NamedTuple):
+    """How many tokens a row may have, and whether a longer one is cut; else it is left out."""
+
+    tokens: int
+    cut: bool
+
+    def kept(self, lengths: Sequence[float]) -> tuple[list[float], str]:
+        """The tokens that are read of some rows, and what becomes of the others, in words."""
+        fitting = [length for length in lengths if length <= self.tokens]
+        if len(fitting) == len(lengths):
+            return fitting, ""
+        if self.cut or not fitting:
+            becomes = f"cut to {self.tokens}" if self.cut else f"all longer than {self.tokens} and to be left out"
+            return [min(length, self.tokens) for length in lengths], f", {becomes}"
+        return fitting, f", without those above {self.tokens}"
+
+
+def tokenizer_of(plan_context: PlanContext, field: str = "model") -> Path | None:
+    """The folder with the tokenizer of the model that a field names, made or not; None where it is not here."""
+    if is_remote(plan_context, field) or not has_network(plan_context, field):
+        return None
+    if (made := plan_context.inputs.get(field)) is not None:
+        return base_folder(made)
+    return plan_context.outlines.get(field, ArtifactSpec()).tokenizer
+
+
+def template_ahead(plan_context: PlanContext, field: str = "model") -> str | None:
+    """The chat template that takes the place of the model's own, for a model that is not made yet; a made one has it
+    in its folder."""
+    return (
+        None
+        if plan_context.inputs.get(field) is not None
+        else plan_context.outlines.get(field, ArtifactSpec()).chat_template
+    )
+
+
+def told_of_template(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
+    """What is known of the chat template of the model that a field names, for a model that is made from it."""
+    if plan_context.inputs.get(field) is not None:
+        return ArtifactSpec()
+    expected = plan_context.outlines.get(field, ArtifactSpec())
+    return ArtifactSpec(chat_template=expected.chat_template, tools=expected.tools)
+
+
+def tool_places_ahead(plan_context: PlanContext, field: str = "model") -> ToolPlaces | None:
+    """What of tools the chat template of the model that a field names has a place for; None where that is not known
+    yet."""
+    if is_remote(plan_context, field):
+        return None
+    if (made := plan_context.inputs.get(field)) is not None:
+        return tool_places(base_folder(made))
+    return outlined_places(plan_context.outlines.get(field, ArtifactSpec()))
+
+
+def outlined_places(expected: ArtifactSpec) -> ToolPlaces | None:
+    """The same of a model that is not made yet."""
+    if expected.chat_template is not None:
+        return tool_places_of(expected.chat_template, template_words(expected.tokenizer) if expected.tokenizer else {})
+    if expected.tokenizer is not None:
+        return tool_places(expected.tokenizer)
+    return None if expected.tools is None else ToolPlaces(offers=expected.tools, calls=expected.tools)
+
+
+def rows_of(
+    requested: int | None, plan_context: PlanContext, split: str = "train", longest: Longest | None = None
+) -> RowEstimate | None:
+    """The rows of a split that will be read, at most `requested`; None when nothing says how many."""
+    made, expected = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
+    counts = DatasetSummary.read(made).rows if made is not None else expected.rows or {}
+    if made is not None and not counts.get(split):
+        has = ", ".join(f"{count:,} in {name}" for name, count in counts.items()) or "none at all"
+        hint = "give more rows, loosen what drops them, or see `split` in the step that prepares the data"
+        raise DataError(f"the data set has no row in {split}; it has {has}", hint=hint)
+    if (known := counts.get(split, requested)) is None:
+        return None
+    number = int(known) if requested is None else min(requested, int(known))
+    sample = _sample(made.path(f"examples/{split}.parquet")) if made is not None else spread(expected.examples, SAMPLE)
+    if not sample:
+        return RowEstimate(number, 100.0, 0.0, "100 tokens a row assumed")
+    found, rest = counts_of(sample, tokenizer_of(plan_context), template_ahead(plan_context)), ""
+    lengths: Sequence[float] = found.lengths
+    if longest is not None:
+        lengths, rest = longest.kept(lengths)
+        number = max(1, round(number * len(lengths) / len(found.lengths)))  # so many of all as of those looked at
+    return RowEstimate(
+        number=number,
+        tokens=statistics.fmean(lengths),
+        shared=min(found.shared, statistics.fmean(lengths)),
+        how=f"{number} rows{'' if made is not None else f' {expected.how}'}, {found.how}{rest}",
+        spread=statistics.pstdev(lengths),
+        answers=found.answers,
+        spoken=found.spoken,
+        characters=found.characters,
+    )
+
+
+def _sample(path: Path) -> list[dict[str, Any]]:
+    """Messages and tools of rows from all over a split's file, of which only some groups of rows are read."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        groups = spread(range(file.num_row_groups), _GROUPS)
+        table = file.read_row_groups(groups, columns=["messages", "tools"])
+    rows = table.take(spread(range(table.num_rows), SAMPLE)).to_pylist()
+    return [{name: json.loads(text) for name, text in row.items()} for row in rows]

@@ -1,1 +1,0 @@
-"""How a model goes on writing: what is asked, where its keys and values lie, and how it is read token by token."""

@@ -1,0 +1,1 @@
+"""Vectors of texts: the role of an embedder and sentence encoders."""

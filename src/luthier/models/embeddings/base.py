@@ -1,0 +1,240 @@
+"""Embedders: the role `embedder`, latent semantic analysis, and embedding spaces in a folder.
+
+Deduplication, outliers, shift, selection, relevance and drift share the role. An embedder holds settings and opens a
+*space*, which holds weights or what was learned from texts and returns the vector of any text. A vector depends bit for
+bit on its text and the space alone, not on the other texts of the call or their order. A space from `load_space`
+returns the vectors that it returned before `save_space`.
+
+The folder holds `space.json` (the embedder, its weights, and the digest of each file beside it) and the files of what
+was learned from texts. The terms of an `lsa` are words of the texts, so protect the folder as you protect the texts.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from luthier.core.component import Component
+from luthier.core.errors import CorruptArtifact, ModelError, SourceLocation
+from luthier.core.files import seal, unseal, write_aside, writing
+from luthier.core.hashing import file_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Points = NDArray[np.float32]
+    """(texts, width): unit vectors, or zero for a text of which nothing is known."""
+
+
+class Space(Protocol):
+    """Where texts lie."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers a point has."""
+        ...
+
+    def points(self, texts: Sequence[str]) -> Points:
+        """A point for each text: at unit length, or zero where nothing of the text is known here."""
+        ...
+
+
+class Embedder(Component):
+    """A way to make points of texts, near each other where texts are alike."""
+
+    role: ClassVar[str] = "embedder"
+    home: ClassVar[str] = "luthier.models.embedders"
+    learns_from: ClassVar[int | None] = None
+    """How many texts it learns from at most; None: from none, and the same text is the same point in every space."""
+
+    @abstractmethod
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
+        """Open the space; one that is learnt is learnt from these texts, in whatever order they come.
+
+        They are gone through once, and at most `learns_from` of them are kept. Relative paths start at `base`, the
+        recipe's folder.
+        """
+
+    def points(self, texts: Sequence[str], *, base: Path, seed: int) -> Points:
+        """The points of texts in the space that is learnt from them."""
+        return self.space(texts, base=base, seed=seed).points(texts)
+
+    def keep(self, space: Space, folder: Path) -> None:
+        """Write what a space of this embedder learnt from texts into a folder; what learns nothing writes nothing."""
+        return
+
+    def kept(self, folder: Path, *, base: Path) -> Space:
+        """Open the space whose learning `keep` wrote into this folder."""
+        return self.space((), base=base, seed=0)
+
+
+def cosines(one: Points, other: Points) -> NDArray[np.float64]:
+    """(pairs,): the cosine of each pair of points, the same whichever comes first and whatever stands beside it."""
+    import numpy as np
+
+    products = one.astype(np.float64) * other.astype(np.float64)
+    found: NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
+    return found
+
+
+KEPT = 0.2
+"""A text of whose length (1 before the SVD) less is kept points nowhere."""
+_TERMS, _NUMBERS = "terms.json", "numbers.safetensors"
+
+
+class Terms(NamedTuple):
+    """A kind of terms, as scikit-learn says it."""
+
+    analyzer: str
+    lengths: tuple[int, int]
+    most: int
+    """How many terms count: the most frequent ones."""
+
+    def vectorizer(self, known: Sequence[str] | None = None) -> Any:
+        """What weighs such terms of texts: those that are known, or those that it will learn."""
+        import numpy as np
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        return TfidfVectorizer(
+            analyzer=self.analyzer,
+            ngram_range=self.lengths,
+            sublinear_tf=True,
+            max_features=self.most,
+            dtype=np.float64,
+            vocabulary=known,
+        )
+
+
+class Latent:
+    """Weighed terms of texts, turned into the directions that were learnt; of few texts, the terms themselves."""
+
+    def __init__(self, vectorizers: Sequence[Any], directions: NDArray[np.float64] | None) -> None:
+        self._vectorizers = vectorizers
+        self._directions = directions  # (width, terms)
+        terms = sum(len(one.vocabulary_) for one in vectorizers)
+        self.width = max(1, terms) if directions is None else len(directions)
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], kinds: Sequence[Terms], dimensions: int, seed: int) -> Latent:
+        """Weights of the terms of these texts, and so many directions at most."""
+        import numpy as np
+        from sklearn.decomposition import TruncatedSVD
+
+        own = cls([one for kind in kinds if _is_fit(one := kind.vectorizer(), texts)], None)
+        n_components = min(dimensions, own.width - 1)
+        if n_components < 2:
+            return own
+        with np.errstate(invalid="ignore", divide="ignore"):  # equal texts have no variance to be explained
+            svd = TruncatedSVD(n_components, random_state=seed % 2**32).fit(own._features(texts))
+        return cls(own._vectorizers, np.ascontiguousarray(svd.components_))
+
+    def points(self, texts: Sequence[str]) -> Points:
+        """Each text by the terms that are known here."""
+        import numpy as np
+
+        if not texts or not self._vectorizers:
+            return np.zeros((len(texts), self.width), dtype=np.float32)
+        matrix = self._features(texts)
+        found: NDArray[np.float64] = matrix.toarray() if self._directions is None else matrix @ self._directions.T
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        unit = np.divide(found, length, out=np.zeros_like(found), where=length >= KEPT)
+        points: Points = unit.astype(np.float32)
+        return points
+
+    def _features(self, texts: Sequence[str]) -> Any:
+        """(texts, terms): words and pieces weigh the same; rows at unit length."""
+        from scipy.sparse import hstack
+        from sklearn.preprocessing import normalize
+
+        return normalize(hstack([one.transform(texts) for one in self._vectorizers], format="csr"))
+
+    def save(self, folder: Path) -> None:
+        """Write terms, weights and directions."""
+        from safetensors.numpy import save
+
+        numbers = {one.analyzer: one.idf_ for one in self._vectorizers}
+        if self._directions is not None:
+            numbers["directions"] = self._directions
+        terms = {one.analyzer: one.get_feature_names_out().tolist() for one in self._vectorizers}
+        write_aside(folder / _TERMS, json.dumps(terms).encode("ascii"))
+        write_aside(folder / _NUMBERS, save(numbers))
+
+    @classmethod
+    def load(cls, folder: Path, kinds: Sequence[Terms]) -> Latent:
+        """Read what `save` wrote."""
+        from safetensors.numpy import load
+
+        terms = json.loads((folder / _TERMS).read_bytes())
+        numbers = load((folder / _NUMBERS).read_bytes())
+        vectorizers = []
+        for kind in kinds:
+            if kind.analyzer in terms:
+                vectorizer = kind.vectorizer(terms[kind.analyzer])
+                vectorizer.idf_ = numbers[kind.analyzer]
+                vectorizers.append(vectorizer)
+        return cls(vectorizers, numbers.get("directions"))
+
+
+def _is_fit(vectorizer: Any, texts: Sequence[str]) -> bool:
+    """Learn the terms; False when no text has any."""
+    try:
+        vectorizer.fit(texts)
+    except ValueError:  # an empty vocabulary
+        return False
+    return True
+
+
+SPACE = "space.json"
+_ANEW = "learn the space anew and save it again"
+
+
+class KeptSpace(NamedTuple):
+    """A space that was opened again, and whose it is."""
+
+    embedder: Embedder
+    space: Space
+
+
+def save_space(embedder: Embedder, space: Space, folder: Path, *, base: Path) -> None:
+    """Keep a space of this embedder in a folder that holds nothing else; `space.json` is written last."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SPACE).unlink(missing_ok=True)
+        embedder.keep(space, folder)
+        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+    record = {"embedder": embedder.settings(), "fingerprint": embedder.fingerprint(base), "files": files}
+    write_aside(folder / SPACE, seal({"format": 1, **record}))
+
+
+def load_space(folder: Path, *, base: Path) -> KeptSpace:
+    """Open a space again: its points are those that it made before, bit by bit on the same machine.
+
+    `CorruptArtifact` when a file is missing or changed, `ModelError` when the weights that it reads from outside are
+    others by now. Relative paths of weights start at `base`.
+    """
+    path = folder / SPACE
+    try:
+        record = unseal(path.read_bytes(), path)
+    except OSError as error:
+        what = f"no space was kept here: {error.strerror}"
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=_ANEW) from error
+    if record.get("format") != 1:
+        what = f"is a space of format {record.get('format')}, which this version of Luthier does not read"
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=_ANEW)
+    for name, digest in record["files"].items():
+        _check(folder / name, digest)
+    embedder = Embedder.parse(record["embedder"])
+    if embedder.fingerprint(base) != record["fingerprint"]:
+        what = f"the weights of the embedder `{embedder.kind}` are others than those that this space was kept with"
+        raise ModelError(what, where=SourceLocation(file=str(path)), hint=f"bring the old weights back, or {_ANEW}")
+    return KeptSpace(embedder, embedder.kept(folder, base=base))
+
+
+def _check(path: Path, digest: str) -> None:
+    what = "is missing" if not path.is_file() else "differs from what was kept" if file_digest(path) != digest else ""
+    if what:
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=_ANEW)

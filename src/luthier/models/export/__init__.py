@@ -1,0 +1,1 @@
+"""Export a model with its card, and check the copy."""

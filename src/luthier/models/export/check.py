@@ -1,0 +1,115 @@
+"""What a model answers to one fixed prompt: the check that an export is the model that was tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.models.describe import read_template
+from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence_head import is_sequence, plain_model
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPT = "Tell me in one sentence what you can do."
+TOKENS = 16
+NEAR_TIE = 0.1
+"""Nats between two next tokens below which the rounding of merged weights may exchange them."""
+
+
+class GreedyAnswer(NamedTuple):
+    """Greedy tokens, and the log-probabilities of all tokens at each of them; or one class, and the scores of all."""
+
+    tokens: list[int]
+    logps: torch.Tensor
+    """(tokens, vocab), float32."""
+    names: bool = False
+    """Whether it is a class."""
+
+    def differs(self, other: GreedyAnswer) -> float | None:
+        """None when both say the same; else how many nats this one preferred its own token, where they part."""
+        for index, (mine, theirs) in enumerate(zip(self.tokens, other.tokens, strict=True)):
+            if mine != theirs:
+                row = self.logps[index]
+                return float(row[mine] - row[theirs])
+        return None
+
+
+class ModelAgreement(NamedTuple):
+    """How far a written model agrees with the one that it was written from, on the one fixed prompt."""
+
+    same: int
+    """Greedy tokens that both say before they part."""
+    tokens: int
+    difference: float
+    """Nats a token, on average, by which the log-probabilities of the model's own answer differ."""
+    gap: float
+    """Nats by which the model preferred its own token where they part; 0 when they do not."""
+    names: bool = False
+    """Whether the models name classes instead of writing tokens."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept beside an export."""
+        return {"same_tokens": self.same, "tokens": self.tokens, "nats": self.difference}
+
+    def __str__(self) -> str:
+        """As it is said to people."""
+        if self.names:
+            return (
+                f"it names {'the same' if self.same else 'another'} class, its scores differ by {self.difference:.2g}"
+            )
+        return (
+            f"{self.same} of {self.tokens} greedy tokens are the model's, and log-probabilities of its answer differ "
+            f"by {self.difference:.2g} nats a token"
+        )
+
+
+def agreement(expected: GreedyAnswer, model: Any, ids: list[int]) -> ModelAgreement:
+    """Compare another model's greedy answer, and what it thinks of the wanted one."""
+    import torch
+
+    if expected.names:
+        came = answer(model, ids)
+        apart = float((came.logps - expected.logps).abs().mean())
+        return ModelAgreement(int(came.tokens == expected.tokens), 1, apart, expected.differs(came) or 0.0, names=True)
+    number = len(expected.tokens)
+    whole = torch.tensor([ids + expected.tokens])
+    with torch.no_grad(), no_peft_warning():  # a soft prompt's virtual tokens may stand before the others
+        logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -number - 1 : -1].float()
+    logps = torch.log_softmax(logits, dim=-1)
+    came = GreedyAnswer(logps.argmax(-1).tolist(), logps)  # what it says itself, as far as it says the same
+    same = next((at for at in range(number) if expected.tokens[at] != came.tokens[at]), number)
+    targets = torch.tensor(expected.tokens)[:, None]
+    apart = float((logps.gather(1, targets) - expected.logps.gather(1, targets)).abs().mean())
+    return ModelAgreement(same, number, apart, expected.differs(came) or 0.0)
+
+
+def prompt_ids(folder: Path) -> list[int]:
+    """The fixed prompt as token ids of the model in `folder`, in its chat template when it has one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if read_template(folder) is None:
+        return list(tokenizer.encode(PROMPT))
+    turns = [{"role": "user", "content": PROMPT}]
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def answer(model: Any, ids: list[int]) -> GreedyAnswer:
+    """The greedy answer to a prompt, one whole forward pass a token: slow, short, and without any cache to go wrong."""
+    import torch
+
+    input_ids = torch.tensor([ids])
+    if is_sequence(plain_model(model)):
+        with torch.no_grad():
+            scores = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits.float()
+        return GreedyAnswer(scores.argmax(-1).tolist(), scores, names=True)
+    rows = []
+    with torch.no_grad(), no_peft_warning():
+        for _ in range(TOKENS):
+            logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits[0, -1].float()
+            rows.append(torch.log_softmax(logits, dim=-1))
+            input_ids = torch.cat([input_ids, logits.argmax().view(1, 1)], dim=1)
+    return GreedyAnswer(input_ids[0, len(ids) :].tolist(), torch.stack(rows))

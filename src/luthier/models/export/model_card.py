@@ -1,0 +1,401 @@
+"""The model card of an export: what it is, what it came from, how it was made, how it did, and whose licences bind it.
+
+Every fact is read from the artifact and from those that it was made from; nothing is typed in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import yaml
+
+from luthier.artifacts.dataset import DatasetSummary
+from luthier.artifacts.training import TUNED_CARD, TrainingRecord, kind_of
+from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
+from luthier.core.system.packages import cached_wheel, wheel_licence
+from luthier.models.describe import read_object, read_template
+from luthier.models.export.check import PROMPT
+from luthier.models.load import ADAPTER, base_folder, name_of, origin_artifact, outputs_of, weights_of
+from luthier.models.sequence_head import padding_in
+
+if TYPE_CHECKING:
+    from luthier.models.export.check import ModelAgreement
+
+LIBRARIES = {"hf": "transformers", "merged": "transformers", "adapter": "peft", "gguf": "gguf"}
+BASE = "base"
+"""The folder of the base model inside an adapter's export."""
+_IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+_FOLDER = '\nfolder = "."  # where this file lies\n'
+_TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained(folder)"
+_OPENING = {
+    "hf": f"{_IMPORTS}{_FOLDER}model = AutoModelForCausalLM.from_pretrained(folder)\n{_TOKENIZER}",
+    "adapter": (
+        f"from peft import PeftModel\n{_IMPORTS}{_FOLDER}"
+        f"base = AutoModelForCausalLM.from_pretrained(BASE)\nmodel = PeftModel.from_pretrained(base, folder)\n"
+        f"{_TOKENIZER}"
+    ),
+}
+_OPENING["merged"] = _OPENING["hf"]
+_GGUF = "llama-cli -m FILE.gguf -cnv"
+_ASKING = """\
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**ids, max_new_tokens=64)
+print(tokenizer.decode(answer[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+class ExportForm(NamedTuple):
+    """In which form a model was given out, and how that was found to agree with it."""
+
+    format: Literal["hf", "adapter", "merged", "gguf"]
+    quant: str
+    agreed: ModelAgreement
+    before: Mapping[str, Any] | None = None
+    """What belongs in front of every conversation, as `prompt.json` holds it."""
+    over_whole: ModelAgreement | None = None
+    """How an adapter that was learnt over a quantized base agrees over the whole one."""
+    with_base: bool = False
+    """Whether an adapter's folder holds its base model."""
+
+
+class ModelMeasures(NamedTuple):
+    """How a model did, beside others on the same rows."""
+
+    values: Mapping[str, Any]
+    """By metric a number, or `{"value", "low", "high"}`."""
+    compared_models: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """The same of other models, by what they are called."""
+    where: str = ""
+    """On which rows, as part of a sentence."""
+    conclusion: str = ""
+    """What follows from it, in sentences."""
+
+
+class HubModel(NamedTuple):
+    """A model on the Hugging Face hub."""
+
+    id: str
+    commit: str
+
+
+class BaseModelOrigin(NamedTuple):
+    """The base model behind an artifact."""
+
+    name: str
+    licence: str | None
+    origin: str
+    chat_template: str | None = None
+    """The one that took the place of its own; None where that is its own."""
+
+    @property
+    def published(self) -> HubModel | None:
+        """Where on the Hugging Face hub it came from; None for a model from elsewhere."""
+        match self.origin.split():
+            case ["hub", name, "at", commit]:
+                return HubModel(name, commit)
+            case _:
+                return None
+
+    @property
+    def address(self) -> str:
+        """What the hub calls the base model: its hub id when it came from there, else its name."""
+        return self.published.id if self.published is not None else self.name
+
+
+def origin_of(artifact: Artifact) -> BaseModelOrigin:
+    """Read the base model's card, up the lineage."""
+    record = origin_artifact(artifact).read_json("model.json")
+    return BaseModelOrigin(record["name"], record.get("licence"), record.get("origin", ""), record.get("chat_template"))
+
+
+def published_base(artifact: Artifact) -> HubModel | None:
+    """What an adapter stands on, where that is a model of the Hugging Face hub as it was published."""
+    under = weights_of(artifact.parent("model"))
+    return None if "model" in under.manifest.inputs else origin_of(artifact).published
+
+
+def lineage(artifact: Artifact) -> list[Artifact]:
+    """The artifact and all models and data sets behind it that are still in the store, each after its own sources."""
+    found: dict[str, Artifact] = {}
+
+    def visit(one: Artifact) -> None:
+        for field in sorted(one.manifest.inputs):
+            try:
+                parent = one.parent(field)
+            except UnknownName:
+                continue  # collected since: the card still names its digest
+            visit(parent)
+        found.setdefault(one.digest, one)
+
+    visit(artifact)
+    return list(found.values())
+
+
+def card(artifact: Artifact, form: ExportForm, measures: ModelMeasures | None) -> str:
+    """The README of an export: front matter that the hub reads, then plain text."""
+    base = origin_of(artifact)
+    tuned = "model" in artifact.manifest.inputs
+    steps = lineage(artifact)
+    parts = [
+        f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
+        f"# {name_of(artifact)}\n",
+        f"{'Tuned' if tuned else 'Exported'} with Luthier from {base.name} ({base.origin}).\n",
+        _opened(artifact, form),
+        _auto(artifact, form) if form.format == "adapter" else "",
+        _before(form.before) if form.before else "",
+        _written(form),
+        *history(artifact, measures),
+        _licences(base, steps),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def history(artifact: Artifact, measures: ModelMeasures | None) -> list[str]:
+    """The sections that every model's card has: measures where there are any, provenance, settings."""
+    steps = lineage(artifact)
+    return [_measures(measures) if measures else "", _provenance(artifact, steps), _settings(steps)]
+
+
+def _opened(artifact: Artifact, form: ExportForm) -> str:
+    """A program that opens the export, run in its folder, and asks it something; PEFT must be taught the types that it
+    does not know, and no adapter can tell a sequence head what its base takes for padding."""
+    if form.format == "gguf":
+        return f"```\n{_GGUF}\n```\n"
+    opening, outputs = _OPENING[form.format].replace("BASE", _base_words(artifact, form)), outputs_of(artifact)
+    if form.format == "adapter" and _peft_type(artifact) == "BOTTLENECK":
+        opening = f"import luthier.models.adapters  # teaches PEFT this type\n{opening}"
+    if outputs:
+        opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
+        if form.format == "adapter":
+            opening += f"\nmodel.config.pad_token_id = {padding_in(base_folder(artifact))}"
+        opening += f"\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
+    elif read_template(base_folder(artifact)) is not None:
+        opening += f"\n\n{_messages(form)}\n{_ASKING}"
+    if "json.loads" in opening:
+        opening = f"import json\nfrom pathlib import Path\n\n{opening}"
+    return f"```python\n{opening}\n```\n"
+
+
+def _messages(form: ExportForm) -> str:
+    code = f'messages = [{{"role": "user", "content": {json.dumps(PROMPT)}}}]'
+    if not form.before:
+        return code
+    return f'{code}\nmessages = json.loads(Path(folder, "prompt.json").read_text())["messages"] + messages'
+
+
+def _base_words(artifact: Artifact, form: ExportForm) -> str:
+    """How a program names an adapter's base."""
+    if form.format != "adapter":
+        return ""
+    labels = f", num_labels={len(outputs)}" if (outputs := outputs_of(artifact)) else ""
+    if form.with_base:
+        return f'f"{{folder}}/{BASE}"{labels}'
+    if (published := published_base(artifact)) is not None:
+        return f'"{published.id}", revision="{published.commit}"{labels}'
+    return f'json.loads(Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"]{labels}'
+
+
+def _auto(artifact: Artifact, form: ExportForm) -> str:
+    """What PEFT's own classes open, and what to do once the folder is moved."""
+    outputs = outputs_of(artifact)
+    kind = "SequenceClassification" if outputs else "CausalLM"
+    labels = f", num_labels={len(outputs)}" if outputs else ""
+    sentence = f"`peft.AutoPeftModelFor{kind}.from_pretrained(folder{labels})` opens it, too"
+    if not form.with_base and published_base(artifact) is not None:
+        return f"{sentence}.\n"
+    what = (
+        f"`{BASE}/` holds the base model. `adapter_config.json` names it by its absolute path, since PEFT reads a "
+        f"relative one from the working directory"
+        if form.with_base
+        else "`adapter_config.json` names the base model by its folder in the store of the machine that wrote this"
+    )
+    where = f"`{BASE}/`" if form.with_base else "the base model"
+    return (
+        f"{sentence}, from any working directory. {what}. After this folder is moved to another place, write "
+        "the path of "
+        f"{where} there into `base_model_name_or_path`.\n"
+    )
+
+
+def _peft_type(artifact: Artifact) -> str:
+    return str(read_object(weights_of(artifact).folder / ADAPTER / "adapter_config.json")["peft_type"])
+
+
+def _front(artifact: Artifact, form: ExportForm, base: BaseModelOrigin) -> dict[str, Any]:
+    """What the hub reads; `base_model_relation` in the hub's own words."""
+    front: dict[str, Any] = {
+        "base_model": base.address,
+        "library_name": LIBRARIES[form.format],
+        "license": base.licence or "unknown",
+        "pipeline_tag": "text-classification" if outputs_of(artifact) else "text-generation",
+        "tags": ["luthier"],
+    }
+    if "models.0" in artifact.manifest.inputs:
+        front["base_model_relation"] = "merge"
+    elif "model" in artifact.manifest.inputs and weights_of(artifact) is artifact:
+        front["base_model_relation"] = "adapter" if form.format == "adapter" else "finetune"
+    elif form.quant != "f16":
+        front["base_model_relation"] = "quantized"
+    return front
+
+
+def _before(before: Mapping[str, Any]) -> str:
+    """How the prompt is used: without it, this is another model than the one that was measured."""
+    where = {
+        "replaced": "in place of any system message that it has",
+        "kept": "after its own system message, when it has one",
+        "usual": "where it has no system message of its own",
+    }[before["system"]]
+    return (
+        f"## Prompt\n\nThis model was measured with a prompt in front of every conversation, and answers otherwise "
+        f"without it. Put the `messages` of `prompt.json` before each conversation, {where}:\n\n"
+        '```\nmessages = json.load(open("prompt.json"))["messages"] + conversation\n```\n'
+    )
+
+
+def _written(form: ExportForm) -> str:
+    """The form, and what the check found at export time."""
+    precision = f" in {form.quant}" if form.format == "gguf" else ""
+    sentence = f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}."
+    if form.over_whole is not None:
+        sentence += f" It was learnt over a quantized base; over the whole one {form.over_whole}."
+    return f"{sentence}\n"
+
+
+def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
+    rows = [f"artifact: `{artifact.digest}`", f"seed: `{artifact.manifest.seed}`"]
+    known = {one.digest for one in steps}
+    for one in steps:
+        rows.append(f"`{one.manifest.kind}` `{one.digest}`: {_told(one)}")
+        gone = {field: key for field, key in one.manifest.inputs.items() if key not in known}
+        rows += [f"its {field}, no longer in the store: `{key}`" for field, key in sorted(gone.items())]
+    return "## Provenance\n\n" + "\n".join(f"- {row}" for row in rows) + "\n"
+
+
+def _told(artifact: Artifact) -> str:
+    """One artifact of the lineage in a sentence."""
+    files = {entry.path for entry in artifact.manifest.files}
+    if artifact.manifest.makes == "dataset":
+        return _data(artifact)
+    if TUNED_CARD not in files:
+        training_record = artifact.read_json("model.json")
+        template = (
+            f", with the chat template {_short(training_record['chat_template'])}"
+            if "chat_template" in training_record
+            else ""
+        )
+        return (
+            f"base model {training_record['name']} ({training_record.get('origin') or 'origin not stated'}){template}"
+        )
+    record = TrainingRecord.read(artifact)
+    return _merged(artifact, record) if record.merge else "; ".join(_tuning(artifact, record))
+
+
+def _data(artifact: Artifact) -> str:
+    summary = DatasetSummary.read(artifact)
+    sources = ", ".join(f"{_short(source.file)} ({source.rows} rows)" for source in summary.sources)
+    rows = ", ".join(f"{count} {split}" for split, count in summary.rows.items())
+    return f"data from {sources}; kept {rows}; licence {data_licence(artifact) or 'not stated by its source'}"
+
+
+def data_licence(artifact: Artifact) -> str | None:
+    """The licence of a data set, where its source states one: the package that it came in."""
+    source = artifact.manifest.settings.get("source", {})
+    if source.get("kind") != "wheel":
+        return None
+    wheel = cached_wheel(source["package"], source["version"], source.get("sha256"))
+    stated = wheel_licence(wheel) if wheel else None
+    return f"{stated} (of the package {source['package']} {source['version']})" if stated else None
+
+
+def _tuning(artifact: Artifact, record: TrainingRecord) -> Iterator[str]:
+    """What a tuning did, by its own books."""
+    for role, part in (("technique", record.technique), ("objective", record.objective)):
+        if part:
+            yield f"{role} {kind_of(part)}"
+    response = record.as_json()
+    names = {
+        "rows": "rows", "rows_seen": "rows seen", "steps": "steps", "learnt_tokens": "learnt tokens in one pass",
+        "trainable_parameters": "trained parameters",
+    }  # fmt: skip
+    yield from (f"{response[name]} {words}" for name, words in names.items() if name in response)
+    if (tokens_seen := _tokens_seen(artifact)) is not None:
+        yield f"{tokens_seen} tokens seen"
+    if record.learning_rate is not None:
+        yield f"learning rate {record.learning_rate:g} ({record.learning_rate_why})"
+
+
+def _tokens_seen(artifact: Artifact) -> int | None:
+    """Tokens of all rows, as often as each was seen."""
+    import polars
+
+    if not any(entry.path == "training_examples.parquet" for entry in artifact.manifest.files):
+        return None
+    table = polars.read_parquet(artifact.path("training_examples.parquet"), columns=["tokens", "seen"])
+    return int((table["tokens"] * table["seen"]).sum())
+
+
+def _merged(artifact: Artifact, record: TrainingRecord) -> str:
+    inputs = artifact.manifest.inputs
+    parts = ", ".join(f"`{inputs[f'models.{at}'][:12]}` × {weight:g}" for at, weight in enumerate(record.weights))
+    return f"merged by {kind_of(record.merge or {})} from {parts}, over `{inputs['model'][:12]}`"
+
+
+def _settings(steps: list[Artifact]) -> str:
+    settings = {f"{one.manifest.kind} {one.digest[:12]}": without_places(one.manifest.settings) for one in steps}
+    return f"## Settings\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)}```\n"
+
+
+def without_places(value: Any) -> Any:
+    """Settings whose absolute paths are only names: where a file lay is nobody's business."""
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    return _short(value) if isinstance(value, str) else value
+
+
+def _short(text: str) -> str:
+    """The name of a file instead of its path, where that leads out of the recipe's own folder."""
+    return Path(text).name if text.startswith(("/", "../", "~")) and "\n" not in text else text
+
+
+def _measures(measures: ModelMeasures) -> str:
+    """A table: one row a metric, with its interval when it has one, and what others got on the same rows."""
+    others = list(measures.compared_models)
+    rows = [" | ".join(["| metric", "value", "interval", *others]) + " |", "|" + "---|" * (3 + len(others))]
+    for name, value in sorted(measures.values.items()):
+        measure = _told_of(value)
+        between = f"{measure['low']:.4g} to {measure['high']:.4g}" if measure.get("low") is not None else ""
+        other_values = [_number(_told_of(measures.compared_models[other].get(name))["value"]) for other in others]
+        rows.append(" | ".join([f"| {name}", _number(measure["value"]), between, *other_values]) + " |")
+    parts = ["## Measures\n", f"Measured on {measures.where}.\n" if measures.where else "", *rows]
+    parts.append(f"\n{measures.conclusion}" if measures.conclusion else "")
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _told_of(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else format(value, ".4g")
+
+
+def _licences(base: BaseModelOrigin, steps: list[Artifact]) -> str:
+    """Whose licences stand behind the model: the base's, and that of each data set."""
+    rows = [f"- base model {base.name}: {base.licence or 'not stated'}; it binds this model too"]
+    return "## Licence\n\n" + "\n".join([*rows, *data_licences(steps)]) + "\n"
+
+
+def data_licences(steps: list[Artifact]) -> list[str]:
+    """Whose licences stand behind the data sets of a lineage, as lines of a list."""
+    return [
+        f"- data set `{one.digest[:12]}`: {data_licence(one) or 'not stated by its source'}"
+        for one in steps
+        if one.manifest.makes == "dataset"
+    ]

@@ -1,0 +1,1 @@
+"""Generate completions: the engine, its KV cache and sampling."""

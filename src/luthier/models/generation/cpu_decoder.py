@@ -1,0 +1,303 @@
+"""Decoder layers for one token at a time on a CPU.
+
+`CompiledDecoder` runs all layers in one call of the kernels, without transformers' modules. It supports attention and a
+gated MLP with an RMSNorm before each, rotary positions, and LoRA adapters on any linear layer, a different one for each
+sequence. Weights are read in place. `ModuleDecoder` runs the model's own modules with the attention replaced and the
+linear layers computed by row-wise kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import c_int64
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from luthier.core.errors import ModelError
+from luthier.models.generation.kv_cache import ForwardBatch, KVCache, attending
+from luthier.models.generation.sampling import BASE
+from luthier.models.kernels.linear_ops import (
+    AdaptedLinearStruct,
+    Layer,
+    LinearStruct,
+    LoraPairStruct,
+    Norm,
+    RowKernels,
+    rows_kernels,
+)
+from luthier.models.kernels.lora import each_alone
+from luthier.models.packing.logprobs import decoder_of
+
+_OF_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_OF_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Unknown(Exception):
+    """A model that is not of the known kind."""
+
+
+class CompiledDecoder:
+    """The layers of a decoder, as the kernels read them."""
+
+    def __init__(self, rows: RowKernels, model: Any, decoder: Any, past: KVCache) -> None:
+        self._rows, self._whole, self._decoder, self._past = rows, model, decoder, past
+        self._adapters = list(getattr(model, "peft_config", {}))
+        self._weights: list[Tensor] = []
+        self._at: list[int] = []
+        self._lay_out()
+
+    def read(self, ids: Tensor, visit: ForwardBatch, adapters: Sequence[str | None]) -> Tensor:
+        """(T, width) states in fp32 after the last layer, from (T,) ids."""
+        if self._at != [one.data_ptr() for one in self._weights]:
+            self._lay_out()
+        states = self._embedded(ids)
+        cos, sin = (one[0].contiguous() for one in self._decoder.rotary_emb(states[None], visit.positions[None]))
+        batch, d = visit.laid_out, self._d
+        if cos.shape[-1] != d:
+            raise Unknown
+        batch.adapters = (c_int64 * len(adapters))(*map(self._number, adapters))
+        batch.cos, batch.sin, batch.d = cos.data_ptr(), sin.data_ptr(), d
+        batch.heads, batch.key_heads = self._layers[0].q.base.outs // d, self._layers[0].k.base.outs // d
+        rows = len(states)
+        room = torch.empty(rows * self._room, dtype=torch.float32)
+        narrowed = torch.empty(rows * self._widest, dtype=torch.bfloat16)
+        batch.room, batch.narrowed = room.data_ptr(), narrowed.data_ptr()
+        low = torch.empty(rows * self._rank, dtype=torch.float32)
+        self._rows.layers(self._layers, batch, states, low)
+        return states
+
+    def ended(self, states: Tensor) -> Tensor:
+        """States after the decoder's last norm."""
+        return self._rows.norm(self._last, states)
+
+    def knows(self, adapter: str | None) -> bool:
+        """Whether what speaks for a line is one plain adapter, or none."""
+        try:
+            self._number(adapter)
+        except Unknown:
+            return False
+        return True
+
+    def _number(self, adapter: str | None) -> int:
+        """The number of the adapter that speaks for a line; -1 for none."""
+        if adapter == BASE or not self._adapters:
+            return -1
+        if adapter is not None:
+            return self._adapters.index(adapter)
+        layer = next(one for one in self._whole.modules() if isinstance(one, LoraLinear))
+        if layer.disable_adapters:
+            return -1
+        if len(layer.active_adapters) != 1:
+            raise Unknown
+        return self._adapters.index(layer.active_adapters[0])
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        states: Tensor = self._decoder.embed_tokens.weight[ids].float()
+        return states * float(getattr(self._decoder, "embedding_multiplier", 1.0))
+
+    def _lay_out(self) -> None:
+        """Note where all weights lie."""
+        self._weights.clear()
+        if getattr(self._whole, "peft_config", {}) and not all(map(_is_lora, self._whole.peft_config.values())):
+            raise Unknown
+        if type(self._decoder.embed_tokens) is not torch.nn.Embedding:
+            raise Unknown
+        self._d = int(self._decoder.layers[0].self_attn.head_dim)
+        layers = [self._layer(at, one) for at, one in enumerate(self._decoder.layers)]
+        self._layers = (Layer * len(layers))(*layers)
+        self._last = self._norm(self._decoder.norm)
+        self._room = max(self._rows.rooms(one) for one in layers)
+        linears = [getattr(one, name) for one in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
+        self._widest = max(one.base.width for one in linears)
+        ranks = [pair.down.outs for one in linears if one.pairs for pair in one.pairs[: len(self._adapters)]]
+        self._rank = max(ranks, default=0)
+        self._at = [one.data_ptr() for one in self._weights]
+
+    def _layer(self, at: int, layer: Any) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        _expect(layer, _OF_LAYER, _OF_LAYER)
+        _expect(attention, _OF_ATTENTION, _OF_ATTENTION | {"q_norm", "k_norm"})
+        _expect(mlp, _OF_MLP, _OF_MLP)
+        params = self._past.manners.get(at)
+        if params is None or params.softcap is not None or params.sinks is not None:
+            raise Unknown
+        more = {name: self._norm(getattr(attention, f"{name[-1]}_norm", None)) for name in ("of_q", "of_k")}
+        projections = {name: self._linear(getattr(attention, f"{name}_proj")) for name in ("q", "k", "v", "o")}
+        projections |= {name: self._linear(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down")}
+        _refuse_odd(projections)
+        keys, values = self._kept(at, projections)
+        return Layer(
+            **projections,
+            **more,
+            before=self._norm(layer.input_layernorm),
+            between=self._norm(layer.post_attention_layernorm),
+            scaling=params.scaling,
+            residual=float(getattr(layer, "residual_multiplier", 1.0)),
+            window=params.window or 0,
+            turned=int(getattr(attention, "use_rope", 1)),
+            keys=keys.data_ptr(),
+            values=values.data_ptr(),
+        )
+
+    def _kept(self, at: int, projections: dict[str, AdaptedLinearStruct]) -> tuple[Tensor, Tensor]:
+        example = torch.empty(1, projections["k"].base.outs // self._d, self._d, dtype=torch.float32)
+        return self._past.of(at, example, example)
+
+    def _linear(self, module: Any) -> AdaptedLinearStruct:
+        """A plain linear layer, or LoRA over one."""
+        if type(module) is torch.nn.Linear:
+            return AdaptedLinearStruct.of(self._weight(module))
+        if type(module) is not LoraLinear or module.merged or module.fan_in_fan_out or module.lora_variant:
+            raise Unknown
+        if type(module.base_layer) is not torch.nn.Linear:
+            raise Unknown
+        return AdaptedLinearStruct.of(
+            self._weight(module.base_layer), [self._pair(module, name) for name in self._adapters]
+        )
+
+    def _pair(self, module: Any, name: str) -> LoraPairStruct:
+        if name not in module.lora_A:
+            return LoraPairStruct()
+        down, up = module.lora_A[name], module.lora_B[name]
+        if down.bias is not None or up.bias is not None:
+            raise Unknown
+        return LoraPairStruct(self._weight(down), self._weight(up), float(module.scaling[name]))
+
+    def _weight(self, layer: Any) -> LinearStruct:
+        for one in (layer.weight, layer.bias):
+            self._note(one)
+        if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
+            raise Unknown
+        return LinearStruct.of(layer.weight, layer.bias)
+
+    def _norm(self, norm: Any) -> Norm:
+        if norm is None:
+            return Norm()
+        self._note(norm.weight)
+        epsilon = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
+        if not isinstance(epsilon, float) or norm.weight.ndim != 1:
+            raise Unknown
+        return Norm(norm.weight.data_ptr(), epsilon, int(norm.weight.dtype == torch.bfloat16))
+
+    def _note(self, weight: Tensor | None) -> None:
+        if weight is None:
+            return
+        if weight.device.type != "cpu" or weight.dtype not in _DTYPES or weight.stride(-1) != 1:
+            raise Unknown
+        self._weights.append(weight)
+
+
+def _refuse_odd(projections: dict[str, AdaptedLinearStruct]) -> None:
+    """`Unknown` where widths do not meet as they do in a plain layer."""
+    q, k, v, o, gate, up, down = (projections[name].base for name in ("q", "k", "v", "o", "gate", "up", "down"))
+    meets = q.width == k.width == v.width == o.outs == gate.width == up.width == down.outs
+    if not (meets and q.outs == o.width and k.outs == v.outs and not q.outs % k.outs):
+        raise Unknown
+    if not gate.outs == up.outs == down.width:
+        raise Unknown
+
+
+def _is_lora(config: Any) -> bool:
+    return bool(config.peft_type.value == "LORA")
+
+
+def _expect(module: Any, least: set[str], most: set[str]) -> None:
+    """`Unknown` where a module's children have other names."""
+    names = {name for name, _ in module.named_children()}
+    if not least <= names <= most:
+        raise Unknown
+
+
+class ModuleDecoder:
+    """Reads the tokens of many lines in one pass over transformers' own layers."""
+
+    def __init__(self, model: Any, past: KVCache) -> None:
+        self._model, self._decoder, self._past = model, decoder_of(model), past
+        self._layers = [layer for layer in model.modules() if _is_plain(layer)]
+        self._adapted = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
+
+    def read(self, ids: Tensor, visit: ForwardBatch) -> Tensor:
+        """(T, width) hidden states from (T,) ids."""
+        kernels = rows_kernels()
+        alone = self._adapted if kernels is not None else []
+        with attending(self._model, self._past, visit), each_alone(alone), _multiplying(self._layers, kernels):
+            states: Tensor = self._decoder(
+                input_ids=ids[None], position_ids=visit.positions[None], use_cache=False
+            ).last_hidden_state
+        return states[0]
+
+
+class _Product:
+    """The forward of one linear layer."""
+
+    def __init__(self, kernels: RowKernels, layer: torch.nn.Linear) -> None:
+        self._kernels, self._layer = kernels, layer
+
+    def __call__(self, states: Tensor) -> Tensor:
+        layer = self._layer
+        flat = states.reshape(-1, layer.in_features).float().contiguous()
+        found = self._kernels.product(LinearStruct.of(layer.weight, layer.bias), flat)
+        return found.view(*states.shape[:-1], -1).to(states.dtype)
+
+
+@contextmanager
+def _multiplying(layers: list[torch.nn.Linear], kernels: RowKernels | None) -> Iterator[None]:
+    """Let linear layers multiply by the kernels, where there are some."""
+    chosen = layers if kernels is not None else []
+    try:
+        for layer in chosen:
+            assert kernels is not None
+            layer.forward = _Product(kernels, layer)  # type: ignore[method-assign, assignment]  # an instance stands before its class
+        yield
+    finally:
+        for layer in chosen:
+            vars(layer).pop("forward", None)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a linear layer on the CPU multiplies as torch's own does."""
+    return (
+        type(layer) is torch.nn.Linear
+        and "forward" not in vars(layer)
+        and layer.weight.dtype in _DTYPES
+        and layer.weight.device.type == "cpu"
+        and (layer.bias is None or layer.bias.dtype == layer.weight.dtype)
+    )
+
+
+def refuse_unknown(model: Any, adapter: str | None) -> None:
+    """`ModelError` for an adapter that is not loaded."""
+    known = getattr(model, "peft_config", {})
+    if adapter not in (None, BASE) and adapter not in known:
+        there = ", ".join(known) or "none: this model has no adapters"
+        raise ModelError(f"no adapter {adapter!r} is loaded", hint=f"loaded are {there}")
+
+
+@contextmanager
+def speaking(model: Any, adapter: str | None) -> Iterator[None]:
+    """Let an adapter speak alone; None: as it is; `BASE`: none of them."""
+    if adapter is None or not hasattr(model, "peft_config"):
+        yield
+        return
+    if adapter == BASE:
+        with model.disable_adapter():
+            yield
+        return
+    layers = [one for one in model.modules() if isinstance(one, BaseTunerLayer)]
+    before, whole = [(one._active_adapter, one._disable_adapters) for one in layers], model.active_adapter
+    try:
+        for layer in layers:
+            layer._active_adapter, layer._disable_adapters = [adapter], False
+        model.active_adapter = adapter
+        yield
+    finally:
+        for layer, (active, disabled) in zip(layers, before, strict=True):
+            layer._active_adapter, layer._disable_adapters = active, disabled
+        model.active_adapter = whole

@@ -1,0 +1,559 @@
+"""Generate completions by continuous batching over a paged KV cache.
+
+    decoder = Decoder(loaded)
+    ticket = decoder.admit(GenerationRequest(ids=prompt, max_new_tokens=64, stop=ends))
+    while …:
+        for output in decoder.step():
+            …
+
+Evaluation, serving and reinforcement learning share this engine. A completion does not depend on the other sequences in
+the batch: each sequence has its own random stream, and a model computes a token with the same numbers in any batch.
+
+- `Together` reads the new tokens of many sequences in one forward pass. Decoders of the known kind run on the kernels
+  alone; in others, attention is plugged into transformers' registry and the layers see one row of tokens with
+  positions. Keys and values lie in blocks that sequences with a common prefix share.
+- `Alone` reads each sequence by itself through transformers' own cache, for models with a recurrent state or with
+  attention outside the registry.
+
+A trial on a few tokens decides once for each model whether the kernels may read it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from array import array
+from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import DataError
+from luthier.models.adapters import SoftPrompt, cache_name, soft_prompt
+from luthier.models.attention.backends import AttentionParams
+from luthier.models.generation.cpu_decoder import CompiledDecoder, ModuleDecoder, Unknown, refuse_unknown, speaking
+from luthier.models.generation.kv_cache import BLOCK, Blocks, ForwardBatch, ForwardBatchPart, KVCache, SequenceBlocks
+from luthier.models.generation.sampling import (
+    BASE,
+    GREEDY,
+    Finish,
+    GenerationRequest,
+    Sampling,
+    Stop,
+    TokenOutput,
+    is_enough,
+)
+from luthier.models.kernels.forwards import distance
+from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, rows_kernels
+from luthier.models.load import LoadedModel
+from luthier.models.packing.head import OutputHead, shaped
+from luthier.models.packing.logprobs import AGREES, answering, decoder_of, reading
+from luthier.models.sequence_head import plain_model, refuse_sequence
+
+
+@dataclass(eq=False)
+class SequenceState:
+    """One ask while it is being written."""
+
+    ticket: int
+    ask: GenerationRequest
+    end: int
+    """How many tokens it has at most, prompt included."""
+    ids: list[int]
+    """The prompt, and what was written after it."""
+    read: int = 0
+    """How many of the ids have their keys and values in the cache."""
+    found: int = 0
+    """How many of the prompt's were found there."""
+    chance: torch.Generator = field(default_factory=torch.Generator)
+    cache_slot: Any = None
+    """Where its keys and values lie: whoever reads it knows."""
+
+    @property
+    def written(self) -> list[int]:
+        """What was written after the prompt."""
+        return self.ids[len(self.ask.ids) :]
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether its whole prompt was read."""
+        return self.read >= len(self.ask.ids)
+
+
+class Portion(NamedTuple):
+    """The next tokens of a line that are to be read."""
+
+    line: SequenceState
+    tokens: int
+
+    @property
+    def last(self) -> bool:
+        """Whether the line is then wholly read, and goes on."""
+        return self.line.read + self.tokens == len(self.line.ids)
+
+
+class SequenceReader(Protocol):
+    """Reads lines portion by portion."""
+
+    def open(self, line: SequenceState) -> bool:
+        """Make room for all tokens that a line may have; False while there is none."""
+
+    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[Portion]:
+        """What of lines whose prompts are not wholly read is read next: of so many tokens in all, but something."""
+
+    def read(self, portions: Sequence[Portion]) -> Tensor:
+        """Read them; (lasts, vocab) logits in at least fp32 after those that are wholly read."""
+
+    def close(self, line: SequenceState) -> None:
+        """Give a line's room back."""
+
+    def adopt(self, model: Any) -> None:
+        """Read the same weights from now on, with the adapters that are over them in this model."""
+
+    @property
+    def cached(self) -> int:
+        """Tokens that would be found again."""
+
+
+@dataclass
+class _Place:
+    """A line's own cache, and the virtual tokens before it."""
+
+    room: int
+    soft: SoftPrompt
+    cache: Any = None
+
+
+class Alone:
+    """Reads lines one by one."""
+
+    def __init__(self, model: Any, tokens: int) -> None:
+        self._whole, self._model = model, plain_model(model)
+        self._free = tokens
+        self._device = next(self._model.parameters()).device
+        self._cache_name = cache_name(self._model)
+        self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
+        self._stateful = bool(getattr(self._model, "_is_stateful", False))
+
+    cached = 0
+
+    def open(self, line: SequenceState) -> bool:
+        """Make room for all tokens that a line may have; False while there is none."""
+        if line.end > self._free:
+            return False
+        with speaking(self._whole, line.ask.adapter):
+            line.cache_slot = _Place(line.end, soft_prompt(self._whole))
+        self._free -= line.end
+        return True
+
+    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[Portion]:
+        """One prompt, wholly: a state may not be read in parts."""
+        return [Portion(line, len(line.ids) - line.read) for line in waiting[:1] if budget]
+
+    def read(self, portions: Sequence[Portion]) -> Tensor:
+        """(lines, vocab) logits after each."""
+        return torch.cat([self._read(portion) for portion in portions])
+
+    def close(self, line: SequenceState) -> None:
+        """Let a line's cache go."""
+        self._free += line.cache_slot.room
+        line.cache_slot = None
+
+    def adopt(self, model: Any) -> None:
+        """See other adapters over the same weights."""
+        self._whole = model
+
+    def _read(self, portion: Portion) -> Tensor:
+        line, slot = portion.line, portion.line.cache_slot
+        ids = torch.tensor([line.ids[line.read : line.read + portion.tokens]], device=self._device)
+        with speaking(self._whole, line.ask.adapter):
+            inputs = self._begin(slot, ids) if slot.cache is None else {"input_ids": ids}
+            end = slot.soft.count + line.read + portion.tokens
+            begin = end - portion.tokens
+            if not line.read and not slot.soft.cached:
+                begin = 0
+            kept: dict[str, Any] = {self._cache_name: slot.cache}
+            if self._takes_positions:
+                kept["position_ids"] = torch.arange(begin, end, device=self._device)[None]
+            attention_mask = None if self._stateful else ids.new_ones(1, end)
+            out = self._model(**inputs, attention_mask=attention_mask, use_cache=True, logits_to_keep=1, **kept)
+        logits: Tensor = out.logits[:, -1]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _begin(self, slot: _Place, ids: Tensor) -> dict[str, Tensor]:
+        """A cache with the virtual tokens' keys and values, and what is read after them."""
+        from transformers import DynamicCache
+
+        from luthier.models.generation.kv_cache import with_room
+
+        slot.cache = slot.soft.fill(with_room(DynamicCache(config=self._model.config)), 1)
+        return slot.soft.inputs(self._model, ids)
+
+
+_MANNERS: WeakKeyDictionary[torch.nn.Module, dict[int, AttentionParams]] = WeakKeyDictionary()
+"""By model: how its layers attend; nothing for one that is not read lean."""
+_FIRST, _THEN = 21, 3
+"""Tokens of the trial: in two portions, over more than one block."""
+
+
+def lean_of(model: Any, past: KVCache) -> CompiledDecoder | None:
+    """The lean reading of a model, into a past; None where its modules are to be asked."""
+    kernels, inner = rows_kernels(), plain_model(model)
+    if kernels is None:
+        return None
+    if inner not in _MANNERS:
+        with torch.no_grad():
+            _MANNERS[inner] = _tried(kernels, model)
+    past.manners |= _MANNERS[inner]
+    try:
+        return CompiledDecoder(kernels, model, decoder_of(inner), past) if _MANNERS[inner] else None
+    except (Unknown, AttributeError):
+        return None
+
+
+def _tried(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
+    """How a model's layers attend, when reading it lean gives what its modules give."""
+    inner = plain_model(model)
+    plain = KVCache(2)
+    expected = _states(ModuleDecoder(inner, plain).read, inner)
+    ours = KVCache(2)
+    ours.manners = plain.manners
+    try:
+        lean = CompiledDecoder(kernels, model, decoder_of(inner), ours)
+        if not lean.knows(None):
+            return {}
+        found = _states(lambda ids, visit: lean.ended(lean.read(ids, visit, [None])), inner)
+    except (Unknown, AttributeError):  # a part that is called otherwise
+        return {}
+    same = distance(found, expected) <= AGREES[expected.dtype] / 2
+    return plain.manners if same else {}
+
+
+def _states(read: Any, model: Any) -> torch.Tensor:
+    """What a reading gives for a few tokens, in two portions."""
+    device = next(model.parameters()).device
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.tensor([(7 * at + 3) % vocabulary for at in range(_FIRST + _THEN)], device=device)
+    table = array("i", range(-(-(_FIRST + _THEN) // BLOCK)))
+    first = read(ids[:_FIRST], ForwardBatch([ForwardBatchPart(0, _FIRST, table)], device))
+    then = read(ids[_FIRST:], ForwardBatch([ForwardBatchPart(_FIRST, _THEN, table)], device))
+    return torch.cat([first, then])
+
+
+class Together:
+    """Reads many lines at once."""
+
+    def __init__(self, model: Any, head: OutputHead, tokens: int) -> None:
+        self._whole, self._model, self._head = model, plain_model(model), head
+        self._device = next(self._model.parameters()).device
+        self._blocks = Blocks(-(-tokens // BLOCK))
+        self._past = KVCache(self._blocks.count)
+        self._open_model()
+
+    @property
+    def cached(self) -> int:
+        """Tokens that would be found again."""
+        return self._blocks.cached
+
+    def open(self, line: SequenceState) -> bool:
+        """Hold all blocks that a line may need; False while there are too few."""
+        self._notice()
+        held = self._blocks.hold(line.ask.adapter, line.ask.ids, line.end)
+        if held is None:
+            return False
+        line.cache_slot = held
+        line.read = line.found = len(held.known) * BLOCK
+        return True
+
+    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[Portion]:
+        """Prompts in their order, up to the budget; what another line is reading just now is waited for."""
+        found: list[Portion] = []
+        started_keys: set[Hashable] = set()
+        for line in waiting:
+            if line.read % BLOCK == 0:
+                line.read = max(line.read, self._blocks.find(line.cache_slot, line.ask.ids))
+                line.found = max(line.found, line.read) if not found else line.found
+            key = self._blocks.next(line.cache_slot, line.ask.ids)
+            count = min(budget, len(line.ids) - line.read)
+            if count and key not in started_keys:
+                started_keys.add(key)
+                found.append(Portion(line, count))
+                budget -= count
+        return found
+
+    @torch.no_grad()
+    def read(self, portions: Sequence[Portion]) -> Tensor:
+        """(lasts, vocab) logits after the lines that are wholly read."""
+        self._notice()
+        lean = self._lean
+        if lean is not None and all(lean.knows(portion.line.ask.adapter) for portion in portions):
+            logits = self._by_kernels(lean, portions)
+        else:
+            logits = self._by_modules(portions)
+        for line, count in portions:
+            self._blocks.keep(line.cache_slot, line.ids[: line.read + count])
+        return logits
+
+    def close(self, line: SequenceState) -> None:
+        """Give a line's blocks back; what was read stays to be found while there is room."""
+        held: SequenceBlocks = line.cache_slot
+        self._blocks.release(held)
+        line.cache_slot = None
+
+    def adopt(self, model: Any) -> None:
+        """See other adapters over the same weights; what was read by those that stay is found again."""
+        self._whole = model
+        self._open_model()
+
+    def _open_model(self) -> None:
+        """Look at the model as it is now, with the adapters that are loaded."""
+        self._adapters = tuple(getattr(self._whole, "peft_config", ()))
+        self._parameters = list(self._model.parameters())
+        self._state = self._weights()
+        self._plugged = ModuleDecoder(self._model, self._past)
+        self._lean: CompiledDecoder | None = lean_of(self._whole, self._past)
+
+    def _notice(self) -> None:
+        """Let nothing be found again that was read with other weights, and see adapters that were loaded since."""
+        if self._adapters != tuple(getattr(self._whole, "peft_config", ())):
+            self._open_model()
+            self._blocks.forget()
+        elif (state := self._weights()) != self._state:
+            self._state = state
+            self._blocks.forget()
+
+    def _weights(self) -> list[int]:
+        """Where all weights lie, and how often each was changed."""
+        return [number for one in self._parameters for number in (one.data_ptr(), one._version)]
+
+    def _by_kernels(self, lean: CompiledDecoder, portions: Sequence[Portion]) -> Tensor:
+        ids, visit, lasts = self._laid_out(portions)
+        states = lean.read(ids, visit, [portion.line.ask.adapter for portion in portions])
+        return self._logits(lean.ended(states.index_select(0, lasts)))
+
+    def _by_modules(self, portions: Sequence[Portion]) -> Tensor:
+        """The lines of each adapter in a pass of their own."""
+        logits: dict[int, Tensor] = {}
+        groups: dict[str | None, list[int]] = {}
+        for at, portion in enumerate(portions):
+            groups.setdefault(portion.line.ask.adapter, []).append(at)
+        for adapter, indices in groups.items():
+            ids, visit, lasts = self._laid_out([portions[at] for at in indices])
+            with speaking(self._whole, adapter):
+                rows = self._logits(self._plugged.read(ids, visit).index_select(0, lasts))
+            logits |= dict(zip([at for at in indices if portions[at].last], rows, strict=True))
+        width = self._head.linear.weight.shape[0]
+        return (
+            torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width, dtype=torch.float32)
+        )
+
+    def _laid_out(self, portions: Sequence[Portion]) -> tuple[Tensor, ForwardBatch, Tensor]:
+        """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""
+        ids = [one for line, count in portions for one in line.ids[line.read : line.read + count]]
+        visit = ForwardBatch(
+            [ForwardBatchPart(line.read, count, line.cache_slot.table) for line, count in portions], self._device
+        )
+        lasts = [end for end, portion in zip(visit.ends, portions, strict=True) if portion.last]
+        return (
+            torch.tensor(ids, device=self._device),
+            visit,
+            torch.tensor(lasts, dtype=torch.int64, device=self._device),
+        )
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(N, width) hidden states to (N, vocab) logits in at least fp32, each row as it would be alone."""
+        weight, kernels = self._head.linear.weight, rows_kernels()
+        if kernels is None or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+            return self._head.logits(hidden)
+        head_weights = LinearStruct.of(weight, self._head.linear.bias)
+        return shaped(kernels.product(head_weights, hidden.float().contiguous()), self._head.shape)
+
+
+_FEW = 512
+"""So many of the likeliest tokens are looked at first: they mostly have the share that is asked."""
+_COLD = torch.finfo(torch.float32).tiny
+"""Below it, a temperature is none: as a number of fp32 it may be 0, by which nothing can be divided."""
+
+
+class SampledToken(NamedTuple):
+    """A token, its log-probability under the model, and those of the likeliest."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def choose(logits: Tensor, lines: list[SequenceState]) -> list[SampledToken]:
+    """The next token of each line, from (lines, vocab) logits in at least fp32."""
+    likeliest = logits.argmax(-1).tolist()
+    whole = logits.logsumexp(-1)
+    tokens = [_token(row, line, first) for row, line, first in zip(logits, lines, likeliest, strict=True)]
+    token_ids = torch.tensor(tokens, device=logits.device)[:, None]
+    own = (logits.gather(1, token_ids)[:, 0] - whole).tolist()
+    tops = [_top(row, total, line) for row, total, line in zip(logits, whole, lines, strict=True)]
+    return [SampledToken(*one) for one in zip(tokens, own, tops, strict=True)]
+
+
+def _token(logits: Tensor, line: SequenceState, likeliest: int) -> int:
+    """One token of a line, from (vocab,) logits."""
+    sampling = line.ask.sampling
+    allowed = line.ask.allowed(line.written) if line.ask.allowed is not None else None
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+    if sampling.temperature <= _COLD:
+        return likeliest if allowed is None else int(logits.argmax())
+    below = (logits - logits.max()) / sampling.temperature  # at most 0, however low the temperature
+    return draw(torch.softmax(below, -1).cpu(), sampling.top_p, line.chance)
+
+
+def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
+    """One token, from the likeliest ones that together have a share of `top_p`.
+
+    Each token keeps its place while it is drawn, so that two of nearly the same share, which stand in another order
+    when their last bits differ, are not taken for each other.
+    """
+    if top_p < 1:
+        ordered, tokens = shares.topk(min(_FEW, shares.shape[0]))
+        if float(ordered.sum()) < top_p:
+            ordered, tokens = shares.sort(descending=True)
+        kept = ordered.cumsum(0) - ordered < top_p
+        kept[0] = True  # however small a share is asked: as a number of fp32 it may be 0
+        shares = torch.zeros_like(shares).scatter(0, tokens, ordered * kept)
+    return int(torch.multinomial(shares, 1, generator=chance))
+
+
+def _top(logits: Tensor, whole: Tensor, line: SequenceState) -> tuple[tuple[int, float], ...]:
+    count = min(line.ask.top_logprobs, logits.shape[0])
+    if not count:
+        return ()
+    found = logits.topk(count)
+    return tuple(zip(found.indices.tolist(), (found.values - whole).tolist(), strict=True))
+
+
+__all__ = ["BASE", "GREEDY", "Decoder", "GenerationRequest", "Sampling", "Stop", "TokenOutput"]
+
+TOKENS = 16_384
+"""Tokens that may be held at once, prompts and answers together: what bounds the key-value cache."""
+PORTION = 64
+"""Tokens of prompts that are read beside the next token of every line that is being written."""
+PORTION_ALONE = 512
+"""Tokens of prompts that are read at once while nothing is being written."""
+
+
+class Decoder:
+    """Continues asks, one token of each at a step.
+
+    `tokens` may be held at once. While something is being written, `portion` tokens of waiting prompts are read at a
+    step: few, so that nobody waits long for the next token; many, so that those who come together are written together.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, tokens: int = TOKENS, portion: int = PORTION) -> None:
+        refuse_sequence(plain_model(loaded.model))
+        self._model = loaded.model
+        self._reader = _reader(loaded.model, tokens)
+        self._vocabulary = int(plain_model(loaded.model).config.get_text_config().vocab_size)
+        self._portion = portion
+        self._lines: dict[int, SequenceState] = {}
+        self._done: dict[int, SequenceState] = {}
+        self._tickets = 0
+
+    def admit(self, ask: GenerationRequest) -> int | None:
+        """Take an ask in and return its ticket; None when there is no room now.
+
+        `DataError` for a prompt that the model cannot read, `ModelError` for an adapter that is not loaded.
+        """
+        refuse_unknown(self._model, ask.adapter)
+        context = self.context
+        if not 0 < len(ask.ids) < context:
+            raise DataError(f"the prompt has {len(ask.ids)} tokens; the model reads 1 to {context - 1}")
+        if unknown := [one for one in ask.ids if not 0 <= one < self._vocabulary]:
+            raise DataError(f"the prompt has the token {unknown[0]}; the model knows 0 to {self._vocabulary - 1}")
+        if ask.max_new_tokens < 1:
+            raise DataError(f"{ask.max_new_tokens} new tokens are asked", hint="ask for one at least")
+        end = min(len(ask.ids) + ask.max_new_tokens, context)
+        line = SequenceState(self._tickets, ask, end, list(ask.ids))
+        line.chance.manual_seed(ask.sampling.seed * 1_000_003 + ask.stream)
+        if not self._reader.open(line):
+            return None
+        self._tickets += 1
+        self._lines[line.ticket] = line
+        return line.ticket
+
+    @torch.no_grad()
+    def step(self) -> list[TokenOutput]:
+        """Read a portion of waiting prompts, and write the next token of every ask whose prompt is read."""
+        self._done.clear()
+        portions = self._next()
+        if not portions:
+            return []
+        with answering(self._model) if self._model.training else nullcontext():
+            logits = self._reader.read(portions)
+        lasts = [portion.line for portion in portions if portion.last]
+        for line, count in portions:
+            line.read += count
+        return [self._write(line, choice) for line, choice in zip(lasts, self._chosen(logits, lasts), strict=True)]
+
+    def cancel(self, ticket: int) -> None:
+        """Write no more for an ask; nothing happens when it is finished already."""
+        line = self._lines.pop(ticket, None)
+        if line is not None:
+            self._reader.close(line)
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model reads at once, virtual ones taken off."""
+        config = plain_model(self._model).config.get_text_config()
+        return (getattr(config, "max_position_embeddings", None) or 1 << 40) - soft_prompt(self._model).count
+
+    @property
+    def cached(self) -> int:
+        """How many tokens would be found again in the prefix cache."""
+        return self._reader.cached
+
+    def cached_tokens(self, ticket: int) -> int:
+        """How many tokens of an ask's prompt were found in the prefix cache; asked before the step after its last."""
+        line = self._lines.get(ticket) or self._done[ticket]
+        return line.found
+
+    def adopt(self, model: object) -> None:
+        """Go on with the same weights under other adapters; who is being written speaks as before."""
+        self._model = model
+        self._reader.adopt(model)
+
+    def close(self) -> None:
+        """Let all asks go."""
+        for ticket in list(self._lines):
+            self.cancel(ticket)
+
+    def _next(self) -> list[Portion]:
+        """What is read in the next step: one token of each line that is written, and some of the others' prompts."""
+        going = [Portion(line, 1) for line in self._lines.values() if line.is_prefilled]
+        waiting = [line for line in self._lines.values() if not line.is_prefilled]
+        return going + self._reader.portions(waiting, self._portion if going else max(self._portion, PORTION_ALONE))
+
+    def _chosen(self, logits: Tensor, lines: list[SequenceState]) -> Sequence[SampledToken]:
+        return choose(logits, lines) if lines else ()
+
+    def _write(self, line: SequenceState, choice: SampledToken) -> TokenOutput:
+        line.ids.append(choice.token)
+        finish = self._finish(line)
+        if finish is not None:
+            self.cancel(line.ticket)
+            self._done[line.ticket] = line
+        return TokenOutput(line.ticket, choice.token, choice.logprob, choice.top, finish)
+
+    def _finish(self, line: SequenceState) -> Finish | None:
+        if is_enough(line.written, line.ask.stop):
+            return "stop"
+        return "length" if len(line.ids) >= line.end else None
+
+
+def _reader(model: object, tokens: int) -> SequenceReader:
+    """How a model is read for writing: many lines together where that is understood, else each alone."""
+    how = reading(model)  # type: ignore[arg-type]
+    if how.packed and how.head is not None and how.turn is None and not soft_prompt(model).count:
+        return Together(model, how.head, tokens)
+    return Alone(model, tokens)

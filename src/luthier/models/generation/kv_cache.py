@@ -1,0 +1,378 @@
+"""The paged KV cache and its prefix tree.
+
+A block holds the keys and values of `BLOCK` tokens. A full block is indexed by all tokens up to its end, and a sequence
+that begins with the same tokens reuses it. Unused blocks stay while there is room and are evicted in LRU order.
+
+`RoomyLayer` is a layer's cache for one sequence with spare room, so that a new token is written without a copy of the
+earlier ones.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from luthier.models.attention import implemented, manner_of
+from luthier.models.attention.backends import AttentionParams
+from luthier.models.kernels import linear_ops
+from luthier.models.kernels.linear_ops import RowKernels, rows_kernels
+
+BLOCK = 16
+"""Tokens of a block."""
+
+
+@dataclass(eq=False)
+class Node:
+    """A full block that can be found again: the tokens in it follow those of its parent."""
+
+    key: tuple[object, ...]
+    block: int
+    parent: Node | None
+    users: int = 0
+    children: int = 0
+
+
+@dataclass(eq=False)
+class SequenceBlocks:
+    """The blocks of one line: found or made full ones that are known, then its own."""
+
+    root: Hashable
+    known: list[Node] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
+    table: array[int] = field(default_factory=lambda: array("i"))
+    """All its blocks in the order of its tokens."""
+
+
+class Blocks:
+    """All blocks of a cache."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = list(range(count - 1, -1, -1))
+        self._nodes: dict[tuple[object, ...], Node] = {}
+        self._idle: OrderedDict[Node, None] = OrderedDict()  # known blocks that nobody uses, longest unused first
+
+    @property
+    def cached(self) -> int:
+        """Tokens that could be found again."""
+        return len(self._nodes) * BLOCK
+
+    def hold(self, root: Hashable, ids: Sequence[int], tokens: int) -> SequenceBlocks | None:
+        """Room for a line of so many tokens that begins with ids, of which some are found; None while there is none."""
+        held = SequenceBlocks(root)
+        self.find(held, ids)
+        needed = -(-tokens // BLOCK) - len(held.known)
+        if needed > len(self._free) + len(self._idle):
+            self.release(held)
+            return None
+        held.own = [self._take() for _ in range(needed)]
+        held.table = array("i", [*(node.block for node in held.known), *held.own])
+        return held
+
+    def find(self, held: SequenceBlocks, ids: Sequence[int]) -> int:
+        """Let a line whose blocks so far are all known use those that are known of its ids; returns their tokens.
+
+        Its last id is never found: somebody must be read for the next one to be written.
+        """
+        while (len(held.known) + 1) * BLOCK < len(ids):
+            node = self._nodes.get(self._key(held, ids))
+            if node is None:
+                break
+            if held.own:
+                self._free.append(held.own.pop(0))
+                held.table[len(held.known)] = node.block
+            self._use(node)
+            held.known.append(node)
+        return len(held.known) * BLOCK
+
+    def next(self, held: SequenceBlocks, ids: Sequence[int]) -> Hashable:
+        """By what a line's next block will be known."""
+        return self._key(held, ids)
+
+    def keep(self, held: SequenceBlocks, ids: Sequence[int]) -> None:
+        """Make a line's full blocks known: `ids` are those that were read."""
+        while (len(held.known) + 1) * BLOCK <= len(ids):
+            key, block = self._key(held, ids), held.own.pop(0)
+            node = self._nodes.get(key)
+            if node is None:
+                node = self._nodes[key] = Node(key, block, held.known[-1] if held.known else None)
+                if node.parent is not None:
+                    node.parent.children += 1
+            else:  # somebody else was quicker, with the same numbers
+                self._free.append(block)
+                held.table[len(held.known)] = node.block
+            self._use(node)
+            held.known.append(node)
+
+    def release(self, held: SequenceBlocks) -> None:
+        """Give a line's blocks back; known ones stay, to be found again."""
+        self._free += held.own
+        for node in reversed(held.known):  # children before their parents: leaves go first
+            node.users -= 1
+            if not node.users:
+                self._idle[node] = None
+        held.own, held.known = [], []
+
+    def forget(self) -> None:
+        """Let nothing be found any more, after weights were changed; what is used stays where it is."""
+        while self._idle:
+            self._drop(next(iter(self._idle)))
+        for node in self._nodes.values():
+            node.key = ()
+        self._nodes.clear()
+
+    def _key(self, held: SequenceBlocks, ids: Sequence[int]) -> tuple[object, ...]:
+        at = len(held.known) * BLOCK
+        above = held.known[-1] if held.known else held.root
+        return (above, *ids[at : at + BLOCK])
+
+    def _use(self, node: Node) -> None:
+        self._idle.pop(node, None)
+        node.users += 1
+
+    def _take(self) -> int:
+        if not self._free:
+            self._drop(next(one for one in self._idle if not one.children))
+        return self._free.pop()
+
+    def _drop(self, node: Node) -> None:
+        del self._idle[node]
+        self._nodes.pop(node.key, None)
+        if node.parent is not None:
+            node.parent.children -= 1
+        self._free.append(node.block)
+
+
+NAME = "luthier_past"
+
+
+class ForwardBatchPart(NamedTuple):
+    """What one line adds to a visit."""
+
+    read: int
+    """How many of its tokens were read before."""
+    new: int
+    """How many are read now."""
+    table: array[int]
+    """Its blocks."""
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardBatch:
+    """T new tokens of several lines that are read in one pass."""
+
+    parts: Sequence[ForwardBatchPart]
+    device: torch.device
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """The last new token of each line, among all new ones."""
+        return [total - 1 for total in accumulate(part.new for part in self.parts)]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(T,) place of each new token in its line."""
+        return torch.cat([torch.arange(read, read + count) for read, count, _ in self.parts]).to(self.device)
+
+    @cached_property
+    def tables(self) -> list[Tensor]:
+        """The blocks of each line, as many as its tokens so far take."""
+        return [
+            torch.tensor(table[: -(-(read + count) // BLOCK)], device=self.device) for read, count, table in self.parts
+        ]
+
+    @cached_property
+    def blocks(self) -> Tensor:
+        """(T,) the block where the keys and values of each new token go."""
+        found = [table[at // BLOCK] for read, count, table in self.parts for at in range(read, read + count)]
+        return torch.tensor(found, device=self.device)
+
+    @cached_property
+    def laid_out(self) -> linear_ops.ForwardBatchStruct:
+        """The same for the kernels."""
+        return linear_ops.ForwardBatchStruct.of(self.parts)
+
+
+class KVCache:
+    """Keys and values of every layer: (blocks, key heads, d, BLOCK) and (blocks, key heads, BLOCK, d' or more)."""
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks = blocks
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.manners: dict[int, AttentionParams] = {}
+        """How each layer attends, as far as it was seen."""
+
+    def of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, from examples (…, key heads, d) of both."""
+        if layer not in self._kept:
+            heads, padded = key.shape[-2], -(-value.shape[-1] // BLOCK) * BLOCK
+            self._kept[layer] = (
+                key.new_empty(self._blocks, heads, key.shape[-1], BLOCK),
+                value.new_empty(self._blocks, heads, BLOCK, padded),
+            )
+        return self._kept[layer]
+
+
+_NOW: ContextVar[tuple[KVCache, ForwardBatch] | None] = ContextVar("luthier_past", default=None)
+
+
+@contextmanager
+def attending(model: Any, past: KVCache, visit: ForwardBatch) -> Iterator[None]:
+    """Let a model's attention layers look back on what was read of each line."""
+    token = _NOW.set((past, visit))
+    try:
+        with implemented(model, NAME):
+            yield
+    finally:
+        _NOW.reset(token)
+
+
+def past_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
+    now = _NOW.get()
+    if now is None or attention_mask is not None:
+        raise RuntimeError("this attention is only for a decoder")
+    past, visit = now
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    params = past.manners[layer] = manner_of(query, scaling, kwargs)
+    new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
+    kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
+    look = by_torch if kernels is None else by_rows(kernels)
+    return look(new, past, layer, visit, params)[None].to(query.dtype), None
+
+
+_WIDENED = (torch.float32, torch.bfloat16, torch.float16)
+New = tuple[Tensor, Tensor, Tensor]
+
+
+def by_rows(kernels: RowKernels) -> Callable[[New, KVCache, int, ForwardBatch, AttentionParams], Tensor]:
+    """Writes new keys and values down and looks back, by the kernels: (T, heads, d')."""
+
+    def look(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
+        query, key, value = (one.float().contiguous() for one in new)
+        sinks = None if params.sinks is None else params.sinks.float().contiguous()
+        params_struct = linear_ops.AttentionParamsStruct(
+            key_heads=key.shape[1],
+            heads=query.shape[1],
+            d=query.shape[2],
+            d_value=value.shape[2],
+            window=params.window or 0,
+            scaling=params.scaling,
+            softcap=params.softcap or 0,
+            sinks=None if sinks is None else sinks.data_ptr(),
+        )
+        return kernels.past(visit.laid_out, params_struct, query, key, value, past.of(layer, key, value))
+
+    return look
+
+
+def by_torch(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
+    """The same by torch, line by line."""
+    query, key, value = new
+    keys, values = past.of(layer, key, value)
+    offsets = visit.positions % BLOCK
+    keys[visit.blocks, :, :, offsets] = key
+    values[visit.blocks, :, offsets, : value.shape[-1]] = value
+    begin, found = 0, []
+    for table, part, end in zip(visit.tables, visit.parts, visit.ends, strict=True):
+        own = query[begin : end + 1].transpose(0, 1)
+        found.append(_look(own, keys[table], values[table][..., : value.shape[-1]], part.read, params))
+        begin = end + 1
+    return torch.cat(found)
+
+
+def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, params: AttentionParams) -> Tensor:
+    """(heads, n, d) queries of one line over its blocks, of which `read` tokens came before; (n, heads, d)."""
+    heads, count, width = query.shape
+    length = read + count
+    key = keys.permute(1, 2, 0, 3).flatten(2)[..., :length]  # (key heads, d, seen)
+    value = values.transpose(0, 1).flatten(1, 2)[:, :length]
+    groups = heads // key.shape[0]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    lines = query.reshape(key.shape[0], groups * count, width)
+    scores = (lines.to(wide) @ key.to(wide)).view(heads, count, length) * params.scaling
+    if params.softcap is not None:
+        scores = torch.tanh(scores / params.softcap) * params.softcap
+    own = torch.arange(read, length, device=query.device)[:, None]
+    other = torch.arange(length, device=query.device)
+    hidden = other > own
+    if params.window is not None:
+        hidden = hidden | (own - other >= params.window)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if params.sinks is not None:
+        sinks = params.sinks.to(wide).view(heads, 1, 1).expand(heads, count, 1)
+        shares = torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]
+    else:
+        shares = torch.softmax(scores, -1)
+    found = shares.view(key.shape[0], groups * count, length) @ value.to(wide)
+    return found.view(heads, count, -1).transpose(0, 1)
+
+
+AttentionInterface.register(NAME, past_attention)
+
+
+ROOM = 64
+"""Tokens for which there is room whenever a layer moves."""
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+    """A layer of `DynamicCache` whose keys and values are the beginning of something larger."""
+
+    keys: Tensor
+    values: Tensor
+    _room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add (rows, heads, tokens, d) keys and values; give all back."""
+        if not self.is_initialized or not self.keys.numel():
+            return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
+        have, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        if not self._fits(end):
+            self._room = _larger(self.keys, end + ROOM), _larger(self.values, end + ROOM)
+        assert self._room is not None
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, have:end] = new
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
+
+    def _fits(self, end: int) -> bool:
+        """Whether what is here stands at the beginning of the room, and the room is large enough."""
+        if self._room is None or self._room[0].shape[-2] < end or self._room[0].shape[0] != self.keys.shape[0]:
+            return False
+        return all(
+            mine.data_ptr() == room.data_ptr() for mine, room in zip((self.keys, self.values), self._room, strict=True)
+        )
+
+
+def with_room(cache: DynamicCache) -> DynamicCache:
+    """The same empty cache, its plain layers with room; others (sliding windows, states) as they are."""
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
+        cache.layer_class_to_replicate = RoomyLayer
+    return cache
+
+
+def _larger(states: Tensor, tokens: int) -> Tensor:
+    room = states.new_empty(*states.shape[:2], tokens, states.shape[-1])
+    room[:, :, : states.shape[-2]] = states
+    return room

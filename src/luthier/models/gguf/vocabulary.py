@@ -1,0 +1,325 @@
+"""A tokenizer in llama.cpp's terms: byte-level BPE by its merges, SentencePiece's BPE by a score for each token.
+
+llama.cpp knows by name how a byte-level tokenizer cuts text before merging. For SentencePiece it keeps no merges: of
+all neighbours that make up a token, those of the highest score are joined first. That is the same only where every way
+to make a token is among the merges, all of one token's one after the other; it is checked here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.describe import read_object, read_template
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_REST}"
+_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_REST}"
+SPLITS = {(_LLAMA3, True): "llama-bpe", (_LLAMA3, False): "dbrx", (_QWEN2, False): "qwen2"}
+"""Split patterns of byte-level tokenizers, and whether a word that is a token stays whole whatever the merges; and
+llama.cpp's names for both together."""
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece writes for a space."""
+_PHI3 = re.compile("phi-?3", re.IGNORECASE)
+"""Names of models whose special tokens take the space after them: so llama.cpp knows Phi-3."""
+PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+"""Those of Phi-3's that do not."""
+
+
+class Entries(NamedTuple):
+    """A vocabulary, one entry a token of the model."""
+
+    tokens: list[str]
+    kinds: list[int]
+    scores: list[float] | None
+
+
+class Words(ABC):
+    """A tokenizer's files, in llama.cpp's terms."""
+
+    model: str
+    """llama.cpp's name of the algorithm."""
+    pre: str
+    """llama.cpp's name for how text is cut first."""
+    prefix = False
+    """Whether a space is put before a text."""
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.json = record
+        self.added: list[dict[str, Any]] = record["added_tokens"]
+        self.config = read_object(folder / "tokenizer_config.json")
+        self._check()
+
+    def add_to(self, writer: GGUFWriter, size: int) -> None:
+        """Write the vocabulary for a model of `size` tokens, special tokens and chat template."""
+        entries = self._entries(size)
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(entries.tokens)
+        writer.add_token_types(entries.kinds)
+        if entries.scores is None:
+            writer.add_token_merges([" ".join(pair) for pair in self._merges()])
+        else:
+            writer.add_token_scores(entries.scores)
+        self._add_special(writer, {token: at for at, token in enumerate(entries.tokens)})
+        writer.add_add_space_prefix(self.prefix)
+        if (template := read_template(self.folder)) is not None:
+            writer.add_chat_template(template)
+
+    def named(self, name: str) -> str:
+        """The model's name, such that llama.cpp takes the space after special tokens where the tokenizer does."""
+        stripped = any(one.get("rstrip") for one in self.added)
+        if stripped is is_phi3(name):
+            return name
+        return f"{name} (phi-3)" if stripped else _PHI3.sub("phi_3", name)
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Refuse what llama.cpp has no place for."""
+
+    @abstractmethod
+    def _fill(self, tokens: list[str], kinds: list[int]) -> list[float] | None:
+        """Put the vocabulary in its places; the scores of the tokens, where the algorithm goes by them."""
+
+    def _entries(self, size: int) -> Entries:
+        tokens = [f"[PAD{index}]" for index in range(size)]
+        kinds = [_UNUSED] * size
+        given = [*self._vocabulary().items(), *((one["content"], one["id"]) for one in self.added)]
+        if outside := next((token for token, index in given if index >= size), None):
+            raise self._refusal(f"its token {outside!r} lies outside the model's vocabulary")
+        scores = self._fill(tokens, kinds)
+        if len(set(tokens)) < len(tokens):
+            raise self._refusal("two of its tokens are spelt alike")
+        return Entries(tokens, kinds, scores)
+
+    def _vocabulary(self) -> dict[str, int]:
+        found: dict[str, int] = self.json["model"]["vocab"]
+        return found
+
+    def _merges(self) -> list[tuple[str, str]]:
+        pairs = (tuple(one.split(" ") if isinstance(one, str) else one) for one in self.json["model"]["merges"])
+        return [(left, right) for left, right in pairs]
+
+    def _add_special(self, writer: GGUFWriter, ids: dict[str, int]) -> None:
+        special = {}
+        for kind in ("bos", "eos", "unk", "pad"):
+            token = self.config.get(f"{kind}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if token in ids:
+                special[kind] = ids[token]
+                getattr(writer, f"add_{kind}_token_id")(ids[token])
+        self._add_ends(writer, special.get("eos"))
+        around = self._around()
+        writer.add_add_bos_token("bos" in special and around[:1] == [special["bos"]])
+        writer.add_add_eos_token("eos" in special and around[1:] == [special["eos"]])
+        if around not in ([], [special.get("bos")], [special.get("bos"), special.get("eos")]):
+            raise self._refusal("it puts other tokens around a text than its first and last one")
+
+    def _add_ends(self, writer: GGUFWriter, eos: int | None) -> None:
+        """The other tokens at which an answer ends, by generation_config.json."""
+        path = self.folder / "generation_config.json"
+        eos_ids = read_object(path).get("eos_token_id") if path.is_file() else None
+        ends = [one for one in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if one not in (None, eos)]
+        if len(ends) > 2:
+            raise self._refusal("answers end at more tokens than llama.cpp has places for")
+        for add, one in zip((writer.add_eot_token_id, writer.add_eom_token_id), ends, strict=False):
+            add(one)
+
+    def _around(self) -> list[int]:
+        """The tokens around a text that is given alone."""
+        from tokenizers import Tokenizer
+
+        return list(Tokenizer.from_str(json.dumps(self.json)).encode("").ids)
+
+    def _check_added(self) -> None:
+        """Refuse added tokens that llama.cpp finds elsewhere in a text than the tokenizer does."""
+        if any(one.get("lstrip") or one.get("single_word") for one in self.added):
+            raise self._refusal("some of its special tokens take the space before them, or are whole words only")
+        stripped = {one["content"] for one in self.added if one.get("rstrip")}
+        added = {one["content"] for one in self.added}
+        as_phi3 = stripped == added - PHI3_PLAIN and added >= {*PHI3_PLAIN, "</s>"} and all(map(str.strip, added))
+        if stripped and not as_phi3:
+            raise self._refusal("some of its special tokens take the space after them, and not those of Phi-3")
+
+    def _refusal(self, why: str) -> ModelError:
+        return refusal(self.folder, why)
+
+
+class ByteLevel(Words):
+    """Byte-level BPE, by its merges."""
+
+    model = "gpt2"
+
+    def _check(self) -> None:
+        model = self.json["model"]
+        if any(model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout")):
+            raise self._refusal("its pieces of words are marked, or merged at random")
+        if (kind := (self.json.get("normalizer") or {}).get("type")) not in (None, "NFC"):
+            raise self._refusal(f"llama.cpp does not change text before cutting it, as its {kind} does")
+        self.pre = self._pre()
+        self._check_added()
+
+    def _pre(self) -> str:
+        parts = _parts(self.json.get("pre_tokenizer"), "pretokenizers")
+        kinds = [part.get("type") for part in parts]
+        plain = not self.json["model"].get("ignore_merges")
+        if kinds[-1] == "ByteLevel" and not parts[-1].get("add_prefix_space"):
+            by_gpt2 = parts[-1].get("use_regex", True)
+            if kinds == ["ByteLevel"] and by_gpt2 and plain:
+                return "gpt-2"
+            if kinds == ["Digits", "ByteLevel"] and by_gpt2 and parts[0].get("individual_digits") and plain:
+                return "smollm"
+            cut = parts[0].get("pattern", {}).get("Regex")
+            if kinds == ["Split", "ByteLevel"] and not by_gpt2 and (known := SPLITS.get((cut, not plain))):
+                return known
+        raise self._refusal("llama.cpp has no name for how it cuts text")
+
+    def _fill(self, tokens: list[str], kinds: list[int]) -> None:
+        for token, index in self._vocabulary().items():
+            tokens[index], kinds[index] = token, _NORMAL
+        for one in self.added:
+            tokens[one["id"]] = one["content"]
+            kinds[one["id"]] = _CONTROL if one["special"] else _USER_DEFINED
+
+
+class SentencePiece(Words):
+    """SentencePiece's BPE, by a score for each token, with a byte for what is not in the vocabulary."""
+
+    model = "llama"
+    pre = "default"
+
+    def _check(self) -> None:
+        self.prefix = self._prefix()
+        if any(f"<0x{byte:02X}>" not in self._vocabulary() for byte in range(256)):
+            raise self._refusal("its vocabulary lacks bytes")
+        if any(one.get("normalized") for one in self.added):
+            raise self._refusal("it looks for its special tokens in changed text")
+        self._check_added()
+
+    def _prefix(self) -> bool:
+        """Whether a space is put before a text; refuses what changes text in another way."""
+        steps = [self._step(one) for one in _parts(self.json.get("normalizer"), "normalizers")]
+        cut = self.json.get("pre_tokenizer")
+        nothing = cut is None or (
+            cut.get("type") == "Split"
+            and cut.get("pattern") == {"String": " "}
+            and cut.get("behavior") == "MergedWithPrevious"
+        )  # as Gemma's: no space is left to cut at
+        if nothing and steps in (["space"], ["prefix", "space"]):
+            return len(steps) == 2
+        raise self._refusal("llama.cpp does not change text before cutting it as its normalizer does")
+
+    @staticmethod
+    def _step(step: dict[str, Any]) -> str:
+        kind, what = step.get("type"), step.get("prepend") or step.get("content")
+        if what != _SPACE or kind not in ("Prepend", "Replace"):
+            return "other"
+        if kind == "Prepend":
+            return "prefix"
+        return "space" if step.get("pattern") == {"String": " "} else "other"
+
+    def _fill(self, tokens: list[str], kinds: list[int]) -> list[float]:
+        ranks = self._ranks()
+        scores = [float(-len(ranks) - 1)] * len(tokens)
+        unknown = self.json["model"].get("unk_token")
+        for token, index in self._vocabulary().items():
+            tokens[index], kinds[index] = token, _BYTE if _is_byte(token) else _NORMAL
+            scores[index] = float(-ranks.get(token, len(ranks)))
+        for one in self.added:
+            by_merges = _SPACE in one["content"] and one["content"] in ranks
+            if one["special"] or not by_merges:  # a text never holds what stands for a space
+                tokens[one["id"]] = one["content"]
+                kinds[one["id"]] = _CONTROL if one["special"] else _USER_DEFINED
+        if unknown in self._vocabulary():
+            kinds[self._vocabulary()[unknown]] = _UNKNOWN
+        return scores
+
+    def _ranks(self) -> dict[str, int]:
+        """The order in which tokens are made, checked to be a matter of the token alone."""
+        merges = self._merges()
+        self._check_whole(merges)
+        ranks: dict[str, int] = {}
+        for tied in _ties(merges):
+            indices = sorted(at for each in tied.values() for at in each)
+            if len(tied) > 1 and not _grows_from_the_left([merges[at] for at in indices]):
+                raise self._refusal("its merges go by more than the token that they make")
+            ranks |= dict.fromkeys(tied, len(ranks))
+        return ranks
+
+    def _check_whole(self, merges: list[tuple[str, str]]) -> None:
+        known, pairs = self._vocabulary(), set(merges)
+        apart = {one["content"] for one in self.added if one["special"] or _SPACE not in one["content"]}
+        for token in known:
+            if len(token) > 1 and token not in apart and not _is_byte(token):
+                for at in range(1, len(token)):
+                    pair = token[:at], token[at:]
+                    if pair not in pairs and all(part in known or len(part) == 1 for part in pair):
+                        raise self._refusal(f"its merges leave out a way to make {token!r}")
+
+
+def _ties(merges: list[tuple[str, str]]) -> Iterator[dict[str, list[int]]]:
+    """Tokens with the places of the merges that make them, those together whose merges stand among one another's."""
+    merge_indices: dict[str, list[int]] = {}
+    for at, (left, right) in enumerate(merges):
+        merge_indices.setdefault(left + right, []).append(at)
+    tied: dict[str, list[int]] = {}
+    end = -1
+    for token, found in merge_indices.items():  # by their first place
+        if tied and found[0] > end:
+            yield tied
+            tied = {}
+        tied[token] = found
+        end = max(end, found[-1])
+    if tied:
+        yield tied
+
+
+def _grows_from_the_left(merges: list[tuple[str, str]]) -> bool:
+    """Whether merges make runs of one character from the left on: what llama.cpp does with tokens of equal scores."""
+    sizes = [(len(left), len(right)) for left, right in merges]
+    return len(set("".join(left + right for left, right in merges))) == 1 and sizes == sorted(sizes, reverse=True)
+
+
+def words_of(folder: Path) -> Words:
+    """The tokenizer in a folder; `ModelError` when llama.cpp would cut text otherwise."""
+    config = read_object(folder / "tokenizer.json")
+    model = config["model"]
+    if model.get("type") != "BPE":
+        raise refusal(folder, "it is not a BPE tokenizer")
+    return (SentencePiece if model.get("byte_fallback") else ByteLevel)(folder, config)
+
+
+def is_phi3(name: str | None) -> bool:
+    """Whether llama.cpp takes a model for Phi-3 by its name, and the space after its special tokens with them."""
+    return bool(_PHI3.search(name or ""))
+
+
+def refusal(folder: Path, why: str) -> ModelError:
+    """Why a folder's tokenizer cannot be written."""
+    return ModelError(
+        f"GGUF cannot be written with this tokenizer: {why}",
+        where=SourceLocation(file=str(folder / "tokenizer.json")),
+        hint="export the model as `hf` or `merged`, and convert that with llama.cpp's own script",
+    )
+
+
+def _parts(component: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """The steps of a sequence, or the one step."""
+    top = component or {}
+    found: list[dict[str, Any]] = top[name] if top.get("type") == "Sequence" else [top]
+    return found
+
+
+def _is_byte(token: str) -> bool:
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")

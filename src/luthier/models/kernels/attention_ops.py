@@ -1,0 +1,162 @@
+"""The kernels of `attention.c`, called with tensors: attention over blocks of queries and the keys they see."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.models.kernels.calls import are_off
+from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled
+
+STEP = 128
+"""Tokens of a line of what a block sees lie in whole numbers of these."""
+_WIDE = 32
+"""Heads are as wide as a whole number of these."""
+
+
+class _Block(Structure):
+    _fields_ = (
+        ("row", c_int64), ("rows", c_int64), ("span", c_int64), ("spans", c_int64), ("all", c_int64),
+        ("steps", c_int64), ("sees", c_void_p),
+    )  # fmt: skip
+
+
+class _Span(Structure):
+    _fields_ = (("begin", c_int64), ("end", c_int64))
+
+
+class _States(Structure):
+    _fields_ = (("first", c_void_p), ("head", c_int64), ("row", c_int64))
+
+    @classmethod
+    def of(cls, states: Tensor) -> _States:
+        """From (1, heads, tokens, width), each token's numbers side by side."""
+        return cls(states.data_ptr(), states.stride(1), states.stride(2))
+
+
+class _Attention(Structure):
+    _fields_ = (
+        ("block", POINTER(_Block)), ("span", POINTER(_Span)), ("blocks", c_int64), ("first", c_int64),
+        ("tokens", c_int64), ("key_heads", c_int64), ("groups", c_int64), ("width", c_int64), ("threads", c_int64),
+        ("scaling", c_double), ("query", _States), ("key", _States), ("value", _States), ("out", _States),
+        ("norms", c_void_p), ("d_out", _States), ("d_query", _States), ("d_key", _States), ("d_value", _States),
+        ("room", c_void_p),
+    )  # fmt: skip
+
+
+class KernelBlockMask:
+    """What blocks of queries see: for each its rows, and spans of keys, whole but for the last, which are its own."""
+
+    def __init__(self, blocks: Sequence[tuple[slice, Sequence[slice], Tensor | None]]) -> None:
+        """The third tells which rows (columns) see which keys (lines, of all spans or of the last alone); None: each
+        sees those of its own span up to itself."""
+        spans = [span for _, some, _ in blocks for span in some]
+        self.count = len(blocks)
+        self.spans = (_Span * len(spans))(*(_Span(span.start, span.stop) for span in spans))
+        self.blocks = (_Block * len(blocks))()
+        self._sees = []
+        at = 0
+        for here, (rows, some, sees) in zip(self.blocks, blocks, strict=True):
+            count, own = rows.stop - rows.start, some[-1].stop - some[-1].start
+            here.row, here.rows, here.span, here.spans = rows.start, count, at, len(some)
+            at += len(some)
+            if sees is not None:
+                padded = torch.zeros(sees.shape[0], -(-count // STEP) * STEP, dtype=torch.uint8)
+                padded[:, :count] = sees
+                self._sees.append(padded)
+                here.all, here.steps, here.sees = int(sees.shape[0] > own), padded.shape[1], padded.data_ptr()
+
+
+class Attention:
+    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+
+    def __init__(self, made: Compiled) -> None:
+        self.name = made.name
+        self._do = ctypes.CDLL(str(made.file))
+        for room in (self._do.room_of, self._do.room_back_of):
+            room.restype = c_int64
+        self.is_able = bool(self._do.is_able())
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, block_mask: KernelBlockMask, scaling: float, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d), of tokens from
+        `first` on, and each query's norm (heads, T) in fp32, which `attend_back` needs."""
+        _, heads, tokens, width = query.shape
+        out = query.new_empty(1, tokens, heads, width)
+        norms = query.new_empty(heads, tokens, dtype=torch.float32)
+        args = _told(
+            query, key, value, block_mask, scaling=scaling, first=first, out=_States.of(out.transpose(1, 2)),
+            norms=norms.data_ptr(),
+        )  # fmt: skip
+        _run(self._do.attend, self._do.room_of, args)
+        return out, norms
+
+    def attend_back(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kept: tuple[Tensor, Tensor],
+        block_mask: KernelBlockMask,
+        scaling: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of queries, keys and values, from that of the outputs and what `attend` gave."""
+        out, norms = kept
+        d_query, d_key, d_value = (
+            one.new_empty(1, one.shape[2], one.shape[1], one.shape[3]).transpose(1, 2) for one in (query, key, value)
+        )
+        args = _told(
+            query, key, value, block_mask, scaling=scaling, out=_States.of(out.transpose(1, 2)), norms=norms.data_ptr(),
+            d_out=_States.of(grad.transpose(1, 2)), d_query=_States.of(d_query), d_key=_States.of(d_key),
+            d_value=_States.of(d_value),
+        )  # fmt: skip
+        _run(self._do.attend_back, self._do.room_back_of, args)
+        return d_query, d_key, d_value
+
+
+def _told(query: Tensor, key: Tensor, value: Tensor, block_mask: KernelBlockMask, **more: Any) -> _Attention:
+    _, heads, tokens, width = query.shape
+    return _Attention(
+        block=block_mask.blocks, span=block_mask.spans, blocks=block_mask.count, tokens=tokens, key_heads=key.shape[1],
+        groups=heads // key.shape[1], width=width, threads=torch.get_num_threads(),
+        query=_States.of(query), key=_States.of(key), value=_States.of(value), **more,
+    )  # fmt: skip
+
+
+def _run(kernel: Any, room_of: Any, args: _Attention) -> None:
+    """Call a kernel with the memory that it works in, from a cache line on."""
+    room = torch.empty(room_of(byref(args)) + 64, dtype=torch.uint8)
+    args.room = -(-room.data_ptr() // 64) * 64
+    kernel(byref(args))
+
+
+def laid_out(states: Tensor) -> Tensor:
+    """The same states with each token's numbers side by side."""
+    return states if states.stride(-1) == 1 else states.contiguous()
+
+
+def serves(query: Tensor, value: Tensor) -> bool:
+    """Whether the kernels compute with such states (1, heads, T, d), where there are any."""
+    is_narrow = query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    return is_narrow and query.shape[-1] == value.shape[-1] and query.shape[-1] % _WIDE == 0
+
+
+def attention_kernels() -> Attention | None:
+    """The kernels, where they are used."""
+    return None if are_off() else _kernels()
+
+
+@cache
+def _kernels() -> Attention | None:
+    from luthier.models.kernels.trial import attends
+
+    made = compiled("attention.c", lambda found: attends(Attention(found)), *IN_ANY_ORDER)
+    return Attention(made) if made is not None else None

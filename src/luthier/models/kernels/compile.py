@@ -1,0 +1,92 @@
+"""The kernels' library: compiled once for a user, a compiler and a processor; that it does not pay is kept too."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from luthier.core.errors import Unwritable
+from luthier.core.files import cache_folder
+from luthier.core.hashing import digest_of
+from luthier.core.system.process import processor
+
+_COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = (
+    "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC",
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
+)  # fmt: skip
+IN_ANY_ORDER = ("-fno-signed-zeros", "-fassociative-math")
+"""Flags that let the compiler sum in whatever order is quickest."""
+AS_WRITTEN = "-ffp-contract=off"
+"""Rounds where the source does, so that the same line has the same bits wherever it was unrolled."""
+_LONGEST_S = 120
+
+
+class Compiled(NamedTuple):
+    """A library, and a name for what decides its bits: source, compiler, flags, processor."""
+
+    name: str
+    file: Path
+
+
+def compiler() -> str | None:
+    """The command of this machine's C compiler (`CC`, or the first that is found); None when there is none."""
+    if command := os.environ.get("CC"):
+        return command
+    return next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+
+
+def compiled(source: str, is_worth_it: Callable[[Compiled], bool], *flags: str) -> Compiled | None:
+    """A library of a source beside this file, made and tried now when it was not yet.
+
+    None where it cannot be made or lost its trial.
+    """
+    from filelock import FileLock
+
+    command, code = compiler(), Path(__file__).with_name(source)
+    version = _version(command) if command else None
+    if command is None or version is None:
+        return None
+    compile_flags = (*_FLAGS, *flags)
+    read = [one.read_text(encoding="utf-8") for one in (code, *sorted(code.parent.glob("*.h")))]
+    name = digest_of([*read, version, compile_flags, platform.machine(), processor()])[:16]
+    file = cache_folder() / "kernels" / f"{name}.so"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                _make([*shlex.split(command), *compile_flags, str(code)], Compiled(name, file), is_worth_it)
+            return Compiled(name, file) if file.stat().st_size else None
+    except (OSError, Unwritable):
+        return None  # where it cannot be remembered it is not used: a run and its resume would differ
+
+
+def _make(command: list[str], target: Compiled, is_worth_it: Callable[[Compiled], bool]) -> None:
+    """Compile and try; an empty file remembers that it is of no use."""
+    aside = target.file.with_suffix(f".{os.getpid()}.tmp")
+    done = _said([*command, "-o", str(aside), "-lm"])
+    if done is None or not is_worth_it(Compiled(target.name, aside)):
+        aside.unlink(missing_ok=True)  # it may be open still: what is open is not cut
+        aside.write_bytes(b"")
+    aside.replace(target.file)
+
+
+@cache
+def _version(command: str) -> str | None:
+    return _said([*shlex.split(command), "--version"])
+
+
+def _said(command: list[str]) -> str | None:
+    """What a program says; None when it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=True)  # noqa: S603 - the user's own compiler, no shell
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

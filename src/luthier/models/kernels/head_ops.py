@@ -1,0 +1,95 @@
+"""The kernels of `head.c`, called with tensors: log-probabilities of chosen tokens, whose logits are never kept."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import Structure, byref, c_int64, c_void_p
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from luthier.models.kernels.calls import are_off
+from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled
+
+_WIDE = 32
+"""States are as wide as a whole number of these."""
+
+
+class _Head(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "width", "words", "threads")), ("states", c_void_p),
+        ("weight", c_void_p), *((name, c_int64) for name in ("state_row", "weight_row", "target_count")),
+        *((name, c_void_p) for name in ("indices", "targets", "found", "first", "by", "slopes", "room")),
+    )  # fmt: skip
+
+
+class HeadKernels:
+    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+
+    def __init__(self, made: Compiled) -> None:
+        self.name = made.name
+        self._do = ctypes.CDLL(str(made.file))
+        self._do.head_room_of.restype = c_int64
+        self.is_able = bool(self._do.head_is_able())
+
+    def logprobs(
+        self, states: Tensor, weight: Tensor, targets: Tensor, indices: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """(M, width) states, (vocab, width) weights and (N,) token ids to (N,) log-probabilities in fp32, from logits
+        in fp32; `indices` (N,) tells which state predicts each token where that is not its own. Into `first` (N,) comes
+        whether nothing is likelier."""
+        return self._found(states, weight, targets, indices, first, None)
+
+    def slopes(
+        self, states: Tensor, weight: Tensor, targets: Tensor, out: Tensor, first: Tensor | None = None
+    ) -> Tensor:
+        """The same of each state's own target; into `out` (N, vocab) comes how it moves with the logits."""
+        return self._found(states, weight, targets, None, first, out)
+
+    def _found(
+        self, states: Tensor, weight: Tensor, targets: Tensor, indices: Tensor | None, first: Tensor | None,
+        slopes: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        words = weight.shape[0]
+        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < words:
+            raise IndexError(f"token ids must lie from 0 to {words - 1}, where the logits end")
+        states = states if states.stride(-1) == 1 else states.contiguous()
+        targets, order = targets.sort()
+        indices = order if indices is None else indices[order]
+        found = torch.empty(targets.shape, dtype=torch.float32)
+        is_first = None if first is None else torch.empty(targets.shape, dtype=torch.bool)
+        args = _Head(
+            rows=states.shape[0], width=states.shape[1], words=words, threads=torch.get_num_threads(),
+            states=states.data_ptr(), weight=weight.data_ptr(), state_row=states.stride(0),
+            weight_row=weight.stride(0), target_count=targets.shape[0], indices=indices.data_ptr(),
+            targets=targets.data_ptr(),
+            found=found.data_ptr(), first=None if is_first is None else is_first.data_ptr(),
+            slopes=None if slopes is None else slopes.data_ptr(),
+        )  # fmt: skip
+        room = torch.empty(self._do.head_room_of(byref(args)) + 64, dtype=torch.uint8)
+        args.room = -(-room.data_ptr() // 64) * 64
+        self._do.head(byref(args))
+        if first is not None and is_first is not None:
+            first[order] = is_first
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+
+def serves(states: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels compute with such states (N, width) and weights (vocab, width), where there are any."""
+    is_narrow = states.dtype == weight.dtype == torch.bfloat16 and states.device.type == weight.device.type == "cpu"
+    return is_narrow and weight.stride(1) == 1 and weight.shape[1] % _WIDE == 0 and states.shape[0] > 0
+
+
+def head_kernels() -> HeadKernels | None:
+    """The kernels, where they are used."""
+    return None if are_off() else _kernels()
+
+
+@cache
+def _kernels() -> HeadKernels | None:
+    from luthier.models.kernels.trial import predicts
+
+    made = compiled("head.c", lambda found: predicts(HeadKernels(found)), *IN_ANY_ORDER)
+    return HeadKernels(made) if made is not None else None

@@ -1,0 +1,325 @@
+"""LoRA as one matrix product: `[x | x A] · [W | s B]`, so that small updates survive bf16.
+
+Adding a low-rank delta to an output that was already rounded to bf16 loses most of what a young adapter says. Here base
+and adapter are summed inside one product, in fp32, and rounded once; it also saves a pass over the output. Layers that
+are seen to read the very same input (queries, keys and values; gate and up) become one product together.
+
+Layers stay PEFT's own: only their `forward` is replaced, and it stands back for PEFT's own whenever an adapter is
+switched off or merged, several are active, or something is dropped out. Where a layer has several adapters, the one
+that is active speaks; a gradient must be taken before another is asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
+
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, serves
+
+
+def one_product(model: torch.nn.Module) -> int:
+    """Give every LoRA layer that can have it and has it not the one-product forward; returns how many took it.
+
+    Frozen weights leave the file that they may be mapped from, which would stand beside the joint matrices otherwise:
+    those of the layers when their matrices are made, all others now.
+    """
+    taken, moving = 0, set[int]()
+    for parent in model.modules():
+        family = _Family()
+        for layer in parent.children():
+            if isinstance(layer, LoraLinear) and not _has(layer) and _can(layer):
+                layer.forward = _Forward(layer, family)
+                taken += 1
+                moving.add(id(layer.base_layer.weight))
+    if taken:
+        for parameter in model.parameters():
+            if not parameter.requires_grad and id(parameter) not in moving:
+                parameter.data = parameter.data.clone()
+    return taken
+
+
+def own_forward(model: torch.nn.Module) -> None:
+    """Give PEFT's own forward back to every layer."""
+    for module in model.modules():
+        if _has(module):
+            del module.forward
+
+
+@contextmanager
+def each_alone(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Let layers multiply by PEFT's own forward for a while."""
+    forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has(layer)]
+    try:
+        yield
+    finally:
+        for layer, forward in forwards:
+            layer.forward = forward
+
+
+def _has(layer: torch.nn.Module) -> bool:
+    return isinstance(layer.__dict__.get("forward"), _Forward)
+
+
+def _can(layer: LoraLinear) -> bool:
+    """Whether the layer is one plain low-rank adapter over one plain linear layer."""
+    plain = type(layer.base_layer) is torch.nn.Linear and not layer.fan_in_fan_out
+    return plain and len(layer.active_adapters) == 1 and not getattr(layer, "lora_variant", None)
+
+
+class _Forward:
+    """The forward of one layer, alone or with those that read the same input."""
+
+    def __init__(self, layer: LoraLinear, family: _Family) -> None:
+        self.layer, self._family = layer, family
+        self._peft = type(layer).forward
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or not self.applies:
+            out: Tensor = self._peft(self.layer, x, *args, **kwargs)
+            return out
+        return self._family.read(self, x)
+
+    @property
+    def applies(self) -> bool:
+        """Whether one product is what the layer computes now."""
+        layer = self.layer
+        if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+            return False
+        if self.adapter not in layer.lora_B:
+            return False
+        dropping = layer.training and not isinstance(layer.lora_dropout[self.adapter], torch.nn.Identity)
+        frozen = not layer.base_layer.weight.requires_grad
+        return frozen and not dropping and layer.lora_B[self.adapter].bias is None
+
+    @property
+    def adapter(self) -> str:
+        """The one that speaks."""
+        found: str = self.layer.active_adapters[0]
+        return found
+
+    @property
+    def down(self) -> Tensor:
+        """A (rank, in)."""
+        weight: Tensor = self.layer.lora_A[self.adapter].weight
+        return weight
+
+    @property
+    def up(self) -> Tensor:
+        """B (out, rank)."""
+        weight: Tensor = self.layer.lora_B[self.adapter].weight
+        return weight
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by."""
+        return float(self.layer.scaling[self.adapter])
+
+
+class _Family:
+    """LoRA layers of one parent.
+
+    In their first pass they are watched: those called one after another with the very same input are read together from
+    then on. Whether it is the same input is checked each time.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[list[_Forward]] = []
+        self._watched: Tensor | None = None
+        self._products: dict[_Forward, _Product] = {}
+
+    def read(self, member: _Forward, x: Tensor) -> Tensor:
+        """One layer's output."""
+        if member not in self._products and not self._watch(member, x):
+            return _Product([member], passing=True).read(member, x)
+        return self._products[member].read(member, x)
+
+    def _watch(self, member: _Forward, x: Tensor) -> bool:
+        """Note who reads what; True when a pass is over and everybody's place is known."""
+        if any(member in run for run in self._runs):
+            self._watched = None
+            for run in self._runs:
+                self._products |= dict.fromkeys(run, _Product(run))
+            return True
+        if self._watched is x and self._runs:
+            self._runs[-1].append(member)
+        else:
+            self._runs.append([member])
+        self._watched = x
+        return False
+
+
+class _Product:
+    """One product for the layers of a run; their base weights live inside its joint matrix, never twice.
+
+    joint = [W1 | s B1  0  ]      (out, in + rank), for two layers
+            [W2 |  0   s B2]
+
+    Columns grow with the ranks that are met. Where a member has no adapter now, each of the others reads its own rows.
+    """
+
+    def __init__(self, members: Sequence[_Forward], *, passing: bool = False) -> None:
+        self.members, self._passing = tuple(members), passing
+        self.width = members[0].down.shape[1]
+        self.outs = _spans([member.up.shape[0] for member in members])
+        self._joint: Tensor | None = None
+        self._laid_out: tuple[AdapterSlice, ...] = ()
+        self._now = _Now()
+
+    def read(self, member: _Forward, x: Tensor) -> Tensor:
+        """One member's output; the first to be asked computes for all, the others find theirs ready."""
+        now = self._now
+        if now.input is not x or member not in now.ahead:
+            members = self.members if all(other.applies for other in self.members) else (member,)
+            now.ahead, now.input = dict(zip(members, self._compute(members, x), strict=True)), x
+        found = now.ahead.pop(member)
+        if not now.ahead:
+            now.input = None
+        return found
+
+    def _compute(self, members: Sequence[_Forward], x: Tensor) -> list[Tensor]:
+        """(…, out) of some members that stand beside one another."""
+        ranks = _spans([member.up.shape[1] for member in members])
+        outs = [self.outs[self.members.index(member)] for member in members]
+        parts = tuple(AdapterSlice(out, rank, one.scale) for out, rank, one in zip(outs, ranks, members, strict=True))
+        joint = self._joined(members, parts)
+        flat = x.reshape(-1, self.width).to(joint.dtype)
+        weights = [weight for member in members for weight in (member.down, member.up)]
+        kernels = linear_kernels() if serves(flat, parts) else None
+        found: tuple[Tensor, ...] = (
+            _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
+            if kernels is None
+            else _Compiled.apply(flat, joint, parts, kernels, *weights)  # type: ignore[no-untyped-call]
+        )
+        biases = [member.layer.base_layer.bias for member in members]
+        shaped = [part.view(*x.shape[:-1], -1) for part in found]
+        return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
+
+    def _joined(self, members: Sequence[_Forward], parts: tuple[AdapterSlice, ...]) -> Tensor:
+        """The rows of some members with their adapters as they are now; base weights are views of the left part."""
+        columns = self.width + parts[-1].rank.stop
+        joint = self._roomy(columns)
+        if parts != self._laid_out:
+            joint[:, self.width :] = 0
+            self._laid_out = parts
+        for member, part in zip(members, parts, strict=True):
+            rank = slice(self.width + part.rank.start, self.width + part.rank.stop)
+            joint[part.out, rank] = member.up.detach() * part.scale
+        return joint[parts[0].out.start : parts[-1].out.stop, :columns]
+
+    def _roomy(self, columns: int) -> Tensor:
+        """The joint matrix of all members, with so many columns at least."""
+        joint, weights = self._joint, [member.layer.base_layer.weight for member in self.members]
+        at_home = joint is not None and all(
+            weight.data_ptr() == joint[span].data_ptr() for weight, span in zip(weights, self.outs, strict=True)
+        )
+        if joint is None or joint.shape[1] < columns or not at_home:
+            shape = (self.outs[-1].stop, columns)
+            joint = torch.zeros(shape, dtype=weights[0].dtype, device=weights[0].device)
+            for weight, span in zip(weights, self.outs, strict=True):
+                joint[span, : self.width] = weight.detach()
+                if not self._passing:  # else each would leave a hole that is too small for the next
+                    weight.data = joint[span, : self.width]
+            self._joint = joint
+        return joint
+
+
+class _Now(threading.local):
+    """What one thread has computed for the layers of a run that are yet to be asked, and from which input."""
+
+    def __init__(self) -> None:
+        self.ahead: dict[_Forward, Tensor] = {}
+        self.input: Tensor | None = None
+
+
+def _spans(sizes: Sequence[int]) -> list[slice]:
+    ends = [sum(sizes[: at + 1]) for at in range(len(sizes))]
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+class _Apply(torch.autograd.Function):
+    """(tokens, in) to (tokens, out) of each member; parts of one tensor can take no `add_`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[AdapterSlice, ...], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
+        both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
+        ctx.save_for_backward(both, down)
+        ctx.parts, ctx.joint, ctx.dtype = parts, joint, weights[0].dtype
+        return _apart(both @ joint.t(), parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        both, down = ctx.saved_tensors
+        width = down.shape[1]
+        grad = _side_by_side(grads)
+        if ctx.needs_input_grad[0]:
+            through = grad @ ctx.joint  # (tokens, in + rank)
+            inner = through[:, width:].contiguous()
+            d_x = through[:, :width].addmm_(inner, down)
+        else:  # nothing below learns
+            inner, d_x = grad @ ctx.joint[:, width:], None
+        d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
+        inside = both[:, width:].contiguous()
+        found: list[Tensor] = []
+        first = ctx.parts[0].out.start
+        for out, rank, scale in ctx.parts:
+            own = inside if len(ctx.parts) == 1 else inside[:, rank].contiguous()
+            own_grad = grad[:, out.start - first : out.stop - first]
+            found += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
+        return d_x, None, None, *found
+
+
+class _Compiled(torch.autograd.Function):
+    """The same by a kernel, which needs no joint input and multiplies with no zeros."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[AdapterSlice, ...], kernels: LinearKernels, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
+        whole, inside = kernels.forward(x, down, joint, parts)
+        ctx.save_for_backward(x, down, inside)
+        ctx.parts, ctx.joint, ctx.kernels, ctx.dtype = parts, joint, kernels, weights[0].dtype
+        return _apart(whole, parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, inside = ctx.saved_tensors
+        d_x, d_down, d_ups = ctx.kernels.back(
+            grads, x, down, ctx.joint, ctx.parts, inside, through=ctx.needs_input_grad[0]
+        )
+        found = [
+            one.to(ctx.dtype) for part, d_up in zip(ctx.parts, d_ups, strict=True) for one in (d_down[part.rank], d_up)
+        ]
+        return d_x, None, None, None, *found
+
+
+def _apart(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tensor, ...]:
+    """(tokens, out) of all members as each one's."""
+    first = parts[0].out.start
+    if len(parts) == 1:
+        return (whole,)
+    return tuple(whole[:, part.out.start - first : part.out.stop - first] for part in parts)
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """(tokens, a), (tokens, b), … as one (tokens, a + b + …): where they lie so already, nothing is copied."""
+    first, width = parts[0], sum(part.shape[1] for part in parts)
+    end = first.data_ptr()
+    for part in parts:
+        if part.data_ptr() != end or part.stride() != (width, 1) or _base(part) != _base(first):
+            return torch.cat(list(parts), 1)
+        end += part.shape[1] * part.element_size()
+    return first.as_strided((first.shape[0], width), (width, 1))
+
+
+def _base(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

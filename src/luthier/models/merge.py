@@ -1,0 +1,194 @@
+"""Merge fine-tuned models: the role `merger`, and what all methods share.
+
+A merger combines the weight changes of several models from the same base. Tensors are merged one by one, so memory
+holds one tensor of each model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.component import Component
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.system.process import no_bars
+from luthier.models.describe import INDEX, read_headers, read_object, weight_files
+from luthier.models.load import is_adapter, open_folder, open_merged, pick_dtype, weights_of
+from luthier.models.source import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sign = Literal["total", "frequency"]
+
+
+class Merger(Component):
+    """How the changes of several tuned models become one."""
+
+    role: ClassVar[str] = "merger"
+    home: ClassVar[str] = "luthier.models.mergers"
+
+    @abstractmethod
+    def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
+        """One weight's changes (models, …) in fp32, and the models' weights (models,), to the change that is kept (…).
+
+        The same seed makes the same change.
+        """
+
+    @abstractmethod
+    def share(self, number: int) -> float:
+        """The weight of each of `number` models when none are given."""
+
+
+def weighted(changes: Tensor, weights: Tensor) -> Tensor:
+    """Each model's change times the model's weight."""
+    return changes * weights.view(-1, *[1] * (changes.dim() - 1))
+
+
+def agreed(changes: Tensor, weights: Tensor, sign: Sign) -> Tensor:
+    """The mean of those weighted changes whose sign is the majority's, number by number.
+
+    The second half of TIES (Yadav et al., 2023), as PEFT 0.21 computes it: signs are those of the changes before they
+    are weighted. `total`: the sign of their sum; `frequency`: the sign that most have.
+    """
+    import torch
+
+    signs = changes.sign()
+    balance = changes.sum(dim=0) if sign == "total" else signs.sum(dim=0)
+    kept = signs == torch.where(balance >= 0, 1, -1)
+    return (weighted(changes, weights) * kept).sum(dim=0) / kept.sum(dim=0).clamp(min=1)
+
+
+Progress = Callable[[int, int], object]
+Combine = Callable[[str, "Tensor"], "Tensor"]
+"""Takes a weight's name and its changes (models, …)."""
+
+
+def stands_on(model: Artifact, base: Artifact) -> bool:
+    """Whether a model was tuned from the base, at once or over others."""
+    while model.digest != base.digest and "model" in model.manifest.inputs:
+        model = model.parent("model")
+    return model.digest == base.digest
+
+
+def merge_weights(
+    base: Artifact,
+    models: Sequence[Artifact],
+    combine: Combine,
+    *,
+    dequantize: bool,
+    folder: Path,
+    scratch: Path,
+    progress: Progress,
+) -> bool:
+    """Write the merged weights into `folder` in float32, in files named as the base's; whether any differs from its.
+
+    A change is the difference to the base of a weight, in float32; an adapter's is what merging it adds. `ModelError`
+    with the model's place (`models.0`) for one that cannot be merged.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    folders = _places([base, *models], scratch, dequantize)
+    names = [_files(source) for source in folders]
+    done, differs = 0, False
+    for path in _shards(folders[0]):
+        merged = {}
+        for key in sorted(key for key, shard in names[0].items() if shard == path):
+            own = _tensor(path, key)
+            changes = torch.stack([_tensor(found[key], key) - own for found in names[1:]])
+            change = combine(key, changes) if changes.any() else torch.zeros(())
+            merged[key], differs = own + change, differs or bool(change.any())
+            progress(done := done + 1, len(names[0]))
+        save_file(merged, folder / path.name, metadata={"format": "pt"})
+    if weight_files(folders[0])[0].name == INDEX:
+        size = sum(4 * tensor.numbers for tensor in read_headers(folders[0]).values())
+        write_json(folder / INDEX, {**read_object(folders[0] / INDEX), "metadata": {"total_size": size}})
+    return differs
+
+
+def combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
+    """How the changes of a weight become one; each weight has dice of its own."""
+    import torch
+
+    share = torch.tensor(list(weights), dtype=torch.float32)
+    return lambda key, changes: method.combine(changes, share, int(digest_of([seed, key])[:15], 16))
+
+
+def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> list[Path]:
+    """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
+    found = [_whole(weights_of(artifacts[0]), scratch, dequantize)]
+    for at, one in enumerate(artifacts[1:]):
+        try:
+            found.append(_whole(weights_of(one), scratch, dequantize))
+        except ModelError as error:
+            raise ModelError(error.message, where=SourceLocation(field=f"models.{at}"), hint=error.hint) from error
+    if len({frozenset(_files(folder)) for folder in found}) > 1:
+        found = [_renamed(folder, one, scratch) for folder, one in zip(found, artifacts, strict=True)]
+    first = read_headers(found[0])
+    for at, folder in enumerate(found[1:]):
+        other = read_headers(folder)
+        wrong = sorted(
+            key
+            for key in {*first, *other}
+            if key not in first or key not in other or first[key].shape != other[key].shape
+        )
+        if wrong:
+            what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
+            raise ModelError(
+                f"the model has other weights than its base, so there is no change to merge: {what}",
+                where=SourceLocation(field=f"models.{at}"),
+                hint="merge models whose technique adds no weights of its own and leaves the vocabulary as it is",
+            )
+    return found
+
+
+def _whole(artifact: Artifact, scratch: Path, dequantize: bool) -> Path:
+    if not is_adapter(artifact):
+        return artifact.folder
+    folder = scratch / artifact.digest
+    return _saved(folder, lambda: open_merged(artifact, pick_dtype("float32"), dequantize=dequantize))
+
+
+def _renamed(folder: Path, artifact: Artifact, scratch: Path) -> Path:
+    """The same weights under the names that transformers gives them today."""
+    if folder.parent == scratch:
+        return folder
+    return _saved(scratch / artifact.digest, lambda: open_folder(folder, pick_dtype("float32")))
+
+
+def _saved(folder: Path, opened: Callable[[], Any]) -> Path:
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        with no_bars():
+            opened().save_pretrained(part)
+        part.replace(folder)
+    return folder
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The file of each weight."""
+    from safetensors import safe_open
+
+    found = {}
+    for path in _shards(folder):
+        with safe_open(path, framework="pt") as file:
+            found.update(dict.fromkeys(file.keys(), path))
+    return found
+
+
+def _shards(folder: Path) -> list[Path]:
+    return [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+
+
+def _tensor(path: Path, key: str) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(key).float()

@@ -1,0 +1,88 @@
+"""Adapters over one open base: which can share it, and how they come and go while others are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.models.describe import read_object
+from luthier.models.load import ADAPTER, adapter_config, fitting, is_adapter, outputs_of, scheme_of, weights_of
+
+_LORA = re.compile(r"base_model\.model\.(?P<module>.{1,500})\.lora_[AB]\.weight")
+_NUMBERED = re.compile(r".\.\d{1,6}\..")
+_FREE = frozenset({
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
+    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "peft_version", "r", "rank_pattern",
+    "revision", "target_modules", "task_type", "use_rslora",
+})  # fmt: skip
+"""Settings of LoRA that leave it plain, whatever they are."""
+
+
+def can_share(artifact: Artifact) -> bool:
+    """Whether a model's weights may be open under others: a whole model, or plain LoRA in the layers of one."""
+    own = weights_of(artifact)
+    if not is_adapter(own):
+        return True
+    folder = own.folder / ADAPTER
+    return scheme_of(own) is None and not outputs_of(own) and _is_plain(folder) and _is_in_layers(folder)
+
+
+def add_adapter(model: Any, folder: Path, name: str) -> Any:
+    """PEFT's model with one more adapter over it; `ModelError`, and all as it was, when that does not fit."""
+    from peft import PeftModel, PeftModelForCausalLM
+
+    with fitting(folder):
+        config = adapter_config(model, folder)
+        if isinstance(model, PeftModel):
+            whole = model
+            whole.add_adapter(name, config)
+        else:
+            whole = PeftModelForCausalLM(model, config, adapter_name=name)
+        try:
+            device = str(next(whole.parameters()).device)
+            result = whole.load_adapter(str(folder), name, is_trainable=False, torch_device=device)
+            if missing := [key for key in result.missing_keys if f".{name}." in key]:
+                raise ValueError(f"{missing[0]} is missing")
+        except (ValueError, RuntimeError, KeyError):
+            take_adapter(whole, name)
+            raise
+    return whole.eval()
+
+
+def take_adapter(model: Any, name: str) -> Any:
+    """The model without one of its adapters; without PEFT when that was the last."""
+    if list(model.peft_config) == [name]:
+        return model.unload()
+    if model.active_adapter == name:
+        model.set_adapter(next(other for other in model.peft_config if other != name), inference_mode=True)
+    model.delete_adapter(name)
+    return model
+
+
+def _is_plain(folder: Path) -> bool:
+    from peft import LoraConfig
+
+    config = read_object(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA" or config.get("init_lora_weights", True) not in (True, False, "gaussian"):
+        return False
+    usual = LoraConfig().to_dict()
+    odd = config.keys() - _FREE - {"peft_type", "init_lora_weights"}
+    return all((config[name] or None) == (usual.get(name) or None) for name in odd)
+
+
+def _is_in_layers(folder: Path) -> bool:
+    from safetensors import safe_open
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return False
+    with safe_open(file, framework="np") as weights:
+        return all(map(_is_in_layer, weights.keys()))
+
+
+def _is_in_layer(key: str) -> bool:
+    """Whether an adapter's weight belongs to a numbered layer."""
+    found = _LORA.fullmatch(key)
+    return found is not None and _NUMBERED.search(found["module"]) is not None

@@ -1,0 +1,1 @@
+"""Prefix-tree packs: forward passes that compute a shared prefix once."""

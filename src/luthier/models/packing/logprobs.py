@@ -1,0 +1,413 @@
+"""Log-probabilities of a pack's trained tokens, for every objective and every evaluation.
+
+A probe decides once for each model how it is read: it reads a small pack packed and padded and compares the results.
+Models with a recurrent state, or with attention outside transformers' registry, are read in padded rows with the same
+result. Models with unknown operations on their logits use their own output head.
+
+The last layer computes only the positions of trained tokens after its attention. Its `forward` is replaced only where
+it is a plain pair of attention and MLP with a norm before each; `reading` compares the outputs before and after the
+replacement.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from luthier.core.errors import ModelError
+from luthier.models.adapters import NO_PROMPT, SoftPrompt, soft_prompt
+from luthier.models.attention import Pass, Unpackable, packed
+from luthier.models.attention.prefix import PrefixKV, begun_of
+from luthier.models.kernels import gates, norms, rotary
+from luthier.models.kernels.forwards import distance
+from luthier.models.packing.head import LogitTransform, OutputHead
+from luthier.models.packing.pack import Pack, TokenRow, pack, rounded
+from luthier.models.sequence_head import is_sequence, plain_model, score
+
+_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_WANTED: ContextVar[Tensor | None] = ContextVar("luthier_wanted", default=None)
+
+
+class _Last:
+    """The forward of a last layer, and its own forward when all tokens are wanted."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer, self._own = layer, type(layer).forward
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        indices = _WANTED.get()
+        if indices is None or args:
+            return self._own(self._layer, hidden_states, *args, **kwargs)
+        layer = self._layer
+        mixed = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)[0]
+        kept = hidden_states.index_select(1, indices) + mixed.index_select(1, indices)
+        mlp_out = layer.mlp(layer.post_attention_layernorm(kept))
+        return kept + (mlp_out[0] if isinstance(mlp_out, tuple) else mlp_out)  # experts tell their router's scores too
+
+
+def install(decoder: Any) -> bool:
+    """Replace the forward of a decoder's last layer; False where its layers are not of the known kind."""
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, torch.nn.ModuleList) or {name for name, _ in layers[-1].named_children()} != _PARTS:
+        return False
+    layers[-1].forward = _Last(layers[-1])
+    return True
+
+
+def remove(decoder: Any) -> None:
+    """Give the last layer its own forward back."""
+    del decoder.layers[-1].forward
+
+
+@contextmanager
+def only(indices: Tensor | None) -> Iterator[None]:
+    """Let installed last layers go on with these places (M,) alone; None: with all."""
+    token = _WANTED.set(indices)
+    try:
+        yield
+    finally:
+        _WANTED.reset(token)
+
+
+def in_few_sizes(indices: Tensor) -> Tensor:
+    """Places with the first one repeated at the end, so that they come in few sizes: kernels are made for each."""
+    unit = max(8, 1 << max(0, indices.shape[0].bit_length() - 3))
+    return torch.cat([indices, indices[:1].expand(-indices.shape[0] % unit)])
+
+
+FEW_TARGETS = 4
+"""Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
+AGREES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+_FAULTS = (TypeError, ValueError, AttributeError, LookupError, RuntimeError)
+_SEEN_WHOLE = {"full_attention", "sliding_attention", "attention"}
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardMode:
+    """How a model is read: packed or in padded rows (and why), and with which head (None: its own logits)."""
+
+    packed: bool
+    why: str
+    head: OutputHead | None
+    short: bool = False
+    """Whether the last layer goes on only where somebody reads."""
+    turn: int | None = None
+    """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
+
+
+def logprobs(
+    model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, training_precision: bool = False,
+    first: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
+
+    For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
+    sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
+    layer see every token, for those who watch the layers. `training_precision` rounds logits as they are rounded while
+    the model learns, also where no gradient is wanted. Into `first` (N,) is written whether nothing is likelier than
+    the target, where no choices are told of.
+    """
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    how = replace(how, short=False) if whole else how
+    pack = pack.on(next(inner.parameters()).device)
+    if is_sequence(inner):
+        scores = score(inner, _hidden(inner, pack, soft, how, quick))
+        return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
+    if how.head is None:
+        return _chosen(_own_logits(inner, pack, soft, how.turn), pack, first)
+    if pack.choices is None and not torch.is_grad_enabled():
+        sources, indices = torch.unique(pack.sources, return_inverse=True)
+        path = torch.empty_like(sources).scatter_(0, indices, pack.path)  # any row that a state lies on
+        hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
+        return how.head.given(
+            hidden, indices, pack.targets, precise=not training_precision or _precise(pack), first=first
+        )
+    hidden = _hidden(inner, pack, soft, how, quick)
+    precise = not (torch.is_grad_enabled() or training_precision) or _precise(pack)
+    if pack.choices is None:
+        return how.head.logprobs(hidden, pack.targets, precise=precise, first=first)
+    return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
+
+
+def states(model: torch.nn.Module, pack: Pack) -> Tensor:
+    """(N, width) what the last layer says where the pack's targets are predicted, for heads of other kinds."""
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    return _hidden(inner, pack.on(next(inner.parameters()).device), soft, how, True)
+
+
+def _precise(pack: Pack) -> bool:
+    """Whether logits are computed in fp32 while a pack is learnt."""
+    return pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
+
+
+@torch.no_grad()
+def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, temperature: float) -> Pack:
+    """The pack with the `count` tokens that a model finds likeliest at each learnt token, and their log-probabilities.
+
+    Log-probabilities are those of logits divided by `temperature`; only ids below `below` are taken, all at most.
+    """
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    here = pack.on(next(inner.parameters()).device)
+    count = min(count, below)
+    if how.head is None:
+        logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn) / temperature, -1)
+        found, choices = logps[:, :below].topk(count)
+    else:
+        hidden = _hidden(inner, here, soft, how, True)
+        choices, found = how.head.top(hidden, count, below=below, temperature=temperature)
+    device = pack.ids.device
+    return replace(pack, choices=choices.to(device), teacher=found.to(device), temperature=temperature)
+
+
+@torch.no_grad()
+def ranked(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
+    """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    here = pack.on(next(inner.parameters()).device)
+    if how.head is None:
+        logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn), -1)
+        return logps.gather(1, here.targets[:, None])[:, 0], logps.argmax(-1) == here.targets
+    hidden = _hidden(inner, here, soft, how, True)
+    first, _ = how.head.top(hidden, 1, below=how.head.linear.weight.shape[0])
+    return how.head.logprobs(hidden, here.targets), first[:, 0] == here.targets
+
+
+@torch.no_grad()
+def begin(model: torch.nn.Module, ids: Sequence[int]) -> PrefixKV:
+    """Read by itself what packs of a model that is read packed begin with."""
+    inner, prefix_kv = plain_model(model), PrefixKV(ids)
+    alone = pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
+    with packed(inner, alone, prefix_kv=prefix_kv):
+        decoder_of(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)
+    return prefix_kv
+
+
+_READINGS: WeakKeyDictionary[torch.nn.Module, ForwardMode] = WeakKeyDictionary()
+
+
+def reading(model: torch.nn.Module) -> ForwardMode:
+    """Find out, once for each model, how it is read."""
+    inner = plain_model(model)
+    if inner not in _READINGS:
+        with torch.no_grad(), answering(inner):
+            _READINGS[inner] = _find_out(inner)
+    return _READINGS[inner]
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """A model without its dropout, for as long as it is only asked."""
+    learning = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.eval()
+        for module in learning:
+            module.training = True
+
+
+def forget(model: torch.nn.Module) -> None:
+    """Let it be found out anew how a model is read, after its layers were changed."""
+    _READINGS.pop(plain_model(model), None)
+
+
+def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
+    """(N, width) hidden states at the pack's sources."""
+    turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
+    if turned or not how.packed:
+        return _hidden_padded(model, pack, soft, how.turn)
+    return _hidden_packed(model, rounded(soft.above(pack)), soft, quick, short=how.short)
+
+
+def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:
+    prefix_kv = begun_of(pack) if not soft.count else None
+    known = prefix_kv.known if prefix_kv is not None else 0
+    sources, count = pack.sources - known, pack.sources.shape[0]
+    read = in_few_sizes(sources) if short and 0 < count < pack.tokens - known else None
+    inputs = {"input_ids": pack.ids[None, known:]} if known else soft.inputs_of(model, pack)
+    with packed(model, pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv), only(read):
+        states: Tensor = decoder_of(model)(
+            **inputs, position_ids=pack.positions[None, known:], use_cache=False
+        ).last_hidden_state
+    return states[0].index_select(0, sources) if read is None else states[0, :count]
+
+
+def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
+    return _unshared(decoder_of(model), "last_hidden_state", model, pack, soft, turn)
+
+
+def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
+    """(N, vocab) logits as the model itself computes them."""
+    logits = _unshared(model, "logits", model, pack, soft, turn)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _chosen(logits: Tensor, pack: Pack, first: Tensor | None = None) -> Tensor:
+    """Log-probabilities of targets, and of choices when the pack has them, from (N, vocab) logits."""
+    if first is not None:
+        torch.ge(logits.gather(1, pack.targets[:, None])[:, 0], logits.amax(-1), out=first)
+    one = torch.log_softmax(logits, -1).gather(1, pack.targets[:, None])
+    if pack.choices is None:
+        return one[:, 0]
+    return torch.cat([one, torch.log_softmax(logits / pack.temperature, -1).gather(1, pack.choices)], 1)
+
+
+def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPrompt, turn: int | None) -> Tensor:
+    """(N, x): what a part of a model says at the pack's sources, each row read whole after the virtual tokens.
+
+    Rows stand side by side, padded at their ends; alone where a longer one would turn the positions of the others.
+    """
+    rows = [torch.tensor(ids, dtype=torch.int64, device=pack.ids.device) for ids in pack.unpack()]
+    longest = max(len(row) for row in rows)
+    positions = pack.positions[pack.sources]
+
+    def read(ids: Tensor, mask: Tensor) -> Tensor:
+        """(rows, places, x), without the virtual tokens."""
+        mask = torch.cat([mask.new_ones(len(mask), soft.count), mask], 1)
+        output = part(**soft.inputs(model, ids), **soft.past(part, len(ids)), attention_mask=mask, use_cache=False)
+        states: Tensor = getattr(output, output_name)
+        return states[:, states.shape[1] - ids.shape[1] :]
+
+    if turn is not None and soft.count + longest > turn:
+        alone = torch.cat([read(row[None], torch.ones_like(row)[None])[0] for row in rows if len(row)])
+        begins = torch.tensor([0, *(len(row) for row in rows)], device=alone.device).cumsum(0)
+        return alone.index_select(0, begins[pack.path] + positions)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return read(ids, mask).flatten(0, 1).index_select(0, pack.path * longest + positions)
+
+
+def decoder_of(model: Any) -> Any:
+    """The part of a model that ends in hidden states; some name something else their decoder."""
+    found = model.get_decoder()
+    if found is not model and isinstance(found, PreTrainedModel):
+        return found
+    return next(child for child in model.children() if isinstance(child, PreTrainedModel))
+
+
+def _find_out(model: Any) -> ForwardMode:
+    norms.install(model)
+    gates.install(model)
+    rotary.install(model)
+    device = next(model.parameters()).device
+    config = model.config.get_text_config()
+    probe = _probe(config.vocab_size).on(device)
+    padded = _hidden_padded(model, probe)
+    _refuse_foresight(model, probe, padded)
+    why = _why_padded(model, probe, padded)
+    head = _head(model, probe, padded)
+    return ForwardMode(packed=not why, why=why, head=head, short=not why and _short(model, probe), turn=_turn(config))
+
+
+def _short(model: Any, probe: Pack) -> bool:
+    """Let the last layer go on only where somebody reads, when that gives the same."""
+    decoder = decoder_of(model)
+    if not install(decoder):
+        return False
+    few = replace(probe, sources=probe.sources[::5])
+    found, expected = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
+    if same := distance(found, expected) <= AGREES[expected.dtype] / 10:
+        return same
+    remove(decoder)
+    return False
+
+
+def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
+    """`ModelError` when what a model says of a token depends on tokens that come after it."""
+    ids = probe.ids.clone()
+    ends = probe.starts[1:][probe.leaf] - 1
+    ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
+    earlier = ~torch.isin(probe.sources, ends.to(probe.sources.device))
+    other = _hidden_padded(model, replace(probe, ids=ids))
+    if distance(other[earlier], padded[earlier]) > AGREES[padded.dtype]:
+        hint = "take a model that was trained to predict the next token"
+        raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", hint=hint)
+
+
+def _turn(config: Any) -> int | None:
+    """From which length on a model turns all positions otherwise (longrope, dynamic scaling)."""
+    params = getattr(config, "rope_parameters", None) or {}
+    for rope in (params, *(part for part in params.values() if isinstance(part, dict))):
+        if rope.get("rope_type") == "longrope":
+            return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+        if rope.get("rope_type") == "dynamic":
+            return int(config.max_position_embeddings)
+    return None
+
+
+def _probe(vocabulary: int) -> Pack:
+    """Two rows that begin alike, part, and are wholly read."""
+    ids = [(7 * at + 3) % vocabulary for at in range(18)]
+    rows = [[*ids[:6], *ids[6:11]], [*ids[:6], *ids[11:]]]
+    return pack([TokenRow(row, [0.0] + [1.0] * (len(row) - 1)) for row in rows], share_from=2)
+
+
+def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
+    """Why the model cannot be read packed; empty when it can."""
+    decoder = decoder_of(model)
+    if why := _why_not_tried(model, decoder):
+        return why
+    try:
+        with packed(model, probe) as now:
+            whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
+    except Unpackable as error:
+        return str(error)
+    except _FAULTS as error:  # whatever a new architecture does with no mask: it has been read padded already
+        return f"it does not read packs: {str(error).splitlines()[0]}"
+    if why := _why_unknown(model.config.get_text_config(), now):
+        return why
+    difference = distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
+    return "" if difference <= AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
+
+
+def _why_not_tried(model: Any, decoder: Any) -> str:
+    """Why there is no need to try."""
+    if getattr(model, "_is_stateful", False):
+        return "it carries a state from token to token"
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        return "it does not take positions"
+    if not hasattr(sys.modules[type(decoder).__module__], "ALL_ATTENTION_FUNCTIONS"):
+        return "it does not use the attention registry"
+    return ""
+
+
+def _why_unknown(config: Any, now: Pass) -> str:
+    """Why attention cannot be trusted to go through the registry in every layer, sliding windows included."""
+    layers: int = config.num_hidden_layers
+    if len(now.windows) != layers:
+        return f"{len(now.windows)} of its {layers} layers use the attention registry"
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or ()
+    if unknown := sorted(set(kinds) - _SEEN_WHOLE):
+        return f"it has layers of the kind {unknown[0]}"
+    windows = sum(window is not None for window in now.windows)
+    sliding = sum(kind == "sliding_attention" for kind in kinds)
+    return f"{windows} of its {sliding} sliding layers say so" if kinds and sliding > windows else ""
+
+
+def _head(model: Any, probe: Pack, hidden: Tensor) -> OutputHead | None:
+    """The model's head when its logits are understood: checked against the model's own."""
+    linear = model.get_output_embeddings()
+    if type(linear) is not torch.nn.Linear or linear.in_features != hidden.shape[1]:
+        return None
+    head = OutputHead(linear, _shape(model.config.get_text_config()))
+    own = _chosen(_own_logits(model, probe), probe)
+    found = head.logprobs(hidden, probe.targets, precise=False)
+    return head if distance(found, own) <= AGREES[hidden.dtype] else None
+
+
+def _shape(config: Any) -> LogitTransform:
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale /= divisor
+    return LogitTransform(float(scale), getattr(config, "final_logit_softcapping", None))

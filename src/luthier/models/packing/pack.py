@@ -1,0 +1,407 @@
+"""Prefix-tree packs: rows that share a prefix are computed once.
+
+A pack is a forest of token rows in which every shared prefix stands once, such as one system prompt, or one prompt with
+several completions. Attention follows ancestry and positions follow depth, so a model reads each row as if it were
+alone.
+
+The rows of a step that do not fit into one pack are split into few packs of about equal size, cut where little is
+shared. Where almost nothing is shared they are dealt out evenly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EVEN = 0.04
+"""Parts need not be more alike than this share of the largest, unless one is to wait for the other."""
+LOOK_BACK = 8
+"""A cut may come earlier by this fraction of a part, where lessons share less."""
+Size = Callable[[int, int], int]
+"""Tokens of the lessons from the first number up to the second, packed together; grows with either end."""
+
+
+def parted(count: int, size: Size, links: Sequence[int], most: int, n_parallel: int = 1) -> list[range]:
+    """Part lessons 0 up to `count` into as few runs of at most `most` tokens as can be (a larger lesson stands alone).
+
+    The largest run is about as small as it can be with so many; `links` says how many tokens each lesson shares with
+    the one before it, which a cut in front of it would compute twice. Where so many runs are read `n_parallel` one
+    another, there are as many as to leave none of them alone, and even ones are worth more than gentle cuts.
+    """
+    if not count or (n_parallel == 1 and size(0, count) <= most):
+        return [range(count)] if count else []
+    size = cache(size)
+    runs = _filled(count, size, most)
+    parts = min(count, -(-len(runs) // n_parallel) * n_parallel)
+    low, high = max(size(0, count) // parts, *(size(at, at + 1) for at in range(count))), most
+    even = EVEN if n_parallel == 1 else 0
+    while high - low > max(1, even * high):
+        middle = (low + high) // 2
+        tried = _filled(count, size, middle)
+        if len(tried) <= parts:
+            runs, high = tried, middle
+        else:
+            low = middle
+    if n_parallel > 1:
+        return runs
+    gentle = _filled(count, size, min(most, high + high // LOOK_BACK), links)
+    return min(runs, gentle, key=lambda some: (len(some), sum(size(run.start, run.stop) for run in some)))
+
+
+def _filled(count: int, size: Size, most: int, links: Sequence[int] | None = None) -> list[range]:
+    """Runs that are filled one after another; with links, each cut may come a little earlier."""
+    runs: list[range] = []
+    begin = 0
+    while begin < count:
+        end = _furthest(begin, count, size, most)
+        if links is not None and end < count:
+            earliest = max(begin + 1, end - (end - begin) // LOOK_BACK)
+            end = min(range(earliest, end + 1), key=lambda at: (links[at], -at))
+        runs.append(range(begin, end))
+        begin = end
+    return runs
+
+
+def _furthest(begin: int, count: int, size: Size, most: int) -> int:
+    """The last place up to which lessons fit together; at least one is taken."""
+    low, high = begin + 1, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        if size(begin, middle) <= most:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def dealt(weights: Sequence[float], parts: int) -> list[list[int]]:
+    """Lessons in so many parts of about equal weight: the heaviest first, each to the part that is lightest yet."""
+    found: list[list[int]] = [[] for _ in range(parts)]
+    heavy = [0.0] * parts
+    for at in sorted(range(len(weights)), key=lambda at: (-weights[at], at)):
+        lightest = min(range(parts), key=lambda part: (heavy[part], part))
+        found[lightest].append(at)
+        heavy[lightest] += weights[at]
+    return [sorted(part) for part in found if part]
+
+
+SHARE_FROM = 16
+"""Prefixes shorter than this many tokens are not worth a branching point: the copies cost less than the bookkeeping."""
+_AT_ONCE = 64
+"""Ids that are compared at once."""
+LEARNT = 0.25
+"""What a learnt token costs beyond one that is only read, in such tokens: the output head of a small model."""
+AGAIN = 1.02
+"""How much more may be computed, of what rows share, for packs that are more alike."""
+_READ = ("ids", "positions", "sources", "targets", "path", "weights", "choices", "teacher")
+"""What is moved to the device on which a model reads."""
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One path to read: its token ids and how much each of them counts when learnt."""
+
+    ids: Sequence[int]
+    loss_weights: Sequence[float]
+    """Weight of each token in the loss, 0 for one that is only read; the first token can never be learnt."""
+    key: str = ""
+    """Whose row it is: the example's id."""
+    group_size: int = 1
+    """How many rows its lesson has, itself included: they stand next to one another and are never parted."""
+    choices: Sequence[Sequence[int]] = ()
+    """For each learnt token the K token ids that a teacher found likeliest; empty where there is no teacher."""
+    teacher: Sequence[Sequence[float]] = ()
+    """The teacher's log-probabilities of the choices."""
+    token_values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What else a loss must know, by name: a number for each learnt token (how likely it was when it was written)."""
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.loss_weights):
+            raise ValueError(f"row {self.key!r} has {len(self.ids)} ids and {len(self.loss_weights)} weights")
+        if len(self.choices) != len(self.teacher):
+            raise ValueError(f"row {self.key!r} has {len(self.choices)} choices and {len(self.teacher)} of a teacher")
+
+    @property
+    def needed(self) -> int:
+        """How many leading tokens must be read: nothing predicts from the last learnt one or from what follows it."""
+        return max((at for at in range(1, len(self.ids)) if self.loss_weights[at]), default=0)
+
+    @property
+    def targets(self) -> list[int]:
+        """Places of the learnt tokens."""
+        return [at for at in range(1, len(self.ids)) if self.loss_weights[at]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """A forest of token segments: T tokens, S segments, R rows, N learnt tokens in the order of the rows."""
+
+    ids: Tensor  # (T,) int64
+    positions: Tensor  # (T,) int64: depth of each token on its own path
+    parent: Tensor  # (S,) int64: segment s continues segment parent[s]; -1 for a root; its descendants follow it
+    starts: Tensor  # (S+1,) int64: segment s holds tokens starts[s] up to starts[s+1]
+    sources: Tensor  # (N,) int64: the token whose hidden state predicts
+    targets: Tensor  # (N,) int64: the token id that is predicted
+    weights: Tensor  # (N,) float64: its share in the loss
+    path: Tensor  # (N,) int64: the row that it belongs to
+    leaf: Tensor  # (R,) int64: the segment in which a row ends; -1 for a row of which nothing is read
+    lesson: Tensor  # (R,) int64: the number, within the pack, of the lesson that each row belongs to
+    keys: tuple[str, ...]
+    choices: Tensor | None = None  # (N, K) int64: token ids that are compared with a teacher at each learnt token
+    teacher: Tensor | None = None  # (N, K) float32: the teacher's log-probabilities of the choices
+    temperature: float = 1.0
+    """What logits are divided by where the choices are read; the targets are read at 1."""
+    token_values: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,) float64
+    """What else the loss must know of each learnt token, by name."""
+
+    @property
+    def tokens(self) -> int:
+        """T: how many tokens are computed."""
+        return self.ids.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """R: how many rows it holds."""
+        return len(self.keys)
+
+    def on(self, device: torch.device) -> Pack:
+        """The same pack with what the model reads on a device."""
+        if self.ids.device == device:
+            return self
+        moved = {name: value.to(device) for name in _READ if (value := getattr(self, name)) is not None}
+        return replace(
+            self, **moved, token_values={name: value.to(device) for name, value in self.token_values.items()}
+        )
+
+    def spans(self, row: int) -> list[slice]:
+        """The tokens of a row's segments from the root down."""
+        parent, starts = self.parent.tolist(), self.starts.tolist()
+        return list(reversed(list(_upwards(int(self.leaf[row]), parent, starts))))
+
+    def unpack(self) -> list[list[int]]:
+        """What is read of each row, as if it stood alone."""
+        ids = self.ids.tolist()
+        return [[token for span in self.spans(row) for token in ids[span]] for row in range(self.rows)]
+
+
+def pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
+    """Lay out rows as a forest; prefixes of at least `share_from` tokens that rows have in common stand once."""
+    read = [list(row.ids[: row.needed]) for row in rows]
+    order = sorted(range(len(rows)), key=read.__getitem__)
+    forest, leaf = _grow([read[at] for at in order], share_from)
+    leaf_of = dict(zip(order, leaf, strict=True))
+    starts = [0]
+    for segment in forest:
+        starts.append(starts[-1] + segment.end - segment.begin)
+    parent = [segment.parent for segment in forest]
+    ids = [token for segment in forest for token in read[order[segment.row]][segment.begin : segment.end]]
+    positions = [position for segment in forest for position in range(segment.begin, segment.end)]
+    sources = [source for at, row in enumerate(rows) for source in _sources(row, leaf_of[at], parent, starts)]
+    choices, teacher = _taught(rows)
+    loss_tokens = [
+        (row.ids[at], float(row.loss_weights[at]), which) for which, row in enumerate(rows) for at in row.targets
+    ]
+    return Pack(
+        ids=_integers(ids),
+        positions=_integers(positions),
+        parent=_integers(parent),
+        starts=_integers(starts),
+        sources=_integers(sources),
+        targets=_integers([token for token, _, _ in loss_tokens]),
+        weights=torch.tensor([weight for _, weight, _ in loss_tokens], dtype=torch.float64),
+        path=_integers([which for _, _, which in loss_tokens]),
+        leaf=_integers([leaf_of[at] for at in range(len(rows))]),
+        lesson=_integers([number for number, group in enumerate(_lessons(rows)) for _ in group]),
+        keys=tuple(row.key for row in rows),
+        choices=choices,
+        teacher=teacher,
+        token_values=_columns(rows),
+    )
+
+
+def packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1) -> list[Pack]:
+    """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
+
+    The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone. Where so many are read
+    `n_parallel` one another, there are as many as to leave none alone, if rows suffice, and those that cost most come
+    first.
+    """
+    read = [list(row.ids[: row.needed]) for row in rows]
+    groups = sorted((sorted(group, key=read.__getitem__) for group in _lessons(rows)), key=lambda group: read[group[0]])
+    links = [0, *(common(read[one[-1]], read[other[0]]) for one, other in pairwise(groups))]
+
+    def size(numbers: Iterable[int]) -> int:
+        together = sorted(read[at] for number in numbers for at in groups[number])
+        return sum(segment.end - segment.begin for segment in _grow(together, share_from)[0])
+
+    new = [len(read[group[0]]) - link for group, link in zip(groups, links[: len(groups)], strict=True)]
+    sums = [0, *accumulate(new)]
+
+    def size_of_run(first: int, last: int) -> int:
+        if share_from > 1 or len(groups) < len(rows):
+            return size(range(first, last))
+        return sums[last] - sums[first] + links[first]  # each row adds what it does not share with the one before
+
+    parts: list[list[int]] = [list(run) for run in parted(len(groups), size_of_run, links, tokens, n_parallel)]
+    if n_parallel > 1:
+        head_costs = [LEARNT * sum(len(rows[at].targets) for at in group) for group in groups]
+        parts = _even(parts, size, head_costs)
+    return [
+        pack([rows[at] for at in sorted(at for number in part for at in groups[number])], share_from) for part in parts
+    ]
+
+
+def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_costs: Sequence[float]) -> list[list[int]]:
+    """The same number of parts of the same lessons, more alike in what they cost where little is shared; dear ones
+    first."""
+
+    def cost(part: Iterable[int]) -> float:
+        return size(part) + sum(head_costs[at] for at in part)
+
+    others = dealt([cost([at]) for at in range(len(head_costs))], len(parts))
+    sizes, were = list(map(size, others)), list(map(size, parts))
+    alike = max(map(cost, others)) < max(map(cost, parts)) and max(sizes) <= max(were)
+    return sorted(others if alike and sum(sizes) <= AGAIN * sum(were) else parts, key=lambda part: -cost(part))
+
+
+def _lessons(rows: Sequence[TokenRow]) -> list[range]:
+    """Numbers of the rows of each lesson; the rows of a lesson follow one another."""
+    found, begin = list[range](), 0
+    while begin < len(rows):
+        found.append(range(begin, begin + rows[begin].group_size))
+        begin = found[-1].stop
+    if any(group.stop > len(rows) or any(rows[at].group_size != len(group) for at in group) for group in found):
+        raise ValueError("the rows of a lesson are parted")
+    return found
+
+
+def _taught(rows: Sequence[TokenRow]) -> tuple[Tensor | None, Tensor | None]:
+    """The choices of all rows and a teacher's log-probabilities of them, when rows have them."""
+    if not any(row.choices for row in rows):
+        return None, None
+    if any(len(row.choices) != len(row.targets) for row in rows):
+        raise ValueError("a row has choices for some of its learnt tokens only")
+    choices = [torch.as_tensor(row.choices, dtype=torch.int64) for row in rows]
+    teacher = [torch.as_tensor(row.teacher, dtype=torch.float32) for row in rows]
+    return torch.cat(choices), torch.cat(teacher)
+
+
+def _columns(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
+    """What rows tell of their learnt tokens, one column for each name; every row that learns something must tell it."""
+    names = dict.fromkeys(name for row in rows for name in row.token_values)
+    for row in rows:
+        if any(len(row.token_values.get(name, ())) != len(row.targets) for name in names):
+            raise ValueError(f"row {row.key!r} does not tell {', '.join(names)} of each of its learnt tokens")
+    flat = {name: [value for row in rows for value in row.token_values.get(name, ())] for name in names}
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in flat.items()}
+
+
+def rounded(made: Pack) -> Pack:
+    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 64 in each doubling.
+
+    Matrix libraries make a kernel for each new shape, and keep it: with a new size at each step that costs more time
+    and memory than the few tokens.
+    """
+    unit = max(8, 1 << max(0, made.tokens.bit_length() - 7))
+    missing = -made.tokens % unit
+    if not missing or not made.tokens:
+        return made
+    filler = made.ids.new_zeros(missing)
+    return replace(
+        made,
+        ids=torch.cat([made.ids, filler]),
+        positions=torch.cat([made.positions, filler]),
+        parent=torch.cat([made.parent, made.parent[-1:]]),
+        starts=torch.cat([made.starts, _integers([made.tokens + missing])]),
+    )
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading ids two rows share."""
+    for begin in range(0, min(len(one), len(other)), _AT_ONCE):
+        some, others = one[begin : begin + _AT_ONCE], other[begin : begin + _AT_ONCE]
+        if some != others:
+            for at, (a, b) in enumerate(zip(some, others, strict=False)):
+                if a != b:
+                    return begin + at
+    return min(len(one), len(other))
+
+
+class _Segment(NamedTuple):
+    """Tokens `begin` up to `end` of a sorted row, continuing segment `parent`."""
+
+    parent: int
+    row: int
+    begin: int
+    end: int
+
+
+class _Branch(NamedTuple):
+    """Sorted rows `first` up to `last` that agree on their first `depth` tokens, which end in segment `parent`."""
+
+    first: int
+    last: int
+    depth: int
+    parent: int
+
+
+def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[int]]:
+    """Segments, each followed by everything below it, and each sorted row's leaf."""
+    shared = [common(one, other) for one, other in pairwise(rows)]
+    forest: list[_Segment] = []
+    leaf = [-1] * len(rows)
+    least = max(1, share_from)
+    todo = list(_runs(_Branch(0, len(rows), 0, -1), shared, least))
+    while todo:
+        branch = todo.pop()
+        if branch.last - branch.first == 1:
+            leaf[branch.first] = _put(forest, branch, len(rows[branch.first]))
+            continue
+        depth = min(shared[branch.first : branch.last - 1])
+        below = _Branch(branch.first, branch.last, depth, _put(forest, branch, depth))
+        todo += _runs(below, shared, depth + least)
+    return forest, leaf
+
+
+def _put(forest: list[_Segment], branch: _Branch, end: int) -> int:
+    """Add the segment that ends a branch at a depth and return its number; an empty one is its parent."""
+    if end == branch.depth:
+        return branch.parent
+    forest.append(_Segment(branch.parent, branch.first, branch.depth, end))
+    return len(forest) - 1
+
+
+def _runs(branch: _Branch, shared: list[int], least: int) -> list[_Branch]:
+    """The longest runs of a branch's rows that share at least `least` tokens, last first."""
+    cuts = [at for at in range(branch.first + 1, branch.last) if shared[at - 1] < least]
+    bounds = pairwise([branch.first, *cuts, branch.last])
+    return [_Branch(first, last, branch.depth, branch.parent) for first, last in bounds if last > first][::-1]
+
+
+def _upwards(leaf: int, parent: Sequence[int], starts: Sequence[int]) -> Iterator[slice]:
+    while leaf >= 0:
+        yield slice(starts[leaf], starts[leaf + 1])
+        leaf = parent[leaf]
+
+
+def _sources(row: TokenRow, leaf: int, parent: Sequence[int], starts: Sequence[int]) -> list[int]:
+    """For each learnt token, the token of the pack that stands just before it on the row's path."""
+    targets = row.targets
+    found: list[int] = []
+    end = row.needed
+    for span in _upwards(leaf, parent, starts):
+        begin = end - (span.stop - span.start)
+        while targets and targets[-1] > begin:
+            found.append(span.start + targets.pop() - 1 - begin)
+        end = begin
+    return found[::-1]
+
+
+def _integers(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

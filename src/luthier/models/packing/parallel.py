@@ -1,0 +1,156 @@
+"""Read several packs at a time on threads, each with its own share of the CPU cores.
+
+Cores that share each small operation wait for one another and for other processes; cores with a pack of their own do
+not. Results come in the order of the packs, so no bit depends on which pack is ready first. The number of threads and
+of tokens at a time is computed without torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
+from math import ceil
+from typing import Any, TypeVar
+
+import torch
+
+from luthier.models.attention import NAME, implemented
+from luthier.models.attention.prefix import begun_of
+from luthier.models.packing.logprobs import reading
+from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, packs
+from luthier.models.sequence_head import is_sequence, plain_model
+
+LANES = 2
+"""Packs that are read at once where a processor has the cores: what was measured."""
+LEAST_TOKENS = 256
+"""Rows with fewer tokens for each lane are read as one: Python itself takes turns, and fewer were not measured."""
+WORTH = 0.55
+"""Side by side pays when the lanes end within this share of what a step computes when it is read as one (a prefix that
+all rows share would be computed twice)."""
+ENOUGH = 2048
+"""Tokens from which a pack wins nothing more on a processor: a larger one only waits longer for the system to hand out
+its memory."""
+AGAIN = 1.03
+"""How much more may be computed, of a prefix that rows share, for packs of no more than enough."""
+
+
+def at_once(tokens: float, shared: float, most: int, cores: int) -> tuple[int, float]:
+    """Packs of a step that computes so many tokens when it is read as one, of which all rows share some; and the tokens
+    that are read at any moment, `most` at most."""
+    lanes = LANES if cores >= LANES and tokens >= LANES * LEAST_TOKENS else 1
+    if (tokens + (lanes - 1) * shared) / lanes > WORTH * tokens:
+        lanes = 1
+    room = most / lanes
+    count = lanes * max(1, ceil(tokens / (lanes * min(room, ENOUGH))))
+    if (count - 1) * shared > (AGAIN - 1) * tokens:
+        count = lanes * max(1, ceil(tokens / (lanes * room)))
+    return count, min(most, lanes * (tokens + (count - 1) * shared) / count)
+
+
+PackResult = TypeVar("PackResult")
+
+
+def lanes_for(model: Any) -> int:
+    """How many packs of a model can be read at once here: one where reading it changes what another thread sees."""
+    return LANES if _is_steady(model) and torch.get_num_threads() >= LANES else 1
+
+
+@torch.no_grad()
+def read_packs(
+    model: Any, rows: Sequence[TokenRow], tokens: int, work: Callable[[Pack], PackResult], share_from: int = SHARE_FROM
+) -> list[tuple[Pack, PackResult]]:
+    """Packs of rows that are read and not learnt, at most `tokens` at once, each with what comes of it.
+
+    They become as many packs as lanes take at once, wherever that is worth it; whether there are cores for so many is
+    of no account, so that no number depends on it.
+    """
+    found = _packed(model, rows, tokens, share_from) if rows else []
+    if len(found) < LANES or lanes_for(model) == 1:
+        return [(one, work(one)) for one in found]
+    return list(zip(found, _readers().each(model, lambda one: _unlearnt(work, one), found), strict=True))
+
+
+def _packed(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
+    whole = packs(rows, tokens, share_from)
+    computed = sum(map(_computed, whole))
+    if computed < LANES * LEAST_TOKENS or not _is_steady(model):
+        return whole
+    parallel_packs = packs(rows, tokens // LANES, share_from, n_parallel=LANES)
+    return parallel_packs if sum(map(_computed, parallel_packs)) <= LANES * WORTH * computed else whole
+
+
+def _computed(pack: Pack) -> int:
+    """Tokens of a pack that were not computed before."""
+    prefix_kv = begun_of(pack)
+    return pack.tokens - (prefix_kv.known if prefix_kv is not None else 0)
+
+
+def _unlearnt(work: Callable[[Pack], PackResult], pack: Pack) -> PackResult:
+    with torch.no_grad():  # each thread has its own say in this
+        return work(pack)
+
+
+def _is_steady(model: Any) -> bool:
+    """Whether threads can read a model at once, on processors: nothing in it changes while it is read."""
+    how, inner = reading(model), plain_model(model)
+    steady = how.packed and how.turn is None and (how.head is not None or is_sequence(inner))
+    return steady and all(parameter.device.type == "cpu" for parameter in model.parameters())
+
+
+class WorkerThreads:
+    """Threads that read packs at once, each computing on its share of the cores; they bear the name of their work."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self.count = count
+        self.name = name
+        self._pool: ThreadPoolExecutor | None = None
+
+    def each(
+        self, model: Any, work: Callable[[Pack], PackResult], some: Sequence[Pack]
+    ) -> Generator[PackResult, None, None]:
+        """What comes of each pack, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
+        raised here, once those that were begun have ended."""
+        if len(some) == 1:
+            yield work(some[0])
+            return
+        with implemented(plain_model(model), NAME):  # no thread may take the other's attention away
+            jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
+            try:
+                while jobs:
+                    wait([jobs[0]])
+                    yield jobs.popleft().result()
+            finally:
+                for job in jobs:
+                    job.cancel()
+                wait(jobs)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """Threads stay from step to step: matrix libraries keep their kernels by thread."""
+        if self._pool is None:
+            whole = torch.get_num_threads()
+            self._pool = ThreadPoolExecutor(
+                self.count, self.name, initializer=torch.set_num_threads, initargs=(max(1, whole // self.count),)
+            )
+        return self._pool
+
+
+_READERS: list[WorkerThreads] = []
+"""The lanes of all readings of this process: they stay for the next."""
+
+
+def _readers() -> WorkerThreads:
+    if not _READERS:
+        _READERS.append(WorkerThreads(LANES, "reading"))
+    return _READERS[0]
+
+
+os.register_at_fork(after_in_child=_READERS.clear)

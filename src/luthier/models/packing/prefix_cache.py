@@ -1,0 +1,90 @@
+"""What all rows of one reading begin with is read once, in however many packs they stand, and where somebody keeps it,
+once in all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from luthier.models.adapters import soft_prompt
+from luthier.models.attention.prefix import PrefixKV, standing
+from luthier.models.packing.logprobs import begin, reading
+from luthier.models.packing.pack import TokenRow, common
+
+LEAST = 32
+"""Beginnings shorter than this many tokens are read with each pack."""
+UNIT = 16
+"""A beginning that is kept has a multiple of so many tokens, so that rows which by chance go on alike still find it."""
+MOST = 4
+"""Beginnings that are kept at once."""
+
+
+class Beginnings:
+    """What one model has read, kept for as long as its weights and adapters stand still.
+
+    Each is read by itself, so that numbers do not depend on which rows met it first.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, ...], PrefixKV] = OrderedDict()
+
+    def worth(self, ids: Sequence[int]) -> Sequence[int]:
+        """How much of what the rows of a reading begin with is kept: all, as the next reading begins so too."""
+        return ids[: len(ids) // UNIT * UNIT]
+
+    def of(self, model: Any, ids: Sequence[int]) -> PrefixKV:
+        """What a model made of these tokens, now or before."""
+        key = tuple(ids)
+        if key not in self._kept:
+            self._kept[key] = begin(model, ids)
+        self._kept.move_to_end(key)
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+class Recurring(Beginnings):
+    """For readings that come one by one from anywhere: kept is what one of them has in common with one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: deque[Sequence[int]] = deque(maxlen=MOST)
+
+    def worth(self, ids: Sequence[int]) -> Sequence[int]:
+        """What an earlier reading began with as well; what is kept already, where that is nearly as long."""
+        shared = super().worth(ids[: max((common(ids, one) for one in self._before), default=0)])
+        self._before.append(tuple(ids))
+        known = [len(key) for key in self._kept if tuple(ids[: len(key)]) == key]
+        longest = max(known, default=0)
+        return ids[:longest] if longest >= LEAST and len(shared) - longest < LEAST else shared
+
+
+@contextmanager
+def read_once(model: Any, rows: Sequence[TokenRow], kept: Beginnings | None = None) -> Iterator[None]:
+    """Let a model, while nothing is learnt, read only once what all of these rows begin with."""
+    ids = _beginning(rows)
+    if kept is not None:
+        ids = kept.worth(ids)
+    if len(ids) < LEAST or not _able(model):
+        yield
+        return
+    with standing(begin(model, ids) if kept is None else kept.of(model, ids)):
+        yield
+
+
+def _beginning(rows: Sequence[TokenRow]) -> Sequence[int]:
+    """What all rows begin with, up to the token before the first that predicts something learnt."""
+    read = [row for row in rows if row.targets]
+    if not read:
+        return ()
+    ids = read[0].ids[: min(row.targets[0] for row in read) - 1]
+    for row in read[1:]:
+        ids = ids[: common(ids, row.ids)]
+    return ids
+
+
+def _able(model: Any) -> bool:
+    how = reading(model)
+    return how.packed and how.turn is None and not soft_prompt(model).count

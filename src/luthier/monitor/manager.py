@@ -1,0 +1,109 @@
+"""A monitor that goes on after a kill: its states and what is still to be told lie in one file, written whole.
+
+What is to be told is written down before it is sent, and struck out afterwards. A kill between the two sends a message
+again, under the same id, by which every channel lets its receiver drop it; none is lost, and nothing that was struck
+out is ever sent again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.core.files import seal, unseal, write_aside
+from luthier.monitor.alerts import AlertMessage, AlertState
+from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.evaluator import AlertEvaluator
+from luthier.traces.record import Feedback, Trace
+
+Say = Callable[[str], None]
+KEPT_FAILING = 1000
+"""Messages that wait for a channel which does not take them; older ones are given up, and that is said."""
+
+
+@dataclass
+class AlertManager:
+    """A watcher, who is told, and the file that remembers."""
+
+    watcher: AlertEvaluator
+    channels: Sequence[Channel]
+    post: Post
+    file: Path
+    say: Say
+    _waiting: list[tuple[int, AlertMessage]] = field(default_factory=list)
+    """Messages not sent yet, each with the channel's place."""
+    looked: float | None = None
+    """When the alerts were last looked at."""
+
+    def recall(self) -> None:
+        """Go on where the file says; a monitor that was changed begins anew with the alerts that are new."""
+        if not self.file.exists():
+            return
+        saved = unseal(self.file.read_bytes(), self.file)
+        for name, state in saved["states"].items():
+            if name in self.watcher.states:
+                self.watcher.states[name] = AlertState(*state)
+        self.looked = saved["looked"]
+        waiting = [(channel_index, AlertMessage.model_validate(message)) for channel_index, message in saved["waiting"]]
+        self._waiting = [
+            (channel_index, message) for channel_index, message in waiting if channel_index < len(self.channels)
+        ]
+        if self.looked is not None:
+            self.watcher.begin_after(self.looked)
+
+    def take(self, events: Iterable[Trace | Feedback]) -> list[AlertMessage]:
+        """Take events in order of time; those before the last look are only learnt from. What was told meanwhile."""
+        messages: list[AlertMessage] = []
+        for event in events:
+            messages += self.advance(event.at.timestamp())
+            self.watcher.add(event)
+        return messages
+
+    def advance(self, until: float) -> list[AlertMessage]:
+        """Look at every time that is due, and tell what is to be told."""
+        all_messages: list[AlertMessage] = []
+        for at in self.watcher.looks(until):
+            messages = self.watcher.look(at)
+            self.looked = at
+            all_messages += messages
+            if messages:
+                self._waiting += [
+                    (channel_index, message)
+                    for message in messages
+                    for channel_index, channel in enumerate(self.channels)
+                    if channel.wants(message)
+                ]
+                self.remember()
+                self.send()
+        return all_messages
+
+    def send(self) -> None:
+        """Send what waits; what cannot be sent waits on."""
+        failed: list[tuple[int, AlertMessage]] = []
+        while self._waiting:
+            channel_index, message = self._waiting[0]
+            try:
+                self.channels[channel_index].send(message, self.post)
+            except DeliveryError as error:
+                self.say(f"{self.channels[channel_index].kind}: {message.title}: not sent: {error}; it is tried again")
+                failed.append((channel_index, message))
+            self._waiting.pop(0)
+            self._write([*failed, *self._waiting])
+        for _, message in failed[:-KEPT_FAILING]:
+            self.say(f"given up after too many failures: {message.title}")
+        self._waiting = failed[-KEPT_FAILING:]
+
+    def remember(self) -> None:
+        """Write down where the monitor stands."""
+        self._write(self._waiting)
+
+    def _write(self, waiting: Sequence[tuple[int, AlertMessage]]) -> None:
+        record: dict[str, Any] = {
+            "looked": self.looked,
+            "states": {name: list(state) for name, state in self.watcher.states.items()},
+            "waiting": [[channel_index, json.loads(message.model_dump_json())] for channel_index, message in waiting],
+        }
+        write_aside(self.file, seal(record))

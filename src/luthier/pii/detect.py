@@ -1,0 +1,107 @@
+"""One look at a text for all kinds of personal data; cheap marks decide which finders are worth their time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from luthier.pii import accounts, patterns, secrets
+from luthier.pii.addresses import detect
+from luthier.pii.patterns import apart
+from luthier.pii.span import ANY, PATTERN_KINDS, Mark, Marks, PiiKind, PiiSpan, Spans, areas
+
+
+class _Finder(NamedTuple):
+    kind: PiiKind
+    """What it finds; that of national numbers finds `ssn`, too."""
+    spans: Callable[[str, Marks], Spans]
+    needs: Mark | None = None
+    """Without this mark it finds nothing."""
+    longest: int = 0
+    """Nor does it when no number is so long."""
+    sign: str = ""
+    """Nor in a text without this."""
+
+
+_FINDERS = (
+    _Finder("url_secret", secrets.logins, sign="://"),
+    _Finder("url_secret", secrets.queries, sign="="),
+    _Finder("secret", secrets.published, "long"),
+    _Finder("secret", secrets.named, "keys"),
+    _Finder("email", patterns.emails, sign="@"),
+    _Finder("mac", patterns.macs),
+    _Finder("ip", patterns.fours, "digits", 7),
+    _Finder("ip", patterns.sixes, sign=":"),
+    _Finder("iban", accounts.ibans, "mixed", 4),
+    _Finder("card", accounts.cards, "digits", 12),
+    _Finder("national_id", accounts.national_ids, "digits", 6),
+    _Finder("birth_date", accounts.birth_dates, "digits", 4),
+    _Finder("phone", patterns.phones, "digits", 7),
+    _Finder("address", detect.numbered, "digits"),
+    _Finder("address", detect.unnumbered, "places"),
+)
+"""In the order of their claims."""
+
+
+def find(
+    text: str, kinds: Collection[PiiKind] = PATTERN_KINDS, more: Sequence[PiiSpan] = (), marks: Marks = ANY
+) -> list[PiiSpan]:
+    """Everything of these kinds in a text, in order, without overlaps.
+
+    `more` is what a recogniser of names has found in it: it stands behind what patterns find, but that an address and
+    what patterns see of it are one.
+    """
+    taken: list[PiiSpan] = []
+    if (plainer := apart(text)) is not None:
+        for found in _found(plainer, frozenset(kinds) - {"address"}, ANY):
+            _take(taken, found._replace(text=text[found.start : found.end]))
+    for found in _found(text, frozenset(kinds), marks):
+        _take(taken, found)
+    for found in more:
+        if found.kind in kinds:
+            _take(taken, _whole(text, taken, found) if found.kind == "address" else found)
+    return taken
+
+
+def _whole(text: str, taken: list[PiiSpan], found: PiiSpan) -> PiiSpan:
+    """An address with the parts of it that were found before, which are taken back; it ends where something else is."""
+    start, end = found.start, found.end
+    for one in taken:
+        if one.kind != "address" and one.start < end and start < one.end:
+            start, end = (start, one.start) if one.start - start >= end - one.end else (one.end, end)
+    if not any(map(str.isdigit, text[start:end])):
+        return found
+    parts = [one for one in taken if one.kind == "address" and one.start < end and start < one.end]
+    taken[:] = [one for one in taken if one not in parts]
+    start, end = min([start, *(one.start for one in parts)]), max([end, *(one.end for one in parts)])
+    return PiiSpan(start, end, "address", text[start:end])
+
+
+def _found(text: str, kinds: frozenset[PiiKind], marks: Marks) -> Iterator[PiiSpan]:
+    """What each finder claims, in the order of their claims."""
+    if marks.areas is None:
+        marks = marks._replace(areas=areas(text))
+    longest = max([length for _, _, length in marks.areas or ()], default=0)
+    for kind, spans, _, least, sign in _finders(kinds, marks.missing):
+        if longest >= least and sign in text:
+            for start, end, form in spans(text, marks):
+                actual: PiiKind = "ssn" if form == accounts.US else kind
+                if actual in kinds:
+                    yield PiiSpan(start, end, actual, text[start:end], form)
+
+
+@cache
+def _finders(kinds: frozenset[PiiKind], missing: frozenset[Mark]) -> tuple[_Finder, ...]:
+    """Those that may find something of some kinds in a text that lacks some marks."""
+    requested = {*kinds, "national_id"} if "ssn" in kinds else kinds
+    return tuple(one for one in _FINDERS if one.kind in requested and one.needs not in missing)
+
+
+def _take(taken: list[PiiSpan], found: PiiSpan) -> None:
+    """Keep a find in order, unless another has some of its text."""
+    at = bisect_left(taken, found)
+    free_before = at == 0 or taken[at - 1].end <= found.start
+    if free_before and (at == len(taken) or found.end <= taken[at].start):
+        insort(taken, found)

@@ -1,0 +1,1 @@
+"""Recipes: schema, planner, runner and workspace."""

@@ -1,0 +1,34 @@
+"""What is shown of data sets, and of what was found in them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from luthier.artifacts.dataset import DatasetSummary
+from luthier.artifacts.findings import read_findings
+from luthier.core.artifact import Artifact
+from luthier.core.artifact_type import ArtifactType
+
+
+class DatasetType(ArtifactType):
+    """Rows to train on and rows to measure with, each with what became of it."""
+
+    kind: Literal["dataset"] = "dataset"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        summary = DatasetSummary.read(artifact).model_dump(mode="json")
+        names = ("rows_in", *(["made"] if summary.get("made") else []), "rows", "dropped", "edited", "task", "labels")
+        return {key: summary[key] for key in names if key in summary}
+
+
+class FindingsType(ArtifactType):
+    """What checks found in a data set."""
+
+    kind: Literal["findings"] = "findings"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        record = read_findings(artifact)
+        return {
+            "told": record.sentence,
+            **{finding.name: f"{finding.severity}: {finding.sentence}" for finding in record.findings},
+        }

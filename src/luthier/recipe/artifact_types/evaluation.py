@@ -1,0 +1,41 @@
+"""What is shown of evaluations, and of what is decided by them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from luthier.artifacts.evaluation import EvaluationMetrics
+from luthier.core.artifact import Artifact
+from luthier.core.artifact_type import ArtifactType
+
+
+class EvaluationType(ArtifactType):
+    """Models measured and compared on the same held-out rows."""
+
+    kind: Literal["evaluation"] = "evaluation"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        return {
+            name: ", ".join(f"{metric} {m.value:.3f} ({m.low:.3f} to {m.high:.3f})" for metric, m in metrics.items())
+            for name, metrics in EvaluationMetrics.read(artifact).models.items()
+        }
+
+
+class VerdictType(ArtifactType):
+    """How a gate's rules came out."""
+
+    kind: Literal["verdict"] = "verdict"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        verdict = artifact.read_json("gate.json")
+        return {"verdict": verdict["verdict"], **{rule["rule"]: rule["verdict"] for rule in verdict["rules"]}}
+
+
+class ThresholdsType(ArtifactType):
+    """From which probability on each group's rows get a label."""
+
+    kind: Literal["thresholds"] = "thresholds"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        record = artifact.read_json("thresholds.json")
+        return {"positive": record["positive"], "by": record["column"], **record["by_group"]}

@@ -1,0 +1,1 @@
+"""Importers of recipes from the YAML files of axolotl, TRL and LLaMA-Factory."""

@@ -1,0 +1,91 @@
+"""Rewrite a recipe that uses former names of settings and kinds; comments and layout stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel
+
+from luthier.core.former_names import FORMER_KINDS, former_settings
+from luthier.recipe.errors import field_at, role_at
+from luthier.recipe.yaml import Key, dotted, parse_yaml
+
+_ROUNDS = 12
+"""A setting inside a renamed one is only known once the outer one has its new name."""
+
+
+class Renamed(NamedTuple):
+    """One name that was replaced: its path, the old name and the new one."""
+
+    path: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.old} is now {self.new}"
+
+
+class _Edit(NamedTuple):
+    start: int
+    end: int
+    renamed: Renamed
+
+
+def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, list[Renamed]]:
+    """A recipe's text with present names, and what was replaced; `model` is the recipe's schema.
+
+    Raises:
+        RecipeError: the text is no YAML mapping.
+    """
+    done: list[Renamed] = []
+    for _ in range(_ROUNDS):
+        data = parse_yaml(text, file).data
+        edits = sorted(set(_edits(yaml.compose(text, Loader=yaml.SafeLoader), (), data, model)), reverse=True)
+        if not edits:
+            break
+        for start, end, renamed in edits:
+            text = text[:start] + renamed.new + text[end:]
+        done += [renamed for _, _, renamed in reversed(edits)]
+    return text, done
+
+
+def _edits(node: yaml.Node | None, key: Key, data: Any, model: type[BaseModel]) -> Iterator[_Edit]:
+    if isinstance(node, yaml.MappingNode):
+        for name_node, value_node in node.value:
+            path = (*key, str(name_node.value))
+            if edit := _setting(name_node, path, data, model):
+                yield edit  # what stands below is known once this has its new name
+            else:
+                yield from _edits(value_node, path, data, model)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _edits(item, (*key, index), data, model)
+    elif isinstance(node, yaml.ScalarNode):
+        yield from _kind(node, key, data, model)
+
+
+def _setting(node: yaml.Node, key: Key, data: Any, model: type[BaseModel]) -> _Edit | None:
+    """A key of a mapping that was the name of a setting."""
+    owner, _ = field_at(key, data, model)
+    new = former_settings(owner).get(str(key[-1])) if owner is not None else None
+    if new is None or owner is None or key[-1] in owner.model_fields:
+        return None
+    return _edit(node, key, new)
+
+
+def _kind(node: yaml.ScalarNode, key: Key, data: Any, model: type[BaseModel]) -> Iterator[_Edit]:
+    """A value that was the kind of a part: after `kind:`, or alone in the part's place."""
+    path = key[:-1] if key and key[-1] == "kind" else key
+    role = role_at(path, data, model)
+    kinds: Mapping[str, str] = FORMER_KINDS.get(getattr(role, "role", ""), {})
+    if node.value in kinds:
+        yield _edit(node, key, kinds[node.value])
+
+
+def _edit(node: yaml.Node, key: Key, new: str) -> _Edit:
+    start, end = node.start_mark.index, node.end_mark.index
+    old = str(node.value)
+    quoted = isinstance(node, yaml.ScalarNode) and node.style in ("'", '"')
+    return _Edit(start + quoted, end - quoted, Renamed(dotted(key), old, new))

@@ -1,0 +1,154 @@
+"""Find a model by name: a step of a recipe, the last trained model of a recipe, a digest, or a base model.
+
+The module lists the known base models, downloads a base model, and describes a model: architecture, size, license,
+template, and the memory of a training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from luthier.artifacts.training import TrainingRecord
+from luthier.core.artifact import Artifact
+from luthier.core.component import members
+from luthier.core.errors import ModelError, RecipeError, SourceLocation, UnknownName
+from luthier.core.events import RunEvents
+from luthier.core.step import ArtifactSpec, PlanContext
+from luthier.models.catalog import CATALOG, ENCODERS, resolve
+from luthier.models.describe import describe
+from luthier.models.load import base_folder, data_of, is_plain, refuse_endpoint
+from luthier.models.source import is_hub_id
+from luthier.models.sources.hub import HubModelSource
+from luthier.models.steps.base import BaseModelStep
+from luthier.recipe.locate import Target, find_artifact, find_plan, step_name
+from luthier.recipe.planner import plan, shared_store
+from luthier.recipe.runner import run
+from luthier.recipe.schema import MODEL_STEP, Recipe
+from luthier.recipe.workspace import find_run, recipes_here
+
+
+def _recipe(name: str) -> Recipe:
+    """The smallest recipe there is: bring one model."""
+    return Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=resolve(name, Path()))})
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The catalogue, and which of it is here."""
+    rows = []
+    for name, entry in CATALOG.items():
+        here = plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+        source = " ".join(
+            str(value) for key, value in entry.source.items() if key in ("kind", "package", "version", "id")
+        )
+        row = {"name": name, "source": source, "licence": entry.licence, "parameters": entry.parameters, "here": here}
+        rows.append(row)
+    return rows
+
+
+def is_base_model(word: str) -> bool:
+    """Whether a word names a base model: by the catalog, by its folder or GGUF file, or by its id on the hub."""
+    path = Path(word)
+    if word in CATALOG or (path / "config.json").is_file() or (word.endswith(".gguf") and path.is_file()):
+        return True
+    return is_hub_id(word) and not path.exists()
+
+
+def base_model(name: str, events: RunEvents | None = None) -> Artifact:
+    """The artifact of a base model; taken from its source when it is not here."""
+    return run(_recipe(name), events)[MODEL_STEP].artifact
+
+
+def known_base(name: str) -> ArtifactSpec:
+    """What is known of a base model without bringing it here: by its files where they are, else by the catalogue."""
+    what = plan(_recipe(name), costs_of=())[MODEL_STEP]
+    if what.cached:
+        return ArtifactSpec(tokenizer=shared_store().open(what.digest).folder)
+    return what.step.outline(PlanContext(inputs={}, upstream={}, base=Path()))
+
+
+def get_model(name: str, events: RunEvents | None = None) -> Path:
+    """Bring a base model or a text encoder here, from the hub too; returns the folder, in Hugging Face's layout.
+
+    Files that are here are not fetched again.
+    """
+    step_events, is_encoder = (events or RunEvents()).of(name), name in ENCODERS
+    source = resolve(name, Path(), ENCODERS) if is_encoder else resolve(name, Path())
+    is_here = not is_encoder and plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+    if isinstance(source, HubModelSource) and not is_here:
+        step_events.note(f"fetching {source.id} (revision {source.revision}) from the hub")
+        source.bring(lambda done, total: step_events.progress(done / 1e6, total / 1e6, "MB"), encoder=is_encoder)
+    if is_encoder:
+        return source.in_place(Path(), step_events.note)
+    return base_model(name, events).folder
+
+
+def find_model(named: Target | str | None) -> tuple[str, Artifact]:
+    """What to call it, and the model."""
+    target = Target.of(named)
+    word = target.word or ""
+    if target.word is None or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
+        return _last_model(target)
+    try:
+        found = find_artifact(target)
+    except UnknownName:
+        if ":" in word:
+            raise
+        return target.plain(), base_model(word)
+    if found.artifact.manifest.makes != "model":
+        message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
+        raise ModelError(message, where=SourceLocation(field=word), hint="name the step that tunes, as RECIPE:STEP")
+    return found.name, found.artifact
+
+
+def _last_model(target: Target) -> tuple[str, Artifact]:
+    """The last model that a recipe tunes."""
+    if target.word is None and not recipes_here():
+        hint = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
+        raise RecipeError(
+            "no recipe here whose model could be meant", where=SourceLocation(file=str(Path.cwd())), hint=hint
+        )
+    what = find_plan(target, step=":STEP")
+    models = [planned for planned in what if planned.step.makes == "model"]
+    names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way
+    if not names:
+        raise RecipeError(
+            "this recipe makes no model", where=SourceLocation(file=what.recipe.file), hint="name a model"
+        )
+    return step_name(what, names[-1]), what.artifact(names[-1], target.command)
+
+
+def chooses_classes(artifact: Artifact) -> bool:
+    """Whether a model was tuned on rows that are answered with one of a few classes."""
+    from luthier.artifacts.dataset import DatasetSummary
+
+    data = data_of(artifact)
+    return data is not None and DatasetSummary.read(data).task == "label"
+
+
+_TOKENS_A_PASS = 4096
+"""The forward pass for which the memory is told."""
+
+
+def describe_model(word: str) -> dict[str, Any]:
+    """Facts of a base model, or of a step's: what it stands on, by which technique it was tuned."""
+    from luthier.tune.technique import AnyTechnique
+
+    name, artifact = find_model(word)
+    if is_plain(artifact):
+        tuned = TrainingRecord.read(artifact).as_json()
+        sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}
+        size = sum(entry.size for entry in artifact.manifest.files)
+        return {"name": name, "folder": str(artifact.folder), "technique": "plain", **sizes, "disk_bytes": size}
+    refuse_endpoint(artifact)
+    description = describe(base_folder(artifact))
+    facts = {"name": name, "folder": str(artifact.folder)}
+    if "model" in artifact.manifest.inputs:
+        tuned = TrainingRecord.read(artifact).as_json()
+        facts |= {key: tuned[key] for key in ("base", "trainable_parameters") if key in tuned}
+        facts["technique"] = tuned["technique"]["kind"]
+    memory = {}
+    for kind, technique in sorted(members(AnyTechnique).items()):
+        if technique.reads_model:
+            memory[kind] = f"{technique.model_validate({}).footprint(description, _TOKENS_A_PASS) / 1e9:.2f} GB"
+    return {**facts, **description.as_json(), f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

@@ -1,0 +1,318 @@
+"""Plan a recipe: the digest of each step, whether it is cached, and the time and memory that it needs.
+
+Peak memory is that of this process since a reset (Linux) or since its start.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.component import check_installed, nested
+from luthier.core.db import Ledger, Run, ledger_url
+from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.files import cache_folder
+from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step
+from luthier.core.store import Store
+from luthier.core.system.process import release_memory
+from luthier.core.timings import remembered
+from luthier.recipe.schema import MODEL_STEP, Recipe
+
+STORE = ".luthier"
+"""The folder of a store beside its recipes."""
+SQLITE = "sqlite:///"
+"""How the URL of a ledger in a file begins."""
+MOST_RUNS = 3
+"""Runs that an error names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One step of a plan."""
+
+    name: str
+    step: Step
+    digest: str
+    inputs: Mapping[str, str]
+    """Digests of what it reads, by field."""
+    contents: Mapping[str, str]
+    """Digests of what its parts read from outside."""
+    cached: bool
+    forecast: Forecast | None
+    """None when cached (nothing will be spent), and when nobody asked."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The step as `plan --json` prints it."""
+        cost = self.forecast or Forecast(seconds=0, peak_bytes=0, tokens=0, how="cached")
+        predicted = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "tokens", "how")}
+        return {"kind": self.step.kind, "artifact": self.digest, "cached": self.cached, "predicted": predicted}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipePlan:
+    """The steps of a recipe in the order in which they can be made."""
+
+    recipe: Recipe
+    store: Store
+    shared: Store
+    steps: tuple[Planned, ...]
+    run: str | None = None
+    """The id of the run whose artifacts these are; None for what the recipe means now."""
+
+    def __iter__(self) -> Iterator[Planned]:
+        return iter(self.steps)
+
+    def __getitem__(self, name: str) -> Planned:
+        for planned in self.steps:
+            if planned.name == name:
+                return planned
+        hint = did_you_mean(name, (planned.name for planned in self.steps))
+        where = SourceLocation(file=self.recipe.file, field="steps")
+        if self.run is not None and name in self.recipe.all_steps():
+            raise UnknownName(f"run {self.run} did not make the step {name!r}", where=where, hint=hint)
+        raise UnknownName(f"there is no step {name!r}", where=where, hint=hint)
+
+    def store_of(self, planned: Planned) -> Store:
+        """Where a step's artifact is kept: the recipe's store, or the user's shared one."""
+        return self.shared if planned.step.shared else self.store
+
+    @property
+    def unmade(self) -> list[str]:
+        """The names of the steps that are not made."""
+        return [planned.name for planned in self.steps if not planned.cached]
+
+    def artifact(self, name: str, command: str = "show {}") -> Artifact:
+        """The finished artifact of a step; `UnknownName` when it is not made, with the runs that made it with other
+        settings. `command` is the command that asks, with `{}` for the step, for the words to type."""
+        planned = self[name]
+        if not self.store.has(planned.digest):
+            raise self.not_made(name, command)
+        return self.store.open(planned.digest)
+
+    def not_made(self, name: str, command: str, *, whole: bool = False) -> UnknownName:
+        """The error that a step is not made. It names what earlier runs made of it: with other overrides, or before the
+        recipe, its data or Luthier changed. With `whole`, `{}` in the command stands for the recipe."""
+        again = f"`{self.command_to_run}` makes it"
+        where = SourceLocation(file=self.recipe.file, field=f"steps.{name}")
+        if self.run is not None:
+            return UnknownName(f"what run {self.run} made is no longer in the store", where=where, hint=again)
+        runs = self.runs_that_made(name)
+        if not runs:
+            return UnknownName(f"the step {name!r} is not made yet", where=where, hint=again)
+        other_runs = ", ".join(f"{run.id} ({_settings_of(run)})" for run, _ in runs[:MOST_RUNS])
+        what = f"the step {name!r} is not made with these settings; runs that made it with others: {other_runs}"
+        words = self._words_for(name, *runs[0], whole=whole)
+        typed = f"luthier {command}".replace("{}", words)
+        return UnknownName(what, where=where, hint=f"`{typed}` takes the latest; {again}")
+
+    @property
+    def command_to_run(self) -> str:
+        """The command that makes what is not made."""
+        return shlex.join(["luthier", "run", self.recipe.file, *self.recipe.overrides])
+
+    def runs_that_made(self, step: str) -> list[tuple[Run, str]]:
+        """The recorded runs of the recipe that have a step's artifact, each artifact once, the latest first, with its
+        digest."""
+        if not has_ledger(self.store):
+            return []
+        with Ledger(ledger_url(self.store.root)) as ledger:
+            runs = ledger.runs_of(self.recipe.name, str(self.recipe.base.absolute()))
+        found: dict[str, Run] = {}
+        for run in runs:
+            for made in run.steps:
+                if made.name == step and self.store.has(made.artifact):
+                    found.setdefault(made.artifact, run)
+        return [(run, digest) for digest, run in found.items()]
+
+    def _words_for(self, step: str, run: Run, digest: str, *, whole: bool) -> str:
+        """What names a step of an earlier run: the recipe with that run's overrides where it still means the same, else
+        the run."""
+        overrides = run.overrides or []
+        try:
+            again = plan(Recipe.load(self.recipe.file, overrides), self.store, costs_of=())
+            same = again[step].digest == digest
+        except LuthierError:
+            same = False  # the recipe changed so much that the run's overrides do not fit it
+        named = "" if whole else f":{step}"
+        return shlex.join([f"{self.recipe.file}{named}", *overrides] if same else [f"{run.id}{named}"])
+
+    def estimate_cost(self, planned: Planned) -> Forecast:
+        """What making a step is expected to cost, told anew: its inputs may stand by now."""
+        known = {each.name: each for each in self.steps}
+        history = newest_timings(self.store).get(planned.step.kind, {})
+        return planned.step.estimate_cost(_outlook(self.recipe, self.store, planned.step, known, history))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the recipe says and no step uses."""
+        if self.recipe.model is None or any(planned.name == MODEL_STEP for planned in self.steps):
+            return []
+        return ["no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it"]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as `plan --json` prints it."""
+        return {"recipe": self.recipe.name, "steps": {planned.name: planned.as_json() for planned in self.steps}}
+
+
+def store_place(base: Path) -> str:
+    """Where a recipe's store is: `LUTHIER_STORE` (path or URL), the store that the recipe lies in (as a job's does), or
+    `.luthier` beside it."""
+    start = base.absolute()
+    around = next((folder for folder in (start, *start.parents) if folder.name == STORE), start / STORE)
+    return os.environ.get("LUTHIER_STORE") or str(around)
+
+
+def shared_store() -> Store:
+    """The store of this user in which converted base models are kept."""
+    return Store(cache_folder() / "store")
+
+
+def has_ledger(store: Store) -> bool:
+    """Whether a store has a ledger already; to open one that it has not would make it."""
+    url = ledger_url(store.root)
+    return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
+
+
+def _settings_of(run: Run) -> str:
+    """When a run was made, and with which overrides."""
+    if run.overrides is None:
+        return f"{run.started_at:%Y-%m-%d %H:%M} UTC"
+    return f"{run.started_at:%Y-%m-%d %H:%M} UTC, {shlex.join(run.overrides) or 'without overrides'}"
+
+
+def recipe_store(base: Path) -> Store:
+    """The store of the recipes in a folder, with the user's shared store behind it."""
+    from luthier.core.remote_store import open_store
+
+    return open_store(store_place(base), shared=shared_store())
+
+
+def plan(recipe: Recipe, store: Store | None = None, costs_of: Collection[str] | None = None) -> RecipePlan:
+    """Digest every step, look each up, and ask those that must be made what they will cost: all, or `costs_of` some.
+
+    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it.
+    """
+    planner = _Planner(recipe, store or recipe_store(recipe.base), costs_of)
+    for name in recipe.order():
+        try:
+            planner.take(name)
+        except LuthierError as error:
+            raise recipe.placed(error, name) from error
+    store = planner.store
+    return RecipePlan(recipe=recipe, store=store, shared=store.shared or store, steps=tuple(planner.planned.values()))
+
+
+class _Planner:
+    """Plans one step after another; each sees what is known of those that it reads."""
+
+    def __init__(self, recipe: Recipe, store: Store, costs_of: Collection[str] | None) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.planned: dict[str, Planned] = {}
+        self._steps = recipe.all_steps()
+        self._costs_of = self._steps if costs_of is None else costs_of
+        self._outlines: dict[str, ArtifactSpec] = {}
+        self._left_bytes = 0
+        """What the steps that will be made before leave in the process."""
+
+    def take(self, name: str) -> None:
+        """Plan a step whose inputs are planned."""
+        step = self._steps[name]
+        references = self.recipe.references(step)
+        inputs = {field: self.planned[other].digest for field, other in references.items()}
+        contents = step.contents(self.recipe.base)
+        digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
+        cached = self.store.has(digest)
+        forecast, is_asked = None, name in self._costs_of
+        if is_asked and not cached:
+            check_installed(step, self.recipe.base)
+        if is_asked and (
+            not cached or step.makes == "model"
+        ):  # a model's files do not tell all, such as how to merge it
+            history = self._history.get(step.kind, {})
+            plan_context = _outlook(self.recipe, self.store, step, self.planned, history, self._outlines)
+            self._outlines[name] = step.outline(plan_context)
+        if is_asked and not cached:
+            forecast = step.estimate_cost(replace(plan_context, outline=self._outlines[name])).add_held_bytes(
+                self._left_bytes
+            )
+            if size := sum(part.download_bytes() for part in nested(step)):
+                forecast = replace(forecast, how=f"{forecast.how}; the run fetches {size / 1e6:.0f} MB first")
+            self._left_bytes = max(self._left_bytes, forecast.left_bytes)
+        self.planned[name] = Planned(
+            name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
+        )
+
+    @cached_property
+    def _history(self) -> dict[str, dict[str, Any]]:
+        return newest_timings(self.store)
+
+
+def _outlook(
+    recipe: Recipe,
+    store: Store,
+    step: Step,
+    planned: Mapping[str, Planned],
+    history: Mapping[str, Any],
+    outlines: Mapping[str, ArtifactSpec] | None = None,
+) -> PlanContext:
+    """What is known now of a step whose inputs are planned."""
+    references, steps = recipe.references(step), recipe.all_steps()
+
+    def lineage(name: str) -> tuple[str, ...]:
+        """A step's digest and those of the models under it."""
+        below = recipe.references(steps[name]).get("model")
+        return (planned[name].digest, *(lineage(below) if below else ()))
+
+    digests = {field: planned[name].digest for field, name in references.items()}
+    return PlanContext(
+        inputs={field: store.open(digest) for field, digest in digests.items() if store.has(digest)},
+        upstream={field: steps[name] for field, name in references.items()},
+        base=recipe.base,
+        outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
+        stands_on={field: lineage(name) for field, name in references.items()},
+        history=history,
+        paces=remembered(step.kind) if step.tells_of_machine else (),
+    )
+
+
+def newest_timings(store: Store) -> dict[str, dict[str, Any]]:
+    """The timing of the newest artifact of each kind of step in a store."""
+    newest: dict[str, dict[str, Any]] = {}
+    for digest in store.digests():
+        artifact = store.open(digest)
+        timing = artifact.timing()
+        before = newest.get(artifact.manifest.kind, {})
+        if timing.get("finished_at", 0) > before.get("finished_at", -1):
+            newest[artifact.manifest.kind] = {**timing, "settings": artifact.manifest.settings}
+    return newest
+
+
+_CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak() -> None:
+    """Begin to count anew where the system allows it; what an earlier step freed is given back first."""
+    release_memory()
+    if _CLEAR.exists():
+        try:
+            _CLEAR.write_text("5")
+        except OSError:
+            return
+
+
+def peak_bytes() -> int:
+    """Bytes of the highest resident memory since the last reset."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

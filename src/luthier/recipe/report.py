@@ -1,0 +1,202 @@
+"""The report of what a recipe made: gathered from its artifacts, written beside the recipe or into the store."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.artifacts.evaluation import EvaluationSummary
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, SourceLocation, UnknownName, Unwritable
+from luthier.core.files import write_aside
+from luthier.core.hashing import digest_of
+from luthier.core.step import Forecast
+from luthier.recipe.planner import STORE, RecipePlan
+
+if TYPE_CHECKING:
+    from luthier.eval.report.facts.report import ReportFacts
+    from luthier.recipe.runner import RunResult
+
+
+def report_facts(plan: RecipePlan, compare_with: Sequence[str] = ()) -> ReportFacts:
+    """The facts of a report of every step that is made (`UnknownName` when none is).
+
+    `beside` names evaluations of other recipes, as recipes, RECIPE:STEP or digests.
+    """
+    from luthier.eval.report.collect import collect
+
+    artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
+    if not any(planned.cached and not planned.step.shared for planned in plan):
+        raise _nothing_made(plan)
+    return collect(
+        plan.recipe.name,
+        plan.recipe.text,
+        artifacts,
+        _forecasts(plan),
+        created=time.strftime("%Y-%m-%d %H:%M"),
+        recipe_file=plan.recipe.file,
+        overrides=plan.recipe.overrides,
+        compare_with=dict(_evaluation(word) for word in compare_with),
+    )
+
+
+def _nothing_made(plan: RecipePlan) -> UnknownName:
+    """That there is nothing to report; runs with other settings are named."""
+    error = _unmade(plan)
+    yet = not any(plan.runs_that_made(name) for name in plan.unmade)
+    what = "nothing of this recipe is made yet" if yet else error.message
+    return UnknownName(what, where=SourceLocation(file=plan.recipe.file), hint=error.hint)
+
+
+def _unmade(plan: RecipePlan) -> UnknownName:
+    """The error that a step is not made: of the last that an earlier run made with other settings, if any."""
+    last = next((name for name in reversed(plan.unmade) if plan.runs_that_made(name)), plan.unmade[-1])
+    return plan.not_made(last, "report {}", whole=True)
+
+
+def tell_unmade(plan: RecipePlan) -> str:
+    """Which steps a report lacks, and the command that reports the run that made them; empty where it lacks none."""
+    if not plan.unmade:
+        return ""
+    error = _unmade(plan)
+    return f"without {', '.join(plan.unmade)}: {error.message}\n  → {error.hint}"
+
+
+def _evaluation(word: str) -> tuple[str, Artifact]:
+    """An evaluation by its word, and what to call it."""
+    from luthier.recipe.compare import find_compared
+
+    found = find_compared(word)
+    makes = found.artifact.manifest.makes
+    if makes != "evaluation":
+        what = f"expected an evaluation to compare with, got a {makes}"
+        raise InputError(what, where=SourceLocation(field=word), hint="name a step that evaluates, as RECIPE:STEP")
+    return found.name, found.artifact
+
+
+def facts_as_json(plan: RecipePlan, compare_with: Sequence[str] = ()) -> dict[str, Any]:
+    """The same facts for other programs."""
+    return report_facts(plan, compare_with).as_json()
+
+
+def _forecasts(plan: RecipePlan) -> Mapping[str, Mapping[str, Any]]:
+    return {planned.name: asdict(planned.forecast or Forecast()) for planned in plan}
+
+
+Form = Literal["html", "markdown", "json", "junit", "github"]
+_FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit"}
+"""What the end of a file's name says of its form; any other is a page."""
+
+
+def write_report(
+    plan: RecipePlan, to: Path | None = None, form: Form | None = None, compare_with: Sequence[str] = ()
+) -> Path:
+    """Write the report, in the form that the end of the file's name says unless one is given; returns the file.
+
+    Without a file's name, a report that lacks steps, and that of a past run, is a page of its own: it never takes the
+    place of a whole report.
+    """
+    if to is None:
+        return _write_page(plan, _ending(plan), report_text(plan, form or "html", compare_with))
+    text = report_text(plan, form or _FORMS.get(to.suffix.lower(), "html"), compare_with)
+    write_aside(to, text.encode(), _elsewhere(plan))
+    return to
+
+
+def _ending(plan: RecipePlan) -> str:
+    """How the name of a report's page ends."""
+    if plan.run is not None:
+        return f"-{plan.run}.html"
+    return ".part.html" if plan.unmade else ".html"
+
+
+def _write_page(plan: RecipePlan, ending: str, text: str) -> Path:
+    """Write a page beside the recipe, or into the store where that folder cannot be written; returns the file."""
+    recipe = plan.recipe
+    path = recipe.base / STORE / "reports" / f"{recipe.name}{ending}"
+    try:
+        write_aside(path, text.encode(), _elsewhere(plan))
+    except Unwritable:
+        if plan.store.root.absolute() == (recipe.base / STORE).absolute():
+            raise
+        of_folder = digest_of(str(recipe.base.absolute()))[:8]  # recipes of other folders may have the same name
+        page = plan.store.root / "reports" / f"{recipe.name}-{of_folder}{ending}"
+        write_aside(page, text.encode(), _elsewhere(plan))
+        return page
+    return path
+
+
+def _elsewhere(plan: RecipePlan) -> str:
+    return f"name another file: `luthier report {shlex.join([plan.recipe.file, *plan.recipe.overrides])} --to FILE`"
+
+
+def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) -> str:
+    """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
+    from luthier.eval.report.html import as_json, render
+    from luthier.eval.report.markdown import markdown
+    from luthier.eval.report.verdicts import junit, workflow_commands
+
+    facts = report_facts(plan, compare_with)
+    if form in ("junit", "github") and not facts.gates:
+        hint = "add a step `{kind: gate, evaluation: …, rules: [...]}`, or run the recipe so that its gate is made"
+        where = SourceLocation(file=plan.recipe.file)
+        raise InputError(f"{form} shows the rules of gates, and none is made", where=where, hint=hint)
+    writers: Mapping[Form, Callable[[ReportFacts], str]] = {
+        "html": render,
+        "markdown": markdown,
+        "json": as_json,
+        "junit": junit,
+        "github": lambda record: workflow_commands(record, _places(plan)),
+    }
+    return writers[form](facts)
+
+
+def _places(plan: RecipePlan) -> Mapping[tuple[str, int], SourceLocation]:
+    """Where in the recipe each rule of each gate was written."""
+    return {
+        (planned.name, number): plan.recipe.where(("steps", planned.name, "rules", number))
+        for planned in plan
+        for number in range(len(getattr(planned.step, "rules", ())))
+    }
+
+
+def write_run_report(result: RunResult) -> Path | None:
+    """The report of a run; none when nothing but a base model was made.
+
+    A report that lacks steps is a page of its own, so that it never takes the place of a whole run's.
+    """
+    from luthier.recipe.planner import plan
+
+    if all(result.plan[name].step.shared for name in result.steps):
+        return None
+    now = plan(result.recipe, result.plan.store, ())
+    return _write_page(now, ".part.html" if result.unmade else ".html", report_text(now, "html"))
+
+
+def headline(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """What a person wants to know first: whether the data are fit, how the models stand, what the gates say."""
+    lines = []
+    for artifact in artifacts.values():
+        if artifact.manifest.makes == "findings":
+            lines += _found(artifact)
+        if artifact.manifest.makes == "judgments":
+            human_eval = artifact.read_json("human_eval.json")
+            lines += [human_eval["sentence"], human_eval["stop"]]
+        if artifact.manifest.makes == "evaluation":
+            lines.append(EvaluationSummary.read(artifact).verdict_sentence)
+        if artifact.manifest.makes == "verdict":
+            verdict = artifact.read_json("gate.json")
+            lines += [f"gate {rule['verdict']}: {rule['rule']}" for rule in verdict["rules"]]
+    return lines
+
+
+def _found(artifact: Artifact) -> list[str]:
+    """Whether the data are fit to train on, and each serious finding."""
+    from luthier.artifacts.findings import read_findings
+
+    findings = read_findings(artifact)
+    return [findings.sentence, *(f"serious: {finding.title}: {finding.sentence}" for finding in findings.of("serious"))]

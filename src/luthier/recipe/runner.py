@@ -1,0 +1,434 @@
+"""Run a recipe step by step, and record the run in the ledger and a log.
+
+Processes that run the same recipe share the work. A run continues where a killed run stopped. The ledger and the log
+outlive the terminal.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.core.artifact import Artifact, Manifest
+from luthier.core.component import nested
+from luthier.core.db import Ledger, RunStep, State, ledger_url
+from luthier.core.errors import (
+    FAULT_EXIT_CODE,
+    DataError,
+    Interrupted,
+    LuthierError,
+    ModelError,
+    SourceLocation,
+    UnknownName,
+    Unwritable,
+    did_you_mean,
+)
+from luthier.core.events import Listener, RunEvent, RunEvents
+from luthier.core.files import writing
+from luthier.core.hashing import digest_of
+from luthier.core.render import duration
+from luthier.core.step import Forecast, StepContext
+from luthier.core.system.process import resident_bytes, share_processors
+from luthier.core.timings import LEAST_S, remember
+from luthier.recipe.planner import Planned, RecipePlan, peak_bytes, plan, recipe_store, reset_peak
+from luthier.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from luthier.core.store import Store
+    from luthier.recipe.predict import Prediction, Row
+
+EXIT_OF_VERDICT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a run has of one step."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """One of the artifact's Parquet tables as a polars frame."""
+        import polars as pl
+
+        return pl.read_parquet(self.artifact.path(name))
+
+    def model(self) -> Any:
+        """The model as a plain transformers or PEFT object; a plain classifier as scikit-learn's pipeline."""
+        from luthier.models.load import is_plain, load
+        from luthier.models.open_classifier import open_pipeline
+
+        if (makes := self.artifact.manifest.makes) != "model":
+            raise ModelError(f"this step makes a {makes}, not a model", hint="take the step that tunes")
+        return open_pipeline(self.artifact.folder) if is_plain(self.artifact) else load(self.artifact).model
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Of an evaluation: `value`, `low`, `high` and `signature` of each metric, for the model that it is about."""
+        if (makes := self.artifact.manifest.makes) != "evaluation":
+            raise ModelError(f"this step makes a {makes}, not an evaluation", hint="take the step that evaluates")
+        found = EvaluationMetrics.read(self.artifact).models[EvaluationSummary.read(self.artifact).subject]
+        return {name: score.as_json() for name, score in found.items()}
+
+    def predict(self, rows: Iterable[Row], **settings: Any) -> list[Prediction]:
+        """What the step's model says of new rows; see `luthier.recipe.predict.predict` for rows and settings."""
+        from luthier.recipe.predict import predict
+
+        if (makes := self.artifact.manifest.makes) != "model":
+            raise ModelError(f"this step makes a {makes}, not a model", hint="take the step that tunes")
+        return predict(self.artifact, rows, **settings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The step as `run --json` prints it."""
+        path = str(self.artifact.folder)
+        return {
+            "artifact": self.artifact.digest,
+            "cached": self.cached,
+            "seconds": round(self.seconds, 3),
+            "path": path,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The artifacts of a run, by step."""
+
+    recipe: Recipe
+    plan: RecipePlan
+    steps: Mapping[str, StepResult]
+    exit_code: int
+    """0 done, 1 a gate failed, 3 a gate is inconclusive."""
+
+    def __getitem__(self, name: str) -> StepResult:
+        if name not in self.steps:
+            raise UnknownName(f"there is no step {name!r}", hint=did_you_mean(name, self.steps))
+        return self.steps[name]
+
+    def __str__(self) -> str:
+        """A table of the steps, and what came of evaluations and gates."""
+        from luthier.recipe.report import headline
+
+        rows = [("step", "kind", "state", "time", "artifact")]
+        for name, step in self.steps.items():
+            state, took = ("cached", "") if step.cached else ("made", duration(step.seconds))
+            rows.append((name, step.artifact.manifest.kind, state, took, step.artifact.digest[:12]))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *headline({name: step.artifact for name, step in self.steps.items()})])
+
+    __repr__ = __str__
+
+    @property
+    def unmade(self) -> list[str]:
+        """Steps that were not asked for, and are not made as the recipe stands: no report tells of them."""
+        return [name for name in self.plan.unmade if name not in self.steps]
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape of `run --json`."""
+        steps = {name: step.as_json() for name, step in self.steps.items()}
+        return {"recipe": self.recipe.name, "exit": self.exit_code, "steps": steps}
+
+
+def run(
+    recipe: Recipe,
+    events: RunEvents | None = None,
+    only: Sequence[str] = (),
+    *,
+    on_step: Callable[[Planned, StepResult], None] = lambda planned, result: None,
+) -> RunResult:
+    """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
+    waited for, not made twice. `on_step` is called with each step as soon as its artifact is there."""
+    share_processors()
+    events = events or RunEvents()
+    needed = recipe.needed(only)
+    _gather(recipe, needed, events)
+    what = plan(recipe, costs_of=needed)
+    requested = [planned for planned in what if planned.name in needed]
+    _download(requested, recipe, events)
+    events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
+    done: dict[str, StepResult] = {}
+    while len(done) < len(requested):
+        before = len(done)
+        ready = [planned for planned in requested if planned.name not in done and _is_ready(planned, what, done)]
+        for planned in ready:
+            result = _take(planned, what, events, wait=False)
+            if result is not None:
+                done[planned.name] = result
+                on_step(planned, result)
+        if len(done) == before:
+            events.emit(RunEvent(kind="wait", step=ready[0].name, text="another process is making it; waiting"))
+            done[ready[0].name] = _wait(ready[0], what, events)
+            on_step(ready[0], done[ready[0].name])
+    exit_code = _exit_code(done)
+    events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
+    return RunResult(
+        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in requested}, exit_code=exit_code
+    )
+
+
+def _gather(recipe: Recipe, names: Collection[str], events: RunEvents) -> None:
+    """Bring here what steps read from afar: only then can their artifacts be named."""
+    steps = recipe.all_steps()
+    for name in names:
+        try:
+            for part in nested(steps[name]):
+                part.gather(recipe.base, events.of(name).note)
+        except LuthierError as error:
+            raise recipe.placed(error, name) from error
+
+
+def _download(requested: Sequence[Planned], recipe: Recipe, events: RunEvents) -> None:
+    """Fetch what the steps that must be made work with, so that none ends for want of it when others are made."""
+    for planned in requested:
+        if not planned.cached:
+            try:
+                for part in nested(planned.step):
+                    part.download(events.of(planned.name).note)
+            except LuthierError as error:
+                raise recipe.placed(error, planned.name) from error
+
+
+def _is_ready(planned: Planned, what: RecipePlan, done: Mapping[str, StepResult]) -> bool:
+    return all(other in done for other in what.recipe.references(planned.step).values())
+
+
+def _wait(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
+    result = _take(planned, what, events, wait=True)
+    assert result is not None, "a lock that was waited for is held"
+    return result
+
+
+def _take(planned: Planned, what: RecipePlan, events: RunEvents, *, wait: bool) -> StepResult | None:
+    """The step's artifact: found, or made under its lock; None when another process holds the lock."""
+    store = what.store_of(planned)
+    if store.has(planned.digest):
+        return _found(planned, what, events)
+    with store.lock(planned.digest, wait=wait) as held:
+        if not held:
+            return None
+        if store.has(planned.digest):
+            return _found(planned, what, events)
+        return _make(planned, what, events)
+
+
+def _found(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
+    events.emit(RunEvent(kind="cached", step=planned.name, text=planned.step.kind))
+    return StepResult(artifact=what.store.open(planned.digest), cached=True, seconds=0.0)
+
+
+def _make(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
+    store = what.store_of(planned)
+    events.emit(RunEvent(kind="start", step=planned.name, text=planned.step.kind))
+    started = time.perf_counter()
+    with _refusals(planned, what, events):
+        reset_peak()
+        expected = _expect(planned, what, events)
+        folder, scratch = store.begin(planned.digest)
+        work = StepContext(
+            name=planned.name,
+            inputs={field: what.store.open(digest).check() for field, digest in planned.inputs.items()},
+            folder=folder,
+            scratch=scratch,
+            base=what.recipe.base,
+            seed=what.recipe.seed,
+            events=events.of(planned.name),
+            kept=store.kept,
+        )
+        measures = planned.step.make(work)
+        _check_still(planned, what)
+        seconds = time.perf_counter() - started
+        if planned.step.tells_of_machine and measures.get("train_s", seconds) >= LEAST_S:
+            remember(planned.step.kind, measures)
+        artifact = store.finish(_manifest(planned, what), _timing(planned, expected, measures, seconds))
+    events.emit(RunEvent(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
+    return StepResult(artifact=artifact, cached=False, seconds=seconds)
+
+
+def _check_still(planned: Planned, what: RecipePlan) -> None:
+    """What was read must be what the artifact is named by."""
+    if not any(part.living for part in nested(planned.step)):
+        return
+    if planned.step.contents(what.recipe.base) != planned.contents:
+        hint = "run it again; for a table that always grows, read below a bound: `until`"
+        message = "what was read changed on the way, so nothing was kept"
+        raise DataError(message, where=SourceLocation(field="source"), hint=hint)
+
+
+def _manifest(planned: Planned, what: RecipePlan) -> Manifest:
+    step = planned.step
+    return Manifest(
+        digest=planned.digest,
+        kind=step.kind,
+        makes=step.makes,
+        settings=step.hashed_settings(),
+        inputs=dict(planned.inputs),
+        reads=dict(planned.contents),
+        code=step.code(),
+        seed=0 if step.shared else what.recipe.seed,
+        files=[],
+    )
+
+
+def _expect(planned: Planned, what: RecipePlan, events: RunEvents) -> Forecast:
+    """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
+    now = what.estimate_cost(planned).add_held_bytes(resident_bytes())
+    if now.seconds is not None:
+        before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
+        suffix = f"; the plan said {_cost(before)}" if before and before.seconds is not None else ""
+        events.of(planned.name).note(f"will take about {_cost(now)} ({now.how}){suffix}")
+    return now
+
+
+def _cost(forecast: Forecast) -> str:
+    memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
+    return f"{duration(forecast.seconds or 0)}{memory}"
+
+
+def _timing(planned: Planned, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
+    planned_cost = planned.forecast or expected
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak_bytes(),
+        "measures": dict(measures),
+        "predicted": asdict(expected),
+        **({"planned": asdict(planned_cost)} if expected.is_far_from(planned_cost) else {}),
+    }
+
+
+@contextmanager
+def _refusals(planned: Planned, what: RecipePlan, events: RunEvents) -> Iterator[None]:
+    """Say which step failed, and turn the machine's refusals into one clear error."""
+    try:
+        with writing(what.store_of(planned).root):
+            yield
+    except KeyboardInterrupt as error:
+        events.emit(RunEvent(kind="failed", step=planned.name, text="interrupted"))
+        raise Interrupted(
+            f"stopped while making {planned.name!r}; finished steps and checkpoints are kept",
+            hint="run it again to go on",
+        ) from error
+    except LuthierError as error:
+        events.emit(RunEvent(kind="failed", step=planned.name))  # why is said by the error itself, once
+        raise what.recipe.placed(error, planned.name) from error
+
+
+def _exit_code(done: Mapping[str, StepResult]) -> int:
+    """1 when any gate failed, else 3 when any is inconclusive, else 0."""
+    verdicts = [
+        EXIT_OF_VERDICT[result.artifact.read_json("gate.json")["verdict"]]
+        for result in done.values()
+        if result.artifact.manifest.makes == "verdict"
+    ]
+    return 1 if 1 in verdicts else max(verdicts, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """A finished run and the report that was written of it."""
+
+    result: RunResult
+    report: Path | None
+
+    def lines(self) -> list[str]:
+        """What to tell a person at the end."""
+        from luthier.recipe.report import headline
+
+        steps = self.result.steps
+        made = [name for name, step in steps.items() if not step.cached]
+        lines = headline({name: step.artifact for name, step in steps.items()})
+        lines.append(f"made {', '.join(made)}" if made else "nothing to make: every step was cached")
+        return [*lines, f"report: {self.report}{self._without()}"] if self.report else lines
+
+    def _without(self) -> str:
+        unmade = self.result.unmade
+        return f", without {', '.join(unmade)}: not made as the recipe stands" if unmade else ""
+
+
+def recorded_run(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> RecordedRun:
+    """Run a recipe, or only some of its steps: events are shown and logged, the run stands in the ledger, and what is
+    made is reported at the end. What ended a run before that stands in the ledger and in its log, too."""
+    from luthier.core.render import ToFile
+    from luthier.recipe.report import write_run_report
+
+    store = recipe_store(recipe.base)
+    with Ledger(ledger_url(store.root)) as ledger:
+        record = _Record.begin(ledger, recipe)
+        with ToFile(run_log(store, record.run)) as log, record.failures(log):
+            result = run(recipe, RunEvents(listener, log), only, on_step=record.add)
+        record.end("done", result.exit_code)
+    return RecordedRun(result=result, report=write_run_report(result))
+
+
+def run_log(store: Store, run: str) -> Path:
+    """The log of a run: its events as JSON lines."""
+    return store.root / "runs" / f"{run}.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """A run in the ledger. Its steps are written when it ends, so that a ledger that is away for a while does not stop
+    it."""
+
+    ledger: Ledger
+    run: str
+    steps: list[RunStep] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, ledger: Ledger, recipe: Recipe) -> Self:
+        """Write down that a run of a recipe begins."""
+        digest = digest_of(recipe.model_dump(mode="json"))
+        run = ledger.start_run(
+            recipe.name,
+            digest,
+            str(recipe.base.absolute()),
+            file=Path(recipe.file).name,
+            text=recipe.written,
+            overrides=recipe.overrides,
+        )
+        return cls(ledger=ledger, run=run)
+
+    def add(self, planned: Planned, result: StepResult) -> None:
+        """A step whose artifact is there."""
+        kind, digest = planned.step.kind, result.artifact.digest
+        step = RunStep(name=planned.name, kind=kind, artifact=digest, cached=result.cached, seconds=result.seconds)
+        self.steps.append(step)
+
+    def end(self, state: State, exit_code: int, error: dict[str, Any] | None = None) -> None:
+        """Write down the steps that were made, and how the run ended."""
+        for step in self.steps:
+            self.ledger.record_step(self.run, step)
+        self.ledger.finish_run(self.run, state, exit_code, error)
+
+    @contextmanager
+    def failures(self, log: Listener) -> Iterator[None]:
+        """Write into the log and the ledger what ends a run too early; a fault of Luthier's own with its traceback."""
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted) as error:
+            _log_end(log, str(error) or "interrupted")
+            self.end("interrupted", Interrupted.exit_code)
+            raise
+        except LuthierError as error:
+            _log_end(log, str(error))
+            self.end("failed", error.exit_code, error.as_json())
+            raise
+        except Exception as error:  # raised again: the entry point says that it is a fault
+            what = f"a fault of Luthier's own: {type(error).__name__}: {error}"
+            _log_end(log, what, "".join(traceback.format_exception(error)))
+            self.end("failed", FAULT_EXIT_CODE, LuthierError(what).as_json())
+            raise
+
+
+def _log_end(log: Listener, why: str, details: str = "") -> None:
+    with suppress(Unwritable):  # where the log cannot be written, that is often what ended the run
+        log(RunEvent(kind="failed", text=why, details=details))

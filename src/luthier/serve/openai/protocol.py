@@ -1,0 +1,492 @@
+"""Request bodies and errors of the OpenAI API.
+
+A parameter is applied or refused by name; none is ignored. A parameter with a value that changes nothing
+(`frequency_penalty: 0`) is accepted, since clients send such values, and refused with any other value. `null` equals
+absence. A model that chooses among classes accepts sampling parameters with any value: they have no effect there, and
+the response says so.
+
+An error has an HTTP status, a type, a code and the parameter that caused it:
+
+InputError
+└── APIError           400 invalid_request_error: the request is wrong, and `param` says where
+    ├── Busy           429: too many requests wait, or the key exceeds its rate; `retry_after_s` says when to retry
+    ├── Late           504: the response was not complete in time
+    └── Unavailable    503: the model cannot answer now (it is closing, or a dependency is unavailable)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from luthier.chat.messages import Message, ToolCall
+from luthier.core.component import described
+from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.serve.request import Query, Tools
+
+
+class APIError(InputError):
+    """A request that is refused."""
+
+    status: int = 400
+    type: ClassVar[str] = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message, where=SourceLocation(field=param))
+        self.param, self.code = param, code
+        self.status = status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that go with it."""
+        return {}
+
+
+class Busy(APIError):
+    """Too much is asked at once."""
+
+    type: ClassVar[str] = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, code="rate_limit_exceeded", status=429)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come back."""
+        return {"Retry-After": str(max(1, round(self.retry_after_s)))}
+
+
+class Late(APIError):
+    """The time that an answer may take is over."""
+
+    type: ClassVar[str] = "timeout_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="deadline_exceeded", status=504)
+
+
+class Unavailable(APIError):
+    """The model cannot answer at this moment."""
+
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, status: int = 503) -> None:
+        super().__init__(message, code="unavailable", status=status)
+
+
+def as_refusal(error: LuthierError, param: str | None = None) -> APIError:
+    """Any error of ours as the API says it; what stands in files of this machine is not told."""
+    if isinstance(error, APIError):
+        return error
+    message = f"{error.message}; {error.hint}" if error.hint else error.message
+    return APIError(message, param=param or error.where.field)
+
+
+MOST_ANSWERS = 16
+MOST_TEXTS = 256
+"""Prompts in one request for completions, or texts in one for embeddings."""
+MOST_TOOLS = 128
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "logit_bias": ({},),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "suffix": ("",),
+    "echo": (False,),
+    "best_of": (1,),
+    "verbosity": (),
+    "reasoning_effort": (),
+    "prediction": (),
+    "audio": (),
+    "web_search_options": (),
+    "functions": (),
+    "function_call": (),
+    "prompt_cache_key": (),
+    "prompt_cache_retention": (),
+    "top_k": (-1, 0),
+    "min_p": (0, 0.0),
+    "repetition_penalty": (1, 1.0),
+}
+"""Parameters of OpenAI and vLLM that this server does not have, and the values at which they ask for nothing."""
+_SAMPLING = ("frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "repetition_penalty")
+"""Those of them that say how tokens are drawn."""
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "expected a number, got {value}", {"value": str(value).lower()})
+    return value
+
+
+WholeNumber = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(_no_flag)]
+Text = Annotated[str, Field(max_length=2_000_000)]
+
+
+class Body(BaseModel):
+    """A request's body."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+
+    absent: ClassVar[frozenset[str]] = frozenset()
+    """Of the parameters that this server does not have, those that OpenAI or vLLM has here."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        """Take out what asks for nothing; refuse what this server cannot do, by name."""
+        if not isinstance(data, dict):
+            return data
+        kept = {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+        for name in list(kept):
+            if name in cls.absent and (kept[name] is None or kept[name] in _NEUTRAL[name]):
+                del kept[name]
+            elif name not in cls.model_fields:
+                raise without_parameter(name)
+        return kept
+
+
+_CODE = "unsupported_parameter"
+
+
+def without_parameter(name: str) -> APIError:
+    """That this server cannot do what a parameter asks for."""
+    return APIError(f"this server has no parameter {name!r}" + _instead(name), param=name, code=_CODE)
+
+
+def _instead(name: str) -> str:
+    replacements = {"functions": "tools", "function_call": "tool_choice", "best_of": "n"}
+    return f"; use {replacements[name]!r}" if name in replacements else ""
+
+
+class ContentPartBody(Body):
+    """One part of a message's content."""
+
+    type: str
+    text: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if kind not in ("text", "refusal"):
+            raise APIError(f"content of type {str(kind)[:40]!r} cannot be read: text only", param="messages")
+        return {"type": "text", "text": data.get("text", data.get("refusal"))}
+
+
+class FunctionCall(Body):
+    """The function that a call names."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    arguments: Text
+
+
+class Call(Body):
+    """A call that the assistant made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+    def as_call(self) -> ToolCall:
+        """As the rest of Luthier knows it."""
+        try:
+            arguments = json.loads(self.function.arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise APIError("the arguments of a call are no JSON object", param="messages")
+        return ToolCall(name=self.function.name, arguments=arguments, id=self.id)
+
+
+class MessageBody(Body):
+    """A message of the conversation."""
+
+    absent: ClassVar[frozenset[str]] = frozenset({"function_call", "audio"})
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[ContentPartBody] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+    def as_message(self) -> Message:
+        """As the rest of Luthier knows it; a developer speaks as the system."""
+        if self.content is None and not self.tool_calls and not self.refusal:
+            raise APIError(f"a message of the {self.role} has no content", param="messages")
+        if self.tool_calls and self.role != "assistant":
+            raise APIError(f"only the assistant makes calls, not the {self.role}", param="messages")
+        return Message(
+            role="system" if self.role == "developer" else self.role,
+            content=self._text(),
+            name=self.name,
+            tool_calls=tuple(call.as_call() for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+        )
+
+    def _text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or self.refusal or ""
+
+
+class FunctionOffer(Body):
+    """A function on offer."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(Body):
+    """A tool on offer."""
+
+    type: Literal["function"]
+    function: FunctionOffer
+
+
+class FunctionNameBody(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class ToolChoiceBody(Body):
+    """A function that must be called."""
+
+    type: Literal["function"]
+    function: FunctionNameBody
+
+
+class SchemaGiven(Body):
+    """A JSON schema with its name."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        return data
+
+
+class Format(Body):
+    """The form that an answer takes."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaGiven | None = None
+
+    def as_schema(self) -> Mapping[str, Any] | None:
+        """The schema that an answer keeps."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise APIError("a format of type 'json_schema' needs `json_schema`", param="response_format")
+        return self.json_schema.schema_ or {"type": "object"}
+
+
+class StreamOptions(Body):
+    """What a stream tells."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+    @model_validator(mode="after")
+    def _no_noise(self) -> StreamOptions:
+        if self.include_obfuscation:
+            raise APIError("streams are not obfuscated", param="stream_options", code=_CODE)
+        return self
+
+
+class _Asking(Body):
+    """What chats and completions share."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    """The model's name, as `/v1/models` lists it."""
+    n: Annotated[WholeNumber, Field(ge=1, le=MOST_ANSWERS)] = 1
+    """How many answers."""
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    """0 always takes the likeliest token; where none is given, the engine's `temperature`."""
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    seed: Annotated[WholeNumber, Field(ge=-(2**63), lt=2**63)] | None = None
+    """The same request with the same seed is answered alike."""
+    stop: (
+        Annotated[str, Field(min_length=1, max_length=256)]
+        | list[Annotated[str, Field(min_length=1, max_length=256)]]
+        | None
+    ) = None
+    """At most four texts before which an answer ends."""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    """Whoever asks, as the application names them; it decides which arm of a release answers."""
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] = {}
+    """At most 16 texts that are kept with the request's trace."""
+
+    @model_validator(mode="after")
+    def _together(self) -> _Asking:
+        if isinstance(self.stop, list) and not 1 <= len(self.stop) <= 4:
+            raise APIError("expected one to four stop texts", param="stop")
+        if self.stream_options is not None and not self.stream:
+            raise APIError("stream_options go with `stream: true` only", param="stream_options")
+        if len(self.metadata) > 16 or any(len(key) > 64 for key in self.metadata):
+            raise APIError("expected at most 16 entries with keys of at most 64 characters", param="metadata")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether the end of a stream tells what it took."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class Chat(_Asking):
+    """A conversation to be answered."""
+
+    absent: ClassVar[frozenset[str]] = frozenset(_NEUTRAL) - {"suffix", "echo", "best_of"}
+
+    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=2048)]
+    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+    """Longest answer, in tokens; `max_tokens` is its older name."""
+    logprobs: bool = False
+    top_logprobs: Annotated[WholeNumber, Field(ge=0, le=20)] | None = None
+    response_format: Format | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody | None = None
+    parallel_tool_calls: bool = True
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    """Newer name of `user`."""
+    store: bool = True
+    """Whether the request may be learnt from; OpenAI's word for it."""
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    """Taken by models that choose among classes, where it changes nothing; models that write text refuse it, and the
+    five that follow."""
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Number] | None = None
+    top_k: WholeNumber | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
+
+    def query(self) -> Query:
+        """The request as engines understand it."""
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise APIError("max_tokens is the older name of max_completion_tokens: give one", param="max_tokens")
+        if self.top_logprobs and not self.logprobs:
+            raise APIError("top_logprobs go with `logprobs: true` only", param="top_logprobs")
+        tools, schema = self._tools(), self.response_format.as_schema() if self.response_format else None
+        if schema is not None and tools is not None:
+            raise APIError("tools and a JSON format do not go together", param="response_format", code=_CODE)
+        return Query(
+            messages=tuple(turn.as_message() for turn in self.messages),
+            tools=tools,
+            schema=schema,
+            answers=self.n,
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=self.stops,
+            logprobs=self.logprobs,
+            top_logprobs=self.top_logprobs or 0,
+            unsupported=tuple(name for name in _SAMPLING if getattr(self, name) is not None),
+        )
+
+    def _tools(self) -> Tools | None:
+        offered = tuple(
+            offer.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for offer in self.tools or ()
+        )
+        names = [offer["function"]["name"] for offer in offered]
+        if len(set(names)) < len(names):
+            raise APIError("two tools have one name", param="tools")
+        if self.tool_choice is not None and not offered:
+            raise APIError("tool_choice goes with `tools` only", param="tool_choice")
+        if not offered or self.tool_choice == "none":
+            return None
+        if isinstance(self.tool_choice, ToolChoiceBody):
+            named = self.tool_choice.function.name
+            offered = tuple(offer for offer in offered if offer["function"]["name"] == named)
+            if not offered:
+                raise APIError(f"no tool on offer is named {named[:80]!r}", param="tool_choice")
+            return Tools(offered=offered, choice="required", parallel=False)
+        choice: Literal["auto", "required"] = "required" if self.tool_choice == "required" else "auto"
+        return Tools(offered=offered, choice=choice, parallel=self.parallel_tool_calls)
+
+
+class Completion(_Asking):
+    """A plain text to be continued."""
+
+    absent: ClassVar[frozenset[str]] = frozenset(
+        {"frequency_penalty", "presence_penalty", "logit_bias", "suffix", "echo", "best_of"}
+    )
+
+    prompt: Text | list[Text] | list[WholeNumber] | list[list[WholeNumber]]
+    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+    """Longest answer; 16 where none is given, as OpenAI has it."""
+    logprobs: Annotated[WholeNumber, Field(ge=0, le=5)] | None = None
+    return_tokens_as_token_ids: bool = False
+    """Whether `logprobs` names tokens by id (`token_id:7`), the end token included; vLLM's word for it."""
+
+    def queries(self) -> list[Query]:
+        """One query for each prompt."""
+        return [
+            Query(
+                text=prompt,
+                answers=self.n,
+                max_tokens=self.max_tokens or 16,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self.seed,
+                stop=self.stops,
+                logprobs=self.logprobs is not None,
+                top_logprobs=self.logprobs or 0,
+                by_id=self.return_tokens_as_token_ids,
+            )
+            for prompt in self._prompts()
+        ]
+
+    def _prompts(self) -> list[str | tuple[int, ...]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise APIError("the list of prompts is empty", param="prompt")
+        if all(isinstance(one, int) for one in self.prompt):
+            return [tuple(one for one in self.prompt if isinstance(one, int))]
+        if len(self.prompt) * self.n > MOST_ANSWERS:
+            raise APIError(f"expected at most {MOST_ANSWERS} answers in all (prompts times n)", param="prompt")
+        found = [one if isinstance(one, str) else tuple(one) for one in self.prompt if not isinstance(one, int)]
+        if () in found:
+            raise APIError("a list of tokens is empty", param="prompt")
+        return found
+
+
+class EmbeddingsBody(Body):
+    """Texts of which points are wanted."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[WholeNumber, Field(ge=1)] | None = None
+    """Only the model's own number can be had."""
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts."""
+        return [self.input] if isinstance(self.input, str) else self.input

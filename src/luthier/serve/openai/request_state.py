@@ -1,0 +1,182 @@
+"""The state of a request from arrival to end, which becomes its trace, and the runner of `/v1/embeddings`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.chat.messages import Message
+from luthier.models.embeddings.base import Space
+from luthier.serve.engine import ModelRunner
+from luthier.serve.openai.protocol import APIError, Busy
+from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Usage, Verb
+from luthier.traces.record import END_FIELDS, Asked, Finish, TraceEnd, TraceStart, Variant
+
+if TYPE_CHECKING:
+    from luthier.models.embeddings.base import Points as EmbeddingPoints
+
+CLOSED = 499
+"""The status of a request whose client went away before it was answered."""
+_NOTHING, _STATUS = Usage(), END_FIELDS.index("status")
+
+
+class _Hidden:
+    """What a case keeps beside the beginning of its trace."""
+
+    __slots__ = ("_began", "_tell", "end", "first_token_s", "ready", "unused")
+    _tell: Callable[[RequestState], None]
+    end: TraceEnd | None
+    """How it ended; None while it is under way."""
+    first_token_s: float | None
+    ready: Any
+    """What the recorder made of the beginning of its trace."""
+    unused: Sequence[str]
+    """Settings of sampling that were asked for and change nothing."""
+
+
+class RequestState(_Hidden):
+    """A request that is under way. Its fields are the beginning of its trace, so that nothing is put together while a
+    client waits."""
+
+    def __init__(self, prefix: str, operation: Asked, tell: Callable[[RequestState], None], key: str | None) -> None:
+        self._began, self._tell = time.monotonic(), tell
+        self.end = self.first_token_s = self.ready = None
+        self.unused = ()
+        self.id = f"{prefix}-{secrets.token_hex(14)}"
+        self.at = datetime.now(UTC)
+        self.operation: Asked = operation
+        self.model, self.release = "", ""
+        self.arm: Variant = "stable"
+        self.messages: Sequence[Mapping[str, Any]] = ()
+        self.user: str | None = None
+        self.key = key
+        self.consent = True
+        self.parameters: dict[str, Any] = {}
+        self.meta: dict[str, str] = {}
+
+    @property
+    def trace_start(self) -> TraceStart:
+        """The beginning of its trace."""
+        return self.__dict__
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, once it is over."""
+        return int(self.end[_STATUS]) if self.end is not None else 0
+
+    def record_messages(self, messages: Iterable[Message]) -> None:
+        """What was asked."""
+        self.messages = [one.__dict__ for one in messages]
+
+    def shadow(self) -> RequestState:
+        """The case of a shadow that is asked the same."""
+        other = RequestState(self.id.partition("-")[0], self.operation, self._tell, self.key)
+        other.model, other.messages, other.user, other.consent = self.model, self.messages, self.user, self.consent
+        other.parameters, other.meta, other.arm = self.parameters, {**self.meta, "shadow_of": self.id}, "shadow"
+        return other
+
+    def prepare(self, ready: Callable[[TraceStart], Any]) -> None:
+        """The model is at work: make the beginning of the trace, so that its end alone is left."""
+        if self.end is None:
+            self.ready = ready(self.__dict__)
+
+    def first(self) -> None:
+        """The first piece of the answer is there."""
+        if self.first_token_s is None:
+            self.first_token_s = time.monotonic() - self._began
+
+    def done(self, answer: AggregatedOutput, usage: Usage) -> None:
+        """Answered."""
+        self._end(200, answer.finish or "stop", answer=answer, usage=usage)
+
+    def refused(self, refusal: APIError, answer: AggregatedOutput | None = None) -> None:
+        """Not answered, or not to the end."""
+        finish: Finish = "cancelled" if refusal.status in (CLOSED, 504) else "error"
+        self._end(refusal.status, finish, answer=answer, error=refusal.message)
+
+    def gone(self, answer: AggregatedOutput | None = None) -> None:
+        """Whoever asked went away."""
+        self._end(CLOSED, "cancelled", answer=answer, error="the client went away")
+
+    def _end(
+        self,
+        status: int,
+        finish: Finish,
+        *,
+        answer: AggregatedOutput | None,
+        usage: Usage | None = None,
+        error: str = "",
+    ) -> None:
+        """Whoever asked waits for this: it builds nothing that is not written."""
+        if self.end is not None:
+            return
+        message: dict[str, Any] | None = None
+        scores: dict[str, float] | None = None
+        if answer is not None:
+            if status == 200 or answer.text or answer.calls:
+                message = {"role": "assistant", "content": answer.text}
+                if answer.calls:
+                    message["tool_calls"] = tuple(answer.calls)
+            if answer.scores:
+                scores = dict(answer.scores)
+            if answer.calibration is not None:  # by which the model's own probabilities became those of the scores
+                self.parameters, self.ready = {**self.parameters, "calibration": answer.calibration}, None
+            usage = usage or answer.usage
+        used = usage or _NOTHING
+        tokens = used.prompt_tokens, used.cached_tokens, used.completion_tokens
+        latency_s = time.monotonic() - self._began
+        self.end = (message, finish, status, error, *tokens, latency_s, self.first_token_s, scores)
+        self._tell(self)
+
+
+WAITING = 64
+"""Requests that wait, at most."""
+
+
+class Points(ModelRunner):
+    """An open embedder. One request is computed at a time: texts of different requests gain nothing together."""
+
+    able: ClassVar[frozenset[Verb]] = frozenset({"embedding"})
+
+    def __init__(self, space: Space, digest: str) -> None:
+        super().__init__(digest)
+        self._space = space
+        self._desk = ThreadPoolExecutor(1, thread_name_prefix="luthier-points")
+        self._asked = 0
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self._asked - 1)
+
+    @property
+    def running(self) -> int:
+        return min(1, self._asked)
+
+    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        nothing: tuple[OutputChunk, ...] = ()
+        for piece in nothing:
+            yield piece  # an async generator, as all answers are
+        raise APIError("this model writes no text: it makes embeddings", param="model")
+
+    async def points(self, texts: Sequence[str]) -> tuple[EmbeddingPoints, int]:
+        if self._asked > WAITING:
+            raise Busy(f"{self._asked} requests wait already", retry_after_s=1.0)
+        self._asked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._desk, self._read, texts)
+        finally:
+            self._asked -= 1
+
+    def _read(self, texts: Sequence[str]) -> tuple[EmbeddingPoints, int]:
+        from luthier.models.embeddings.sentence import Sentences
+
+        tokens = self._space.tokens(texts) if isinstance(self._space, Sentences) else []
+        return self._space.points(texts), sum(map(len, tokens))
+
+    async def close(self) -> None:
+        self._desk.shutdown(wait=False, cancel_futures=True)

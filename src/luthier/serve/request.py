@@ -1,0 +1,130 @@
+"""What an engine is asked, and the pieces in which it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from luthier.chat.messages import Message, ToolCall
+
+Verb = Literal["chat", "completion", "embedding"]
+Finish = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """Functions on offer, and how free the model is to call them."""
+
+    offered: tuple[Mapping[str, Any], ...]
+    choice: Literal["auto", "required"] = "auto"
+    parallel: bool = True
+    """Whether one answer may make several calls."""
+
+    @property
+    def by_name(self) -> dict[str, Mapping[str, Any]]:
+        """The schema of each function's arguments."""
+        functions = [one["function"] for one in self.offered]
+        return {str(one["name"]): one.get("parameters") or {"type": "object", "properties": {}} for one in functions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One request, as every engine understands it."""
+
+    messages: tuple[Message, ...] = ()
+    """A conversation that is to be answered; empty where a plain text is to be continued."""
+    text: str | tuple[int, ...] | None = None
+    """A plain text, or its token ids, to be continued."""
+    tools: Tools | None = None
+    schema: Mapping[str, Any] | None = None
+    """The JSON schema that the answer keeps; None: any text."""
+    answers: int = 1
+    """How many answers are wanted (`n`)."""
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Texts before which an answer ends."""
+    logprobs: bool = False
+    top_logprobs: int = 0
+    """How many alternatives are told of each token."""
+    unsupported: tuple[str, ...] = ()
+    """Settings of sampling, by name, that were asked for and that no engine follows (`Answering.unused`)."""
+    by_id: bool = False
+    """Whether tokens are told by their ids, and the one that ends an answer among them."""
+
+    @property
+    def verb(self) -> Verb:
+        """What kind of question it is."""
+        return "chat" if self.text is None else "completion"
+
+
+class TokenCandidate(NamedTuple):
+    """A token that might stand at some place, and its log-probability."""
+
+    text: str
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """A token of an answer."""
+
+    chosen: TokenCandidate
+    top: tuple[TokenCandidate, ...] = ()
+    """The likeliest, likeliest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What an answer took."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed again."""
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputChunk:
+    """A part of one of the answers, as soon as it is certain. The last piece of each has a `finish` and its usage."""
+
+    answer: int = 0
+    """Which of the answers goes on, from 0."""
+    text: str = ""
+    tokens: tuple[TokenLogprobs, ...] = ()
+    """The tokens that were written since the last piece, where log-probabilities are wanted."""
+    calls: tuple[ToolCall, ...] = ()
+    """Calls of functions, each whole."""
+    finish: Finish | None = None
+    usage: Usage | None = None
+    scores: Mapping[str, float] | None = None
+    """Probability of each label, from a model that chooses one."""
+    calibration: float | None = None
+    """What the labels' log-scores were divided by, so that their probabilities mean what they say."""
+
+
+@dataclass(kw_only=True)
+class AggregatedOutput:
+    """An answer put together from its pieces."""
+
+    text: str = ""
+    tokens: list[TokenLogprobs] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    finish: Finish | None = None
+    usage: Usage = field(default_factory=Usage)
+    scores: Mapping[str, float] | None = None
+    calibration: float | None = None
+
+    def add(self, piece: OutputChunk) -> None:
+        """Take in the next piece."""
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.calls += piece.calls
+        self.finish = piece.finish or self.finish
+        self.usage = piece.usage or self.usage
+        self.scores = piece.scores or self.scores
+        self.calibration = piece.calibration or self.calibration

@@ -1,1 +1,0 @@
-"""Messages and the one id-maker: the same function turns messages into token ids, spans and labels everywhere."""

@@ -1,1 +1,0 @@
-"""The recognisers of names: one file each."""

@@ -1,0 +1,1 @@
+"""Traces of requests to served models, feedback, and the store of both."""

@@ -1,0 +1,205 @@
+"""Receive feedback over HTTP, and write feedback and logs from the command line.
+
+Feedback is a thumb, a rating, a label, a correction or a comment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from luthier.core.component import described
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import write_aside, writing
+from luthier.traces.compact import compact
+from luthier.traces.record import Feedback, Trace
+from luthier.traces.redact import Redactor
+from luthier.traces.retention import SEGMENTS, RetentionPolicy
+from luthier.traces.segment import Segment, SegmentLine, encode_lines
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+_LONGEST = 1 << 20
+_Text = Annotated[str, Field(max_length=_LONGEST)]
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+_SAID = ("thumb", "rating", "label", "correction", "comment")
+
+
+class Opinion(BaseModel):
+    """What somebody says of one answer."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+
+    id: _Name
+    """The id of the completion that it is about (`chatcmpl-…`)."""
+    thumb: Literal["up", "down"] | None = None
+    """The same as a rating of 1 or -1."""
+    rating: float | None = Field(default=None, ge=-1, le=1)
+    """From -1 (bad) to 1 (good)."""
+    label: Annotated[str, Field(max_length=1024)] | None = None
+    """The true class."""
+    correction: _Text | None = None
+    """What the answer should have been."""
+    comment: _Text = ""
+    new_class: bool = False
+    """Whether the label is a class that the model does not know yet. Otherwise a label that is none of its classes is
+    refused."""
+    user: Annotated[str, Field(max_length=256)] = ""
+    """Who says it; of one person the last counts."""
+
+    @field_validator("rating", mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticCustomError(
+                "number", "expected a number from -1 to 1, got {came}", {"came": str(value).lower()}
+            )
+        return value
+
+    @field_validator("label", "correction")
+    @classmethod
+    def _blank_is_nothing(cls, value: str | None, about: ValidationInfo) -> str | None:
+        """Forms send what nobody filled in; and no class begins or ends with spaces."""
+        if value is None or not value.strip():
+            return None
+        return value.strip() if about.field_name == "label" else value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Opinion:
+        if not any(getattr(self, name) for name in _SAID if name != "rating") and self.rating is None:
+            raise ValueError(f"says nothing: one of {', '.join(_SAID)} is wanted")
+        if self.thumb is not None and self.rating is not None:
+            raise ValueError("`thumb` and `rating` say the same; one of them is wanted")
+        if self.new_class and self.label is None and self.correction is None:
+            raise ValueError("`new_class` goes with a `label`")
+        return self
+
+    @property
+    def names_class(self) -> bool:
+        """Whether it may name the true class: by a label, or by the correction of an answer that is a class."""
+        return self.label is not None or self.correction is not None
+
+    def feedback(self, at: datetime) -> Feedback:
+        """The same as a record."""
+        rating = {"up": 1.0, "down": -1.0}[self.thumb] if self.thumb else self.rating
+        record = {"rating": rating, "label": self.label, "correction": self.correction, "comment": self.comment or None}
+        given = {name: value for name, value in record.items() if value is not None}
+        return Feedback.model_validate({"trace": self.id, "at": at, "by": self.user, **given})
+
+    @classmethod
+    def from_fields(cls, **fields: Any) -> Opinion:
+        """The same from loose values; `InputError` for what cannot be said."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = first["msg"].removeprefix("Value error, ")
+            field = ".".join(map(str, first["loc"])) or "feedback"
+            raise InputError(
+                what, where=SourceLocation(field=field), hint="for example --down, or --correction TEXT"
+            ) from error
+
+
+class Received(BaseModel):
+    """The answer to an opinion."""
+
+    model_config = ConfigDict(json_schema_extra=described)
+
+    id: str
+    """Of the completion that it is about."""
+    object: Literal["feedback"] = "feedback"
+    created: int
+    """In seconds since 1970."""
+
+
+def feedback_routes(
+    record: Callable[[Feedback], None], check: Callable[[Feedback], Feedback] | None = None
+) -> APIRouter:
+    """`POST /v1/feedback`; whoever mounts it sees to keys, limits and the shape of errors.
+
+    An opinion about a request of which no trace is kept is taken as well: the trace may be on its way. `check` looks at
+    true classes, in a thread, one at a time: it returns what is to be recorded, or raises.
+    """
+    from fastapi import APIRouter
+
+    routes = APIRouter(tags=["feedback"])
+    one_at_a_time = asyncio.Semaphore(1)
+
+    async def give(opinion: Opinion) -> Any:
+        """Say what an answer was worth, or what it should have been."""
+        now = datetime.now(UTC)
+        feedback = opinion.feedback(now)
+        if check is not None and opinion.names_class and not opinion.new_class:
+            async with one_at_a_time:
+                feedback = await asyncio.to_thread(check, feedback)
+        await asyncio.to_thread(record, feedback)  # names are looked for before it is kept
+        return Received(id=opinion.id, created=int(now.timestamp()))
+
+    routes.add_api_route("/v1/feedback", give, methods=["POST"], response_model=Received, operation_id="give_feedback")
+    return routes
+
+
+_PART = 5000
+"""Records of a log that are taken in at once: a part is there as a whole or not at all."""
+
+
+def write(folder: Path, records: Iterable[Trace | Feedback], keeping: RetentionPolicy | None = None) -> int:
+    """Redact records and append them; returns how many."""
+    keeping = keeping or RetentionPolicy.of(folder)
+    lines = list(_lines(records, keeping))
+    segment = Segment(folder, "hand")
+    try:
+        segment.write(encode_lines(lines))
+    finally:
+        segment.close()
+    return len(lines)
+
+
+def take_in(
+    folder: Path, digest: str, records: Iterator[Trace | Feedback], keeping: RetentionPolicy | None = None
+) -> int:
+    """Take in a log, known by the digest of its content: the same log again adds nothing, and a kill is gone on from.
+
+    Returns how many records were new.
+    """
+    keeping = keeping or RetentionPolicy.of(folder)
+    taken, part = 0, 0
+    while some := list(islice(records, _PART)):
+        mark = folder / "taken" / f"{digest}-{part:06}"
+        if not mark.exists():
+            _part(folder, mark, list(_lines(some, keeping)))
+            taken += len(some)
+        part += 1
+    compact(folder, keeping, closed=sorted((folder / SEGMENTS).glob(f"log-{digest}-*.jsonl")))
+    return taken
+
+
+def _part(folder: Path, mark: Path, lines: Sequence[SegmentLine]) -> None:
+    """One part, put in its place by a rename; if only its mark was lost in a kill, it takes its own place again."""
+    path = folder / SEGMENTS / f"log-{mark.name}.jsonl"
+    known = [*path.parent.glob(path.name), *(folder / "traces").glob(f"*/{path.stem}-*"), *_gone(folder, path)]
+    if not known:
+        write_aside(path, encode_lines(lines))
+    with writing(mark):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(mark, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def _gone(folder: Path, path: Path) -> Iterator[Path]:
+    return (folder / "gone").glob(f"{SEGMENTS}~{path.name}")
+
+
+def _lines(records: Iterable[Trace | Feedback], keeping: RetentionPolicy) -> Iterator[SegmentLine]:
+    redactor = Redactor(keeping)
+    for record in records:
+        value = redactor.record(record.model_dump(mode="json", exclude_defaults=True))
+        yield SegmentLine("traces" if isinstance(record, Trace) else "feedback", value)

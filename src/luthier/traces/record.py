@@ -1,0 +1,370 @@
+"""Traces and feedback: the records of a request, and the protocols between server and recorder.
+
+Irregular requests and responses of the OpenAI API are recorded with a note instead of being refused.
+
+The gateway knows only these protocols: a resolver maps a name to a route, and a recorder receives each request.
+`Route.model` is a name that the gateway's models know (`recipe.yaml:tune`, a base model, an artifact's digest). Aliases
+such as `support@prod` are known to the resolver alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
+
+from luthier.chat.messages import Message, Role, ToolCall
+from luthier.core.component import described
+
+Asked = Literal["chat", "completion", "embedding", "label"]
+Finish = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+"""`cancelled`: whoever asked went away, or the deadline passed, before the answer was whole."""
+Variant = Literal["stable", "canary", "shadow"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+
+
+class Trace(_Record):
+    """One request and its answer."""
+
+    id: str
+    """The id that whoever asked was given; feedback names it."""
+    at: AwareDatetime
+    """When the request came."""
+    operation: Asked = "chat"
+    model: str
+    """The name that was asked for, such as `support@prod`."""
+    release: str = ""
+    """Digest of the model that answered, its adapter included; empty where that is not known."""
+    arm: Variant = "stable"
+    messages: tuple[Message, ...] = ()
+    """What was asked; a plain text stands as one user turn."""
+    answer: Message | None = None
+    """None where no answer was made."""
+    finish: Finish = "stop"
+    status: int = 200
+    """The HTTP status."""
+    error: str = ""
+    prompt_tokens: int = Field(default=0, ge=0)
+    cached_tokens: int = Field(default=0, ge=0)
+    """Prompt tokens that were not computed again."""
+    completion_tokens: int = Field(default=0, ge=0)
+    latency_s: float = Field(default=0.0, ge=0)
+    first_token_s: float | None = Field(default=None, ge=0)
+    scores: dict[str, float] | None = None
+    """Calibrated probability of each label, where the model chooses one; the answer says the likeliest."""
+    user: str | None = None
+    """Whoever asked, as the application names them."""
+    key: str | None = None
+    """The name of the key that the request came with."""
+    consent: bool = True
+    """Whether it may be learnt from."""
+    parameters: dict[str, Any] = {}
+    """Sampling and limits as they were asked for; `calibration` is the temperature by which `scores` were made to mean
+    what they say."""
+    meta: dict[str, str] = {}
+    """What the application said of the request (OpenAI's `metadata`)."""
+
+
+def label_meant(trace: Trace, label: str) -> str:
+    """The class that a person named, as the model writes it: "Billing " is billing."""
+    written = () if trace.answer is None else (trace.answer.content,)
+    meant = label.strip().casefold()
+    return next((one for one in (*written, *(trace.scores or ())) if one.strip().casefold() == meant), label)
+
+
+TraceStart = Mapping[str, Any]
+"""What is known of a request while the model is at work, by the names of a trace's fields."""
+TraceEnd = tuple[Any, ...]
+"""What is known of it at its end only, in the order of `END_FIELDS`."""
+END_FIELDS = (
+    *("answer", "finish", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("latency_s", "first_token_s", "scores"),
+)
+
+
+def without_defaults(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a trace in JSON without those that are as they are by default."""
+    found = _without(_TRACE, trace)
+    if "messages" in found:
+        found["messages"] = [_without(_MESSAGE, one) for one in found["messages"]]
+    if "answer" in found:
+        found["answer"] = _without(_MESSAGE, found["answer"])
+    return found
+
+
+def _without(defaults: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in value.items() if name not in defaults or one != defaults[name]}
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    fields = kind.model_fields.items()
+    return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
+
+
+_TRACE, _MESSAGE = _defaults(Trace), _defaults(Message)
+
+
+class Feedback(_Record):
+    """What somebody said about one answer; several may say something, and of one person the last counts."""
+
+    trace: str
+    """The id of the request."""
+    at: AwareDatetime
+    by: str = ""
+    """Who says it."""
+    rating: float | None = Field(default=None, ge=-1, le=1)
+    """From -1 (bad) to 1 (good): a thumb is one of the two."""
+    label: str | None = None
+    """The true class."""
+    correction: str | None = None
+    """What the answer should have been."""
+    comment: str = ""
+
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "ai": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+_FINISHES: dict[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "function_call": "tool_calls",
+    "error": "error",
+    "cancelled": "cancelled",
+}
+_NOT_PARAMETERS = frozenset(("model", "messages", "prompt", "input", "user", "metadata", "stream", "stream_options"))
+
+
+class RequestOutcome(NamedTuple):
+    """How a request went, apart from what was said."""
+
+    id: str
+    at: datetime
+    latency_s: float = 0.0
+    first_token_s: float | None = None
+    status: int = 200
+    error: str = ""
+    meta: Mapping[str, str] = {}
+
+
+def trace_of(request: Mapping[str, Any], response: Mapping[str, Any] | None, outcome: RequestOutcome) -> Trace:
+    """A request and what came back."""
+    response = response or {}
+    choice = _first(response.get("choices"))
+    usage = _mapping(response.get("usage"))
+    user, metadata = request.get("user"), _mapping(request.get("metadata"))
+    answer = _answer(choice)
+    return Trace(
+        id=outcome.id,
+        at=outcome.at,
+        operation=_asked(request),
+        model=str(request.get("model") or response.get("model") or "unknown"),
+        messages=tuple(_asked_messages(request)),
+        answer=answer,
+        finish=finish(choice.get("finish_reason"), failed=bool(outcome.error) or outcome.status >= 400),
+        status=outcome.status,
+        error=outcome.error,
+        prompt_tokens=_count(usage, "prompt_tokens", "input_tokens"),
+        cached_tokens=_count(_mapping(usage.get("prompt_tokens_details")), "cached_tokens"),
+        completion_tokens=_count(usage, "completion_tokens", "output_tokens"),
+        latency_s=max(0.0, outcome.latency_s),
+        first_token_s=outcome.first_token_s,
+        user=str(user) if user is not None else None,
+        parameters={name: value for name, value in request.items() if name not in _NOT_PARAMETERS},
+        meta={**{str(name): str(value) for name, value in metadata.items()}, **outcome.meta},
+    )
+
+
+def message(turn: Any, default: Role = "user") -> Message:
+    """One turn, as a mapping or a text."""
+    if not isinstance(turn, Mapping):
+        return Message(role=default, content=text(turn))
+    calls = turn.get("tool_calls") or ()
+    return Message(
+        role=_ROLES.get(str(turn.get("role", default)).lower(), default),
+        content=text(turn.get("content")),
+        thinking=text(turn.get("reasoning_content")),
+        tool_calls=tuple(_call(call) for call in calls if isinstance(call, Mapping)),
+        tool_call_id=_optional(turn.get("tool_call_id")),
+        name=_optional(turn.get("name")),
+    )
+
+
+def text(content: Any) -> str:
+    """The words of a content: a text, or parts of which those that are none leave a mark."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "".join(_part(part) for part in content)
+    return json.dumps(content, ensure_ascii=False, default=str)
+
+
+def _part(part: Any) -> str:
+    if not isinstance(part, Mapping):
+        return text(part)
+    found = part.get("text", part.get("content"))
+    if isinstance(found, str):
+        return found
+    return f"<{str(part.get('type', 'part')).removesuffix('_url').removeprefix('input_')}>"
+
+
+def finish(reason: Any, *, failed: bool = False) -> Finish:
+    """Why an answer ended."""
+    if reason is None:
+        return "error" if failed else "stop"
+    return _FINISHES.get(str(reason).lower(), "stop")
+
+
+def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What pieces of a stream come to, as if it had come at once (of several answers, the first)."""
+    whole: dict[str, Any] = {}
+    texts, thought, reason, calls = list[str](), list[str](), None, dict[int, dict[str, Any]]()
+    for chunk in chunks:
+        whole |= {name: chunk[name] for name in ("id", "model", "created", "usage") if chunk.get(name)}
+        for choice in chunk.get("choices") or ():
+            if choice.get("index", 0) != 0:
+                continue
+            delta = _mapping(choice.get("delta"))
+            texts.append(text(choice.get("text") if "text" in choice else delta.get("content")))
+            thought.append(text(delta.get("reasoning_content")))
+            reason = choice.get("finish_reason") or reason
+            for call in delta.get("tool_calls") or ():
+                _join(calls.setdefault(int(call.get("index", 0)), {}), call)
+    turn: dict[str, Any] = {"role": "assistant", "content": "".join(texts), "reasoning_content": "".join(thought)}
+    turn["tool_calls"] = [calls[index] for index in sorted(calls)]
+    return {**whole, "choices": [{"index": 0, "message": turn, "finish_reason": reason}]}
+
+
+def _join(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
+    """Add a piece to a call that comes in pieces."""
+    call["id"] = piece.get("id") or call.get("id")
+    made = call.setdefault("function", {"name": "", "arguments": ""})
+    for name, value in _mapping(piece.get("function")).items():
+        if isinstance(value, str) and name in made:
+            made[name] += value
+
+
+def _answer(choice: Mapping[str, Any]) -> Message | None:
+    if "message" in choice:
+        return message(choice["message"], "assistant")
+    return Message(role="assistant", content=text(choice["text"])) if "text" in choice else None
+
+
+def _asked(request: Mapping[str, Any]) -> Asked:
+    if "messages" in request:
+        return "chat"
+    return "embedding" if "input" in request else "completion"
+
+
+def _asked_messages(request: Mapping[str, Any]) -> list[Message]:
+    if isinstance(request.get("messages"), Sequence) and not isinstance(request["messages"], str):
+        return [message(turn) for turn in request["messages"]]
+    found = request.get("prompt", request.get("input", request.get("messages")))
+    every = found if isinstance(found, list) and found and isinstance(found[0], str) else [found]
+    return [Message(role="user", content=text(one)) for one in every if one is not None]
+
+
+def _call(call: Mapping[str, Any]) -> ToolCall:
+    function = _mapping(call.get("function")) or call
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            arguments = {"_": arguments}
+    if not isinstance(arguments, dict):
+        arguments = {"_": arguments}
+    return ToolCall(name=str(function.get("name", "")), arguments=arguments, id=_optional(call.get("id")))
+
+
+def _first(choices: Any) -> Mapping[str, Any]:
+    return _mapping(choices[0]) if isinstance(choices, list) and choices else {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int:
+    found = next((usage[name] for name in names if isinstance(usage.get(name), int)), 0)
+    return max(0, int(found))
+
+
+class RequestRecorder(Protocol):
+    """Hears of every request when it is over, refused ones included."""
+
+    def ready(self, start: TraceStart) -> Any:
+        """Take the beginning of a trace while the model is at work; returns what `end` is given, None where no trace is
+        to be kept."""
+        ...
+
+    def end(self, ready: Any, end: TraceEnd) -> None:
+        """Take the end of a trace. It is called on the request's own path: it neither waits nor raises."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Who answers one request."""
+
+    model: str
+    """The open model that answers."""
+    release: str = ""
+    """Digest of what answers, where the resolver knows it; else the open model's own."""
+    arm: Variant = "stable"
+    shadow: str | None = None
+    """An open model that is asked the same, unheard; its trace has `arm: shadow`."""
+
+
+class Resolver(Protocol):
+    """Knows which model a name means at this moment. It is asked once a request, and what it said holds to its end."""
+
+    def names(self) -> Sequence[str]:
+        """The names that can be asked for, beside those of the open models."""
+        ...
+
+    def resolve(self, name: str, user: str | None, request: str = "") -> Route | None:
+        """Who answers to a name; None when it is none of the resolver's names. It does not wait. `request` is the
+        request's id, which decides where no user is named."""
+        ...
+
+    def owners(self) -> Mapping[str, str | None]:
+        """Names, and words by which models are open, that belong to one key: by each, the key's name. All others are
+        everybody's."""
+        ...
+
+
+class Models(Protocol):
+    """The models that the gateway holds open, for whoever switches an alias."""
+
+    async def prepare(self, model: str) -> str:
+        """Open a model if it is not open, and return its digest; what was wrong is raised before any alias moves."""
+        ...
+
+    async def retire(self, model: str) -> None:
+        """Close a model once the last request that it answers is over."""
+        ...

@@ -1,0 +1,348 @@
+"""Recording from within a process that serves: a record is redacted and appended to a segment before its call returns.
+
+One call of the system appends a whole line, so that a kill of the process loses nothing that was recorded. A thread
+does what may take longer: it redacts the beginning of a request while the model is at work, flushes to the disk, writes
+what a full disk refused, and begins new segments. Models that find names take too long for a request to wait: a trace
+then stands in its segment without its words, and follows whole once its names are found (see `segment`). Segments
+become Parquet in a process of its own, which ends when that is done.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import xxhash
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from luthier.core.errors import LuthierError
+from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, without_defaults
+from luthier.traces.redact import Redactor
+from luthier.traces.retention import RetentionPolicy
+from luthier.traces.segment import Segment, SegmentLine, dumps, encode_line, loads, make_folder, segments
+
+_TICK_S = 1.0
+_WORDS = frozenset(("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment"))
+_FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "POLARS_MAX_THREADS": "1"}
+"""Compaction has small tables at a time: memory goes back to the system, and no thread waits for each processor."""
+_LOG = logging.getLogger("luthier.traces")
+
+
+def is_sampled(id: str, share: float) -> bool:
+    """Whether a trace is kept; its id decides."""
+    return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
+
+
+class _Start:
+    """The beginning of a request: redacted by the recorder's thread, or at the request's end if it comes before."""
+
+    __slots__ = ("fields", "redacted", "redactor")
+
+    def __init__(self, fields: TraceStart, redactor: Redactor) -> None:
+        self.fields, self.redactor = dict(fields), redactor
+        self.redacted: dict[str, Any] | None = None
+
+    def redact(self) -> dict[str, Any]:
+        if self.redacted is None:
+            self.redacted = _redact(self.redactor, _to_json_value(self.fields))
+        return self.redacted
+
+
+class _Entry:
+    """A line, and the segment that it stands in once it is written: that of the pending line which it follows."""
+
+    __slots__ = ("follows", "line", "segment")
+
+    def __init__(self, line: bytes, follows: _Entry | None = None) -> None:
+        self.line, self.follows = line, follows
+        self.segment: Segment | None = None
+
+
+class TraceRecorder:
+    """Takes traces and feedback; safe to call from any thread, and quick enough for an event loop."""
+
+    def __init__(self, folder: Path, keeping: RetentionPolicy | None = None) -> None:
+        self.folder = folder
+        self.keeping = keeping or RetentionPolicy()
+        self.recorded = self.left_out = self.lost = 0
+        """How many records were taken, were not in the sample, and were lost (of a trace, perhaps its words alone)."""
+        make_folder(folder)
+        self.keeping.remember(folder)
+        self._begin()
+        if segments(folder) or any(folder.glob("traces/*/*")):
+            self._compact()
+        os.register_at_fork(after_in_child=partial(_begin_in_fork, weakref.ref(self)))
+        atexit.register(self.close)
+
+    def _begin(self) -> None:
+        """Begin a stream of this process's own, with nothing in it."""
+        self._stream, self._redactor = secrets.token_hex(6), Redactor(self.keeping)
+        self._lock, self._closed = threading.Lock(), False
+        self._segment: Segment | None = None
+        self._finished = list[Path]()
+        self._compaction: subprocess.Popen[bytes] | None = None
+        self._refused, self._jobs = deque[_Entry](), SimpleQueue[Callable[[], object]]()
+        self._waiting_bytes, self._reported = 0, ""
+        self._thread: threading.Thread | None = None
+
+    def change(self, keeping: RetentionPolicy) -> None:
+        """Keep what is recorded from now on in another way; what was recorded before is kept as it would have been."""
+        with self._lock:
+            if self._closed or keeping == self.keeping:
+                return
+            keeping.remember(self.folder)
+            self.keeping, self._redactor = keeping, Redactor(keeping)
+
+    def ready(self, start: TraceStart) -> _Start | None:
+        """Take the beginning of a request while the model is at work, so that `end` has less to do while a client
+        waits. None where the request is not in the sample."""
+        if not is_sampled(start["id"], self.keeping.sample):
+            return None
+        ready = _Start(start, self._redactor)
+        if not self._redactor.names:
+            self._jobs.put(ready.redact)
+        return ready
+
+    def end(self, ready: _Start | None, end: TraceEnd) -> None:
+        """Keep a request whose beginning was made ready; it neither raises nor waits, for the disk apart."""
+        if ready is None:
+            self.left_out += 1
+            return
+        redactor, fields = self._redactor, _to_json_value(dict(zip(END_FIELDS, end, strict=True)))
+        if redactor.names:
+            self._write_pending({**_to_json_value(ready.fields), **fields}, redactor)
+            return
+        if ready.redactor is not redactor:
+            ready = _Start(ready.fields, redactor)
+        self._write(encode_line(SegmentLine("traces", ready.redact() | _redact(redactor, fields))))
+
+    def record(self, record: Trace | Feedback) -> None:
+        """Keep a record. Names in feedback are looked for at once; those of a trace, by the recorder's thread."""
+        redactor = self._redactor
+        if isinstance(record, Feedback):
+            text = _redact(redactor, _to_json_value({name: getattr(record, name) for name in record.model_fields_set}))
+            self._write(encode_line(SegmentLine("feedback", text)))
+        elif not is_sampled(record.id, self.keeping.sample):
+            self.left_out += 1
+        elif redactor.names:
+            self._write_pending(_to_json_value(record.__dict__), redactor)
+        else:
+            self._write(encode_line(SegmentLine("traces", _redact(redactor, _to_json_value(record.__dict__)))))
+
+    def _write_pending(self, trace: dict[str, Any], redactor: Redactor) -> None:
+        """Write a trace without its words, and let them follow when there is room to hold them until then."""
+        trace = without_defaults(trace)
+        whole = dumps(trace)
+        wordless = {name: value for name, value in trace.items() if name not in _WORDS}
+        has_room = self._waiting_bytes + len(whole) <= self.keeping.waiting_bytes
+        self._write(
+            encode_line(SegmentLine("traces", wordless, pending=has_room)), (whole, redactor) if has_room else None
+        )
+        if not has_room:
+            self._lose()
+
+    def _write(self, line: bytes, words: tuple[bytes, Redactor] | None = None) -> None:
+        """Append a line now, or once the disk takes it again; the trace whole, with its words, is to follow it."""
+        entry = _Entry(line)
+        with self._lock:
+            if self._closed or (self._refused and self._waiting_bytes + len(line) > self.keeping.waiting_bytes):
+                self._lose()
+                return
+            self._append(entry)
+            self.recorded += 1
+            if words is not None:
+                self._waiting_bytes += len(words[0])
+                self._jobs.put(partial(self._follow, entry, *words))
+            if self._segment is not None and self._segment.size >= self.keeping.segment_bytes:
+                self._finish_segment()
+            self._start_thread()
+
+    def _follow(self, pending: _Entry, whole: bytes, redactor: Redactor) -> None:
+        """Write a trace whole, behind its pending line in the same segment."""
+        entry = _Entry(encode_line(SegmentLine("traces", _redact(redactor, loads(whole)))), pending)
+        with self._lock:
+            self._append(entry)
+            self._waiting_bytes -= len(whole)
+
+    def _append(self, entry: _Entry) -> None:
+        """Append a line behind those that were refused."""
+        if self._refused or not self._is_written(entry):
+            self._refused.append(entry)
+            self._waiting_bytes += len(entry.line)
+
+    def _is_written(self, entry: _Entry) -> bool:
+        try:
+            if entry.follows is not None:
+                entry.segment = entry.follows.segment
+            else:
+                self._segment = entry.segment = self._segment or Segment(self.folder, self._stream)
+            assert entry.segment is not None, "a line follows one that is written"
+            entry.segment.write(entry.line)
+        except (LuthierError, OSError) as error:
+            self._report(str(error))
+            return False
+        return True
+
+    def _finish_segment(self) -> None:
+        """Let the next record begin a segment; the thread closes this one behind all that is still to follow in it."""
+        if self._segment is not None:
+            self._jobs.put(partial(self._close_segment, self._segment))
+            self._segment = None
+
+    def _close_segment(self, segment: Segment) -> None:
+        if self._refused and not self._closed:  # by the disk, and perhaps of this segment
+            time.sleep(_TICK_S)
+            self._jobs.put(partial(self._close_segment, segment))
+            return
+        self._tried(segment.close)
+        self._finished.append(segment.path)
+        self._compact()
+
+    def _lose(self) -> None:
+        self.lost += 1
+        if self.lost & (self.lost - 1) == 0:  # the first, the second, the fourth, …
+            _LOG.warning("%s: %d records found no room and are lost", self.folder, self.lost)
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        tended = time.monotonic()
+        while not self._closed or not self._jobs.empty():
+            with suppress(Empty):
+                self._jobs.get(timeout=_TICK_S)()
+            if time.monotonic() - tended >= _TICK_S:
+                self._tend()
+                tended = time.monotonic()
+
+    def _tend(self) -> None:
+        """Write what was refused, flush to the disk, and end a segment that is old."""
+        with self._lock:
+            while self._refused and self._is_written(self._refused[0]):
+                self._waiting_bytes -= len(self._refused.popleft().line)
+                self._reported = ""
+            segment = self._segment
+            if segment is not None and (
+                segment.age_s >= self.keeping.segment_s or segment.size >= self.keeping.segment_bytes
+            ):
+                self._finish_segment()
+        if segment is not None:
+            self._tried(segment.sync)
+        if self._finished:
+            self._compact()
+
+    def _tried(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (LuthierError, OSError) as error:
+            self._report(str(error))
+
+    def _compact(self) -> None:
+        """Start a process that makes Parquet of finished segments, unless the last one is still at it."""
+        if self._compaction is not None and self._compaction.poll() is None:
+            return
+        words = [str(self.folder), self.keeping.model_dump_json(), *map(str, self._finished)]
+        self._finished.clear()
+        try:
+            self._compaction = subprocess.Popen(  # noqa: S603  # this very program
+                [sys.executable, "-P", "-m", "luthier.traces.compact", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**_FRUGAL, **os.environ},
+                start_new_session=True,
+            )
+        except OSError as error:  # what is finished is found by the next one
+            self._report(str(error))
+
+    def _report(self, text: str) -> None:
+        """Log once each thing that is wrong."""
+        if text != self._reported:
+            self._reported = text
+            _LOG.warning("%s", text)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much was recorded that is not written: words in which names are looked for, and what the disk refused."""
+        return self._waiting_bytes
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Wait until all that was recorded can be read in the folder; False when that takes longer."""
+        end = time.monotonic() + timeout_s
+        if self._waiting_bytes:
+            self._jobs.put(self._tend)
+        while self._waiting_bytes and time.monotonic() < end:
+            time.sleep(0.002)
+        return not self._waiting_bytes
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        if self._closed:
+            return
+        atexit.unregister(self.close)
+        self.flush()
+        with self._lock:
+            self._closed = True
+        if self._thread is not None:
+            self._jobs.put(_nothing)
+            self._thread.join()
+        self.lost += len(self._refused)
+        if self._segment is not None:
+            self._tried(self._segment.close)
+        if self._compaction is not None:
+            self._compaction.wait()
+
+    def __enter__(self) -> TraceRecorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _nothing() -> None:
+    """Wake the thread."""
+
+
+def _begin_in_fork(recorder: weakref.ref[TraceRecorder]) -> None:
+    """In a fork: the segment belongs to the process that began it."""
+    found = recorder()
+    if found is not None and not found._closed:
+        if found._segment is not None:
+            found._segment.abandon()
+        found._begin()
+
+
+def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a record as JSON has them; one that it cannot say, because it is nested too deep, is left out."""
+    try:
+        found: dict[str, Any] = to_jsonable_python(fields, serialize_unknown=True, inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError, RecursionError):
+        found = {}
+        for name, value in fields.items():
+            with suppress(PydanticSerializationError, ValueError, RecursionError):
+                found[name] = to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="null")
+    return found
+
+
+def _redact(redactor: Redactor, record: dict[str, Any]) -> dict[str, Any]:
+    """A record without personal data and without defaults; one that cannot be looked through keeps no words."""
+    try:
+        return redactor.record(without_defaults(record) if "trace" not in record else record)
+    except Exception as error:  # noqa: BLE001  # one record must not end all recording
+        _LOG.warning("a record could not be redacted (%s); its words are not kept", type(error).__name__)
+        return {name: value for name, value in record.items() if name not in _WORDS}

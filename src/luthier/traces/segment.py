@@ -1,0 +1,181 @@
+"""Segments: files of JSON lines that one process appends to, so that a kill loses nothing that was written.
+
+    FOLDER/segments/STREAM-TIME.jsonl     lines of {"trace": {…}}, {"feedback": {…}}, or {"trace": {…}, "pending": true}
+
+A line is appended whole, by one call of the system. A segment is locked by the process that writes it; the kernel drops
+the lock when that one dies. A trace is pending while a model looks for names in its words: it stands there without
+them, and a whole line with the same id follows. Of a segment that nobody writes any more, a pending trace counts as it
+is, and a last line without its end is a broken one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from luthier.core.files import writing
+from luthier.traces.retention import SEGMENTS
+
+Table = Literal["traces", "feedback", "rollup"]
+TABLES: tuple[Table, ...] = get_args(Table)
+_NAMES: dict[str, Table] = {"trace": "traces", "feedback": "feedback"}
+
+
+class SegmentLine(NamedTuple):
+    """One record of a segment."""
+
+    table: Table
+    record: dict[str, Any]
+    pending: bool = False
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of traffic, which only its owner reads."""
+    with writing(folder):
+        if not folder.exists():
+            folder.mkdir(parents=True, mode=0o700)
+        (folder / SEGMENTS).mkdir(exist_ok=True)
+
+
+class Segment:
+    """A file that this process appends to."""
+
+    def __init__(self, folder: Path, stream: str) -> None:
+        make_folder(folder)
+        self.path = folder / SEGMENTS / f"{stream}-{time.time_ns():020}.jsonl"
+        with writing(self.path):
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._opened = time.monotonic()
+        self.size = 0
+        self._is_synced = True
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._opened
+
+    def write(self, data: bytes) -> None:
+        """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
+        with writing(self.path):
+            try:
+                left = data
+                while left:
+                    left = left[os.write(self._file, left) :]
+            except OSError:
+                os.ftruncate(self._file, self.size)
+                raise
+        self.size += len(data)
+        self._is_synced = False
+
+    def sync(self) -> None:
+        """Flush to the disk, so that a power cut loses nothing either; `Unwritable` when it refuses."""
+        if not self._is_synced:
+            self._is_synced = True
+            with writing(self.path):
+                os.fsync(self._file)
+
+    def close(self) -> None:
+        """Give the segment up: any process may turn it into Parquet."""
+        try:
+            self.sync()
+        finally:
+            self.abandon()
+        if not self.size:
+            self.path.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Close the file alone, as a fork does with the segment of its parent."""
+        os.close(self._file)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process still writes a segment; one that is gone is not held."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def segments(folder: Path) -> list[Path]:
+    """All segments, in order of their names."""
+    return sorted((folder / SEGMENTS).glob("*.jsonl"))
+
+
+def encode_line(line: SegmentLine) -> bytes:
+    """A line as a segment has it."""
+    name = "trace" if line.table == "traces" else "feedback"
+    return dumps({name: line.record, "pending": True} if line.pending else {name: line.record}) + b"\n"
+
+
+def encode_lines(lines: Iterable[SegmentLine]) -> bytes:
+    """Lines as a segment has them."""
+    return b"".join(map(encode_line, lines))
+
+
+def read_lines(
+    data: bytes, *, is_over: bool, pending: dict[str, SegmentLine] | None = None
+) -> Iterator[SegmentLine | bytes]:
+    """Every line of a segment (`is_over`: that nobody writes any more); one that cannot be read, as bytes.
+
+    `pending` holds the traces whose words are still to come, for a segment that is read piece by piece.
+    """
+    pending = {} if pending is None else pending
+    *whole, torn = data.split(b"\n")
+    for raw in whole:
+        line = _parse_line(raw)
+        if line is None:
+            yield raw
+        elif line.pending:
+            pending[str(line.record.get("id"))] = line
+        else:
+            if pending and line.table == "traces":
+                pending.pop(str(line.record.get("id")), None)
+            yield line
+    if is_over:
+        if torn:
+            yield torn
+        yield from pending.values()
+        pending.clear()
+
+
+def _parse_line(raw: bytes) -> SegmentLine | None:
+    try:
+        value = loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        for name, table in _NAMES.items():
+            if isinstance(value.get(name), dict):
+                return SegmentLine(table, value[name], value.get("pending") is True)
+    return None
+
+
+def loads(line: bytes | str) -> Any:
+    """A value of JSON; `ValueError` or `RecursionError` where there is none. Half a character stays one."""
+    try:
+        return from_json(line, cache_strings="keys")
+    except ValueError:
+        return json.loads(line)
+
+
+def dumps(value: Any) -> bytes:
+    """A value as JSON without spaces; half a character becomes a question mark."""
+    try:
+        return to_json(value)
+    except (PydanticSerializationError, ValueError):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

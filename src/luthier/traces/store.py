@@ -1,0 +1,350 @@
+"""Read traces and feedback in order of time, and counts of five minutes.
+
+Reads use bounded memory and only the rows and columns that the caller asks for, from Parquet segments. The module loads
+polars: import it inside functions.
+
+A row of counts holds the number of values of one measure in one bucket. Buckets of times differ by 10 % (quantiles are
+accurate to 5 %), each status has its own, and of tokens only the sum is stored. Rows are added up when segments are
+merged, so a busy day takes no more space than a quiet one, and a dashboard of a week reads no single trace.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile
+
+from luthier.core.errors import InputError, SourceLocation
+from luthier.traces.compact import day_of
+from luthier.traces.folder import still, view
+from luthier.traces.record import Feedback, Trace
+from luthier.traces.segment import SegmentLine, Table, is_held, read_lines
+from luthier.traces.tables import SCHEMAS, as_feedback, as_traces, table
+
+if TYPE_CHECKING:
+    from luthier.traces.filter import TraceFilter
+
+_PIECE = 256
+"""Rows that become records at once."""
+
+
+class TraceWithFeedback(NamedTuple):
+    """A request with all that people said of its answer, the last of each person."""
+
+    trace: Trace
+    feedback: tuple[Feedback, ...]
+
+
+class _Group(NamedTuple):
+    """Some rows in order of time, and how they are read."""
+
+    begin: datetime
+    read: Callable[[Sequence[str] | None], pa.Table]
+
+
+def traces(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Trace]:
+    """Every request from `since` on and before `until`, in order of time."""
+    for rows in _pieces(folder, "traces", since, until):
+        yield from as_traces(rows)
+
+
+def feedback(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Feedback]:
+    """All feedback in order of time."""
+    for rows in _pieces(folder, "feedback", since, until):
+        yield from as_feedback(rows)
+
+
+def read_latest_feedback(
+    folder: Path, since: datetime | None = None, until: datetime | None = None
+) -> dict[str, tuple[Feedback, ...]]:
+    """What counts of all feedback, by request: what each person said last, field by field."""
+    found: dict[str, dict[str, Feedback]] = {}
+    for one in feedback(folder, since, until):
+        people = found.setdefault(one.trace, {})
+        people[one.by] = _after(people.get(one.by), one)
+    return {trace: tuple(people.values()) for trace, people in found.items()}
+
+
+def _after(before: Feedback | None, last: Feedback) -> Feedback:
+    """What a person says last counts, and what they said earlier of what they do not speak of now."""
+    if before is None:
+        return last
+    return before.model_copy(update={name: getattr(last, name) for name in last.model_fields_set})
+
+
+def read_traces_with_feedback(
+    folder: Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    where: TraceFilter | None = None,
+    *,
+    feedback_until: datetime | None = None,
+) -> Iterator[TraceWithFeedback]:
+    """Requests with what was said of them (before `feedback_until`), in order of time; only those that a condition
+    means."""
+    about = read_latest_feedback(folder, since, feedback_until)
+    opinions = summed(about)
+    for rows in _pieces(folder, "traces", since, until, where.expression(opinions) if where else None):
+        for trace in as_traces(rows):
+            yield TraceWithFeedback(trace, about.get(trace.id, ()))
+
+
+def summed(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
+    """Feedback as one row a request: the mean rating, the last label, correction and comment."""
+    rows = [_summed(trace, every) for trace, every in about.items()]
+    columns = {"id": pl.String, "rating": pl.Float64, "label": pl.String, "correction": pl.String, "comment": pl.String}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
+    ratings = [one.rating for one in every if one.rating is not None]
+    mean = sum(ratings) / len(ratings) if ratings else None
+    ordered = sorted(every, key=lambda one: one.at)
+    texts = (
+        [getattr(one, name) for one in ordered if getattr(one, name)] for name in ("label", "correction", "comment")
+    )
+    return (trace, mean, *(found[-1] if found else None for found in texts))
+
+
+def find(folder: Path, id: str) -> TraceWithFeedback:
+    """One request by its id, looked for from the latest day back; `InputError` when it is not kept."""
+    for begin, end in days(folder):
+        for rows in _pieces(folder, "traces", begin, end, pl.col("id") == id):
+            for trace in as_traces(rows):
+                return TraceWithFeedback(trace, read_latest_feedback(folder, trace.at).get(id, ()))
+    raise InputError(
+        f"no trace {id!r} is kept", where=SourceLocation(file=str(folder)), hint="`luthier traces list` shows some"
+    )
+
+
+def days(folder: Path, since: datetime | None = None, until: datetime | None = None) -> list[tuple[datetime, datetime]]:
+    """Days that hold requests, the last first, each cut to what is asked for."""
+    snapshot = view(folder)
+    known = set(snapshot.days["traces"])
+    for path in snapshot.segments:
+        known |= {at.date() for at in _of_segment(folder, path, "traces").column("at").to_pylist()}
+    found = []
+    for day in sorted(known, reverse=True):
+        begin = datetime.combine(day, time.min, UTC)
+        end = begin + timedelta(days=1)
+        begin, end = max(begin, since or begin), min(end, until or end)
+        if begin < end:
+            found.append((begin, end))
+    return found
+
+
+def latest(
+    folder: Path,
+    count: int,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    where: TraceFilter | None = None,
+) -> list[TraceWithFeedback]:
+    """At most so many requests that a condition means, the latest last; found day by day, backwards."""
+    found: deque[TraceWithFeedback] = deque()
+    for begin, end in days(folder, since, until):
+        room = count - len(found)
+        if room <= 0:
+            break
+        found.extendleft(reversed(deque(read_traces_with_feedback(folder, begin, end, where), maxlen=room)))
+    return list(found)
+
+
+def frame(folder: Path, name: Table, since: datetime | None = None, until: datetime | None = None) -> pl.LazyFrame:
+    """A table as a lazy polars frame, for queries that polars pushes down into the files of the days asked for."""
+    snapshot = view(folder)
+    paths = [
+        still(folder, path) for day, paths in snapshot.days[name].items() if _meets(day, since, until) for path in paths
+    ]
+    lines = [found for path in snapshot.segments if (found := _of_segment(folder, path, name)).num_rows]
+    empty = pl.DataFrame(SCHEMAS[name].empty_table()).lazy()
+    parts = [pl.scan_parquet(paths)] if paths else []
+    parts += [pl.DataFrame(one).lazy() for one in lines]
+    whole = pl.concat([empty, *parts]) if parts else empty
+    return whole.filter(*_between(since, until))
+
+
+def _between(since: datetime | None, until: datetime | None) -> list[pl.Expr]:
+    found = [pl.col("at") >= pl.lit(since.astimezone(UTC))] if since else []
+    return [*found, pl.col("at") < pl.lit(until.astimezone(UTC))] if until else found
+
+
+def _meets(day: date, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or day >= since.astimezone(UTC).date()) and (
+        until is None or day <= until.astimezone(UTC).date()
+    )
+
+
+def _pieces(
+    folder: Path, name: Table, since: datetime | None, until: datetime | None, condition: pl.Expr | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows in order of time, some at once; a group is opened when its time comes, and closed when it is over."""
+    conditions = [*_between(since, until), *([] if condition is None else [condition])]
+    groups = sorted(_groups(folder, name, since, until), key=lambda group: group.begin)
+    running: list[tuple[datetime, int, Iterator[dict[str, Any]], dict[str, Any]]] = []
+    waiting, index, made = 0, 0, list[dict[str, Any]]()
+    while running or waiting < len(groups):
+        if waiting < len(groups) and (not running or groups[waiting].begin <= running[0][0]):
+            rows = _rows(groups[waiting], conditions)
+            waiting, index = waiting + 1, index + 1
+            number = index
+        else:
+            _, number, rows, row = heapq.heappop(running)
+            made.append(row)
+            if len(made) == _PIECE:
+                yield made
+                made = []
+        if (following := next(rows, None)) is not None:
+            heapq.heappush(running, (following["at"], number, rows, following))
+    yield made
+
+
+def _rows(group: _Group, conditions: Sequence[pl.Expr]) -> Iterator[dict[str, Any]]:
+    """The rows of a group that meet the conditions; the columns that these ask for are read first."""
+    if conditions:
+        columns = sorted({name for one in conditions for name in one.meta.root_names()})
+        looked = pl.DataFrame(group.read(columns)).with_row_index("place")
+        indices = looked.filter(*conditions)["place"].to_numpy()
+        if len(indices) == 0:
+            return
+        found = group.read(None).take(indices)
+    else:
+        found = group.read(None)
+    for batch in found.to_batches(max_chunksize=_PIECE):
+        yield from batch.to_pylist()
+
+
+def _groups(folder: Path, name: Table, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
+    snapshot = view(folder)
+    for path in snapshot.segments:
+        rows = _of_segment(folder, path, name)
+        if rows.num_rows:
+            yield _Group(rows.column("at")[0].as_py(), _from_memory(rows))
+    for day, paths in snapshot.days[name].items():
+        if _meets(day, since, until):
+            for path in paths:
+                yield from _of_file(folder, path, since, until)
+
+
+def _of_file(folder: Path, path: Path, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
+    """The groups of a file that may hold rows of a time; none when the file was too old and is gone."""
+    try:
+        with ParquetFile(still(folder, path)) as file:
+            metadata, column = file.metadata, file.schema_arrow.get_field_index("at")
+            spans = [
+                metadata.row_group(row_index).column(column).statistics for row_index in range(metadata.num_row_groups)
+            ]
+    except FileNotFoundError:
+        return
+    for index, span in enumerate(spans):
+        if (since is None or span.max >= since) and (until is None or span.min < until):
+            yield _Group(span.min, _from_file(folder, path, index))
+
+
+def _from_memory(rows: pa.Table) -> Callable[[Sequence[str] | None], pa.Table]:
+    return lambda columns: rows.select(columns) if columns else rows
+
+
+def _from_file(folder: Path, path: Path, index: int) -> Callable[[Sequence[str] | None], pa.Table]:
+    def read_group(columns: Sequence[str] | None) -> pa.Table:
+        with ParquetFile(still(folder, path)) as file:
+            return file.read_row_group(index, columns=list(columns) if columns else None)
+
+    return read_group
+
+
+def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
+    """What a segment holds of a table; lines that cannot be read are kept apart when it becomes Parquet."""
+    is_over = not is_held(path)
+    try:
+        data = still(folder, path).read_bytes()
+    except FileNotFoundError:
+        return SCHEMAS[name].empty_table()
+    found = (line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine))
+    if name == "rollup":
+        records = _records(found, "traces")
+        return rollup(table("traces", ({one: record[one] for one in READS & record.keys()} for record in records)))
+    return table(name, _records(found, name))
+
+
+def _records(lines: Iterable[SegmentLine], name: Table) -> Iterator[dict[str, Any]]:
+    return (line.record for line in lines if line.table == name and day_of(line.record))
+
+
+EVERY = "5m"
+_STEP = math.log(1.1)
+TIMES = ("latency_s", "first_token_s")
+_SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_BY = ("at", "model", "release", "arm")
+READS = frozenset((*_BY, "status", *TIMES, *_SUMS))
+"""The columns of requests that are counted."""
+
+
+def rollup(traces: pa.Table) -> pa.Table:
+    """The counts of some requests."""
+    rows = pl.DataFrame(traces).lazy().with_columns(pl.col("at").dt.truncate(EVERY))
+    parts = [_counted(rows, "status", pl.col("status"))]
+    for name in TIMES:
+        known = rows.filter(pl.col(name).is_not_null())
+        parts.append(_counted(known, name, (pl.col(name).clip(1e-6).log() / _STEP).floor()))
+    parts += [_counted(rows, name, pl.lit(0)) for name in _SUMS]
+    return pl.concat(parts).sort("at").collect().to_arrow().cast(SCHEMAS["rollup"])
+
+
+def added(parts: Iterable[pa.Table]) -> pa.Table:
+    """Counts of the same put together: a day is no longer for the files that it came in."""
+    rows = pl.concat([pl.DataFrame(part).lazy() for part in parts])
+    whole = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).sort(*_BY, "measure", "bucket")
+    return whole.collect().to_arrow().cast(SCHEMAS["rollup"])
+
+
+def _counted(rows: pl.LazyFrame, measure: str, bucket: pl.Expr) -> pl.LazyFrame:
+    return (
+        rows.group_by(*_BY, bucket.cast(pl.Int32).alias("bucket"))
+        .agg(pl.len().cast(pl.Int64).alias("count"), pl.col(measure).sum().cast(pl.Float64).alias("sum"))
+        .select(*_BY, pl.lit(measure).alias("measure"), "bucket", "count", "sum")
+    )
+
+
+def dashboard(
+    folder: Path, since: datetime | None = None, until: datetime | None = None, every: str = "1h"
+) -> pl.DataFrame:
+    """Requests, errors, tokens and quantiles of times, by a stretch of time, name, release and arm."""
+
+    rows = frame(folder, "rollup", since, until).with_columns(pl.col("at").dt.truncate(every))
+    added = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()
+    shown = (
+        _of(added, "status")
+        .group_by(*_BY)
+        .agg(
+            pl.col("count").sum().alias("requests"),
+            pl.col("count").filter(pl.col("bucket") >= 400).sum().alias("errors"),
+        )
+    )
+    for name in _SUMS:
+        shown = shown.join(_of(added, name).group_by(*_BY).agg(pl.col("sum").sum().alias(name)), on=_BY, how="left")
+    for name in TIMES:
+        shown = shown.join(_quantiles(_of(added, name), name), on=_BY, how="left")
+    return shown.sort(_BY)
+
+
+def _of(added: pl.DataFrame, measure: str) -> pl.DataFrame:
+    return added.filter(pl.col("measure") == measure)
+
+
+def _quantiles(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+    """The middle of the bucket in which each share of the values ends."""
+    below = pl.col("count").cum_sum() / pl.col("count").sum()
+    middle = ((pl.col("bucket") + 0.5) * _STEP).exp()
+    expressions = [
+        middle.filter(below >= share).first().alias(f"{name}.p{round(100 * share)}") for share in (0.5, 0.95, 0.99)
+    ]
+    return rows.sort("bucket").group_by(*_BY).agg(*expressions)

@@ -1,0 +1,1 @@
+"""Training data: tokenized examples, the validation split and previews."""

@@ -1,0 +1,167 @@
+"""Rows as the model sees them: the text of the very ids that a training reads, with the trained tokens told apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.artifacts.dataset import BATCH
+from luthier.chat.messages import Example, ExampleOrigin
+from luthier.core.step import StepContext
+from luthier.tune.objective import TrainingExample
+from luthier.tune.preference import PairObjective
+
+if TYPE_CHECKING:
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import TokenRow
+    from luthier.tune.dataset.training_data import TrainingData
+    from luthier.tune.steps.tune import Tune
+
+RENDERED = "rendered.json"
+"""Where a tuned model's artifact holds its first training rows as they were read."""
+KEPT = 3
+"""So many of them."""
+
+
+class Stretch(NamedTuple):
+    """Neighbouring tokens that are all trained on, or all only read."""
+
+    text: str
+    trained: bool
+
+
+class RenderedToken(NamedTuple):
+    """One token of a sequence."""
+
+    id: int
+    text: str
+    trained: bool
+
+
+class Sequenced(NamedTuple):
+    """One sequence of token ids that is read for an example."""
+
+    name: str
+    """Which of the example's sequences it is: `chosen`, `rejected`, or a number; empty for the only one."""
+    stretches: list[Stretch]
+    tokens: list[RenderedToken]
+
+    @property
+    def trained(self) -> int:
+        """How many of its tokens are trained on."""
+        return sum(token.trained for token in self.tokens)
+
+    def as_json(self, *, ids: bool) -> dict[str, Any]:
+        """Counts and text; with `ids`, each token's id and whether it is trained on as well."""
+        record: dict[str, Any] = {
+            "name": self.name,
+            "tokens": len(self.tokens),
+            "trained_tokens": self.trained,
+            "stretches": [one._asdict() for one in self.stretches],
+        }
+        if ids:
+            record |= {"ids": [one.id for one in self.tokens], "trained": [one.trained for one in self.tokens]}
+        return record
+
+
+class RenderedRow(NamedTuple):
+    """An example as the model sees it in training."""
+
+    id: str
+    origin: ExampleOrigin
+    sequences: list[Sequenced]
+    """None where nothing is trained on."""
+    cut: int
+    """Tokens that were cut off to fit the limit."""
+    nothing: str
+    """Why nothing is trained on, when that is so."""
+
+    def as_json(self, *, ids: bool = False) -> dict[str, Any]:
+        """The row for other programs."""
+        return {
+            "id": self.id,
+            "file": self.origin.file,
+            "line": self.origin.line,
+            "cut_tokens": 0 if self.nothing else self.cut,
+            "left_out": self.nothing or None,
+            "sequences": [one.as_json(ids=ids) for one in self.sequences],
+        }
+
+
+def rendered_rows(step: Tune, work: StepContext, number: int) -> list[RenderedRow]:
+    """The first training rows that a step reads, read as its training reads them, one that calls tools among them where
+    one of the first 256 does; `work` needs its data and model."""
+    from luthier.chat.prompt import PromptPrefix
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.load import base_folder
+    from luthier.tune.dataset.training_data import TrainingData
+
+    model = work.inputs["model"]
+    text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+    material = TrainingData(step, work, text)
+    return [*_rendered(material, material.first, step, text, number)]
+
+
+def write_rendered(folder: Path, material: TrainingData, step: Tune, text: ChatTokenizer) -> None:
+    """Write the first rows that a training read."""
+    rows = [row.as_json() for row in _rendered(material, material.dataset.first, step, text, KEPT)]
+    content = json.dumps({"rows": rows}, ensure_ascii=False, indent=1)
+    (folder / RENDERED).write_text(content + "\n", encoding="utf-8")
+
+
+def _rendered(
+    material: TrainingData,
+    first: Callable[[int], Iterator[TrainingExample]],
+    step: Tune,
+    text: ChatTokenizer,
+    number: int,
+) -> Iterator[RenderedRow]:
+    examples = material.examples(max(number, BATCH))
+    indices = _chosen(examples, number)
+    training_examples = list(first(indices[-1] + 1))
+    outputs = step.objective.outputs(material.about)
+    for index in indices:
+        lesson = training_examples[index]
+        names = _names(step, len(lesson.rows))
+        sequences = [_sequenced(*one, text, outputs) for one in zip(names, lesson.rows, strict=True)]
+        yield RenderedRow(lesson.id, examples[index].origin, sequences, lesson.cut, lesson.nothing)
+
+
+def _chosen(examples: Sequence[Example], number: int) -> list[int]:
+    """The places of so many examples from the first; where none of them calls a tool, the last is one that does."""
+    calling = [index for index, one in enumerate(examples) if any(message.tool_calls for message in one.messages)]
+    indices = list(range(min(number, len(examples))))
+    return [*indices[:-1], calling[0]] if calling and calling[0] >= len(indices) else indices
+
+
+def _names(step: Tune, count: int) -> list[str]:
+    """What the sequences of an example are called."""
+    if count == 2 and isinstance(step.objective, PairObjective):
+        return ["chosen", "rejected"]
+    return [""] if count == 1 else [f"{at} of {count}" for at in range(1, count + 1)]
+
+
+def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[str]) -> Sequenced:
+    """A row's ids as text; under a sequence head the last id is the number of an output."""
+    ids, output = (row.ids[:-1], row.ids[-1]) if outputs else (row.ids, None)
+    targets = set(row.targets)
+    trained = [at in targets for at in range(len(row.ids))]
+    tokens = [RenderedToken(one, text.decode([one]), trained[at]) for at, one in enumerate(ids)]
+    stretches = []
+    for is_trained, run in groupby(range(len(ids)), key=trained.__getitem__):
+        positions = list(run)
+        stretches.append(Stretch(_between(text, ids, positions[0], positions[-1] + 1), is_trained))
+    if output is not None:
+        tokens.append(RenderedToken(output, outputs[output], trained[-1]))
+        stretches.append(Stretch(f"[{outputs[output]}]", trained[-1]))
+    return Sequenced(name, stretches, tokens)
+
+
+def _between(text: ChatTokenizer, ids: Sequence[int], start: int, end: int) -> str:
+    """The text of some ids where they stand: tokenizers that write a space as a part of a word drop the first one of a
+    text."""
+    before, whole = text.decode(ids[:start]), text.decode(ids[:end])
+    return whole[len(before) :] if whole.startswith(before) else text.decode(ids[start:end])

@@ -1,0 +1,259 @@
+"""Tokenized training examples in flat files, so that memory does not grow with the data set.
+
+The files are written once into the step's scratch folder and read through the page cache, a few rows at a time. A
+retry after a kill reuses files that are complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from luthier.core.files import write_aside, writing
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.objective import REFERENCE, TrainingExample
+
+if TYPE_CHECKING:
+    import numpy
+
+_DONE = "done.json"
+_DTYPES = {
+    "ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64", "target_ends": "uint64",
+    "choices": "uint32", "teacher": "float32", "choice_ends": "uint64",
+}  # fmt: skip
+_TAUGHT = ("choices", "teacher", "choice_ends")
+"""Files that are only there when a teacher's choices are stored."""
+_COLUMN = "told."
+"""How the names of files begin that hold a number for each learnt token, after what it tells."""
+_REFERRED = "referred.json"
+_TOGETHER = 64
+"""Lessons that are read together."""
+
+
+@dataclass(frozen=True)
+class DatasetCounts:
+    """What became of the examples."""
+
+    examples: int = 0
+    trained_examples: int = 0
+    """Examples that something is learnt from."""
+    tokens: int = 0
+    trained_tokens: int = 0
+    cut: int = 0
+    """Examples that lost tokens and are still learnt from."""
+
+
+class TokenizedDataset:
+    """Finished lessons: `rows(n)` gives the rows of the n-th example that something is learnt from."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.counts = DatasetCounts(**json.loads((folder / _DONE).read_text())["counts"])
+
+    @classmethod
+    def write(cls, folder: Path, examples: Iterable[TrainingExample], key: str) -> TokenizedDataset:
+        """Write lessons, or find them when they were written before under the same key."""
+        done = folder / _DONE
+        if done.is_file() and json.loads(done.read_text())["key"] == key:
+            return cls(folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in [*(folder / name for name in (_DONE, _REFERRED, *_TAUGHT)), *folder.glob(f"{_COLUMN}*")]:
+                stale.unlink(missing_ok=True)
+            counts = _write(folder, examples)
+        write_aside(done, json.dumps({"key": key, "counts": counts.__dict__}).encode())
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return self.counts.trained_examples
+
+    def rows(self, number: int) -> list[TokenRow]:
+        """The rows of one lesson."""
+        first, last = self._between(self._lesson_ends, number)
+        return [self._row(row, self.keys[number], last - first) for row in range(first, last)]
+
+    def refer(self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str) -> None:
+        """Keep what a model finds of each learnt token of some lessons, as `told["reference"]` of their rows.
+
+        `read` gives the log-probabilities of each row's learnt tokens; what was read under the same key is found.
+        """
+        done = self._folder / _REFERRED
+        if not (done.is_file() and json.loads(done.read_text())["key"] == key):
+            with writing(self._folder):
+                done.unlink(missing_ok=True)
+                self._write_reference(sorted(set(numbers)), read)
+            write_aside(done, json.dumps({"key": key}).encode())
+        self.__dict__.pop("_columns", None)
+
+    def _write_reference(self, numbers: Sequence[int], read: Callable[[list[TokenRow]], list[list[float]]]) -> None:
+        import numpy
+
+        path, count = self._folder / f"{_COLUMN}{REFERENCE}", int(self._target_ends[-1])
+        kept = numpy.memmap(path, dtype="float32", mode="w+", shape=(count,))
+        kept[:] = numpy.nan
+        self.__dict__.pop("_columns", None)
+        for begin in range(0, len(numbers), _TOGETHER):
+            some = numbers[begin : begin + _TOGETHER]
+            row_indices = [row for number in some for row in range(*self._between(self._lesson_ends, number))]
+            found = read([row for number in some for row in self.rows(number)])
+            for row_index, values in zip(row_indices, found, strict=True):
+                first, last = self._between(self._target_ends, row_index)
+                kept[first:last] = values
+        kept.flush()
+
+    def _row(self, number: int, key: str, group_size: int) -> TokenRow:
+        begin, end = self._between(self._row_ends, number)
+        row = TokenRow(self._ids[begin:end].tolist(), self._weights[begin:end].tolist(), key, group_size)
+        if self._columns:
+            first, last = self._between(self._target_ends, number)
+            row = replace(
+                row, token_values={name: values[first:last].tolist() for name, values in self._columns.items()}
+            )
+        if self._choice_ends is None:
+            return row
+        begin, end = self._between(self._choice_ends, number)
+        shape = (len(row.targets), -1)
+        choices, teacher = (self._read(name)[begin:end].reshape(shape).tolist() for name in ("choices", "teacher"))
+        return replace(row, choices=choices, teacher=teacher)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The example's id of each lesson."""
+        return [record["id"] for record in self.read_records() if not record["nothing"]]
+
+    def read_records(self) -> Iterator[dict[str, Any]]:
+        """Of every example, in order: id, tokens, learnt tokens, tokens cut, and why nothing is learnt from it."""
+        with (self._folder / "examples.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+    def first(self, number: int) -> Iterator[TrainingExample]:
+        """So many lessons from the first, those included from which nothing is learnt."""
+        index = 0
+        for record in islice(self.read_records(), number):
+            rows = () if record["nothing"] else tuple(self.rows(index))
+            index += not record["nothing"]
+            yield TrainingExample(id=record["id"], rows=rows, cut=record["cut"], nothing=record["nothing"])
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest lesson."""
+        return max((record["tokens"] for record in self.read_records()), default=0)
+
+    @cached_property
+    def sizes(self) -> numpy.ndarray[Any, Any]:
+        """(lessons,) tokens of each lesson."""
+        import numpy
+
+        ends = self._row_ends[self._lesson_ends.astype(numpy.int64) - 1].astype(numpy.int64)
+        return numpy.diff(ends, prepend=0)
+
+    @staticmethod
+    def _between(ends: numpy.ndarray[Any, Any], number: int) -> tuple[int, int]:
+        return int(ends[number - 1]) if number else 0, int(ends[number])
+
+    def _read(self, name: str) -> numpy.ndarray[Any, Any]:
+        import numpy
+
+        return numpy.memmap(self._folder / name, dtype=_DTYPES[name], mode="r")
+
+    @cached_property
+    def _ids(self) -> numpy.ndarray[Any, Any]:
+        return self._read("ids")
+
+    @cached_property
+    def _weights(self) -> numpy.ndarray[Any, Any]:
+        return self._read("weights")
+
+    @cached_property
+    def _row_ends(self) -> numpy.ndarray[Any, Any]:
+        return self._read("row_ends")
+
+    @cached_property
+    def _lesson_ends(self) -> numpy.ndarray[Any, Any]:
+        return self._read("lesson_ends")
+
+    @cached_property
+    def _target_ends(self) -> numpy.ndarray[Any, Any]:
+        return self._read("target_ends")
+
+    @cached_property
+    def _columns(self) -> dict[str, numpy.ndarray[Any, Any]]:
+        """What is told of each learnt token, by name."""
+        import numpy
+
+        found = sorted(self._folder.glob(f"{_COLUMN}*"))
+        return {path.name.removeprefix(_COLUMN): numpy.memmap(path, dtype="float32", mode="r") for path in found}
+
+    @cached_property
+    def _choice_ends(self) -> numpy.ndarray[Any, Any] | None:
+        return self._read("choice_ends") if (self._folder / "choice_ends").is_file() else None
+
+
+def _write(folder: Path, examples: Iterable[TrainingExample]) -> DatasetCounts:
+    counts = DatasetCounts()
+    tokens = rows = choices = targets = 0
+    with ExitStack() as stack:
+        files = _Files(folder, stack)
+        records_file = stack.enter_context((folder / "examples.jsonl").open("w", encoding="utf-8"))
+        for lesson in examples:
+            records_file.write(json.dumps(_told(lesson), ensure_ascii=False) + "\n")
+            for row in lesson.rows:
+                tokens, rows = tokens + len(row.ids), rows + 1
+                files.put("ids", row.ids)
+                files.put("weights", row.loss_weights)
+                files.put("row_ends", [tokens])
+                targets += len(row.targets)
+                files.put("target_ends", [targets])
+                for name, values in row.token_values.items():
+                    files.put(f"{_COLUMN}{name}", values)
+                if row.choices:
+                    choices += sum(map(len, row.choices))
+                    files.put("choices", row.choices)
+                    files.put("teacher", row.teacher)
+                    files.put("choice_ends", [choices])
+            if lesson.rows:
+                files.put("lesson_ends", [rows])
+            counts = _counted(counts, lesson)
+    return counts
+
+
+class _Files:
+    """Flat files of numbers, each opened when the first is put into it."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._open: dict[str, IO[bytes]] = {}
+
+    def put(self, name: str, values: Sequence[Any]) -> None:
+        import numpy
+
+        if name not in self._open:
+            self._open[name] = self._stack.enter_context((self._folder / name).open("wb"))
+        self._open[name].write(numpy.asarray(values, dtype=_DTYPES.get(name, "float32")).tobytes())
+
+
+def _told(lesson: TrainingExample) -> dict[str, Any]:
+    return {
+        "id": lesson.id,
+        "tokens": lesson.tokens,
+        "learnt": lesson.trained_tokens,
+        "cut": lesson.cut,
+        "nothing": lesson.nothing,
+    }
+
+
+def _counted(counts: DatasetCounts, lesson: TrainingExample) -> DatasetCounts:
+    return DatasetCounts(
+        examples=counts.examples + 1,
+        trained_examples=counts.trained_examples + bool(lesson.rows),
+        tokens=counts.tokens + lesson.tokens,
+        trained_tokens=counts.trained_tokens + lesson.trained_tokens,
+        cut=counts.cut + (lesson.cut > 0 and bool(lesson.rows)),
+    )

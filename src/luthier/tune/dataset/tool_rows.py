@@ -1,0 +1,106 @@
+"""Rows with tool calls: check that the chat template of a model renders them.
+
+With any other template the calls would not be trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.artifacts.dataset import OUTLINED, examples_ahead, has_split, rows_with_tools
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.events import counted
+from luthier.core.step import PlanContext
+from luthier.models.chat_template import ToolPlaces, fitting_templates, tool_places
+from luthier.models.cost import tokenizer_of, tool_places_ahead
+from luthier.models.load import base_folder, is_endpoint, name_of
+
+if TYPE_CHECKING:
+    pass
+
+WITH_TOOLS = "qwen2.5-0.5b-instruct"
+"""A model of the catalogue whose own chat template writes tools."""
+_NAMED = 4
+"""So many rows are named."""
+
+
+class ToolRow(NamedTuple):
+    """A row that has tools on offer, or in which the assistant calls one."""
+
+    location: SourceLocation
+    offers: bool
+    calls: bool
+
+
+def refuse_tool_rows(data: Artifact, model: Artifact) -> None:
+    """`ModelError` where training rows have tools that the model's chat template has no place for."""
+    if is_endpoint(model) or all(tool_support := tool_places(base_folder(model))):
+        return
+    _refuse(_rows(data), tool_support, name_of(model), fitting_templates(base_folder(model)))
+
+
+def refuse_tool_rows_ahead(plan_context: PlanContext) -> None:
+    """The same before a training: of the data set when it is made, else of the rows of its source that were looked
+    at."""
+    tool_support = tool_places_ahead(plan_context)
+    if tool_support is None or all(tool_support):
+        return
+    made, model = plan_context.inputs.get("data"), plan_context.inputs.get("model")
+    rows = _rows(made) if made is not None else _rows_ahead(plan_context)
+    name = name_of(model) if model is not None else "the base model"
+    looked = "" if made is not None else " of those looked at"
+    _refuse(rows, tool_support, name, fitting_templates(tokenizer_of(plan_context)), looked)
+
+
+def _rows(data: Artifact) -> Iterator[ToolRow]:
+    """The training rows of a data set that have tools, in source order."""
+    if not has_split(data, "train"):
+        return
+    for row in rows_with_tools(data, "train"):
+        offers = bool(json.loads(row["tools"]))
+        calls = any(turn.get("tool_calls") for turn in json.loads(row["messages"]))
+        if offers or calls:
+            yield ToolRow(SourceLocation(file=row["file"], line=row["line"]), offers, calls)
+
+
+def _rows_ahead(plan_context: PlanContext) -> Iterator[ToolRow]:
+    """The rows that were looked at and have tools."""
+    for example in examples_ahead(plan_context, "train", OUTLINED):
+        offers, calls = bool(example.tools), any(message.tool_calls for message in example.messages)
+        if offers or calls:
+            yield ToolRow(SourceLocation(file=example.origin.file, line=example.origin.line), offers, calls)
+
+
+def _refuse(rows: Iterable[ToolRow], tool_support: ToolPlaces, name: str, fitting: list[str], looked: str = "") -> None:
+    found = [row for row in rows if (row.offers and not tool_support.offers) or (row.calls and not tool_support.calls)]
+    if not found:
+        return
+    offers, calls = any(row.offers for row in found), any(row.calls for row in found)
+    lacking = [
+        *(["tools on offer"] if offers and not tool_support.offers else []),
+        *(["calls of tools"] if calls and not tool_support.calls else []),
+    ]
+    who = f"this row and {counted(len(found) - 1, 'other')}{looked} have" if len(found) > 1 else "this row has"
+    what = f"{who} tools{_listed(found)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
+    raise ModelError(f"{what}: they would not be trained on", where=found[0].location, hint=_remedy(fitting, calls))
+
+
+def _listed(found: list[ToolRow]) -> str:
+    """Where the first of the others are, in brackets: lines where all are in one file."""
+    others = found[1:_NAMED]
+    if not others:
+        return ""
+    one_file = len({row.location.file for row in found}) == 1
+    locations = ", ".join(str(row.location.line) if one_file else str(row.location) for row in others)
+    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+    return f" ({'lines ' if one_file and len(others) > 1 else 'line ' if one_file else ''}{locations}{more})"
+
+
+def _remedy(fitting: list[str], calls: bool) -> str:
+    own = "a Jinja file of your own that writes tools"
+    template = f"`chat_template: {fitting[0]}` in the recipe (or {own})" if fitting else f"`chat_template` to {own}"
+    plain = "" if calls else "; or leave `tools` out of the source, and the rows are trained on without them"
+    return f"set {template}, or take another base model whose chat template writes them, such as {WITH_TOOLS}{plain}"

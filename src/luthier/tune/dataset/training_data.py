@@ -1,0 +1,314 @@
+"""A data set as one tuning reads it: lessons to learn, held-out rows to measure, and what became of each row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.artifacts.dataset import BATCH, DatasetSummary, batches, examples_at, has_split
+from luthier.chat.messages import Example, prompt_of, said_for
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import counted
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
+from luthier.tune.dataset.validation import HELD_OUT, Parted, check_metric, own_measure, part, read_labeled_examples
+from luthier.tune.objective import Objective, ObjectiveContext, Teacher, TrainingExample
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.policy import Policy
+from luthier.tune.reward import RewardContext
+from luthier.tune.teacher import PACK_TOKENS, check_teacher, open_teacher, taught
+from luthier.tune.training.schedule import BatchSampler, chosen, ordered
+
+if TYPE_CHECKING:
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import TokenRow
+    from luthier.tune.dataset.tokenized import TokenizedDataset
+    from luthier.tune.objective import BatchSource
+    from luthier.tune.rollout.sampler import PromptDataset as Asked
+    from luthier.tune.rollout.sampler import RolloutSampler
+    from luthier.tune.steps.tune import Tune
+    from luthier.tune.training.critic import Critic
+    from luthier.tune.training.reference_logprobs import LabelQuestions
+    from luthier.tune.training.trainer import Measuring, Watch
+
+
+class TrainingData:
+    """The rows of one tuning; nothing grows with the data set but files in the step's scratch."""
+
+    def __init__(self, step: Tune, work: StepContext, text: ChatTokenizer) -> None:
+        self._step, self._work, self._text = step, work, text
+        self._data = work.inputs["data"]
+        if not has_split(self._data, "train"):
+            raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
+        if "teacher" in work.inputs:
+            check_teacher(work.inputs["teacher"], text)
+
+    @cached_property
+    def dataset(self) -> TokenizedDataset:
+        """What is learnt; what is not is counted and said."""
+        dataset = self._written("lessons", "train", self._places)
+        self._warn(dataset)
+        return dataset
+
+    @cached_property
+    def _places(self) -> Sequence[int]:
+        """Places of the training rows that are used."""
+        rest, rows = self._parted.rest, self._step.max_train_samples
+        drawn = rows is not None and rows < len(rest)
+        return [rest[at] for at in chosen(self._work.seed, len(rest), rows)] if drawn else rest
+
+    @cached_property
+    def sampler(self) -> BatchSampler:
+        """The way through the lessons."""
+        step, dataset, seed = self._step, self.dataset, self._work.seed
+        sampler = BatchSampler(seed=seed, count=len(dataset), epochs=step.epochs, batch_size=step.batch_size)
+        if (curriculum := step.curriculum) is None:
+            return sampler
+        return replace(sampler, first=ordered(curriculum, self._data, dataset, seed), first_epochs=curriculum.epochs)
+
+    @cached_property
+    def about(self) -> ObjectiveContext:
+        """What the objective may know of the whole data set."""
+        examples = chain.from_iterable(batches(self._data, "train"))
+        labels = DatasetSummary.read(self._data).labels
+        return ObjectiveContext(classes=said_for(labels, examples) if labels else {}, seed=self._work.seed)
+
+    @cached_property
+    def watch(self) -> Watch | None:
+        """What is measured on the way, when something is held out."""
+        from luthier.tune.training.reference_logprobs import HeldOutEvaluator
+        from luthier.tune.training.trainer import Watch
+
+        if (held_out := self._step.validation) is None:
+            return None
+        check_metric(held_out, self._data, self._step.objective)
+        dataset = self._held
+        if not len(dataset):
+            raise DataError(
+                "nothing can be measured on the held-out rows", where=SourceLocation(field="validation.rows")
+            )
+        self._work.events.note(
+            f"{counted(len(dataset), 'row')} of {self._parted.split} held out, to measure on the way"
+        )
+        if self.rollout_sampler is not None:
+            return Watch(held_out, self._trial(self.rollout_sampler))
+        if isinstance(held_out.metric, str) or own_measure(held_out.metric, self._step.objective):
+            return Watch(held_out, HeldOutEvaluator(self._step.objective, dataset, self.teacher))
+        return Watch(
+            held_out, HeldOutEvaluator(self._step.objective, dataset, self.teacher, held_out.metric, self._questions())
+        )
+
+    def first(self, number: int) -> Iterator[TrainingExample]:
+        """So many lessons from the first, made as those of a training are, and kept nowhere."""
+        return islice(self._teach("train", self._places), number)
+
+    def examples(self, number: int) -> list[Example]:
+        """The examples of so many lessons from the first."""
+        return examples_at(self._data, "train", [int(at) for at in self._places[:number]])
+
+    def write_learnt(self, path: Path, seen_counts: Mapping[int, int], taught: Mapping[int, int]) -> None:
+        """For each example: how often its lesson was seen in the training, and by the weights that are saved (the best
+        ones come before the end); its tokens, how many were learnt, whether it was cut, and why nothing was learnt from
+        it when that is so."""
+        import polars
+
+        number = 0
+        rows: list[dict[str, Any]] = []
+        for record in self.dataset.read_records():
+            times = (0, 0) if record["nothing"] else (seen_counts.get(number, 0), taught.get(number, 0))
+            rows.append(_became(record, times, record["nothing"]))
+            number += not record["nothing"]
+        if self._step.validation is not None and self._parted.split == "train":
+            rows += [_became(response, (0, 0), HELD_OUT) for response in self._held.read_records()]
+        numbers = dict.fromkeys(("seen", "taught", "tokens", "learnt"), polars.Int64)
+        kinds = {"id": polars.String, **numbers}
+        polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
+
+    def refer(self, model: Any, sampler: BatchSampler) -> None:
+        """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
+        from luthier.tune.training.reference_logprobs import read_rows
+
+        def read(rows: list[TokenRow]) -> list[list[float]]:
+            return read_rows(model, rows, PACK_TOKENS)
+
+        key = digest_of([self._work.inputs["model"].digest, str(next(model.parameters()).dtype)])
+        example_indices = {lesson for step in range(sampler.steps) for lesson in sampler.lessons_of(step)}
+        self._work.events.note(f"computing reference log-probabilities ({counted(len(example_indices), 'row')})")
+        self.dataset.refer(example_indices, read, digest_of([key, len(example_indices)]))
+        if self._step.validation is not None:
+            self._held.refer(range(len(self._held)), read, key)
+
+    @cached_property
+    def _parted(self) -> Parted:
+        return part(self._step.validation, self._data, self._work.seed, self._step.max_train_samples)
+
+    @cached_property
+    def _held(self) -> TokenizedDataset:
+        return self._written("held_out", self._parted.split, self._parted.held)
+
+    def _written(self, name: str, split: str, indices: Sequence[int]) -> TokenizedDataset:
+        """The lessons of some rows of a split, in files."""
+        from luthier.tune.dataset.tokenized import TokenizedDataset
+
+        held_out = self._step.validation.model_dump(mode="json") if self._step.validation else None
+        key = digest_of([self._step.objective.settings(), self._step.max_train_samples, held_out, self._text.digest])
+        examples = self._teach(split, indices)
+        if self._step.objective.stored:
+            examples = self._taught(examples)
+        return TokenizedDataset.write(self._work.scratch / name, examples, key)
+
+    def _taught(self, examples: Iterator[TrainingExample]) -> Iterator[TrainingExample]:
+        """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
+        teacher = self._open_teacher()
+        self._work.events.note("computing the teacher's log-probabilities")
+        yield from taught(examples, self._step.objective, teacher)
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The teacher that is asked at each step; None where none is, or its words are stored."""
+        needed = self._step.objective.needs_teacher and not self._step.objective.stored
+        return self._open_teacher() if needed else None
+
+    def _open_teacher(self) -> Teacher:
+        return open_teacher(self._work.inputs["teacher"], self._step.dtype, self._text)
+
+    def _teach(self, split: str, indices: Sequence[int]) -> Iterator[TrainingExample]:
+        done, remarks = 0, Counter[str]()
+        read = chain.from_iterable(batches(self._data, split, indices, BATCH // 8))  # what is ahead is little
+        for some in _together(read, len(indices)):
+            yield from self._step.objective.build_training_examples(some, self._text, self.about)
+            done += len(some)
+            remarks.update(warning for one in some for warning in self._text.remarks(one.messages))
+            self._work.events.progress(done, len(indices), "rows read")
+        for warning, rows in sorted(remarks.items()):
+            self._work.events.note(f"{warning} (seen in {rows} of {done} rows)")
+
+    def source(self, model: Any, tokens: int, critic: Critic | None = None) -> BatchSource:
+        """Where the rows of each step come from: these lessons, or what the model writes to them."""
+        from luthier.tune.objective import Stored
+        from luthier.tune.training.reference_logprobs import sums_of_rows
+
+        if self.rollout_sampler is None:
+            read = lambda rows: sums_of_rows(model, rows, tokens)  # noqa: E731 - a name for one line
+            return Stored(self.dataset, self.sampler, self._step.objective, read)
+        from luthier.tune.rollout.rollout import Rollout
+
+        self.rollout_sampler.model = model
+        prompts = self._asked(self.dataset, "train", self._places)
+        return Rollout(
+            self._policy, self.rollout_sampler, prompts, self.sampler, tokens, self._work.events.warning, critic
+        )
+
+    @property
+    def _policy(self) -> Policy:
+        assert isinstance(self._step.objective, Policy), "objectives that draw are policies"
+        return self._step.objective
+
+    @cached_property
+    def rollout_sampler(self) -> RolloutSampler | None:
+        """Where answers are written and judged, under an objective that draws them."""
+        if not self._step.objective.draws:
+            return None
+        from luthier.tune.rollout.sampler import RolloutSampler
+
+        drawing = self._policy.rollout
+        worth = drawing.truncated if isinstance(drawing.truncated, float) else None
+        talking, writer = drawing.environment, drawing.writer
+        return RolloutSampler(self._text, drawing.max_completion_length, self._bench(), worth, talking, writer)
+
+    def _bench(self, judge: str = "reward_model") -> RewardContext:
+        """Where rewards work, with the reward model that an input names, when there is one."""
+        from luthier.core.scorer import ScorerContext
+
+        events, judged = self._work.events, self._work.inputs.get(judge)
+        kept = self._work.scratch / "judged"
+        kept.mkdir(parents=True, exist_ok=True)
+        scorer_context = ScorerContext(base=self._work.base, kept=kept, say=events.warning, model=Path)
+        if judged is None:
+            return RewardContext(scorer_context=scorer_context)
+        from luthier.models.reward_model import RewardModel
+
+        return RewardContext(scorer_context=scorer_context, model=RewardModel(judged, self._step.dtype))
+
+    def _trial(self, rollout_sampler: RolloutSampler) -> Measuring:
+        from luthier.tune.rollout.rollout import RolloutEvaluator
+
+        questions = self._asked(self._held, self._parted.split, self._parted.held)
+        return RolloutEvaluator(
+            self._policy, rollout_sampler, questions, self._bench("gold_model") if self._step.gold_model else None
+        )
+
+    def _asked(self, dataset: TokenizedDataset, split: str, indices: Sequence[int]) -> Asked:
+        """Lessons that are prompts, with their examples."""
+        from luthier.tune.rollout.sampler import PromptDataset as Asked
+
+        records = zip(indices, dataset.read_records(), strict=True)
+        trained_indices = [index for index, one in records if not one["nothing"]]
+        return Asked(
+            dataset.rows,
+            lambda some: examples_at(self._data, split, [trained_indices[at] for at in some]),
+            len(dataset),
+        )
+
+    def _questions(self) -> LabelQuestions:
+        """The held-out rows as questions of labels, as evaluation asks them."""
+        from luthier.tune.training.reference_logprobs import LabelQuestions
+
+        examples = read_labeled_examples(self._data, self._parted)
+        streams = [batches(self._data, split) for split in dict.fromkeys(["train", self._parted.split])]
+        text_by_label = said_for(
+            DatasetSummary.read(self._data).labels, chain.from_iterable(chain.from_iterable(streams))
+        )
+        encoded = [self._text.options(prompt_of(one), text_by_label.values(), one.tools) for one in examples]
+        return LabelQuestions(
+            prompts=[prompt for prompt, _ in encoded],
+            choices=[choices for _, choices in encoded],
+            labels=list(text_by_label),
+            references=[one.label or "" for one in examples],
+            normalize=objective.normalize if isinstance(objective := self._step.objective, Classify) else "sum",
+        )
+
+    def _warn(self, dataset: TokenizedDataset) -> None:
+        """Say what is not learnt, and why; `DataError` when nothing is left."""
+        counts, events = dataset.counts, self._work.events
+        reasons = Counter(record["nothing"] for record in dataset.read_records() if record["nothing"])
+        message = "; ".join(f"{counted(number, 'row')}: {reason}" for reason, number in sorted(reasons.items()))
+        if not counts.trained_examples:
+            what = f"nothing can be learnt from any training row ({message or 'there is none'})"
+            raise DataError(what, hint=self._step.objective.hint(reasons) or "")
+        if reasons:
+            events.warning(f"not learnt: {message} (listed in training_examples.parquet)")
+        if counts.cut:
+            rows = counted(counts.cut, "row was", "rows were")
+            events.warning(f"{rows} cut to {_limit(self._step.objective)} (listed in training_examples.parquet)")
+
+
+def _together(examples: Iterable[Example], count: int) -> Iterator[list[Example]]:
+    """So many examples, as many at a time as a batch of the data set holds, however few of each are wanted, and none by
+    itself where there are others: `kto` holds an answer against its neighbour's."""
+    waiting, left = iter(examples), count
+    while some := list(islice(waiting, BATCH + 1 if left == BATCH + 1 else BATCH)):
+        left -= len(some)
+        yield some
+
+
+def _became(record: dict[str, Any], times: tuple[int, int], nothing: str) -> dict[str, Any]:
+    seen_count, taught = times
+    kept = {
+        "id": record["id"],
+        "seen": seen_count,
+        "taught": taught,
+        "tokens": record["tokens"],
+        "learnt": record["learnt"],
+    }
+    return {**kept, "cut": record["cut"] > 0, "nothing": nothing or None}
+
+
+def _limit(objective: Objective) -> str:
+    limit = getattr(objective, "max_length", None)
+    return f"{limit} tokens" if limit is not None else "their limit"

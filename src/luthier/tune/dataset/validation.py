@@ -1,0 +1,181 @@
+"""The held-out curve: which rows are measured but never learnt, when training stops for it, and what is kept.
+
+Everything here follows from settings, seed and log, so that a resumed run decides as the undisturbed one did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from luthier.artifacts.dataset import DatasetSummary, batches, columns, has_split
+from luthier.chat.messages import Example, prompt_of
+from luthier.core.artifact import Artifact
+from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.errors import DataError, RecipeError, SourceLocation
+from luthier.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    import numpy
+
+    from luthier.tune.objective import Objective
+
+HELD_OUT = "held out"
+"""What `training_examples.parquet` says of a training row that was only measured on."""
+USUAL_SHARE = 0.05
+"""Share of the training rows that is held back when the data set has no validation split."""
+
+
+class HeldOut(BaseModel):
+    """Which rows are measured on while training goes on, how often, and what follows from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+
+    rows: Literal["auto", "validation"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = "auto"
+    """`validation`: that split of the data set. A count, or a share below 1: training rows that are held back, chosen
+    by content and seed, rows of one group or with one prompt together. `auto`: the validation split when there is one,
+    else 5 % of the training rows."""
+    every: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Steps between two measurements, or the share of all steps; the last step is always measured."""
+    metric: Literal["loss", "margin"] | Metric = "loss"
+    """What decides: the objective's own loss on these rows; of pairs of answers `accuracy` (how many it ranks as people
+    do) or `margin` (by how much); or, where answers are labels, any metric of labels, computed by the same code as
+    `evaluate` does. The loss is measured in any case."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Training stops after so many measurements in a row without a better one; never when not given."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """By how much a value must be better to count as better."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights are saved: those of the best measurement, or those of the last step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        return refuse_unknown_settings(cls, value)
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether there is a measurement after a step (from 1)."""
+        apart = self.every if isinstance(self.every, int) else max(1, round(self.every * steps))
+        return step % apart == 0 or step == steps
+
+    @property
+    def name(self) -> str:
+        """What the deciding value is called in the log."""
+        return f"held_out_{self.metric if isinstance(self.metric, str) else self.metric.kind}"
+
+    @property
+    def sign(self) -> float:
+        """-1 where less is better."""
+        lower = self.metric == "loss" if isinstance(self.metric, str) else self.metric.better == "lower"
+        return -1.0 if lower else 1.0
+
+
+@dataclass(frozen=True)
+class BestCheckpoint:
+    """How the held-out measurements of a training stand."""
+
+    step: int = 0
+    """The step after which the best one was made; 0 when there was none."""
+    value: float | None = None
+    since: int = 0
+    """Measurements after the best one."""
+
+
+def after(held_out: HeldOut, before: BestCheckpoint, step: int, value: float | None) -> BestCheckpoint:
+    """How things stand after a step and what was measured after it, when something was."""
+    if value is None:
+        return before
+    better = before.value is None or held_out.sign * (value - before.value) > held_out.min_delta
+    return BestCheckpoint(step, value) if better else BestCheckpoint(before.step, before.value, before.since + 1)
+
+
+class Parted(NamedTuple):
+    """Places of rows in a split of the data set."""
+
+    split: str
+    """Where the held-out rows are: `train` or `validation`."""
+    held: Sequence[int]
+    rest: Sequence[int]
+    """Places of the training rows that may be learnt."""
+
+
+def part(held_out: HeldOut | None, data: Artifact, seed: int, used: int | None) -> Parted:
+    """Which rows are held out; a share is one of the rows that are `used` (None: all)."""
+    count = DatasetSummary.read(data).rows["train"]
+    if held_out is None:
+        return Parted("train", (), range(count))
+    requested = held_out.rows
+    if requested == "validation" or (requested == "auto" and has_split(data, "validation")):
+        if not has_split(data, "validation"):
+            hint = "set `split: {validation: 0.1}` in `prepare`, or hold back a share of the training rows"
+            raise DataError("the data set has no validation split", where=_WHERE, hint=hint)
+        return Parted("validation", range(DatasetSummary.read(data).rows["validation"]), range(count))
+    share = USUAL_SHARE if isinstance(requested, str) else requested
+    number = share if isinstance(share, int) else max(1, round(share * min(count, used or count)))
+    return _hold_back(data, seed, number)
+
+
+def _hold_back(data: Artifact, seed: int, requested: int) -> Parted:
+    """Whole units in the order of their hashes, until enough rows are held back."""
+    import numpy
+
+    hashes = _places(data, seed)
+    units, sizes = numpy.unique(hashes, return_counts=True)
+    enough = int(numpy.searchsorted(sizes.cumsum(), requested)) + 1
+    if enough >= len(units):
+        what = f"{requested} of {len(hashes)} training rows cannot be held back: nothing would be left to learn"
+        raise DataError(what, where=_WHERE, hint="hold back fewer")
+    held = hashes <= units[enough - 1]
+    return Parted("train", numpy.flatnonzero(held).tolist(), numpy.flatnonzero(~held).tolist())
+
+
+def _places(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[numpy.uint64]]:
+    """(rows,) a hash of each training row's group, or else of its prompt, and the seed."""
+    import numpy
+    import xxhash
+
+    def unit_hash(row: dict[str, Any]) -> int:
+        unit = row["group"] if row["group"] is not None else _prompt(row["messages"])
+        return xxhash.xxh3_64_intdigest(f"{seed}\0{unit}".encode())
+
+    found = (unit_hash(row) for row in columns(data, "train", "messages", "group"))
+    return numpy.fromiter(found, dtype=numpy.uint64)
+
+
+def _prompt(messages: str) -> str:
+    turns = json.loads(messages)
+    return json.dumps(turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns, sort_keys=True)
+
+
+_WHERE = SourceLocation(field="validation.rows")
+
+
+def own_measure(metric: str | Metric, objective: Objective) -> bool:
+    """Whether an objective measures it itself, of whatever rows it learns from."""
+    name = metric if isinstance(metric, str) else metric.kind
+    return name == "loss" or name in objective.measured
+
+
+def check_metric(held_out: HeldOut, data: Artifact, objective: Objective) -> None:
+    """`RecipeError` when the deciding metric cannot be measured on the data set's task."""
+    where, metric = SourceLocation(field="validation.metric"), held_out.metric
+    if own_measure(metric, objective):
+        return
+    if isinstance(metric, str):
+        what = f"{metric} is measured on pairs of answers, and {objective.kind} learns from none"
+        raise RecipeError(what, where=where, hint="use loss")
+    if DatasetSummary.read(data).task != "label":
+        what = f"{metric.kind} is measured on labels, and the data set holds texts"
+        raise RecipeError(what, where=where, hint="use loss")
+    if "logprobs" in metric.needs:
+        raise RecipeError(f"{metric.kind} is about texts, not labels", where=where, hint="use loss")
+
+
+def read_labeled_examples(data: Artifact, parted: Parted) -> list[Example]:
+    """The held-out examples that have a question and a label."""
+    found = [one for some in batches(data, parted.split, parted.held) for one in some]
+    return [one for one in found if one.label is not None and one.messages and prompt_of(one)]

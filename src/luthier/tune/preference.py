@@ -1,0 +1,139 @@
+"""Pairs of answers as lessons: the preferred one first, both after one prompt, which a pack reads once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from luthier.chat.messages import Example, Message
+from luthier.chat.preference import PreferencePair, pair_of, wanted_of
+from luthier.tune.objective import NOTHING, Objective, ObjectiveContext, TrainingExample, by_lesson
+from luthier.tune.objectives.sft import TOO_LONG
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.models.packing.pack import Pack, TokenRow
+
+SINGLE = "it has one answer with a yes or no"
+NO_PAIR = "it has one answer, and none that was not preferred"
+RATE_SHARE = 0.05
+"""Preferences want small steps: TRL's default rates are 2e-5 for supervised tuning and 1e-6 for pairs."""
+SHARE = "share"
+"""What `token_values` calls the factor of a preferred answer's plain loss (see `with_shares`)."""
+
+
+class PairObjective(Objective):
+    """What all objectives that learn from pairs of answers share."""
+
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+    builtin_dropout: ClassVar[bool] = False
+
+    max_length: int = Field(default=2048, ge=2)
+    """Pairs with a longer row are left out, counted, listed in `loss_mask.parquet` and warned of."""
+
+    def build_training_examples(
+        self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
+    ) -> list[TrainingExample]:
+        """For each example the rows of its two answers, the preferred one first."""
+        return pair_lessons(examples, text, self.max_length)
+
+    def hint(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        return pair_remedy(reasons)
+
+    def denominator(self, rows: Sequence[TokenRow]) -> float:
+        """How many pairs there are."""
+        return sum(1.0 / row.group_size for row in rows)
+
+
+Read = tuple[Sequence[Message], tuple[dict[str, Any], ...]]
+"""A conversation and the tools that are offered in it."""
+
+
+def both_answers(example: Example, pair: PreferencePair) -> list[Read]:
+    """The preferred answer after the prompt, and the other one."""
+    return [([*pair.prompt, answer], example.tools) for answer in (pair.chosen, pair.rejected)]
+
+
+def pair_lessons(
+    examples: Sequence[Example],
+    text: ChatTokenizer,
+    max_tokens: int,
+    read: Callable[[Example, PreferencePair], list[Read]] = both_answers,
+) -> list[TrainingExample]:
+    """For each example the rows of what is read of its pair, every token of their last turns learnt."""
+    found = [_pair(example) for example in examples]
+    conversations = [
+        [] if isinstance(pair, str) else read(example, pair) for example, pair in zip(examples, found, strict=True)
+    ]
+    flat = [one for some in conversations for one in some]
+    rows = iter(text.encode_many([messages for messages, _ in flat], [tools for _, tools in flat]))
+    return [
+        TrainingExample(id=example.id, nothing=pair)
+        if isinstance(pair, str)
+        else answer_lesson(example.id, [next(rows) for _ in some], max_tokens)
+        for example, pair, some in zip(examples, found, conversations, strict=True)
+    ]
+
+
+def _pair(example: Example) -> PreferencePair | str:
+    pair = pair_of(example)
+    return SINGLE if pair == NO_PAIR and wanted_of(example) is not None else pair
+
+
+def answer_lesson(key: str, answers: Sequence[Encoded], max_tokens: int) -> TrainingExample:
+    """The rows of some answers to one prompt, or why nothing can be learnt from them."""
+    from luthier.models.packing.pack import TokenRow
+
+    longest = max(len(one.ids) for one in answers)
+    if longest > max_tokens:
+        return TrainingExample(id=key, cut=longest, nothing=TOO_LONG.format(limit=max_tokens))
+    if why := next((one.nothing for one in answers if one.nothing), ""):
+        return TrainingExample(id=key, nothing=why)
+    rows = [TokenRow(one.ids, [float(trained) for trained in one.loss_mask], key, len(answers)) for one in answers]
+    return TrainingExample(id=key, rows=tuple(rows))
+
+
+def pair_remedy(reasons: Collection[str]) -> str | None:
+    """What to do with data of which no row is a pair."""
+    if SINGLE in reasons:
+        return "learn such rows by `objective: kto`, or make pairs of them with the step `preferences`"
+    if NO_PAIR in reasons:
+        return "pairs need a column `rejected` beside the preferred answer; learn single answers by `objective: sft`"
+    return None
+
+
+def with_shares(rows: Sequence[TokenRow], weight: float) -> list[TokenRow]:
+    """The rows of one step with the factor of each preferred answer's tokens in a plain loss of its own.
+
+    That loss is the mean over all preferred tokens of the step, as TRL takes it, though the step is divided by its
+    pairs.
+    """
+    chosen = [row for number, row in enumerate(rows) if number % 2 == 0]
+    factor = weight * len(chosen) / sum(len(row.targets) for row in chosen) if weight and chosen else 0.0
+    return [
+        replace(row, token_values={**row.token_values, SHARE: [0.0 if number % 2 else factor] * len(row.targets)})
+        for number, row in enumerate(rows)
+    ]
+
+
+def plain_loss(logp: Tensor, pack: Pack) -> Tensor:
+    """The plain loss of the preferred answers, by the factors that `with_shares` wrote."""
+    return -(logp * pack.token_values[SHARE].to(logp)).sum()
+
+
+def sides(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+    """(R,) values of rows as (pairs,) of the preferred answers and (pairs,) of the others."""
+    table = by_lesson(values, pack, missing=0.0)
+    return table[:, 0], table[:, 1]
+
+
+def ranking(better: Tensor, worse: Tensor) -> dict[str, float]:
+    """How many pairs are ranked as people did, and by how much in sum."""
+    apart = (better - worse).detach()
+    return {"accuracy": float((apart > 0).sum()), "margin": float(apart.sum())}

@@ -1,0 +1,1 @@
+"""Prompt search: generate candidate prompts, score them, and keep the best."""

@@ -1,0 +1,91 @@
+"""Asking a model with a prompt in front: weights on this machine, or an endpoint; the same questions to both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from luthier.chat.messages import Example, Message, answer_of, prompt_of
+from luthier.chat.prompt import PromptPrefix
+from luthier.metrics.metric import EvalPredictions
+from luthier.models.describe import describe
+from luthier.models.lm.base import ChoiceRequest, GenerateRequest
+from luthier.models.lm.local import LocalLM
+from luthier.models.lm.openai_client import EndpointLM
+from luthier.models.load import base_folder
+from luthier.models.options import Normalize
+
+PROPOSAL_TOKENS = 120
+PROPOSAL_TOP_P = 0.95
+"""A model on this machine draws proposals from the likeliest tokens that together have this share."""
+
+
+class Asker:
+    """Answers rows with a prompt in front; `options` is what is said for each label, empty for texts."""
+
+    def __init__(
+        self, lm: LocalLM | EndpointLM, options: Mapping[str, str], max_new_tokens: int, alike: Normalize = "sum"
+    ) -> None:
+        self.options, self.max_new_tokens = options, max_new_tokens
+        self._lm, self._alike = lm.with_prompt(PromptPrefix()), alike
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model reads at most, when that is known."""
+        return describe(base_folder(self._lm.artifact)).context if isinstance(self._lm, LocalLM) else None
+
+    @property
+    def scores(self) -> bool:
+        """Whether every label of a row gets a score."""
+        return isinstance(self._lm, LocalLM) or self._lm.settings.labels == "logprobs"
+
+    def answer(self, prompt: PromptPrefix, examples: Sequence[Example]) -> EvalPredictions:
+        """A model's answers beside the right ones, as metrics read them."""
+        lm, references = self._lm.with_prompt(prompt), self.references(examples)
+        prompts = [(prompt_of(example), example.tools) for example in examples]
+        if not self.options:
+            limit = self.max_new_tokens
+            requests = [
+                GenerateRequest(prompt=messages, max_tokens=limit, tools=tools, truncate_prompt=False)
+                for messages, tools in prompts
+            ]
+            return EvalPredictions.of([one.text.strip() for one in lm.generate(requests)], references)
+        labels, options = list(self.options), tuple(self.options.values())
+        choices = [ChoiceRequest(prompt=messages, options=options, tools=tools) for messages, tools in prompts]
+        chosen = lm.choose(choices, self._alike)
+        scores = [record for one in chosen if (record := one.by_label(labels))]
+        return EvalPredictions.of([one.label(labels) for one in chosen], references, label_scores=scores or None)
+
+    def length(self, prompt: PromptPrefix, examples: Sequence[Example]) -> int:
+        """How long the longest of these rows is with the prompt in front: tokens, or characters of an endpoint."""
+        lm = self._lm.with_prompt(prompt)
+        if isinstance(lm, EndpointLM):
+            return max(sum(len(turn.content) for turn in prompt.wrap(prompt_of(example))) for example in examples)
+        longest = max(lm.count_tokens(prompt_of(example), example.tools) for example in examples)
+        return longest + (self._longest_option(lm) if self.options else self.max_new_tokens)
+
+    def tokens(self, example: Example) -> int | None:
+        """Tokens of a row as it is asked; None where nobody counts them."""
+        return self._lm.count_tokens(prompt_of(example), example.tools) if isinstance(self._lm, LocalLM) else None
+
+    def write(self, messages: Sequence[Message], count: int, seed: int) -> list[str]:
+        """Several answers to one question, drawn at temperature 1; an endpoint is told a seed for each."""
+        far = isinstance(self._lm, EndpointLM)
+        requests = [
+            GenerateRequest(
+                prompt=tuple(messages),
+                max_tokens=PROPOSAL_TOKENS,
+                temperature=1.0,
+                top_p=1.0 if far else PROPOSAL_TOP_P,
+                seed=seed + number if far else seed,
+                truncate_prompt=False,
+            )
+            for number in range(count)
+        ]
+        return [one.text.strip() for one in self._lm.generate(requests)]
+
+    def references(self, examples: Sequence[Example]) -> list[str]:
+        """The right answers."""
+        return [example.label or "" if self.options else answer_of(example) for example in examples]
+
+    def _longest_option(self, lm: LocalLM) -> int:
+        return max(len(lm.text.tokenizer.encode(text)) for text in self.options.values()) + 2

@@ -1,0 +1,107 @@
+"""What a search of prompts will cost, told before it runs: tokens, and time on this machine or calls to an endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.core.errors import InputError, ModelError, SourceLocation
+from luthier.core.step import Forecast, PlanContext
+from luthier.models.cost import ABOUT, BASE_BYTES, RowEstimate, flops_per_s, has_head, kernel_bytes, model_of, rows_of
+from luthier.models.describe import Description
+from luthier.models.load import cpu_has_bf16, has_network, is_remote, no_network
+from luthier.tune.prompt_search.candidates import FRAMES
+
+if TYPE_CHECKING:
+    from luthier.tune.techniques.prompt_search import PromptSearch
+
+PACK_TOKENS = 4096
+"""Tokens that are read at once."""
+START_S = 10.0
+
+
+def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested: int | None) -> Forecast:
+    """Seconds, peak bytes and tokens of a search; of an endpoint, tokens and calls."""
+    _check(technique, plan_context)
+    rows = rows_of(requested, plan_context)
+    if rows is None:
+        return Forecast(how="unknown until the data are here")
+    held = min(technique.held_back, rows.number // 2)
+    if plan_context.inputs.get("data") is not None:
+        technique = technique.model_copy(update={"shots": technique.shown(held, rows.number - held)})
+    scored = _scored(technique, rows.number)
+    shown = _shown(technique) * rows.tokens
+    tokens = round(scored * (rows.tokens + shown))
+    if is_remote(plan_context):
+        calls = scored + technique.proposals
+        return Forecast(tokens=tokens, how=f"at most {calls:,} calls to an endpoint; {rows.how}")
+    model = model_of(plan_context)
+    if model is None:
+        return Forecast(tokens=tokens, how="unknown until the model is here")
+    kernels = kernel_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
+    peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernels
+    if rate := _pace(plan_context, model):
+        how = f"{scored:,} rows at {rate:.1f} a second, as in the last search"
+        return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
+    flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
+    seconds = START_S + flops / flops_per_s(bf16=cpu_has_bf16())
+    how = f"{scored:,} scored rows; {rows.how}; speed from matrix products on this machine"
+    return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
+
+
+def _check(technique: PromptSearch, plan_context: PlanContext) -> None:
+    """Refuse a model that writes nothing, and what changes nothing for an endpoint."""
+    if not has_network(plan_context):
+        raise no_network("the model")
+    if has_head(plan_context):
+        raise writes_nothing("this model")
+    if is_remote(plan_context) and technique.normalize != "sum":
+        raise useless_far()
+
+
+def writes_nothing(name: str) -> ModelError:
+    """A model with a head of its own."""
+    what = f"{name} names classes by a head of its own, and writes no answer to a prompt"
+    return ModelError(what, where=SourceLocation(field="model"), hint="search with the model that it was tuned from")
+
+
+def useless_far() -> InputError:
+    """An endpoint gives no scores that could be made alike."""
+    return InputError(
+        "changes nothing for an endpoint", where=SourceLocation(field="technique.normalize"), hint="leave it out"
+    )
+
+
+def _pace(plan_context: PlanContext, model: Description) -> float:
+    """Rows a second of the last search with a model of about this size, in terms of this one's; 0 where none was."""
+    for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
+        times = float(measures.get("parameters", 0.0)) / model.parameters
+        if 1 / ABOUT <= times <= ABOUT and measures.get("scored_rows_per_s"):
+            return times * float(measures["scored_rows_per_s"])
+    return 0.0
+
+
+def _scored(technique: PromptSearch, rows: int) -> int:
+    """How many rows are scored at most: no more than all held-back ones of every prompt, where the budget is larger."""
+    own = 1 + len(technique.instructions)
+    n_instructions = own + technique.variations * (own * len(FRAMES) + 2) + technique.proposals
+    prompts = 1 + n_instructions * sum(number for number, _ in _sets(technique))
+    return min(technique.budget, prompts * min(technique.held_back, rows // 2))
+
+
+def _shown(technique: PromptSearch) -> float:
+    """How many examples a prompt shows, on average."""
+    sets = _sets(technique)
+    return sum(number * count for number, count in sets) / sum(number for number, _ in sets)
+
+
+def _sets(technique: PromptSearch) -> list[tuple[int, int]]:
+    """How many sets of examples are tried for each count, and the count."""
+    return [(1 if count == 0 else technique.draws + technique.nearest, count) for count in technique.shots]
+
+
+def _computed(technique: PromptSearch, rows: RowEstimate) -> float:
+    """Tokens that are computed for a row: its own, and its share of a prompt's, read once for each pack of rows."""
+    own = max(rows.tokens - rows.shared, 1.0)
+    prompt = rows.shared + _shown(technique) * own
+    packed = max(1.0, min(16.0, (PACK_TOKENS - prompt) / own))
+    return own + prompt / packed

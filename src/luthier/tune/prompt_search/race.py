@@ -1,0 +1,111 @@
+"""Who goes on: successive halving, in which every round asks more rows of fewer prompts (Jamieson and Talwalkar 2016).
+
+Rows that a prompt has answered are not asked again, and what the model has now stays in until the end, so that the last
+round compares it with the winner on the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
+
+KEPT = 3
+"""One prompt in so many goes on to the next round, which asks as many times the rows."""
+FIRST_ROWS = 16
+"""Fewer rows than this tell prompts apart by luck alone."""
+
+
+class RaceRound(NamedTuple):
+    """How many prompts are in, and how many rows each of them has answered at its end."""
+
+    prompts: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundScore:
+    """A prompt's score in one round."""
+
+    round: int
+    prompt_index: int
+    """Its number among all prompts."""
+    rows: int
+    score: MetricResult
+    goes_on: bool
+
+
+def rounds(prompts: int, rows: int, first: int) -> list[RaceRound]:
+    """The rounds when the first one asks `first` rows: the last one asks all of them, of two prompts at least."""
+    found = [RaceRound(prompts, min(first, rows))]
+    while found[-1].rows < rows:
+        last = found[-1]
+        found.append(RaceRound(min(last.prompts, max(2, -(-last.prompts // KEPT))), min(rows, last.rows * KEPT)))
+    return found
+
+
+def cost(plan: Sequence[RaceRound]) -> int:
+    """Rows that are asked in all: those answered in an earlier round are kept."""
+    before = [0, *(one.rows for one in plan[:-1])]
+    return sum(one.prompts * (one.rows - already_scored) for one, already_scored in zip(plan, before, strict=True))
+
+
+def enough_for(prompts: int, rows: int) -> int:
+    """The smallest budget with which so many prompts are all tried."""
+    return cost(rounds(prompts, rows, min(FIRST_ROWS, rows)))
+
+
+def plan_rounds(prompts: int, rows: int, budget: int) -> list[RaceRound]:
+    """The rounds with the longest first one that the budget allows, with fewer prompts where it allows none.
+
+    A budget of twice the rows is enough for two prompts.
+    """
+    least = min(FIRST_ROWS, rows)
+    for count in range(prompts, 0, -1):
+        if enough_for(count, rows) <= budget:
+            return max(
+                (plan for first in range(least, rows + 1) if cost(plan := rounds(count, rows, first)) <= budget),
+                key=lambda plan: plan[0].rows,
+            )
+    raise ValueError(f"a budget of {budget} does not ask {rows} rows once")
+
+
+def race(
+    plan: Sequence[RaceRound],
+    answer: Callable[[int, int, int], EvalPredictions],
+    metric: Metric,
+    lengths: Sequence[int],
+    *,
+    seed: int,
+) -> tuple[list[RoundScore], dict[int, EvalPredictions]]:
+    """Run the rounds: every standing in order, and the answers of the last round by prompt.
+
+    `answer(prompt, begin, end)` gives a prompt's answers to rows `begin` up to `end`; `lengths` decides between equal
+    scores: the shorter prompt is the better one. Prompt 0 is never left out.
+    """
+    alive = list(range(plan[0].prompts))
+    answers: dict[int, EvalPredictions] = {}
+    standings: list[RoundScore] = []
+    for number, now in enumerate(plan):
+        for index in alive:
+            begin = len(answers[index]) if index in answers else 0
+            if begin < now.rows:
+                new = answer(index, begin, now.rows)
+                answers[index] = answers[index].joined(new) if index in answers else new
+        scores = {index: measure_all([metric], answers[index], seed=seed)[0] for index in alive}
+        ranked = sorted(alive, key=lambda index: (-_worth(metric, scores[index]), lengths[index], index))
+        n_kept = plan[number + 1].prompts if number + 1 < len(plan) else 1
+        on = ranked[:n_kept] if number + 1 == len(plan) or 0 in ranked[:n_kept] else [*ranked[: n_kept - 1], 0]
+        standings += [
+            RoundScore(round=number + 1, prompt_index=index, rows=now.rows, score=scores[index], goes_on=index in on)
+            for index in ranked
+        ]
+        answers = {index: answers[index] for index in (alive if number + 1 == len(plan) else on)}
+        alive = on
+    return standings, answers
+
+
+def _worth(metric: Metric, score: MetricResult) -> float:
+    return score.value if metric.better == "higher" else -score.value

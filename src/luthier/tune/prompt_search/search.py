@@ -1,0 +1,297 @@
+"""One search: rows are held back, prompts are made, raced and written down; a killed one goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from luthier.artifacts.dataset import DatasetSummary
+from luthier.artifacts.training import TrainingRecord
+from luthier.chat.messages import Example, Message, answer_of, question_of, said_for
+from luthier.chat.prompt import PromptPrefix
+from luthier.core.component import member
+from luthier.core.errors import DataError, InputError, SourceLocation
+from luthier.core.events import counted
+from luthier.core.files import write_aside
+from luthier.core.hashing import canonical
+from luthier.core.step import StepContext
+from luthier.metrics.metric import EvalPredictions, Metric
+from luthier.models.describe import describe
+from luthier.models.lm.local import LocalLM
+from luthier.models.lm.openai_client import EndpointLM
+from luthier.models.load import Dtype, base_folder, is_endpoint, name_of, outputs_of
+from luthier.tune.prompt_search.candidates import (
+    Instruction,
+    PromptCandidate,
+    balanced,
+    can_be_shown,
+    example_sets,
+    instructions,
+    own_instruction,
+    pairs,
+)
+from luthier.tune.prompt_search.client import Asker
+from luthier.tune.prompt_search.cost import useless_far, writes_nothing
+from luthier.tune.prompt_search.race import RoundScore, cost, enough_for, plan_rounds, race
+
+if TYPE_CHECKING:
+    from luthier.tune.techniques.prompt_search import PromptSearch
+
+PROPOSED_FROM = 6
+"""Examples that the model sees when it writes instructions."""
+LONGEST = 4
+"""Rows with the most characters, of which the one with the most tokens says whether a prompt fits."""
+LONGEST_PROPOSAL = 400
+"""Characters; what is longer is no instruction."""
+
+
+class Making:
+    """One making of a prompted model."""
+
+    def __init__(self, technique: PromptSearch, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> None:
+        self._technique, self._work, self._dtype = technique, work, dtype
+        self._model = work.inputs["model"]
+        if outputs_of(self._model):
+            raise writes_nothing(name_of(self._model))
+        about = DatasetSummary.read(work.inputs["data"])
+        self._labels = about.labels if about.task == "label" else []
+        self._held, self._pool = self._split([one for one in examples if one.messages])
+        able = sum(map(can_be_shown, self._pool))
+        self._shots = technique.shown(len(self._held), able)
+        if missing := sorted({*technique.shots} - {*self._shots}):
+            work.events.warning(f"there are too few rows to show {missing} examples")
+        self._asked = self._done = 0
+        self._lengths: dict[str, int] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Candidates, race, files; returns measures."""
+        start = time.perf_counter()
+        candidates = self._candidates()
+        plan = plan_rounds(len(candidates), len(self._held), self._technique.budget)
+        self._warn_untried(len(candidates), plan[0].prompts)
+        candidates = candidates[: plan[0].prompts]
+        lengths = [self._length(one) for one in candidates]
+        rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
+        summary = counted(len(candidates), "prompt")
+        self._work.events.note(f"{summary}, {self._metric.kind} on held-back rows, by round: {rows}")
+        self._total = cost(plan)
+        started = time.perf_counter()
+        standings, answers = race(
+            plan,
+            lambda index, begin, end: self._answer(candidates[index], begin, end),
+            self._metric,
+            lengths,
+            seed=self._work.seed,
+        )
+        ended = time.perf_counter()
+        self._save(candidates, standings, answers, lengths)
+        if not self._asked:
+            return {}
+        size = {} if is_endpoint(self._model) else {"parameters": describe(base_folder(self._model)).parameters}
+        return {**size, "search_s": ended - start, "scored_rows_per_s": self._asked / (ended - started)}
+
+    def _warn_untried(self, made: int, tried: int) -> None:
+        """Say that a budget leaves out prompts, somebody's own instructions among them perhaps."""
+        if tried < made:
+            budget, enough = self._technique.budget, enough_for(made, len(self._held))
+            left = f"{made - tried:,} of {made:,} prompts, drawn by the seed, are not tried"
+            self._work.events.warning(f"{left}: the budget is {budget:,} rows, and {enough:,} would try all")
+
+    def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
+        """Held-back rows in a drawn order, and the others, from which examples are shown."""
+        from luthier.tune.training.schedule import order
+
+        able = [one for one in examples if (one.label is not None if self._labels else answer_of(one))]
+        if len(able) < 4:
+            have = counted(len(able), "training row has", "training rows have")
+            what = f"{have} an answer; a search of prompts needs at least 4"
+            raise DataError(what, where=SourceLocation(field="data"), hint="give more rows that have one")
+        count = min(self._technique.held_back, len(able) // 2)
+        if count < self._technique.held_back:
+            self._work.events.note(f"{count} rows are held back: half of the {len(able)} that there are")
+        drawn = [able[int(at)] for at in order(self._work.seed, 0, len(able))]
+        return drawn[:count], drawn[count:]
+
+    @cached_property
+    def _metric(self) -> Metric:
+        name = "accuracy" if self._labels else "rougeL"
+        metric = self._technique.metric or member(Metric, name).model_validate({"kind": name})
+        if "label_scores" in metric.needs and not (self._labels and self._asker.scores):
+            where, hint = SourceLocation(field="technique.metric"), "take accuracy, rougeL or exact_match"
+            raise InputError(f"{metric.kind} needs scores of labels, which there are none of", where=where, hint=hint)
+        return metric
+
+    @cached_property
+    def _asker(self) -> Asker:
+        options = said_for(self._labels, [*self._pool, *self._held])
+        limit, alike = self._technique.max_new_tokens, self._technique.normalize
+        if is_endpoint(self._model):
+            if alike != "sum":
+                raise useless_far()
+            return Asker(EndpointLM.of(self._model, self._work.scratch / "calls"), options, limit)
+        import torch
+
+        from luthier.models.cost import cores
+
+        torch.set_num_threads(cores())
+        return Asker(LocalLM(self._model, self._dtype), options, limit, alike)
+
+    def _candidates(self) -> list[PromptCandidate]:
+        """All prompts to try, those left out that the model cannot read to their end."""
+        technique, seed = self._technique, self._work.seed
+        own = own_instruction([*self._pool, *self._held])
+        option_texts = list(self._asker.options.values())
+        all_instructions = (
+            instructions(technique.instructions, own, option_texts, vary=technique.variations) + self._proposed()
+        )
+        sets = example_sets(
+            self._pool, self._held, self._shots, draws=technique.draws, nearest=technique.nearest, seed=seed
+        )
+        found = pairs(PromptPrefix.of(self._model), all_instructions, sets)
+        return [found[0], *(one for one in self._shuffled(found[1:]) if self._fits(one))]
+
+    def _shuffled(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
+        """In a drawn order, so that a small budget tries some of every kind."""
+        import random
+
+        return random.Random(f"{self._work.seed}/candidates").sample(found, len(found))
+
+    def _fits(self, candidate: PromptCandidate) -> bool:
+        length, most = self._length(candidate), self._asker.context
+        if most is None or length <= most:
+            return True
+        self._work.events.warning(f"not tried: {candidate.name}; {length} tokens, and the model reads {most}")
+        return False
+
+    def _length(self, candidate: PromptCandidate) -> int:
+        """How long the longest rows are with a prompt in front."""
+        key = candidate.prompt.digest
+        if key not in self._lengths:
+            longest = sorted(self._held, key=lambda one: len(question_of(one)))[-LONGEST:]
+            self._lengths[key] = self._asker.length(candidate.prompt, longest)
+        return self._lengths[key]
+
+    def _proposed(self) -> list[Instruction]:
+        """Instructions that the model writes itself after seeing examples."""
+        if not self._technique.proposals:
+            return []
+        examples = balanced(self._pool, min(PROPOSED_FROM, len(self._pool)), self._work.seed, 0)
+        examples_text = "\n\n".join(f"Question: {question_of(one)}\nAnswer: {answer_of(one)}" for one in examples)
+        words = f"{examples_text}\n\nWhich instruction makes somebody answer like this? Write the instruction only."
+        messages = [Message(role="user", content=words)]
+        written = self._asker.write(messages, self._technique.proposals, self._work.seed)
+        lines = [next((line.strip(" \"'*") for line in one.splitlines() if line.strip()), "") for one in written]
+        kept = [line for line in lines if 0 < len(line) <= LONGEST_PROPOSAL]
+        self._work.events.note(f"the model wrote {len(kept)} instructions that can be used, of {len(lines)}")
+        return [Instruction(line, "written by the model") for line in kept]
+
+    def _answer(self, candidate: PromptCandidate, begin: int, end: int) -> EvalPredictions:
+        """A prompt's answers to some held-back rows; an earlier try's are read."""
+        path = self._work.scratch / "answers" / f"{candidate.prompt.digest}-{begin}-{end}.json"
+        if not path.is_file():
+            found = self._asker.answer(candidate.prompt, self._held[begin:end])
+            write_aside(path, canonical([found.predictions, found.label_scores]).encode())
+            self._asked += end - begin
+        self._done += end - begin
+        self._work.events.progress(self._done, self._total, "rows", prompt=candidate.name)
+        predictions, scores = json.loads(path.read_text(encoding="utf-8"))
+        return EvalPredictions.of(predictions, self._asker.references(self._held[begin:end]), label_scores=scores)
+
+    def _save(
+        self,
+        candidates: Sequence[PromptCandidate],
+        standings: Sequence[RoundScore],
+        answers: Mapping[int, EvalPredictions],
+        lengths: Sequence[int],
+    ) -> None:
+        folder, last = self._work.folder, standings[-1].round
+        final = [one for one in standings if one.round == last]
+        best = candidates[final[0].prompt_index]
+        best.prompt.save(folder)
+        why = self._why(final, answers)
+        self._work.events.note(f"chosen: {best.name}; {why}")
+        if self._labels and len(predictions := {*answers[final[0].prompt_index].predictions}) == 1:
+            same = f"the chosen prompt is answered with {predictions.pop()!r} on every held-back row"
+            self._work.events.warning(f"{same}, whatever is asked; {self._against_one_label()}")
+        record = {
+            "technique": self._technique.settings(),
+            "objective": self._metric.kind,
+            "base": name_of(self._model),
+            "rows": len(self._held) + len(self._pool),
+            "held_back": len(self._held),
+            "prompts": len(candidates),
+            "scored_rows": sum(self._asked_rows(standings).values()),
+            "trainable_parameters": 0,
+            "prompt": best.name,
+            "prompt_why": why,
+        }
+        TrainingRecord.model_validate(record).write(folder)
+        lines = [_line(one, candidates[one.prompt_index], lengths[one.prompt_index]) for one in standings]
+        write_aside(folder / "search.jsonl", "".join(f"{canonical(line)}\n" for line in lines).encode())
+        self._write_learnt(candidates, standings)
+
+    def _why(self, final: Sequence[RoundScore], answers: Mapping[int, EvalPredictions]) -> str:
+        """The winner's score beside what the model had, on the same rows."""
+        from luthier.metrics.paired import compare
+
+        best, metric = final[0], self._metric
+        sentence = f"{metric.kind} {_interval(best)} on {best.rows} held-back rows"
+        if best.prompt_index == 0:
+            return f"{sentence}, which no other prompt surpassed"
+        before = next(one for one in final if one.prompt_index == 0)
+        found = compare(metric, answers[best.prompt_index], answers[0], seed=self._work.seed)
+        change = f"difference {found.difference:+.3f}, {found.low:+.3f} to {found.high:+.3f}, p {found.p:.2g}"
+        return (
+            f"{sentence}, against {_interval(before)} as it was ({change}); the best of several looks better than it is"
+        )
+
+    def _against_one_label(self) -> str:
+        """What may be tried where a prompt is answered with one label only."""
+        ways = ["metric: macro_f1"] if self._metric.kind == "accuracy" else []
+        if self._technique.normalize != "prior" and not is_endpoint(self._model):
+            ways.append("normalize: prior")
+        return f"try {' or '.join(ways) or 'other instructions'}"
+
+    def _asked_rows(self, standings: Sequence[RoundScore]) -> dict[int, int]:
+        """How many held-back rows each prompt answered in the end."""
+        return {one.prompt_index: one.rows for one in standings}
+
+    def _write_learnt(self, candidates: Sequence[PromptCandidate], standings: Sequence[RoundScore]) -> None:
+        """For each row: how many prompts were scored on it or showed it; nothing of it is learnt by weights."""
+        import polars
+
+        rows = self._asked_rows(standings).values()
+        counts = [(one, sum(index < request for request in rows)) for index, one in enumerate(self._held)]
+        counts += [(one, sum(one.id in other.examples for other in candidates)) for one in self._pool]
+        table = [
+            {"id": one.id, "seen": count, "tokens": self._asker.tokens(one), "learnt": 0, "cut": False}
+            for one, count in counts
+        ]
+        polars.DataFrame(table).write_parquet(self._work.folder / "training_examples.parquet")
+
+
+def _line(standing: RoundScore, candidate: PromptCandidate, length: int) -> dict[str, Any]:
+    """A prompt's score in a round, as a line of `search.jsonl`."""
+    score = standing.score
+    return {
+        "round": standing.round,
+        "candidate": standing.prompt_index,
+        "instruction": candidate.prompt.instruction,
+        "origin": candidate.origin,
+        "examples": list(candidate.examples),
+        "how": candidate.how,
+        "length": length,
+        "rows": standing.rows,
+        "score": score.value,
+        "low": score.low,
+        "high": score.high,
+        "goes_on": standing.goes_on,
+    }
+
+
+def _interval(standing: RoundScore) -> str:
+    score = standing.score
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"

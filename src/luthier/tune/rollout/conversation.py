@@ -1,0 +1,92 @@
+"""Conversations: the model writes a turn, the environment answers, and so on until one of them has said all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.chat.messages import Message, prompt_of
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.system.process import Failed, tried
+from luthier.tune.environment import Environment, EnvironmentConversation
+from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt, stream_of
+
+if TYPE_CHECKING:
+    from luthier.chat.tokenizer import ChatTokenizer
+
+Write = Callable[[Sequence[RolloutPrompt]], list[RolloutCompletion]]
+"""Writes one turn after each prompt."""
+
+
+def converse(
+    environment: Environment, text: ChatTokenizer, base: Path, prompts: Sequence[RolloutPrompt], write: Write
+) -> list[RolloutCompletion]:
+    """A whole conversation after each prompt; a turn that the limit cuts off ends its conversation."""
+    answers = write(prompts)
+    for answer in answers:
+        answer.turns = (_turn(text, answer),)
+    going = list(range(len(prompts)))
+    for turn in range(1, environment.turns):
+        going = [at for at in going if answers[at].ended]
+        talks = [_talk(prompts[at], answers[at]) for at in going]
+        replies = _asked(environment, talks, base) if talks else []
+        going = [at for at, reply in zip(going, replies, strict=True) if reply is not None]
+        for at, reply in zip(going, (one for one in replies if one is not None), strict=True):
+            _hear(answers[at], prompts[at], environment, reply[: environment.longest], text)
+        more = write([_next(prompts[at], answers[at], turn) for at in going]) if going else []
+        for at, written in zip(going, more, strict=True):
+            _go_on(answers[at], written, text)
+    return answers
+
+
+def _talk(prompt: RolloutPrompt, answer: RolloutCompletion) -> EnvironmentConversation:
+    assert prompt.example is not None, "an environment is told whose question it is"
+    return EnvironmentConversation(prompt.example, answer.turns)
+
+
+def _asked(environment: Environment, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+    """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
+    names it."""
+    try:
+        found = tried(environment.deadline_s, lambda: environment.answer(talks, base))
+    except Failed as failed:
+        if len(talks) > 1:
+            return [reply for talk in talks for reply in _asked(environment, [talk], base)]
+        what = f"the environment {environment.kind} failed: {failed}"
+        hint = f"mend it; it was asked after {talks[0].completion[:60]!r} (example {talks[0].example.id})"
+        raise ModelError(what, where=SourceLocation(field="rollout.environment"), hint=hint) from failed
+    if len(found) != len(talks):
+        what = f"the environment {environment.kind} gave {len(found)} answers in {len(talks)} conversations"
+        raise ModelError(what, where=SourceLocation(field="rollout.environment"))
+    return found
+
+
+def _hear(
+    answer: RolloutCompletion, prompt: RolloutPrompt, environment: Environment, reply: str, text: ChatTokenizer
+) -> None:
+    """Add what the environment says, up to where the model's next turn begins."""
+    assert prompt.example is not None, "an environment is told whose question it is"
+    turn = Message(role=environment.speaks_as, content=reply)
+    ids = text.going_on(prompt_of(prompt.example), turn, prompt.example.tools)
+    answer.environment_spans.append((len(answer.ids), len(answer.ids) + len(ids)))
+    answer.ids.extend(ids)
+    answer.turns = (*answer.turns, turn)
+
+
+def _next(prompt: RolloutPrompt, answer: RolloutCompletion, turn: int) -> RolloutPrompt:
+    """What is to be gone on with, from a random stream of its own."""
+    stream = None if prompt.stream is None else stream_of(prompt.stream, turn)
+    return RolloutPrompt([*prompt.ids, *answer.ids], stream, prompt.example)
+
+
+def _go_on(answer: RolloutCompletion, written: RolloutCompletion, text: ChatTokenizer) -> None:
+    answer.ids.extend(written.ids)
+    answer.logprobs.extend(written.logprobs)
+    answer.ended = written.ended
+    answer.turns = (*answer.turns, _turn(text, answer))
+
+
+def _turn(text: ChatTokenizer, answer: RolloutCompletion) -> Message:
+    last = answer.last
+    return Message(role="assistant", content=text.decode(last[:-1] if answer.ended else last, special=False))

@@ -1,0 +1,165 @@
+"""Sample completions from the policy, and score them with rewards.
+
+The decoder of `luthier.models.generation` samples, each completion from its own random stream. Every reward runs under
+a deadline; failures are named and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.system.process import Failed, tried
+from luthier.models.generate import decode
+from luthier.models.generation.engine import GREEDY, PORTION_ALONE, Decoder, GenerationRequest, Sampling
+from luthier.models.generation.kv_cache import BLOCK
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
+from luthier.tune.rollout.settings import HELD_TOKENS
+
+if TYPE_CHECKING:
+    from luthier.chat.messages import Example, Message
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.load import LoadedModel
+
+_SEEDS = (1 << 40) - 1
+
+
+class RolloutPrompt(NamedTuple):
+    """What is to be answered, and the random stream of the answer; None for the likeliest answer."""
+
+    ids: Sequence[int]
+    stream: int | None
+    example: Example | None = None
+    """Whose question it is, for an environment that answers it."""
+
+
+@dataclass
+class RolloutCompletion:
+    """What was written after a prompt."""
+
+    prompt: Sequence[int]
+    ids: list[int] = field(default_factory=list)
+    """The end token included, where it ended by itself; in a conversation, what the environment said, too."""
+    logprobs: list[float] = field(default_factory=list)
+    """How likely each token was when it was written; of what the environment said, nothing."""
+    ended: bool = False
+    """Whether the last turn ended by itself."""
+    environment_spans: list[tuple[int, int]] = field(default_factory=list)
+    """Where in `ids` the environment speaks: begin and end of each time."""
+    turns: tuple[Message, ...] = ()
+    """All that was said in a conversation, the last turn included; empty where there was but one turn to say."""
+
+    @property
+    def written(self) -> list[bool]:
+        """For each id, whether the model wrote it."""
+        own = [True] * len(self.ids)
+        for begin, end in self.environment_spans:
+            own[begin:end] = [False] * (end - begin)
+        return own
+
+    @property
+    def last(self) -> list[int]:
+        """The ids of the last turn."""
+        return self.ids[self.environment_spans[-1][1] :] if self.environment_spans else self.ids
+
+
+def write(
+    loaded: LoadedModel, text: ChatTokenizer, prompts: Sequence[RolloutPrompt], max_new_tokens: int
+) -> list[RolloutCompletion]:
+    """An answer to each prompt; what prompts share is read once."""
+    answers = [RolloutCompletion(prompt.ids) for prompt in prompts]
+    asks = [_ask(prompt, text, max_new_tokens) for prompt in prompts]
+    needed_tokens = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
+    most = max((len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts), default=0)
+    decoder = Decoder(loaded, tokens=max(most, min(HELD_TOKENS, needed_tokens)), portion=PORTION_ALONE)
+    for index, output in decode(decoder, asks):
+        answer = answers[index]
+        answer.ids.append(output.token)
+        answer.logprobs.append(output.logprob)
+        answer.ended = output.finish == "stop"
+    return answers
+
+
+def _ask(prompt: RolloutPrompt, text: ChatTokenizer, max_new_tokens: int) -> GenerationRequest:
+    sampling = GREEDY if prompt.stream is None else Sampling(temperature=1.0, seed=prompt.stream)
+    return GenerationRequest(ids=prompt.ids, max_new_tokens=max_new_tokens, stop=text.end_ids, sampling=sampling)
+
+
+def stream_of(*named: int) -> int:
+    """A random stream for whatever some numbers name: seed, step, place, lesson and sample, say."""
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(",".join(map(str, named)).encode()) & _SEEDS
+
+
+@dataclass
+class RewardScores:
+    """The rewards of some answers: each part, their weighted sum, and what went wrong."""
+
+    total: list[float]
+    """NaN for an answer that is left out."""
+    parts: dict[str, list[float]]
+    """By the name of the reward; NaN where it failed."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """The first fault of each reward that had one."""
+
+    @property
+    def left_out(self) -> int:
+        """How many answers have no sum."""
+        return sum(map(math.isnan, self.total))
+
+
+def score(rewards: Sequence[Reward], attempts: Sequence[RewardCompletion], context: RewardContext) -> RewardScores:
+    """The rewards of some answers, in order."""
+    scores = RewardScores([0.0] * len(attempts), {})
+    for reward in rewards:
+        part = _part(reward, attempts, context, scores.faults)
+        scores.parts[reward.name] = part
+        scores.total = [total + reward.weight * one for total, one in zip(scores.total, part, strict=True)]
+    return scores
+
+
+def _part(
+    reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext, faults: dict[str, str]
+) -> list[float]:
+    """One reward of all answers; when it fails on all of them together, of one after another."""
+    found, why = _asked(reward, attempts, context)
+    if why:
+        alone = [_asked(reward, [attempt], context) for attempt in attempts]
+        found = [values[0] for values, _ in alone]
+        reasons = [reason for _, reason in alone]
+    else:
+        reasons = ["" if math.isfinite(value) else f"gave {value}" for value in found]
+    for attempt, reason in zip(attempts, reasons, strict=True):
+        if reason:
+            _fault(reward, attempt, reason, faults)
+    return [value if math.isfinite(value) else math.nan for value in found]
+
+
+def _asked(reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext) -> tuple[list[float], str]:
+    """What a reward says, or NaN and what went wrong; what it says of the user's input is passed on."""
+    try:
+        found = tried(reward.deadline_s, lambda: [float(value) for value in reward.score(attempts, context)])
+    except Failed as failed:
+        return [math.nan] * len(attempts), str(failed)
+    if len(found) != len(attempts):
+        return [math.nan] * len(attempts), f"gave {len(found)} numbers for {len(attempts)} answers"
+    return found, f"gave {found[0]}" if len(found) == 1 and not math.isfinite(found[0]) else ""
+
+
+def _fault(reward: Reward, attempt: RewardCompletion, reason: str, faults: dict[str, str]) -> None:
+    """Take note of a fault, or stop for it."""
+    example = attempt.example
+    what = f"the reward {reward.name} failed on an answer to example {example.id}: {reason}"
+    if reward.on_fault == "stop":
+        where = SourceLocation(file=example.origin.file, line=example.origin.line, field="objective.rewards")
+        hint = f"mend it, or set `on_fault: leave_out` to go on without such answers; the answer began {_head(attempt)}"
+        raise ModelError(what, where=where, hint=hint)
+    faults.setdefault(reward.name, what)
+
+
+def _head(attempt: RewardCompletion) -> str:
+    return repr(attempt.text[:60])

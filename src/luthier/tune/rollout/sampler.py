@@ -1,0 +1,106 @@
+"""One policy at work: questions in, judged answers out; what training, held-out measurements and samples share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from luthier.models.load import LoadedModel
+from luthier.tune.reward import Reward, RewardCompletion, RewardContext
+from luthier.tune.rollout.conversation import converse
+from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt, score, write
+
+if TYPE_CHECKING:
+    from luthier.chat.messages import Example
+    from luthier.chat.tokenizer import ChatTokenizer
+    from luthier.models.packing.pack import TokenRow
+    from luthier.tune.environment import Environment
+    from luthier.tune.writer import RolloutWriter
+
+Examples = Callable[[Sequence[int]], list["Example"]]
+"""Examples by the numbers of their lessons."""
+Rows = Callable[[int], list["TokenRow"]]
+"""The rows of a lesson: one, its prompt."""
+
+
+@dataclass
+class PromptDataset:
+    """Lessons that are prompts, with the examples that they were made of."""
+
+    rows: Rows
+    examples: Examples
+    count: int
+
+    def prompts(self, numbers: Sequence[int]) -> list[Sequence[int]]:
+        """The ids of some lessons' prompts."""
+        return [self.rows(number)[0].ids for number in numbers]
+
+
+@dataclass
+class RolloutSampler:
+    """A model that answers and those who judge; counts the seconds that both take."""
+
+    text: ChatTokenizer
+    max_new_tokens: int
+    reward_context: RewardContext
+    truncated: float | None = None
+    """What an answer that was cut off is worth; what its rewards say when None."""
+    environment: Environment | None = None
+    """Who answers the model between its turns; it has but one turn when None."""
+    writer: RolloutWriter | None = None
+    """Who draws answers in the model's place; what is measured, the likeliest answers, the model itself writes."""
+    model: Any = None
+    """The model that answers, once it is there."""
+    writing_s: float = field(default=0.0, init=False)
+    judging_s: float = field(default=0.0, init=False)
+    drawing_s: float = field(default=0.0, init=False)
+    """The part of `writing_s` in which answers were drawn to be learnt."""
+    drawn: int = field(default=0, init=False)
+    """Tokens that were drawn to be learnt."""
+
+    def answer(self, prompts: Sequence[RolloutPrompt]) -> list[RolloutCompletion]:
+        """An answer to each prompt; with an environment, a conversation."""
+        start = time.perf_counter()
+        if self.environment is None:
+            found = self._write(prompts)
+        else:
+            found = converse(self.environment, self.text, self.reward_context.scorer_context.base, prompts, self._write)
+        seconds = time.perf_counter() - start
+        self.writing_s += seconds
+        if all(prompt.stream is not None for prompt in prompts):
+            self.drawing_s += seconds
+            self.drawn += sum(len(answer.logprobs) for answer in found)
+        return found
+
+    def _write(self, prompts: Sequence[RolloutPrompt]) -> list[RolloutCompletion]:
+        """One turn after each prompt."""
+        if self.writer is not None and all(prompt.stream is not None for prompt in prompts):
+            return self.writer.write(prompts, self.text, self.max_new_tokens, self.reward_context.scorer_context.kept)
+        loaded = LoadedModel(model=self.model, folder=self.reward_context.scorer_context.base, name="policy", digest="")
+        return write(loaded, self.text, prompts, self.max_new_tokens)
+
+    def judge(
+        self,
+        rewards: Sequence[Reward],
+        examples: Sequence[Example],
+        answers: Sequence[RolloutCompletion],
+        context: RewardContext | None = None,
+    ) -> RewardScores:
+        """What each answer, to the example at its place, is worth; at another bench than the desk's, when given."""
+        start = time.perf_counter()
+        attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
+        found = score(rewards, attempts, context or self.reward_context)
+        if self.truncated is not None:
+            cut = self.truncated
+            found.total = [one if answer.ended else cut for one, answer in zip(found.total, answers, strict=True)]
+        self.judging_s += time.perf_counter() - start
+        return found
+
+    def decode(self, answer: RolloutCompletion) -> str:
+        """The text of an answer; of a conversation, its last turn."""
+        return self.text.decode(answer.last[:-1] if answer.ended else answer.last, special=False)
+
+    def _attempt(self, example: Example, answer: RolloutCompletion) -> RewardCompletion:
+        return RewardCompletion(example, self.decode(answer), len(answer.logprobs), answer.ended, answer.turns)

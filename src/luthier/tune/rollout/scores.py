@@ -1,0 +1,134 @@
+"""The answers of one optimizer step with what they are worth: a table of prompts by samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Table = NDArray[np.float64]
+
+SMALL = 1e-4
+"""Added to a deviation before it divides (as in TRL)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutBatch:
+    """What each answer is worth, and how far it lies from where the model began."""
+
+    scores: Table  # (prompts, samples); NaN where an answer is left out
+    lengths: NDArray[np.int64]  # (prompts, samples): learnt tokens; 0 for an answer that is not learnt
+    kl: Sequence[Sequence[float]] | None = None
+    """For each answer in turn, what each of its tokens costs: the coefficient times log p - log q."""
+    values: Sequence[Sequence[float]] | None = None
+    """For each answer in turn, what a critic expects before each of its tokens, where there is one."""
+    parts: Table | None = None
+    """(prompts, samples, rewards) what each reward said by itself, where that is asked for."""
+    shares: Sequence[float] = ()
+    """How much each of them counts."""
+
+    @cached_property
+    def rewards(self) -> Table:
+        """(prompts, samples) scores less what divergence costs."""
+        if self.kl is None:
+            return self.scores
+        costs: Table = np.array([sum(some) for some in self.kl]).reshape(self.scores.shape)
+        return self.scores - costs
+
+    @property
+    def alike(self) -> bool:
+        """Whether no answer of the whole step is worth more than another, and no token costs anything."""
+        present = self.scores[~np.isnan(self.scores)]
+        free = self.kl is None or not any(map(any, self.kl))
+        return free and (not present.size or bool(present.max() == present.min()))
+
+    def tokens(self) -> list[list[float]]:
+        """For each answer in turn what each of its tokens is worth by itself: all at the last, less the costs."""
+        flat = np.nan_to_num(self.scores).ravel().tolist()
+        found = []
+        for at, (worth, length) in enumerate(zip(flat, self.lengths.ravel().tolist(), strict=True)):
+            rewards = [-cost for cost in self.kl[at]] if self.kl is not None else [0.0] * length
+            if rewards:
+                rewards[-1] += worth
+            found.append(rewards)
+        return found
+
+    @property
+    def flat(self) -> NDArray[np.bool_]:
+        """(prompts,) whether the answers to a prompt are all worth the same."""
+        present = ~np.isnan(self.scores)
+        high = np.where(present, self.scores, -np.inf).max(1)
+        low = np.where(present, self.scores, np.inf).min(1)
+        alike: NDArray[np.bool_] = high <= low
+        return alike
+
+
+def deviation(values: Table, axis: int | None = None) -> Table:
+    """The sample's standard deviation of what is not NaN; 0 for fewer than two."""
+    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
+    apart = np.nansum((values - mean(values, axis)) ** 2, axis=axis, keepdims=True)
+    found: Table = np.sqrt(np.divide(apart, count - 1, out=np.zeros_like(apart), where=count > 1))
+    return found
+
+
+def mean(values: Table, axis: int | None = None) -> Table:
+    """The mean of what is not NaN, of equal values exactly theirs; 0 for none."""
+    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
+    total = np.nansum(values, axis=axis, keepdims=True)
+    found: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return _between(found, values, axis)
+
+
+def _between(found: Table, values: Table, axis: int | None) -> Table:
+    """What a mean of values would be without rounding that takes it past the least or the greatest of them: answers
+    that are all worth 0.1 are no 1e-17 apart from their mean."""
+    present = ~np.isnan(values)
+    least = np.where(present, values, np.inf).min(axis=axis, keepdims=True)
+    most = np.where(present, values, -np.inf).max(axis=axis, keepdims=True)
+    return np.where(least <= most, np.clip(found, least, most), found)
+
+
+def by_reward(judged: RolloutBatch) -> Table:
+    """(prompts, samples): how much better each answer is than its group by each reward, each over its deviation there,
+    added up by their weights and brought to mean 0 and deviation 1 over the step (GDPO, as TRL computes it)."""
+    assert judged.parts is not None, "a policy that compares rewards apart is told each"
+    parts = np.where(np.isnan(judged.scores)[..., None], np.nan, judged.parts)
+    each = (parts - mean(parts, 1)) / (deviation(parts, 1) + SMALL)
+    total: Table = (each * np.asarray(judged.shares)).sum(-1)
+    return (total - mean(total)) / (deviation(total) + SMALL)
+
+
+def others(values: Table) -> Table:
+    """(prompts, samples): for each the mean of the other answers to its prompt; itself where it has none."""
+    count = np.sum(~np.isnan(values), axis=1, keepdims=True)
+    total = np.nansum(values, axis=1, keepdims=True)
+    alone = np.broadcast_to(count < 2, values.shape)
+    rest = (total - np.nan_to_num(values)) / np.maximum(count - 1, 1)
+    return np.where(alone, values, _between(rest, values, 1))
+
+
+def even(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
+    """For each answer in turn its value at each of its tokens; 0 for NaN."""
+    flat = np.nan_to_num(values).ravel().tolist()
+    return [[value] * int(length) for value, length in zip(flat, lengths.ravel(), strict=True)]
+
+
+def whitened(values: Sequence[Sequence[float]], here: Sequence[bool]) -> list[list[float]]:
+    """Values of tokens by answer, brought to mean 0 and deviation 1 over the answers that are here; 0 for others.
+
+    The deviation is the sample's (as in verl). A token alone stays as it is.
+    """
+    tokens = np.array([value for some, is_here in zip(values, here, strict=True) if is_here for value in some])
+    middle, spread = 0.0, 1.0
+    if tokens.size > 1:
+        middle, spread = float(mean(tokens)[0]), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
+    return [
+        [(value - middle) / spread if is_here else 0.0 for value in some]
+        for some, is_here in zip(values, here, strict=True)
+    ]

@@ -1,0 +1,427 @@
+"""One training run: rows, model, loop, trackers and the files of the tuned model.
+
+Trackers receive the metrics of every step and the end of the training. An adapter without weights, or without effect,
+is refused. A full model is saved in Hugging Face's layout, where equal weights give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from luthier.artifacts.training import TrainingRecord
+from luthier.chat.prompt import PromptPrefix
+from luthier.core.errors import Interrupted, ModelError, SourceLocation
+from luthier.core.files import locate
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
+from luthier.core.system.process import release_memory
+from luthier.models.cost import cores
+from luthier.models.describe import describe, read_object
+from luthier.models.load import ADAPTER
+from luthier.models.sequence_head import head_settings, is_sequence
+from luthier.models.source import tell_dtype
+from luthier.tune.actor_critic import ActorCritic
+from luthier.tune.cost import Speed, operations_of, tokens_that_fit
+from luthier.tune.dataset.preview import write_rendered
+from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.objective import ObjectiveContext
+from luthier.tune.technique import Technique, write_settings
+from luthier.tune.tracker import RunStatus, Tracked, Tracker, TrackerWriter
+from luthier.tune.training.schedule import DECAY, BatchSampler
+
+if TYPE_CHECKING:
+    from luthier.tune.dataset.tokenized import TokenizedDataset
+    from luthier.tune.steps.tune import Tune
+    from luthier.tune.training.checkpoint import CheckpointManager
+    from luthier.tune.training.critic import Critic
+    from luthier.tune.training.trainer import StepMetrics, Trainer
+
+Plain = str | int | float | bool | None
+
+
+class Watching:
+    """Hears of every step; writers are begun at the first, when it is known where the training goes on."""
+
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        work: StepContext,
+        settings: Mapping[str, Any],
+        on_log: Callable[[StepMetrics], None],
+    ) -> None:
+        self._trackers, self._base = trackers, work.base
+        self._name = f"{work.name}-{work.digest[:8]}"
+        self._settings, self._told = dict(flat(settings)), on_log
+        self._writers: list[TrackerWriter] = []
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __call__(self, stepped: StepMetrics) -> None:
+        """Pass a step on."""
+        self._told(stepped)
+        if not self._trackers:
+            return
+        if not self._writers:
+            tracked = Tracked(name=self._name, settings=self._settings, done=stepped.step - 1)
+            self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
+        now = time.monotonic()
+        values = {**_numbers(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
+        for writer in self._writers:
+            writer.step(stepped.step, values)
+        self._last = time.monotonic()  # what trackers take is no time of the next step
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Interrupted)
+        how: RunStatus = "finished" if kind is None else "stopped" if stopped else "failed"
+        for writer in self._writers:
+            writer.end(how)
+
+
+def _numbers(stepped: StepMetrics) -> dict[str, float]:
+    """What the log says of a step, as far as it is numbers."""
+    record = json.loads(stepped.line())
+    return {
+        name: float(value)
+        for name, value in record.items()
+        if name != "step" and isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
+    """Nested settings by dotted name; a list stands as JSON."""
+    found: dict[str, Plain] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return found
+
+
+WEIGHTS = "adapter_model.safetensors"
+EPOCHS = "epochs"
+"""Holds a folder for each epoch that a training kept beside its end."""
+_UP = ("lora_B", "lora_embedding_B")
+"""The half of a low-rank product that begins at zero: while all of it is zero, the adapter changes nothing."""
+
+
+def refuse_idle(folder: Path) -> None:
+    """`ModelError` when the adapter in a folder, if there is one, holds no weights, none that do anything, or a NaN."""
+    from safetensors import safe_open
+
+    path = folder / ADAPTER / WEIGHTS
+    if not path.is_file():
+        return
+    ups, heads = list[bool](), list[bool]()
+    numbers = 0
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  # it is no mapping
+            weight = file.get_tensor(name)
+            numbers += weight.numel()
+            if not bool(weight.isfinite().all()):
+                raise ModelError(
+                    f"{name} of the adapter is not finite", where=SourceLocation(file=str(path)), hint=_LOWER
+                )
+            if any(part in name for part in _UP):
+                ups.append(bool(weight.any()))
+            elif "lora_" not in name:
+                heads.append(bool(weight.any()))
+    if not numbers:
+        raise ModelError("the adapter holds no weights", where=SourceLocation(file=str(path)), hint=_TARGETS)
+    if ups and not any(ups + heads):  # in its first step a head that begins at zero learns alone
+        raise ModelError(
+            "the adapter does nothing: all its B are zero", where=SourceLocation(file=str(path)), hint=_HIGHER
+        )
+
+
+_LOWER = "lower learning_rate"
+_HIGHER = "raise learning_rate, or train for more steps"
+_TARGETS = "name layers of this model in technique.target_modules"
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds by the clock and of the processors."""
+    return time.perf_counter(), time.process_time()
+
+
+class TrainingRun:
+    """One making of a tuned model."""
+
+    def __init__(self, step: Tune, technique: Technique, work: StepContext) -> None:
+        from luthier.models.load import base_folder, name_of
+
+        self._step, self._technique, self._work = step, technique, work
+        self._model = work.inputs["model"]
+        self._base = base_folder(self._model)
+        self._name = name_of(self._model)
+        self._description = describe(self._base)
+        step.agree(self._description)
+        self._rate = step.rate_for(technique, self._description)
+        self._before = [0.0, 0.0]
+        """What the technique took before the first step."""
+
+    def run(self) -> dict[str, Any]:
+        """Rows, model, loop, files; returns measures."""
+        start_clocks = _clocks()  # the first imports here load torch
+        from luthier.chat.tokenizer import ChatTokenizer
+        from luthier.models.kernels.lora import own_forward
+        from luthier.models.load import pick_dtype
+
+        text = ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
+        for sentence in text.notes:
+            self._work.events.note(sentence)
+        material, step = TrainingData(self._step, self._work, text), self._step
+        sampler = material.sampler
+        training, keeper = self._prepare(material, sampler)
+        wall, cpu = (now - then for now, then in zip(_clocks(), start_clocks, strict=True))
+        begin = {"begin_s": wall - self._before[0], "begin_cpu_s": cpu - self._before[1]}
+        bits, headed = 8 * pick_dtype(step.dtype).itemsize, step.objective.wants_head()
+        operations = operations_of(self._description, training.trainable, bits=bits, headed=headed)
+        speed = Speed(self._work, sampler, operations)
+        settings = {**step.hashed_settings(), "learning_rate": self._rate.value, "seed": self._work.seed}
+        with Watching(step.report_to, self._work, settings, speed) as on_step:
+            self._warn_unmoved(training.run(keeper, on_step, self._work.events.note), sampler)
+        own_forward(self.trained)
+        self._save(training, material, sampler)
+        write_rendered(self._work.folder, material, step, text)
+        self._save_epochs(keeper, training, material, sampler)
+        aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
+        rollout_sampler = material.rollout_sampler
+        drawing_s = rollout_sampler.drawing_s if rollout_sampler is not None else 0.0
+        rates = speed.measures(sum(aside.values()), drawing_s)
+        if any(parameter.device.type != "cpu" for parameter in self.trained.parameters()):
+            del rates["flops_per_cpu_s"]  # a processor's time tells nothing of an accelerator's
+        drawn = (
+            {"writing_s": rollout_sampler.writing_s, "judging_s": rollout_sampler.judging_s}
+            if rollout_sampler is not None
+            else {}
+        )
+        if rollout_sampler is not None and rollout_sampler.drawn and rollout_sampler.writer is None:
+            drawn["drawing_flops_per_s"] = (
+                rollout_sampler.drawn * 2 * self._description.parameters / rollout_sampler.drawing_s
+            )
+        sizes = {"parameters": self._description.parameters, "bits_a_number": bits}
+        return {**rates, **aside, **drawn, **begin, **sizes}
+
+    def _warn_unmoved(self, names: list[str], sampler: BatchSampler) -> None:
+        if names and sampler.steps > 1:  # at the first step LoRA's A stands still, since B is zero
+            self._work.events.warning(f"{len(names)} parameters did not move, {names[0]} among them")
+
+    def _prepare(self, material: TrainingData, sampler: BatchSampler) -> tuple[Trainer, CheckpointManager]:
+        import torch
+
+        from luthier.models.kernels.calls import how_computed
+        from luthier.models.kernels.lora import one_product
+        from luthier.models.load import pick_dtype
+        from luthier.models.packing.logprobs import forget, reading
+        from luthier.models.quiet import no_peft_warning
+        from luthier.tune.training.memory import packs_of
+        from luthier.tune.training.trainer import Trainer, TrainingArguments
+
+        torch.set_num_threads(cores())
+        step = self._step
+        dtype = pick_dtype(step.dtype)
+        plain = self._open(dtype, material.about)
+        if step.objective.needs_reference:
+            material.refer(plain, sampler)
+            forget(plain)
+        with no_peft_warning():
+            model = self._technique.adapt(plain, self._work.seed)
+        self._technique.check_saved(model)
+        critic = self._critic(model)
+        tokens = self._tokens(material.dataset)
+        start_clocks = _clocks()
+        self._technique.begin(model, packs_of(material.dataset, sampler, tokens))
+        self._before = [now - then for now, then in zip(_clocks(), start_clocks, strict=True)]
+        one_product(model)
+        release_memory()
+        how = reading(model)
+        if warning := self._technique.warning(self._description):
+            self._work.events.note(warning)
+        numbers = str(dtype).removeprefix("torch.") + how_computed(model)
+        self._say(how.why, numbers, tokens, sampler)
+        args = TrainingArguments(
+            rate=self._rate.value,
+            schedule=step.shape,
+            warmup=step.warmup_ratio,
+            decay=step.decay or DECAY,
+            optimizer=step.optimizer,
+            clip=step.max_grad_norm,
+            max_tokens_per_microbatch=tokens,
+            ema=step.ema,
+            spike=step.loss_spike,
+            on_loss_spike=step.on_loss_spike,
+            rate_of=self._rate_of,
+            epochs=step.kept_epochs,
+        )
+        self.trained = model
+        source = material.source(model, tokens, critic)
+        training = Trainer(model, step.objective, source, sampler, args, material.watch, material.teacher, critic)
+        return training, self._keeper()
+
+    def _critic(self, model: Any) -> Critic | None:
+        """The critic that the objective needs, over the same base; it is said with what it begins."""
+        policy = self._step.objective
+        if not isinstance(policy, ActorCritic):
+            return None
+        from luthier.tune.training.critic import Critic, add_critic, start_of
+
+        start, why = None, "as asked for"
+        if policy.value_start == "auto":
+            start, why = start_of(self._work.inputs.get("reward_model"), self._model, model)
+        add_critic(model, self._work.seed, start)
+        begins = "with the reward model's adapter and head" if start is not None else f"at zero: {why}"
+        self._work.events.note(f"the critic is an adapter and a head over the same base; it begins {begins}")
+        return Critic(model, policy.value_loss)
+
+    def _rate_of(self, name: str) -> float:
+        """The factor on a parameter's learning rate: the technique's, and the critic's own."""
+        own = self._technique.rate_of(name)
+        policy = self._step.objective
+        if isinstance(policy, ActorCritic):
+            from luthier.tune.training.critic import is_critics
+
+            own *= policy.value_rate if is_critics(name) else 1.0
+        return own
+
+    def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
+        """The plain model to be made trainable, under the head that the objective needs."""
+        from luthier.models.load import placed
+        from luthier.models.sequence_head import is_sequence, with_outputs
+
+        model, outputs = placed(self._technique.open(self._model, dtype)), self._step.objective.outputs(about)
+        return with_outputs(model, outputs) if outputs or is_sequence(model) else model
+
+    def _keeper(self) -> CheckpointManager:
+        """Keeps states under a name that only trainings of one technique with one optimizer share."""
+        from luthier.tune.training.checkpoint import CheckpointManager
+
+        step, path = self._step, self._work.scratch / "checkpoint.safetensors"
+        start = locate(step.resume_from, self._work.base) if step.resume_from is not None else None
+        key = digest_of(["1", step.technique.settings(), step.optimizer.settings()])
+        return CheckpointManager(path, key, start, step.save_steps)
+
+    def _tokens(self, dataset: TokenizedDataset) -> int:
+        requested = self._step.max_tokens_per_microbatch
+        fits = (
+            tokens_that_fit(self._step.technique, self._step.optimizer, self._description)
+            if requested == "auto"
+            else requested
+        )
+        return max(fits, dataset.longest)
+
+    def _say(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
+        """What was decided for the user, and why."""
+        note = self._work.events.note
+        note(
+            f"{sampler.count} rows, {sampler.steps} steps of {sampler.batch_size} rows, in {numbers} "
+            f"on {cores()} cores, at most {tokens} tokens at once"
+        )
+        rate, step = self._rate, self._step
+        note(f"learning rate {rate.value:g} ({rate.why}), {step.shape}, {step.optimizer.kind}, seed {sampler.seed}")
+        if padded:
+            note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
+
+    def _save(self, training: Trainer, material: TrainingData, sampler: BatchSampler) -> None:
+        """What comes of it."""
+        record = {"held_out": training.held_out, **({"stopped": training.stopped} if training.stopped else {})}
+        self._write(self._work.folder, training, material, sampler, len(training.log), record)
+        refuse_idle(self._work.folder)
+
+    def _save_epochs(
+        self, keeper: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
+    ) -> None:
+        """The model after each epoch that is kept, in a folder as if training had ended there."""
+        from luthier.tune.training.trainer import put
+
+        for epoch in self._step.kept_epochs:
+            if (found := keeper.read_epoch(epoch)) is None:
+                self._work.events.warning(f"epoch {epoch} did not end in this training: it is not kept")
+                continue
+            steps, weights = found
+            put(self.trained, weights)
+            held_out = training.held_out
+            record = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}
+            self._write(self._work.folder / EPOCHS / str(epoch), training, material, sampler, steps, record)
+
+    def _write(
+        self,
+        folder: Path,
+        training: Trainer,
+        material: TrainingData,
+        sampler: BatchSampler,
+        steps: int,
+        summary: Mapping[str, Any],
+    ) -> None:
+        """The weights that the model has now, and what is told of so many steps."""
+        step = self._step
+        folder.mkdir(parents=True, exist_ok=True)
+        self._technique.save(self.trained, folder, self._base, self._name)
+        record = TrainingRecord.model_validate(
+            {
+                "technique": step.technique.settings(),
+                "objective": step.objective.settings(),
+                "optimizer": step.optimizer.settings(),
+                "base": self._name,
+                "steps": steps,
+                "rows": sampler.count,
+                "rows_seen": min(steps * sampler.batch_size, sampler.total),
+                "learnt_tokens": material.dataset.counts.trained_tokens,
+                "trainable_parameters": training.trainable,
+                "learning_rate": self._rate.value,
+                "learning_rate_why": self._rate.why,
+                **summary,
+                **step.objective.card(material.about),
+            }
+        )
+        record.write(folder)
+        lines = training.log[:steps]
+        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        saved = (summary["held_out"] or {}).get("saved_step", steps)
+        material.write_learnt(
+            folder / "training_examples.parquet",
+            training.count_examples_seen(steps),
+            training.count_examples_seen(saved),
+        )
+
+
+TRAVELS: tuple[str, ...] = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "LICENSE", "model.json",
+)  # fmt: skip
+"""Files beside the weights that belong to a model: they go along unchanged."""
+
+
+def write_whole(model: Any, folder: Path, base: Path) -> None:
+    """Write all weights in one safetensors file, and copy everything else from the base; tied weights stay tied."""
+    from safetensors.torch import save_file
+
+    state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    for tied in sorted(getattr(model, "_tied_weights_keys", None) or ()):
+        source = next((key for key, value in state.items() if _same(value, state.get(tied)) and key != tied), None)
+        if source is not None:
+            del state[tied]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    if is_sequence(model):
+        write_settings(folder / "config.json", {**read_object(base / "config.json"), **head_settings(model)})
+    else:
+        shutil.copyfile(base / "config.json", folder / "config.json")
+    tell_dtype(folder)
+    for file in TRAVELS:
+        if (base / file).is_file():
+            shutil.copyfile(base / file, folder / file)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape

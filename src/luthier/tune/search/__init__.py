@@ -1,1 +1,0 @@
-"""Searching for words: which prompts are tried, how each is scored, and which goes on."""

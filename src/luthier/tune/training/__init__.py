@@ -1,0 +1,1 @@
+"""The trainer: training loop, schedule, memory, checkpoints and optimizer state."""

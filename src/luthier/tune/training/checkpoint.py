@@ -1,0 +1,213 @@
+"""Checkpoints of a running training: the newest state and the best weights, each one whole file, replaced now and then;
+and the weights at the ends of epochs that are to be kept.
+
+Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. A state
+is copied in memory between two steps; a thread writes it and gives it its name while training goes on. Where memory is
+short, training waits for the writing. A kill at any moment leaves the file before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.files import sync, writing
+
+SHARE = 0.02
+"""Share of the time that may go into checkpoints: half as much again is left for guesses that were too low."""
+BYTES_PER_S = 200e6
+"""How fast a first checkpoint is assumed to be written, before one was: slowly."""
+ROOM = 4
+"""A state is copied in memory when so many of its size are free."""
+LEAST_SECONDS = 10.0
+"""Time between two checkpoints, at least."""
+
+_MEMORY = Path("/proc/meminfo")
+
+
+class TrainingState(NamedTuple):
+    """A training between two steps."""
+
+    step: int
+    """Optimizer steps that are done."""
+    tensors: dict[str, Tensor]
+    log: tuple[str, ...]
+    """One line of JSON for each step that is done."""
+    threads: int
+    """How many threads computed: sums fall differently with another number."""
+    tokens: int
+    """Tokens computed at once, at most: what fitted."""
+    since: int = 0
+    """The step at which this training took up the state of another one; its own begin is 0."""
+    kernels: str = ""
+    """The compiled kernels that computed; empty where torch did."""
+    lanes: int = 1
+    """How many packs were read at once, at most."""
+
+
+@dataclass
+class CheckpointManager:
+    """Keeps the newest state of one training in `path`, and its best weights beside it."""
+
+    path: Path
+    key: str
+    """Names the training; a file of another one is not read."""
+    start: Path | None = None
+    """A state of another training from which this one goes on."""
+    every: int | None = None
+    """Steps between checkpoints; None: as often as `SHARE` of the time allows."""
+    spent_s: float = field(default=0.0, init=False)
+    """Seconds that training stood still for checkpoints, in this process."""
+    _rate: float = field(default=BYTES_PER_S, init=False)
+    _begun: float = field(default_factory=time.monotonic, init=False)
+    _last: float = field(default_factory=time.monotonic, init=False)
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+    _writing: Future[None] | None = field(default=None, init=False)
+
+    @property
+    def best_path(self) -> Path:
+        """Where the best weights are kept."""
+        return self.path.with_name("best.safetensors")
+
+    def due(self, step: int, size: int) -> bool:
+        """Whether it is time to write a state of so many bytes."""
+        if self.every is not None:
+            return step % self.every == 0
+        if self._writing is not None and not self._writing.done():
+            return False
+        now = time.monotonic()
+        affordable = self.spent_s + size / self._rate <= SHARE * (now - self._begun)
+        return affordable and now - self._last >= LEAST_SECONDS
+
+    def write(self, state: TrainingState) -> None:
+        """Take a state; the file of the one before is replaced a little later, by a whole one."""
+        about = {
+            "step": str(state.step),
+            "threads": str(state.threads),
+            "tokens": str(state.tokens),
+            "since": str(state.since),
+            "kernels": state.kernels,
+            "lanes": str(state.lanes),
+        }
+        self._write(self.path, state.tensors, {**about, "log": "\n".join(state.log)})
+        self._last = time.monotonic()
+
+    def write_best(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take the best weights so far; a state that is written later never reaches the disk before them."""
+        self._write(self.best_path, weights, {"step": str(step)})
+
+    def write_epoch(self, weights: Mapping[str, Tensor], epoch: int, step: int) -> None:
+        """Take the weights at the end of an epoch, as the best ones are taken."""
+        self._write(self._epoch_path(epoch), weights, {"step": str(step)})
+
+    def read_epoch(self, epoch: int) -> tuple[int, dict[str, Tensor]] | None:
+        """The weights at the end of an epoch, and the step after which they were; None when none were taken."""
+        found = self._read(self._epoch_path(epoch))
+        return (int(found[1]["step"]), found[0]) if found else None
+
+    def _epoch_path(self, epoch: int) -> Path:
+        return self.path.with_name(f"epoch-{epoch}.safetensors")
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
+        start = time.monotonic()
+        self.wait()
+        size = size_of(tensors)
+        metadata = {"key": self.key, **about}
+        if _has_room(ROOM * size):
+            self._writing = self._writer.submit(
+                _put, path, {name: _copied(value) for name, value in tensors.items()}, metadata
+            )
+        else:
+            _put(path, tensors, metadata)
+        took = time.monotonic() - start
+        self.spent_s += took
+        self._rate = max(1.0, size / max(took, 1e-6))
+
+    def wait(self) -> None:
+        """Wait until what was taken is on the disk; `Unwritable` when it could not be written."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def read(self) -> TrainingState | None:
+        """The newest state; None when there is none of this training."""
+        if (found := self._read(self.path)) is not None:
+            return _state(*found)
+        if self.start is None:
+            return None
+        if (found := self._read(self.start)) is None:
+            what = "is no state that a training with this technique and optimizer stopped at"
+            raise ModelError(
+                what, where=SourceLocation(file=str(self.start)), hint="name the file that its error told of"
+            )
+        state = _state(*found)
+        return state._replace(since=state.step)
+
+    def read_best(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The best weights and the step after which they were; None when there are none of this training."""
+        found = self._read(self.best_path)
+        return (int(found[1]["step"]), found[0]) if found else None
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        self.wait()
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                about: dict[str, str] = file.metadata() or {}
+                if about.get("key") != self.key:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        except SafetensorError:
+            return None  # not whole: begun by another program; the training starts again
+        return tensors, about
+
+
+def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> TrainingState:
+    log = tuple(about["log"].split("\n")) if about["log"] else ()
+    step, threads, tokens, since = (int(about[name]) for name in ("step", "threads", "tokens", "since"))
+    kernels, lanes = about.get("kernels", ""), int(about.get("lanes", 1))
+    return TrainingState(step, tensors, log, threads, tokens, since, kernels, lanes)
+
+
+def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
+    """Bring tensors to the disk as a file, then let it take the place of the one before."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, about)
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
+
+
+def _has_room(size: int) -> bool:
+    """Whether this machine has so many bytes of memory free; where it does not say, it is taken to have."""
+    if not _MEMORY.is_file():
+        return True
+    free = next(line for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(free.split()[1]) * 1024 >= size
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of some tensors."""
+    return sum(value.nbytes for value in tensors.values())
+
+
+def threads() -> int:
+    """How many threads compute now."""
+    return torch.get_num_threads()

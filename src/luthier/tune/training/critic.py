@@ -1,0 +1,129 @@
+"""The critic of a policy: an adapter and a head of its own beside the policy's, over one frozen base, with no copy.
+
+It says at each token what the rest of an answer is still expected to be worth.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.core.artifact import Artifact
+from luthier.models.generation.cpu_decoder import speaking
+from luthier.models.load import ADAPTER, is_adapter, outputs_of, weights_of
+from luthier.models.packing.logprobs import states
+from luthier.models.packing.pack import Pack, TokenRow
+from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence_head import plain_model
+from luthier.tune.objective import Loss
+from luthier.tune.training.reference_logprobs import read_rows
+
+VALUE = "value"
+"""What the critic's adapter is called, and how the names of its parameters are told apart."""
+HEAD = "value_head"
+_SCORE = "score."
+_PLAIN = (True, "gaussian")
+"""Ways to begin an adapter that leave the base as it is."""
+
+
+class Critic:
+    """A value for each learnt token, and what is to be learnt of it."""
+
+    def __init__(self, model: Any, loss: Callable[[Tensor, Pack], Loss]) -> None:
+        """`model` is PEFT's, with the adapter and head that `add_critic` gave it; `loss` is pure."""
+        self._model, self._loss = model, loss
+
+    def loss(self, pack: Pack) -> Loss:
+        """What the values of a pack add to the loss."""
+        return self._loss(_values(self._model, pack), pack)
+
+    def read(self, rows: Sequence[TokenRow], tokens: int) -> list[list[float]]:
+        """The value before each learnt token of some rows, with no gradient; so many tokens are read at once."""
+        return read_rows(self._model, rows, tokens, _values)
+
+
+def _values(model: Any, pack: Pack) -> Tensor:
+    """(N,) in at least fp32."""
+    with speaking(model, VALUE):
+        found = states(model, pack)
+    head = getattr(model, HEAD)
+    return torch.nn.functional.linear(found.to(torch.promote_types(found.dtype, torch.float32)), head.weight)[:, 0]
+
+
+def is_critics(name: str) -> bool:
+    """Whether a parameter of this name is the critic's."""
+    return f".{VALUE}." in name or name.startswith(HEAD)
+
+
+def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
+    """Give a model with a low-rank adapter another one of the same settings, and a head that begins at zero.
+
+    `start` is the adapter of a reward model over the same base, from which both begin.
+    """
+    from peft import PeftConfig
+
+    own = model.peft_config[model.active_adapter]
+    config = copy.copy(PeftConfig.from_pretrained(start) if start is not None else own)
+    config.init_lora_weights, config.inference_mode = True, False
+    config.modules_to_save, config.use_dora, config.lora_dropout = None, False, 0.0
+    config.task_type = own.task_type
+    config._custom_modules = getattr(own, "_custom_modules", None)
+    with torch.random.fork_rng(devices=[]), no_peft_warning():
+        torch.manual_seed(seed + 1)
+        model.add_adapter(VALUE, config)
+    inner = plain_model(model)
+    device, width = next(inner.parameters()).device, inner.config.get_text_config().hidden_size
+    head = torch.nn.Linear(width, 1, bias=False, device=device, dtype=_wide(inner))
+    torch.nn.init.zeros_(head.weight)
+    model.add_module(HEAD, head)
+    if start is not None:
+        _take_up(model, start)
+    for name, parameter in model.named_parameters():
+        if is_critics(name):
+            parameter.requires_grad_(True)
+
+
+def _wide(inner: Any) -> torch.dtype:
+    return torch.promote_types(next(inner.parameters()).dtype, torch.float32)
+
+
+def _take_up(model: Any, start: Path) -> None:
+    """A reward model's adapter and head as the critic's."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    found = load_file(start / "adapter_model.safetensors")
+    head = next(value for name, value in found.items() if f".{_SCORE}" in name)
+    set_peft_model_state_dict(
+        model, {name: value for name, value in found.items() if f".{_SCORE}" not in name}, adapter_name=VALUE
+    )
+    with torch.no_grad():
+        getattr(model, HEAD).weight.copy_(head)
+
+
+def start_of(judge: Artifact | None, policy: Artifact, model: Any) -> tuple[Path | None, str]:
+    """The folder of the reward model's adapter when a critic can begin with it, and why not when it cannot.
+
+    `policy` is the model that learns, `model` that model with its own adapter.
+    """
+    if judge is None:
+        return None, "there is no reward model"
+    own = weights_of(judge)
+    if not is_adapter(own) or not outputs_of(judge):
+        return None, f"the reward model {'judges by a verdict, not a head' if is_adapter(own) else 'is no adapter'}"
+    if weights_of(own.parent("model")).digest != weights_of(policy).digest:
+        return None, "the reward model stands on another model"
+    if model.peft_config[model.active_adapter].init_lora_weights not in _PLAIN:
+        return None, "the policy's own start changes the base that the reward model knows"
+    from peft import PeftConfig
+
+    folder = own.folder / ADAPTER
+    config = PeftConfig.from_pretrained(folder)
+    if str(getattr(config.peft_type, "value", "")) != "LORA" or getattr(config, "use_dora", False):
+        return None, "the reward model's adapter is no plain low-rank one"
+    return folder, ""

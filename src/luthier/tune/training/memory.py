@@ -1,0 +1,167 @@
+"""Fit a training into memory: probe the largest microbatch first, and return freed memory to the system.
+
+The probe runs forward and backward of the largest microbatch, so a training runs out of memory before the first step or
+never. It reduces the number of parallel packs, then the tokens of a pack, until the microbatch fits.
+
+glibc keeps freed memory for the thread that allocated it. Packs of many sizes fragment it, and packs on parallel
+threads do not reuse the memory of a single pack; without `Leftovers`, a training of a few hundred steps held twice the
+memory of its largest step.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy
+import torch
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.files import lacks_memory
+from luthier.core.system.process import release_memory, resident_bytes
+from luthier.models.packing.pack import Pack, TokenRow, packs
+from luthier.tune.training.parallel import rounds
+from luthier.tune.training.schedule import BatchSampler
+
+Prepared = Callable[[list[TokenRow]], list[TokenRow]]
+LOOKED_AT = 32
+"""Steps whose packs are laid out to find the largest: those whose rows have most tokens."""
+
+
+class SizedDataset(Protocol):
+    """Lessons by number, and the tokens of each."""
+
+    @property
+    def sizes(self) -> numpy.ndarray[Any, Any]:
+        """(lessons,) tokens of each lesson."""
+
+    def rows(self, number: int) -> list[TokenRow]:
+        """The rows of one lesson."""
+
+
+ParallelPacks = tuple[Pack, ...]
+"""Packs that are read at once."""
+
+
+class Fitting(NamedTuple):
+    """What fits into memory: tokens that are read at once, in how many packs, and a sentence about it."""
+
+    tokens: int
+    lanes: int
+    what: str
+
+
+def rehearse(
+    largest: Callable[[int, int], ParallelPacks], tokens: int, lanes: int, read: Callable[[ParallelPacks], None]
+) -> Fitting:
+    """Run the largest packs, side by side where they may be, then alone, then smaller ones each time that memory fails.
+
+    `largest` gives them for a bound in tokens and a number of lanes. `ModelError` when not even the rows of one example
+    fit.
+    """
+    smaller = ""
+    while True:
+        parallel_packs = largest(tokens, lanes)
+        pack, computed = max(parallel_packs, key=_cost), sum(one.tokens for one in parallel_packs)
+        if _fits(parallel_packs, read):
+            return Fitting(tokens, lanes, f"{_named(parallel_packs)} into memory{smaller}")
+        if len(parallel_packs) > 1:
+            lanes = 1
+            smaller = f": packs are read one after another, since {computed} tokens side by side did not"
+            continue
+        if int(pack.lesson[-1]) == 0:
+            what = f"the {pack.tokens} tokens of example {pack.keys[0]} do not fit into memory"
+            hint = "leave out or cut long rows (max_length), or choose a technique or a model that needs less"
+            raise ModelError(what, where=SourceLocation(field="max_tokens_per_microbatch"), hint=hint)
+        tokens = min(tokens, pack.tokens) // 2
+        smaller = f": max_tokens_per_microbatch was lowered to {tokens}, since {pack.tokens} tokens did not"
+
+
+def _named(parallel_packs: ParallelPacks) -> str:
+    if len(parallel_packs) == 1:
+        return f"the largest pack ({parallel_packs[0].tokens} tokens of {parallel_packs[0].rows} rows) fits"
+    sizes = " and ".join(str(one.tokens) for one in parallel_packs)
+    return f"the largest packs side by side ({sizes} tokens of {sum(one.rows for one in parallel_packs)} rows) fit"
+
+
+def _fits(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks], None]) -> bool:
+    """Whether packs can be read at once; what was held on the way is given back."""
+    try:
+        with torch.random.fork_rng():
+            read(parallel_packs)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+    else:
+        return True
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False
+
+
+def largest(
+    dataset: SizedDataset, sampler: BatchSampler, tokens: int, lanes: int = 1, prepared: Prepared = list
+) -> ParallelPacks:
+    """The packs read at once that have most tokens, among those of the steps that have most to read."""
+    sizes = dataset.sizes
+    weights = [int(sizes[sampler.lessons_of(step)].sum()) for step in range(sampler.steps)]
+    longest = [int(sizes[sampler.lessons_of(step)].max()) for step in range(sampler.steps)]
+    steps = sorted(range(sampler.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
+    steps.append(longest.index(max(longest)))
+    read = (prepared(rows_of(dataset, sampler, step)) for step in steps)
+    at_once = (
+        tuple(sorted(some, key=_cost, reverse=True)[:lanes]) for rows in read for some in rounds(rows, tokens, lanes)
+    )
+    return max(at_once, key=lambda some: _sum(map(_cost, some)))
+
+
+def _sum(costs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    tokens, sources = zip(*costs, strict=True)
+    return sum(tokens), sum(sources)
+
+
+def _cost(pack: Pack) -> tuple[int, int]:
+    return pack.tokens, pack.sources.shape[0]
+
+
+def packs_of(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Iterator[Pack]:
+    """All packs of a course, in the order in which they are learnt; of a prompt that is yet to be answered all is
+    read."""
+    for step in range(sampler.steps):
+        yield from packs([_read(row) for row in rows_of(dataset, sampler, step)], tokens)
+
+
+def _read(row: TokenRow) -> TokenRow:
+    """A row of which nothing is learnt with one more token, before which the rest is read."""
+    return row if row.targets else replace(row, ids=[*row.ids, row.ids[-1]], loss_weights=[*row.loss_weights, 1.0])
+
+
+def rows_of(dataset: SizedDataset, sampler: BatchSampler, step: int) -> list[TokenRow]:
+    """The rows of one optimizer step."""
+    return [row for lesson in sampler.lessons_of(step) for row in dataset.rows(lesson)]
+
+
+SLACK = 1.1
+"""How much more than the largest step was seen to need may be held: giving back costs as much as asking again."""
+
+
+class Leftovers:
+    """What a training holds, and whether the next packs would find it."""
+
+    def __init__(self) -> None:
+        self._bound = 0
+        self._beside = 0
+        self._fresh = False
+
+    def before(self, n_packs: int) -> None:
+        """Before so many packs are read at once: give back what they would not find, or what is too much."""
+        held = resident_bytes()
+        if self._fresh:  # what is held now is what the packs since needed
+            self._bound = max(self._bound, held)
+        self._fresh = n_packs != self._beside or held > SLACK * self._bound
+        self._beside = n_packs
+        if self._fresh:
+            release_memory()

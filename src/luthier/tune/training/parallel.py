@@ -1,0 +1,43 @@
+"""The packs of one step of a training, for lanes that read them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from luthier.models.packing.pack import Pack, TokenRow, packs
+from luthier.models.packing.parallel import AGAIN, ENOUGH, LEAST_TOKENS, WORTH
+
+
+def rounds(rows: Sequence[TokenRow], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:
+    """The packs of a step, those together that lanes take one after another, each as it is ready; at most so many
+    tokens are read at any moment, side by side or not."""
+    whole = packs(rows, tokens)
+    computed = sum(one.tokens for one in whole)
+    if lanes > 1 and computed >= LEAST_TOKENS * lanes:
+        found = _enough(rows, tokens // lanes, lanes, computed) or packs(rows, tokens // lanes, n_parallel=lanes)
+        if _last(found, lanes) <= WORTH * computed and sum(_most(found, lanes)) <= tokens:
+            return [tuple(found)]
+    return [(one,) for one in (_enough(rows, tokens, 1, computed) or whole)]
+
+
+def _enough(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) -> list[Pack]:
+    """Packs of enough tokens and no more, where rows share so little that hardly more is computed; else none."""
+    if torch.cuda.is_available() or tokens <= ENOUGH or computed <= ENOUGH * lanes:
+        return []
+    found = packs(rows, ENOUGH, n_parallel=lanes)
+    return found if sum(one.tokens for one in found) <= AGAIN * computed else []
+
+
+def _last(some: Sequence[Pack], lanes: int) -> int:
+    """Tokens of the lane that ends last, when each takes the next pack as it is ready."""
+    ends = [0] * lanes
+    for one in some:
+        ends[ends.index(min(ends))] += one.tokens
+    return max(ends)
+
+
+def _most(some: Sequence[Pack], lanes: int) -> list[int]:
+    """Tokens of the largest packs that may be read at the same time."""
+    return sorted((one.tokens for one in some), reverse=True)[:lanes]

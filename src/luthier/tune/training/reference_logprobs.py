@@ -1,0 +1,155 @@
+"""Log-probabilities of a reference model, and the validation loss and metric of held-out rows.
+
+Rows are read without training: the reference of an objective, and what a step needs of its own rows in advance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.metrics.intervals import totals
+from luthier.metrics.metric import EvalPredictions, Metric
+from luthier.models.generate import label_scores, score_options
+from luthier.models.options import Normalize, normalize
+from luthier.models.packing.logprobs import answering, logprobs
+from luthier.models.packing.pack import Pack, TokenRow
+from luthier.models.packing.parallel import read_packs
+from luthier.models.sequence_head import names_of, plain_model
+from luthier.tune.dataset.tokenized import TokenizedDataset
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
+
+
+def compute_training_logprobs(model: Any, pack: Pack) -> Tensor:
+    """(N,) log-probabilities, rounded as they are while the model learns."""
+    return logprobs(model, pack, training_precision=True)
+
+
+def read_rows(
+    model: Any, rows: Sequence[TokenRow], tokens: int, ask: Callable[[Any, Pack], Tensor] = compute_training_logprobs
+) -> list[list[float]]:
+    """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once.
+
+    They are rounded as they are while the model learns, so that a model that has not moved is its own reference.
+    `ask` gives another number for each learnt token of a pack.
+    """
+    found: list[list[float]] = [[] for _ in rows]
+    alone = [replace(row, key=str(at), group_size=1, token_values={}) for at, row in enumerate(rows)]
+    with torch.no_grad(), answering(model):
+        for pack, values in read_packs(model, alone, tokens, partial(ask, model)):
+            remaining = iter(values.tolist())
+            for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
+                found[int(key)] = list(islice(remaining, count))
+    return found
+
+
+def sums_of_rows(model: Any, rows: Sequence[TokenRow], tokens: int) -> list[float]:
+    """For each row the weighted sum of the log-probabilities of its learnt tokens."""
+    found = read_rows(model, rows, tokens)
+    return [
+        sum(row.loss_weights[at] * value for at, value in zip(row.targets, values, strict=True))
+        for row, values in zip(rows, found, strict=True)
+    ]
+
+
+@contextmanager
+def learning(model: Any, objective: Objective) -> Iterator[None]:
+    """A model with the dropout that an objective learns with, for as long as it learns."""
+    with answering(model):
+        if not objective.draws:
+            for module in model.modules() if objective.builtin_dropout else adapters_of(model):
+                module.training = True
+        yield
+
+
+def adapters_of(model: Any) -> Iterator[Any]:
+    """The modules that PEFT's model has beside the base's own, their dropout among them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            yield layer
+            for name, part in layer.named_children():
+                yield from part.modules() if name != "base_layer" else ()
+
+
+TOGETHER = 128
+"""Rows that are read together."""
+
+
+@dataclass(frozen=True)
+class LabelQuestions:
+    """Held-out rows as questions with a label each."""
+
+    prompts: Sequence[Sequence[int]]
+    choices: Sequence[Sequence[Sequence[int]]]
+    """Ids of what is said for each label, for each prompt."""
+    labels: Sequence[str]
+    """The labels in the order of the choices."""
+    references: Sequence[str]
+    normalize: Normalize = "sum"
+    """How a label's score is made of its tokens' log-probabilities, as the objective makes it."""
+
+
+class HeldOutEvaluator(NamedTuple):
+    """What is measured, and on what."""
+
+    objective: Objective
+    dataset: TokenizedDataset
+    teacher: Teacher | None = None
+    metric: Metric | None = None
+    questions: LabelQuestions | None = None
+
+    def take(self, model: Any, tokens: int) -> dict[str, float]:
+        """`held_out_loss`, the objective's own measures, and the metric by its name, of a model that reads at most so
+        many tokens at once."""
+        with torch.no_grad(), answering(model):
+            found = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
+            if self.metric is not None and self.questions is not None:
+                found[f"held_out_{self.metric.kind}"] = measured(model, self.metric, self.questions, tokens)
+        return found
+
+    def _losses(self, model: Any, tokens: int) -> dict[str, float]:
+        """The loss and what may decide beside it: sums over all held-out rows, by one denominator."""
+        found, weight = dict.fromkeys(("loss", *self.objective.measured), 0.0), 0.0
+        for begin in range(0, len(self.dataset), TOGETHER):
+            numbers = range(begin, min(begin + TOGETHER, len(self.dataset)))
+            rows = [row for number in numbers for row in self.dataset.rows(number)]
+            rows = self.objective.prepared(rows, lambda some: sums_of_rows(model, some, tokens))
+            weight += self.objective.denominator(rows)
+            for _, loss in read_packs(model, rows, tokens, partial(self._loss, model)):
+                found["loss"] += float(loss.total)
+                for name in self.objective.measured:
+                    found[name] += float(loss.measures[name])
+        return {name: value / weight for name, value in found.items()}
+
+    def _loss(self, model: Any, pack: Pack) -> Loss:
+        logp, pack = asked_of(model, self.objective, self.objective.ready(pack, self.teacher), logprobs)
+        return self.objective.loss(logp, pack, pack.token_values.get(REFERENCE))
+
+
+def measured(model: Any, metric: Metric, questions: LabelQuestions, tokens: int) -> float:
+    """A metric of the labels that a model finds likeliest, by the code that evaluation uses."""
+    scores: list[Mapping[str, float]] = []
+    named = names_of(plain_model(model))
+    for begin in range(0, len(questions.prompts), TOGETHER):
+        some = slice(begin, begin + TOGETHER)
+        if named:
+            found = label_scores(model, questions.prompts[some], tokens=tokens)
+        else:
+            choices = questions.choices[some]
+            sums = score_options(model, questions.prompts[some], choices, tokens=tokens)
+            token_sums = [list(zip(row, map(len, own), strict=True)) for row, own in zip(sums, choices, strict=True)]
+            found = [normalize(questions.normalize, row) for row in token_sums]
+        scores += [dict(zip(named or questions.labels, row, strict=True)) for row in found]
+    predictions = [max(questions.labels, key=row.__getitem__) for row in scores]
+    answers = EvalPredictions.of(predictions, questions.references, label_scores=scores)
+    metric.check(answers)
+    return float(metric.value(totals(metric.statistics(answers)))[0])

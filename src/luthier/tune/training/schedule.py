@@ -1,0 +1,179 @@
+"""The order of examples and the learning rate, as pure functions of seed and step, so no state is saved.
+
+A curriculum (Bengio et al. 2009) sorts the examples by a number of each row, such as its length or a score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.artifacts.dataset import columns
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy
+
+    from luthier.tune.dataset.tokenized import TokenizedDataset
+
+Shape = Literal["linear", "cosine", "constant", "wsd"]
+DECAY = 0.2
+"""Share of all steps over which `wsd` falls, when nothing else is wanted (Hägele et al., 2024)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSampler:
+    """The whole way through the lessons: `count` lessons, seen `epochs` times, some at each step."""
+
+    seed: int
+    count: int
+    epochs: float
+    batch_size: int
+    first: numpy.ndarray[Any, Any] | None = field(default=None, compare=False)
+    """(count,) numbers of the lessons in the order of the first passes; None: drawn, as in all others."""
+    first_epochs: int = 0
+    """How many passes keep that order."""
+
+    @property
+    def total(self) -> int:
+        """Lessons seen in all, repeats included; at least one."""
+        return max(1, round(self.count * self.epochs))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps; the last may be short."""
+        return math.ceil(self.total / self.batch_size)
+
+    def end_of(self, epoch: int) -> int:
+        """How many steps are done when all lessons were seen so many times."""
+        return min(self.steps, math.ceil(epoch * self.count / self.batch_size))
+
+    def lessons_of(self, step: int) -> list[int]:
+        """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
+        begin = step * self.batch_size
+        return [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+
+    def _lesson(self, at: int) -> int:
+        if self.first is not None and at < self.first_epochs * self.count:
+            return int(self.first[at % self.count])
+        return int(order(self.seed, at // self.count, self.count)[at % self.count])
+
+
+@lru_cache(maxsize=2)
+def order(seed: int, epoch: int, count: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]:
+    """A permutation of `count` lessons, for one epoch."""
+    import numpy
+
+    return numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(count)
+
+
+def chosen(seed: int, count: int, limit: int | None) -> list[int]:
+    """Which examples are used when not all are: drawn by the seed, in source order."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    import numpy
+
+    drawn = numpy.random.Generator(numpy.random.PCG64([seed, 1 << 32])).permutation(count)[:limit]
+    return sorted(int(at) for at in drawn)
+
+
+def rate_at(step: int, steps: int, shape: Shape, warmup: float, decay: float) -> float:
+    """The share of the full learning rate at a step (from 0): it rises over the warm-up, then follows the shape.
+
+    `warmup` and `decay` are shares of all steps; `decay` is how long `wsd` falls, by one minus the root of the way
+    gone (Hägele et al., 2024): over two steps at least, since the first of a fall still has the full rate.
+    """
+    rising = max(1, round(warmup * steps)) if warmup > 0 else 0
+    if step < rising:
+        return (step + 1) / rising
+    decay_start = max(rising, steps - max(2, round(decay * steps))) if shape == "wsd" else rising
+    gone = max(0, step - decay_start) / max(1, steps - decay_start)
+    return _FALLS[shape](gone)
+
+
+_FALLS: dict[Shape, Callable[[float], float]] = {
+    "linear": lambda gone: 1.0 - gone,
+    "cosine": lambda gone: 0.5 * (1.0 + math.cos(math.pi * gone)),
+    "constant": lambda gone: 1.0,
+    "wsd": lambda gone: 1.0 - math.sqrt(gone),
+}
+"""What is left of the rate when a share of the fall is gone."""
+
+
+TOKENS = "tokens"
+_WHERE = SourceLocation(field="curriculum.by")
+
+
+class Curriculum(BaseModel):
+    """In which order rows come first, when not in a drawn one (Bengio et al., 2009)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: str = TOKENS
+    """The number that decides: `tokens` of the row, a column of the data (`meta.difficulty`), or one that an operator
+    wrote (`quality.broken`). Rows alike in it come in a drawn order, rows without it last."""
+    first: Literal["lowest", "highest"] = "lowest"
+    """Which end comes first."""
+    epochs: int = Field(default=1, ge=1)
+    """How many passes keep this order; those after are drawn anew, as without a curriculum."""
+
+
+def ordered(curriculum: Curriculum, data: Artifact, dataset: TokenizedDataset, seed: int) -> numpy.ndarray[Any, Any]:
+    """(lessons,) their numbers in the order of the curriculum: a pure function of the data and the seed."""
+    import numpy
+
+    values = numpy.asarray(dataset.sizes if curriculum.by == TOKENS else _values(curriculum.by, data, dataset), float)
+    values = values if curriculum.first == "lowest" else -values
+    drawn = order(seed, 0, len(dataset))
+    return drawn[numpy.argsort(values[drawn], kind="stable")]  # what is no number stands last
+
+
+def _values(by: str, data: Artifact, dataset: TokenizedDataset) -> list[float]:
+    found = {name: _number(value, by, name) for name, value in _column(by, data)}
+    if all(map(math.isnan, found.values())):
+        raise DataError(f"no training row has a number in {by!r}", where=_WHERE, hint="name a column of numbers")
+    return [found.get(key, float("nan")) for key in dataset.keys]
+
+
+def _column(by: str, data: Artifact) -> Iterator[tuple[str, Any]]:
+    """The id of each row and what stands in the column; `DataError` when nothing is called so."""
+    import json
+
+    import polars
+
+    table, _, name = by.partition(".")
+    if table == "meta" and name:
+        for row in columns(data, "train", "id", "meta"):
+            yield row["id"], json.loads(row["meta"] or "{}").get(name)
+        return
+    files = {
+        entry.path.removeprefix("attributes/").removesuffix(".parquet"): entry.path
+        for entry in data.manifest.files
+        if entry.path.startswith("attributes/")
+    }
+    known = {f"{operator}.{column}": operator for operator, path in files.items() for column in _names(data, path)}
+    if by not in known:
+        hint = did_you_mean(by, {TOKENS, "meta.COLUMN", *known})
+        raise DataError(f"the rows have no {by!r}", where=_WHERE, hint=hint)
+    read = polars.read_parquet(data.path(files[table]), columns=["id", name])
+    yield from zip(read["id"].to_list(), read[name].to_list(), strict=True)
+
+
+def _names(data: Artifact, path: str) -> list[str]:
+    from pyarrow.parquet import read_schema
+
+    return [name for name in read_schema(data.path(path)).names if name != "id"]
+
+
+def _number(value: Any, by: str, row: str) -> float:
+    try:
+        return float("nan") if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        what = f"row {row} has {str(value)[:40]!r} in {by!r}, which is no number"
+        raise DataError(what, where=_WHERE, hint="name a column of numbers") from None

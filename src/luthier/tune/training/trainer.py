@@ -1,0 +1,479 @@
+"""The training loop, and the exponential moving average of weights.
+
+The rows of a step, their split and every update depend only on recipe and seed. A step's rows are packed together,
+split only to fit into memory, and divided by one denominator over the whole step, so a split changes the gradient only
+by the order of sums. A killed run resumes from its newest checkpoint and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.kernels.calls import kernels_of, torch_only
+from luthier.models.packing.logprobs import logprobs
+from luthier.models.packing.pack import Pack, TokenRow
+from luthier.models.packing.parallel import WorkerThreads, lanes_for
+from luthier.tune.cost import Computed
+from luthier.tune.dataset.validation import BestCheckpoint, HeldOut, after
+from luthier.tune.objective import REFERENCE, BatchSource, Loss, Objective, Teacher, asked_of
+from luthier.tune.optimizer import Optimizer
+from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, size_of, threads
+from luthier.tune.training.critic import Critic
+from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, trouble
+from luthier.tune.training.memory import Leftovers, rehearse
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+from luthier.tune.training.parallel import rounds
+from luthier.tune.training.reference_logprobs import learning
+from luthier.tune.training.schedule import BatchSampler, Shape, rate_at
+
+
+class Average:
+    """The exponential moving average of some tensors, by name; it follows them from where they are."""
+
+    def __init__(self, moving: Mapping[str, Tensor], decay: float) -> None:
+        self._decay = decay
+        self.values = {name: value.detach().clone() for name, value in moving.items()}
+
+    def follow(self, moving: Mapping[str, Tensor], step: int) -> None:
+        """Take in the weights after a step (from 1); early steps count more, so that the start is soon forgotten."""
+        decay = min(self._decay, step / (step + 9.0))
+        for name, value in self.values.items():
+            value.lerp_(moving[name].detach(), 1.0 - decay)
+
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Go on from averages that were kept."""
+        for name, value in values.items():
+            self.values[name].copy_(value)
+
+
+@contextmanager
+def standing_in(model: torch.nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let a model answer with other weights for a while, by parameter name; its own are not copied."""
+    own = {name: parameter.data for name, parameter in model.named_parameters() if name in values}
+    try:
+        put(model, values)
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            if name in own:
+                parameter.data = own[name]
+
+
+def put(model: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give a model other weights, by parameter name, in the precision that it computes in."""
+    for name, parameter in model.named_parameters():
+        if name in values:
+            parameter.data = values[name].to(device=parameter.device, dtype=parameter.dtype)
+
+
+_EMA = "ema/"
+"""Before the names of averaged weights in a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    """How the model learns."""
+
+    rate: float
+    schedule: Shape
+    warmup: float
+    decay: float
+    optimizer: Optimizer
+    clip: float | None
+    max_tokens_per_microbatch: int
+    ema: float | None = None
+    """How much of the running average of the weights is kept at each step; None: there is no average."""
+    spike: float = 10.0
+    """Robust deviations above recent losses from which a loss is a spike."""
+    on_loss_spike: Answer = "stop"
+    rate_of: Callable[[str], float]
+    """A factor on the rate, by the parameter's name."""
+    epochs: Sequence[int] = ()
+    """The epochs (from 1) after which the weights are kept."""
+
+
+class Measuring(Protocol):
+    """Something that says how good a model is."""
+
+    def take(self, model: Any, tokens: int) -> dict[str, float]:
+        """Numbers by name, `held_out_loss` among them; at most so many tokens are read at once."""
+
+
+class Watch(NamedTuple):
+    """What is measured on the way."""
+
+    held_out: HeldOut
+    exam: Measuring
+
+
+ASIDE = ("taken", "measures", "skipped", "samples", "instead")
+"""What a step's line does not tell as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """What one optimizer step did; every value follows from recipe and seed."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    rows: int
+    tokens: int
+    """Tokens of the rows, as if each were read alone."""
+    taken: Computed
+    """What was computed: of it the log tells the tokens, shared prefixes once."""
+    measures: dict[str, float]
+    skipped: str = ""
+    """Why the weights did not move; empty when they did."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """Answers worth showing."""
+    instead: tuple[int, ...] = ()
+    """The lessons that were learnt in place of the course's."""
+
+    def line(self) -> str:
+        """The step as a line of `log.jsonl`; what is no number stands as null."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ASIDE}
+        own["computed"] = round(self.taken.tokens)
+        record = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
+        record |= {name: some for name, some in (("samples", self.samples), ("instead", self.instead)) if some}
+        return json.dumps({name: _finite(value) for name, value in record.items()}, sort_keys=True)
+
+
+class _Read(NamedTuple):
+    """What one pack gives."""
+
+    loss: Loss
+    gradients: list[Tensor | None]
+
+
+class Trainer:
+    """A model on its way through a course of lessons."""
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        source: BatchSource,
+        sampler: BatchSampler,
+        args: TrainingArguments,
+        watch: Watch | None,
+        teacher: Teacher | None = None,
+        critic: Critic | None = None,
+    ) -> None:
+        self._critic = critic
+        self._model, self._objective, self._source = model, objective, source
+        self._course, self._manner, self._watch, self._teacher = sampler, args, watch, teacher
+        self._tokens = args.max_tokens_per_microbatch
+        self._lanes = WorkerThreads(
+            lanes_for(model) if critic is None else 1, "learning"
+        )  # a critic speaks through it too
+        settings = OptimizerSettings(optimizer=args.optimizer, clip=args.clip, rate_of=args.rate_of)
+        self._updater = MixedPrecisionOptimizer(model, settings)
+        self._average = Average(self._updater.weights(), args.ema) if args.ema is not None else None
+        self._log: list[str] = []
+        self._losses: list[float] = []
+        self._standing = BestCheckpoint()
+        self._since = 0
+        self._why_over = ""
+        self._kernels = kernels_of(model)
+        self.held_out_s = 0.0
+        """Seconds that held-out measurements took, in this process."""
+        self.stopped = ""
+        """After which step, and why, it ended before its last one."""
+        self._begun = self._updater.fingerprints()
+        self._leftovers = Leftovers()
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """One line of JSON for each step that is done."""
+        return tuple(self._log)
+
+    def count_examples_seen(self, steps: int) -> Counter[int]:
+        """How often each lesson was seen in the first so many steps, those that were left out aside."""
+        records = [json.loads(line) for line in self._log[:steps]]
+        return Counter(
+            lesson
+            for step, line in enumerate(records)
+            if "skipped" not in line
+            for lesson in line.get("instead") or self._course.lessons_of(step)
+        )
+
+    @property
+    def held_out(self) -> dict[str, Any] | None:
+        """The best held-out measurement, and the step whose weights are saved; None when nothing is held out."""
+        if self._watch is None:
+            return None
+        held_out, best = self._watch.held_out, self._standing
+        saved = best.step if held_out.keep == "best" and best.step else len(self._log)
+        return {"metric": held_out.name, "best": best.value, "best_step": best.step, "saved_step": saved}
+
+    @property
+    def trainable(self) -> int:
+        """How many numbers move."""
+        return self._updater.numbers
+
+    def run(
+        self, keeper: CheckpointManager, on_step: Callable[[StepMetrics], None], say: Callable[[str], None]
+    ) -> list[str]:
+        """Go on from the newest checkpoint to the end, leaving in the model the weights that are to be saved.
+
+        `told` hears of each step. Returns the names of parameters that were to move and did not (experts that no token
+        chose, say); when none moved at all, that is a `ModelError`.
+        """
+        first_step = self._resume(keeper, say)
+        with (
+            learning(self._model, self._objective),
+            nullcontext() if self._kernels else torch_only(),
+            ExitStack() as stack,
+        ):
+            stack.callback(self._lanes.close)
+            if first_step < self._course.steps:
+                self._rehearse(say)
+            for step in range(first_step, self._course.steps):
+                if why := self._over():
+                    self.stopped = f"after step {step}: {why}"
+                    say(f"stopped {self.stopped}")
+                    break
+                if step > first_step and self._source.begins(step) and keeper.due(step, self._size):
+                    keeper.write(self._state())
+                stepped = self._measured(self._step(step, keeper), keeper)
+                for epoch in self._ended(stepped.step):
+                    keeper.write_epoch(self._weights(), epoch, stepped.step)
+                self._note(stepped.line())
+                on_step(stepped)
+        unmoved = self._unmoved()
+        self._settle(keeper)
+        return unmoved
+
+    def gradient(
+        self, rows: list[TokenRow], denominator: float, step: int = 0
+    ) -> tuple[float, Computed, dict[str, float]]:
+        """Gather the gradient of one step's rows, pack by pack; returns loss, what was computed, and measures."""
+        total, computed, measures = 0.0, Computed(), dict[str, float]()
+        for number, parallel_packs in enumerate(rounds(rows, self._tokens, self._lanes.count)):
+            torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
+            self._leftovers.before(min(len(parallel_packs), self._lanes.count))
+            for loss in self._gathered(parallel_packs, denominator):
+                total += float(loss.total.detach()) / denominator
+                for name, value in loss.measures.items():
+                    measures[name] = measures.get(name, 0.0) + float(value) / denominator
+            for pack in parallel_packs:
+                computed = computed.and_of(Computed.of(pack, times=1 if self._critic is None else 2))
+        return total, computed, measures
+
+    def _gathered(self, parallel_packs: Sequence[Pack], denominator: float) -> list[Loss]:
+        """Read packs side by side, and gather their gradients in order."""
+        ready = [self._objective.ready(pack, self._teacher) for pack in parallel_packs]
+        losses = []
+        with closing(self._lanes.each(self._model, lambda pack: self._read(pack, denominator), ready)) as read:
+            for loss, gradients in read:
+                self._updater.gather(gradients)
+                losses.append(loss)
+        return losses
+
+    def _read(self, pack: Pack, denominator: float) -> _Read:
+        """One pack forward and backward."""
+        logp, pack = asked_of(self._model, self._objective, pack, logprobs)
+        loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
+        read = _Read(loss, self._updater.gradients(loss.total / denominator))
+        return read if self._critic is None else self._valued(self._critic, pack, denominator, read)
+
+    def _valued(self, critic: Critic, pack: Pack, denominator: float, read: _Read) -> _Read:
+        """What the critic learns of the same pack, once the policy's part is out of memory."""
+        own = critic.loss(pack)
+        gradients = self._updater.gradients(own.total / denominator)
+        both = [one if other is None else other for one, other in zip(read.gradients, gradients, strict=True)]
+        return _Read(read.loss._replace(measures={**read.loss.measures, **own.measures}), both)
+
+    def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
+        """One optimizer step over all of its rows."""
+        drawn = self._source.draw(step)
+        rows = drawn.rows
+        total, taken, measures = self.gradient(rows, drawn.denominator, step)
+        norm = self._updater.norm()
+        args = self._manner
+        rate = args.rate * rate_at(step, self._course.steps, args.schedule, args.warmup, args.decay)
+        watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
+        skipped = trouble(total, norm, self._losses, args.spike if watched else None)
+        if skipped:
+            self._give_up_or_skip(step, skipped, rows, keeper)
+            skipped = f"{skipped}, on examples {_named(rows)}"
+        elif not drawn.nothing:
+            self._updater.update(rate, norm)
+            if self._average is not None:
+                self._average.follow(self._updater.weights(), step + 1)
+        return StepMetrics(
+            step=step + 1,
+            loss=total,
+            lr=rate,
+            grad_norm=norm,
+            rows=len(self._course.lessons_of(step)),
+            tokens=sum(len(row.ids) for row in rows),
+            taken=taken,
+            measures={**drawn.measures, **measures},
+            skipped=skipped or drawn.nothing,
+            samples=drawn.samples,
+            instead=drawn.instead,
+        )
+
+    def _give_up_or_skip(self, step: int, what: str, rows: list[TokenRow], keeper: CheckpointManager) -> None:
+        """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
+        self._updater.drop()
+        often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
+        if self._manner.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
+            return
+        keeper.write(self._state())
+        keeper.wait()
+        raise ModelError(
+            f"training diverged at step {step + 1}: {what}, on examples {_named(rows)}",
+            where=SourceLocation(file=str(keeper.path)),
+            hint="lower learning_rate or set max_grad_norm; the state before this step is kept: "
+            f"`resume_from: {keeper.path}` goes on from it",
+        )
+
+    def _measured(self, stepped: StepMetrics, keeper: CheckpointManager) -> StepMetrics:
+        """The step with what was measured after it on held-out rows, when that is due."""
+        if self._watch is None:
+            return stepped
+        if not self._watch.held_out.due(stepped.step, self._course.steps) and not self._ended(stepped.step):
+            return stepped
+        held_out, exam = self._watch
+        weights, start = self._weights(), time.perf_counter()
+        with standing_in(self._model, weights):
+            found = exam.take(self._model, self._tokens)
+        self.held_out_s += time.perf_counter() - start
+        standing = after(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
+        if standing.step == stepped.step and held_out.keep == "best":
+            keeper.write_best(weights, stepped.step)
+        return replace(stepped, measures={**stepped.measures, **found})
+
+    def _ended(self, step: int) -> list[int]:
+        """The epochs whose weights are kept and that end with a step (from 1)."""
+        return [epoch for epoch in self._manner.epochs if self._course.end_of(epoch) == step]
+
+    def _note(self, line: str) -> None:
+        """Take a step's line into the log, and what later steps need to know of it."""
+        self._log.append(line)
+        record = json.loads(line)
+        self._why_over = self._source.hear(record)
+        if not record.get("skipped"):
+            self._losses.append(record["loss"])
+        if self._watch is not None and len(self._log) > self._since:
+            value = record.get(self._watch.held_out.name)
+            self._standing = after(self._watch.held_out, self._standing, record["step"], value)
+
+    def _over(self) -> str:
+        """Why training stops before its end: held-out measurements that do not become better, or the source's word."""
+        patience = self._watch.held_out.patience if self._watch is not None else None
+        if patience is not None and self._standing.since >= patience:
+            return f"no better since step {self._standing.step}"
+        return self._why_over
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        """The weights that answers are given with: what moves, or its average."""
+        return self._average.values if self._average is not None else self._updater.weights()
+
+    def _settle(self, keeper: CheckpointManager) -> None:
+        """Give the model the weights that are to be saved."""
+        weights = self._weights()
+        if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
+            found = keeper.read_best()
+            assert found is not None, "best weights reach the disk before any state that knows of them"
+            weights = found[1]
+        put(self._model, weights)
+        keeper.wait()
+
+    def _resume(self, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
+        """Take up the newest checkpoint, when there is one; returns how many steps are done."""
+        if (kept := keeper.read()) is None:
+            return 0
+        averaged = {name.removeprefix(_EMA): value for name, value in kept.tensors.items() if name.startswith(_EMA)}
+        self._check(kept.tensors)
+        self._updater.restore({name: value for name, value in kept.tensors.items() if not name.startswith(_EMA)})
+        if self._average is not None:
+            self._average.restore(averaged or self._updater.weights())
+        self._tokens, self._since = kept.tokens, kept.since
+        self._lanes.count = min(kept.lanes, lanes_for(self._model))
+        torch.set_num_threads(kept.threads)
+        if kept.kernels and kept.kernels != self._kernels:
+            say("this training was begun with kernels that are not here: its last bits may come out otherwise")
+        self._kernels = self._kernels if kept.kernels else ""
+        for line in kept.log:
+            self._note(line)
+        return kept.step
+
+    def _check(self, kept: Mapping[str, Tensor]) -> None:
+        """`ModelError` when a state is of other weights than those that move here."""
+        mine = {f"master/{name}": value.shape for name, value in self._updater.weights().items()}
+        if mine != {name: value.shape for name, value in kept.items() if name.startswith("master/")}:
+            what = "the state to go on from is of another model or technique"
+            raise ModelError(
+                what, where=SourceLocation(field="resume_from"), hint="use the settings that it was made with"
+            )
+
+    def _rehearse(self, say: Callable[[str], None]) -> None:
+        """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
+        drawn = False
+
+        def read(parallel_packs: Sequence[Pack]) -> None:
+            nonlocal drawn
+            before = torch.get_rng_state()
+            self._gathered(parallel_packs, 1.0)
+            drawn = drawn or not torch.equal(before, torch.get_rng_state())
+
+        self._tokens, lanes, what = rehearse(self._source.largest, self._tokens, self._lanes.count, read)
+        self._lanes.count = 1 if drawn else lanes
+        self._updater.drop()
+        say(what)
+
+    def _state(self) -> TrainingState:
+        averaged = self._average.values if self._average is not None else {}
+        tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
+        log = tuple(self._log)
+        return TrainingState(
+            len(log), tensors, log, threads(), self._tokens, self._since, self._kernels, self._lanes.count
+        )
+
+    @cached_property
+    def _size(self) -> int:
+        return size_of(self._state().tensors)
+
+    def _unmoved(self) -> list[str]:
+        now = self._updater.fingerprints()
+        still = [name for name, before in self._begun.items() if now[name] == before]
+        if len(still) == len(now):
+            why = {json.loads(line).get("skipped", "") for line in self._log}
+            what = f"no parameter moved: in every step {why.pop()}" if len(why) == 1 and all(why) else ""
+            hint = "ask for what the model sometimes gets right: easier prompts, more samples, rewards with degrees"
+            if what:
+                raise ModelError(what, where=SourceLocation(field="objective.rewards"), hint=hint)
+            raise ModelError("no parameter moved", hint="raise learning_rate, or train for more steps")
+        return still
+
+
+def _mixed(seed: int, step: int, pack: int) -> int:
+    """A different seed for the dropout of every pack."""
+    return (seed * 1_000_003 + step) * 1_009 + pack & (1 << 63) - 1
+
+
+def _named(rows: list[TokenRow]) -> str:
+    """The examples of some rows, in a few words."""
+    keys = list(dict.fromkeys(row.key for row in rows))
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,79 @@
+"""Small sets are seen often enough to be learnt, large ones once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.settings import (
+    ENOUGH_FOR_CLASSES,
+    ENOUGH_STEPS,
+    MOST_PASSES,
+    MOST_PASSES_OF_TEXT,
+    ROWS_PER_STEP,
+    suggest_training,
+)
+from luthier.tune.steps.tune import Tune
+
+Write = Callable[..., str]
+
+
+def test_it_speaks_of_the_training_that_there_is() -> None:
+    assert Tune.model_fields["batch_size"].default == ROWS_PER_STEP
+    assert Tune.model_fields["epochs"].default == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "settings"),
+    [
+        (188, 5, {"epochs": 4, "batch_size": 8}),
+        (200, 5, {"epochs": 4, "batch_size": 8}),
+        (320, 5, {"epochs": 3, "batch_size": 8}),
+        (400, 12, {"epochs": 4, "batch_size": 8}),
+        (40, 2, {"epochs": 8, "batch_size": 8}),
+        (188, 0, {"epochs": 4}),
+        (60, 0, {"epochs": 4, "batch_size": 8}),
+        (768, 0, {}),
+        (768, 5, {"batch_size": 8}),
+        (2016, 5, {"batch_size": 8}),
+        (2017, 5, {}),
+        (10_000, 77, {}),
+        (9_000, 77, {"epochs": 2}),
+        (50_000, 0, {}),
+    ],
+)
+def test_passes(rows: int, classes: int, settings: dict[str, int]) -> None:
+    assert suggest_training(rows, classes).settings == settings
+
+
+@given(st.integers(1, 100_000), st.integers(0, 200))
+def test_never_fewer_steps_than_the_defaults_and_never_too_many_passes(rows: int, classes: int) -> None:
+    found = suggest_training(rows, classes)
+    passes = found.settings.get("epochs", 1)
+    steps = math.ceil(rows * passes / found.settings.get("batch_size", ROWS_PER_STEP))
+    assert steps >= math.ceil(rows / ROWS_PER_STEP)
+    assert passes <= (MOST_PASSES if classes else MOST_PASSES_OF_TEXT)
+    assert bool(found.why) == bool(found.settings)
+    enough = ENOUGH_FOR_CLASSES if classes else ENOUGH_STEPS
+    assert rows < ROWS_PER_STEP * max(enough, 4 * classes) or not found.settings
+    assert steps >= enough or "batch_size" in found.settings
+
+
+def test_a_recipe_for_few_rows_says_so(write: Write, tmp_path: Path) -> None:
+    few = propose(tmp_path / write("few.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(235))))
+    text = render_recipe(few, "few")
+    tune = yaml.safe_load(text)["steps"]["tune"]
+    assert (tune["epochs"], tune["batch_size"]) == (4, 8)
+    Tune.model_validate(tune)
+    assert "one pass over about 188 rows would be 6 steps of 32, too few to learn from; this is 94 of 8 rows" in text
+    many = propose(
+        tmp_path / write("many.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(4000)))
+    )
+    assert not {"epochs", "batch_size"} & yaml.safe_load(render_recipe(many, "many"))["steps"]["tune"].keys()

@@ -1,0 +1,87 @@
+"""Traffic in short: the counts are those of the requests, whatever is still in segments, put together, or gone."""
+
+from __future__ import annotations
+
+import os
+import random
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from luthier.traces.compact import compact
+from luthier.traces.feedback import write
+from luthier.traces.folder import view
+from luthier.traces.retention import RetentionPolicy
+from luthier.traces.segment import segments
+from luthier.traces.store import dashboard, frame
+from tests.traces.conftest import DAY, trace
+
+
+def fill(folder: Path, begin: int, end: int) -> None:
+    chance = random.Random(begin)
+    write(
+        folder,
+        [
+            trace(
+                number,
+                model="a@prod" if number % 3 else "b@prod",
+                latency_s=chance.lognormvariate(-1, 1),
+                first_token_s=0.1 if number % 2 else None,
+                status=500 if number % 10 == 0 else 200,
+            )
+            for number in range(begin, end)
+        ],
+    )
+
+
+def check(folder: Path) -> None:
+    """The dashboard against the requests themselves."""
+    latency = pl.col("latency_s").sort()
+    rank = {"p50": pl.len() * 0.5, "p95": pl.len() * 0.95}
+    whole = (
+        frame(folder, "traces")
+        .group_by(pl.col("at").dt.truncate("1h"), "model", "release", "arm")
+        .agg(
+            pl.len().alias("requests"),
+            (pl.col("status") >= 400).sum().alias("errors"),
+            pl.col("completion_tokens").sum(),
+            *(latency.get(place.ceil().cast(int) - 1).alias(name) for name, place in rank.items()),
+        )
+        .sort("at", "model")
+        .collect()
+    )
+    found = dashboard(folder).sort("at", "model")
+    for name in ("at", "model", "requests", "errors", "completion_tokens"):
+        assert found[name].to_list() == whole[name].to_list()
+    for name in ("p50", "p95"):
+        assert found[f"latency_s.{name}"].to_list() == pytest.approx(whole[name].to_list(), rel=0.05)
+    assert found["first_token_s.p50"].drop_nulls().to_list() == pytest.approx([0.1] * found.height, rel=0.05)
+
+
+def test_counts_are_those_of_the_requests(tmp_path: Path) -> None:
+    assert dashboard(tmp_path).height == 0
+    for begin in range(0, 600, 200):
+        fill(tmp_path, begin, begin + 200)
+        check(tmp_path)
+        compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=DAY)
+        check(tmp_path)
+    fill(tmp_path, 600, 700)
+    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
+    assert len(view(tmp_path).days["rollup"][DAY.date()]) == 1
+    check(tmp_path)
+    hours = dashboard(tmp_path, DAY + timedelta(hours=1), DAY + timedelta(hours=2))
+    assert hours["requests"].sum() == 60
+
+
+def test_counts_stay_when_the_requests_are_gone(tmp_path: Path) -> None:
+    fill(tmp_path, 0, 100)
+    compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=DAY)
+    for path in tmp_path.glob("*/*/*.parquet"):
+        os.utime(path, (DAY.timestamp(), DAY.timestamp()))
+    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=100))
+    assert frame(tmp_path, "traces").collect().height == 0
+    assert dashboard(tmp_path)["requests"].sum() == 100
+    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=500))
+    assert dashboard(tmp_path).height == 0
