@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from luthier.core.component import members
-from luthier.metrics.columns import Column
-from luthier.metrics.intervals import wilson
+from luthier.core.component import components_by_kind
+from luthier.metrics.columns import WeightedColumn
+from luthier.metrics.intervals import wilson_interval
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.paired import difference
 
@@ -89,7 +89,7 @@ def metric_families(kinds: Sequence[str] = ()) -> dict[str, Family]:
 def every_metric() -> dict[str, list[Metric]]:
     """Every metric, by the kind of rows that it reads."""
     groups: dict[str, list[Metric]] = {}
-    for kind, metric in sorted(members(Metric).items()):
+    for kind, metric in sorted(components_by_kind(Metric).items()):
         settings = {"label": "b"} if "label" in metric.model_fields else {}
         one = metric.model_validate({"kind": kind, **settings})
         groups.setdefault(_rows_of(one), []).append(one)
@@ -203,9 +203,9 @@ def columns() -> Family:
         told["perplexity"].append(-tokens * np.clip(2.5 - right + real.normal(0, 0.3, POPULATION), 0.1, None))
         told["bits"].append(told["perplexity"][-1])
 
-    def of(how: Any, model: int, rows: np.ndarray) -> Column:
+    def of(how: Any, model: int, rows: np.ndarray) -> WeightedColumn:
         weights = tokens[rows].tolist() if how in ("perplexity", "bits") else None
-        return Column.of(how, told[how][model][rows].tolist(), weights)
+        return WeightedColumn.of(how, told[how][model][rows].tolist(), weights)
 
     def trial(rows: int, seed: int) -> dict[str, Span]:
         drawn = np.random.default_rng([5, seed, rows]).integers(0, POPULATION, rows)
@@ -235,10 +235,10 @@ GROUPS = {"apart": ((0.62, 0.72, 0.86), (0.65, 0.7, 0.75)), "alike": ((0.72,) * 
 def groups() -> Family:
     """Gaps between groups, which differ or do not; a group that is told has 20 rows, so that 60 are the fewest."""
     from luthier.eval.bias import bounds, gaps
-    from luthier.metrics.paired import contrast
+    from luthier.metrics.paired import compare_row_statistics
 
-    values = {"gap": gaps.spread, "ratio": gaps.ratio, "worst": gaps.worst}
-    ends = {"gap": bounds.spread, "ratio": bounds.ratio, "worst": bounds.worst}
+    values = {"gap": gaps.compute_share_spread, "ratio": gaps.compute_share_ratio, "worst": gaps.compute_lowest_share}
+    ends = {"gap": bounds.bound_share_spread, "ratio": bounds.bound_share_ratio, "worst": bounds.bound_lowest_share}
 
     def trial(rows: int, seed: int) -> dict[str, Span]:
         found = {}
@@ -248,12 +248,16 @@ def groups() -> Family:
             chance = np.random.default_rng([6, seed, count, len(name)])
             hard = chance.random(count)
             right = [(0.5 * (hard + chance.random(count)) < _point(np.array(own)[group])) for own in models]
-            a, b = (gaps.columns(one.astype(float), np.ones(count), group.astype(float), 3) for one in right)
+            a, b = (
+                gaps.build_group_columns(one.astype(float), np.ones(count), group.astype(float), 3) for one in right
+            )
             for what, value in values.items():
                 sums = a.sum(axis=0, keepdims=True)
                 found[f"groups {name}, {what}"] = Span(float(value(sums)[0]), *ends[what](sums))
                 method: Any = "t" if what == "ratio" else "bca"  # as the probe `fairness` does
-                told = contrast(what, (a, b), value, width=1.0, lower_is_better=True, seed=seed, method=method)
+                told = compare_row_statistics(
+                    what, (a, b), value, width=1.0, lower_is_better=True, seed=seed, method=method
+                )
                 found[f"groups {name}, {what}, difference"] = Span(told.difference, told.low, told.high)
         return found
 
@@ -308,7 +312,7 @@ STRENGTHS = {"base": 0.0, "large": 1.2, "tuned": 0.8}
 
 def duels() -> Family:
     """Strengths from preferences of pairs, with ties and without."""
-    from luthier.metrics.bradley_terry import Duel, strengths
+    from luthier.metrics.bradley_terry import PairwiseComparison, fit_bradley_terry
 
     def trial(rows: int, seed: int) -> dict[str, Span]:
         found = {}
@@ -319,8 +323,10 @@ def duels() -> Family:
                 a, b = chance.permutation(list(STRENGTHS))[:2].tolist()
                 gap = (STRENGTHS[a] - STRENGTHS[b]) / 2
                 weights = np.array([np.exp(gap), tie, np.exp(-gap)])
-                fought.append(Duel(a, b, (1.0, 0.5, 0.0)[chance.choice(3, p=weights / weights.sum())], str(number)))
-            for model, one in strengths(fought, against="base").of.items():
+                fought.append(
+                    PairwiseComparison(a, b, (1.0, 0.5, 0.0)[chance.choice(3, p=weights / weights.sum())], str(number))
+                )
+            for model, one in fit_bradley_terry(fought, against="base").of.items():
                 if model != "base":
                     found[f"strength of {model}, {name}"] = Span(one.value, one.low, one.high)
         return found
@@ -368,7 +374,7 @@ def summed_up(seen: Mapping[str, Sequence[float]], sets: int) -> None:
 
 def outside(share: float, sets: int) -> bool:
     """Whether a share of so many sets lies outside the goal by more than chance, at 99 %."""
-    low, high = wilson(share * sets, sets, 2.5758)
+    low, high = wilson_interval(share * sets, sets, 2.5758)
     return high < GOAL[0] or low > GOAL[1]
 
 

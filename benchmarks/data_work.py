@@ -44,7 +44,7 @@ def prepare(
     """What `luthier run` does in its step `data`."""
     from luthier.core.events import RunEvents
     from luthier.core.step import StepContext
-    from luthier.data.engine.pipeline import Options
+    from luthier.data.engine.pipeline import PrepareOptions
     from luthier.data.engine.pipeline import prepare as run
     from luthier.data.steps.prepare import Prepare
 
@@ -63,7 +63,7 @@ def prepare(
         events=events,
         kept=kept,
     )
-    run(step.source, step.ops, step.split, work, Options(workers=workers, task=step.task))
+    run(step.source, step.ops, step.split, work, PrepareOptions(workers=workers, task=step.task))
 
 
 if __name__ == "__main__":

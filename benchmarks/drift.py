@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.metrics.martingale import Exchange
+from luthier.metrics.martingale import ConformalMartingale
 from luthier.models.embedders.lsa import Lsa
-from luthier.monitor.baseline import DriftScorer, sure, words_of
+from luthier.monitor.baseline import DriftScorer, compute_confidence, words_of
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "banking77"
@@ -100,7 +100,9 @@ def sureness(*, quick: bool) -> Iterator[Figure]:
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=300))
     shares = model.fit(texts, labels).predict_proba(asked)
     said = model.classes_[shares.argmax(axis=1)]
-    yield from _weeks(np.array([sure(row) for row in shares.tolist()]), "confidence_false_alarm_rate", quick=quick)
+    yield from _weeks(
+        np.array([compute_confidence(row) for row in shares.tolist()]), "confidence_false_alarm_rate", quick=quick
+    )
     missed = (said == np.array(right)) - shares.max(axis=1)
     yield from _weeks(missed[:, None], "calibration_false_alarm_rate", quick=quick)
 
@@ -111,7 +113,7 @@ def _weeks(pool: NDArray[np.float64], called: str, *, quick: bool) -> Iterator[F
     highest = []
     for week in range(weeks):
         drawn = pool[chance.permutation(len(pool))[: REFERENCE + WEEK]]
-        made, most = Exchange(drawn[:REFERENCE], points=WEEK), 0.0
+        made, most = ConformalMartingale(drawn[:REFERENCE], points=WEEK), 0.0
         lots = chance.random((WEEK, pool.shape[1]))
         for row, lot in zip(drawn[REFERENCE:].tolist(), lots.tolist(), strict=True):
             made.add(row, lot)
@@ -157,7 +159,7 @@ def _found_after(trial: int, part: float) -> int | None:
     chance.shuffle(new)
     chance.shuffle(old)
     numbers = numbers_of(old[:1000])
-    made = Exchange(placed(numbers, old[1000:3000]), points=10_000)
+    made = ConformalMartingale(placed(numbers, old[1000:3000]), points=10_000)
     before, rest = old[3000:4000], old[4000:6000]
     after = [new[at] if chance.random() < part else rest[at] for at in range(2000)]
     stream = placed(numbers, [*before, *after])

@@ -64,7 +64,7 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
     """10,000 bootstrap resamples of BLEU over 10,000 rows, beside sacrebleu's own bootstrap."""
     from sacrebleu.metrics.bleu import BLEU
 
-    from luthier.metrics.intervals import ResampleJob, intervals
+    from luthier.metrics.intervals import ResampleJob, compute_intervals
     from luthier.metrics.kinds.translation import Bleu
     from luthier.metrics.metric import EvalPredictions
 
@@ -76,7 +76,7 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
     ours, peers = [], []
     for turn in range(1 if quick else 5):
         started = time.process_time()
-        found = intervals([job], seed=turn, resamples=resamples)[0]
+        found = compute_intervals([job], seed=turn, resamples=resamples)[0]
         ours.append(time.process_time() - started)
         peer = BLEU()
         started = time.process_time()
@@ -98,7 +98,7 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
 
 def twenty_metrics(quick: bool) -> Iterator[dict[str, Any]]:
     """100,000 rows scored in twenty metrics with intervals, in one process: CPU seconds and peak memory."""
-    from luthier.core.component import member
+    from luthier.core.component import component_of_kind
     from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 
     rows = 10_000 if quick else 100_000
@@ -111,7 +111,7 @@ def twenty_metrics(quick: bool) -> Iterator[dict[str, Any]]:
     likely = {"logprobs": [-chance.random() * 20 for _ in range(rows)], "tokens": [12] * rows}
     as_texts = EvalPredictions.of(*texts(rows, 12), **likely)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    metrics = [member(Metric, name)(kind=name) for name in TWENTY]
+    metrics = [component_of_kind(Metric, name)(kind=name) for name in TWENTY]
     started = time.process_time()
     for answers, mine in ((as_labels, metrics[:10]), (as_texts, metrics[10:])):
         for metric, score in zip(mine, measure_all(mine, answers), strict=True):

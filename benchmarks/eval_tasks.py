@@ -62,9 +62,9 @@ def generation(quick: bool) -> Iterator[dict[str, Any]]:
 
 def generation_short(quick: bool) -> Iterator[dict[str, Any]]:
     """Sixteen plain questions, five before each that take 90 tokens in all: hardly anything is shared."""
-    from luthier.eval.forgetting.items import items
+    from luthier.eval.forgetting.items import load_forgetting_questions
 
-    every = items()
+    every = load_forgetting_questions()
     shown = "".join(f"Question: {one.question}\nAnswer: {one.right}\n\n" for one in every[:SHOTS])
     asked = [f"{shown}Question: {one.question}\nAnswer:" for one in every[20:132:7]]
     yield _beside_generate("generation_short_ratio", asked, quick)
@@ -75,9 +75,9 @@ def _beside_generate(name: str, asked: list[str], quick: bool) -> dict[str, Any]
     print(f"\n{name}", flush=True)
     _one_thread()
     from luthier.models.generate import generate
-    from luthier.models.load import load
+    from luthier.models.load import load_model
 
-    loaded = load(_artifact(), dtype="float32")
+    loaded = load_model(_artifact(), dtype="float32")
     prompts, stop = _ids(asked, loaded.folder)
     for warm in (generate, _by_transformers):  # finds out how the model is read
         warm(loaded, [one[-9:] for one in prompts[:2]], 2, stop)
@@ -134,10 +134,10 @@ def _task(folder: Path, **changes: Any) -> Path:
     """The questions of `forgetting` as a task of the harness, five of each kind to draw shots from."""
     import yaml
 
-    from luthier.eval.forgetting.items import items
+    from luthier.eval.forgetting.items import load_forgetting_questions
 
     rows = []
-    for number, one in enumerate(items()):
+    for number, one in enumerate(load_forgetting_questions()):
         place = number % 4
         choices = [*one.wrong[:place], one.right, *one.wrong[place:]]
         rows.append({"question": one.question, "choices": choices, "right": place})
@@ -206,9 +206,9 @@ def _by_transformers(loaded: Any, prompts: list[list[int]], limit: int, stop: li
 
 
 def _artifact() -> Any:
-    from luthier.recipe.models import base_model
+    from luthier.recipe.models import open_base_model
 
-    return base_model(MODEL)
+    return open_base_model(MODEL)
 
 
 def _cpu(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -35,7 +35,7 @@ from luthier.traces.otel import attributes
 from luthier.traces.record import Trace
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.store import traces
+from luthier.traces.store import read_traces
 
 GOAL_US = 1000.0
 """A request waits for the redaction of its answer, and for one line that is appended."""
@@ -112,7 +112,7 @@ def recording(*, quick: bool) -> Iterator[Figure]:
         end()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert lost == 0
-    assert sum(1 for _ in traces(folder)) == count + 1
+    assert sum(1 for _ in read_traces(folder)) == count + 1
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet")) or None
     shutil.rmtree(folder)
     for name, values in (("luthier", ours), ("opentelemetry-sdk", theirs)):
@@ -216,7 +216,7 @@ Times = dict[tuple[str, str], list[float]]
 async def _ends(count: int) -> tuple[Times, float, str]:
     """How long each part took of so many requests of each sort, what was done beside for one, and what was counted."""
     from luthier.serve.app import build_app
-    from luthier.serve.model_pool import Fleet, OpenModel
+    from luthier.serve.model_pool import ModelPool, OpenModel
     from luthier.serve.openai.request_state import RequestState
     from luthier.serve.openai.server import Gateway
     from luthier.traces.api_keys import KeyStore
@@ -248,7 +248,7 @@ async def _ends(count: int) -> tuple[Times, float, str]:
     folder = Path(tempfile.mkdtemp())
     with TraceRecorder(folder, RetentionPolicy(segment_bytes=4 << 20)) as recorder:
         _warm(recorder)
-        fleet = Fleet(lambda word: OpenModel(word, _sleeper()))
+        fleet = ModelPool(lambda word: OpenModel(word, _sleeper()))
         await fleet.prepare("m")
         serving = Timing(fleet, recorder=recorder)
         serving.meter.settle = timed("counted", serving.meter.settle)  # type: ignore[method-assign]  # to be timed
@@ -370,9 +370,9 @@ def _gateway(kind: str) -> Iterator[http.client.HTTPConnection]:
 def gateway(kind: str) -> None:
     """Serve a model that answers at once, watched or not; prints the port."""
     from luthier.core.db import Ledger
-    from luthier.serve.auth import RingWatch
+    from luthier.serve.auth import KeyStoreRefresher
     from luthier.serve.engine import ModelRunner
-    from luthier.serve.model_pool import Fleet, OpenModel
+    from luthier.serve.model_pool import ModelPool, OpenModel
     from luthier.serve.openai.request_state import RequestState
     from luthier.serve.openai.server import Gateway
     from luthier.serve.request import OutputChunk, Query, Usage
@@ -391,14 +391,14 @@ def gateway(kind: str) -> None:
             return Unwatched(prefix, asked, self._told, None)
 
     async def run(folder: Path, recorder: TraceRecorder | None) -> None:
-        fleet = Fleet(lambda word: OpenModel(word, AtOnce("d" * 32)))
+        fleet = ModelPool(lambda word: OpenModel(word, AtOnce("d" * 32)))
         serving = Gateway(fleet, recorder=recorder) if recorder is not None else Unwatching(fleet)
         with Ledger(folder / "ledger.db") as ledger:
             await run_gateway(
                 serving,
                 ["m"],
                 ServerSettings(port=0),
-                RingWatch(ledger),
+                KeyStoreRefresher(ledger),
                 tell=lambda here: print(here.port, flush=True),
             )
 
@@ -479,7 +479,7 @@ _SEGMENT = 10_000
 
 def _count_day(folder: Path, day: datetime, rows: int) -> None:
     """A day's counts, put together as the day goes on and once it is over."""
-    from luthier.traces.compact import merge, write_groups
+    from luthier.traces.compact import merge_small_day_files, write_groups
     from luthier.traces.store import rollup
 
     chance = np.random.default_rng(day.day)
@@ -487,8 +487,8 @@ def _count_day(folder: Path, day: datetime, rows: int) -> None:
         part = rollup(_columns(chance, day, begin, rows))
         write_groups(folder / "rollup" / day.date().isoformat() / f"{begin:09d}.parquet", "rollup", [part])
         if place % 16 == 15:
-            merge(folder, day.date())
-    merge(folder, day.date() + timedelta(days=1))
+            merge_small_day_files(folder, day.date())
+    merge_small_day_files(folder, day.date() + timedelta(days=1))
 
 
 def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) -> Any:
@@ -533,10 +533,10 @@ def _open_segment(folder: Path, at: datetime) -> int:
 
 def query(folder: Path) -> None:
     """What a dashboard shows; prints how long it took and how much memory."""
-    from luthier.traces.store import dashboard
+    from luthier.traces.store import read_dashboard_series
 
     began = time.perf_counter()
-    found = dashboard(folder)
+    found = read_dashboard_series(folder)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert found.height == 7 * 24 * 2

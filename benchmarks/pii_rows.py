@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from luthier.data.pii.proof import Labelled
+from luthier.data.pii.proof import LabeledPiiText
 from luthier.pii.span import PiiKind, PiiSpan
 
 SYNTH = Path(__file__).parents[2] / "shared" / "data" / "pii_synth_small" / "generated_large_600.json"
@@ -268,7 +268,7 @@ class Values:
         return dresses[form].format(*number) if form in dresses and self.draw.random() < 0.5 else number
 
 
-def made(each: int, seed: int = 41) -> Iterator[Labelled]:
+def made(each: int, seed: int = 41) -> Iterator[LabeledPiiText]:
     """`each` sentences of every kind, and of national numbers so many in all of their forms together."""
     values = Values(seed)
     for kind, sentences in SENTENCES.items():
@@ -282,14 +282,14 @@ def made(each: int, seed: int = 41) -> Iterator[Labelled]:
 
 def addresses(
     each: int, seed: int = 41, *, locales: tuple[str, ...] = ADDRESS_LOCALES, held_out: bool = False
-) -> Iterator[Labelled]:
+) -> Iterator[LabeledPiiText]:
     """Sentences with addresses of these countries; held out: sentences that no rule was mended on."""
     values, sentences = Values(seed, locales), ADDRESSES_HELD_OUT if held_out else SENTENCES["address"]
     for at in range(each):
         yield _filled(sentences[at % len(sentences)], lambda: ("address", values.of("address")))
 
 
-def _filled(sentence: str, value: Callable[[], tuple[PiiKind, str]]) -> Labelled:
+def _filled(sentence: str, value: Callable[[], tuple[PiiKind, str]]) -> LabeledPiiText:
     text, at = "", 0
     spans: list[PiiSpan] = []
     for slot in _SLOT.finditer(sentence):
@@ -297,15 +297,15 @@ def _filled(sentence: str, value: Callable[[], tuple[PiiKind, str]]) -> Labelled
         kind, written = value()
         spans.append(PiiSpan(len(text), len(text) + len(written), kind, written))
         text, at = text + written, slot.end()
-    return Labelled(text + sentence[at:], tuple(spans))
+    return LabeledPiiText(text + sentence[at:], tuple(spans))
 
 
-def look_alikes(each: int, seed: int = 43) -> Iterator[Labelled]:
+def look_alikes(each: int, seed: int = 43) -> Iterator[LabeledPiiText]:
     """Sentences without personal data that have something of its shape."""
     values = Values(seed)
     for line in _LOOK_ALIKES:
         for _ in range(each):
-            yield Labelled(_SHAPE.sub(lambda shape: _drawn(values, shape[0]), line), ())
+            yield LabeledPiiText(_SHAPE.sub(lambda shape: _drawn(values, shape[0]), line), ())
 
 
 _SHAPE = re.compile(r"#+|<\d+>|\{card\}")
@@ -358,7 +358,7 @@ def _wrong_luhn(values: Values) -> str:
     return number[:-1] + str((int(number[-1]) + 1) % 10)
 
 
-def synth(half: int | None = None) -> list[Labelled]:
+def synth(half: int | None = None) -> list[LabeledPiiText]:
     """The 600 rows of pii_synth_small, or half of them; none when they are not beside the checkout.
 
     Half 0 was looked at when rules were written, half 1 never was. What is in a half is decided by the template that a
@@ -376,5 +376,5 @@ def synth(half: int | None = None) -> list[Labelled]:
             for one in row["spans"]
             if one["entity_type"] in _SYNTH_KINDS
         ]
-        found.append(Labelled(row["full_text"], tuple(sorted(spans))))
+        found.append(LabeledPiiText(row["full_text"], tuple(sorted(spans))))
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from benchmarks.postal_sentences import LOOK_ALIKES, SENTENCES
 from benchmarks.postal_values import COUNTRIES, SCRIPTS, filled, value
 
-from luthier.data.pii.proof import Labelled
+from luthier.data.pii.proof import LabeledPiiText
 from luthier.pii.span import PiiSpan
 
 _NEUTRAL = 0.3
@@ -24,7 +24,7 @@ _WORDS = (
 )
 
 
-def postal(group: str, each: int, seed: int = 2026) -> Iterator[Labelled]:
+def postal(group: str, each: int, seed: int = 2026) -> Iterator[LabeledPiiText]:
     """So many sentences with an address for every country of a group."""
     draw = random.Random(seed)
     for name in (name for name, country in COUNTRIES.items() if country["group"] == group):
@@ -34,7 +34,7 @@ def postal(group: str, each: int, seed: int = 2026) -> Iterator[Labelled]:
             before, behind = (part.replace("{{", "{").replace("}}", "}") for part in sentence.split("{a}"))
             address = _written(draw, value(draw, name), is_latin=group != SCRIPTS)
             span = PiiSpan(len(before), len(before) + len(address), "address", address)
-            yield Labelled(before + address + behind, (span,))
+            yield LabeledPiiText(before + address + behind, (span,))
 
 
 def _written(draw: random.Random, address: str, *, is_latin: bool) -> str:
@@ -51,11 +51,11 @@ def _written(draw: random.Random, address: str, *, is_latin: bool) -> str:
     return address
 
 
-def none_postal(each: int, seed: int = 2027) -> Iterator[Labelled]:
+def none_postal(each: int, seed: int = 2027) -> Iterator[LabeledPiiText]:
     """Sentences without an address that have something of its shape."""
     draw = random.Random(seed)
     for line in LOOK_ALIKES:
         for _ in range(each):
             parts = line.split("{w}")
             text = parts[0] + "".join(draw.choice(_WORDS) + part for part in parts[1:])
-            yield Labelled(filled(draw, text), ())
+            yield LabeledPiiText(filled(draw, text), ())

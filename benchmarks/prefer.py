@@ -122,13 +122,13 @@ def _run(script: str, objective: str, steps: int) -> dict[str, Any]:
 
 def pairs() -> list[tuple[list[dict[str, str]], str, str]]:
     """Prompt, preferred answer and the other one, of pairs that both sides can read whole."""
-    from luthier.chat.preference import transcript
+    from luthier.chat.preference import parse_hh_transcript
     from luthier.chat.tokenizer import ChatTokenizer
 
     text = ChatTokenizer.load(model_folder())
     found = []
     for line in (DATA / "hh_rlhf" / "harmless_base.jsonl").read_text(encoding="utf-8").splitlines():
-        chosen, rejected = (transcript(json.loads(line)[name]) or () for name in ("chosen", "rejected"))
+        chosen, rejected = (parse_hh_transcript(json.loads(line)[name]) or () for name in ("chosen", "rejected"))
         if not chosen or chosen[:-1] != rejected[:-1] or not (chosen[-1].content and rejected[-1].content):
             continue
         if chosen[-1] != rejected[-1] and max(len(text.encode(one).ids) for one in (chosen, rejected)) <= MAX_TOKENS:
@@ -149,7 +149,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
     """Tune by the step that recipes use, and tell of what came after the warm-up."""
     import torch
 
-    from luthier.recipe.models import base_model
+    from luthier.recipe.models import open_base_model
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
@@ -165,7 +165,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
                 "warmup": 0, "precision": "bfloat16", "spike": 1e9,
             }
         )  # fmt: skip
-        made = shop.tune(step, SEED, base_model("smollm2-135m-instruct"))
+        made = shop.tune(step, SEED, open_base_model("smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     counted = watch.times[-1][0] - watch.times[WARM - 1][0]
     reading = watch.reading if objective == "dpo" else 0.0

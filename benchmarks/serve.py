@@ -151,11 +151,11 @@ def _opened(dtype: str) -> tuple[Any, list[int]]:
     import torch
     from transformers import AutoTokenizer
 
-    from luthier.models.load import load
+    from luthier.models.load import load_model
 
     _one_thread()
     torch.set_grad_enabled(False)
-    loaded = load(_artifact(), dtype=dtype)  # type: ignore[arg-type]
+    loaded = load_model(_artifact(), dtype=dtype)  # type: ignore[arg-type]
     return loaded, AutoTokenizer.from_pretrained(loaded.folder)(STORY * 3)["input_ids"]
 
 

@@ -57,12 +57,12 @@ def label_routing(quick: bool) -> Iterator[dict[str, Any]]:
 
     from luthier.chat.messages import Message
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.load import load
+    from luthier.models.load import load_model
     from luthier.serve.engines.label import _Asked, _Judge
 
     _one_thread()
     torch.set_grad_enabled(False)
-    loaded = load(_artifact(), dtype="bfloat16")
+    loaded = load_model(_artifact(), dtype="bfloat16")
     loaded.model.requires_grad_(requires_grad=False)
     text = ChatTokenizer.load(loaded.folder)
     judge = _Judge(loaded, text, {label: label for label in LABELS}, (), "sum")
@@ -192,12 +192,12 @@ def _ours() -> Iterator[Server]:
 
 @contextmanager
 def _theirs(program: str) -> Iterator[Server]:
-    from luthier.models.export.checkpoint import export
-    from luthier.serve.subprocess_server import Neighbour
+    from luthier.models.export.checkpoint import export_model_folder
+    from luthier.serve.subprocess_server import SubprocessServer
 
-    beside = Neighbour()
+    beside = SubprocessServer()
     try:
-        (file,) = export(_artifact(), beside.folder / "model", "gguf", quant="f16").glob("*.gguf")
+        (file,) = export_model_folder(_artifact(), beside.folder / "model", "gguf", quant="f16").glob("*.gguf")
         words = ["--host", "127.0.0.1", "--port", str(beside.port), "-np", "16", "-c", "16384", "-t", "1", "-tb", "1"]
         beside.start([program, "-m", str(file), *words], 300)
         assert beside._process is not None

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.hashing import code_digest, digest_of
+from luthier.core.hashing import digest_of, digest_package_code
 from luthier.core.store import Store
 
 MEGABYTE = 1_000_000
@@ -76,8 +76,8 @@ def make(
     """Make one artifact as a run does, and take the time of everything that is not the step's own work."""
     taken: dict[str, float] = {}
     with clock(taken, "digest of code and settings"):
-        code_digest.cache_clear()
-        digest = digest_of([name, code_digest(*PACKAGES), [artifact.digest for artifact in inputs]])
+        digest_package_code.cache_clear()
+        digest = digest_of([name, digest_package_code(*PACKAGES), [artifact.digest for artifact in inputs]])
     with clock(taken, "look-up"):
         assert not store.has(digest)
     with clock(taken, "lock"):

@@ -281,9 +281,9 @@ def _turns(question: str, answer: str, system: str = "") -> list[dict[str, str]]
 
 def model_folder() -> Path:
     """The real SmolLM2, made once."""
-    from luthier.recipe.models import base_model
+    from luthier.recipe.models import open_base_model
 
-    return base_model("smollm2-135m-instruct").folder
+    return open_base_model("smollm2-135m-instruct").folder
 
 
 def order(count: int, steps: int, batch_size: int) -> list[int]:
@@ -346,8 +346,8 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
     """Operations that each step needs and the log of a training, which a watch hears."""
     import torch
 
-    from luthier.models.describe import describe
-    from luthier.recipe.models import base_model
+    from luthier.models.describe import describe_model_folder
+    from luthier.recipe.models import open_base_model
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
@@ -367,10 +367,10 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
                 "spike": 1e9,
             }
         )
-        base = base_model("smollm2-135m-instruct")
+        base = open_base_model("smollm2-135m-instruct")
         made = shop.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
-    described = describe(base.folder)
+    described = describe_model_folder(base.folder)
     return [_products(job, described, lessons) for lessons in _lessons(job, rows, steps)], log
 
 
@@ -393,10 +393,10 @@ def _products(job: Work, model: Any, rows: Sequence[Any]) -> int:
     A frozen weight takes part twice (forward, and the slope of its input), one that moves three times; attention's two
     products are each made three times over; the head reads learnt places only.
     """
-    from luthier.models.packing.pack import pack
+    from luthier.models.packing.pack import build_pack
     from luthier.tune.techniques.lora import Lora
 
-    made = pack(rows)
+    made = build_pack(rows)
     layers = model.parameters - model.embedding_parameters
     moving, adapter = (6, 0) if job.technique == "full" else (4, Lora(r=16).trainable(model))
     attention = 12 * model.layers * model.heads * model.head_dim * int((made.positions + 1).sum())

@@ -15,8 +15,13 @@ from typing import Any
 import typer
 
 from luthier.cli.app import app
-from luthier.commands.components import all_roles, part_named, parts_of, settings_of
-from luthier.core.component import descriptions
+from luthier.commands.components import (
+    describe_role_components,
+    find_component,
+    list_component_roles,
+    list_component_settings,
+)
+from luthier.core.component import field_descriptions
 from luthier.recipe.schema import Recipe, recipe_schema
 
 HERE = Path(__file__).parent
@@ -27,7 +32,7 @@ def pages() -> dict[Path, str]:
     found = {HERE / "recipe.schema.json": json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"}
     found[HERE / "reference" / "recipe.md"] = _recipe_page()
     found[HERE / "reference" / "commands.md"] = _commands_page()
-    for role in all_roles():
+    for role in list_component_roles():
         found[HERE / "reference" / f"{_slug(role)}.md"] = _role_page(role)
     return found
 
@@ -38,18 +43,18 @@ def _slug(role: str) -> str:
 
 def _recipe_page() -> str:
     lines = ["# The recipe", "", _clean(Recipe.__doc__ or ""), "", "| setting | what it is |", "|---|---|"]
-    lines += [f"| `{name}` | {_cell(about)} |" for name, about in descriptions(Recipe).items()]
+    lines += [f"| `{name}` | {_cell(about)} |" for name, about in field_descriptions(Recipe).items()]
     lines += ["", "The steps and parts that may stand in it, by role:", "", "```{toctree}", ":maxdepth: 1", ""]
-    return "\n".join([*lines, *(_slug(role) for role in all_roles()), "```", ""])
+    return "\n".join([*lines, *(_slug(role) for role in list_component_roles()), "```", ""])
 
 
 def _role_page(role: str) -> str:
-    base = all_roles()[role]
+    base = list_component_roles()[role]
     lines = [f"# {role.capitalize()}", "", _clean(base.__doc__ or ""), ""]
-    for kind in parts_of(base):
-        part = part_named(role, kind)
+    for kind in describe_role_components(base):
+        part = find_component(role, kind)
         lines += [f"## `{kind}`", "", _clean(part.__doc__ or ""), ""]
-        settings = settings_of(part)
+        settings = list_component_settings(part)
         if settings:
             lines += ["| setting | type | default | what it is |", "|---|---|---|---|"]
             lines += [_setting_row(setting) for setting in settings] + [""]

@@ -10,8 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from luthier.commands.components import all_roles
-from luthier.core.component import members
+from luthier.commands.components import list_component_roles
+from luthier.core.component import components_by_kind
 from luthier.traces.record import Feedback, Trace
 
 SEAMS = "needs_reference Other Recorder Route Resolver Models shadow retire"
@@ -35,8 +35,8 @@ def main() -> None:
     """Print one name a line, as Python that vulture reads."""
     names = set(f"{FRAMEWORKS} {RECORDS} {SEAMS}".split())
     names |= {"Trace", "Feedback", *Trace.model_fields, *Feedback.model_fields}  # written whole
-    for role in all_roles().values():
-        names |= {part.__name__ for part in members(role).values()}
+    for role in list_component_roles().values():
+        names |= {part.__name__ for part in components_by_kind(role).values()}
     for template in SOURCE.rglob("*.jinja"):
         names |= set(re.findall(r"[A-Za-z_]\w*", template.read_text(encoding="utf-8")))
     known = sorted(name for name in names if not keyword.iskeyword(name))

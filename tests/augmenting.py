@@ -23,7 +23,7 @@ from luthier.core.step import StepContext
 from luthier.data.augment.requests import seed_of
 from luthier.data.augment.rows import SplitRows
 from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest
-from luthier.data.engine.pipeline import Options, prepare
+from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 from luthier.models.lm.cached import open_lm
@@ -156,7 +156,7 @@ class Bench:
         told = {"source": source, "split": {"test": 0.2}, **settings}
         step = Prepare(**told)
         work = self._work({}, [])
-        prepare(step.source, step.ops, step.split, work, Options(task=step.task))
+        prepare(step.source, step.ops, step.split, work, PrepareOptions(task=step.task))
         return self._artifact(step, work, {})
 
     @cached_property

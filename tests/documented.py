@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from luthier.core.component import Component, descriptions
+from luthier.core.component import Component, field_descriptions
 
 
 def undescribed(part: type[Component]) -> list[str]:
     """The settings of which nothing is said."""
-    return sorted(part.model_fields.keys() - {"kind", *descriptions(part)})
+    return sorted(part.model_fields.keys() - {"kind", *field_descriptions(part)})

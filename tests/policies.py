@@ -9,11 +9,11 @@ from typing import Any
 
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import Policy
+from luthier.tune.policy import PolicyObjective
 from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt
 from luthier.tune.rollout.rollout import Rollout
 from luthier.tune.rollout.sampler import PromptDataset
-from luthier.tune.training.reference_logprobs import read_rows
+from luthier.tune.training.reference_logprobs import compute_row_logprobs
 from luthier.tune.training.schedule import BatchSampler
 from tuning import examples
 
@@ -76,7 +76,7 @@ class Guess:
         return [[(7 * row.ids[at] % 21 - 10) / 10 for at in row.targets] for row in rows]
 
 
-def rollout(policy: Policy, script: Script, model: Any) -> Rollout:
+def rollout(policy: PolicyObjective, script: Script, model: Any) -> Rollout:
     """The real rollout over a script."""
     count = len(script.prompts)
     rows = [TokenRow(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
@@ -94,7 +94,7 @@ def written(model: Any, script: Script) -> list[list[list[float]]]:
         for prompt, some in zip(script.prompts, script.answers, strict=True)
         for ids in some
     ]
-    found = iter(read_rows(model, rows, 1 << 14))
+    found = iter(compute_row_logprobs(model, rows, 1 << 14))
     return [[next(found) for _ in some] for some in script.answers]
 
 
@@ -108,13 +108,13 @@ def _refuse(what: str) -> None:
     raise AssertionError(what)
 
 
-def policy_of(kind: str, script: Script, **fields: Any) -> Policy:
+def policy_of(kind: str, script: Script, **fields: Any) -> PolicyObjective:
     """A policy for as many samples as a script has."""
-    from luthier.core.component import members
+    from luthier.core.component import components_by_kind
     from luthier.tune.objective import Objective
 
     drawing = {"num_generations": len(script.answers[0]), "max_completion_length": 6, **fields.pop("rollout", {})}
     told = {"kind": kind, "rewards": [REGEX], "shown": 0, "rollout": drawing, **fields}
-    made = members(Objective)[kind].model_validate(told)
-    assert isinstance(made, Policy)
+    made = components_by_kind(Objective)[kind].model_validate(told)
+    assert isinstance(made, PolicyObjective)
     return made

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger
 from luthier.core.store import Store
-from luthier.serve.auth import RingWatch
+from luthier.serve.auth import KeyStoreRefresher
 from luthier.serve.engine import ModelRunner
-from luthier.serve.model_pool import Fleet, OpenModel
+from luthier.serve.model_pool import ModelPool, OpenModel
 from luthier.serve.openai.server import Gateway
-from luthier.serve.server import Listening, ServerSettings, run_gateway
+from luthier.serve.server import ListeningServer, ServerSettings, run_gateway
 from luthier.traces.record import END_FIELDS, Resolver, Trace, TraceEnd, TraceStart
 from tuning import made
 from workshop import tiny_model
@@ -57,7 +57,7 @@ class Heard:
 class Served:
     """A running gateway."""
 
-    listening: Listening
+    listening: ListeningServer
     gateway: Gateway
     heard: Heard
     ledger: Path | str
@@ -107,16 +107,16 @@ def serving(
         return OpenModel(word, model if isinstance(model, ModelRunner) else model())
 
     async def run() -> None:
-        gateway = Gateway(Fleet(opener), resolver=resolver, recorder=heard, deadline_s=deadline_s)
+        gateway = Gateway(ModelPool(opener), resolver=resolver, recorder=heard, deadline_s=deadline_s)
 
-        def tell(listening: Listening) -> None:
+        def tell(listening: ListeningServer) -> None:
             found.append(Served(listening, gateway, heard, ledger, asyncio.get_running_loop()))
             told.set()
 
         with Ledger(ledger) as opened:
             names = list(models) if open_now else []
             place = ServerSettings(port=0, grace_s=grace_s)
-            ended.append(await run_gateway(gateway, names, place, RingWatch(opened), tell=tell, **more))
+            ended.append(await run_gateway(gateway, names, place, KeyStoreRefresher(opened), tell=tell, **more))
 
     def whole() -> None:
         try:

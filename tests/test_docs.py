@@ -20,11 +20,16 @@ import yaml
 
 from luthier.cli.app import run_command
 from luthier.commands import serve
-from luthier.commands.components import all_roles, part_named, parts_of, settings_of
+from luthier.commands.components import (
+    describe_role_components,
+    find_component,
+    list_component_roles,
+    list_component_settings,
+)
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.data.operator import Operator
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.recipe.schema import Recipe
 from luthier.tune.objective import Objective
 from luthier.tune.technique import AnyTechnique
@@ -104,12 +109,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _write_traffic(folder: Path) -> None:
     """Requests, most of them corrected, and one that the pages name."""
-    from luthier.traces.feedback import write
+    from luthier.traces.feedback import append_redacted_records
     from tests.traces.conftest import opinion, trace
 
     asked = [trace(number, user=f"C-{number % 7}") for number in range(40)]
     said = [opinion(number, rating=-1, correction=f"In depot {number * 31 % 97}.") for number in range(2, 40)]
-    write(folder, [*asked, *said])
+    append_redacted_records(folder, [*asked, *said])
 
 
 def _write_answers(folder: Path) -> None:
@@ -233,9 +238,19 @@ def _whole(told: Any) -> dict[str, Any]:
 
 
 def test_the_settings_that_other_tools_are_mapped_to_exist() -> None:
-    parts = [part_named(role, kind) for role, base in all_roles().items() for kind in parts_of(base)]
-    known = {setting["name"] for part in parts for setting in settings_of(part)} | {*Recipe.model_fields}
-    kinds = {*members(AnyTechnique), *members(Objective), *members(Operator), "prepare", "source"}
+    parts = [
+        find_component(role, kind)
+        for role, base in list_component_roles().items()
+        for kind in describe_role_components(base)
+    ]
+    known = {setting["name"] for part in parts for setting in list_component_settings(part)} | {*Recipe.model_fields}
+    kinds = {
+        *components_by_kind(AnyTechnique),
+        *components_by_kind(Objective),
+        *components_by_kind(Operator),
+        "prepare",
+        "source",
+    }
     page = (ROOT / "docs" / "howto" / "coming-from.md").read_text(encoding="utf-8").partition("## Training settings")[2]
     lines = page.partition("## lm-eval")[0].splitlines()
     rows = [line.split(" | ")[1] for line in lines if line.startswith("| `")]
@@ -254,13 +269,13 @@ def _techniques() -> dict[str, list[str]]:
 
 
 def test_the_table_of_techniques_names_them_all() -> None:
-    own = {kind for kind, part in members(AnyTechnique).items() if part.__module__.startswith("luthier.")}
+    own = {kind for kind, part in components_by_kind(AnyTechnique).items() if part.__module__.startswith("luthier.")}
     assert set(_techniques()) == own
 
 
 @pytest.mark.model
 def test_the_numbers_of_the_table_are_the_codes(smollm2: Artifact) -> None:
-    model = describe(smollm2.folder)
+    model = describe_model_folder(smollm2.folder)
     for kind, row in _techniques().items():
         technique = AnyTechnique.parse(kind)
         assert row[2] == f"{technique.trainable(model):,}", kind

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from documented import undescribed
-from luthier.core.component import members
-from luthier.data.adjudicator import Adjudicator, Verdicts
+from luthier.core.component import components_by_kind
+from luthier.data.adjudicator import AdjudicationResult, Adjudicator
 from luthier.data.annotation.annotations import Annotation
 
-KINDS = sorted(members(Adjudicator))
+KINDS = sorted(components_by_kind(Adjudicator))
 VOTES = st.lists(
     st.dictionaries(st.sampled_from("vwxyz"), st.sampled_from(["a", "b", "c"]), max_size=5), min_size=1, max_size=12
 )
@@ -21,7 +21,7 @@ def _items(votes: list[dict[str, str]]) -> list[list[Annotation]]:
     return [[Annotation(who, label) for who, label in one.items()] for one in votes]
 
 
-def _close(one: Verdicts, two: Verdicts) -> bool:
+def _close(one: AdjudicationResult, two: AdjudicationResult) -> bool:
     pairs = zip(one.decisions, two.decisions, strict=True)
     return all(
         a.label == b.label and (a.confidence or 0) == pytest.approx(b.confidence or 0, abs=1e-4) for a, b in pairs
@@ -30,7 +30,7 @@ def _close(one: Verdicts, two: Verdicts) -> bool:
 
 @pytest.fixture(params=KINDS)
 def rule(request: pytest.FixtureRequest) -> Adjudicator:
-    return members(Adjudicator)[request.param].model_validate({})
+    return components_by_kind(Adjudicator)[request.param].model_validate({})
 
 
 def test_it_is_documented_and_its_settings_come_back(rule: Adjudicator) -> None:
@@ -65,7 +65,7 @@ def test_order_does_not_count(rule: Adjudicator) -> None:
         items = _items(votes)
         turned = [list(reversed(one)) for one in reversed(items)]
         found, other = rule.decide(items), rule.decide(turned)
-        assert _close(found, Verdicts(other.decisions[::-1]))
+        assert _close(found, AdjudicationResult(other.decisions[::-1]))
 
     check()
 

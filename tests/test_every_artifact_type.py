@@ -6,11 +6,11 @@ import pytest
 
 from documented import undescribed
 from luthier.core.artifact_type import ArtifactType
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.step import Step
 
-TYPES = members(ArtifactType)
-STEPS = {kind: step for kind, step in members(Step).items() if step.__module__.startswith("luthier.")}
+TYPES = components_by_kind(ArtifactType)
+STEPS = {kind: step for kind, step in components_by_kind(Step).items() if step.__module__.startswith("luthier.")}
 
 
 @pytest.mark.parametrize("kind", sorted(TYPES))

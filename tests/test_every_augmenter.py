@@ -12,12 +12,12 @@ import pytest
 
 from documented import undescribed
 from luthier.artifacts.dataset import MADE
-from luthier.core.component import members
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft
+from luthier.core.component import components_by_kind
+from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
 from tests.augmenting import Bench, answer, endpoint_model
 from tests.endpoint import serving
 
-AUGMENTERS = members(Augmenter)
+AUGMENTERS = components_by_kind(Augmenter)
 KINDS = sorted(AUGMENTERS)
 
 
@@ -81,7 +81,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(folder, model=endpoint_model(tmp_path_factory.mktemp("model"), server.url))
 
 
-def drafts(augmenter: Augmenter, wishes: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+def drafts(
+    augmenter: Augmenter, wishes: Sequence[AugmentRequest], around: AugmentContext
+) -> list[AugmentedDraft | None]:
     return list(augmenter.write(wishes, around))
 
 

@@ -8,19 +8,19 @@ import pytest
 
 from documented import undescribed
 from eval.evaluations import example, label_examples, text_examples
-from luthier.chat.messages import Example, answer_of, question_of
-from luthier.core.component import members
+from luthier.chat.messages import Example, answer_of, user_text_of
+from luthier.core.component import components_by_kind
 from luthier.eval.baseline import Baseline
 from luthier.eval.defaults import baselines_for
-from luthier.eval.task import OPTIONS, Task, TaskKind, labelled
+from luthier.eval.task import OPTIONS, Task, TaskKind, label_preference_pairs
 
-KINDS = members(Baseline)
+KINDS = components_by_kind(Baseline)
 
 
 def task(kind: TaskKind, *, pairs: bool = False) -> Task:
     """Some held-out rows."""
     if pairs:
-        examples, _ = labelled(paired()[60:])
+        examples, _ = label_preference_pairs(paired()[60:])
         return Task(kind=kind, split="test", examples=tuple(examples), available=30, options=OPTIONS, pairs=True)
     examples = label_examples()[60:] if kind == "label" else text_examples()[28:]
     options = {label: label for label in sorted({one.label for one in examples if one.label})}
@@ -95,14 +95,14 @@ def test_nearest_agrees_with_scikit_learns_neighbours() -> None:
 
     train, asked = text_examples(40)[:28], task("text")
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    store = vectorizer.fit_transform([question_of(one) for one in train])
+    store = vectorizer.fit_transform([user_text_of(one) for one in train])
     search = NearestNeighbors(n_neighbors=1, metric="cosine").fit(store)
-    apart, place = search.kneighbors(vectorizer.transform([question_of(one) for one in asked.examples]))
+    apart, place = search.kneighbors(vectorizer.transform([user_text_of(one) for one in asked.examples]))
     replies = Baseline.parse("nearest").answer(train, asked)
-    told = {answer_of(one): question_of(one) for one in train}
+    told = {answer_of(one): user_text_of(one) for one in train}
     for reply, one, far, best in zip(replies, asked.examples, apart[:, 0], place[:, 0], strict=True):
         mine = vectorizer.transform([told[reply.prediction]])
-        its = vectorizer.transform([question_of(one)])
+        its = vectorizer.transform([user_text_of(one)])
         assert 1 - float((mine @ its.T).toarray()[0, 0]) == pytest.approx(far, abs=1e-9), (best, reply)
 
 

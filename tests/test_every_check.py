@@ -13,7 +13,7 @@ import yaml
 from documented import undescribed
 from luthier.artifacts.findings import Finding
 from luthier.chat.messages import Message
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import RecipeError
 from luthier.data.check import Check, CheckResult
 from luthier.data.steps.prepare import Prepare
@@ -21,7 +21,7 @@ from luthier.data.steps.validate import Validate
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.lsa import Lsa
 
-KINDS = sorted(members(Check))
+KINDS = sorted(components_by_kind(Check))
 _WORDS = {
     "billing": "invoice charge refund payment price receipt card bank fee bill",
     "delivery": "parcel courier address shipment tracking box van driver doorstep warehouse",
@@ -79,7 +79,7 @@ def told(found: Sequence[CheckResult]) -> list[tuple[Finding, list[tuple[str, An
     return [(one.finding, [(row.id, score, note) for row, score, note in one.marks]) for one in found]
 
 
-@pytest.fixture(params=[kind for kind in KINDS if "model" not in members(Check)[kind].needs])
+@pytest.fixture(params=[kind for kind in KINDS if "model" not in components_by_kind(Check)[kind].needs])
 def check(request: pytest.FixtureRequest) -> Check:
     return Check.parse(request.param)
 

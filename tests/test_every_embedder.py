@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from documented import undescribed
-from luthier.core.component import members
-from luthier.models.embeddings.base import Embedder, Space, load_space, save_space
+from luthier.core.component import components_by_kind
+from luthier.models.embeddings.base import Embedder, EmbeddingSpace, load_space, save_space
 from workshop import tickets, tiny_encoder
 
 ROOT = Path(__file__).parent.parent
-KINDS = sorted(members(Embedder))
+KINDS = sorted(components_by_kind(Embedder))
 TEXTS = [row["message"] for row in tickets(70)]
 HARD = ["", "   ", "x", "???", "\u200b", "ß" * 300, "word " * 500, "我想退款", "a\nb\tc"]
 
@@ -26,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=KINDS)
 def embedder(request: pytest.FixtureRequest) -> Embedder:
-    settings = {"model": "tiny"} if "model" in members(Embedder)[request.param].model_fields else {}
-    return members(Embedder)[request.param].model_validate(settings)
+    settings = {"model": "tiny"} if "model" in components_by_kind(Embedder)[request.param].model_fields else {}
+    return components_by_kind(Embedder)[request.param].model_validate(settings)
 
 
 @pytest.fixture(scope="module")
-def space(embedder: Embedder, folder: Path) -> Space:
+def space(embedder: Embedder, folder: Path) -> EmbeddingSpace:
     return embedder.space(TEXTS, base=folder, seed=3)
 
 
@@ -48,7 +48,7 @@ def test_it_stands_in_the_reference(embedder: Embedder) -> None:
     assert type(embedder).summary() in section
 
 
-def test_points_are_unit_vectors_or_nothing(space: Space) -> None:
+def test_points_are_unit_vectors_or_nothing(space: EmbeddingSpace) -> None:
     points = space.points([*TEXTS, *HARD])
     assert points.dtype == np.float32
     assert points.shape == (len(TEXTS) + len(HARD), space.width)
@@ -58,7 +58,7 @@ def test_points_are_unit_vectors_or_nothing(space: Space) -> None:
     assert space.points([]).shape == (0, space.width)
 
 
-def test_neither_order_nor_company_changes_a_bit(space: Space) -> None:
+def test_neither_order_nor_company_changes_a_bit(space: EmbeddingSpace) -> None:
     texts = [*TEXTS, *HARD]
     whole = space.points(texts)
     order = random.Random(1).sample(range(len(texts)), len(texts))
@@ -70,13 +70,13 @@ def test_neither_order_nor_company_changes_a_bit(space: Space) -> None:
 
 
 def test_the_space_is_the_same_whatever_the_order_of_what_it_is_learnt_from(
-    embedder: Embedder, folder: Path, space: Space
+    embedder: Embedder, folder: Path, space: EmbeddingSpace
 ) -> None:
     turned = embedder.space(TEXTS[::-1], base=folder, seed=3)
     assert np.array_equal(turned.points(TEXTS), space.points(TEXTS))
 
 
-def test_a_text_is_nearest_to_itself_with_one_word_more(space: Space) -> None:
+def test_a_text_is_nearest_to_itself_with_one_word_more(space: EmbeddingSpace) -> None:
     texts = [row["message"] for row in tickets(40, seed=9)]
     like = space.points([f"{text} please" for text in texts]) @ space.points(texts).T
     assert (like.argmax(axis=1) == np.arange(len(texts))).mean() > 0.7
@@ -89,7 +89,9 @@ def test_a_space_of_few_texts_and_of_none(embedder: Embedder, folder: Path) -> N
         assert np.isfinite(points).all()
 
 
-def test_a_kept_space_makes_the_same_points(embedder: Embedder, folder: Path, space: Space, tmp_path: Path) -> None:
+def test_a_kept_space_makes_the_same_points(
+    embedder: Embedder, folder: Path, space: EmbeddingSpace, tmp_path: Path
+) -> None:
     save_space(embedder, space, tmp_path / "space", base=folder)
     again = load_space(tmp_path / "space", base=folder)
     assert again.embedder == embedder

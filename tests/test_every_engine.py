@@ -9,13 +9,13 @@ import pytest
 from documented import undescribed
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
 from luthier.serve.engine import ModelRunner, ServingEngine
 from luthier.serve.request import AggregatedOutput, OutputChunk, Query
 from serving import model_in
 
-KINDS = sorted(members(ServingEngine))
+KINDS = sorted(components_by_kind(ServingEngine))
 QUERY = Query(messages=(Message(role="user", content="Where is the parcel?"),), max_tokens=6)
 
 
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
-    member = members(ServingEngine)[kind]
+    member = components_by_kind(ServingEngine)[kind]
     assert member.summary()
     made = member()
     assert ServingEngine.parse(made.settings()) == made
@@ -48,7 +48,7 @@ def test_it_opens_a_model_or_says_why_not(kind: str, tiny: Artifact) -> None:
 
 def _opened(kind: str, model: Artifact) -> ModelRunner | LuthierError:
     try:
-        return members(ServingEngine)[kind]().open(model)
+        return components_by_kind(ServingEngine)[kind]().open(model)
     except LuthierError as error:
         return error
 

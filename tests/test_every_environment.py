@@ -14,12 +14,12 @@ import torch
 from documented import undescribed
 from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
 from luthier.core.scorer import ScorerContext as Scoring
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import packs
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import build_packs
 from luthier.tune.environment import Environment, EnvironmentConversation
 from luthier.tune.environments.calculator import calculate
 from luthier.tune.reward import RewardContext as Judging
@@ -34,7 +34,7 @@ from policies import Script as Played
 from policies import policy_of
 from tuning import Bench, bench, chat, examples
 
-ENVIRONMENTS = members(Environment)
+ENVIRONMENTS = components_by_kind(Environment)
 KINDS = sorted(ENVIRONMENTS)
 FUNCTION = """
 def answer(turns, row):
@@ -215,8 +215,8 @@ def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, shop: B
     assert drawn.measures["turns"] == 2.0
     for row in drawn.rows:
         assert sum(map(bool, row.loss_weights)) == drawn.measures["length"]
-    for pack in packs(drawn.rows, 1 << 14):
-        loss = policy.loss(logprobs(desk.model, pack), pack, None)
+    for pack in build_packs(drawn.rows, 1 << 14):
+        loss = policy.loss(compute_pack_logprobs(desk.model, pack), pack, None)
         assert loss.total.isfinite()
         assert pack.sources.shape[0] == drawn.measures["length"] * len(drawn.rows)
 

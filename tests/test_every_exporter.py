@@ -11,13 +11,13 @@ import pytest
 
 from documented import undescribed
 from luthier.artifacts.dataset import read_examples
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
-from luthier.data.delivery.export import export, forms
+from luthier.data.delivery.export import export_dataset, export_formats
 from luthier.data.exporter import Exporter
 from tests.data.conftest import _own_key, make, write  # noqa: F401  # fixtures
 
-KINDS = sorted(members(Exporter))
+KINDS = sorted(components_by_kind(Exporter))
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def _text(folder: Path) -> str:
 
 
 def test_jsonl_is_meant_when_none_is_named() -> None:
-    assert forms()[0] == "jsonl"
-    assert sorted(forms()) == KINDS
+    assert export_formats()[0] == "jsonl"
+    assert sorted(export_formats()) == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_loses_its_id_or_its_meta(kind: str, data: Any, tmp_path: Path) -> None:
-    export(data, tmp_path / "out", kind)
+    export_dataset(data, tmp_path / "out", kind)
     text = _text(tmp_path / "out")
     for split in ("train", "test"):
         for example in read_examples(data, split):
@@ -65,26 +65,26 @@ def test_no_row_loses_its_id_or_its_meta(kind: str, data: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_data_make_the_same_bytes_and_nothing_is_left_behind(kind: str, data: Any, tmp_path: Path) -> None:
-    first = export(data, tmp_path / "one", kind)
-    export(data, tmp_path / "two", kind)
+    first = export_dataset(data, tmp_path / "one", kind)
+    export_dataset(data, tmp_path / "two", kind)
     assert sorted(first) == sorted(path for path in (tmp_path / "one").rglob("*") if path.is_file())
     for path in first:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
-    export(data, tmp_path / "one", kind)
+    export_dataset(data, tmp_path / "one", kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_somebody_elses_stays(kind: str, data: Any, tmp_path: Path) -> None:
-    target = export(data, tmp_path / "out", kind)[0]
+    target = export_dataset(data, tmp_path / "out", kind)[0]
     target.write_text("mine\n")
     with pytest.raises(DataError, match="differs from what would be written"):
-        export(data, tmp_path / "out", kind)
+        export_dataset(data, tmp_path / "out", kind)
     assert target.read_text() == "mine\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
-    member = members(Exporter)[kind]
+    member = components_by_kind(Exporter)[kind]
     exporter = member.model_validate({})
     assert member.summary()
     assert undescribed(member) == []

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from documented import undescribed
-from luthier.core.component import members
-from luthier.eval.form import RatingForm, WrongValue
+from luthier.core.component import components_by_kind
+from luthier.eval.form import InvalidRatingValue, RatingForm
 
-KINDS = sorted(members(RatingForm))
+KINDS = sorted(components_by_kind(RatingForm))
 ANSWER = "The parcel is on its way and will arrive on Monday. " + "You can follow it on our page. " * 20
 GOOD_WORDS: dict[str, list[str]] = {
     "pairwise": ["a", "B", " = ", "tie"],
@@ -60,7 +60,7 @@ def test_what_is_kept_is_known_again_and_points_lie_in_bounds(form: RatingForm) 
 
 @pytest.mark.parametrize("rubbish", ["", "better", "99", "-1", "1.5 x", '"', "major", "a b"])
 def test_rubbish_typed_is_refused_in_words(form: RatingForm, rubbish: str) -> None:
-    with pytest.raises(WrongValue, match=r"expected|no place"):
+    with pytest.raises(InvalidRatingValue, match=r"expected|no place"):
         form.check(form.typed(rubbish), answers(form))
 
 
@@ -68,7 +68,7 @@ def test_rubbish_typed_is_refused_in_words(form: RatingForm, rubbish: str) -> No
     "rubbish", [None, True, 99, -1, 2.5, "x", {"x": 1}, [{"severity": "major"}], [1], float("nan")]
 )
 def test_rubbish_in_files_is_refused_in_words(form: RatingForm, rubbish: Any) -> None:
-    with pytest.raises(WrongValue, match=r"expected|no place"):
+    with pytest.raises(InvalidRatingValue, match=r"expected|no place"):
         form.check(rubbish, answers(form))
 
 
@@ -98,7 +98,7 @@ def test_each_setting_changes_something_that_people_see_or_earn(form: RatingForm
         for word in GOOD_WORDS[one.kind]:
             try:
                 earned.append(one.points(one.check(one.typed(word), answers(one)), answers(one)))
-            except WrongValue:
+            except InvalidRatingValue:
                 earned.append(None)
         return [one.question_text, one.legend, one.bounds, earned]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.data.annotation.annotations import AnnotatedItem
 from luthier.data.label_format import LabelFormat
 from luthier.data.row import Record
 
-KINDS = sorted(members(LabelFormat))
+KINDS = sorted(components_by_kind(LabelFormat))
 SAID = [("one", "ann", "a"), ("two", "ann", "b")]
 
 
@@ -52,7 +52,9 @@ def test_every_format_has_a_maker() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_recognised_before_any_other(kind: str) -> None:
-    fitting = [member for member in members(LabelFormat).values() if member.model_validate({}).fits(_rows(kind))]
+    fitting = [
+        member for member in components_by_kind(LabelFormat).values() if member.model_validate({}).fits(_rows(kind))
+    ]
     assert min(fitting, key=lambda member: member.order).model_fields["kind"].default == kind
     assert not any(member.model_validate({}).fits([{"prompt": "a", "answer": "b"}]) for member in fitting)
 
@@ -60,7 +62,9 @@ def test_it_is_recognised_before_any_other(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_judgment_is_read(kind: str) -> None:
     records = [Record(row, "ann.jsonl", line) for line, row in enumerate(_rows(kind), start=1)]
-    items = list(members(LabelFormat)[kind].model_validate({}).items(records, "ann.jsonl", lambda text: None))
+    items = list(
+        components_by_kind(LabelFormat)[kind].model_validate({}).items(records, "ann.jsonl", lambda text: None)
+    )
     assert all(isinstance(one, AnnotatedItem) for one in items)
     found = [one for one in items if isinstance(one, AnnotatedItem)]
     assert [(one.key, one.values["text"], one.line) for one in found] == [("one", "one", 1), ("two", "two", 2)]
@@ -69,7 +73,7 @@ def test_every_judgment_is_read(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
-    member = members(LabelFormat)[kind]
+    member = components_by_kind(LabelFormat)[kind]
     found = member.model_validate({})
     assert member.summary()
     assert member.says

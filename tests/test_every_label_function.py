@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from documented import undescribed
 from luthier.chat.messages import Message
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
 from tests.linear import assert_quick
 
-KINDS = sorted(members(LabelFunction))
+KINDS = sorted(components_by_kind(LabelFunction))
 METAS = (
     {},
     {"label": "a", "proposal": {"label": "a", "confidence": 0.9}},
@@ -41,7 +41,7 @@ def function(request: pytest.FixtureRequest) -> LabelFunction:
         "regex": {"label": "refund", "pattern": r"(a+)+$|(?i)refund"},
         "lexicon": {"words": {"refund": ["refund", "a a"], "thanks": ["thank you", "b"]}},
     }
-    return members(LabelFunction)[request.param].model_validate(more.get(request.param, {}))
+    return components_by_kind(LabelFunction)[request.param].model_validate(more.get(request.param, {}))
 
 
 def test_it_is_documented_and_its_settings_come_back(function: LabelFunction) -> None:

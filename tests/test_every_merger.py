@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.models.merge import Merger
 
-MERGERS = members(Merger)
+MERGERS = components_by_kind(Merger)
 KINDS = sorted(MERGERS)
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("ties", "density"): 0.6,

@@ -11,12 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
-from luthier.metrics.paired import compare
+from luthier.metrics.paired import compare_paired
 
-METRICS = members(Metric)
+METRICS = components_by_kind(Metric)
 KINDS = sorted(METRICS)
 PROMISED = (
     "accuracy macro_precision macro_recall macro_f1 micro_f1 weighted_f1 mcc ece brier exact_match token_f1 "
@@ -185,7 +185,7 @@ def test_signature_tells_settings_apart(kind: str) -> None:
 def test_compared_with_itself_there_is_no_difference(kind: str) -> None:
     metric = made(kind)
     told = answers(metric)
-    same = compare(metric, told, told)
+    same = compare_paired(metric, told, told)
     assert (same.difference, same.p, same.fixed, same.broken) == (0.0, 1.0, 0, 0)
     assert same.low < 0 < same.high
 
@@ -195,7 +195,7 @@ def test_comparison_is_turned_round(kind: str) -> None:
     metric = made(kind)
     a, b = answers(metric, right=0.5), answers(metric, right=0.9)
     b = EvalPredictions(**{**vars(b), "references": a.references})
-    there, back = compare(metric, a, b), compare(metric, b, a)
+    there, back = compare_paired(metric, a, b), compare_paired(metric, b, a)
     assert there.difference == pytest.approx(-back.difference)
     assert (there.fixed, there.broken) == (back.broken, back.fixed)
     assert there.low <= there.difference <= there.high

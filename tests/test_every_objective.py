@@ -14,18 +14,18 @@ import torch
 from documented import undescribed
 from luthier.chat.messages import Example, Message
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, packs
-from luthier.models.sequence_head import with_outputs
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_packs
+from luthier.models.sequence_head import add_sequence_head
 from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext, Teacher
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.reference_logprobs import read_rows, sums_of_rows
+from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
 from tuning import Bench, bench, chat, examples, interrupted, pairs, thumbs
 
-OBJECTIVES = {kind: part for kind, part in members(Objective).items() if not part.draws}
+OBJECTIVES = {kind: part for kind, part in components_by_kind(Objective).items() if not part.draws}
 """Those that learn from their own answers have a suite of their own: `test_every_policy.py`."""
 KINDS = sorted(OBJECTIVES)
 OTHERWISE: dict[tuple[str, str], Any] = {
@@ -145,7 +145,7 @@ def student(objective: Objective, shop: Bench) -> Any:
     """A model with the head that an objective needs, in float64; a new head begins at zero, so it is moved."""
     model = open_folder(shop.base.folder, torch.float64)
     if outputs := objective.outputs(ABOUT):
-        model = with_outputs(model, outputs)
+        model = add_sequence_head(model, outputs)
         torch.manual_seed(0)
         torch.nn.init.normal_(model.score.weight)
     return model
@@ -159,7 +159,7 @@ def referred(objective: Objective, rows: list[TokenRow], shop: Bench) -> list[To
     """The rows with what another model than the student finds of them, when the objective asks for a reference."""
     if not objective.needs_reference:
         return rows
-    found = read_rows(teacher(shop).model, rows, 1 << 14)
+    found = compute_row_logprobs(teacher(shop).model, rows, 1 << 14)
     return [
         replace(row, token_values={**row.token_values, REFERENCE: own}) for row, own in zip(rows, found, strict=True)
     ]
@@ -171,11 +171,13 @@ def read(
     """The loss over some rows in packs of so many tokens, undivided, and its gradient."""
     model, other = student(objective, shop), teacher(shop) if objective.needs_teacher else None
     total = torch.zeros((), dtype=torch.float64)
-    rows = objective.prepared(referred(objective, rows, shop), lambda some: sums_of_rows(model, some, tokens))
+    rows = objective.prepared(
+        referred(objective, rows, shop), lambda some: compute_row_logprob_sums(model, some, tokens)
+    )
     assert objective.denominator(rows) > 0
-    for part in packs(rows, tokens):
+    for part in build_packs(rows, tokens):
         made_ready = objective.ready(part, other)
-        logp = logprobs(model, made_ready)
+        logp = compute_pack_logprobs(model, made_ready)
         kept, reference = logp.detach().clone(), made_ready.token_values.get(REFERENCE)
         loss = objective.loss(logp, made_ready, reference).total
         assert torch.equal(logp.detach(), kept)
@@ -195,7 +197,7 @@ def test_the_loss_is_pure_and_any_split_adds_up(
 ) -> None:
     objective = made(kind, **extra)
     rows = rows_of(objective, READS[kind](8), text)
-    assert len(packs(rows, 60)) > 1
+    assert len(build_packs(rows, 60)) > 1
     found, wanted = read(objective, rows, shop, 60), read(objective, rows, shop, 1 << 14)
     torch.testing.assert_close(found[0], wanted[0])
     torch.testing.assert_close(found[1], wanted[1], atol=1e-5, rtol=1e-4)  # norms are in fp32

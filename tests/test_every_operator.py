@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from documented import undescribed
 from luthier.chat.messages import Message
 from luthier.chat.preference import REJECTED
-from luthier.core.component import members
-from luthier.data.engine.batch import NamedOperator, take
+from luthier.core.component import components_by_kind
+from luthier.data.engine.batch import NamedOperator, apply_operator_result
 from luthier.data.engine.memory import InMemory
 from luthier.data.engine.tables import from_arrow, spill_schema, to_arrow
 from luthier.data.operator import Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion
@@ -26,7 +26,7 @@ from luthier.data.row import Batch, Row
 from luthier.data.suggest.profile import ChangeExample, ColumnProfile, OperatorTrial, Profile
 
 ROOT = Path(__file__).parent.parent
-KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
+KINDS = sorted(kind for kind, part in components_by_kind(Operator).items() if part.__module__.startswith("luthier."))
 HARD = (
     "Hello <b>there</b>&nbsp;my mail is jo@example.com, card 4111 1111 1111 1111",
     "schÃ¶ne GrÃ¼ÃŸe aus MÃ¼nchen, bitte rufen Sie an: 030 23125 356",
@@ -72,7 +72,7 @@ def _outcome(operator: Operator, rows: list[Row]) -> OperatorResultLike:
 
 
 def _done(operator: Operator, rows: list[Row]) -> Batch:
-    return take(Batch(rows), NamedOperator(operator.kind, operator), _outcome(operator, rows), [])[0]
+    return apply_operator_result(Batch(rows), NamedOperator(operator.kind, operator), _outcome(operator, rows), [])[0]
 
 
 @pytest.fixture(params=KINDS)

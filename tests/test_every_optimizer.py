@@ -10,25 +10,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
-from luthier.models.describe import describe
-from luthier.tune.cost import footprint
-from luthier.tune.optimizer import Optimizer, TrainableParameter, groups, is_hidden_matrix
+from luthier.models.describe import describe_model_folder
+from luthier.tune.cost import estimate_peak_memory
+from luthier.tune.optimizer import Optimizer, TrainableParameter, build_parameter_groups, is_hidden_matrix
 from luthier.tune.optimizers.adafactor import SIZE, Adafactor
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.optimizers.adamw8bit import AdamW8bit
 from luthier.tune.optimizers.schedule_free import ScheduleFree
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import Rate
+from luthier.tune.technique import LearningRate
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
-from luthier.tune.training.trainer import put
+from luthier.tune.training.trainer import set_weights
 from tuning import Bench, bench, interrupted
 
-OPTIMIZERS = members(Optimizer)
+OPTIMIZERS = components_by_kind(Optimizer)
 KINDS = sorted(OPTIMIZERS)
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("adafactor", "clip"): 2.0,
@@ -83,7 +83,7 @@ def made(kind: str, **fields: Any) -> Optimizer:
 
 
 def rate(optimizer: Optimizer) -> float:
-    return optimizer.rate(Rate(3e-3, "")).value
+    return optimizer.rate(LearningRate(3e-3, "")).value
 
 
 def learn(model: Toy, updater: MixedPrecisionOptimizer, rate: float, steps: int) -> list[float]:
@@ -103,7 +103,7 @@ def trained(optimizer: Optimizer, steps: int = 12, **settings: Any) -> dict[str,
     model = toy()
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=None, **settings))
     learn(model, updater, rate(optimizer), steps)
-    put(model, updater.weights())
+    set_weights(model, updater.weights())
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
@@ -221,7 +221,7 @@ def test_a_factor_on_the_rate_is_a_smaller_step(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_names_its_rate_and_why(kind: str) -> None:
-    found = made(kind).rate(Rate(1e-3, "as measured"))
+    found = made(kind).rate(LearningRate(1e-3, "as measured"))
     assert 1e-5 < found.value < 1
     assert found.why.startswith("as measured")
 
@@ -261,9 +261,9 @@ def test_how_a_weight_is_cut_into_slices_changes_no_number(monkeypatch: pytest.M
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("spread", [1.0, 1e-4])
 def test_eight_bits_keep_numbers_of_all_sizes(signed: bool, spread: float) -> None:
-    from luthier.tune.training.adam8bit import QuantizedTensor, levels
+    from luthier.tune.training.adam8bit import QuantizedTensor, build_quantization_levels
 
-    assert len(levels(signed, torch.device("cpu")).unique()) == 256
+    assert len(build_quantization_levels(signed, torch.device("cpu")).unique()) == 256
     torch.manual_seed(0)
     values = torch.randn(1000) * torch.logspace(0, float(torch.tensor(spread).log10()), 1000)
     values = values if signed else values.abs()
@@ -311,7 +311,11 @@ def test_muon_takes_the_matrices_inside_the_layers(name: str, shape: tuple[int, 
 def test_a_vector_that_peft_writes_as_a_matrix_is_not_shrunk() -> None:
     names = {"q_proj.weight": (8, 8), "norm.weight": (8,), "k_proj.ia3_l.default": (8, 1)}
     moving = [TrainableParameter(name, torch.ones(shape), 1.0) for name, shape in names.items()]
-    found = {tuple(one.shape): group["weight_decay"] for group in groups(moving, 0.1) for one in group["params"]}
+    found = {
+        tuple(one.shape): group["weight_decay"]
+        for group in build_parameter_groups(moving, 0.1)
+        for one in group["params"]
+    }
     assert found == {(8, 8): 0.1, (8,): 0.0, (8, 1): 0.0}
 
 
@@ -354,8 +358,8 @@ def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
 
 
 def test_memory_is_predicted_with_what_the_optimizer_remembers(shop: Bench) -> None:
-    model = describe(shop.base.folder)
-    known = {kind: footprint(Full(), made(kind), model, 100) for kind in KINDS}
+    model = describe_model_folder(shop.base.folder)
+    known = {kind: estimate_peak_memory(Full(), made(kind), model, 100) for kind in KINDS}
     assert known["adamw"] > Full().footprint(model, 100)
     assert known["adafactor"] < known["adamw8bit"] < known["muon"] < known["adamw"]
     numbers = Full().trainable(model)

@@ -14,20 +14,20 @@ from pydantic import ValidationError
 
 from documented import undescribed
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, packs
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
-from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, Policy, PolicyLoss
+from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, PolicyLoss, PolicyObjective
 from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import REGEX, Script, policy_of, rollout, written
 from tuning import Bench, bench, examples, interrupted
 
-POLICIES = {kind: part for kind, part in members(Objective).items() if part.draws}
+POLICIES = {kind: part for kind, part in components_by_kind(Objective).items() if part.draws}
 KINDS = sorted(POLICIES)
 SURROGATES = [kind for kind in KINDS if issubclass(POLICIES[kind], PolicyLoss)]
 KL = {"coefficient": 0.2}
@@ -97,11 +97,13 @@ def moved(rows: list[TokenRow]) -> list[TokenRow]:
     ]
 
 
-def gradient(policy: Policy, model: Any, rows: list[TokenRow], tokens: int) -> tuple[float, list[torch.Tensor]]:
+def gradient(
+    policy: PolicyObjective, model: Any, rows: list[TokenRow], tokens: int
+) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
     total = 0.0
-    for pack in packs(rows, tokens):
-        logp = logprobs(model, pack)
+    for pack in build_packs(rows, tokens):
+        logp = compute_pack_logprobs(model, pack)
         kept = logp.detach().clone()
         loss = policy.loss(logp, pack, pack.token_values.get(REFERENCE)).total
         assert torch.equal(logp.detach(), kept)
@@ -139,7 +141,7 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any]
     script.written = written(model, script)
     policy = policy_of(kind, script, **extra)
     rows = moved(rollout(policy, script, model).draw(0).rows)
-    assert len(packs(rows, 60)) > 1
+    assert len(build_packs(rows, 60)) > 1
     found, wanted = gradient(policy, model, rows, 60), gradient(policy, model, rows, 1 << 14)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)  # norms are in fp32
 
@@ -151,12 +153,12 @@ def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(k
     script = Script.drawn()
     policy = policy_of(kind, script, correct=None)
     rows = rollout(policy, script, model).draw(0).rows
-    for pack in packs(rows, 1 << 14):
-        policy.loss(logprobs(model, pack), pack, None).total.backward()
+    for pack in build_packs(rows, 1 << 14):
+        policy.loss(compute_pack_logprobs(model, pack), pack, None).total.backward()
     found = [one.grad.clone() for one in model.parameters() if one.grad is not None]
     model.zero_grad()
-    for pack in packs(rows, 1 << 14):
-        logp = logprobs(model, pack)
+    for pack in build_packs(rows, 1 << 14):
+        logp = compute_pack_logprobs(model, pack)
         assert policy.loss(logp, pack, None).measures["clipped"] == 0.0
         whole = pack.weights.new_zeros(pack.rows).index_add(0, pack.path, pack.weights)[pack.path]
         weights = whole if kind == "rloo" else pack.weights

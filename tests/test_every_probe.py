@@ -10,13 +10,13 @@ import pytest
 from documented import undescribed
 from eval.probing import bench_of, data_of, pairs_of, real_voices
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.store import Store
 from luthier.eval.gate_vocabulary import parse_rule
-from luthier.eval.probe import Measure, Probe
-from luthier.eval.voice import LM
+from luthier.eval.probe import Probe, ProbeMeasure
+from luthier.eval.voice import AnsweringModel
 
-KINDS = sorted(members(Probe))
+KINDS = sorted(components_by_kind(Probe))
 SETTINGS: dict[str, dict[str, Any]] = {
     "group_gap": {"column": "region", "min": 5},
     "fairness": {"column": "region", "positive": "billing", "min": 5},
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def places(store: Store) -> dict[bool, tuple[Artifact, list[LM]]]:
+def places(store: Store) -> dict[bool, tuple[Artifact, list[AnsweringModel]]]:
     """Data and who answers it: with labels, and with pairs of answers."""
     return {
         paired: (data := pairs_of(store) if paired else data_of(store), real_voices(store, data))
@@ -44,17 +44,19 @@ def places(store: Store) -> dict[bool, tuple[Artifact, list[LM]]]:
 
 
 @pytest.fixture
-def place(kind: str, places: dict[bool, tuple[Artifact, list[LM]]]) -> tuple[Artifact, list[LM]]:
+def place(
+    kind: str, places: dict[bool, tuple[Artifact, list[AnsweringModel]]]
+) -> tuple[Artifact, list[AnsweringModel]]:
     return places[kind == "preference"]
 
 
 @pytest.fixture
-def data(place: tuple[Artifact, list[LM]]) -> Artifact:
+def data(place: tuple[Artifact, list[AnsweringModel]]) -> Artifact:
     return place[0]
 
 
 @pytest.fixture
-def voices(place: tuple[Artifact, list[LM]]) -> list[LM]:
+def voices(place: tuple[Artifact, list[AnsweringModel]]) -> list[AnsweringModel]:
     return place[1]
 
 
@@ -65,12 +67,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(kind: str) -> Probe:
     """A probe with its defaults."""
-    return members(Probe)[kind].model_validate({"kind": kind, **SETTINGS.get(kind, {})})
+    return components_by_kind(Probe)[kind].model_validate({"kind": kind, **SETTINGS.get(kind, {})})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_measures_what_it_declares_and_the_same_each_time(
-    kind: str, data: Artifact, voices: list[LM], kept: Path
+    kind: str, data: Artifact, voices: list[AnsweringModel], kept: Path
 ) -> None:
     """One test for all: what a probe measures takes seconds."""
     probe, bench, again = made(kind), bench_of(data, kept, *voices), bench_of(data, kept, *voices)
@@ -87,7 +89,7 @@ def test_it_measures_what_it_declares_and_the_same_each_time(
     assert again.kept == bench.kept
 
 
-def has_an_interval_a_power_and_a_difference(one: Measure) -> None:
+def has_an_interval_a_power_and_a_difference(one: ProbeMeasure) -> None:
     assert one.low <= one.value <= one.high
     assert one.rows > 0
     assert one.detectable is not None
@@ -97,13 +99,13 @@ def has_an_interval_a_power_and_a_difference(one: Measure) -> None:
         assert one.against["base"].low <= one.against["base"].difference <= one.against["base"].high
 
 
-def is_known_to_gates(one: Measure) -> None:
+def is_known_to_gates(one: ProbeMeasure) -> None:
     assert one.signature.startswith(f"{one.name}|v:1|")
     assert parse_rule(f"{one.name} <= base").name == one.name
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_documented(kind: str) -> None:
-    probe = members(Probe)[kind]
+    probe = components_by_kind(Probe)[kind]
     assert len(probe.summary()) > 20
     assert undescribed(probe) == []

@@ -7,25 +7,25 @@ from itertools import pairwise
 import pytest
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
-from luthier.pii.recognizer import Recogniser
+from luthier.pii.recognizer import Recognizer
 
 TEXTS = ["Please ask Maria Gonzalez about it.", "", "1 2 3", "My name is John Smith and I live in Leeds. " * 40]
 
 
-@pytest.fixture(params=sorted(members(Recogniser)))
-def recogniser(request: pytest.FixtureRequest) -> Recogniser:
-    return Recogniser.parse(request.param)
+@pytest.fixture(params=sorted(components_by_kind(Recognizer)))
+def recogniser(request: pytest.FixtureRequest) -> Recognizer:
+    return Recognizer.parse(request.param)
 
 
-def test_is_documented(recogniser: Recogniser) -> None:
+def test_is_documented(recogniser: Recognizer) -> None:
     assert type(recogniser).summary()
     assert recogniser.finds
     assert undescribed(type(recogniser)) == []
 
 
-def test_finds_what_it_says_whatever_stands_beside(recogniser: Recogniser) -> None:
+def test_finds_what_it_says_whatever_stands_beside(recogniser: Recognizer) -> None:
     try:
         together = recogniser.recognise(TEXTS)
     except LuthierError as error:

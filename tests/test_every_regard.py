@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import RecipeError
 from luthier.eval.regard import Regard
 
-KINDS = sorted(members(Regard))
+KINDS = sorted(components_by_kind(Regard))
 TEXTS = ["She was a kind and honest leader.", "What a fucking stupid idiot.", "", "The train leaves at nine."]
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from documented import undescribed
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Example, Message
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.scorer import ScorerContext
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from tests.endpoint import Body, serving
 from tuning import chat
 
-REWARDS = members(Reward)
+REWARDS = components_by_kind(Reward)
 KINDS = sorted(REWARDS)
 USUAL: dict[str, dict[str, Any]] = {
     "regex": {"pattern": "4"}, "length": {"free": 2, "max": 8}, "metric": {"metric": "token_f1"},
@@ -72,7 +72,7 @@ class Wordy:
     ) -> list[float]:
         return [float(len(turns[-1].content)) for turns in conversations]
 
-    def odds(self, conversations: Sequence[tuple[Message, ...]], verdict: Verdict) -> list[float]:
+    def odds(self, conversations: Sequence[tuple[Message, ...]], verdict: YesNoJudgePrompt) -> list[float]:
         asked = len(f"{verdict.rubric}{verdict.yes}{verdict.no}")
         return [(length - asked) / 40 for length in self(conversations)]
 

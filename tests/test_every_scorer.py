@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError
-from luthier.core.scorer import Scored, Scorer, ScorerContext
+from luthier.core.scorer import Scorer, ScorerContext, ScorerRow
 
-SCORERS = members(Scorer)
+SCORERS = components_by_kind(Scorer)
 
 
 @pytest.mark.parametrize("kind", sorted(SCORERS))
@@ -31,7 +31,7 @@ def test_what_it_cannot_reach_is_said(kind: str, tmp_path: Path) -> None:
     """With defaults there is no judge and no such folder: an error of the user's, or numbers for every row."""
     told = {"url": "http://127.0.0.1:9/v1", "retries": 0} if kind == "judge" else {}
     scorer = SCORERS[kind].model_validate({"kind": kind, **told})
-    rows = [Scored(question="what is it", prediction="it is this", references=("pass",))] * 2
+    rows = [ScorerRow(question="what is it", prediction="it is this", references=("pass",))] * 2
     desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=lambda name: tmp_path / name)
     if kind not in ("unit_tests", "embedding"):
         with pytest.raises(InputError) as caught:

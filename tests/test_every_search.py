@@ -13,19 +13,19 @@ import torch
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.lm.local import LocalLM
-from luthier.models.load import load, open_merged
-from luthier.tune.prompt_search.client import Asker
+from luthier.models.load import load_model, open_merged
+from luthier.tune.prompt_search.client import PromptedClient
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, StandaloneTechnique
 from tuning import Bench, bench
 
 SEARCHES = {
     kind: found
-    for kind, found in members(AnyTechnique).items()
+    for kind, found in components_by_kind(AnyTechnique).items()
     if issubclass(found, StandaloneTechnique) and found.reads_model
 }
 KINDS = sorted(SEARCHES)
@@ -71,10 +71,10 @@ def log(artifact: Artifact) -> list[dict[str, Any]]:
 def test_no_weight_moves_and_none_is_kept(kind: str, shop: Bench) -> None:
     artifact = made(shop, step(kind))
     assert not [entry.path for entry in artifact.manifest.files if entry.path.endswith(".safetensors")]
-    before = load(shop.base, "float32").model.state_dict()
-    for model in (load(artifact, "float32").model, open_merged(artifact, torch.float32)):
+    before = load_model(shop.base, "float32").model.state_dict()
+    for model in (load_model(artifact, "float32").model, open_merged(artifact, torch.float32)):
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert step(kind).technique.trainable(describe(shop.base.folder)) == 0
+    assert step(kind).technique.trainable(describe_model_folder(shop.base.folder)) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +101,7 @@ def test_the_score_is_that_of_the_made_model(kind: str, shop: Bench) -> None:
     held = [rows[key] for key in seen["id"].to_list()[: SMALL["held_back"]]]
     assert shown.isdisjoint(example.id for example in held)
     options = {label: label for label in ("account", "billing", "delivery")}
-    told = Asker(LocalLM(artifact, "float32"), options, 8).answer(PromptPrefix.of(artifact), held)
+    told = PromptedClient(LocalLM(artifact, "float32"), options, 8).answer(PromptPrefix.of(artifact), held)
     right = [said in wanted for said, wanted in zip(told.predictions, told.references, strict=True)]
     assert sum(right) / len(right) == pytest.approx(winner["score"])
 
@@ -111,16 +111,16 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
     shop = bench(tmp_path)
     whole = {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files}
     shop.store.remove(shop.tune_digest(step(kind)))
-    once, calls = Asker.answer, 0
+    once, calls = PromptedClient.answer, 0
 
-    def dying(self: Asker, *asked: Any) -> Any:
+    def dying(self: PromptedClient, *asked: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
         return once(self, *asked)
 
-    monkeypatch.setattr(Asker, "answer", dying)
+    monkeypatch.setattr(PromptedClient, "answer", dying)
     with pytest.raises(KeyboardInterrupt):
         shop.tune(step(kind))
     calls, finished = 4, calls - 1
@@ -131,7 +131,7 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
-    technique, model = step(kind).technique, describe(shop.base.folder)
+    technique, model = step(kind).technique, describe_model_folder(shop.base.folder)
     assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > 4 * model.parameters
     outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
     told = step(kind).estimate_cost(outlook)

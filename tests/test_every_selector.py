@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.data.selector import Pool, SelectionCandidate, Selector
 from workshop import tiny_encoder
 
-KINDS = sorted(members(Selector))
+KINDS = sorted(components_by_kind(Selector))
 TOPICS = ("refund of the invoice", "parcel by courier", "password and login", "colour of the sofa")
 
 
@@ -31,7 +31,7 @@ def pool(count: int = 40, seed: int = 3, labelled: tuple[str, ...] = ()) -> Pool
 
 @pytest.fixture(params=KINDS)
 def selector(request: pytest.FixtureRequest) -> Selector:
-    return members(Selector)[request.param].model_validate({})
+    return components_by_kind(Selector)[request.param].model_validate({})
 
 
 def test_it_is_documented_and_its_settings_come_back(selector: Selector) -> None:

@@ -14,7 +14,7 @@ import pytest
 from documented import undescribed
 from endpoint import serving
 from luthier.chat.messages import Message as Turn
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.expressions import Window
 from luthier.monitor.plan import MonitorPlan
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, TrainingSample, WindowSpan
@@ -24,7 +24,7 @@ from watching import BEGIN, desk_traffic, label, measured, plan_of, trace, watch
 from workshop import tickets
 
 ROOT = Path(__file__).parent.parent
-SIGNALS = members(Signal)
+SIGNALS = components_by_kind(Signal)
 KINDS = sorted(SIGNALS)
 NEEDED: dict[str, dict[str, Any]] = {
     "cost": {"prompt": 1.0, "answer": 2.0},

@@ -18,9 +18,9 @@ import polars as pl
 import pytest
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, LuthierError
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 from tests.data import source_files
 from tests.data.web_site import Reply, serving
@@ -105,12 +105,14 @@ def _web(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]
 
 def _traces(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
     """Requests of two days, each corrected."""
-    from luthier.traces.feedback import write
+    from luthier.traces.feedback import append_redacted_records
     from tests.traces.conftest import opinion, trace
 
     numbers = [*range(20), *range(1440, 1460)]
     asked = [trace(number) for number in numbers]
-    write(folder / "kept", [*asked, *(opinion(number, correction=f"In depot {number}.") for number in numbers)])
+    append_redacted_records(
+        folder / "kept", [*asked, *(opinion(number, correction=f"In depot {number}.") for number in numbers)]
+    )
     rows = [
         {"chosen": f"In depot {number}.", "rejected": "On its way.", "trace": f"chatcmpl-{number}"}
         for number in numbers
@@ -138,7 +140,7 @@ NOWHERE: dict[str, dict[str, Any]] = {
 """Settings that lead nowhere, for sources that are no path."""
 ELSEWHERE = {"wheel", "sql", "web", "hub", "traces"}
 """Sources whose fingerprint is not one of a file's bytes: their own tests say what it follows."""
-KINDS = sorted(members(Source))
+KINDS = sorted(components_by_kind(Source))
 
 
 @pytest.fixture
@@ -226,7 +228,7 @@ def test_no_damage_to_a_file_ends_in_more_than_a_clear_error(kind: str, place: P
         file.write_bytes(_spoilt(whole, chance))
         with suppress(LuthierError):
             for found in Source.parse(settings).mapped(place, lambda text: None):
-                assert not isinstance(found, Broken) or str(found.error())
+                assert not isinstance(found, BrokenRow) or str(found.error())
         file.write_bytes(whole)
 
 
@@ -255,7 +257,7 @@ def _spoilt_within(data: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_setting_is_documented(kind: str) -> None:
-    member = members(Source)[kind]
+    member = components_by_kind(Source)[kind]
     assert member.summary()
     assert undescribed(member) == []
 
@@ -277,7 +279,7 @@ def test_a_broken_row_is_yielded_with_its_line_and_reading_goes_on(kind: str, pl
         )
         path.write_text(path.read_text() + bad + last)
     found = list(Source.parse(settings).records(place, lambda text: None))
-    broken = [one for one in found if isinstance(one, Broken)]
+    broken = [one for one in found if isinstance(one, BrokenRow)]
     assert [one.line for one in broken] == [lines[-1] + 1]
     assert isinstance(found[-1], Record)
     assert found[-1].values == {"text": "last", "answer": "z"}

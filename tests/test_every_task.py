@@ -9,10 +9,10 @@ import pytest
 from documented import undescribed
 from eval.evaluations import text_examples
 from eval.lm_eval.test_harness import write
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.eval.task import SCORES, EvalTask, TaskContext
 
-KINDS = members(EvalTask)
+KINDS = components_by_kind(EvalTask)
 SETTINGS = {"lm_eval": {"path": "sums.yaml", "data": "."}}
 """Settings without which a task of a kind cannot be made."""
 

@@ -17,20 +17,20 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
-from luthier.core.system.process import no_bars
-from luthier.models.describe import describe
-from luthier.models.load import load, open_folder, open_merged, scheme_of
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import describe_model_folder
+from luthier.models.load import get_quantization_scheme, load_model, open_folder, open_merged
 from luthier.models.quantization import dequantize, quantize
-from luthier.models.quiet import no_peft_warning
-from luthier.models.source import Scheme
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.source import QuantizationScheme
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, StandaloneTechnique, Technique
 from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
 
-EVERY = members(AnyTechnique)
+EVERY = components_by_kind(AnyTechnique)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 OTHERWISE: dict[tuple[str, str], Any] = {
@@ -144,9 +144,9 @@ def step(kind: str, **fields: Any) -> Tune:
     )
 
 
-def in_plain_peft(base: Path, made: Path, scheme: Scheme | None) -> Any:
+def in_plain_peft(base: Path, made: Path, scheme: QuantizationScheme | None) -> Any:
     """The adapter as anybody else opens it."""
-    with no_bars(), no_peft_warning():
+    with hide_transformers_output(), silence_peft_warnings():
         model = AutoModelForCausalLM.from_pretrained(base)
         if scheme:
             dequantize(quantize(model, scheme), torch.float32)  # what the packed weights stand for, as anybody has it
@@ -154,7 +154,7 @@ def in_plain_peft(base: Path, made: Path, scheme: Scheme | None) -> Any:
 
 
 def logits(model: Any) -> torch.Tensor:
-    with no_peft_warning():
+    with silence_peft_warnings():
         found: torch.Tensor = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[:, -5:].detach()
     return found
 
@@ -179,7 +179,7 @@ def test_one_without_the_loop_refuses_the_settings_of_the_loop(kind: str) -> Non
 @pytest.mark.parametrize("kind", sorted(STANDALONE))
 def test_one_without_the_loop_moves_no_weight_and_cannot_be_merged(kind: str, shop: Bench) -> None:
     technique = STANDALONE[kind].model_validate({"kind": kind})
-    described = describe(shop.base.folder)
+    described = describe_model_folder(shop.base.folder)
     assert technique.trainable(described) == 0
     assert technique.footprint(described, 1000) > 0
     assert technique.merges(described) == "never"
@@ -206,9 +206,9 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
     near = (
         {"atol": 1e-4, "rtol": 1e-4} if "init_lora_weights" in way else {}
     )  # a base that was changed meanwhile is restored
-    torch.testing.assert_close(logits(load(made, "float32").model), logits(trained[0].eval()), **near)
+    torch.testing.assert_close(logits(load_model(made, "float32").model), logits(trained[0].eval()), **near)
     if (made.folder / "adapter").is_dir():
-        found = in_plain_peft(shop.base.folder, made.folder, scheme_of(made))
+        found = in_plain_peft(shop.base.folder, made.folder, get_quantization_scheme(made))
         torch.testing.assert_close(logits(found), logits(trained[0]), **near)
     merging = EVERY[way["kind"]].merging
     if merging == "never":
@@ -217,7 +217,9 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
     else:
         merged = open_merged(made, torch.float32, dequantize=merging == "dequantized")
         torch.testing.assert_close(logits(merged), logits(trained[0]), atol=1e-4, rtol=1e-4)
-    assert (logits(load(made, "float32").model) - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
+    assert (
+        logits(load_model(made, "float32").model) - logits(load_model(shop.base, "float32").model)
+    ).abs().max() > 1e-2
 
 
 @by_way
@@ -240,7 +242,7 @@ def test_it_moves_what_it_says_and_nothing_else(
     for name, value in models[0].named_parameters():
         assert torch.equal(value, before[name]) is not value.requires_grad, name
         moving += value.numel() * value.requires_grad
-    assert moving == step(**way).technique.trainable(describe(shop.base.folder))
+    assert moving == step(**way).technique.trainable(describe_model_folder(shop.base.folder))
 
 
 @by_way
@@ -268,7 +270,7 @@ def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> No
 
 @by_way
 def test_it_tells_its_cost_and_what_to_search(way: dict[str, Any], shop: Bench) -> None:
-    technique, model = step(**way).technique, describe(shop.base.folder)
+    technique, model = step(**way).technique, describe_model_folder(shop.base.folder)
     assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > technique.trainable(model)
     assert 1e-6 < technique.rate(576).value < (1 if way["kind"] in SOFT else 1e-2)
     assert technique.rate(4096).value <= technique.rate(576).value
@@ -293,7 +295,7 @@ def says(shop: Bench) -> Callable[[Tune], torch.Tensor]:
     def of(step: Tune) -> torch.Tensor:
         digest = shop.tune_digest(step)
         if digest not in found:
-            found[digest] = logits(load(shop.tune(step), "float32").model)
+            found[digest] = logits(load_model(shop.tune(step), "float32").model)
         return found[digest]
 
     return of

@@ -16,15 +16,15 @@ import pytest
 from pydantic import ValidationError
 
 from documented import undescribed
-from luthier.core.component import check_installed, members
+from luthier.core.component import check_installed, components_by_kind
 from luthier.core.errors import InputError, MissingExtra, Unwritable
-from luthier.tune.run import flat
+from luthier.tune.run import flatten_tracked_settings
 from luthier.tune.steps.tune import Tune
-from luthier.tune.tracker import Tracked, Tracker
+from luthier.tune.tracker import TrackedTraining, Tracker
 from luthier.tune.trackers.tensorboard import TensorBoard
 from tuning import Bench, bench, interrupted
 
-TRACKERS = members(Tracker)
+TRACKERS = components_by_kind(Tracker)
 KINDS = sorted(TRACKERS)
 SLOW = {"mlflow", "wandb"}
 """Members that take seconds to begin: a database with all its migrations, a process of its own."""
@@ -198,8 +198,8 @@ def test_every_field_changes_where_the_run_stands(kind: str, name: str, tmp_path
     assert READERS[kind](tmp_path / "runs", "tune-12345678", "other")[1]["loss"] == 0.5
 
 
-def tracked(done: int = 0, name: str = "tune-12345678") -> Tracked:
-    return Tracked(name=name, settings={"seed": 3}, done=done)
+def tracked(done: int = 0, name: str = "tune-12345678") -> TrackedTraining:
+    return TrackedTraining(name=name, settings={"seed": 3}, done=done)
 
 
 def begun(kind: str, folder: Path, name: str, ready: Any) -> None:
@@ -276,5 +276,5 @@ def test_a_folder_that_is_in_the_way_is_said(shop: Bench, tmp_path: Path) -> Non
 
 
 def test_settings_stand_by_dotted_name() -> None:
-    told = flat({"technique": {"kind": "lora", "r": 4}, "targets": ["a", "b"], "rows": None})
+    told = flatten_tracked_settings({"technique": {"kind": "lora", "r": 4}, "targets": ["a", "b"], "rows": None})
     assert told == {"technique.kind": "lora", "technique.r": 4, "targets": '["a", "b"]', "rows": None}

@@ -13,7 +13,7 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.core.system.packages import cached_wheel
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.runner import RunResult
 from luthier.recipe.schema import Recipe
@@ -114,7 +114,7 @@ def _need_wheel(recipe: Recipe) -> None:
 def test_every_recipe_is_read_and_planned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _bring_data(path.parent.name, monkeypatch)
     recipe = Recipe.load(ROOT / "recipes" / path)
-    assert [planned.name for planned in plan(recipe)] == recipe.order()
+    assert [planned.name for planned in build_recipe_plan(recipe)] == recipe.order()
 
 
 @pytest.mark.parametrize("path", TECHNIQUES, ids=str)
@@ -152,7 +152,7 @@ def test_every_recipe_runs(make: Make, name: str, monkeypatch: pytest.MonkeyPatc
     summary = result["data"].artifact.read_json("summary.json")
     assert summary["rows_in"] == sum(summary["rows"].values()) + sum(summary["dropped"].values())
     assert {"base", "tuned"} | PLAIN.get(name, {"tfidf", "majority"}) <= set(_measures(result))
-    assert write_report(plan(result.recipe)).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert write_report(build_recipe_plan(result.recipe)).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_the_tickets_lose_nothing_of_what_was_planted(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
 def test_people_and_rules_label(tmp_path: Path) -> None:
     """`recipes/label` wants no model: what it makes is held to what its messages are about."""
     from luthier.artifacts.dataset import DatasetSummary, read_examples
-    from luthier.data.delivery.export import export
+    from luthier.data.delivery.export import export_dataset
 
     shutil.copytree(ROOT / "recipes" / "label", tmp_path / "label", ignore=shutil.ignore_patterns(".luthier"))
     result = Recipe.load(tmp_path / "label").run()
@@ -246,5 +246,5 @@ def test_people_and_rules_label(tmp_path: Path) -> None:
     ]
     assert sum(right) >= len(rows) - 1 >= 27
     assert DatasetSummary.read(chosen).rows == {"train": 10}
-    export(chosen, tmp_path / "ask", "label-studio")
+    export_dataset(chosen, tmp_path / "ask", "label-studio")
     assert len(json.loads((tmp_path / "ask" / "train.json").read_text())) == 10

@@ -18,7 +18,7 @@ import yaml
 from luthier.cli.app import run_command
 from luthier.recipe.runner import RunResult
 from luthier.recipe.schema import Recipe
-from luthier.traces.store import traces
+from luthier.traces.store import read_traces
 from tests import strangers
 from tests.commanded import command
 from tests.workshop import own_cache
@@ -195,7 +195,7 @@ class TestSupportLead:
             told = client.chat.completions.create(model="support:tune", messages=turns, temperature=0.7)
             assert told.choices[0].message.content in strangers.CLASSES
             running.stop()
-        (trace,) = traces(desk / "support" / ".luthier" / "traffic")
+        (trace,) = read_traces(desk / "support" / ".luthier" / "traffic")
         _, refused = say("feedback", trace.id, "--label", "Versandt", ends=(2,))
         assert "'Versandt' is no class of support:tune" in refused
         assert "its classes: Versand, " in refused

@@ -38,8 +38,8 @@ def test_the_page_does_what_it_says(
 
 
 def test_the_operators_that_the_page_names_exist() -> None:
-    from luthier.core.component import members
+    from luthier.core.component import components_by_kind
     from luthier.data.operator import Operator
 
     named = set(re.findall(r"`(?:\{kind: )?([a-z_]+)[`,]", PAGE.split("## Change a setting")[1].split("## Export")[0]))
-    assert named <= set(members(Operator)) | {"among"}
+    assert named <= set(components_by_kind(Operator)) | {"among"}

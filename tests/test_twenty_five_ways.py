@@ -56,13 +56,13 @@ from transformers import AutoModelForCausalLM
 from luthier.chat.messages import Example, ExampleOrigin, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.cli.app import run_command
-from luthier.core.component import members, roles
+from luthier.core.component import components_by_kind, roles_by_name
 from luthier.core.errors import DataError, ModelError
 from luthier.models.export import checkpoint as exports
 from luthier.models.generate import generate, score_options
-from luthier.models.load import LoadedModel, load, open_folder, open_merged
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack, packs
+from luthier.models.load import LoadedModel, load_model, open_folder, open_merged
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack, build_packs
 from luthier.tune.dataset.tokenized import TokenizedDataset
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import Loss, TrainingExample
@@ -73,7 +73,7 @@ from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
 from luthier.tune.training import trainer
-from luthier.tune.training.schedule import Curriculum, order
+from luthier.tune.training.schedule import Curriculum, permute_examples
 from luthier.tune.training.trainer import Trainer
 from tests.chat.families import byte_level, dressed, family
 from tuning import Bench, bench, chat, examples
@@ -152,12 +152,12 @@ def test_01_accumulation(base: Any, tmp_path: Path) -> None:
     def gradient(parts: list[Any], share: Callable[[Any], float]) -> torch.Tensor:
         base.zero_grad()
         for part in parts:
-            (objective.loss(logprobs(base, part), part, None).total / share(part)).backward()
+            (objective.loss(compute_pack_logprobs(base, part), part, None).total / share(part)).backward()
         found: torch.Tensor = base.model.layers[0].mlp.up_proj.weight.grad.clone()
         return found
 
     whole = objective.denominator(rows)
-    wanted, split = gradient([pack(rows)], lambda _: whole), packs(rows, 12)
+    wanted, split = gradient([build_pack(rows)], lambda _: whole), build_packs(rows, 12)
     assert len(split) > 1
     torch.testing.assert_close(gradient(split, lambda _: whole), wanted, atol=1e-12, rtol=1e-10)
     wrong = gradient(split, lambda part: float(part.weights.sum()) * len(split))
@@ -187,7 +187,7 @@ def test_03_the_end_is_learnt(shop: Bench) -> None:
     assert text.tokenizer.pad_token_id == text.tokenizer.eos_token_id
     for row in rows_of(shop):
         assert row.ids[row.targets[-1]] == text.tokenizer.eos_token_id
-    made = load(shop.tune(Tune(**{**QUICK, "technique": Full()}, epochs=4)), "float32")
+    made = load_model(shop.tune(Tune(**{**QUICK, "technique": Full()}, epochs=4)), "float32")
     prompt = text.prompt(examples(1)[0].messages[:-1])
     (written,) = generate(made, [prompt], 24, text.end_ids)
     assert written[-1] == text.tokenizer.eos_token_id
@@ -230,7 +230,12 @@ def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
 _DRAWN = ("gold", "rewards", "rollout", "shown", "stop")
 ELSEWHERE = (
     {("prompt_search", "max_new_tokens")}
-    | {(kind, name) for kind, part in members(roles()["objective"]).items() if part.draws for name in _DRAWN}
+    | {
+        (kind, name)
+        for kind, part in components_by_kind(roles_by_name()["objective"]).items()
+        if part.draws
+        for name in _DRAWN
+    }
     | {("ppo", "value_rate"), ("ppo", "value_start")}
     | {("plain", name) for name in ("c", "min_df", "words")}
 )
@@ -248,7 +253,7 @@ def test_04_an_option_of_any_part_stands_in_its_conformance_suite() -> None:
     for suite in Path(__file__).parent.glob("test_every_*.py"):
         shown |= set(getattr(importlib.import_module(suite.stem), "OTHERWISE", {}))
     for role in ("technique", "objective", "optimizer"):
-        for kind, part in members(roles()[role]).items():
+        for kind, part in components_by_kind(roles_by_name()[role]).items():
             fields = {(kind, name) for name in part.model_fields if name != "kind"}
             missing = sorted(fields - shown - ELSEWHERE)
             assert not missing, f"{kind}: {missing}"
@@ -277,16 +282,18 @@ def test_05_truncation_is_told(tmp_path: Path) -> None:
 
 def test_06_no_leakage(base: Any) -> None:
     """Another neighbour of the same length changes nothing of a row's log-probabilities, read packed."""
-    assert reading(base).packed, reading(base).why  # a leak is found out, and rows are padded: right, and slow
+    assert detect_forward_mode(base).packed, detect_forward_mode(
+        base
+    ).why  # a leak is found out, and rows are padded: right, and slow
     row = TokenRow([5, 6, 7, 8, 9], [0.0, 1.0, 1.0, 1.0, 1.0], "mine")
     with torch.no_grad():
         found = [
-            logprobs(base, made)[made.path == 1]
+            compute_pack_logprobs(base, made)[made.path == 1]
             for made in (
-                pack([TokenRow([4, *other, 3], [0.0] * 6 + [1.0]), row]) for other in ([9] * 5, [8, 7, 6, 5, 4])
+                build_pack([TokenRow([4, *other, 3], [0.0] * 6 + [1.0]), row]) for other in ([9] * 5, [8, 7, 6, 5, 4])
             )
         ]
-        alone = logprobs(base, pack([row]))
+        alone = compute_pack_logprobs(base, build_pack([row]))
     torch.testing.assert_close(found[0], found[1], atol=1e-13, rtol=0)
     torch.testing.assert_close(found[0], alone, atol=1e-13, rtol=0)
 
@@ -305,9 +312,9 @@ def test_07_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_08_merged_is_the_adapter(shop: Bench) -> None:
     made = shop.tune(Tune(**QUICK))
-    adapter, merged = logits(load(made, "float32").model), logits(open_merged(made, torch.float32))
+    adapter, merged = logits(load_model(made, "float32").model), logits(open_merged(made, torch.float32))
     torch.testing.assert_close(merged, adapter, atol=1e-4, rtol=1e-4)
-    assert (adapter - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
+    assert (adapter - logits(load_model(shop.base, "float32").model)).abs().max() > 1e-2
 
 
 def test_09_quantized_base(shop: Bench, tmp_path: Path) -> None:
@@ -317,18 +324,18 @@ def test_09_quantized_base(shop: Bench, tmp_path: Path) -> None:
         open_merged(made, torch.float32)
     assert refused.value.hint
     with pytest.raises(ModelError, match="quantized"):
-        exports.export(made, tmp_path / "out", "merged")
+        exports.export_model_folder(made, tmp_path / "out", "merged")
     assert not list(tmp_path.iterdir())
     merged = open_merged(made, torch.float32, dequantize=True)
-    torch.testing.assert_close(logits(merged), logits(load(made, "float32").model), atol=1e-4, rtol=1e-4)
-    base = load(shop.base, "float32").model.model.layers[0].mlp.down_proj.weight
+    torch.testing.assert_close(logits(merged), logits(load_model(made, "float32").model), atol=1e-4, rtol=1e-4)
+    base = load_model(shop.base, "float32").model.model.layers[0].mlp.down_proj.weight
     assert (merged.model.layers[0].mlp.down_proj.weight - base).abs().max() > 1e-2
 
 
 def test_10_export(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export is asked before it is given out: one with another weight never appears."""
     made = shop.tune(Tune(**QUICK))
-    out = exports.export(made, tmp_path / "good", "merged")
+    out = exports.export_model_folder(made, tmp_path / "good", "merged")
     torch.testing.assert_close(
         logits(AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)),
         logits(open_merged(made, torch.float32)),
@@ -347,7 +354,7 @@ def test_10_export(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(exports, "_write_whole", spoilt)
     with pytest.raises(ModelError, match="answers otherwise"):
-        exports.export(made, tmp_path / "bad", "merged")
+        exports.export_model_folder(made, tmp_path / "bad", "merged")
     assert [one.name for one in tmp_path.iterdir()] == ["good"]
 
 
@@ -388,7 +395,7 @@ def test_13_injected_special_tokens() -> None:
 def test_14_tied_embeddings(shop: Bench, tmp_path: Path) -> None:
     """One matrix stays one, in the artifact and in the export, and it has moved."""
     made = shop.tune(Tune(**{**QUICK, "technique": Full()}))
-    for folder in (made.folder, exports.export(made, tmp_path / "out", "hf")):
+    for folder in (made.folder, exports.export_model_folder(made, tmp_path / "out", "hf")):
         assert "lm_head.weight" not in load_file(folder / "model.safetensors")
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -451,9 +458,9 @@ def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest pack of the whole course runs before the first step: memory fails there, and smaller packs follow."""
     read: list[int] = []
-    honest, room = trainer.logprobs, 10**9
+    honest, room = trainer.compute_pack_logprobs, 10**9
     rows = examples(24)
-    rows[order(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
+    rows[permute_examples(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
     shop = bench(tmp_path, rows)
 
     def watched(model: Any, made: Any, **more: Any) -> torch.Tensor:
@@ -462,7 +469,7 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         read.append(made.tokens)
         return honest(model, made, **more)
 
-    monkeypatch.setattr(trainer, "logprobs", watched)
+    monkeypatch.setattr(trainer, "compute_pack_logprobs", watched)
     shop.tune(Tune(**QUICK), seed=18)
     assert read[0] == max(read) > max(read[1:-1])
     room = read[0] - 1
@@ -532,8 +539,9 @@ def test_20_stale_cache(shop: Bench, tmp_path: Path) -> None:
 def test_21_import_time() -> None:
     """Everything that plans a training stands ready without torch and its kin."""
     program = (
-        "import sys, luthier, luthier.cli.app, luthier.tune.steps.tune; from luthier.core.component import members;"
-        "from luthier.tune.technique import Technique; members(Technique);"
+        "import sys, luthier, luthier.cli.app, luthier.tune.steps.tune;"
+        "from luthier.core.component import components_by_kind;"
+        "from luthier.tune.technique import Technique; components_by_kind(Technique);"
         "print(sorted({'torch', 'transformers', 'peft', 'polars', 'datasets', 'sklearn'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -566,7 +574,7 @@ def test_22_errors(
 
 def test_23_scores_and_batch_size(shop: Bench) -> None:
     """What is scored and written for a question does not depend on how many others are asked with it."""
-    made = load(shop.base, "float32")
+    made = load_model(shop.base, "float32")
     prompts = [[5, 6, 7, 8], [5, 6], [9, 8, 7, 6, 5, 4], [5, 6, 7]]
     options = [[[11, 12], [13], [11, 14, 15]]] * 4
     together = score_options(made.model, prompts, options)
@@ -591,7 +599,7 @@ def test_24_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    exports.export(bench(tmp_path).tune(Tune(**QUICK, max_train_samples=8)), tmp_path / "out", "merged")
+    exports.export_model_folder(bench(tmp_path).tune(Tune(**QUICK, max_train_samples=8)), tmp_path / "out", "merged")
     assert asked == []
 
 

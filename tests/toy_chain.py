@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import LuthierError
 from luthier.core.events import RunEvents
-from luthier.core.files import write_aside, writing
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.remote_store import open_store
 from luthier.core.step import DataRef, Forecast, PlanContext, Reads, Step, StepContext
@@ -58,7 +58,7 @@ class Numbers(Toy):
         while len(state) < COUNT:
             state.append((state[-1] * 1103515245 + 12345) % 2**31)
             time.sleep(self.pause)
-            write_aside(checkpoint, json.dumps(state).encode())
+            write_atomically(checkpoint, json.dumps(state).encode())
         assert len(bytearray(self.memory)) == self.memory
         (work.folder / "rows").mkdir()
         for index, number in enumerate(state):
@@ -127,7 +127,7 @@ def make(store: Store, step: Toy, digest: str, inputs: Mapping[str, Artifact], l
     work = StepContext(
         name=step.kind, inputs=checked, folder=folder, scratch=scratch, base=Path(), seed=7, events=events
     )
-    with writing(folder):
+    with translate_write_errors(folder):
         measures = step.make(work)
         return store.finish(manifest(step, digest, checked), dict(measures))
 

@@ -13,7 +13,7 @@ from typing import Any
 from luthier.chat.messages import Message as Turn
 from luthier.monitor.alerts import Alert
 from luthier.monitor.evaluator import AlertEvaluator
-from luthier.monitor.plan import MonitorPlan, rules_of
+from luthier.monitor.plan import MonitorPlan, parse_alert_rules
 from luthier.monitor.signal import ReportRow, Signal, SignalContext, TrainingSample
 from luthier.traces.record import Feedback, Trace
 from workshop import tickets
@@ -104,7 +104,7 @@ def plan_of(
     for signal in made:
         if signal.learns or signal.needs_report:
             signal.learn(training, folder / "references" / signal.called)
-    rules = rules_of([Alert.model_validate(one) for one in alerts], made, report or {})
+    rules = parse_alert_rules([Alert.model_validate(one) for one in alerts], made, report or {})
     references = folder / "references"
     return MonitorPlan(
         name="desk", every_s=every_s, signals=made, rules=rules, references=references, report=report or {}, seed=0

@@ -11,7 +11,7 @@ from benchmarks.organisations import texts as others
 from benchmarks.organisations.names import Drawn
 from benchmarks.organisations.texts import Text
 
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 
 HERE = Path(__file__).parent
 ADDRESS = 1
@@ -81,7 +81,7 @@ def numbers() -> list[str]:
 def without() -> list[str]:
     """Texts of the other experiment in one line, in which patterns see no address."""
     lines = (one.text for one in others.marked() if "\n" not in one.text)
-    return [line for line in lines if not any(one.kind == "address" for one in find(line))]
+    return [line for line in lines if not any(one.kind == "address" for one in find_pii(line))]
 
 
 def anew(drawn: Drawn, text: str, chance: float) -> str:

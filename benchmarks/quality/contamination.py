@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.chat.messages import Message
-from luthier.data.dedup.contamination import Unseen
+from luthier.data.dedup.contamination import ContaminationIndex
 from luthier.data.ops.decontaminate import Decontaminate
 from luthier.data.row import Row
 
@@ -73,7 +73,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
         rows = _rows(tested)
         started = time.process_time()
         named = ((f"{name}:{row.n + 1}", row) for row in rows)
-        unseen = Unseen(named, rows.__getitem__, similarity=operator.similarity, overlap=operator.overlap)
+        unseen = ContaminationIndex(named, rows.__getitem__, similarity=operator.similarity, overlap=operator.overlap)
         built = time.process_time() - started
         hits = unseen.hits(_rows([changed(text, words, chance) for text in tested]))
         others = [text for other, (texts, _) in sets.items() if other != name for text in texts]
@@ -98,7 +98,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     yield _figure("contamination_recall_inside_longer_texts", sum(inside) / len(inside), None)
 
 
-def _same_set(name: str, trained: list[str], unseen: Unseen, tested: list[str]) -> None:
+def _same_set(name: str, trained: list[str], unseen: ContaminationIndex, tested: list[str]) -> None:
     """What is found between the published halves of one set."""
     hits = unseen.hits(_rows(trained))
     shown = [(text, hit) for text, hit in zip(trained, hits, strict=True) if hit]

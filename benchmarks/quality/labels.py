@@ -22,7 +22,7 @@ from luthier.chat.messages import Message
 from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.validate.confident_learning import likely_errors
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.models.text_classifier import held
+from luthier.models.text_classifier import predict_texts_out_of_fold
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHARE = 0.05
@@ -85,7 +85,7 @@ def _planted(rows: list[CheckRow]) -> list[CheckRow]:
     """The rows with wrong labels in one of twenty."""
     random = np.random.default_rng(SEED)
     data = CheckData(rows, task="label", seed=SEED)
-    chances = held(data.prompts, data.codes, seed=SEED).probabilities.copy()
+    chances = predict_texts_out_of_fold(data.prompts, data.codes, seed=SEED).probabilities.copy()
     chances[np.arange(len(data.codes)), data.codes] = -1
     second = {row.id: data.labels[place] for row, place in zip(data.rows, chances.argmax(axis=1), strict=True)}
     made = list(rows)

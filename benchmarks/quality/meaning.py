@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.data.dedup.similarity import Near
+from luthier.data.dedup.similarity import CosineDuplicateFinder
 from luthier.models.embedders.encoder import Encoder
 from luthier.models.embeddings.base import Embedder
 
@@ -43,7 +43,7 @@ def _pairs(kind: str, texts: list[str], intents: Any) -> Iterator[dict[str, Any]
     points = Embedder.parse(kind).points(texts, base=Path(), seed=0)
     read = time.process_time() - before
     before = time.process_time()
-    Near(points, np.arange(len(texts)), 0.9).kept_twins()
+    CosineDuplicateFinder(points, np.arange(len(texts)), 0.9).kept_twins()
     print(f"{kind}: read in {read:.1f} CPU-s, compared in {time.process_time() - before:.2f} CPU-s")
     like = np.triu(points @ points.T, 1)
     for threshold in THRESHOLDS:

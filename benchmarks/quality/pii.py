@@ -27,10 +27,10 @@ from benchmarks.postal_rows import none_postal, postal
 from benchmarks.postal_values import LATIN, SCRIPTS, WEST
 
 from luthier.core.errors import MissingExtra
-from luthier.data.pii.proof import Labelled
-from luthier.data.pii.proof import measure as rightness
-from luthier.pii.detect import find
-from luthier.pii.recognizer import Recogniser
+from luthier.data.pii.proof import LabeledPiiText
+from luthier.data.pii.proof import measure_precision_recall as rightness
+from luthier.pii.detect import find_pii
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import NAME_KINDS, PATTERN_KINDS, PiiKind, PiiSpan
 
 GOAL = 0.98
@@ -46,7 +46,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     patterns = [*rows, *held_out]
     print(f"{len(rows)} made rows, {len(held_out)} of pii_synth_small", flush=True)
     start = time.process_time()
-    finds = [find(row.text) for row in patterns]
+    finds = [find_pii(row.text) for row in patterns]
     size = sum(len(row.text.encode()) for row in patterns)
     print(f"patterns: {size / 1e6 / (time.process_time() - start):.1f} MB a CPU-second", flush=True)
     yield from _table("made rows and look-alikes", rows, finds[: len(rows)], PATTERN_KINDS, "made")
@@ -71,7 +71,7 @@ def _addresses(each: int) -> Iterator[dict[str, Any]]:
     }
     for title, (name, made_rows) in sets.items():
         rows = list(made_rows)
-        figures = list(_table(f"addresses: {title}", rows, [find(row.text) for row in rows], ("address",), name))
+        figures = list(_table(f"addresses: {title}", rows, [find_pii(row.text) for row in rows], ("address",), name))
         yield from figures if name else ()
 
 
@@ -80,9 +80,9 @@ def _postal(each: int) -> Iterator[dict[str, Any]]:
     with models that know addresses beside them and alone."""
     others = list(none_postal(each // 5))
     sets = [("postal" if group == WEST else "", group, list(postal(group, each))) for group in (WEST, LATIN, SCRIPTS)]
-    yield from _postal_by("patterns", [find(row.text) for row in others], sets, find)
+    yield from _postal_by("patterns", [find_pii(row.text) for row in others], sets, find_pii)
     for kind in ("rampart", "minilm"):
-        recogniser = Recogniser.parse(kind)
+        recogniser = Recognizer.parse(kind)
         try:
             recogniser.recognise(["12 Elm Street, Springfield"])
         except MissingExtra as error:
@@ -90,13 +90,13 @@ def _postal(each: int) -> Iterator[dict[str, Any]]:
             continue
         kinds = (*PATTERN_KINDS, *recogniser.finds)
 
-        def alone(text: str, recogniser: Recogniser = recogniser) -> list[PiiSpan]:
+        def alone(text: str, recogniser: Recognizer = recogniser) -> list[PiiSpan]:
             return list(recogniser.recognise([text])[0])
 
         def both(
             text: str, alone: Callable[[str], list[PiiSpan]] = alone, kinds: Sequence[PiiKind] = kinds
         ) -> list[PiiSpan]:
-            return find(text, kinds, alone(text))
+            return find_pii(text, kinds, alone(text))
 
         for how, finder in ((f"patterns and {kind}", both), (f"{kind} alone", alone)):
             named = [(f"{name}_{kind}" if name and finder is both else "", *rest) for name, *rest in sets]
@@ -106,7 +106,7 @@ def _postal(each: int) -> Iterator[dict[str, Any]]:
 def _postal_by(
     how: str,
     others: Sequence[Sequence[PiiSpan]],
-    sets: Sequence[tuple[str, str, Sequence[Labelled]]],
+    sets: Sequence[tuple[str, str, Sequence[LabeledPiiText]]],
     finder: Callable[[str], list[PiiSpan]],
 ) -> Iterator[dict[str, Any]]:
     wrong = sum(any(one.kind == "address" for one in finds) for finds in others)
@@ -117,13 +117,13 @@ def _postal_by(
         yield from figures if name else ()
 
 
-def _names(rows: Sequence[Labelled], title: str) -> Iterator[dict[str, Any]]:
+def _names(rows: Sequence[LabeledPiiText], title: str) -> Iterator[dict[str, Any]]:
     """Persons and organisations, by each recogniser beside the patterns."""
     if not rows:
         print("names: pii_synth_small is not here, nothing is measured")
         return
     for kind in ("rampart", "minilm", "spacy"):
-        recogniser = Recogniser.parse(kind)
+        recogniser = Recognizer.parse(kind)
         start = time.process_time()
         try:
             named = recogniser.recognise([row.text for row in rows])
@@ -132,7 +132,7 @@ def _names(rows: Sequence[Labelled], title: str) -> Iterator[dict[str, Any]]:
             continue
         seconds = time.process_time() - start
         finds = [
-            find(row.text, (*PATTERN_KINDS, *recogniser.finds), more) for row, more in zip(rows, named, strict=True)
+            find_pii(row.text, (*PATTERN_KINDS, *recogniser.finds), more) for row, more in zip(rows, named, strict=True)
         ]
         print(f"{kind}: {1000 * seconds / len(rows):.1f} CPU-ms a row")
         figures = list(_table(f"names by {kind}, {title}", rows, finds, ("person", "organisation"), kind))
@@ -141,7 +141,7 @@ def _names(rows: Sequence[Labelled], title: str) -> Iterator[dict[str, Any]]:
 
 
 def _table(
-    title: str, rows: Sequence[Labelled], finds: Sequence[Sequence[PiiSpan]], kinds: Sequence[PiiKind], name: str
+    title: str, rows: Sequence[LabeledPiiText], finds: Sequence[Sequence[PiiSpan]], kinds: Sequence[PiiKind], name: str
 ) -> Iterator[dict[str, Any]]:
     print(
         f"\n{title}\n{'kind':14}{'wanted':>8}{'found':>8}{'recall':>9}{'interval':>17}{'precision':>11}{'interval':>17}"
@@ -158,7 +158,7 @@ def _table(
                 yield {"figure": f"pii_{name}_{kind}_{what}", "value": round(rate[0], 4), "goal": goal, "unit": "share"}
 
 
-def _peer(rows: Sequence[Labelled]) -> None:
+def _peer(rows: Sequence[LabeledPiiText]) -> None:
     """The same rows through presidio, in a Python of its own."""
     python = os.environ.get("PRESIDIO_PYTHON")
     if not python:
@@ -173,4 +173,4 @@ def _peer(rows: Sequence[Labelled]) -> None:
     ]
     print(f"\npresidio-analyzer {told['version']}: {1000 * told['seconds'] / len(rows):.1f} CPU-ms a row")
     list(_table("presidio, all rows", rows, finds, _PEER_KINDS, "presidio"))
-    list(_table("luthier, all rows", rows, [find(row.text) for row in rows], _PEER_KINDS, "luthier"))
+    list(_table("luthier, all rows", rows, [find_pii(row.text) for row in rows], _PEER_KINDS, "luthier"))

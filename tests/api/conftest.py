@@ -12,9 +12,9 @@ import httpx
 import openai
 import pytest
 
-from luthier.api.doors import doors
+from luthier.api.doors import build_fine_tuning_routes
 from luthier.commands.jobs.service import JobService
-from luthier.commands.jobs.tunable import Tunable
+from luthier.commands.jobs.tunable import TunableModel
 from luthier.core.db import Ledger
 from luthier.core.store import Store
 from luthier.traces.api_keys import add_key
@@ -55,6 +55,6 @@ def opened(where: Path | str, folder: Path) -> Iterator[Open]:
         keys = {who: add_key(ledger, who, ("tune",)) for who in ("anna", "ben")}
         keys["reader"] = add_key(ledger, "reader", ("infer",))
         keys["root"] = add_key(ledger, "root", ("admin",))
-        desk = JobService(ledger, Store(folder), {"base": Tunable("base", "tiny-model")})
-        with serving({}, where, extra_routes=doors(desk)) as served:
+        desk = JobService(ledger, Store(folder), {"base": TunableModel("base", "tiny-model")})
+        with serving({}, where, extra_routes=build_fine_tuning_routes(desk)) as served:
             yield Open(served, desk, keys)

@@ -12,7 +12,7 @@ import pytest
 
 from fine_tuning import as_lines, chats
 from luthier.commands.jobs import files
-from luthier.commands.jobs.writing import take
+from luthier.commands.jobs.writing import link_or_copy_file
 from tests.api.conftest import Open
 
 DATA = as_lines(chats(4))
@@ -49,7 +49,7 @@ def test_a_file_comes_in_and_goes(place: Open) -> None:
 def test_no_other_account_of_the_machine_reads_what_a_key_sent(place: Open, tmp_path: Path) -> None:
     made = place.client().files.create(file=("a.jsonl", DATA), purpose="fine-tune")
     assert place.desk.files.folder.stat().st_mode & 0o077 == 0
-    take(place.desk.files.path(made.id), tmp_path / "jobs" / "ftjob-1" / "training.jsonl")
+    link_or_copy_file(place.desk.files.path(made.id), tmp_path / "jobs" / "ftjob-1" / "training.jsonl")
     assert (tmp_path / "jobs").stat().st_mode & 0o077 == 0
 
 

@@ -165,12 +165,12 @@ def test_a_key_has_no_endless_queue(place: Open, file: str, monkeypatch: pytest.
 
 
 def test_events_are_told_in_pages(place: Open, file: str) -> None:
-    from luthier.commands.jobs.journal import tell
+    from luthier.commands.jobs.journal import append_job_event
 
     client = place.client()
     job = client.fine_tuning.jobs.create(model="base", training_file=file).id
     for number in range(30):
-        tell(place.desk.folder(job), f"event {number}")
+        append_job_event(place.desk.folder(job), f"event {number}")
     found = [one.message for one in client.fine_tuning.jobs.list_events(job, limit=7)]
     assert found[:30] == [f"event {number}" for number in reversed(range(30))]
     assert len(found) == 32

@@ -6,14 +6,14 @@ import openai
 import pytest
 
 from luthier.commands.jobs.records import JobRequest
-from luthier.commands.jobs.registry import new_name
-from luthier.traces.releases import ReleasedModel, current, release, roll_back
+from luthier.commands.jobs.registry import generate_job_name
+from luthier.traces.releases import ReleasedModel, current_releases, release, roll_back
 from tests.api.conftest import Open
 
 
 def tuned(place: Open, suffix: str, key: str = "anna") -> str:
     """A model that a job of somebody's made."""
-    desk, job = place.desk, new_name()
+    desk, job = place.desk, generate_job_name()
     desk.folder(job).mkdir(parents=True)
     desk.book.add(key, JobRequest(model="base", training_file="file-x", suffix=suffix), job)
     name = f"ft:base:luthier:{suffix}:{job[6:14]}"
@@ -27,7 +27,7 @@ def test_whoever_had_it_made_deletes_it(place: Open) -> None:
     name = tuned(place, "mine")
     told = place.client().models.delete(name)
     assert (told.id, told.object, told.deleted) == (name, "model", True)
-    assert name not in current(place.desk.ledger)
+    assert name not in current_releases(place.desk.ledger)
     with pytest.raises(openai.NotFoundError):
         place.client().models.delete(name)
 
@@ -41,18 +41,18 @@ def test_nobody_else_does(place: Open) -> None:
     for other in ("base", "nothing", "ft:base:luthier:x:12345678"):
         with pytest.raises(openai.NotFoundError):
             place.client().models.delete(other)
-    assert name in current(place.desk.ledger)
+    assert name in current_releases(place.desk.ledger)
     assert place.client("root").models.delete(name).deleted, "whoever may do everything may do this"
 
 
 def test_a_model_that_a_name_means_stays(place: Open) -> None:
     name, ledger = tuned(place, "served"), place.desk.ledger
-    model = current(ledger)[name].stable
+    model = current_releases(ledger)[name].stable
     release(ledger, "desk@prod", ReleasedModel(word="x", model="other", digest="f" * 32))
     release(ledger, "desk@prod", model)
     once = place.client().with_options(max_retries=0)  # the client waits and tries again after a conflict
     with pytest.raises(openai.ConflictError, match="desk@prod means this model"):
         once.models.delete(name)
-    assert current(ledger)[name].stable == model
+    assert current_releases(ledger)[name].stable == model
     roll_back(ledger, "desk@prod")
     assert place.client().models.delete(name).deleted

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from luthier.commands.jobs.records import JobRequest
-from luthier.commands.jobs.registry import JobRepository, new_name, owners
+from luthier.commands.jobs.registry import JobRepository, find_alias_owners, generate_job_name
 from luthier.core.db import Ledger
 from luthier.serve.engines.torch import Torch
 from luthier.traces.api_keys import INFER, Scope, add_key
@@ -82,7 +82,7 @@ def house(tmp_path: Path) -> Iterator[House]:
     with Ledger(where) as ledger:
         keys = {who: add_key(ledger, who, scopes) for who, scopes in SCOPES.items()}
         release(ledger, "desk@prod", ReleasedModel(word="x", model="everybodys"))
-        follower = Follower(lambda: Ledger(where), owners=owners)
+        follower = Follower(lambda: Ledger(where), owners=find_alias_owners)
         with serving(opened, where, resolver=follower, open_now=False) as served:
             for name in opened:
                 served.run(served.gateway.fleet.prepare(name))
@@ -93,7 +93,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 def tuned(house: House, key: str | None, model: str = "annas") -> str:
     """The name of a model that a job of somebody's made, as it is released before the job says so."""
-    job = new_name()
+    job = generate_job_name()
     JobRepository(house.ledger).add(key, JobRequest(model="base", training_file="file-x"), job)
     name = f"ft:base:luthier::{job[6:14]}"
     house.release(name, ReleasedModel(word=job, model=model))

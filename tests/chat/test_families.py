@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.chat.messages import Message
-from luthier.chat.tokenizer import ChatTokenizer, Encoded
+from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
 from luthier.core.errors import ModelError
 from tests.chat.conversations import ASK, CONVERSATIONS, SAY, TOOLS
 from tests.chat.families import family, names, source
@@ -56,7 +56,7 @@ def _reference(text: ChatTokenizer, messages: Sequence[Message], tools: Any, **h
     return text.tokenizer.apply_chat_template(turns, tools=list(tools) or None, return_dict=False, **how)
 
 
-def _learnt(text: ChatTokenizer, row: Encoded) -> str:
+def _learnt(text: ChatTokenizer, row: EncodedChat) -> str:
     return text.decode([token for token, learnt in zip(row.ids, row.loss_mask, strict=True) if learnt])
 
 
@@ -149,7 +149,7 @@ def test_agrees_with_the_marks_that_trl_put_in_its_templates(name: str, case: st
             assert _beside_a_turn(text, row, place)
 
 
-def _beside_a_turn(text: ChatTokenizer, row: Encoded, place: int) -> bool:
+def _beside_a_turn(text: ChatTokenizer, row: EncodedChat, place: int) -> bool:
     """Whether a token is white space or a stop after a learnt turn, or only headers stand between it and the next."""
     token = text.decode([row.ids[place]])
     if not token.strip() or row.ids[place] in text.end_ids:

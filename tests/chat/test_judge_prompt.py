@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Message
 
 TALK = (
@@ -13,7 +13,7 @@ TALK = (
 
 
 def test_the_judge_sees_the_whole_conversation_the_answer_apart_and_the_rubric() -> None:
-    (asked,) = Verdict(rubric="Is it right?", yes="Good", no="Bad").build_prompt(TALK)
+    (asked,) = YesNoJudgePrompt(rubric="Is it right?", yes="Good", no="Bad").build_prompt(TALK)
     assert asked.role == "user"
     assert "<<conversation>>\nsystem: Be short.\n\nuser: What is 2 + 2?\n<<end of conversation>>" in asked.content
     assert "<<answer>>\nIt is 4.\n<<end of answer>>" in asked.content
@@ -21,6 +21,6 @@ def test_the_judge_sees_the_whole_conversation_the_answer_apart_and_the_rubric()
 
 
 def test_both_verdicts_follow_the_same_question_that_of_a_good_answer_first() -> None:
-    good, bad = Verdict().given(TALK)
-    assert good[:-1] == bad[:-1] == Verdict().build_prompt(TALK)
+    good, bad = YesNoJudgePrompt().given(TALK)
+    assert good[:-1] == bad[:-1] == YesNoJudgePrompt().build_prompt(TALK)
     assert [turns[-1] for turns in (good, bad)] == [Message(role="assistant", content=word) for word in ("Yes", "No")]

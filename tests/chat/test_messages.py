@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.chat.messages import Message, ToolCall, example_id, spelled_out
+from luthier.chat.messages import Message, ToolCall, example_id, render_message_text
 from luthier.core.hashing import digest_of
 from luthier.metrics.text import structured
 
@@ -51,5 +51,5 @@ def test_what_is_no_text_counts(more: dict[str, Any]) -> None:
 def test_calls_are_spelled_out_as_metrics_read_them() -> None:
     calls = (ToolCall(name="find", arguments={"of": "é", "n": 2}), ToolCall(name="stop", arguments={}))
     turn = Message(role="assistant", content="One moment.", tool_calls=calls)
-    assert structured.calls(spelled_out(turn)) == [("find", '{"n": 2, "of": "é"}'), ("stop", "{}")]
-    assert spelled_out(Message(role="assistant", content="No.")) == "No."
+    assert structured.calls(render_message_text(turn)) == [("find", '{"n": 2, "of": "é"}'), ("stop", "{}")]
+    assert render_message_text(Message(role="assistant", content="No.")) == "No."

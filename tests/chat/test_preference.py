@@ -9,13 +9,13 @@ import pytest
 from luthier.chat.messages import Example, ExampleOrigin, Message
 from luthier.chat.preference import (
     PreferencePair,
+    column_number_of,
+    desirable_label_of,
     is_pair,
-    number_of,
     pair_of,
-    transcript,
-    turns_of,
-    wanted_of,
-    with_plain_rejected,
+    parse_answer_turns,
+    parse_hh_transcript,
+    strip_prompt_from_rejected,
 )
 
 HH = "\n\nHuman: What are pens?\n\nAssistant: Things.\n\nAnd more:\n\nHuman: Which?\n\nAssistant: Blue ones."
@@ -28,7 +28,7 @@ def example(meta: dict[str, Any], *said: str) -> Example:
 
 
 def test_a_transcript_becomes_turns() -> None:
-    turns = transcript(HH)
+    turns = parse_hh_transcript(HH)
     assert turns is not None
     assert [turn.role for turn in turns] == ["user", "assistant", "user", "assistant"]
     assert turns[1].content == "Things.\n\nAnd more:"
@@ -37,11 +37,11 @@ def test_a_transcript_becomes_turns() -> None:
 
 @pytest.mark.parametrize("text", ["", "Blue.", "He said: Human: no", "Blue.\n\nHuman: why?", "Assistant"])
 def test_other_text_is_no_transcript(text: str) -> None:
-    assert transcript(text) is None
+    assert parse_hh_transcript(text) is None
 
 
 def test_a_pair_of_transcripts_has_one_prompt() -> None:
-    turns = transcript(HH)
+    turns = parse_hh_transcript(HH)
     assert turns is not None
     one = example({"rejected": HH.replace("Blue ones.", "Go away.")}, *(turn.content for turn in turns))
     pair = pair_of(one)
@@ -90,24 +90,24 @@ def test_what_is_no_pair_says_why(meta: dict[str, Any], said: tuple[str, ...], w
     [(True, True), (0, False), ("UP ", True), ("down", False), (-1, False), (None, None), ("maybe", None), ([], None)],
 )
 def test_a_yes_or_no(value: Any, wanted: bool | None) -> None:
-    assert wanted_of(example({"label": value}, "Is it?", "yes")) is wanted
+    assert desirable_label_of(example({"label": value}, "Is it?", "yes")) is wanted
 
 
 @pytest.mark.parametrize(("value", "margin"), [(2, 2.0), ("0.5", 0.5), (True, None), ("much", None), (None, None)])
 def test_a_margin(value: Any, margin: float | None) -> None:
-    assert number_of(example({"margin": value}, "Is it?", "yes"), "margin") == margin
+    assert column_number_of(example({"margin": value}, "Is it?", "yes"), "margin") == margin
 
 
 def test_nothing_else_is_a_conversation() -> None:
-    assert turns_of(3) is None
-    assert turns_of([3]) is None
-    assert turns_of([{"role": "narrator", "content": "x"}]) is None
+    assert parse_answer_turns(3) is None
+    assert parse_answer_turns([3]) is None
+    assert parse_answer_turns([{"role": "narrator", "content": "x"}]) is None
 
 
 def test_the_other_side_of_a_pair_is_kept_as_its_answer_alone() -> None:
-    turns = transcript(HH)
+    turns = parse_hh_transcript(HH)
     assert turns is not None
     other = HH.replace("Blue ones.", "Go away.")
-    assert with_plain_rejected(turns, {"rejected": other, "more": 1}) == {"rejected": "Go away.", "more": 1}
+    assert strip_prompt_from_rejected(turns, {"rejected": other, "more": 1}) == {"rejected": "Go away.", "more": 1}
     for meta in ({"rejected": "no"}, {"rejected": "\n\nHuman: Why?\n\nAssistant: So."}, {"rejected": None}, {}):
-        assert with_plain_rejected(turns, meta) == meta
+        assert strip_prompt_from_rejected(turns, meta) == meta

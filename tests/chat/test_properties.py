@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from luthier.chat.messages import Message
-from luthier.chat.tokenizer import ChatTokenizer, Encoded
+from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
 from luthier.core.errors import ModelError
 from tests.chat.families import byte_level, dressed, family, metaspace
 
@@ -42,7 +42,7 @@ def _text(name: str) -> ChatTokenizer:
     return ChatTokenizer(family(name), today=None)
 
 
-def _encoded(name: str, messages: list[Message]) -> Encoded:
+def _encoded(name: str, messages: list[Message]) -> EncodedChat:
     """A row; conversations of which the template says that it drops what is to be learnt are not asked about here."""
     try:
         return _text(name).encode(messages)

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from luthier.chat.messages import Message
-from luthier.chat.tokenizer import ChatTokenizer, Encoded
+from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
 from luthier.core.errors import DataError, ModelError
 from tests.chat.conversations import ASK, CALL, CONVERSATIONS, RESULT, SAY, SYSTEM, THINK, TOOLS
 from tests.chat.families import byte_level, dressed, family, metaspace, source
@@ -38,7 +38,7 @@ def _assistant(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
-def _learnt(text: ChatTokenizer, row: Encoded) -> str:
+def _learnt(text: ChatTokenizer, row: EncodedChat) -> str:
     return text.decode([token for token, learnt in zip(row.ids, row.loss_mask, strict=True) if learnt])
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from luthier.chat.messages import Message, ToolCall
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.chat.tool_calls import CallForm, CallReader
+from luthier.chat.tool_calls import ToolCallFormat, ToolCallParser
 from tests.chat.families import family
 
 OFFER = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
@@ -26,14 +26,14 @@ def text(name: str) -> ChatTokenizer:
 
 
 @cache
-def form(name: str) -> CallForm:
-    found = CallForm.of(text(name))
+def form(name: str) -> ToolCallFormat:
+    found = ToolCallFormat.of(text(name))
     assert found is not None
     return found
 
 
 def read(name: str, parts: list[str]) -> tuple[str, list[ToolCall], bool]:
-    reader, said, calls = CallReader(form(name), {"look_up"}), "", []
+    reader, said, calls = ToolCallParser(form(name), {"look_up"}), "", []
     for part in parts:
         found = reader.add(part)
         said += found.text
@@ -51,12 +51,12 @@ def read(name: str, parts: list[str]) -> tuple[str, list[ToolCall], bool]:
     ],
 )
 def test_forms_of_templates(name: str, opening: str, closing: str, arguments: str) -> None:
-    assert form(name) == CallForm(opening, closing, "name", arguments)
+    assert form(name) == ToolCallFormat(opening, closing, "name", arguments)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "phi3", "cohere", "qwen3_6", "gptoss", "glm4moe"])
 def test_templates_without_calls_or_in_another_form(name: str) -> None:
-    assert CallForm.of(text(name)) is None
+    assert ToolCallFormat.of(text(name)) is None
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1"])

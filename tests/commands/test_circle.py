@@ -15,9 +15,9 @@ import yaml
 
 from luthier.chat.messages import Message
 from luthier.cli.app import run_command
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.store import read_latest_feedback
 from tests.commanded import command
@@ -56,7 +56,7 @@ def desk(ran: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def digest(recipe: str = "support/recipe.yaml", step: str = "tune") -> str:
-    return plan(Recipe.load(recipe), costs_of=())[step].digest
+    return build_recipe_plan(Recipe.load(recipe), costs_of=())[step].digest
 
 
 def answered(count: int, release: str, name: str = "support:tune", *, hours_ago: float = 1, **more: Any) -> list[Trace]:
@@ -81,7 +81,7 @@ def labelled(traces: list[Trace], label: str = "billing") -> list[Feedback]:
 
 
 def keep(*records: Any) -> None:
-    write(Path("support/.luthier/traffic"), [one for some in records for one in some])
+    append_redacted_records(Path("support/.luthier/traffic"), [one for some in records for one in some])
 
 
 def steps_of(file: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_new_goes_on_from_the_served_model_and_keeps_its_rows(desk: Path, capsys
     assert steps["tune"]["model"] == "tune-1", "tuning starts from the served model"
     assert steps["data"] == {"kind": "mix", "data": ["data-1", "said-1"]}
     assert steps["report"]["compare_with"] == "tune-1"
-    planned = plan(Recipe.load("support/better.yaml"))
+    planned = build_recipe_plan(Recipe.load("support/better.yaml"))
     assert planned["tune-1"].digest == first
     assert planned["tune-1"].cached
     assert run_command(["run", "support/better.yaml"]) in (0, 1, 3)
@@ -121,7 +121,7 @@ def test_new_goes_on_from_the_served_model_and_keeps_its_rows(desk: Path, capsys
     steps = steps_of("support/best.yaml")
     before = {"data-1", "tune-1", "said-1", "data-2", "tune-2"}
     assert {*steps} == before | {"said-2", "data", "tune", "report", "gate"}
-    planned = plan(Recipe.load("support/best.yaml"))
+    planned = build_recipe_plan(Recipe.load("support/best.yaml"))
     assert planned["tune-2"].digest == digest("support/better.yaml")
     assert planned["tune-1"].digest == first
     (desk / "support" / "best.yaml").unlink()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.commands.manual import pages
+from luthier.commands.manual import load_manual_pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def test_every_page_that_the_program_points_to_is_there() -> None:
     sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "recipes").rglob("recipe.yaml")]
     told = {(path.name, name) for path in sources for name in re.findall(r"`luthier docs ([\w-]+)`", path.read_text())}
     assert len(told) >= 3
-    assert [pair for pair in told if pair[1] not in pages()] == []
+    assert [pair for pair in told if pair[1] not in load_manual_pages()] == []
 
 
 def test_no_recipe_points_to_a_file_of_the_checkout() -> None:
@@ -46,4 +46,4 @@ def test_the_wheel_carries_them(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", tmp_path, ROOT], check=True, timeout=240)
     with zipfile.ZipFile(next(tmp_path.glob("luthier-*.whl"))) as wheel:
         carried = {Path(name).stem for name in wheel.namelist() if name.startswith("luthier/manual/")}
-    assert set(pages()) <= carried
+    assert set(load_manual_pages()) <= carried

@@ -13,10 +13,10 @@ import yaml
 from filelock import FileLock
 
 from luthier.cli.app import run_command
-from luthier.commands.monitor import looks, open_monitor
+from luthier.commands.monitor import open_monitor, watch_traffic
 from luthier.core.errors import InputError
 from luthier.recipe.locate import find_artifact
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Trace
 from watching import BEGIN, desk_traffic, write_log
 from workshop import own_cache, tickets, write_csv
@@ -99,7 +99,7 @@ def test_what_traces_export_writes_replays_as_the_traffic_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "traffic"))
-    write(tmp_path / "traffic", desk_traffic(500, wrong=[range(150, 250)]))
+    append_redacted_records(tmp_path / "traffic", desk_traffic(500, wrong=[range(150, 250)]))
     assert run_command(["traces", "export", str(tmp_path / "all.jsonl")]) == 0
     from_folder = told(capsys, "replay", str(tmp_path / "traffic"))
     assert from_folder["messages"]
@@ -146,7 +146,7 @@ def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
     heard: list[str] = []
 
     def look() -> list[str]:
-        return [one.tells for look in looks(opened, log, say=heard.append, once=True) for one in look.messages]
+        return [one.tells for look in watch_traffic(opened, log, say=heard.append, once=True) for one in look.messages]
 
     log.write_text("")
     assert look() == []
@@ -163,7 +163,7 @@ def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> Non
     opened = replace(open_monitor(), kept=tmp_path / "kept")
     (made / "told.jsonl").unlink(missing_ok=True)
     _live(tmp_path, minutes=2)
-    (look,) = looks(opened, tmp_path / "live.jsonl", say=print, once=True)
+    (look,) = watch_traffic(opened, tmp_path / "live.jsonl", say=print, once=True)
     assert [(one.alert, one.tells) for one in look.messages] == [("wrong", "firing")]
     assert list(look.firing) == ["wrong"]
     assert len((made / "told.jsonl").read_text().splitlines()) == 1
@@ -171,17 +171,17 @@ def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> Non
 
 def _look_back(state: Path, minutes: float) -> None:
     """As though the last look had been some minutes ago."""
-    from luthier.core.files import seal, unseal, write_aside
+    from luthier.core.files import seal, unseal, write_atomically
 
     kept = unseal(state.read_bytes(), state)
-    write_aside(state, seal({**kept, "looked": kept["looked"] - 60 * minutes}))
+    write_atomically(state, seal({**kept, "looked": kept["looked"] - 60 * minutes}))
 
 
 def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
     opened = open_monitor()
     (tmp_path / "empty.jsonl").write_text("")
     with FileLock(opened.kept / "lock"), pytest.raises(InputError, match="watched by another process"):
-        list(looks(opened, tmp_path / "empty.jsonl", say=print, once=True))
+        list(watch_traffic(opened, tmp_path / "empty.jsonl", say=print, once=True))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.commands.serve import NamesFinder, finder_of
+from luthier.commands.serve import NameRedactionSettings, collect_name_redaction
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import UnknownName
 from luthier.pii.recognizers.minilm import Minilm
@@ -50,8 +50,8 @@ def test_it_is_that_of_the_rows_however_far_above_they_stand(shelf: Shelf) -> No
     shelf.put("more", {"augmenters": []}, data="data")
     shelf.put("base", {})
     model = shelf.put("tune", {}, data="more", model="base")
-    found = finder_of([model], Path())
-    assert found == NamesFinder((Rampart(min_score=0.4),), ("prompt", "meta"))
+    found = collect_name_redaction([model], Path())
+    assert found == NameRedactionSettings((Rampart(min_score=0.4),), ("prompt", "meta"))
     keeping = RetentionPolicy().model_copy(update=found.settings())
     assert RetentionPolicy.model_validate_json(keeping.model_dump_json()) == keeping
 
@@ -61,23 +61,23 @@ def test_several_models_have_all_that_any_of_them_has(shelf: Shelf) -> None:
     shelf.put("one", pii(ner=rampart, names_in=["prompt"], actions={"organisation": "keep"}))
     shelf.put("two", pii(ner=minilm, names_in=["answer"], action="flag", actions={"person": "redact"}))
     models = [shelf.put("a", {}, data="one"), shelf.put("b", {}, data="two", model="a")]
-    found = finder_of(models, Path())
-    assert found == NamesFinder((Rampart(), Minilm()), ("prompt", "answer"), ("organisation",))
+    found = collect_name_redaction(models, Path())
+    assert found == NameRedactionSettings((Rampart(), Minilm()), ("prompt", "answer"), ("organisation",))
     kinds = RetentionPolicy().model_copy(update=found.settings()).kinds
     assert "person" in kinds
     assert "organisation" not in kinds
-    assert finder_of([*models[:1], shelf.put("c", {}, data="nothing")], Path()).names == (Rampart(),)
+    assert collect_name_redaction([*models[:1], shelf.put("c", {}, data="nothing")], Path()).names == (Rampart(),)
 
 
 def test_without_names_nothing_is_set(shelf: Shelf) -> None:
     shelf.put("data", pii(ner=None))
     model = shelf.put("tune", {}, data="data", tuned="gone")
-    assert finder_of([model], Path()).settings() == {}
+    assert collect_name_redaction([model], Path()).settings() == {}
 
 
 def test_a_folder_of_a_recogniser_starts_at_the_recipe(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     shelf.put("data", pii(ner=Rampart(folder="mine").settings()))
-    (names,) = finder_of([shelf.put("tune", {}, data="data")], tmp_path).names
+    (names,) = collect_name_redaction([shelf.put("tune", {}, data="data")], tmp_path).names
     assert isinstance(names, Rampart)
     assert Path(str(names.folder)) == tmp_path / "mine"

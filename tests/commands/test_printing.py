@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.cli.output import table
+from luthier.cli.output import print_table
 from tests.workshop import tickets, write_csv
 
 
@@ -92,11 +92,11 @@ def test_a_table_stands_row_by_row_where_its_words_would_be_torn_to_pieces(
         ("tune", "tune", "to make", "20 s", "1.6 GB", "told"),
     ]
     monkeypatch.setenv("COLUMNS", "40")
-    table(header, rows)
+    print_table(header, rows)
     shown = capsys.readouterr().out.splitlines()
     assert shown[:4] == ["data", "  kind         prepare", "  state        cached", "  how we know  76801ed4b50a"]
     assert "  peak memory  1.6 GB" in shown
-    table(("operator", "what it does"), [("pii", "Find e-mail, phones, cards, IBANs, national ids.")])
+    print_table(("operator", "what it does"), [("pii", "Find e-mail, phones, cards, IBANs, national ids.")])
     assert capsys.readouterr().out.splitlines()[0].split() == ["operator", "what", "it", "does"]
 
 

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.traces.store import read_latest_feedback, traces
+from luthier.traces.store import read_latest_feedback, read_traces
 from tests import ready
 from tests.workshop import own_cache, small_recipe
 
@@ -72,7 +72,7 @@ def kept(folder: Path, wanted: set[str]) -> list[str]:
     """Ids in the order of time, once those that are wanted are written."""
     end = time.monotonic() + 30
     while True:
-        found = [one.id for one in traces(folder / ".luthier" / "traffic")]
+        found = [one.id for one in read_traces(folder / ".luthier" / "traffic")]
         if wanted <= set(found) or time.monotonic() > end:
             return found
         time.sleep(0.05)
@@ -104,21 +104,21 @@ def test_a_switch_and_a_roll_back_lose_no_request(made: Path) -> None:
         ):
             assert run_command(["release", *words]) == 0
             end = time.monotonic() + 300
-            while not is_seen(list(traces(folder))):
+            while not is_seen(list(read_traces(folder))):
                 assert time.monotonic() < end, "the switch did not come"
                 time.sleep(0.2)
         stop.set()
         for thread in threads:
             thread.join()
         end = time.monotonic() + 300
-        while "canary" not in {one.arm for one in traces(folder)}:
+        while "canary" not in {one.arm for one in read_traces(folder)}:
             assert time.monotonic() < end, "nobody was answered by the canary"
             done += [ask(client, "Hello", f"C-{user}") for user in range(8)]
         assert failed == []
         process.kill()
     found = [one for one in kept(made, set(done)) if one in set(done)]  # others of this folder were answered, too
     assert sorted(found) == sorted(done)
-    every = list(traces(folder))
+    every = list(read_traces(folder))
     assert {one.arm for one in every} == {"stable", "canary"}
     assert all("anna@example.org" not in turn.content for one in every for turn in one.messages)
     assert run_command(["release", "compare", ALIAS]) == 0

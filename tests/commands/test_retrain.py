@@ -14,12 +14,12 @@ from sqlalchemy import text
 
 from luthier.cli.app import run_command
 from luthier.commands import retrain
-from luthier.commands.release import find_released, listed, roll_back
+from luthier.commands.release import find_released_recipe, list_aliases, roll_back
 from luthier.core.db import Ledger, ledger_url
-from luthier.core.files import seal, unseal, write_aside
-from luthier.recipe.planner import plan, recipe_store
+from luthier.core.files import seal, unseal, write_atomically
+from luthier.recipe.planner import build_recipe_plan, open_recipe_store
 from luthier.recipe.schema import Recipe
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from watching import LABELS, desk_traffic
 from workshop import RECIPE, own_cache, small_recipe
@@ -51,20 +51,20 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def hours_pass(folder: Path, hours: int) -> None:
     """Whatever was released or looked at was so some hours earlier."""
-    with Ledger(ledger_url(recipe_store(folder).root)) as ledger, ledger.writing() as session:
+    with Ledger(ledger_url(open_recipe_store(folder).root)) as ledger, ledger.writing() as session:
         for row in session.execute(text("select id, at from releases")).all():
             earlier = datetime.fromisoformat(str(row.at)) - timedelta(hours=hours)
             session.execute(text("update releases set at = :at where id = :id"), {"at": str(earlier), "id": row.id})
     for state in (folder / ".luthier" / "monitor").glob("*/state.json"):
         kept: dict[str, Any] = unseal(state.read_bytes(), state)
-        write_aside(state, seal({**kept, "looked": kept["looked"] - 3600 * hours}))
+        write_atomically(state, seal({**kept, "looked": kept["looked"] - 3600 * hours}))
 
 
 def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int, asked: str = "desk@prod") -> None:
     """Traffic that ended so many seconds ago, in a part of which every second answer was wrong."""
     log = desk_traffic(count, wrong=[wrong], every_s=2, seed=len(name))
     shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].at
-    write(folder / ".luthier" / "traffic", [_named(one, name, shift, asked) for one in log])
+    append_redacted_records(folder / ".luthier" / "traffic", [_named(one, name, shift, asked) for one in log])
 
 
 def _named(event: Trace | Feedback, name: str, shift: timedelta, model: str) -> Trace | Feedback:
@@ -79,7 +79,7 @@ def steps_of(file: Path) -> dict[str, Any]:
 
 
 def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = listed()[0].stable
+    first = list_aliases()[0].stable
     people_ask(desk, 200, range(100, 200), name="one", ended=7200)
     capsys.readouterr()
     assert run_command(WATCH) == 0
@@ -87,14 +87,16 @@ def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: p
     assert "warning: wrong (tickets)" in printed
     assert "wrong fired: tickets-2.yaml learns from" in printed
     assert "released: desk@prod is tickets-2:tune" in printed
-    second = listed()[0].stable
+    second = list_aliases()[0].stable
     assert second.digest != first.digest
     assert second.word == "tickets-2.yaml:tune"
     steps = steps_of(desk / "tickets-2.yaml")
     assert [*steps] == ["data-1", "tune-1", "said-2", "data", "tune", "report", "gate", "monitor"]
     assert steps["report"]["compare_with"] == "tune-1"
     assert steps["gate"]["rules"] == ["accuracy >= against - 0.9"]
-    assert plan(Recipe.load("tickets-2.yaml"))["tune-1"].digest == first.digest, "it is held against what was released"
+    assert build_recipe_plan(Recipe.load("tickets-2.yaml"))["tune-1"].digest == first.digest, (
+        "it is held against what was released"
+    )
     assert run_command(WATCH) == 0
     said = capsys.readouterr()
     assert "learns from" not in said.out, "one alert makes one round"
@@ -113,13 +115,13 @@ def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: p
     assert "warning: wrong (tickets-2)" in said.out
     assert "wrong fired: tickets-3.yaml learns from" in said.out
     assert "not released: the gate says FAIL" in said.out
-    assert listed()[0].stable == second
+    assert list_aliases()[0].stable == second
     steps = steps_of(desk / "tickets-3.yaml")
     assert [*steps] == [
         "data-1", "said-2", "data-2", "tune-2", "said-3", "data", "tune", "report", "gate", "monitor",
     ]  # fmt: skip
     assert steps["report"]["compare_with"] == "tune-2"
-    assert plan(Recipe.load("tickets-3.yaml"))["tune-2"].digest == second.digest
+    assert build_recipe_plan(Recipe.load("tickets-3.yaml"))["tune-2"].digest == second.digest
     assert run_command(WATCH) == 0
     said = capsys.readouterr()
     assert "learns from" not in said.out, "nothing new was said"
@@ -138,7 +140,7 @@ def test_a_round_that_was_cut_off_is_made_again_from_the_same_rows(
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(retrain, "recorded_run", killed)
+        patched.setattr(retrain, "run_and_record", killed)
         with pytest.raises(KilledError):
             run_command(WATCH)
     rows = (desk / "tickets-2.jsonl").read_bytes()
@@ -154,7 +156,7 @@ def test_what_somebody_released_meanwhile_stays(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     people_ask(desk, 120, range(60, 120), name="one", ended=120)
-    run = retrain.recorded_run
+    run = retrain.run_and_record
 
     def meddled(*given: Any) -> Any:
         found = run(*given)
@@ -162,19 +164,21 @@ def test_what_somebody_released_meanwhile_stays(
         assert run_command(["release", "desk@prod", "tickets-2.yaml:tune"]) == 0
         return found
 
-    monkeypatch.setattr(retrain, "recorded_run", meddled)
+    monkeypatch.setattr(retrain, "run_and_record", meddled)
     assert run_command(WATCH) == 0
     assert "not released: desk@prod was changed meanwhile" in capsys.readouterr().out
-    assert find_released("desk@prod", Path("recipe.yaml")).recipe.name == "tickets-2"
+    assert find_released_recipe("desk@prod", Path("recipe.yaml")).recipe.name == "tickets-2"
     roll_back("desk@prod")
-    assert find_released("desk@prod", Path("recipe.yaml")).recipe.name == "tickets", "and back, by the other recipe"
+    assert find_released_recipe("desk@prod", Path("recipe.yaml")).recipe.name == "tickets", (
+        "and back, by the other recipe"
+    )
 
 
 def test_tries_are_bounded(tmp_path: Path) -> None:
     from luthier.commands.monitor import AlertEvaluation
     from luthier.commands.retrain import TRIES, RetrainLoop, _due
 
-    write(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
+    append_redacted_records(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
     circle = RetrainLoop(recipe=tmp_path, alias="desk@prod")
     on, off = AlertEvaluation([], {"wrong": 1000.0}), AlertEvaluation([], {})
 
@@ -253,9 +257,9 @@ def test_a_name_must_mean_a_model_of_a_recipe_here(
 
 def test_where_nobody_said_anything_nothing_is_learnt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = [one for one in desk_traffic(60, every_s=2) if isinstance(one, Trace)]
-    write(desk / ".luthier" / "traffic", log)
+    append_redacted_records(desk / ".luthier" / "traffic", log)
     memory = desk / ".luthier" / "watch" / "desk@prod.json"
-    digest = listed()[0].stable.digest
+    digest = list_aliases()[0].stable.digest
     begun = {"alert": "wrong", "until": "2026-11-25T00:00:00Z", "tries": 1, "name": "tickets-2", "of": digest}
     memory.parent.mkdir(parents=True, exist_ok=True)
     memory.write_text(json.dumps({"round": {**begun, "step": "tune"}}))
@@ -268,7 +272,7 @@ def test_the_next_recipe_is_written_by_hand_too(desk: Path, capsys: pytest.Captu
     people_ask(desk, 60, range(30, 60), name="one", ended=60)
     people_ask(desk, 40, range(40), name="another-model", ended=60, asked="route@prod")
     slip = Feedback(trace="one-r7", at=datetime.now(UTC), label=LABELS[0].title())
-    write(desk / ".luthier" / "traffic", [slip])
+    append_redacted_records(desk / ".luthier" / "traffic", [slip])
     capsys.readouterr()
     assert run_command(["new", "again", "--from", "traces", "--base-recipe", "recipe.yaml"]) == 0
     printed = capsys.readouterr().out

@@ -24,7 +24,7 @@ import pytest
 
 from fine_tuning import as_lines, chats
 from luthier.cli.app import run_command
-from luthier.traces.store import feedback, traces
+from luthier.traces.store import read_feedback, read_traces
 from tests import ready
 from tests.conftest import Postgres
 from tests.workshop import own_cache, small_recipe, tiny_model
@@ -138,8 +138,8 @@ def all_there(folder: Path, answered: set[str], said: set[str]) -> None:
     kept, heard = list[str](), list[str]()
 
     def is_written() -> bool:
-        kept[:] = [one.id for one in traces(folder)]
-        heard[:] = [one.trace for one in feedback(folder)]
+        kept[:] = [one.id for one in read_traces(folder)]
+        heard[:] = [one.trace for one in read_feedback(folder)]
         return answered <= set(kept) and said <= set(heard)
 
     eventually(is_written, 60)
@@ -232,7 +232,7 @@ def test_while_postgresql_is_away_requests_are_answered_and_kept(
         own_postgres.start()
         before = len(load.answered)
         _release(":model")
-        eventually(lambda: len({one.release for one in traces(traffic)}) == 2)
+        eventually(lambda: len({one.release for one in read_traces(traffic)}) == 2)
         assert len(load.answered) > before
     assert load.refused == []
     all_there(traffic, set(load.answered), set(load.said))
@@ -252,7 +252,7 @@ def test_while_sqlite_is_locked_requests_are_answered_and_kept(made: Path, traff
             assert len(load.answered) > before
             ledger.execute("ROLLBACK")
         _release(":model")
-        eventually(lambda: len({one.release for one in traces(traffic)}) == 2)
+        eventually(lambda: len({one.release for one in read_traces(traffic)}) == 2)
     assert load.refused == []
     all_there(traffic, set(load.answered), set(load.said))
     say_all_there("sqlite_locked", load, seconds=seconds)

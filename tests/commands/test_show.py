@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.commands.rate import open_sitting
-from luthier.core.component import members
+from luthier.commands.rate import open_rating_session
+from luthier.core.component import components_by_kind
 from luthier.core.step import Step
 from luthier.recipe.schema import Recipe
 from tests.endpoint import Body, serving
@@ -95,7 +95,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         (folder / "recipe.yaml").write_text(RECIPE.replace("URL", server.url), encoding="utf-8")
         assert run_command(["run", "--only", "ask"]) == 0
-        sitting = open_sitting(":ask")
+        sitting = open_rating_session(":ask")
         for item in sitting.left("anna"):
             sitting.say("anna", item, "a", None)
         sitting.save(folder / "judgments.jsonl")
@@ -119,7 +119,7 @@ def shown(capsys: pytest.CaptureFixture[str], word: str) -> Any:
 
 def test_every_kind_of_step_is_shown(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = {name: step.kind for name, step in Recipe.load(made).all_steps().items()}
-    own = {kind for kind, step in members(Step).items() if step.__module__.startswith("luthier.")}
+    own = {kind for kind, step in components_by_kind(Step).items() if step.__module__.startswith("luthier.")}
     assert set(steps.values()) == own, "the recipe above has a step of every kind"
     for name, kind in steps.items():
         told = shown(capsys, f"recipe.yaml:{name}")

@@ -10,7 +10,14 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from luthier.core.component import Component, full_schema, member, members, nested, roles
+from luthier.core.component import (
+    Component,
+    component_of_kind,
+    components_by_kind,
+    full_schema,
+    iter_components,
+    roles_by_name,
+)
 from luthier.core.errors import UnknownName
 
 COUNTER = itertools.count()
@@ -74,14 +81,14 @@ class Sheet(BaseModel):
 
 
 def test_defining_a_part_registers_it() -> None:
-    assert set(members(Shape)) == {"dot", "square"}
-    assert member(Shape, "square") is Square
-    assert roles()["test_shape"] is Shape
+    assert set(components_by_kind(Shape)) == {"dot", "square"}
+    assert component_of_kind(Shape, "square") is Square
+    assert roles_by_name()["test_shape"] is Shape
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="'sqare'") as caught:
-        member(Shape, "sqare")
+        component_of_kind(Shape, "sqare")
     assert caught.value.hint == "did you mean 'square'?"
     with pytest.raises(ValidationError, match="did you mean 'square'"):
         Sheet.model_validate({"shapes": [{"kind": "sqare"}]})
@@ -149,10 +156,10 @@ def test_settings_come_back_as_they_were_said_and_make_the_same_part() -> None:
 
 def test_parts_inside_parts_are_found() -> None:
     pile = Pile(top=Square(side=1), under=(Dot(), Pile(under=(Square(side=3),))), named={"a": Square(side=2)})
-    assert [part.kind for part in nested(pile)] == [
+    assert [part.kind for part in iter_components(pile)] == [
         *("pile", "square", "dot", "pile", "dot", "square", "square"),
     ]
-    assert [part.kind for part in nested(Sheet(shapes=[Dot(), Square(side=1)]))] == ["dot", "square"]
+    assert [part.kind for part in iter_components(Sheet(shapes=[Dot(), Square(side=1)]))] == ["dot", "square"]
 
 
 def test_the_schema_offers_every_kind_and_the_bare_ones() -> None:
@@ -219,9 +226,9 @@ def test_members_are_found_in_every_room_by_themselves(package: str) -> None:
     import importlib
 
     tool: type[Component] = importlib.import_module(f"{package}.role").Tool
-    assert sorted(members(tool)) == ["spade", "whisk"]
+    assert sorted(components_by_kind(tool)) == ["spade", "whisk"]
     assert tool.parse("whisk").kind == "whisk"
-    assert member(tool, "spade").summary() == "A spade."
+    assert component_of_kind(tool, "spade").summary() == "A spade."
 
 
 def test_a_role_whose_home_is_one_package_finds_its_modules(package: str) -> None:
@@ -235,5 +242,5 @@ def test_a_role_whose_home_is_one_package_finds_its_modules(package: str) -> Non
         role: ClassVar[str] = f"utensil of {package}"
         home: ClassVar[str] = f"{package}.kitchen.tools"
 
-    assert members(Utensil) == {}
-    assert "whisk" in members(tool)
+    assert components_by_kind(Utensil) == {}
+    assert "whisk" in components_by_kind(tool)

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.component import described, descriptions
+from luthier.core.component import add_field_descriptions, field_descriptions
 
 
 class Base(BaseModel):
-    model_config = ConfigDict(json_schema_extra=described)
+    model_config = ConfigDict(json_schema_extra=add_field_descriptions)
 
     kept: int = 0
     """Said by the base
@@ -51,7 +51,10 @@ def test_a_class_in_a_function_is_found_and_what_has_no_source_says_nothing() ->
         own: int = 0
         """Said within."""
 
-    assert descriptions(Local)["own"] == "Said within."
+    assert field_descriptions(Local)["own"] == "Said within."
     space: dict[str, Any] = {"Base": Base, "__name__": "nowhere"}
     exec('class Made(Base):\n    own: int = 0\n    """Said nowhere."""', space)
-    assert descriptions(space["Made"]) == {"kept": "Said by the base\nover two lines.", "other": "Said by the base."}
+    assert field_descriptions(space["Made"]) == {
+        "kept": "Said by the base\nover two lines.",
+        "other": "Said by the base.",
+    }

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.core.hashing import canonical, code_digest, digest_of, file_digest, files_digest
+from luthier.core.hashing import canonical_json, digest_of, digest_package_code, file_digest, files_digest
 
 documents = st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none(), max_size=6)
 
@@ -27,14 +27,14 @@ def test_the_order_of_keys_does_not_matter(document: dict[str, Any], chance: Any
 
 @given(documents, documents)
 def test_different_values_have_different_digests(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert (digest_of(one) == digest_of(other)) == (canonical(one) == canonical(other))
+    assert (digest_of(one) == digest_of(other)) == (canonical_json(one) == canonical_json(other))
 
 
 def test_the_text_of_a_value_is_fixed() -> None:
-    assert canonical({"b": [1, None], "a": "é"}) == '{"a":"é","b":[1,null]}'
+    assert canonical_json({"b": [1, None], "a": "é"}) == '{"a":"é","b":[1,null]}'
     assert digest_of([1]) == hashlib.sha256(b"[1]").hexdigest()[:32]
     with pytest.raises(ValueError, match="JSON"):
-        canonical(float("nan"))
+        canonical_json(float("nan"))
 
 
 def test_a_file_is_named_by_its_bytes(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_changed_code_or_a_changed_template_has_another_digest(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
 
     def now() -> str:
-        code_digest.cache_clear()
-        return code_digest("room_of_digests")
+        digest_package_code.cache_clear()
+        return digest_package_code("room_of_digests")
 
     first = now()
     (package / "__pycache__").mkdir(exist_ok=True)

@@ -16,7 +16,13 @@ import luthier.eval.regard
 import luthier.monitor.signal
 import luthier.pii.recognizer
 import luthier.tune.reward  # noqa: F401  # roles are known once they are imported
-from luthier.core.component import Component, check_installed, located, members, roles
+from luthier.core.component import (
+    Component,
+    check_installed,
+    components_by_kind,
+    iter_components_with_paths,
+    roles_by_name,
+)
 from luthier.core.errors import MissingExtra
 from luthier.core.system.packages import is_installed, require
 from luthier.data.ops.pii import Pii
@@ -25,7 +31,7 @@ from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.recognizers.spacy import Spacy
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-NEEDING = [one for role in roles().values() for one in members(role).values() if one.libraries]
+NEEDING = [one for role in roles_by_name().values() for one in components_by_kind(role).values() if one.libraries]
 
 
 class Bag(BaseModel):
@@ -51,7 +57,7 @@ def test_there_are_parts_of_all_rooms() -> None:
 
 def test_a_missing_library_is_said_with_its_command_and_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     bag = Bag.model_construct(one=Pii(), many=(Pii(), Pii(ner=Rampart())), named={"a": ToxicityOperator()})
-    assert [path for path, _ in located(bag)] == ["one", "many.0", "many.1", "many.1.ner", "named.a"]
+    assert [path for path, _ in iter_components_with_paths(bag)] == ["one", "many.0", "many.1", "many.1.ner", "named.a"]
     check_installed(bag, Path())
     monkeypatch.setitem(sys.modules, "badwords", None)
     with pytest.raises(MissingExtra, match="the operator toxicity needs the library badwords") as caught:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import CorruptArtifact
-from luthier.core.files import seal, unseal, write_aside
+from luthier.core.files import seal, unseal, write_atomically
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
@@ -49,7 +49,7 @@ def test_what_was_never_sealed_is_refused(data: bytes) -> None:
 
 def test_writing_aside_replaces_and_makes_folders(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file"
-    write_aside(path, b"one")
-    write_aside(path, b"two")
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
     assert [found.name for found in path.parent.iterdir()] == ["file"]

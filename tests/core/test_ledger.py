@@ -148,24 +148,24 @@ def test_models_and_migrations_say_the_same(database: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from luthier.core.db.tables import load
+    from luthier.core.db.tables import load_table_metadata
 
     with Ledger(database) as ledger, ledger._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, load()) == []
+        assert compare_metadata(context, load_table_metadata()) == []
 
 
 def test_migrations_go_up_down_and_up(database: str) -> None:
     from sqlalchemy import inspect
 
-    from luthier.core.db.migrate import current, migrate, newest
+    from luthier.core.db.migrate import current_revision, latest_revision, migrate
 
     with Ledger(database) as ledger:
         migrate(ledger._engine, "base")
         assert inspect(ledger._engine).get_table_names() == ["alembic_version"]
         migrate(ledger._engine)
         with ledger._engine.connect() as connection:
-            assert current(connection) == newest()
+            assert current_revision(connection) == latest_revision()
         ledger.start_run("support", "d" * 32, "/recipes")
 
 

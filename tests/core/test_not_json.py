@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from luthier.core.errors import not_json
+from luthier.core.errors import describe_json_error
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,5 @@ from luthier.core.errors import not_json
 def test_a_place_is_told_once(text: str, told: str) -> None:
     with pytest.raises(json.JSONDecodeError) as caught:
         json.loads(text)
-    assert not_json(caught.value, column=True) == f"is not JSON: {told}"
-    assert not_json(caught.value) == f"is not JSON: {told.partition(' at column')[0]}"
+    assert describe_json_error(caught.value, column=True) == f"is not JSON: {told}"
+    assert describe_json_error(caught.value) == f"is not JSON: {told.partition(' at column')[0]}"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from transformers.utils import logging
 
-from luthier.core.system.process import no_bars
+from luthier.core.system.process import hide_transformers_output
 
 
 def test_bars_and_warnings_are_as_they_were_afterwards() -> None:
     before = _heard()
-    with no_bars():
+    with hide_transformers_output():
         assert _heard() == (False, logging.CRITICAL)
     assert _heard() == before
 
 
 def test_they_come_back_after_an_error_too() -> None:
     before = _heard()
-    with pytest.raises(ZeroDivisionError), no_bars():
+    with pytest.raises(ZeroDivisionError), hide_transformers_output():
         _ = 1 / 0
     assert _heard() == before
 

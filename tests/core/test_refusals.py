@@ -13,7 +13,7 @@ import pytest
 
 from luthier.commands.new import write_recipe
 from luthier.core.errors import CorruptArtifact, Unwritable
-from luthier.core.files import write_aside, writing
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.store import Store
 from toy_chain import run_chain
 
@@ -110,7 +110,7 @@ def test_a_limit_of_the_machine_is_one_clear_error(
     ],
 )
 def test_refusals_are_told_apart(error: Exception, message: str) -> None:
-    with pytest.raises(Unwritable, match=message) as caught, writing("here"):
+    with pytest.raises(Unwritable, match=message) as caught, translate_write_errors("here"):
         raise error
     assert caught.value.__cause__ is error
     assert caught.value.where.file == "here"
@@ -120,7 +120,7 @@ def test_refusals_are_told_apart(error: Exception, message: str) -> None:
 def test_the_remedy_is_of_what_is_written(code: int) -> None:
     """The store's variable leads elsewhere what the store holds, and nothing else."""
     for told, wanted in (((), "set LUTHIER_STORE to"), (("name another file",), "name another file")):
-        with pytest.raises(Unwritable) as caught, writing("here", *told):
+        with pytest.raises(Unwritable) as caught, translate_write_errors("here", *told):
             raise OSError(code, "x")
         assert caught.value.hint.count(", or ") == 1
         assert wanted in caught.value.hint
@@ -141,7 +141,7 @@ def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
 
 @pytest.mark.parametrize("error", [OSError("odd"), RuntimeError("shapes differ"), CorruptArtifact("x"), KeyError("k")])
 def test_other_errors_pass_unchanged(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, writing("here"):
+    with pytest.raises(type(error)) as caught, translate_write_errors("here"):
         raise error
     assert caught.value is error
 
@@ -159,15 +159,15 @@ def test_what_compiled_libraries_say_of_a_full_disk_is_understood(small_disk: Pa
         lambda path: path.write_bytes(bytes(4_000_000)),
     ]
     for write in writers:
-        with pytest.raises(Unwritable, match="disk is full"), writing("here"):
+        with pytest.raises(Unwritable, match="disk is full"), translate_write_errors("here"):
             write(small_disk / "file")
         (small_disk / "file").unlink(missing_ok=True)
 
 
 def test_a_file_is_written_whole_or_not_at_all(small_disk: Path) -> None:
     path = small_disk / "state.json"
-    write_aside(path, b"first")
+    write_atomically(path, b"first")
     with pytest.raises(Unwritable):
-        write_aside(path, bytes(4_000_000))
+        write_atomically(path, bytes(4_000_000))
     assert path.read_bytes() == b"first"
     assert [found.name for found in small_disk.iterdir()] == ["state.json"]

@@ -14,7 +14,17 @@ from rich.console import Console
 
 from luthier.core.errors import Unwritable
 from luthier.core.events import RunEvent, RunEvents
-from luthier.core.render import JsonLines, PlainRenderer, Rich, ToFile, as_line, choose, duration, numbers, sentence
+from luthier.core.render import (
+    JsonLines,
+    LogFileRenderer,
+    PlainRenderer,
+    Rich,
+    as_line,
+    choose,
+    duration,
+    format_event,
+    format_measures,
+)
 
 
 def story(events: RunEvents) -> None:
@@ -124,7 +134,7 @@ def test_a_terminal_gets_the_live_line_and_a_pipe_plain_lines() -> None:
 def test_a_log_outlives_the_terminal_and_grows(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "log.jsonl"
     for _ in range(2):
-        with ToFile(path) as listener:
+        with LogFileRenderer(path) as listener:
             story(RunEvents(listener, JsonLines(io.StringIO())))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 2 * (8 + 1 + 41)
@@ -132,7 +142,7 @@ def test_a_log_outlives_the_terminal_and_grows(tmp_path: Path) -> None:
 
 def test_a_log_on_a_full_disk_is_one_clear_error(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(1_000_000))
-    listener = ToFile(small_disk / "log.jsonl")
+    listener = LogFileRenderer(small_disk / "log.jsonl")
     with pytest.raises(Unwritable, match="disk is full"):
         story(RunEvents(*[listener] * 50))
     listener.close()
@@ -155,9 +165,9 @@ def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
 
 
 def test_measures_and_odd_events_have_sentences() -> None:
-    assert numbers({"step": 12345, "loss": 1.23456, "device": "cpu"}) == "step 12345, loss 1.235, device cpu"
-    assert sentence(RunEvent(kind="run", text="x", total=1)) == "x: 1 step"
-    assert sentence(RunEvent(kind="failed", step="tune")) == "tune: failed"
-    assert sentence(RunEvent(kind="end", text="x")) == "x: finished"
-    assert sentence(RunEvent(kind="done", step="tune", text="tune")) == "tune: done"
-    assert sentence(RunEvent(kind="progress", step="tune")) == ""
+    assert format_measures({"step": 12345, "loss": 1.23456, "device": "cpu"}) == "step 12345, loss 1.235, device cpu"
+    assert format_event(RunEvent(kind="run", text="x", total=1)) == "x: 1 step"
+    assert format_event(RunEvent(kind="failed", step="tune")) == "tune: failed"
+    assert format_event(RunEvent(kind="end", text="x")) == "x: finished"
+    assert format_event(RunEvent(kind="done", step="tune", text="tune")) == "tune: done"
+    assert format_event(RunEvent(kind="progress", step="tune")) == ""

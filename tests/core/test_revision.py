@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import luthier
-from luthier.core.component import nested
-from luthier.core.revision import UNDECIDING, Sources, sources
+from luthier.core.component import iter_components
+from luthier.core.revision import UNDECIDING, SourceTree, installed_source_tree
 from luthier.core.step import Step
 
 SOURCE = {"kind": "csv", "path": "tickets.csv", "prompt": "message", "answer": "category"}
@@ -30,13 +30,13 @@ ASKING = {*LEARNING, "evaluate", "gate"}
 
 
 def _roots(name: str) -> set[str]:
-    return {type(part).__module__ for part in nested(Step.parse(STEPS[name]))}
+    return {type(part).__module__ for part in iter_components(Step.parse(STEPS[name]))}
 
 
 @pytest.fixture(scope="module")
 def deciding() -> dict[str, set[str]]:
     """The files that decide each step, below the program's folder."""
-    found, program = {}, sources()
+    found, program = {}, installed_source_tree()
     for name in STEPS:
         modules = program.closure(_roots(name))
         paths = {program.files[module] for module in modules} | program.resources(modules)
@@ -86,7 +86,7 @@ def deciding() -> dict[str, set[str]]:
 def test_a_changed_line_makes_exactly_these_steps_again(
     deciding: dict[str, set[str]], file: str, made_again: set[str]
 ) -> None:
-    assert (sources().root / file).is_file()
+    assert (installed_source_tree().root / file).is_file()
     assert {name for name, files in deciding.items() if file in files} == made_again
 
 
@@ -94,17 +94,17 @@ def test_a_revision_follows_these_files_and_no_others(tmp_path: Path, deciding: 
     root = Path(
         shutil.copytree(luthier.__path__[0], tmp_path / "luthier", ignore=shutil.ignore_patterns("__pycache__"))
     )
-    before = Sources(root).revision(_roots("code"))
-    assert before == sources().revision(_roots("code"))
+    before = SourceTree(root).revision(_roots("code"))
+    assert before == installed_source_tree().revision(_roots("code"))
     for file in ("core/system/sandbox.py", "models/kernels/linear.c", "pii/addresses/streets.py", "core/events.py"):
         text = (root / file).read_bytes()
         (root / file).write_bytes(text + b"\n")
-        assert (Sources(root).revision(_roots("code")) != before) == (file in deciding["code"]), file
+        assert (SourceTree(root).revision(_roots("code")) != before) == (file in deciding["code"]), file
         (root / file).write_bytes(text)
 
 
 def test_every_file_beside_the_code_is_read_by_a_module_that_names_it() -> None:
-    program = sources()
+    program = installed_source_tree()
     named = program.resources(program.files)
     files = {path for path in program.root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     left = {path.name for path in files - named if "__pycache__" not in path.parts}
@@ -112,17 +112,19 @@ def test_every_file_beside_the_code_is_read_by_a_module_that_names_it() -> None:
 
 
 def test_every_role_has_its_members() -> None:
-    from luthier.commands.components import all_roles
-    from luthier.core.component import members
+    from luthier.commands.components import list_component_roles
+    from luthier.core.component import components_by_kind
 
-    homes = sources().homes
-    for role in (one for one in all_roles().values() if one.__module__ in sources().files):
-        modules = {part.__module__ for part in members(role).values() if part.__module__.startswith("luthier.")}
+    homes = installed_source_tree().homes
+    for role in (one for one in list_component_roles().values() if one.__module__ in installed_source_tree().files):
+        modules = {
+            part.__module__ for part in components_by_kind(role).values() if part.__module__.startswith("luthier.")
+        }
         assert modules <= set(homes[role.__name__]), role
 
 
 def test_modules_that_decide_nothing_exist() -> None:
-    assert [name for name in UNDECIDING if name not in sources().files] == []
+    assert [name for name in UNDECIDING if name not in installed_source_tree().files] == []
 
 
 def test_imports_are_those_that_python_makes() -> None:
@@ -130,10 +132,10 @@ def test_imports_are_those_that_python_makes() -> None:
     for module in ("luthier.data.steps.prepare", "luthier.tune.steps.tune", "luthier.eval.steps.evaluate"):
         code = f"import sys, {module}; print(*(name for name in sys.modules if name.startswith('luthier.')))"
         told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-        closure = sources().closure([module])
-        lacking = {name for name in told if name not in closure and "import " in sources().text(name)}
+        closure = installed_source_tree().closure([module])
+        lacking = {name for name in told if name not in closure and "import " in installed_source_tree().text(name)}
         undeciding = {name for name in lacking if any(name == one or name.startswith(f"{one}.") for one in UNDECIDING)}
-        behind = sources().closure(
-            {inner for name in undeciding for inner in sources().imports(name)}
+        behind = installed_source_tree().closure(
+            {inner for name in undeciding for inner in installed_source_tree().imports(name)}
         )  # what only those import
         assert lacking - undeciding <= behind, lacking - undeciding - behind

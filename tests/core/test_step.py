@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
-from luthier.core.component import Component, foreign_code
+from luthier.core.component import Component, digest_plugin_code
 from luthier.core.events import RunEvent, RunEvents
 from luthier.core.hashing import file_digest
 from luthier.core.step import DataRef, Forecast, ModelRef, NotHashed, PlanContext, Step, StepContext
@@ -112,7 +112,7 @@ def test_contents_follow_the_files_that_parts_read(tmp_path: Path) -> None:
     step = Brew(data="data")
     (tmp_path / "in.txt").write_text("one")
     first = step.contents(tmp_path)
-    ((_, code),) = foreign_code(step).items()  # the step and its reader stand in this file
+    ((_, code),) = digest_plugin_code(step).items()  # the step and its reader stand in this file
     assert sorted(first.values()) == sorted([code, file_digest(tmp_path / "in.txt")])
     (tmp_path / "in.txt").write_text("two")
     assert step.contents(tmp_path) != first

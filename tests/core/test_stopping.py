@@ -12,12 +12,12 @@ from contextlib import suppress
 import pytest
 
 from luthier.core.events import RunEvent, RunEvents
-from luthier.core.system.process import heed, request_stop, wishes_end
+from luthier.core.system.process import clear_stop_requests_at_end, raise_pending_stop, request_stop
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    with wishes_end():
+    with clear_stop_requests_at_end():
         yield
 
 
@@ -27,7 +27,7 @@ def _swallowed() -> None:
 
 
 def test_nothing_was_wished() -> None:
-    heed()
+    raise_pending_stop()
 
 
 def test_what_was_swallowed_is_raised_by_what_a_step_says_next() -> None:
@@ -44,15 +44,15 @@ def test_what_is_on_its_way_is_not_raised_twice() -> None:
     try:
         request_stop(signal.SIGINT)
     except KeyboardInterrupt as error:
-        heed()
+        raise_pending_stop()
         with suppress(RuntimeError):
             raise RuntimeError from error
         try:
             raise RuntimeError
         except RuntimeError:
-            heed()
+            raise_pending_stop()
     with pytest.raises(KeyboardInterrupt):
-        heed()
+        raise_pending_stop()
 
 
 def test_other_threads_go_on() -> None:
@@ -61,7 +61,7 @@ def test_other_threads_go_on() -> None:
 
     def work() -> None:
         try:
-            heed()
+            raise_pending_stop()
         except BaseException as error:  # noqa: BLE001  # whatever it is
             raised.append(error)
 
@@ -72,9 +72,9 @@ def test_other_threads_go_on() -> None:
 
 
 def test_a_wish_ends_with_its_command() -> None:
-    with wishes_end():
+    with clear_stop_requests_at_end():
         _swallowed()
-    heed()
+    raise_pending_stop()
 
 
 def test_where_ctrl_c_is_ignored_it_stays_ignored() -> None:

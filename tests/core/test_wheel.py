@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, InputError
 from luthier.core.system import packages
-from luthier.core.system.packages import cache_folder, cached_wheel, fetch_wheel, member, names_below, wheel_licence
+from luthier.core.system.packages import (
+    cache_folder,
+    cached_wheel,
+    extract_wheel_member,
+    fetch_wheel,
+    list_wheel_members,
+    wheel_license,
+)
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-data\nVersion: {}\nLicense-Expression: CC0-1.0\n\nLicense: not this one\n"
 
@@ -116,26 +123,26 @@ def test_names_that_could_be_options_are_refused(package: str, version: str, sha
 
 def test_a_member_is_taken_out_and_not_written_twice(tmp_path: Path) -> None:
     wheel = build(tmp_path)
-    path = member(wheel, "tiny_data/rows.jsonl")
+    path = extract_wheel_member(wheel, "tiny_data/rows.jsonl")
     assert path.read_bytes() == b'{"a": 1}\n' * 3
     before = path.stat().st_ino
-    assert member(wheel, "tiny_data/rows.jsonl").stat().st_ino == before
+    assert extract_wheel_member(wheel, "tiny_data/rows.jsonl").stat().st_ino == before
     path.write_bytes(b'{"a": 2}\n' * 3)
-    assert member(wheel, "tiny_data/rows.jsonl").read_bytes() == b'{"a": 1}\n' * 3
-    elsewhere = member(wheel, "tiny_data/rows.jsonl", tmp_path / "x")
+    assert extract_wheel_member(wheel, "tiny_data/rows.jsonl").read_bytes() == b'{"a": 1}\n' * 3
+    elsewhere = extract_wheel_member(wheel, "tiny_data/rows.jsonl", tmp_path / "x")
     assert elsewhere == tmp_path / "x" / "tiny_data" / "rows.jsonl"
 
 
 def test_a_member_that_is_not_there_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no") as caught:
-        member(build(tmp_path), "tiny_data/row.jsonl")
+        extract_wheel_member(build(tmp_path), "tiny_data/row.jsonl")
     assert "tiny_data/rows.jsonl" in caught.value.hint
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "", "a\\b", "C:/x"])
 def test_paths_that_leave_the_package_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(InputError):
-        member(build(tmp_path, files={"../x": b"escaped"}), path)
+        extract_wheel_member(build(tmp_path, files={"../x": b"escaped"}), path)
 
 
 @given(st.text(alphabet="./\\ab:\0", max_size=12))
@@ -144,7 +151,7 @@ def test_nothing_is_ever_written_outside(tmp_path_factory: pytest.TempPathFactor
     wheel = build(folder / "deep", files={"../b": b"1", "a/b": b"2"})
     into = folder / "deep" / "into"
     try:
-        found = member(wheel, path, into)
+        found = extract_wheel_member(wheel, path, into)
         assert found.resolve().is_relative_to(into.resolve())
     except InputError:
         pass
@@ -155,7 +162,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(packages, "RATIO_FREE_BYTES", 1 << 16)
     wheel = build(tmp_path, files={"bomb.txt": b"0" * (1 << 20)})
     with pytest.raises(DataError, match="zip bomb"):
-        member(wheel, "bomb.txt", tmp_path / "x")
+        extract_wheel_member(wheel, "bomb.txt", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -166,13 +173,13 @@ def test_a_damaged_wheel_says_so(tmp_path: Path) -> None:
     data[at : at + 20] = bytes(20)
     wheel.write_bytes(bytes(data))
     with pytest.raises(DataError, match="damaged"):
-        member(wheel, "noise.bin")
+        extract_wheel_member(wheel, "noise.bin")
     wheel.write_bytes(b"not a zip")
     with pytest.raises(DataError, match="not a wheel"):
-        member(wheel, "noise.bin")
+        extract_wheel_member(wheel, "noise.bin")
 
 
 def test_names_below_a_folder_and_the_licence(tmp_path: Path) -> None:
     wheel = build(tmp_path)
-    assert names_below(wheel, "tiny_data/model") == ["tiny_data/model/config.json"]
-    assert wheel_licence(wheel) == "CC0-1.0"
+    assert list_wheel_members(wheel, "tiny_data/model") == ["tiny_data/model/config.json"]
+    assert wheel_license(wheel) == "CC0-1.0"

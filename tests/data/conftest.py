@@ -15,7 +15,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.events import RunEvent, RunEvents
 from luthier.core.step import StepContext
-from luthier.data.engine.pipeline import Options, prepare
+from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.steps.prepare import Prepare
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -104,7 +104,7 @@ def make(tmp_path: Path) -> Maker:
             kept=kept,
         )
         step = Prepare(**settings)
-        prepare(step.source, step.ops, step.split, work, Options(batch_rows, workers, step.task))
+        prepare(step.source, step.ops, step.split, work, PrepareOptions(batch_rows, workers, step.task))
         manifest = Manifest(
             digest=f"{count:032d}",
             kind="prepare",

@@ -15,17 +15,17 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.formats import sheet_size, sheets
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 from tests.data.source_files import as_mail, write_xlsx
 
 SHEET = "xl/worksheets/sheet1.xml"
 
 
-def _read(settings: dict[str, Any], base: Path) -> tuple[list[dict[str, Any]], list[Broken]]:
+def _read(settings: dict[str, Any], base: Path) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
     found = list(Source.parse(settings).read(base, lambda text: None))
     good = [one.values for one in found if isinstance(one, Record)]
-    return good, [one for one in found if isinstance(one, Broken)]
+    return good, [one for one in found if isinstance(one, BrokenRow)]
 
 
 def _repacked(path: Path, changes: dict[str, Callable[[bytes], bytes]], **added: bytes) -> None:
@@ -109,12 +109,12 @@ def test_a_binary_sheet_is_weighed_by_its_records(tmp_path: Path) -> None:
         return tmp_path / "t.xlsb"
 
     with write(2000).open("rb") as opened:
-        sheet_size.refuse_spread(opened, sheets.MOST_BYTES, "t.xlsb")
+        sheet_size.refuse_oversized_sheets(opened, sheets.MOST_BYTES, "t.xlsb")
     with (
         write(1_048_575).open("rb") as opened,
         pytest.raises(DataError, match="2 cells spread over 1048576 rows and 16384"),
     ):
-        sheet_size.refuse_spread(opened, sheets.MOST_BYTES, "t.xlsb")
+        sheet_size.refuse_oversized_sheets(opened, sheets.MOST_BYTES, "t.xlsb")
 
 
 @pytest.mark.parametrize("spoil", [b"<broken", b"&nothing;"])

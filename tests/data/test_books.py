@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.history.compare import compare
+from luthier.data.history.compare import compare_datasets
 from luthier.data.history.lineage import explain_example
 
 Make = Callable[..., Any]
@@ -99,7 +99,7 @@ def test_two_versions_compare_as_their_rows_do(
     if None in versions:
         return
     first, second = (_rows(version) for version in versions)
-    found = compare(versions[0].artifact, versions[1].artifact)
+    found = compare_datasets(versions[0].artifact, versions[1].artifact)
     both = first.keys() & second.keys()
     assert set(found.lost) == first.keys() - second.keys()
     assert set(found.added) == second.keys() - first.keys()

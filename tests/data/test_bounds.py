@@ -22,7 +22,7 @@ from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.tables import TableWriter
 from luthier.data.formats import tables
 from luthier.data.formats.files import File
-from luthier.data.row import Batch, bounded, first, size_of, size_of_row
+from luthier.data.row import Batch, chunk_by_size, count_characters, count_row_characters, take_first_chunk
 from luthier.data.sources.jsonl import Jsonl
 
 Make = Callable[..., Any]
@@ -30,7 +30,7 @@ Make = Callable[..., Any]
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 80))
 def test_lists_are_whole_in_order_and_as_full_as_they_may_be(sizes: list[int], most: int, characters: int) -> None:
-    found = list(bounded(sizes, most, lambda size: size, characters))
+    found = list(chunk_by_size(sizes, most, lambda size: size, characters))
     assert [size for one in found for size in one] == sizes
     for one in found:
         assert len(one) <= most
@@ -41,14 +41,14 @@ def test_lists_are_whole_in_order_and_as_full_as_they_may_be(sizes: list[int], m
 
 def test_an_iterator_goes_on_behind_the_first() -> None:
     rest = iter("abcdef")
-    assert first(rest, 2, len) == ["a", "b"]
+    assert take_first_chunk(rest, 2, len) == ["a", "b"]
     assert list(rest) == ["c", "d", "e", "f"]
 
 
 def test_a_size_counts_text_at_any_depth() -> None:
-    assert size_of({"a": "xyz", "b": ["12", {"c": "4567"}]}) == 9
-    assert size_of(Message(role="user", content="x" * 1000)) >= 1000
-    assert size_of([1, None, 2.5]) < 100
+    assert count_characters({"a": "xyz", "b": ["12", {"c": "4567"}]}) == 9
+    assert count_characters(Message(role="user", content="x" * 1000)) >= 1000
+    assert count_characters([1, None, 2.5]) < 100
 
 
 def _long_rows(path: Path, rows: int, characters: int) -> None:
@@ -58,13 +58,13 @@ def _long_rows(path: Path, rows: int, characters: int) -> None:
 
 def test_long_rows_come_in_short_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _long_rows(tmp_path / "long.jsonl", 30, 5_000)
-    small = lambda items, most, size: bounded(items, most, size, 20_000)  # noqa: E731  # a bound that a test reaches
-    monkeypatch.setattr(reader, "bounded", small)
+    small = lambda items, most, size: chunk_by_size(items, most, size, 20_000)  # noqa: E731  # a bound that a test reaches
+    monkeypatch.setattr(reader, "chunk_by_size", small)
     source = Jsonl(path="long.jsonl", prompt="text", answer="label")
     fed = list(SourceReader(source, tmp_path, lambda text: None, batch_rows=1024).batches())
     assert len(fed) == 8
     rows = [batch.rows for batch in (one.rows for one in fed) if isinstance(batch, Batch)]
-    assert all(sum(map(size_of_row, one[:-1])) < 20_000 for one in rows)
+    assert all(sum(map(count_row_characters, one[:-1])) < 20_000 for one in rows)
     assert [row.n for one in rows for row in one] == list(range(30))
 
 
@@ -76,7 +76,7 @@ def test_the_bytes_of_a_data_set_do_not_depend_on_the_bounds(
     settings |= {"ops": ["normalize", "exact_dedup"], "split": {"test": 8}}
     monkeypatch.setattr(written, "GROUP_BYTES", 25_000)
     whole = make(**settings)
-    monkeypatch.setattr(reader, "bounded", lambda items, most, size: bounded(items, most, size, 7_000))
+    monkeypatch.setattr(reader, "chunk_by_size", lambda items, most, size: chunk_by_size(items, most, size, 7_000))
     parts = make(**settings)
     entries = [[(entry.path, entry.digest) for entry in made.artifact.manifest.files] for made in (whole, parts)]
     assert entries[0] == entries[1]
@@ -118,11 +118,11 @@ def test_parquet_is_read_a_few_long_rows_at_a_time(tmp_path: Path, monkeypatch: 
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=20, compression="none", use_dictionary=False)
     monkeypatch.setattr(parquet, "BATCH_BYTES", 60_000)
     with pq.ParquetFile(tmp_path / "a.parquet") as file:
-        found = [batch.num_rows for batch in parquet.batches(file, 1024)]
+        found = [batch.num_rows for batch in parquet.read_parquet_batches(file, 1024)]
         assert sum(found) == 50
         assert max(found) <= 6
-        assert [batch.num_columns for batch in parquet.batches(file, 1024, ["n"])] == [1] * len(found)
-    read = [record.values["n"] for record in tables.read(File(tmp_path / "a.parquet", "a.parquet"))]
+        assert [batch.num_columns for batch in parquet.read_parquet_batches(file, 1024, ["n"])] == [1] * len(found)
+    read = [record.values["n"] for record in tables.read_parquet_rows(File(tmp_path / "a.parquet", "a.parquet"))]
     assert read == list(range(50))
 
 
@@ -134,6 +134,6 @@ def test_the_first_rows_that_decide_a_layout_are_fewer_where_rows_are_long(
     source = Jsonl(path="long.jsonl", prompt="text", answer="label")
     real = Jsonl.mapping
     monkeypatch.setattr(Jsonl, "mapping", lambda self, good: (seen.append(len(good)), real(self, good))[1])
-    monkeypatch.setattr(bounds.bounded, "__defaults__", (20_000,))
+    monkeypatch.setattr(bounds.chunk_by_size, "__defaults__", (20_000,))
     assert len(list(source.mapped(tmp_path, lambda text: None))) == 30
     assert seen == [4]

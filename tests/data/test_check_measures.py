@@ -15,8 +15,8 @@ from luthier.chat.messages import Message, ToolCall
 from luthier.data.check import percent
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
-from luthier.data.checks.distance import EmbeddingOutliers, apart
-from luthier.data.checks.enough import Enough, gained
+from luthier.data.checks.distance import EmbeddingOutliers, mean_neighbor_distance
+from luthier.data.checks.enough import Enough, extrapolate_error_drop
 from luthier.data.checks.groups import GroupBalance, cramers_v
 from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
@@ -24,7 +24,7 @@ from luthier.data.checks.profile import Contents
 from luthier.data.checks.shift import Shift
 from luthier.data.ops.length import LengthOperator
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.models.text_classifier import features, told_apart
+from luthier.models.text_classifier import compute_tfidf_features, measure_separability
 from test_every_check import clean_rows
 from tests.linear import assert_linear
 
@@ -39,12 +39,12 @@ def test_a_power_law_is_read_back() -> None:
     for floor, scale, power in ((0.0, 3.0, 0.5), (0.1, 2.0, 0.4), (0.02, 9.0, 0.7)):
         curve = floor + scale * counts**-power
         truth = curve[-1] - (floor + scale * 3200.0**-power)
-        assert gained(counts, curve[None])[0] == pytest.approx(truth, rel=0.15)
+        assert extrapolate_error_drop(counts, curve[None])[0] == pytest.approx(truth, rel=0.15)
 
 
 def test_a_flat_or_rising_curve_promises_nothing() -> None:
     counts = np.array([100.0, 200, 400])
-    assert gained(counts, np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])).max() < 1e-3
+    assert extrapolate_error_drop(counts, np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])).max() < 1e-3
 
 
 def test_association_of_known_tables() -> None:
@@ -95,9 +95,9 @@ def test_the_area_is_scikit_learns_and_its_interval_holds() -> None:
     scores, codes = random.normal(size=300).round(1), random.integers(0, 2, 300)
     assert _area(scores, codes) == pytest.approx(roc_auc_score(codes, scores))
     one, other = ["red green blue"] * 40, ["one two three"] * 40
-    assert told_apart(features([*one, *other]), 40, 40, 0)[0] == 1.0
+    assert measure_separability(compute_tfidf_features([*one, *other]), 40, 40, 0)[0] == 1.0
     words = [" ".join(random.choice([*"abcdefgh"], 6)) for _ in range(300)]
-    _, low, high = told_apart(features(words), 150, 150, 0)
+    _, low, high = measure_separability(compute_tfidf_features(words), 150, 150, 0)
     assert low < 0.5 < high
 
 
@@ -108,8 +108,8 @@ def test_distance_to_neighbours_is_scikit_learns() -> None:
     points = random.normal(size=(200, 8))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     found = NearestNeighbors(n_neighbors=6, metric="cosine").fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
-    assert apart(points, 5, piece=64) == pytest.approx(found, abs=1e-4)
-    assert apart(points[:1], 5).tolist() == [0.0]
+    assert mean_neighbor_distance(points, 5, piece=64) == pytest.approx(found, abs=1e-4)
+    assert mean_neighbor_distance(points[:1], 5).tolist() == [0.0]
 
 
 def test_robust_scores_find_one_among_equals() -> None:

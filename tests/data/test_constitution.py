@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luthier.artifacts.dataset import DatasetSummary, examples_ahead, read_examples
+from luthier.artifacts.dataset import DatasetSummary, preview_input_examples, read_examples
 from luthier.chat.messages import prompt_of
 from luthier.chat.preference import PreferencePair, pair_of
 from luthier.core.errors import DataError
@@ -132,5 +132,5 @@ def test_what_will_be_made_is_told_of_the_rows_that_are_asked(tmp_path: Path) ->
     assert step.estimate_cost(outlook).seconds == 50.0
     found = step.outline(outlook)
     assert (found.rows, found.task, found.answers) == ({"train": 50, "test": 50}, "text", ())
-    (example,) = examples_ahead(replace(outlook, outlines={"data": found}), "train", 9)
+    (example,) = preview_input_examples(replace(outlook, outlines={"data": found}), "train", 9)
     assert isinstance(pair_of(example), PreferencePair)

@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.artifacts.dataset import read_examples, splits
+from luthier.artifacts.dataset import list_splits, read_examples
 from luthier.core.errors import DataError
 from luthier.data.columns.layouts import OWN_TABLE
-from luthier.data.delivery.export import export
-from luthier.data.exporters.csv import COLUMNS, harmless
+from luthier.data.delivery.export import export_dataset
+from luthier.data.exporters.csv import COLUMNS, escape_formula
 from luthier.data.exporters.openai import OpenaiOut, chat, objection, objection_to_pair
 from luthier.data.suggest.propose import propose
 
@@ -63,14 +63,14 @@ def judged(make: Make, write: Write) -> Any:
 
 
 def _examples(artifact: Any) -> dict[str, Any]:
-    return {example.id: example for split in splits(artifact) for example in read_examples(artifact, split)}
+    return {example.id: example for split in list_splits(artifact) for example in read_examples(artifact, split)}
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "datasets"])
 def test_a_round_trip_gives_the_same_examples(form: str, chats: Any, make: Make, tmp_path: Path) -> None:
     """With id, origin, tools, calls, reasoning, turns that are not learnt, and every column of meta."""
     out = tmp_path / "out"
-    export(chats, out, form)
+    export_dataset(chats, out, form)
     if form == "datasets":
         import datasets
 
@@ -96,7 +96,7 @@ def test_new_over_an_export_keeps_ids_origins_and_meta(form: str, make: Make, wr
     """A recipe that named their columns read them as anybody's: with new ids, and the old ones in `meta`."""
     rows = [{**chat, "label": "=1+1 größer"} for chat in CHATS]
     before = make(source={"kind": "jsonl", "path": write("chats.jsonl", rows)}, split={"test": 0}).artifact
-    export(before, tmp_path / "out", form)
+    export_dataset(before, tmp_path / "out", form)
     asked = propose(tmp_path / "out").source
     assert not {"messages", "prompt", "answer", "id"} & set(asked)
     again = make(source={**asked, "path": "out"}, split={"test": 0})
@@ -111,7 +111,7 @@ def test_new_over_an_export_of_classes_takes_them_for_classes(
     rows = [{"text": f"text {n}", "label": f"class {n % 15}"} for n in range(30)]
     source = {"kind": "jsonl", "path": write("t.jsonl", rows)}
     before = make(source={**source, "prompt": "text", "answer": "label"}, split={"test": 0}, task="label").artifact
-    export(before, tmp_path / "out", form)
+    export_dataset(before, tmp_path / "out", form)
     asked = propose(tmp_path / "out")
     assert asked.task == "label"
     again = make(source={**asked.source, "path": "out", "system": None}, split={"test": 0}, task=asked.task)
@@ -119,7 +119,7 @@ def test_new_over_an_export_of_classes_takes_them_for_classes(
 
 
 def test_the_index_beside_openais_rows_is_not_read_as_rows(chats: Any, make: Make, tmp_path: Path) -> None:
-    export(chats, tmp_path / "out", "openai")
+    export_dataset(chats, tmp_path / "out", "openai")
     asked = propose(tmp_path / "out").source
     assert "on_error" not in asked
     again = make(source={**asked, "path": "out", "group": None}, split={"test": 0})
@@ -129,7 +129,7 @@ def test_the_index_beside_openais_rows_is_not_read_as_rows(chats: Any, make: Mak
 def test_a_correction_in_a_sheets_columns_for_reading_is_not_lost(make: Make, write: Write, tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(8)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label").artifact
-    export(made, tmp_path / "out", "csv")
+    export_dataset(made, tmp_path / "out", "csv")
     path = tmp_path / "out" / "train.csv"
     assert len(_examples(make(source={"kind": "csv", "path": "out/train.csv"}, split={"test": 0}).artifact)) == 8
     path.write_text(path.read_text(encoding="utf-8-sig").replace('"label","a"', '"label","c"', 1), encoding="utf-8")
@@ -138,7 +138,7 @@ def test_a_correction_in_a_sheets_columns_for_reading_is_not_lost(make: Make, wr
 
 
 def test_rows_given_out_and_spoilt_are_told(chats: Any, make: Make, write: Write, tmp_path: Path) -> None:
-    export(chats, tmp_path / "out", "jsonl")
+    export_dataset(chats, tmp_path / "out", "jsonl")
     lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
     row = json.loads(lines[0])
     for change, problem in (
@@ -157,7 +157,7 @@ def test_the_table_that_goes_out_is_known_again() -> None:
 
 
 def test_parquet_is_typed(chats: Any, tmp_path: Path) -> None:
-    export(chats, tmp_path, "parquet")
+    export_dataset(chats, tmp_path, "parquet")
     table = pl.read_parquet(tmp_path / "train.parquet")
     row = table.row(0, named=True)
     assert row["messages"][0] == {
@@ -175,7 +175,7 @@ def test_csv_cannot_inject_formulas(make: Make, write: Write, tmp_path: Path) ->
     rows = [{"prompt": f"{n}: {text}", "completion": text} for n, text in enumerate(dangerous)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="text").artifact
     said: list[str] = []
-    export(made, tmp_path / "out", "csv", said.append)
+    export_dataset(made, tmp_path / "out", "csv", said.append)
     with (tmp_path / "out" / "train.csv").open(newline="", encoding="utf-8-sig") as file:
         found = list(csv.DictReader(file))
     assert [row["answer"] for row in found] == [
@@ -184,14 +184,14 @@ def test_csv_cannot_inject_formulas(make: Make, write: Write, tmp_path: Path) ->
     assert not [cell for row in found for cell in row.values() if cell[:1] in "=+-@\t\r" and cell]
     assert said == ["8 cells would be read as formulas: an apostrophe stands before them"]
     assert [json.loads(row["messages"])[-1]["content"] for row in found] == dangerous, "and nothing is lost"
-    assert harmless(7) == 7
+    assert escape_formula(7) == 7
 
 
 def test_excel_is_told_how_a_csv_is_encoded(make: Make, write: Write, tmp_path: Path) -> None:
     """Without the mark it showed `GrÃ¼ÃŸe`; whoever reads the table by its names finds them as they were."""
     rows = [{"prompt": f"Grüße {n}", "completion": f"schön {n}"} for n in range(4)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="text").artifact
-    export(made, tmp_path / "out", "csv")
+    export_dataset(made, tmp_path / "out", "csv")
     path = tmp_path / "out" / "train.csv"
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
     assert pl.read_csv(path)["prompt"].to_list() == [row["prompt"] for row in rows]
@@ -202,7 +202,7 @@ def test_excel_is_told_how_a_csv_is_encoded(make: Make, write: Write, tmp_path: 
 
 def test_openai_chat_rows_hold_what_openai_documents(chats: Any, tmp_path: Path) -> None:
     said: list[str] = []
-    export(chats, tmp_path, "openai", said.append)
+    export_dataset(chats, tmp_path, "openai", said.append)
     assert any("hold no id" in note or "holds no id" in note for note in said)
     assert any(note.startswith("test: 5 rows") for note in said), "OpenAI wants ten"
     line = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
@@ -219,7 +219,7 @@ def test_openais_own_client_takes_the_rows(chats: Any, tmp_path: Path) -> None:
     from openai.types.chat import ChatCompletionMessageParam
     from pydantic import TypeAdapter
 
-    export(chats, tmp_path, "openai")
+    export_dataset(chats, tmp_path, "openai")
     adapter = TypeAdapter(list[ChatCompletionMessageParam])
     for text in (tmp_path / "train.jsonl").read_text().splitlines():
         adapter.validate_python(
@@ -231,7 +231,7 @@ def test_openai_preference_pairs_are_found_and_checked(make: Make, write: Write,
     rows = [{"prompt": f"Question {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(12)]
     made = make(source={"kind": "jsonl", "path": write("p.jsonl", rows)}, split={"test": 0}, task="text").artifact
     said: list[str] = []
-    export(made, tmp_path / "out", "openai", said.append)
+    export_dataset(made, tmp_path / "out", "openai", said.append)
     assert "every row has a rejected answer: written as preference pairs" in said
     line = json.loads((tmp_path / "out" / "train.jsonl").read_text().splitlines()[0])
     assert line == {
@@ -239,7 +239,7 @@ def test_openai_preference_pairs_are_found_and_checked(make: Make, write: Write,
         "preferred_output": [{"role": "assistant", "content": "yes 0"}],
         "non_preferred_output": [{"role": "assistant", "content": "no 0"}],
     }
-    export(made, tmp_path / "chat", OpenaiOut(form="chat"))
+    export_dataset(made, tmp_path / "chat", OpenaiOut(form="chat"))
     assert set(json.loads((tmp_path / "chat" / "train.jsonl").read_text().splitlines()[0])) == {"messages"}
     same = {**line, "non_preferred_output": line["preferred_output"]}
     assert objection_to_pair(same) == "both answers are the same"
@@ -270,7 +270,7 @@ def test_pairs_with_tools_come_back_as_they_went_in(form: str, make: Make, write
     ]
     path = write("p.jsonl", rows if form == "openai" else given)
     made = make(source={"kind": "jsonl", "path": path}, split={"test": 0}, task="text").artifact
-    export(made, tmp_path / "out", "openai")
+    export_dataset(made, tmp_path / "out", "openai")
     assert [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()] == rows
 
 
@@ -303,7 +303,7 @@ def test_a_row_that_openai_would_refuse_stops_the_export(make: Make, write: Writ
     with pytest.raises(
         DataError, match=r"12 of 12 rows would be refused by OpenAI; the first is [0-9a-f]{16}: no user"
     ):
-        export(made, tmp_path / "out", "openai")
+        export_dataset(made, tmp_path / "out", "openai")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -317,7 +317,7 @@ def test_plain_tools_become_functions() -> None:
 
 
 def test_label_studio_tasks(judged: Any, tmp_path: Path) -> None:
-    export(judged, tmp_path, "label-studio")
+    export_dataset(judged, tmp_path, "label-studio")
     tasks = json.loads((tmp_path / "train.json").read_text())
     assert len(tasks) == 12
     first = tasks[0]
@@ -349,14 +349,14 @@ def test_what_a_model_names_without_scores_can_be_chosen(
     proposal = {"label": "seldom", "confidence": None, "scores": {}, "model": "tune"}
     rows = [{"prompt": f"question {n}", "completion": f"a free answer {n}", "proposal": proposal} for n in range(4)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}).artifact
-    export(made, tmp_path / "out", form)
+    export_dataset(made, tmp_path / "out", form)
     assert "seldom" in (tmp_path / "out" / file).read_text()
 
 
 @pytest.mark.parametrize("form", ["label-studio", "argilla", "doccano"])
 def test_annotators_of_conversations_see_what_was_asked_and_it_is_said(form: str, chats: Any, tmp_path: Path) -> None:
     said: list[str] = []
-    export(chats, tmp_path, form, said.append)
+    export_dataset(chats, tmp_path, form, said.append)
     assert "16 answers of free text left out: annotators are shown what was asked before" in said
     text = next(tmp_path.glob("train.json*")).read_text(encoding="utf-8")
     asked = "Where is order 3?\\n\\nLet me see.\\n\\nWell?\\n\\nsent"
@@ -365,7 +365,7 @@ def test_annotators_of_conversations_see_what_was_asked_and_it_is_said(form: str
 
 def test_argilla_records(judged: Any, tmp_path: Path) -> None:
     said: list[str] = []
-    export(judged, tmp_path, "argilla", said.append)
+    export_dataset(judged, tmp_path, "argilla", said.append)
     first = json.loads((tmp_path / "train.json").read_text())[0]
     assert first["fields"] == {"text": "text 0"}
     assert first["suggestions"] == {"label": {"value": "a", "score": 0.75, "agent": "tune"}}
@@ -382,7 +382,7 @@ def test_argilla_records(judged: Any, tmp_path: Path) -> None:
 
 
 def test_doccano_documents(judged: Any, make: Make, write: Write, tmp_path: Path) -> None:
-    export(judged, tmp_path / "out", "doccano")
+    export_dataset(judged, tmp_path / "out", "doccano")
     assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == [
         "ann@example.org.jsonl",
         "bob.jsonl",
@@ -391,7 +391,7 @@ def test_doccano_documents(judged: Any, make: Make, write: Write, tmp_path: Path
     assert (first["text"], first["label"]) == ("text 0", ["b"])
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(12)]
     plain = make(source={"kind": "jsonl", "path": write("q.jsonl", rows)}, split={"test": 0}).artifact
-    export(plain, tmp_path / "plain", "doccano")
+    export_dataset(plain, tmp_path / "plain", "doccano")
     first = json.loads((tmp_path / "plain" / "train.jsonl").read_text().splitlines()[0])
     assert first["label"] == ["a"]
     assert first["proposal"]["model"] == "given"
@@ -401,5 +401,5 @@ def test_a_name_of_an_annotator_leads_nowhere_else(make: Make, write: Write, tmp
     judgments = [{"annotator": "../../x/y", "label": "a"}]
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "judgments": judgments} for n in range(12)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}).artifact
-    paths = export(made, tmp_path / "deep" / "out", "doccano")
+    paths = export_dataset(made, tmp_path / "deep" / "out", "doccano")
     assert all(path.resolve().is_relative_to((tmp_path / "deep" / "out").resolve()) for path in paths)

@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from luthier.data import split
-from luthier.data.decisions import Drops, Reasons
+from luthier.data.decisions import DropReasons, Drops
 from luthier.data.dedup import exact as copying
 from luthier.data.dedup import minhash
-from luthier.data.dedup.exact import copies
-from luthier.data.dedup.minhash import PERMUTATIONS, Means, bands, proposed
-from luthier.data.dedup.shingles import Rest
+from luthier.data.dedup.exact import find_exact_copies
+from luthier.data.dedup.minhash import PERMUTATIONS, PairSearchResources, choose_bands, propose_candidate_pairs
+from luthier.data.dedup.shingles import ComplementIndexSet
 from luthier.data.engine import occurrences as seen
 from luthier.data.engine import runs
-from luthier.data.split import Keys, Split, assign
+from luthier.data.split import Split, SplitKeys, assign
 
 FEW, MANY = 20_000, 80_000
 ODD = 0x9E3779B97F4A7C15
@@ -56,7 +56,7 @@ def test_digests_and_keys_that_were_seen(tmp_path: Path, monkeypatch: pytest.Mon
             found.count(number * ODD % 2**64)
 
     def first(rows: int) -> None:
-        found = seen.First(tmp_path)
+        found = seen.FirstValueByKey(tmp_path)
         for number in range(rows // 4):
             found.value(f"row {number}", number)
 
@@ -75,7 +75,7 @@ def test_splits_by_shares(in_groups: bool, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / f"{rows}").mkdir(exist_ok=True)
         prompts = on_disk(tmp_path / f"{rows}", digests(rows))
         tracemalloc.reset_peak()
-        assign(Split(), Keys(prompts, on_disk(tmp_path, groups), None), 7)
+        assign(Split(), SplitKeys(prompts, on_disk(tmp_path, groups), None), 7)
 
     assert growth(by_shares) < 4 + 8  # the groups are in memory while they are made
 
@@ -85,17 +85,19 @@ def test_copies_and_near_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(copying, "_BLOCK", 1 << 10)
     for name in ("_BLOCK", "_FEW_ROWS"):
         monkeypatch.setattr(minhash, name, 1 << 10)
-    chosen = bands(0.8)
+    chosen = choose_bands(0.8)
 
     def exact(rows: int) -> None:
-        copies(on_disk(tmp_path, digests(rows)).reshape(-1, 1))
+        find_exact_copies(on_disk(tmp_path, digests(rows)).reshape(-1, 1))
 
     def near(rows: int) -> None:
         with (tmp_path / "lines").open("wb") as file:
             for start in range(0, rows, 1 << 10):
                 file.write(np.random.default_rng(start).bytes(min(1 << 10, rows - start) * PERMUTATIONS))
         lines = np.memmap(tmp_path / "lines", np.uint8, "r", shape=(rows, PERMUTATIONS))
-        proposed(lines, chosen._replace(columns=chosen.columns[:3]), None, Means(scratch=tmp_path))
+        propose_candidate_pairs(
+            lines, chosen._replace(columns=chosen.columns[:3]), None, PairSearchResources(scratch=tmp_path)
+        )
 
     assert growth(exact) < 8 + 1  # the digests are in memory while they are made
     assert growth(near) < 8 + 4  # the keys of one band
@@ -104,8 +106,8 @@ def test_copies_and_near_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_rows_that_are_left_once_some_go() -> None:
     def settle(rows: int) -> None:
         gone = np.arange(0, rows, 1000)
-        drops = Drops(gone, Reasons(["x"] * len(gone), ["y"] * len(gone), [1.0] * len(gone)))
-        left = Rest(rows).without(drops.at(Rest(rows)).indices)
+        drops = Drops(gone, DropReasons(["x"] * len(gone), ["y"] * len(gone), [1.0] * len(gone)))
+        left = ComplementIndexSet(rows).without(drops.at(ComplementIndexSet(rows)).indices)
         for start in range(0, len(left), 1024):
             assert drops.stay(left[start : start + 1024]).all()
 

@@ -15,7 +15,7 @@ import pytest
 import luthier.data
 import luthier.pii
 from luthier.chat.messages import Message
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.data.operator import Operator
 from luthier.data.row import Row
 from luthier.data.suggest.trial import outcome_of
@@ -164,7 +164,7 @@ def _rows(chars: int) -> list[Row]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sorted(members(Operator)))
+@pytest.mark.parametrize("kind", sorted(components_by_kind(Operator)))
 def test_no_text_makes_an_operator_slow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_PII_KEY", "a key for tests")
     operator = Operator.parse(kind)

@@ -19,8 +19,8 @@ from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.data.engine.shares import MixtureSpec, amounts, shares
-from luthier.data.history.compare import compare
+from luthier.data.engine.shares import MixtureSpec, mixture_row_counts, shares
+from luthier.data.history.compare import compare_datasets
 from luthier.data.history.lineage import explain_example
 from luthier.data.steps.mix import Mix
 from luthier.recipe.runner import StepResult
@@ -33,18 +33,18 @@ PLAIN = MixtureSpec(None, 1.0, None, 1)
 
 
 def test_without_wishes_everything_is_taken() -> None:
-    assert amounts([70, 20, 10], PLAIN) == [70, 20, 10]
+    assert mixture_row_counts([70, 20, 10], PLAIN) == [70, 20, 10]
 
 
 def test_weights_without_repeats_cut_the_larger() -> None:
-    assert amounts([70, 20], PLAIN._replace(weights=[1, 1])) == [20, 20]
-    assert amounts([70, 20], PLAIN._replace(weights=[3, 1])) == [60, 20]
-    assert amounts([70, 20], PLAIN._replace(weights=[4, 1])) == [70, 17]
+    assert mixture_row_counts([70, 20], PLAIN._replace(weights=[1, 1])) == [20, 20]
+    assert mixture_row_counts([70, 20], PLAIN._replace(weights=[3, 1])) == [60, 20]
+    assert mixture_row_counts([70, 20], PLAIN._replace(weights=[4, 1])) == [70, 17]
 
 
 def test_repeats_let_the_smaller_fill_its_part() -> None:
-    assert amounts([70, 20], PLAIN._replace(weights=[1, 1], repeats=2)) == [40, 40]
-    assert amounts([70, 20], PLAIN._replace(weights=[1, 1], repeats=9)) == [70, 70]
+    assert mixture_row_counts([70, 20], PLAIN._replace(weights=[1, 1], repeats=2)) == [40, 40]
+    assert mixture_row_counts([70, 20], PLAIN._replace(weights=[1, 1], repeats=9)) == [70, 70]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
@@ -52,19 +52,19 @@ def test_a_temperature_is_its_formula(temperature: float) -> None:
     sizes = [8000, 900, 27]
     raw = [n ** (1 / temperature) for n in sizes]
     assert shares(sizes, PLAIN._replace(temperature=temperature)) == pytest.approx([one / sum(raw) for one in raw])
-    found = amounts(sizes, PLAIN._replace(temperature=temperature, rows=20))
+    found = mixture_row_counts(sizes, PLAIN._replace(temperature=temperature, rows=20))
     assert found == pytest.approx([20 * one / sum(raw) for one in raw], abs=1)
 
 
 def test_what_cannot_be_given_is_said() -> None:
     with pytest.raises(DataError, match="can give 20 training rows, and 50 are wanted") as caught:
-        amounts([70, 20], PLAIN._replace(weights=[1, 1], rows=100))
+        mixture_row_counts([70, 20], PLAIN._replace(weights=[1, 1], rows=100))
     assert caught.value.where.field == "data.1"
     with pytest.raises(DataError, match="can give 0"):
-        amounts([0, 20], PLAIN._replace(weights=[1, 1]))
+        mixture_row_counts([0, 20], PLAIN._replace(weights=[1, 1]))
     with pytest.raises(DataError, match="no training row is left"):
-        amounts([0, 0], PLAIN)
-    assert amounts([0, 20], PLAIN) == [0, 20]
+        mixture_row_counts([0, 0], PLAIN)
+    assert mixture_row_counts([0, 20], PLAIN) == [0, 20]
 
 
 @given(
@@ -82,7 +82,7 @@ def test_amounts_keep_within_repeats_and_near_the_shares(
 ) -> None:
     sizes, weights = asked
     ask = MixtureSpec(weights, temperature, None, repeats)
-    found = amounts(sizes, ask)
+    found = mixture_row_counts(sizes, ask)
     assert all(count <= size * repeats for count, size in zip(found, sizes, strict=True))
     exact = [sum(found) * part for part in shares(sizes, ask)]
     assert all(abs(count - one) < 1 + 1e-6 for count, one in zip(found, exact, strict=True))
@@ -223,7 +223,7 @@ def test_a_row_that_was_made_of_one_left_out_is_no_other_wording_of_it(tmp_path:
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
     (tmp_path / "r.yaml").write_text(CARDS.replace("repeats: 2, weights: [1, 1]", "rows: 40"))
     made = Recipe.load(tmp_path / "r.yaml").run().steps
-    found = compare(made["clean"].artifact, made["both"].artifact)
+    found = compare_datasets(made["clean"].artifact, made["both"].artifact)
     known, kept = (set(ids(made[name])) for name in ("clean", "both"))
     assert found.changed == []
     assert (set(found.lost), found.lost_because) == (known - kept, {"not drawn": len(known - kept)})
@@ -236,7 +236,7 @@ def test_compare_finds_reasons_in_the_data_sets_that_a_mixture_was_made_of(tmp_p
     text = recipe.read_text().replace("group: team}", "group: team}, ops: [{kind: exclude_ids, rows: []}]", 1)
     gone = ids(before)[0]
     recipe.write_text(text.replace("rows: []", f"ids: ['{gone}']"))
-    found = compare(before.artifact, Recipe.load(tmp_path).run().steps["all"].artifact)
+    found = compare_datasets(before.artifact, Recipe.load(tmp_path).run().steps["all"].artifact)
     assert found.lost == [gone]
     assert found.lost_because == {"left out by hand": 1}
 

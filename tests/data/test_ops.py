@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.cleaning.quality_rules import NAMES, RULES
-from luthier.data.cleaning.spans import edits
-from luthier.data.engine.batch import spliced
-from luthier.data.ops.label_spelling import LabelSpelling, slips, spellings
-from luthier.data.ops.normalize import Normalize, _fixed, _repaired_line, looks_bad, without_ascii_runs
+from luthier.data.cleaning.spans import diff_to_edits
+from luthier.data.engine.batch import apply_edits
+from luthier.data.ops.label_spelling import LabelSpelling, find_label_typos, find_spelling_variants
+from luthier.data.ops.normalize import Normalize, _fixed, _repaired_line, has_mojibake, shorten_ascii_runs
 from luthier.data.ops.quality import Quality
 from luthier.data.suggest.survey import profile
 from luthier.lang.detect import identify
@@ -89,7 +89,7 @@ def test_normalize_repairs_as_ftfy_does(text: str) -> None:
 
 @given(st.lists(st.sampled_from(["a" * 20, "Ã", " ", "â€™", "é", "x1", "Â ", "€", "ß", "“", "°"])).map("".join))
 def test_what_ftfy_looks_for_is_seen_without_long_ascii_runs(text: str) -> None:
-    assert looks_bad(without_ascii_runs(text)) == is_bad(text)
+    assert has_mojibake(shorten_ascii_runs(text)) == is_bad(text)
     assert parser.parse(BADNESS_RE.pattern, BADNESS_RE.flags).getwidth()[1] <= 7
 
 
@@ -123,19 +123,19 @@ def test_ascii_around_one_character_alarms_ftfy_for_few_of_them() -> None:
         for before in around:
             for after in around:
                 text = f"{before}{char}{after}"
-                assert looks_bad(text) == is_bad(text)
+                assert has_mojibake(text) == is_bad(text)
 
 
 @given(st.text("abc \n<é", max_size=300), st.text("abc \n<é", max_size=300))
 def test_the_spans_of_a_change_rebuild_it(before: str, after: str) -> None:
-    found = edits("messages[0].content", before, after, "test")
-    assert spliced(before, found) == after
+    found = diff_to_edits("messages[0].content", before, after, "test")
+    assert apply_edits(before, found) == after
     assert all(edit.before != edit.after for edit in found)
 
 
 def test_small_changes_in_a_long_text_are_small_spans() -> None:
     before = "".join(f"line {n} of a long answer\r\n" for n in range(2000))
-    found = edits("f", before, before.replace("\r\n", "\n"), "test")
+    found = diff_to_edits("f", before, before.replace("\r\n", "\n"), "test")
     assert len(found) == 2000
     assert {(edit.before, edit.after) for edit in found} == {("\r", "")}
 
@@ -205,12 +205,12 @@ def test_short_answers_may_be_signs(make: Make, write: Write) -> None:
 )  # fmt: skip
 def test_signs_that_mean_something_keep_classes_apart(classes: tuple[str, ...]) -> None:
     """Of labels -1, 0 and 1, the rarer of -1 and 1 became the other."""
-    assert spellings(Counter({label: 5 + n for n, label in enumerate(classes)})) == {}
+    assert find_spelling_variants(Counter({label: 5 + n for n, label in enumerate(classes)})) == {}
 
 
 def test_spellings_of_a_class() -> None:
     counts = Counter({"refund": 9, "Refund": 2, "refunds ": 1, "card_lost": 4, "card-lost": 4, "boss": 3, "bos": 1})
-    assert spellings(counts) == {"Refund": "refund", "refunds ": "refund", "card_lost": "card-lost"}
+    assert find_spelling_variants(counts) == {"Refund": "refund", "refunds ": "refund", "card_lost": "card-lost"}
 
 
 def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
@@ -232,7 +232,7 @@ def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
 
 def test_a_slip_may_differ_in_its_dress_too() -> None:
     counts = Counter({"billing": 60, "Biling": 1, "card_lost": 50, "Card losst": 1, "boss": 40, "Bos": 1})
-    assert slips(counts) == {"Biling": "billing", "Card losst": "card_lost"}
+    assert find_label_typos(counts) == {"Biling": "billing", "Card losst": "card_lost"}
 
 
 def test_a_slip_of_the_pen_is_proposed_and_only_then_written_otherwise(

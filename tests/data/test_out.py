@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from luthier.artifacts.dataset import has_split, read_examples, splits
+from luthier.artifacts.dataset import has_split, list_splits, read_examples
 from luthier.core.errors import DataError, UnknownName
-from luthier.data.delivery.export import export
-from luthier.data.history.compare import compare
+from luthier.data.delivery.export import export_dataset
+from luthier.data.history.compare import compare_datasets
 from luthier.data.history.lineage import explain_example
 
 Make = Callable[..., Any]
@@ -88,7 +88,7 @@ def test_a_row_between_others_is_told_of_both(make: Make, write: Write) -> None:
 
 
 def test_export_writes_the_documented_lines(made: Any, tmp_path: Path) -> None:
-    paths = export(made.artifact, tmp_path / "out")
+    paths = export_dataset(made.artifact, tmp_path / "out")
     assert [path.name for path in paths] == ["test.jsonl", "train.jsonl"]
     lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 12
@@ -98,21 +98,21 @@ def test_export_writes_the_documented_lines(made: Any, tmp_path: Path) -> None:
     assert by_line[4]["meta"] == {"key": "T3"}
     assert by_line[4]["label"] == by_line[4]["messages"][-1]["content"] == "b"
     assert {line["id"] for line in lines} == {
-        example.id for split in splits(made.artifact) for example in read_examples(made.artifact, split)
+        example.id for split in list_splits(made.artifact) for example in read_examples(made.artifact, split)
     }
 
 
 def test_export_never_overwrites_what_is_not_its_own(made: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(made.artifact, out)
-    export(made.artifact, out)
+    export_dataset(made.artifact, out)
+    export_dataset(made.artifact, out)
     (out / "test.jsonl").write_text("mine\n")
     with pytest.raises(DataError, match="differs from what would be written"):
-        export(made.artifact, out)
+        export_dataset(made.artifact, out)
     assert (out / "test.jsonl").read_text() == "mine\n"
     assert sorted(path.name for path in out.iterdir()) == ["test.jsonl", "train.jsonl"]
     with pytest.raises(UnknownName, match="cannot be exported as 'json'"):
-        export(made.artifact, out, "json")
+        export_dataset(made.artifact, out, "json")
 
 
 def test_two_versions(make: Make, write: Write) -> None:
@@ -123,19 +123,27 @@ def test_two_versions(make: Make, write: Write) -> None:
 
     rows = [{"text": row["text"], "label": row["label"]} for row in ROWS]
     first = version(rows)
-    assert compare(first, version(rows)).counts() == {"same": 12, "added": 0, "lost": 0, "changed": 0, "moved": 0}
-    more = compare(first, version([{"text": "a new one", "label": "a"}, *rows[1:], {"text": "another", "label": "b"}]))
+    assert compare_datasets(first, version(rows)).counts() == {
+        "same": 12,
+        "added": 0,
+        "lost": 0,
+        "changed": 0,
+        "moved": 0,
+    }
+    more = compare_datasets(
+        first, version([{"text": "a new one", "label": "a"}, *rows[1:], {"text": "another", "label": "b"}])
+    )
     assert more.counts() == {"same": 11, "added": 1, "lost": 0, "changed": 1, "moved": 0}
-    clean = compare(first, version(rows, ops=["normalize"]))
+    clean = compare_datasets(first, version(rows, ops=["normalize"]))
     assert clean.counts()["changed"] == 12
-    other = compare(first, version([*rows, rows[0]], ops=["exact_dedup"]))
+    other = compare_datasets(first, version([*rows, rows[0]], ops=["exact_dedup"]))
     assert other.counts() == {"same": 12, "added": 0, "lost": 0, "changed": 0, "moved": 0}
-    fewer = compare(first, version(rows[:9]))
+    fewer = compare_datasets(first, version(rows[:9]))
     assert fewer.lost_because == {"not in its source": 3}
     contested = [{**rows[0], "label": "b"}, *rows]
-    dropped = compare(first, version(contested, ops=[{"kind": "exact_dedup", "conflict": "drop"}]))
+    dropped = compare_datasets(first, version(contested, ops=[{"kind": "exact_dedup", "conflict": "drop"}]))
     assert dropped.lost_because == {"conflicting answers": 1}
-    moved = compare(first, version(rows, split={"test": 0}))
+    moved = compare_datasets(first, version(rows, split={"test": 0}))
     assert list(moved.moved) == ["test -> train"]
 
 

@@ -18,7 +18,7 @@ from luthier.core.errors import DataError, RecipeError
 from luthier.data.operator import Operator
 from luthier.data.ops.normalize import Normalize
 from luthier.pii.accounts import luhn
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.span import KINDS
 from tests.linear import assert_linear
 
@@ -163,7 +163,7 @@ ADVERSARIAL = [
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
     repair = Normalize()
-    assert_linear(lambda text: (find(text + "!"), repair.clean(text + "!")), piece, 6000)
+    assert_linear(lambda text: (find_pii(text + "!"), repair.clean(text + "!")), piece, 6000)
 
 
 def test_on_the_projects_own_tickets() -> None:
@@ -175,7 +175,7 @@ def test_on_the_projects_own_tickets() -> None:
     texts = {
         key: Normalize().clean("\n".join((row["subject"], row["message"], row["reply"]))) for key, row in rows.items()
     }
-    found = {key: {one.text for one in find(text)} for key, text in texts.items()}
+    found = {key: {one.text for one in find_pii(text)} for key, text in texts.items()}
     wanted = [one for one in planted["pii"] if one["kind"] in KINDS]
     missed = [one for one in wanted if not any(one["text"] in text for text in found[one["ticket_id"]])]
     counts = Counter(one["kind"] for one in wanted)
@@ -194,7 +194,7 @@ def test_on_data_the_patterns_were_not_written_from(real_data: Path) -> None:
     hit: Counter[str] = Counter()
     extra: Counter[str] = Counter()
     for row in rows:
-        found = {(one.kind, one.start) for one in find(row["full_text"])}
+        found = {(one.kind, one.start) for one in find_pii(row["full_text"])}
         real = {
             (names[span["entity_type"]], span["start_position"])
             for span in row["spans"]

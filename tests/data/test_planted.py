@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.artifacts.findings import read_marks
+from luthier.artifacts.findings import read_flagged_rows
 from luthier.recipe.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,7 +176,7 @@ def test_quoted_replies_go_and_broken_letters_are_mended(made: tuple[Damage, dic
 def test_wrong_classes_are_among_the_findings(made: tuple[Damage, dict[str, Any]]) -> None:
     damage, steps = made
     kept = {row["id"]: name for name, row in _rows(steps).items()}
-    named = {kept[mark.id] for mark in read_marks(steps["look"].artifact) if mark.finding == "label_errors"}
+    named = {kept[mark.id] for mark in read_flagged_rows(steps["look"].artifact) if mark.finding == "label_errors"}
     planted = {name for name in damage.wrong if name in kept.values()}
     found = named & planted
     assert len(planted) >= 30

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from eval.evaluations import finish, made
 from luthier.artifacts.dataset import DatasetSummary, read_examples
-from luthier.artifacts.findings import PROBED, Probed, read, write
+from luthier.artifacts.findings import PROBED, ProbeRow, dump_probe_rows, read_probe_rows
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
@@ -19,10 +19,10 @@ from luthier.data.exporters.openai import preference
 from luthier.data.steps.preferences import Preferences
 
 
-def probed(number: int, **changes: object) -> Probed:
+def probed(number: int, **changes: object) -> ProbeRow:
     asked = (Message(role="system", content="Be fair."), Message(role="user", content=f"Question {number}"))
     told = {"probe": "questions", "model": "tuned", "row": str(number), "prompt": asked, "completion": "bad"}
-    return Probed.model_validate({**told, "expected": "good", "failed": True, **changes})
+    return ProbeRow.model_validate({**told, "expected": "good", "failed": True, **changes})
 
 
 ROWS = [
@@ -41,16 +41,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
 
 
-def report(store: Store, rows: list[Probed]) -> Artifact:
+def report(store: Store, rows: list[ProbeRow]) -> Artifact:
     digest = digest_of([row.model_dump(mode="json") for row in rows])
     folder, _ = store.begin(digest)
-    (folder / PROBED).write_bytes(write(rows))
+    (folder / PROBED).write_bytes(dump_probe_rows(rows))
     return finish(store, digest, "evaluate", "evaluation", {})
 
 
 def test_failures_become_pairs_and_the_books_balance(store: Store) -> None:
     heard = report(store, ROWS)
-    assert list(read(heard)) == ROWS
+    assert list(read_probe_rows(heard)) == ROWS
     found = made(store, Preferences(evaluation="report"), {"evaluation": heard})
     rows = read_examples(found, "train")
     assert [(row.messages[1].content, row.messages[-1].content, row.meta["rejected"]) for row in rows] == [

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
 from luthier.data.operator import Operator
 
@@ -30,7 +30,7 @@ Make = Callable[..., Any]
 _NUMBERS = count()
 Write = Callable[..., str]
 
-KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
+KINDS = sorted(kind for kind, part in components_by_kind(Operator).items() if part.__module__.startswith("luthier."))
 SETTINGS: list[Any] = [
     {"kind": "exact_dedup", "conflict": "drop"},
     {"kind": "near_dedup", "action": "flag"},

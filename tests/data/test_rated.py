@@ -15,7 +15,7 @@ from luthier.chat.messages import Example, answer_of
 from luthier.chat.preference import PreferencePair, pair_of
 from luthier.core.errors import DataError
 from luthier.core.store import Store
-from luthier.data.row import Better, UnpairedRow, pairs_by_rating, rating_of
+from luthier.data.row import RankedPair, UnpairedRow, pairs_by_rating, rating_of
 from luthier.data.steps.preferences import Preferences
 from tuning import chat
 
@@ -39,7 +39,7 @@ ROWS = [
 
 def told(rows: list[Example], **fields: Any) -> tuple[list[tuple[str, str, float]], dict[str, str]]:
     found = list(pairs_by_rating(rows, **{"column": "rating", "margin": 1.0, "take": "extremes", **fields}))
-    pairs = [(answer_of(one.row), answer_of(one.other), one.margin) for one in found if isinstance(one, Better)]
+    pairs = [(answer_of(one.row), answer_of(one.other), one.margin) for one in found if isinstance(one, RankedPair)]
     return pairs, {answer_of(one.row): one.why for one in found if isinstance(one, UnpairedRow)}
 
 

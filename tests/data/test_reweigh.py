@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.store import Store
 from luthier.data.steps.reweigh import Reweigh
-from luthier.tune.objectives.sft import weight_of
+from luthier.tune.objectives.sft import read_example_weight
 
 PAIRS = {("north", "yes"): 40, ("north", "no"): 10, ("south", "yes"): 15, ("south", "no"): 35}
 
@@ -42,7 +42,7 @@ def test_no_label_goes_with_a_group_under_the_weights(store: Store, data: Artifa
     found = made(store, Reweigh(data="data", column="region"), {"data": data})
     sums: dict[tuple[str, str], float] = defaultdict(float)
     for row in read_examples(found, "train"):
-        sums[row.meta["region"], row.label or ""] += weight_of(row, "weight")
+        sums[row.meta["region"], row.label or ""] += read_example_weight(row, "weight")
     total = sum(sums.values())
     assert total == pytest.approx(100, abs=1e-3)
     for (group, label), value in sums.items():

@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data.dedup.shingles import digest8
-from luthier.data.split import NAMES, Keys, Split, assign
+from luthier.data.split import NAMES, Split, SplitKeys, assign
 
 
-def _keys(prompts: list[str], groups: list[str] | None = None, labels: list[int] | None = None) -> Keys:
-    return Keys(
+def _keys(prompts: list[str], groups: list[str] | None = None, labels: list[int] | None = None) -> SplitKeys:
+    return SplitKeys(
         np.array([digest8(prompt) for prompt in prompts], np.uint64),
         np.array([digest8(group) if group else 0 for group in groups or [""] * len(prompts)], np.uint64),
         None if labels is None else np.array(labels, np.int32),
     )
 
 
-def _names(split: Split, keys: Keys, seed: int = 7) -> list[str]:
+def _names(split: Split, keys: SplitKeys, seed: int = 7) -> list[str]:
     return [NAMES[code] for code in assign(split, keys, seed).splits]
 
 
@@ -89,7 +89,7 @@ def test_counts_that_groups_do_not_allow_are_said() -> None:
 
 
 def test_a_count_smaller_than_every_group_takes_the_smallest_of_them() -> None:
-    keys = Keys(
+    keys = SplitKeys(
         prompts=np.arange(1, 31, dtype=np.uint64),
         groups=np.repeat(np.array([1, 2, 3], dtype=np.uint64), [8, 12, 10]),
         labels=None,

@@ -18,14 +18,14 @@ from sqlalchemy import Connection, create_engine, text
 from luthier.core.errors import DataError, InputError, LuthierError, MissingExtra, RecipeError
 from luthier.data.database import contents, reading
 from luthier.data.database.selection import Selection
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.sources.sql import Sql
 from luthier.recipe.schema import Recipe
 from tests.data.conftest import Maker
 from tests.workshop import tickets
 
 HERE = Path()
-Found = Record | Broken
+Found = Record | BrokenRow
 
 
 def execute(url: str, *statements: str, rows: Sequence[dict[str, Any]] = ()) -> list[Any]:
@@ -124,7 +124,7 @@ def test_rows_without_a_cursor_value_are_broken_ones_and_none_is_lost(database: 
     execute(database, put, rows=[{"at": at} for at in (5, None, 3, None, 4)])
     found = read(source(database, table="t", cursor="at"))
     assert [each.line for each in found] == [3, 4, 5, -1, -2]
-    broken = [each for each in found if isinstance(each, Broken)]
+    broken = [each for each in found if isinstance(each, BrokenRow)]
     assert [each.key for each in broken] == ["at is empty (1 of 2)", "at is empty (2 of 2)"]
     assert "no value in the cursor's column" in str(broken[0].error())
 
@@ -195,7 +195,7 @@ def test_text_that_is_no_utf8_is_a_broken_row_named_by_its_key(tmp_path: Path) -
         connection.execute("INSERT INTO t VALUES ('a7', CAST(x'ff41' AS TEXT), 'x'), ('a8', 'fine', 'y')")
     connection.close()
     broken, good = Sql(url="sqlite:///t.db", table="t").records(tmp_path, lambda text: None)
-    assert isinstance(broken, Broken)
+    assert isinstance(broken, BrokenRow)
     assert isinstance(good, Record)
     assert str(broken.error()).startswith(
         "t:1 (message): expected text in UTF-8, got other bytes (the row with code = a7)"

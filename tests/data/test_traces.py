@@ -13,10 +13,10 @@ from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import Message
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
-from luthier.data.row import Broken, Record
-from luthier.data.sources.traces import Traces, choose
+from luthier.data.row import BrokenRow, Record
+from luthier.data.sources.traces import Traces, choose_trace_target
 from luthier.recipe.schema import Recipe
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback
 from tests.traces.conftest import DAY, opinion, trace
 
@@ -31,15 +31,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fill(base: Path, *records: Any) -> None:
-    write(base / ".luthier" / "traffic", records)
+    append_redacted_records(base / ".luthier" / "traffic", records)
 
 
 def read(base: Path, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The rows, and why others were left out."""
     found = list(Traces.model_validate({"kind": "traces", **settings}).read(base, lambda text: None))
-    assert all(one.left_out for one in found if isinstance(one, Broken))
+    assert all(one.left_out for one in found if isinstance(one, BrokenRow))
     rows = [one.values for one in found if isinstance(one, Record)]
-    return rows, {str(one.key): one.problem for one in found if isinstance(one, Broken)}
+    return rows, {str(one.key): one.problem for one in found if isinstance(one, BrokenRow)}
 
 
 def test_each_way_to_learn_from_what_was_said(here: Path) -> None:
@@ -126,20 +126,20 @@ def test_settings_that_make_no_sense_are_refused(settings: Any, told: str) -> No
 
 def test_what_is_made_is_chosen_by_what_was_said(here: Path) -> None:
     fill(here, trace(1), trace(2), trace(3), opinion(1, correction="No."))
-    assert choose(here, {}) == "pairs"
+    assert choose_trace_target(here, {}) == "pairs"
     fill(here, opinion(2, label="a"), opinion(3, label="b"))
-    assert choose(here, {}) == "labels"
+    assert choose_trace_target(here, {}) == "labels"
     fill(here, trace(4), opinion(4, rating=1), trace(5), opinion(5, rating=-1))
-    assert choose(here, {"where": "rating > 0"}) == "chat"
+    assert choose_trace_target(here, {"where": "rating > 0"}) == "chat"
     with pytest.raises(DataError, match="learnt from"):
-        choose(here, {"where": "rating < 0"})
+        choose_trace_target(here, {"where": "rating < 0"})
 
 
 def test_the_correction_of_a_class_is_the_true_class(here: Path) -> None:
     told = (Message(role="system", content="Answer with one of: a, b."), Message(role="user", content="Where?"))
     fill(here, *(trace(number, operation="label", messages=told) for number in (1, 2, 3)))
     fill(here, opinion(1, rating=-1, correction="b"), opinion(2, label="a", correction="b"), opinion(3, rating=1))
-    assert choose(here, {}) == "labels"
+    assert choose_trace_target(here, {}) == "labels"
     rows, _ = read(here, makes="labels")
     assert [(row["text"], row["label"], row["system"]) for row in rows] == [
         ("Where?", "b", "Answer with one of: a, b."),

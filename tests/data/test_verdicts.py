@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.decisions import Drops, Sparse
+from luthier.data.decisions import Drops, SparseColumn
 from luthier.data.operator import Drop
 
 DROP = st.builds(
@@ -43,7 +43,7 @@ def test_a_column_that_is_mostly_the_same_reads_like_a_list(
     places: set[int], asked: set[int], values: tuple[str, object, object]
 ) -> None:
     kind, rest, other = values
-    found = Sparse(61, rest, np.array(sorted(places), np.int64), [other] * len(places), kind)  # type: ignore[arg-type]
+    found = SparseColumn(61, rest, np.array(sorted(places), np.int64), [other] * len(places), kind)  # type: ignore[arg-type]
     expected = [other if place in places else rest for place in range(61)]
     assert list(found) == expected
     assert len(found) == 61

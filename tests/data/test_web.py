@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, InputError, LuthierError
-from luthier.core.system.net import Guarded, PrivateAddressError, is_public
-from luthier.data.row import Broken, Record
+from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend, is_public
+from luthier.data.row import BrokenRow, Record
 from luthier.data.sources.web import Web
 from luthier.data.web import crawl, fetch, page, sitemap
 from luthier.recipe.schema import Recipe
@@ -44,7 +44,7 @@ def web(**settings: Any) -> Web:
     return Web(**{"delay_s": 0, "timeout_s": 5, "hosts": ("127.0.0.1",), **settings})
 
 
-def read(source: Web, say: Callable[[str], None] = lambda text: None) -> list[Record | Broken]:
+def read(source: Web, say: Callable[[str], None] = lambda text: None) -> list[Record | BrokenRow]:
     return list(source.records(HERE, say))
 
 
@@ -57,7 +57,7 @@ def problem(source: Web) -> str:
     with pytest.raises(DataError) as caught:
         read(source)
     (broken,) = read(source.model_copy(update={"on_error": "drop"}))
-    assert isinstance(broken, Broken)
+    assert isinstance(broken, BrokenRow)
     assert broken.problem == caught.value.message
     assert caught.value.where.file == broken.file
     return broken.problem
@@ -139,8 +139,8 @@ def test_entities_in_a_sitemap_are_not_unfolded(tmp_path: Path) -> None:
     found: list[str] = []
 
     def parse() -> None:
-        with contextlib.suppress(fetch.Unfetched):
-            found.extend(sitemap.parsed(data.encode())[0])
+        with contextlib.suppress(fetch.FetchError):
+            found.extend(sitemap.parse_sitemap(data.encode())[0])
 
     assert_quick(parse, 2)
     assert not any("leaked" in address or len(address) > 100 for address in found)
@@ -321,8 +321,8 @@ def test_a_private_address_is_refused_unless_its_host_is_named(site: Site) -> No
 def test_a_name_that_means_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
     _names(monkeypatch, {"evil.example": answers})
     with pytest.raises(PrivateAddressError, match=r"evil.example is .* inside a private network"):
-        Guarded(()).resolved("evil.example", 80)
-    assert Guarded(("evil.example",)).resolved("EVIL.example", 80) == answers[0]
+        PublicOnlyBackend(()).resolved("evil.example", 80)
+    assert PublicOnlyBackend(("evil.example",)).resolved("EVIL.example", 80) == answers[0]
 
 
 def test_what_was_looked_at_is_what_is_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +450,7 @@ def test_a_sitemap_that_unpacks_to_gigabytes_is_cut(site: Site, monkeypatch: pyt
 def test_what_is_no_page_is_said(site: Site, reply: Reply, says: str) -> None:
     site.replies["/x"] = reply
     (broken,) = read(web(pages=(site.root + "/x",), on_error="drop"))
-    assert isinstance(broken, Broken)
+    assert isinstance(broken, BrokenRow)
     assert says in broken.problem
 
 
@@ -484,19 +484,19 @@ def test_a_server_that_speaks_nonsense_or_nobody_at_all_is_said(site: Site) -> N
     ],
 )
 def test_a_wrong_or_missing_charset_does_no_harm(body: bytes, headers: dict[str, str]) -> None:
-    assert page.decoded(body, headers).endswith("Grüße €")
+    assert page.decode_page(body, headers).endswith("Grüße €")
 
 
 @given(
     st.binary(max_size=200), st.sampled_from(["", "text/html", "text/html; charset=utf-16", "text/plain; charset=hex"])
 )
 def test_any_bytes_become_text_or_a_reason(body: bytes, kind: str) -> None:
-    assert isinstance(page.decoded(body, {"content-type": kind}), str)
+    assert isinstance(page.decode_page(body, {"content-type": kind}), str)
 
 
 def test_adversarial_heads_are_read_in_linear_time() -> None:
     for piece in (b"<meta ", b"<meta charset", b"<meta charset= ", b'<meta charset="', b"<" * 3):
-        assert_quick(partial(page.decoded, piece * 200_000 + b"\xff", {"content-type": "charset " * 20_000}), 1.5)
+        assert_quick(partial(page.decode_page, piece * 200_000 + b"\xff", {"content-type": "charset " * 20_000}), 1.5)
 
 
 # secrets and mistakes
@@ -546,4 +546,4 @@ def test_errors_are_the_users_and_crawls_are_told_apart(site: Site) -> None:
     with pytest.raises(LuthierError) as caught:
         read(web(sitemap=site.root + "/nothing.xml"))
     assert caught.value.where.field == "sitemap"
-    assert crawl.finished(web(pages=("http://a/",)).crawl_request) is None
+    assert crawl.load_finished_crawl(web(pages=("http://a/",)).crawl_request) is None

@@ -16,7 +16,7 @@ from luthier.core.store import Store
 from luthier.eval.evaluator import ModelResult
 from luthier.eval.predictions import write_predictions
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.task import Reply, choose
+from luthier.eval.task import Reply, read_held_out_task
 from workshop import tickets, tiny_model
 
 CHANNELS = ("mail", "web", "phone")
@@ -171,7 +171,7 @@ def evaluation(store: Store, shares: Mapping[str, float], rows: int = 90, **sett
     examples = label_examples(rows)
     data = dataset(store, examples[:10], examples)
     step = Evaluate(data="data", **settings)
-    task = choose(data, "test", None)
+    task = read_held_out_task(data, "test", None)
     models = []
     for number, (name, share) in enumerate(shares.items()):
         role = "tuned" if name == "tuned" else "base" if name == "base" else "plain"

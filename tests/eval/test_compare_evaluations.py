@@ -8,7 +8,7 @@ from eval.evaluations import evaluation
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.store import Store
 from luthier.eval.comparison import compare_evaluations
-from luthier.eval.predictions import answers, read_answers
+from luthier.eval.predictions import find_example_answers, read_answers
 from luthier.metrics.kinds.labels import MacroF1
 
 
@@ -46,8 +46,8 @@ def test_metrics_can_be_computed_again_from_the_rows(store: Store) -> None:
 def test_story_of_an_example(store: Store) -> None:
     found = evaluation(store, {"tuned": 0.8, "base": 0.5})
     ids, told = read_answers(found, "tuned")
-    story = answers(found, ids[4])
+    story = find_example_answers(found, ids[4])
     assert [one.model for one in story] == ["tuned", "base"]
     assert story[0].prediction == told.predictions[4]
     assert story[0].correct == (story[0].prediction == story[0].reference)
-    assert answers(found, "0" * 16) == []
+    assert find_example_answers(found, "0" * 16) == []

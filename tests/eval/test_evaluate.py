@@ -15,7 +15,7 @@ import pytest
 
 from eval.evaluations import dataset, evaluation, example, label_examples, made, work_of
 from eval.probing import pairs_of
-from luthier.artifacts.dataset import DatasetSummary, as_outlined, read_examples
+from luthier.artifacts.dataset import DatasetSummary, dump_spec_example, read_examples
 from luthier.chat.messages import Example
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
@@ -23,18 +23,18 @@ from luthier.core.events import RunEvent
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.store import Store
 from luthier.eval import ask
-from luthier.eval.cost import _ALONE_READING_BYTES, _READING_BYTES, beside_s
+from luthier.eval.cost import _ALONE_READING_BYTES, _READING_BYTES, estimate_overhead_seconds
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
-from luthier.eval.task import Task, choose
+from luthier.eval.task import Task, read_held_out_task
 from luthier.metrics.paired import holm
-from luthier.models.cost import rows_of
-from luthier.models.describe import describe
+from luthier.models.cost import estimate_rows
+from luthier.models.describe import describe_model_folder
 from luthier.models.lm import local
 from luthier.models.load import base_folder
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.models.steps.base import BaseModelStep
-from luthier.models.token_counts import branches
+from luthier.models.token_counts import count_branch_tokens
 from luthier.tune.steps.tune import Tune
 from workshop import tickets
 
@@ -113,7 +113,7 @@ def test_scores_are_log_probabilities_of_whole_answers(
     model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
     frame = pl.read_parquet(about_labels.path("predictions.parquet")).filter(pl.col("model") == "base")
-    task = choose(labels, "test", None)
+    task = read_held_out_task(labels, "test", None)
     for row in (0, 13, 29):
         asked = task.examples[row]
         told = json.loads(frame["scores"][row])
@@ -180,11 +180,11 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
 def test_baselines_learn_from_what_the_model_learnt(
     store: Store, labels: Artifact, tuned: Artifact, base: Artifact
 ) -> None:
-    from luthier.eval.evaluator import learnt_rows
+    from luthier.eval.evaluator import select_trained_rows
 
     train = label_examples()[:60]
-    assert [one.id for one in learnt_rows(tuned, train)] == [one.id for one in train[:40]]
-    assert learnt_rows(base, train) == train
+    assert [one.id for one in select_trained_rows(tuned, train)] == [one.id for one in train[:40]]
+    assert select_trained_rows(base, train) == train
 
 
 def test_a_further_model_is_compared_in_pairs_and_gated(
@@ -322,7 +322,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert first.tokens is not None
     assert 30 * 20 < first.tokens < 30 * 100
     assert first.how.startswith("30 rows, tokens counted in 30 of them")
-    model = describe(base_folder(base))
+    model = describe_model_folder(base_folder(base))
     paces = [
         {"flops_per_s": 1.0, "parameters": model.parameters, "task": "text"},
         {"flops_per_s": 1.0, "parameters": 4 * model.parameters, "task": "label"},
@@ -333,34 +333,38 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     )
     assert later.how.endswith("1 model at 0 GFLOP/s, as the last evaluation")
     assert later.seconds is not None
-    rows = rows_of(None, outlook, "test")
+    rows = estimate_rows(None, outlook, "test")
     assert rows is not None
     inner = model.parameters - model.embedding_parameters
     flops = 2 * inner * (30 * (rows.tokens - rows.shared) + rows.shared)
-    others = branches(DatasetSummary.read(labels).labels, base_folder(base)) - rows.answers
+    others = count_branch_tokens(DatasetSummary.read(labels).labels, base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
-    assert later.seconds == pytest.approx(beside_s(1, 30) + flops / 1e6)
+    assert later.seconds == pytest.approx(estimate_overhead_seconds(1, 30) + flops / 1e6)
     assert step.estimate_cost(PlanContext(inputs={}, upstream={}, base=Path())).seconds is None
 
 
 def asked(answer: str) -> dict[str, Any]:
     """A row as an outline keeps it."""
-    return as_outlined(example("Where is it?", answer, answer, 1))
+    return dump_spec_example(example("Where is it?", answer, answer, 1))
 
 
 def test_an_evaluation_of_a_model_that_is_not_made_yet_counts_by_the_one_it_stands_on(
     labels: Artifact, base: Artifact
 ) -> None:
     outlines = {"model": Tune(data="data").outline(PlanContext(inputs={"model": base}, upstream={}, base=Path()))}
-    first = rows_of(None, PlanContext(inputs={"data": labels}, upstream={}, base=Path(), outlines=outlines), "test")
-    assert first == rows_of(None, PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test")
+    first = estimate_rows(
+        None, PlanContext(inputs={"data": labels}, upstream={}, base=Path(), outlines=outlines), "test"
+    )
+    assert first == estimate_rows(
+        None, PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test"
+    )
 
 
 def test_pairs_that_are_not_made_yet_are_not_written(
     store: Store, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 1e9)
-    some = [as_outlined(one) for one in read_examples(pairs_of(store), "test")]
+    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 1e9)
+    some = [dump_spec_example(one) for one in read_examples(pairs_of(store), "test")]
     outlines = {"data": ArtifactSpec(rows={"test": 40}, examples=some)}
     outlook = PlanContext(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)
     few, many = (Evaluate(data="data", max_new_tokens=most).estimate_cost(outlook).seconds for most in (1, 900))
@@ -371,8 +375,8 @@ def test_writing_is_foreseen_token_by_token(
     store: Store, texts: Artifact, labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A base model writes as much as it may, a tuned one as much as rows do; classes are not written."""
-    monkeypatch.setattr("luthier.eval.cost.writing_pass_s", lambda *sizes, bf16: float(sizes[2]))
-    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 1e15)
+    monkeypatch.setattr("luthier.eval.cost.estimate_decode_step_seconds", lambda *sizes, bf16: float(sizes[2]))
+    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 1e15)
 
     def seconds(data: Artifact | ArtifactSpec, *, tuned: bool = False, **settings: Any) -> float:
         """Of 12 rows by one model or two, where a token takes a second."""
@@ -382,9 +386,9 @@ def test_writing_is_foreseen_token_by_token(
         outlook = PlanContext(inputs={**made, "model": base}, upstream=upstream, base=Path(), outlines=told)
         found = Evaluate(data="data", limit=12, **settings).estimate_cost(outlook).seconds
         assert found is not None
-        return found - beside_s(1 + tuned, 12)
+        return found - estimate_overhead_seconds(1 + tuned, 12)
 
-    rows = rows_of(12, PlanContext(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
+    rows = estimate_rows(12, PlanContext(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
     assert rows is not None
     assert 4 < rows.answers < 64
     assert seconds(texts, max_new_tokens=64) == pytest.approx(12 * 64, abs=0.01)
@@ -402,7 +406,7 @@ def test_writing_is_foreseen_token_by_token(
 
 def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every class is read for every row, but by a model that has a head of classes, or where text is written."""
-    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 1e6)
+    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 1e6)
 
     def seconds(classes: int, **more: Any) -> float:
         """Of what is computed for 12 rows whose data set is not made yet."""
@@ -414,10 +418,10 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
                           outlines={"data": told, **more})  # fmt: skip
         found = Evaluate(data="data", limit=12, compare_base=False).estimate_cost(outlook).seconds
         assert found is not None
-        return found - beside_s(1, 12)
+        return found - estimate_overhead_seconds(1, 12)
 
     assert 15 < (seconds(60) - seconds(0)) / (seconds(3) - seconds(0)) < 40
-    size = describe(base_folder(base)).parameters
+    size = describe_model_folder(base_folder(base)).parameters
     headed = ArtifactSpec(parameters=size, headed=True)
     assert seconds(60, made={}, model=headed) == seconds(3, made={}, model=headed)
     assert seconds(60, made={}, model=replace(headed, headed=False)) > 4 * seconds(60, made={}, model=headed)
@@ -426,18 +430,18 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
 def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 where the processor multiplies it: another speed than that of fp32, less memory, and a pace of its own."""
     monkeypatch.setattr("luthier.eval.cost.cpu_has_bf16", lambda: True)
-    monkeypatch.setattr("luthier.eval.cost.flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
-    monkeypatch.setattr("luthier.eval.cost.kernel_bytes", lambda packs, model, *, bf16, learns: 0)
+    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
+    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_bytes", lambda packs, model, *, bf16, learns: 0)
     outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
     wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how
     assert wide.seconds is not None
     assert narrow.seconds is not None
-    beside = beside_s(1, 30)
+    beside = estimate_overhead_seconds(1, 30)
     assert wide.seconds - beside == pytest.approx(4 * (narrow.seconds - beside))
     reading = _ALONE_READING_BYTES - _READING_BYTES
-    assert wide.peak_bytes - narrow.peak_bytes == describe(base_folder(base)).parameters + reading
-    size = describe(base_folder(base)).parameters
+    assert wide.peak_bytes - narrow.peak_bytes == describe_model_folder(base_folder(base)).parameters + reading
+    size = describe_model_folder(base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
     later = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
     assert Evaluate(data="data", dtype="float32").estimate_cost(later).seconds == wide.seconds

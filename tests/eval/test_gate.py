@@ -9,13 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import evaluation, made
-from luthier.artifacts.findings import Finding, Findings, Number, write_findings
+from luthier.artifacts.findings import Finding, FindingNumber, Findings, write_findings
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
 from luthier.core.expressions import Expression, ExpressionError
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.gate import MeasuredValue, decide, judge_data
+from luthier.eval.gate import MeasuredValue, decide_verdict, evaluate_data_rule
 from luthier.eval.gate_vocabulary import parse_rule
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
@@ -89,7 +89,7 @@ def test_faults_have_a_column(text: str, column: int, said: str) -> None:
     ],
 )
 def test_verdict_by_the_whole_interval(text: str, low: float, high: float, verdict: str) -> None:
-    assert decide(parse_rule(text), low, high) == verdict
+    assert decide_verdict(parse_rule(text), low, high) == verdict
     assert MeasuredValue(value=low, low=low, high=high, rows=1, sentence="").rows == 1
 
 
@@ -151,8 +151,8 @@ def test_refused_at_plan_time(settings: dict[str, object], rule: str, said: str)
 def found(tmp_path: Path) -> Artifact:
     """What a validation of a thousand rows might say."""
     numbers = {
-        "label_errors": Number(value=0.03, low=0.02, high=0.04, rows=1000, about="share", share=True),
-        "imbalance": Number(value=4, rows=1000, about="rows"),
+        "label_errors": FindingNumber(value=0.03, low=0.02, high=0.04, rows=1000, about="share", share=True),
+        "imbalance": FindingNumber(value=4, rows=1000, about="rows"),
     }
     findings = (
         Finding(name="label_errors", severity="serious", title="T", sentence="S.", numbers=numbers, hint="R"),
@@ -187,7 +187,7 @@ def found(tmp_path: Path) -> Artifact:
     ],
 )
 def test_rules_about_data(found: Artifact, text: str, verdict: str) -> None:
-    ruling = judge_data(text, parse_rule(text, findings=True), found)
+    ruling = evaluate_data_rule(text, parse_rule(text, findings=True), found)
     assert ruling.verdict == verdict
     assert (ruling.more_rows is not None) == (verdict == "INCONCLUSIVE")
 
@@ -222,4 +222,4 @@ def test_what_the_checks_leave_out_is_refused_before_anything_runs(found: Artifa
         with pytest.raises(RecipeError, match=said):
             Gate(findings="f", rules=(text,)).estimate_cost(PlanContext(inputs={}, upstream=upstream, base=Path()))
         with pytest.raises(RecipeError):
-            judge_data(text, parse_rule(text, findings=True), found)
+            evaluate_data_rule(text, parse_rule(text, findings=True), found)

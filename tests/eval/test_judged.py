@@ -16,7 +16,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.store import Store
 from luthier.eval.predictions import read_answers
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.task import choose
+from luthier.eval.task import read_held_out_task
 from luthier.models.reward_model import RewardModel
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -40,7 +40,7 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
                     metrics=("reward", "reward_wins"))  # fmt: skip
     found = made(store, step, {"data": texts, "model": tuned, "reward_model": judge})
     _, answers = read_answers(found, "tuned")
-    rows, opened = choose(texts, "test", None).examples, RewardModel(judge, "float32")
+    rows, opened = read_held_out_task(texts, "test", None).examples, RewardModel(judge, "float32")
     said = [(*prompt_of(one), Message(role="assistant", content=text))
             for one, text in zip(rows, answers.predictions, strict=True)]  # fmt: skip
     wanted, known = opened(said), opened([one.messages for one in rows])
@@ -66,8 +66,9 @@ def test_a_prompted_judge_reads_its_prompt_before_each_answer(
                     metrics=("reward",))  # fmt: skip
     found = made(store, step, {"data": texts, "model": tuned, "reward_model": prompted})
     _, answers = read_answers(found, "tuned")
+    examples = read_held_out_task(texts, "test", None).examples
     said = [prompt.wrap((*prompt_of(one), Message(role="assistant", content=text)))
-            for one, text in zip(choose(texts, "test", None).examples, answers.predictions, strict=True)]  # fmt: skip
+            for one, text in zip(examples, answers.predictions, strict=True)]  # fmt: skip
     wanted = RewardModel(judge, "float32")(said)
     assert answers.columns["reward"] == pytest.approx(wanted, abs=1e-5)
 

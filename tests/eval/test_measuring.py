@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.eval.probe import ProbeContext, family
-from luthier.eval.results import Statistic, measured, share
-from luthier.eval.task import choose
+from luthier.eval.probe import ProbeContext, correct_measure_comparisons
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.task import read_held_out_task
 from luthier.metrics.metric import EvalPredictions
 
-FLIPS = Statistic(name="bias.flip_rate", value=share, proportion=True, signature="groups:gender")
+FLIPS = SummedStatistic(name="bias.flip_rate", value=compute_share, proportion=True, signature="groups:gender")
 
 
 @pytest.fixture
 def bench(labels: Artifact) -> ProbeContext:
     answers = EvalPredictions.of(["a"], ["a"])
     return ProbeContext(
-        task=choose(labels, "test", None), answers={"tuned": answers, "base": answers}, seed=3, data=labels
+        task=read_held_out_task(labels, "test", None), answers={"tuned": answers, "base": answers}, seed=3, data=labels
     )
 
 
@@ -27,7 +27,9 @@ def block(failed: int, rows: int) -> np.ndarray:
 
 
 def test_value_interval_and_difference(bench: ProbeContext) -> None:
-    tuned, base = measured(FLIPS, {"tuned": block(10, 200), "base": block(60, 200)}, bench, {"tuned": {"women": 0.1}})
+    tuned, base = measure_statistic(
+        FLIPS, {"tuned": block(10, 200), "base": block(60, 200)}, bench, {"tuned": {"women": 0.1}}
+    )
     assert (tuned.value, base.value, tuned.rows) == (0.05, 0.3, 200)
     assert tuned.low < 0.05 < tuned.high
     assert tuned.detail == {"women": 0.1}
@@ -42,19 +44,19 @@ def test_value_interval_and_difference(bench: ProbeContext) -> None:
 
 
 def test_more_rows_have_more_power(bench: ProbeContext) -> None:
-    few, many = (measured(FLIPS, {"tuned": block(n // 10, n)}, bench)[0] for n in (50, 800))
+    few, many = (measure_statistic(FLIPS, {"tuned": block(n // 10, n)}, bench)[0] for n in (50, 800))
     assert few.detectable is not None
     assert many.detectable is not None
     assert few.detectable == pytest.approx(4 * many.detectable, rel=0.15)
 
 
 def test_the_family_is_corrected(bench: ProbeContext) -> None:
-    found = measured(FLIPS, {"tuned": block(10, 200), "base": block(20, 200), "tfidf": block(60, 200)}, bench)
-    for one in family(found):
+    found = measure_statistic(FLIPS, {"tuned": block(10, 200), "base": block(20, 200), "tfidf": block(60, 200)}, bench)
+    for one in correct_measure_comparisons(found):
         assert one.p_holm is not None
         assert one.p_holm >= one.p
 
 
 def test_no_rows_measure_nothing(bench: ProbeContext) -> None:
-    assert measured(FLIPS, {"tuned": np.zeros((0, 2))}, bench) == []
-    assert measured(FLIPS, {}, bench) == []
+    assert measure_statistic(FLIPS, {"tuned": np.zeros((0, 2))}, bench) == []
+    assert measure_statistic(FLIPS, {}, bench) == []

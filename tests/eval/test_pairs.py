@@ -11,7 +11,7 @@ import pytest
 
 from eval.evaluations import base_model, label_examples, made
 from eval.probing import pairs_of
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
@@ -20,13 +20,13 @@ from luthier.core.step import PlanContext
 from luthier.core.store import Store
 from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
 from luthier.eval.baselines.length import LengthBaseline
-from luthier.eval.cost import aside_of, forecast
+from luthier.eval.cost import estimate_extra_tokens, forecast_evaluation_cost
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.task import FIRST, SECOND, choose, labelled, offer_of
-from luthier.models.cost import rows_of
-from luthier.models.export.checkpoint import export
+from luthier.eval.task import FIRST, SECOND, build_answer_pair, label_preference_pairs, read_held_out_task
+from luthier.models.cost import estimate_rows
+from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.lm.base import LoglikelihoodRequest
-from luthier.models.load import base_folder, cpu_has_bf16, open_model, outputs_of
+from luthier.models.load import base_folder, cpu_has_bf16, get_output_classes, open_model
 from luthier.models.reward_model import RewardModel
 from luthier.models.sources.folder import FolderModelSource
 from luthier.tune.objectives.reward import RewardObjective
@@ -55,19 +55,19 @@ def rewarding(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def test_the_preferred_answer_stands_first_or_second_by_the_row(held: Artifact) -> None:
-    task = choose(held, "test", None, pairs=True)
+    task = read_held_out_task(held, "test", None, pairs=True)
     assert (task.kind, task.pairs, task.labels) == ("label", True, [FIRST, SECOND])
     assert 8 <= task.references.count(FIRST) <= 22
     for example in task.examples:
-        answers = offer_of(example).answers
+        answers = build_answer_pair(example).answers
         assert answers[example.label == SECOND] == example.messages[-1].content
         assert answers[example.label == FIRST] == example.meta["rejected"]
 
 
 def test_rows_without_two_answers_are_a_task_of_texts_and_pairs_may_be_too(held: Artifact, texts: Artifact) -> None:
-    assert not choose(texts, "test", None, pairs=True).pairs
-    assert not choose(held, "test", None).pairs
-    assert choose(held, "test", None).digest != choose(held, "test", None, pairs=True).digest
+    assert not read_held_out_task(texts, "test", None, pairs=True).pairs
+    assert not read_held_out_task(held, "test", None).pairs
+    assert read_held_out_task(held, "test", None).digest != read_held_out_task(held, "test", None, pairs=True).digest
 
 
 def test_a_tie_is_left_out_and_counted() -> None:
@@ -75,11 +75,11 @@ def test_a_tie_is_left_out_and_counted() -> None:
         preferring(label_examples(2)[0], "no"),
         preferring(label_examples(2)[1], label_examples(2)[1].label or ""),
     )
-    found, left = labelled([good, tie])
+    found, left = label_preference_pairs([good, tie])
     assert [one.id for one in found] == [good.id]
     assert left == {"a tie: both answers are the same": 1}
     with pytest.raises(DataError, match="no held-out pair can be ranked"):
-        labelled([tie])
+        label_preference_pairs([tie])
 
 
 def test_pairs_of_one_length_do_not_speak_for_the_shorter_answer(held: Artifact) -> None:
@@ -87,8 +87,8 @@ def test_pairs_of_one_length_do_not_speak_for_the_shorter_answer(held: Artifact)
     rows = label_examples(10)
     train = [preferring(one, text) for one, text in zip(rows, rejected, strict=False)]
     train += [preferring(one, "x" * len(one.label or "")) for one in rows[7:]]
-    task = choose(held, "test", None, pairs=True)
-    lengths = [tuple(map(len, offer_of(one).answers)) for one in task.examples]
+    task = read_held_out_task(held, "test", None, pairs=True)
+    lengths = [tuple(map(len, build_answer_pair(one).answers)) for one in task.examples]
     replies = LengthBaseline().answer(train, task)
     assert any(first != second for first, second in lengths)
     for (first, second), reply in zip(lengths, replies, strict=True):
@@ -113,11 +113,11 @@ def test_an_evaluation_of_pairs_says_whether_the_tuned_model_prefers_better(
 
 def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> None:
     task, model = (
-        choose(held, "test", 6, pairs=True),
+        read_held_out_task(held, "test", 6, pairs=True),
         LocalEvaluatedModel.of(base_model(store), QUESTION, name="base", title=""),
     )
     for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
-        offer = offer_of(example)
+        offer = build_answer_pair(example)
         asked = [LoglikelihoodRequest(prompt=offer.prompt, continuation=answer) for answer in offer.answers]
         first, second = (one.logprob or 0.0 for one in model.lm.loglikelihood(asked))
         assert reply.scores == pytest.approx({FIRST: first, SECOND: second}, abs=1e-4)
@@ -129,10 +129,10 @@ def test_a_reward_model_ranks_by_its_reward(held: Artifact, rewarding: Artifact)
 
     model = LocalEvaluatedModel.of(rewarding, QUESTION, name="tuned", title="the tuned model")
     assert model.able == {"answer"}
-    task = choose(held, "test", 4, pairs=True)
+    task = read_held_out_task(held, "test", 4, pairs=True)
     plain, text = open_model(rewarding, "float32"), ChatTokenizer.load(rewarding.parent("model").folder)
     for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
-        offer, rewards = offer_of(example), []
+        offer, rewards = build_answer_pair(example), []
         for said in offer.answers:
             ids = text.encode([*offer.prompt, Message(role="assistant", content=said)]).ids
             with torch.no_grad():
@@ -163,16 +163,16 @@ def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the
     assert tuned["low"] <= tuned["value"] <= tuned["high"]
     compared = found.read_json("comparisons.json")
     assert ("tuned", "base") in {(row["a"], row["b"]) for row in compared if row["metric"] == "accuracy"}
-    task = choose(held, "test", 4, pairs=True)
+    task = read_held_out_task(held, "test", 4, pairs=True)
     for artifact in (judge, judge.parent("model")):
         model = LocalEvaluatedModel.of(
-            artifact, replace(QUESTION, verdict=Verdict().model_dump()), name="one", title=""
+            artifact, replace(QUESTION, verdict=YesNoJudgePrompt().model_dump()), name="one", title=""
         )
         asks = RewardModel(artifact, "float32")
         for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
-            offer = offer_of(example)
+            offer = build_answer_pair(example)
             talks = [(*offer.prompt, Message(role="assistant", content=said)) for said in offer.answers]
-            first, second = asks.odds(talks, Verdict())
+            first, second = asks.odds(talks, YesNoJudgePrompt())
             assert reply.scores is not None
             assert reply.scores[FIRST] - reply.scores[SECOND] == pytest.approx(first - second, abs=1e-4)
 
@@ -181,13 +181,13 @@ def test_a_reward_model_that_somebody_published_ranks_as_its_own_does(
     store: Store, held: Artifact, rewarding: Artifact, tmp_path: Path
 ) -> None:
     """One that begins a recipe, whatever transformers calls its one output."""
-    out = export(rewarding, tmp_path / "out", "merged")
+    out = export_model_folder(rewarding, tmp_path / "out", "merged")
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}))
     published = make_base(store, FolderModelSource(path=str(out)), tmp_path)
-    assert outputs_of(published) == outputs_of(rewarding) == ("reward",)
-    assert not outputs_of(rewarding.parent("model"))
-    task = choose(held, "test", 6, pairs=True)
+    assert get_output_classes(published) == get_output_classes(rewarding) == ("reward",)
+    assert not get_output_classes(rewarding.parent("model"))
+    task = read_held_out_task(held, "test", 6, pairs=True)
     said = [
         LocalEvaluatedModel.of(one, QUESTION, name="one", title="").answer(task.examples, task)
         for one in (published, rewarding)
@@ -216,19 +216,21 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
     outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, base=Path())
     text = ChatTokenizer.load(base_folder(tuned))
     read = scored = 0
-    for example in choose(held, "test", None, pairs=True).examples:
-        offer = offer_of(example)
+    for example in read_held_out_task(held, "test", None, pairs=True).examples:
+        offer = build_answer_pair(example)
         prompt, answers = text.options(offer.prompt, offer.answers)
         scored += sum(map(len, answers))
         read += len(prompt) + sum(map(len, answers))
-    assert forecast(step, outlook).tokens == pytest.approx(2 * read, rel=0.1), "by the tuned model and its base"
-    rows = rows_of(None, outlook, "test")
+    assert forecast_evaluation_cost(step, outlook).tokens == pytest.approx(2 * read, rel=0.1), (
+        "by the tuned model and its base"
+    )
+    rows = estimate_rows(None, outlook, "test")
     assert rows is not None
-    aside = aside_of(step, outlook, rows)
+    aside = estimate_extra_tokens(step, outlook, rows)
     assert rows.number * aside.headed == pytest.approx(scored, rel=0.25)
     by_head = PlanContext(inputs={"data": held, "model": rewarding}, upstream={}, base=Path())
-    assert aside_of(step, by_head, rows) == (aside.tokens, 0.0, True)
-    single = aside_of(step.model_copy(update={"pairs": False}), outlook, rows)
+    assert estimate_extra_tokens(step, by_head, rows) == (aside.tokens, 0.0, True)
+    single = estimate_extra_tokens(step.model_copy(update={"pairs": False}), outlook, rows)
     assert single == (0.0, 0.0, False)
 
 
@@ -236,7 +238,9 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
 def test_paces_of_pairs_are_those_of_pairs_alone(held: Artifact, tuned: Artifact, task: str, *, is_known: bool) -> None:
     pace = {"task": task, "flops_per_s": 1e9, "bf16": cpu_has_bf16(), "writes": False}
     outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
-    assert ("as the last evaluation" in forecast(Evaluate(data="data", model="tune"), outlook).how) == is_known
+    assert (
+        "as the last evaluation" in forecast_evaluation_cost(Evaluate(data="data", model="tune"), outlook).how
+    ) == is_known
 
 
 def test_baselines_that_cannot_rank_are_refused(store: Store, held: Artifact, tuned: Artifact) -> None:

@@ -15,11 +15,11 @@ from luthier.core.errors import ModelError
 from luthier.core.events import RunEvent, RunEvents
 from luthier.eval import ask
 from luthier.eval import respondent as module
-from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, answer_cache
+from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, open_answer_cache
 from luthier.eval.baseline import Baseline
 from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.task import choose
-from luthier.eval.voice import LM, BaselineLM
+from luthier.eval.task import read_held_out_task
+from luthier.eval.voice import AnsweringModel, TrainedBaseline
 from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response
 from luthier.models.lm.local import LocalLM
 
@@ -37,9 +37,13 @@ def respondent(model: LocalEvaluatedModel, labels: Artifact, tmp_path: Path) -> 
     return of(model, labels, tmp_path)
 
 
-def of(voice: LM, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvaluatedModel:
+def of(
+    voice: AnsweringModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None
+) -> CachedEvaluatedModel:
     events = RunEvents((heard if heard is not None else []).append).of("report")
-    return CachedEvaluatedModel(voice=voice, task=choose(data, "test", None), kept=answer_cache(folder), events=events)
+    return CachedEvaluatedModel(
+        voice=voice, task=read_held_out_task(data, "test", None), kept=open_answer_cache(folder), events=events
+    )
 
 
 def test_answers_are_scored_after_a_conversation(respondent: CachedEvaluatedModel) -> None:
@@ -105,7 +109,7 @@ def test_rows_that_are_not_held_out_are_answered_alike(respondent: CachedEvaluat
 
 def test_a_baseline_answers_and_does_nothing_else(labels: Artifact, tmp_path: Path) -> None:
     rows = label_examples(30)
-    plain = of(BaselineLM(Baseline.parse("tfidf"), rows), labels, tmp_path)
+    plain = of(TrainedBaseline(Baseline.parse("tfidf"), rows), labels, tmp_path)
     assert not plain.is_model
     assert plain.able == {"answer"}
     right = [reply.prediction == row.label for reply, row in zip(plain.answer(rows), rows, strict=True)]
@@ -119,5 +123,5 @@ def test_who_names_classes_does_nothing_else(
     base: Artifact, monkeypatch: pytest.MonkeyPatch, model: LocalEvaluatedModel
 ) -> None:
     assert {"answer", "generate", "loglikelihood"} < model.able
-    monkeypatch.setattr("luthier.models.lm.local.outputs_of", lambda artifact: ("a", "b"))
+    monkeypatch.setattr("luthier.models.lm.local.get_output_classes", lambda artifact: ("a", "b"))
     assert LocalEvaluatedModel.of(base, QUESTION, name="base", title="the base model").able == {"answer"}

@@ -15,8 +15,8 @@ from luthier.core.errors import RecipeError
 from luthier.core.store import Store
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.thresholds import FitThresholds
-from luthier.eval.task import Reply, choose
-from luthier.eval.thresholds import Adjusted, Constraint, Thresholds, fit
+from luthier.eval.task import Reply, read_held_out_task
+from luthier.eval.thresholds import Constraint, ThresholdedModel, Thresholds, fit_thresholds
 
 
 def people(seed: int, rows: int = 600) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -48,7 +48,7 @@ def test_as_good_as_fairlearns(constraint: Constraint) -> None:
             return np.asarray(rows[:, 0])
 
     chances, real = people(3)
-    thresholds = fit(chances, real, constraint)
+    thresholds = fit_thresholds(chances, real, constraint)
     rows = np.concatenate([chances["a"], chances["b"]])[:, None]
     truth = np.concatenate([real["a"], real["b"]]).astype(int)
     group = np.repeat(["a", "b"], [len(real["a"]), len(real["b"])])
@@ -86,8 +86,8 @@ def test_a_rule_of_a_group_decides(store: Store) -> None:
     assert told.applied(row.model_copy(update={"meta": {"region": "west"}}), reply) is reply
     assert told.applied(row, Reply(prediction="yes")).prediction == "yes"
     voice = Said("tuned", lambda text: "yes")
-    assert Adjusted(voice, told).able == voice.able
-    assert Adjusted(voice, told).digest != voice.digest
+    assert ThresholdedModel(voice, told).able == voice.able
+    assert ThresholdedModel(voice, told).digest != voice.digest
 
 
 def test_thresholds_of_an_evaluation_decide_the_next(store: Store, labels: Artifact, tuned: Artifact) -> None:
@@ -104,7 +104,7 @@ def test_thresholds_of_an_evaluation_decide_the_next(store: Store, labels: Artif
     frames = [pl.read_parquet(one.path("predictions.parquet")) for one in (first, second)]
     before, after = (frame.filter(pl.col("model") == "tuned") for frame in frames)
     assert before["scores"].to_list() == after["scores"].to_list()
-    task = choose(labels, "test", None)
+    task = read_held_out_task(labels, "test", None)
     for row, scores, said in zip(task.examples, after["scores"], after["prediction"], strict=True):
         reply = Reply(prediction="?", scores=json.loads(scores))
         assert said == thresholds.applied(row, reply).prediction
@@ -117,8 +117,8 @@ def test_a_label_that_nobody_shall_get_is_given_to_nobody_however_sure(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sure = {"mail": np.array([1.0] * 4), "web": np.array([0.2, 0.3, 0.8, 0.9])}
-    nobody = fit(sure, {name: np.zeros(4, bool) for name in sure}, "demographic_parity")
-    monkeypatch.setattr("luthier.eval.thresholds.fit", lambda *told: nobody)
+    nobody = fit_thresholds(sure, {name: np.zeros(4, bool) for name in sure}, "demographic_parity")
+    monkeypatch.setattr("luthier.eval.thresholds.fit_thresholds", lambda *told: nobody)
     report = evaluation(store, {"tuned": 0.9, "base": 0.5})
     step = FitThresholds(evaluation="report", column="channel", positive="billing", min=5)
     told = Thresholds.of(made(store, step, {"evaluation": report}))

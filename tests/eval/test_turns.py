@@ -17,10 +17,16 @@ from luthier.core.events import RunEvent
 from luthier.core.store import Store
 from luthier.eval import ask
 from luthier.eval.comparison import compare_evaluations
-from luthier.eval.predictions import answers
-from luthier.eval.report.collect import collect
+from luthier.eval.predictions import find_example_answers
+from luthier.eval.report.collect import collect_report_facts
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.eval.task import choose, conversations, last_turns, silent_turns, turn_by_turn
+from luthier.eval.task import (
+    count_silent_turns,
+    expand_task_turns,
+    find_last_turns,
+    list_conversation_ids,
+    read_held_out_task,
+)
 
 METRICS = ({"kind": "chrf"}, {"kind": "exact_match"}, {"kind": "perplexity"})
 
@@ -95,9 +101,9 @@ def test_it_is_read_back_as_it_was_written(by_turn: Artifact, talks: Artifact) -
     told = compare_evaluations(by_turn, by_turn)
     assert told["rows"] == 48
     assert all(row["p"] == 1.0 and row["difference"] == 0.0 for row in told["comparisons"])
-    story = [one.row for one in answers(by_turn, f"{2:016x}") if one.model == "base"]
+    story = [one.row for one in find_example_answers(by_turn, f"{2:016x}") if one.model == "base"]
     assert story == [f"{2:016x}/{number}" for number in (1, 2, 3)]
-    (evaluation,) = collect("talks", "talks.yaml", {"data": talks, "report": by_turn}).evaluations
+    (evaluation,) = collect_report_facts("talks", "talks.yaml", {"data": talks, "report": by_turn}).evaluations
     rows = list(evaluation.everything or ())
     assert len(rows) == 48
     assert "parcel 1?" in rows[2].text
@@ -116,26 +122,26 @@ def test_turns_that_say_nothing_or_are_only_read_are_counted() -> None:
         Message(role="assistant", content=" "),
     )
     one = TALKS[0].model_copy(update={"messages": messages})
-    assert silent_turns([one, TALKS[1]]) == 2
+    assert count_silent_turns([one, TALKS[1]]) == 2
 
 
 def test_chunks_keep_conversations_whole(talks: Artifact) -> None:
-    task = turn_by_turn(choose(talks, "test", None))
-    chunks = list(ask.chunks(task.examples, 5))
+    task = expand_task_turns(read_held_out_task(talks, "test", None))
+    chunks = list(ask.group_into_chunks(task.examples, 5))
     assert [one.id for chunk in chunks for one in chunk] == [one.id for one in task.examples]
     for before, after in pairwise(chunks):
-        assert conversations([before[-1].id]) != conversations([after[0].id])
+        assert list_conversation_ids([before[-1].id]) != list_conversation_ids([after[0].id])
     assert max(map(len, chunks)) <= 5
-    plain = list(ask.chunks(choose(talks, "test", None).examples, 5))
+    plain = list(ask.group_into_chunks(read_held_out_task(talks, "test", None).examples, 5))
     assert [len(chunk) for chunk in plain] == [5, 5, 5, 5, 4]
-    assert [task.examples[row].id[-2:] for row in last_turns(task)][:3] == ["/1", "/2", "/3"]
+    assert [task.examples[row].id[-2:] for row in find_last_turns(task)][:3] == ["/1", "/2", "/3"]
 
 
 def test_labels_have_one_turn(store: Store, tuned: Artifact) -> None:
     examples = label_examples(30)
-    task = choose(dataset(store, examples[:10], examples), "test", None)
+    task = read_held_out_task(dataset(store, examples[:10], examples), "test", None)
     with pytest.raises(RecipeError, match="holds labels"):
-        turn_by_turn(replace(task))
+        expand_task_turns(replace(task))
 
 
 def test_what_turns_share_is_read_once(base: Artifact, talks: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,14 +149,16 @@ def test_what_turns_share_is_read_once(base: Artifact, talks: Artifact, monkeypa
     from luthier.chat.messages import answer_of, prompt_of
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models import generate
-    from luthier.models.load import load
+    from luthier.models.load import load_model
 
     read = []
-    whole = generate.logprobs
-    monkeypatch.setattr(generate, "logprobs", lambda model, pack: read.append(len(pack.ids)) or whole(model, pack))
-    loaded = load(base, dtype="float32")
+    whole = generate.compute_pack_logprobs
+    monkeypatch.setattr(
+        generate, "compute_pack_logprobs", lambda model, pack: read.append(len(pack.ids)) or whole(model, pack)
+    )
+    loaded = load_model(base, dtype="float32")
     text = ChatTokenizer.load(Path(loaded.folder))
-    task = turn_by_turn(choose(talks, "test", None))
+    task = expand_task_turns(read_held_out_task(talks, "test", None))
     turns = [one for one in task.examples if one.id.startswith(f"{23:016x}")]
     told = [text.options(prompt_of(one), [answer_of(one)]) for one in turns]
     sums = generate.score_options(loaded.model, [ids for ids, _ in told], [options for _, options in told])

@@ -10,7 +10,7 @@ from scipy.stats import fisher_exact, ttest_ind, ttest_rel
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from luthier.metrics.paired import mcnemar
-from luthier.metrics.unpaired import Observation, between, newcombe, paired
+from luthier.metrics.unpaired import Observation, compare_same_requests, compare_unpaired, newcombe
 
 
 def seen(values: list[float]) -> list[Observation]:
@@ -18,7 +18,7 @@ def seen(values: list[float]) -> list[Observation]:
 
 
 def test_shares_are_compared_as_statsmodels_and_scipy_do() -> None:
-    found = between(seen([1.0] * 56 + [0.0] * 14), seen([1.0] * 48 + [0.0] * 32))
+    found = compare_unpaired(seen([1.0] * 56 + [0.0] * 14), seen([1.0] * 48 + [0.0] * 32))
     assert found is not None
     assert found.difference == pytest.approx(0.2)
     low, high = confint_proportions_2indep(56, 70, 48, 80, method="newcomb")
@@ -33,7 +33,7 @@ def test_shares_are_compared_as_statsmodels_and_scipy_do() -> None:
 def test_other_means_are_compared_as_scipy_does() -> None:
     chance = random.Random(3)
     a, b = [chance.gauss(1, 1) for _ in range(40)], [chance.gauss(0, 3) for _ in range(70)]
-    found = between(seen(a), seen(b))
+    found = compare_unpaired(seen(a), seen(b))
     assert found is not None
     theirs = ttest_ind(a, b, equal_var=False)
     assert found.p == pytest.approx(theirs.pvalue)
@@ -46,7 +46,7 @@ def test_what_one_person_gets_again_is_no_news() -> None:
     first = [Observation(chance.gauss(0, 1), f"{person}") for person in range(12)]
     again = [one for one in first for _ in range(50)]
     second = seen([chance.gauss(1, 1) for _ in range(12)])
-    once, often = between(first, second), between(again, second)
+    once, often = compare_unpaired(first, second), compare_unpaired(again, second)
     assert once is not None
     assert often is not None
     assert often.p == pytest.approx(once.p)
@@ -54,49 +54,49 @@ def test_what_one_person_gets_again_is_no_news() -> None:
 
 
 def test_little_is_known_of_little() -> None:
-    assert between([], seen([1.0])) is None
-    found = between(seen([0.5]), seen([0.25, 0.5]))
+    assert compare_unpaired([], seen([1.0])) is None
+    found = compare_unpaired(seen([0.5]), seen([0.25, 0.5]))
     assert found is not None
     assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
-    same = between(seen([0.5, 0.5]), seen([0.5, 0.5]))
+    same = compare_unpaired(seen([0.5, 0.5]), seen([0.5, 0.5]))
     assert same is not None
     assert (same.difference, same.p) == (0.0, 1.0)
 
 
 def test_pairs_are_compared_as_pairs() -> None:
-    found = paired([1.0] * 30 + [0.0] * 10, [1.0] * 25 + [0.0] * 15)
+    found = compare_same_requests([1.0] * 30 + [0.0] * 10, [1.0] * 25 + [0.0] * 15)
     assert found.p == pytest.approx(mcnemar(5, 0))
     chance = random.Random(5)
     a = [chance.random() for _ in range(30)]
     b = [one + chance.gauss(0.1, 0.2) for one in a]
-    found, theirs = paired(a, b), ttest_rel(a, b)
+    found, theirs = compare_same_requests(a, b), ttest_rel(a, b)
     assert found.p == pytest.approx(theirs.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
-    assert paired([0.5], [0.25]).p == 1.0
-    assert paired([0.5, 0.75], [0.25, 0.5]).difference == pytest.approx(0.25)
+    assert compare_same_requests([0.5], [0.25]).p == 1.0
+    assert compare_same_requests([0.5, 0.75], [0.25, 0.5]).difference == pytest.approx(0.25)
 
 
 def test_no_spread_among_few_is_no_certainty() -> None:
     liked, not_liked = seen([1.0, 1.0]), seen([-1.0, -1.0])
-    found = between(liked, not_liked)
+    found = compare_unpaired(liked, not_liked)
     assert found is not None
     assert found.p == pytest.approx(fisher_exact([[2, 0], [0, 2]])[1])
     assert 0 < found.low < 0.3
     assert found.high == found.difference == 2.0
-    turned = between(not_liked, liked)
+    turned = compare_unpaired(not_liked, liked)
     assert turned is not None
     assert (turned.low, turned.high, turned.p) == (-found.high, -found.low, found.p)
-    found = paired([0.5, 0.5], [0.25, 0.25])
+    found = compare_same_requests([0.5, 0.5], [0.25, 0.25])
     assert found.p == pytest.approx(mcnemar(2, 0))
     assert found.low < 0 < found.high == found.difference == 0.25
-    many = paired([0.25] * 100, [0.5] * 100)
+    many = compare_same_requests([0.25] * 100, [0.5] * 100)
     assert many.p < 1e-20
     assert many.low == many.difference == -0.25 < many.high < -0.2
 
 
 def test_people_who_are_always_right_or_wrong_are_counted() -> None:
     first = [Observation(1.0, "anna"), Observation(1.0, "anna"), Observation(1.0, "ben")]
-    found = between(first, [Observation(0.0, "cleo"), Observation(0.0, "dora"), Observation(0.0, "dora")])
+    found = compare_unpaired(first, [Observation(0.0, "cleo"), Observation(0.0, "dora"), Observation(0.0, "dora")])
     assert found is not None
     assert found.p == pytest.approx(fisher_exact([[2, 0], [0, 2]])[1])
     assert (found.low, found.high) == newcombe(2, 2, 0, 2)

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
-from luthier.metrics.paired import compare
+from luthier.metrics.paired import compare_paired
 
 METRICS = [Metric.parse(name) for name in ("token_f1", "rougeL", "chrf", "macro_f1")]
 
@@ -34,7 +34,7 @@ def test_copies_of_a_row_tell_no_more_than_the_row(metric: Metric) -> None:
     (once,), (more,) = (measure_all([metric], one, seed=3) for one in (a, thrice(a)))
     assert (more.value, more.low, more.high) == pytest.approx((once.value, once.low, once.high), abs=0.02)
     assert len(more.rows) == 180
-    single, triple = compare(metric, a, b, seed=3), compare(metric, thrice(a), thrice(b), seed=3)
+    single, triple = compare_paired(metric, a, b, seed=3), compare_paired(metric, thrice(a), thrice(b), seed=3)
     assert (triple.difference, triple.low, triple.high) == pytest.approx(
         (single.difference, single.low, single.high), abs=0.03
     )
@@ -73,8 +73,8 @@ def test_equal_models_on_clusters_raise_few_alarms() -> None:
             skill = np.repeat(chance.beta(0.3, 0.3, 30), turns)
             said = np.where(chance.random(len(skill)) < skill, "a", "b").tolist()
             models.append(EvalPredictions.of(said, ["a"] * len(said), clusters=[f"c{at}" for at in places]))
-        alarms += compare(metric, *models, seed=seed).p < 0.05
-        naive += compare(metric, *(replace(one, clusters=None) for one in models), seed=seed).p < 0.05
+        alarms += compare_paired(metric, *models, seed=seed).p < 0.05
+        naive += compare_paired(metric, *(replace(one, clusters=None) for one in models), seed=seed).p < 0.05
     assert alarms <= 11
     assert naive > 12
 

@@ -11,7 +11,7 @@ import json
 import pytest
 from benchmarks import coverage
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.metrics.metric import Metric
 
 SETS = 200
@@ -36,7 +36,9 @@ def test_what_is_outside_by_more_than_chance_is_told(capsys: pytest.CaptureFixtu
 
 
 def test_every_metric_is_simulated() -> None:
-    assert {metric.kind for metrics in coverage.every_metric().values() for metric in metrics} == set(members(Metric))
+    assert {metric.kind for metrics in coverage.every_metric().values() for metric in metrics} == set(
+        components_by_kind(Metric)
+    )
 
 
 @pytest.mark.parametrize("name", ["columns", "duels"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from luthier.metrics.martingale import BETS, JUMP, Exchange
+from luthier.metrics.martingale import BETS, JUMP, ConformalMartingale
 
 
 def fed(
@@ -14,7 +14,7 @@ def fed(
 ) -> list[float]:
     """The evidence after each point of one round."""
     random = np.random.default_rng(seed)
-    made = Exchange(_scores(random, reference, scores), points=points)
+    made = ConformalMartingale(_scores(random, reference, scores), points=points)
     found = []
     for number in range(points):
         row = _scores(random, 1, scores)[0] + (shift if number >= at else 0.0)
@@ -49,7 +49,7 @@ def test_the_mean_of_each_scores_evidence_is_one() -> None:
     found = []
     for seed in range(400):
         random = np.random.default_rng(seed)
-        made = Exchange(_scores(random, 20, 1), points=50)
+        made = ConformalMartingale(_scores(random, 20, 1), points=50)
         for _ in range(50):
             made.add(_scores(random, 1, 1)[0].tolist(), random.random(1).tolist())
         found.append(float(made.each[0]))
@@ -66,7 +66,7 @@ def test_a_change_is_found_whenever_it_comes(at: int) -> None:
 
 def test_evidence_fades_when_a_change_is_undone() -> None:
     random = np.random.default_rng(0)
-    made = Exchange(_scores(random, 400, 1), points=4000)
+    made = ConformalMartingale(_scores(random, 400, 1), points=4000)
     for number in range(1300):
         shift = 6.0 if 100 <= number < 200 else 0.0
         made.add((_scores(random, 1, 1)[0] + shift).tolist(), random.random(1).tolist())
@@ -77,7 +77,7 @@ def test_evidence_fades_when_a_change_is_undone() -> None:
 
 def test_a_round_begins_anew() -> None:
     random = np.random.default_rng(0)
-    made = Exchange(_scores(random, 50, 2), points=30)
+    made = ConformalMartingale(_scores(random, 50, 2), points=30)
     for _ in range(30):
         made.add([9.0, 9.0], random.random(2).tolist())
     assert made.points_seen == 30
@@ -89,21 +89,21 @@ def test_a_round_begins_anew() -> None:
 
 def test_the_ranks_are_the_conformal_p_values_of_the_definition() -> None:
     bag = sorted([1.0, 2.0, 2.0, 3.0])
-    assert Exchange._rank(list(bag), 2.0, 0.25) == pytest.approx((1 + 0.25 * 3) / 5)
-    assert Exchange._rank(list(bag), 9.0, 1.0) == pytest.approx(1 / 5)
-    assert Exchange._rank(list(bag), 0.0, 0.0) == pytest.approx(4 / 5)
+    assert ConformalMartingale._rank(list(bag), 2.0, 0.25) == pytest.approx((1 + 0.25 * 3) / 5)
+    assert ConformalMartingale._rank(list(bag), 9.0, 1.0) == pytest.approx(1 / 5)
+    assert ConformalMartingale._rank(list(bag), 0.0, 0.0) == pytest.approx(4 / 5)
 
 
 def test_the_stakes_are_the_sum_of_jumpers_that_began_at_each_point() -> None:
     """Against the definition: a simple jumper (Vovk et al. 2021, algorithm 1) started at every point, added up."""
     random = np.random.default_rng(5)
     reference = _scores(random, 40, 1)
-    made = Exchange(reference, points=25)
+    made = ConformalMartingale(reference, points=25)
     ranks: list[float] = []
     bag = sorted(reference[:, 0].tolist())
     for number in range(1, 21):
         score, lot = _scores(random, 1, 1)[0].tolist(), [float(random.random())]
-        ranks.append(Exchange._rank(bag, score[0], lot[0]))
+        ranks.append(ConformalMartingale._rank(bag, score[0], lot[0]))
         made.add(score, lot)
         begun = sum(_jumper(ranks[start:]) for start in range(number))
         assert float(made.each[0]) == pytest.approx(begun / 25 + 1 - number / 25)

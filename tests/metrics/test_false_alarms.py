@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from luthier.eval.analysis import comparisons
-from luthier.metrics.columns import Column
+from luthier.eval.analysis import compare_with_models
+from luthier.metrics.columns import WeightedColumn
 from luthier.metrics.metric import EvalPredictions, Metric
 
 ROWS, RUNS = 80, 150
@@ -30,7 +30,7 @@ def alarms(gap: float) -> np.ndarray:
         real = [LABELS[place] for place in draw.integers(3, size=ROWS)]
         models = {"tuned": replies(draw, real, 0.6 + gap)}
         models |= {name: replies(draw, real, 0.6) for name in ("base", "one", "two")}
-        rows = comparisons(METRICS, models, "tuned", seed=run)
+        rows = compare_with_models(METRICS, models, "tuned", seed=run)
         for place, family in enumerate(("main", "others")):
             found[place] += any(row["p_holm"] < 0.05 for row in rows if row["family"] == family)
     return found / RUNS
@@ -62,11 +62,11 @@ def test_columns_of_tasks_keep_their_level_and_power() -> None:
             "perplexity": tuple(-2 - hard + draw.normal(0, 0.3, ROWS) for _ in range(2)),
         }
         for how, (a, b) in pairs.items():
-            told = Column.of(how, a.tolist()).against("x", Column.of(how, b.tolist()), seed=run)  # type: ignore[arg-type]
+            told = WeightedColumn.of(how, a.tolist()).against("x", WeightedColumn.of(how, b.tolist()), seed=run)  # type: ignore[arg-type]
             false[how] += told.p < 0.05
-        mine = Column.of("mean", pairs["mean"][0].tolist())
-        gap = mine.against("x", Column.of("mean", pairs["mean"][1].tolist()), seed=run).detectable
-        found += mine.against("x", Column.of("mean", (pairs["mean"][1] - gap).tolist()), seed=run).p < 0.05
+        mine = WeightedColumn.of("mean", pairs["mean"][0].tolist())
+        gap = mine.against("x", WeightedColumn.of("mean", pairs["mean"][1].tolist()), seed=run).detectable
+        found += mine.against("x", WeightedColumn.of("mean", (pairs["mean"][1] - gap).tolist()), seed=run).p < 0.05
     margin = 3 * (0.05 * 0.95 / RUNS) ** 0.5
     assert max(false.values()) / RUNS <= 0.05 + margin
     assert 0.6 < found / RUNS < 0.95

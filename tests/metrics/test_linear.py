@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.component import member
-from luthier.metrics.columns import area_under_roc, area_under_shares, left_out
+from luthier.core.component import component_of_kind
+from luthier.metrics.columns import area_under_roc, influence_from_jackknife, mean_hit_share
 from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
 
 Rows = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=3, max_size=40)
@@ -33,7 +33,7 @@ def drawn(seed: int, rows: int, classes: int, ties: int = 0) -> EvalPredictions:
 
 
 def measured(answers: EvalPredictions, kind: str, **more: Any) -> MetricResult:
-    return measure_all([member(Metric, kind)(kind=kind, **more)], answers)[0]
+    return measure_all([component_of_kind(Metric, kind)(kind=kind, **more)], answers)[0]
 
 
 def matrix(answers: EvalPredictions) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def test_two_labels_are_one_curve() -> None:
 def test_risk_coverage_by_counting(rows: list[tuple[int, bool]]) -> None:
     sure, wrong = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], float)
     risks = [wrong[sure >= mine].mean() for mine in sure]
-    found = area_under_shares(sure, wrong, np.ones(len(rows)))
+    found = mean_hit_share(sure, wrong, np.ones(len(rows)))
     assert found.value == pytest.approx(np.mean(risks), abs=1e-12)
 
 
@@ -98,8 +98,8 @@ def test_pulls_are_derivatives(rows: list[tuple[int, bool]], seed: int) -> None:
     away -= away.mean()  # the weights' mean stays 1
     cases = (
         (area_under_roc(scores, hits), lambda w: weighted_roc(scores, hits, w)),
-        (area_under_shares(scores, hits, hits), lambda w: weighted_shares(scores, hits, hits, w)),
-        (area_under_shares(scores, hits, np.ones(len(rows))), lambda w: weighted_shares(scores, hits, w * 0 + 1, w)),
+        (mean_hit_share(scores, hits, hits), lambda w: weighted_shares(scores, hits, hits, w)),
+        (mean_hit_share(scores, hits, np.ones(len(rows))), lambda w: weighted_shares(scores, hits, w * 0 + 1, w)),
     )
     for found, value in cases:
         slope = (value(1 + step * away) - value(1 - step * away)) / (2 * step)
@@ -121,7 +121,7 @@ def test_the_spread_is_delongs() -> None:
 def test_leaving_out_gives_the_mean_its_own_pulls() -> None:
     rows = np.random.default_rng(0).normal(size=30)
     without = (rows.sum() - rows) / 29
-    assert left_out(rows.mean(), without).pulls == pytest.approx(rows - rows.mean())
+    assert influence_from_jackknife(rows.mean(), without).pulls == pytest.approx(rows - rows.mean())
 
 
 @pytest.mark.parametrize("coverage", [0.2, 0.5, 0.8, 1.0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.metrics.kinds.numeric import NumericMatch
-from luthier.metrics.text.numbers import Decimal, amount
+from luthier.metrics.text.numbers import Decimal, extract_answer_number
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 
@@ -42,7 +42,7 @@ GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
     ],
 )  # fmt: skip
 def test_what_is_read(text: str, value: str, unit: str) -> None:
-    found = amount(text)
+    found = extract_answer_number(text)
     assert found is not None
     assert (found.value, found.unit) == (Fraction(value), unit)
 
@@ -51,20 +51,20 @@ def test_what_is_read(text: str, value: str, unit: str) -> None:
     "text", ["1" * 5000, "1." + "1" * 5000, "1/" + "1" * 5000, "1e" + "1" * 20, "1e-" + "9" * 5000, "2e1001"]
 )
 def test_a_number_without_end_is_read_at_once_and_is_wrong(text: str) -> None:
-    assert amount(text) is not None
+    assert extract_answer_number(text) is not None
     assert NumericMatch().measure([f"it is {text}"], ["1"]).value == 0
 
 
 @pytest.mark.parametrize("text", ["", "none", "A1", "####", "..", "-", "$"])
 def test_no_number(text: str) -> None:
-    assert amount(text) is None
+    assert extract_answer_number(text) is None
 
 
 def test_first_or_last_and_decimal_commas() -> None:
-    first = amount("2 of 10", position="first")
+    first = extract_answer_number("2 of 10", position="first")
     assert first is not None
     assert first.value == 2
-    comma = amount("zusammen 1.234,56 €", decimal="comma")
+    comma = extract_answer_number("zusammen 1.234,56 €", decimal="comma")
     assert comma is not None
     assert comma.value == Fraction("1234.56")
 
@@ -74,7 +74,7 @@ def test_written_numbers_are_read_back(whole: int, part: int, decimal: Decimal) 
     text = f"{whole:,}.{part:02d}"
     if decimal == "comma":
         text = text.translate(str.maketrans(",.", ".,"))
-    found = amount(f"it is {text} in all", decimal=decimal)
+    found = extract_answer_number(f"it is {text} in all", decimal=decimal)
     assert found is not None
     assert found.value == Fraction(
         text.replace(",", "") if decimal == "point" else text.replace(".", "").replace(",", ".")
@@ -116,6 +116,6 @@ def test_every_answer_of_gsm8k_is_its_last_line() -> None:
         pytest.skip("../shared/data/gsm8k is not here")
     for line in files[0].read_text(encoding="utf-8").splitlines():
         answer = json.loads(line)["answer"]
-        found = amount(answer)
+        found = extract_answer_number(answer)
         assert found is not None
         assert found.value == Fraction(answer.rpartition("####")[2].strip().replace(",", ""))

@@ -14,8 +14,8 @@ from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.metrics.paired import (
     bonett_price,
     check_signatures,
-    compare,
-    detectable,
+    compare_paired,
+    detectable_difference,
     holm,
     mcnemar,
     more_rows,
@@ -67,7 +67,7 @@ def test_detectable_and_more_rows_agree() -> None:
     needed = more_rows(distance, error, rows)
     assert needed is not None
     later = error * (rows / (rows + needed)) ** 0.5
-    assert detectable(later) == pytest.approx(distance, rel=1e-2)
+    assert detectable_difference(later) == pytest.approx(distance, rel=1e-2)
     assert more_rows(0.0, error, rows) is None
     assert more_rows(1.0, error, rows) == 1
 
@@ -92,7 +92,7 @@ def test_false_alarms_between_equal_models(metric: Metric) -> None:
     runs = 240
     alarms = covered = 0
     for seed in range(runs):
-        found = compare(metric, *pair(seed, 120, 0.0), seed=seed)
+        found = compare_paired(metric, *pair(seed, 120, 0.0), seed=seed)
         alarms += found.p < 0.05
         covered += found.low <= 0 <= found.high
     assert 0.01 <= alarms / runs <= 0.09
@@ -102,14 +102,14 @@ def test_false_alarms_between_equal_models(metric: Metric) -> None:
 def test_power_at_the_detectable_difference() -> None:
     """A difference as large as is called detectable is found about four times out of five."""
     rows = 300
-    gap = compare(Accuracy(), *pair(0, rows, 0.0)).detectable
-    found = sum(compare(Accuracy(), *pair(seed, rows, gap)).p < 0.05 for seed in range(200)) / 200
+    gap = compare_paired(Accuracy(), *pair(0, rows, 0.0)).detectable
+    found = sum(compare_paired(Accuracy(), *pair(seed, rows, gap)).p < 0.05 for seed in range(200)) / 200
     assert 0.7 <= found <= 0.9
 
 
 def test_models_that_answer_alike_have_a_narrow_interval() -> None:
     a, _ = pair(1, 200, 0.1)
-    accuracy, f1 = compare(Accuracy(), a, a), compare(TokenF1(), a, a)
+    accuracy, f1 = compare_paired(Accuracy(), a, a), compare_paired(TokenF1(), a, a)
     assert (f1.low, f1.high) == (accuracy.low, accuracy.high)
     assert f1.high < 0.02
     assert "no row tells" in f1.note
@@ -117,7 +117,7 @@ def test_models_that_answer_alike_have_a_narrow_interval() -> None:
 
 def test_family_is_corrected_together() -> None:
     a, b = pair(1, 200, 0.1)
-    family = with_holm([compare(metric, a, b) for metric in (Accuracy(), MacroF1())])
+    family = with_holm([compare_paired(metric, a, b) for metric in (Accuracy(), MacroF1())])
     assert [one.p_holm for one in family] == holm([one.p for one in family])
     assert family[0].as_json()["p_holm"] == family[0].p_holm
 
@@ -126,6 +126,6 @@ def test_other_rows_are_refused() -> None:
     a, _ = pair(1, 50, 0.1)
     b, _ = pair(2, 50, 0.1)
     with pytest.raises(DataError, match="same rows"):
-        compare(Accuracy(), a, b)
+        compare_paired(Accuracy(), a, b)
     with pytest.raises(RecipeError, match="cannot be compared"):
         check_signatures("bleu|v:1|tokenize:13a", "bleu|v:1|tokenize:zh", "bleu")

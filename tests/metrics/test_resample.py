@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import kurtosis, t
 
-from luthier.metrics.intervals import Interval, Method, ResampleJob, intervals, wilson
+from luthier.metrics.intervals import Interval, Method, ResampleJob, compute_intervals, wilson_interval
 from luthier.metrics.kinds.labels import MacroF1, Mcc
 from luthier.metrics.kinds.rouge import Rouge1
 from luthier.metrics.metric import Metric
@@ -22,7 +22,7 @@ def test_wilson_is_scipys(rows: int, data: st.DataObject) -> None:
 
     right = data.draw(st.integers(0, rows))
     known = binomtest(right, rows).proportion_ci(method="wilson")
-    low, high = wilson(right, rows)
+    low, high = wilson_interval(right, rows)
     assert (low, high) == pytest.approx((known.low, known.high), abs=1e-9)
     assert 0 <= low <= right / rows <= high <= 1
 
@@ -33,7 +33,7 @@ def test_bca_is_scipys() -> None:
 
     rows = np.random.default_rng(0).exponential(size=80)
     block = np.stack([rows, np.ones(80)], axis=1)
-    found = intervals(
+    found = compute_intervals(
         [ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=1
     )[0]
     known = bootstrap((rows,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2))
@@ -45,7 +45,7 @@ def test_bca_is_scipys() -> None:
 def _mean_of(rows: np.ndarray, method: Method, span: tuple[float, float] = (0, 1)) -> Interval:
     block = np.stack([rows, np.ones(len(rows))], axis=1)
     job = ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=span, method=method)
-    return intervals([job], seed=0)[0]
+    return compute_intervals([job], seed=0)[0]
 
 
 def test_logit_interval_is_students_t_of_the_logit() -> None:
@@ -60,7 +60,7 @@ def test_logit_interval_is_students_t_of_the_logit() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_logit_interval_at_an_end(value: float) -> None:
     found = _mean_of(np.full(30, value), "logit")
-    assert (found.low, found.high) == pytest.approx(wilson(30 * value, 30))
+    assert (found.low, found.high) == pytest.approx(wilson_interval(30 * value, 30))
     assert "no variance" in found.note
 
 
@@ -86,11 +86,11 @@ def test_students_t_stays_within_the_span() -> None:
 
 def test_no_variance_is_said() -> None:
     block = np.ones((30, 2))
-    found = intervals(
+    found = compute_intervals(
         [ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=0
     )[0]
     assert found.value == found.high == 1.0
-    assert found.low == pytest.approx(wilson(30, 30)[0])
+    assert found.low == pytest.approx(wilson_interval(30, 30)[0])
     assert "no variance" in found.note
 
 

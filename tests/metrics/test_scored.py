@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
 from luthier.core.scorer import Scorer
 from luthier.metrics.agreement import krippendorff
-from luthier.metrics.kinds.answers import mean as share
+from luthier.metrics.kinds.answers import ratio_of_sums as share
 from luthier.metrics.kinds.scored import Fluency, JudgeAgreement, JudgeScore
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
-from luthier.metrics.paired import compare, contrast
+from luthier.metrics.paired import compare_paired, compare_row_statistics
 
 
 def rows(**columns: list[float | None]) -> EvalPredictions:
@@ -44,18 +44,18 @@ def test_gaps_make_nothing_surer(kind: str, judge: list[float]) -> None:
 
 def test_rows_that_do_not_count_tell_no_two_models_apart() -> None:
     block = np.array([[1.0, 1.0]] * 10)
-    few = contrast("a", (block, block), share, width=1.0, lower_is_better=True, seed=1)
+    few = compare_row_statistics("a", (block, block), share, width=1.0, lower_is_better=True, seed=1)
     more = np.concatenate([block, np.zeros((90, 2))])
-    many = contrast("a", (more, more), share, width=1.0, lower_is_better=True, seed=1)
+    many = compare_row_statistics("a", (more, more), share, width=1.0, lower_is_better=True, seed=1)
     assert (many.low, many.high, many.detectable) == (few.low, few.high, few.detectable)
 
 
 def test_comparison_takes_rows_that_both_have() -> None:
     a, b = rows(judge=[1.0, 1.0, None, 0.5]), rows(judge=[0.5, None, 0.0, 0.5])
-    found = compare(JudgeScore(), a, b)
+    found = compare_paired(JudgeScore(), a, b)
     assert (found.rows, found.difference, found.fixed, found.broken) == (2, 0.25, 1, 0)
     assert "2 of 4 rows lack a number" in found.note
-    nothing = compare(JudgeScore(), rows(judge=[1.0, None]), rows(judge=[None, 1.0]))
+    nothing = compare_paired(JudgeScore(), rows(judge=[1.0, None]), rows(judge=[None, 1.0]))
     assert (nothing.rows, nothing.p, nothing.low, nothing.high) == (0, 1.0, -1.0, 1.0)
     assert nothing.note == "no row has a number for both models"
 
@@ -88,7 +88,7 @@ def test_numbers_that_are_none(number: float) -> None:
 
 
 def test_every_column_of_a_scorer_is_read_by_a_metric() -> None:
-    read = {name for metric in members(Metric).values() for name in metric.scored}
-    written = {name for scorer in members(Scorer).values() for name in scorer.writes}
+    read = {name for metric in components_by_kind(Metric).values() for name in metric.scored}
+    written = {name for scorer in components_by_kind(Scorer).values() for name in scorer.writes}
     assert written <= read
     assert read - written == {"human", "reward", "reward_won"}  # people and a reward model give these

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, UnknownName
-from luthier.metrics.files import compare, score
+from luthier.metrics.files import compare_prediction_files, score
 from luthier.metrics.metric import Metric
 
 ROWS: list[dict[str, Any]] = [
@@ -104,7 +104,9 @@ def test_too_many_classes_are_texts(tmp_path: Path) -> None:
 
 def test_compare_pairs_by_id(tmp_path: Path) -> None:
     better = [{**row, "prediction": "yes"} for row in reversed(ROWS[5:])]
-    found = compare(written(tmp_path / "a.jsonl", better), written(tmp_path / "b.jsonl", ROWS), ["accuracy"])
+    found = compare_prediction_files(
+        written(tmp_path / "a.jsonl", better), written(tmp_path / "b.jsonl", ROWS), ["accuracy"]
+    )
     assert (found["rows"], found["only_a"], found["only_b"]) == (25, 0, 5)
     comparison = found["comparisons"][0]
     assert comparison["difference"] == pytest.approx(8 / 25)
@@ -116,14 +118,14 @@ def test_compare_refuses_other_rows(tmp_path: Path) -> None:
     a = written(tmp_path / "a.jsonl", ROWS)
     other = written(tmp_path / "b.jsonl", [{**row, "id": f"x{row['id']}"} for row in ROWS])
     with pytest.raises(UnknownName, match="no id"):
-        compare(a, other)
+        compare_prediction_files(a, other)
     with pytest.raises(DataError, match="other references"):
-        compare(a, written(tmp_path / "c.jsonl", [{**row, "reference": "no"} for row in ROWS]))
+        compare_prediction_files(a, written(tmp_path / "c.jsonl", [{**row, "reference": "no"} for row in ROWS]))
     plain = [{key: value for key, value in row.items() if key != "id"} for row in ROWS]
     with pytest.raises(DataError, match="no ids"):
-        compare(a, written(tmp_path / "d.jsonl", plain))
+        compare_prediction_files(a, written(tmp_path / "d.jsonl", plain))
     with pytest.raises(DataError, match="cannot be paired"):
-        compare(written(tmp_path / "e.jsonl", plain), written(tmp_path / "f.jsonl", plain[1:]))
+        compare_prediction_files(written(tmp_path / "e.jsonl", plain), written(tmp_path / "f.jsonl", plain[1:]))
 
 
 def test_metric_objects_are_taken(tmp_path: Path) -> None:

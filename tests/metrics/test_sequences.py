@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.metrics.text.sequences import common, common_positions, edits
+from luthier.metrics.text.sequences import lcs_length, lcs_positions, levenshtein_distance
 
 LETTERS = st.text("abc", max_size=30)
 
@@ -24,19 +24,19 @@ def _table(a: str, b: str) -> tuple[int, int]:
 @given(LETTERS, LETTERS)
 @settings(deadline=None)
 def test_as_by_the_table(a: str, b: str) -> None:
-    assert (edits(a, b), common(a, b)) == _table(a, b)
+    assert (levenshtein_distance(a, b), lcs_length(a, b)) == _table(a, b)
 
 
 @given(LETTERS, LETTERS)
 @settings(deadline=None)
 def test_positions_are_a_longest_common_subsequence(a: str, b: str) -> None:
-    places = common_positions(a, b)
+    places = lcs_positions(a, b)
     assert places == sorted(set(places))
-    assert len(places) == common(a, b)
+    assert len(places) == lcs_length(a, b)
     rest = iter(b)
     assert all(a[place] in rest for place in places)
 
 
 def test_long_sequences_are_quick_enough_to_be_used() -> None:
-    assert edits("ab" * 3000, "ba" * 3000) == 2
-    assert common("ab" * 3000, "ba" * 3000) == 5999
+    assert levenshtein_distance("ab" * 3000, "ba" * 3000) == 2
+    assert lcs_length("ab" * 3000, "ba" * 3000) == 5999

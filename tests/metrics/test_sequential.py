@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.metrics.intervals import wilson
+from luthier.metrics.intervals import wilson_interval
 from luthier.metrics.unpaired import confidence_sequence
 
 
@@ -49,7 +49,7 @@ def test_it_is_true_at_all_looks_while_a_plain_interval_is_not(share: float) -> 
         found = confidence_sequence(came)
         wrong += found[-1].low > share or found[-1].high < share
         right = np.cumsum(came)
-        looks = [wilson(float(right[n - 1]), n) for n in range(10, 301, 5)]
+        looks = [wilson_interval(float(right[n - 1]), n) for n in range(10, 301, 5)]
         peeked += any(low > share or high < share for low, high in looks)
     assert wrong <= 10
     assert peeked > 30

@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.metrics.bradley_terry import Duel, strengths
+from luthier.metrics.bradley_terry import PairwiseComparison, fit_bradley_terry
 
 NAMES = ("base", "large", "small", "tuned")
 TRUE = {"base": 0.0, "large": 1.2, "small": -0.7, "tuned": 0.8}
 
 
-def _duels(count: int, tie: float, seed: int, per_item: int = 1) -> list[Duel]:
+def _duels(count: int, tie: float, seed: int, per_item: int = 1) -> list[PairwiseComparison]:
     chance = np.random.default_rng(seed)
     found = []
     for number in range(count):
         a, b = (NAMES[at] for at in chance.choice(4, size=2, replace=False))
         weights = np.array([np.exp((TRUE[a] - TRUE[b]) / 2), tie, np.exp((TRUE[b] - TRUE[a]) / 2)])
         for _ in range(per_item):
-            found.append(Duel(a, b, (1.0, 0.5, 0.0)[chance.choice(3, p=weights / weights.sum())], f"item {number}"))
+            found.append(
+                PairwiseComparison(a, b, (1.0, 0.5, 0.0)[chance.choice(3, p=weights / weights.sum())], f"item {number}")
+            )
     return found
 
 
@@ -32,7 +34,7 @@ def test_without_ties_it_is_logistic_regression() -> None:
         rows[row, NAMES.index(duel.a)], rows[row, NAMES.index(duel.b)] = 1, -1
     model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-12, max_iter=10_000)
     model.fit(rows[:, 1:], [duel.outcome for duel in duels])
-    found = strengths(duels, against="base", smoothing=0)
+    found = fit_bradley_terry(duels, against="base", smoothing=0)
     assert [found.of[name].value for name in NAMES[1:]] == pytest.approx(model.coef_[0].tolist(), abs=1e-5)
     assert found.of["base"].value == found.of["base"].low == 0
     assert found.tie is None
@@ -53,7 +55,7 @@ def test_with_ties_nothing_likelier_is_found_by_another_search() -> None:
         return total
 
     best = minimize(unlikely, np.zeros(4), method="BFGS", options={"gtol": 1e-7})
-    found = strengths(duels, smoothing=0)
+    found = fit_bradley_terry(duels, smoothing=0)
     mine = [*(found.of[name].value for name in NAMES[1:]), np.log(found.tie or 0)]
     assert mine == pytest.approx(best.x.tolist(), abs=1e-4)
 
@@ -61,40 +63,43 @@ def test_with_ties_nothing_likelier_is_found_by_another_search() -> None:
 def test_intervals_hold_the_truth_and_judges_of_one_item_do_not_count_as_more_items() -> None:
     inside = 0
     for seed in range(60):
-        found = strengths(_duels(150, 0.7, 100 + seed), against="base")
+        found = fit_bradley_terry(_duels(150, 0.7, 100 + seed), against="base")
         inside += sum(found.of[name].low <= TRUE[name] <= found.of[name].high for name in NAMES[1:])
     assert 0.90 <= inside / 180 <= 0.99
-    once = [Duel("tuned", "base", float(n % 3 > 0), f"item {n}") for n in range(60)]
+    once = [PairwiseComparison("tuned", "base", float(n % 3 > 0), f"item {n}") for n in range(60)]
     widths = [
-        found.high - found.low for found in (strengths(duels, smoothing=0).of["tuned"] for duels in (once, once * 4))
+        found.high - found.low
+        for found in (fit_bradley_terry(duels, smoothing=0).of["tuned"] for duels in (once, once * 4))
     ]
     assert widths[1] == pytest.approx(widths[0], rel=1e-6)
 
 
 def test_the_order_of_judgments_and_of_a_pair_changes_nothing() -> None:
     duels = _duels(200, 0.5, 3)
-    turned = [Duel(duel.b, duel.a, 1 - duel.outcome, duel.item) for duel in reversed(duels)]
-    one, other = strengths(duels), strengths(turned)
+    turned = [PairwiseComparison(duel.b, duel.a, 1 - duel.outcome, duel.item) for duel in reversed(duels)]
+    one, other = fit_bradley_terry(duels), fit_bradley_terry(turned)
     for name in NAMES:
         assert vars(one.of[name]) == pytest.approx(vars(other.of[name]), abs=1e-8)
 
 
 def test_chances_add_up_and_ties_come_from_equals() -> None:
-    found = strengths([Duel("a", "b", outcome, str(n)) for n, outcome in enumerate([1.0, 0.0, 0.5, 0.5])], smoothing=0)
+    found = fit_bradley_terry(
+        [PairwiseComparison("a", "b", outcome, str(n)) for n, outcome in enumerate([1.0, 0.0, 0.5, 0.5])], smoothing=0
+    )
     wins, ties, loses = found.beats("a", "b")
     assert (wins, ties, loses) == pytest.approx((0.25, 0.5, 0.25))
     assert found.of["b"].value == pytest.approx(0, abs=1e-9)
 
 
 def test_one_that_always_won_is_finite_only_with_smoothing() -> None:
-    duels = [Duel("tuned", "base", 1.0, str(n)) for n in range(20)]
-    assert 2 < strengths(duels, against="base").of["tuned"].value < 5
+    duels = [PairwiseComparison("tuned", "base", 1.0, str(n)) for n in range(20)]
+    assert 2 < fit_bradley_terry(duels, against="base").of["tuned"].value < 5
     with pytest.raises(DataError, match="always won"):
-        strengths(duels, smoothing=0)
+        fit_bradley_terry(duels, smoothing=0)
 
 
 def test_what_never_met_is_not_ranked() -> None:
     with pytest.raises(DataError, match="'c' was never compared"):
-        strengths([Duel("a", "b", 1.0, "1"), Duel("c", "d", 1.0, "2")])
+        fit_bradley_terry([PairwiseComparison("a", "b", 1.0, "1"), PairwiseComparison("c", "d", 1.0, "2")])
     with pytest.raises(DataError, match="two models or more"):
-        strengths([])
+        fit_bradley_terry([])

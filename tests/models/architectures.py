@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from luthier.models.packing.pack import TokenRow
-from luthier.models.quiet import no_peft_warning
+from luthier.models.quiet import silence_peft_warnings
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,
@@ -131,7 +131,7 @@ def adapted(model: Any) -> Any:
 
     targets = SOME_LINEAR.get(model.config.model_type, "all-linear")
     torch.manual_seed(3)
-    with no_peft_warning():
+    with silence_peft_warnings():
         made = get_peft_model(model, LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -180,5 +180,5 @@ def by_flex() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
         patch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-        patch.setattr("luthier.models.attention.select.candidates", lambda *_: ("flex",))
+        patch.setattr("luthier.models.attention.select.list_attention_backends", lambda *_: ("flex",))
         yield

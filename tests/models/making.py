@@ -181,13 +181,15 @@ def tiny_adapter(store: Store, base: Artifact, config: Any = None, *, seed: int 
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from luthier.models.load import load, open_merged
-    from luthier.models.quiet import no_peft_warning
+    from luthier.models.load import load_model, open_merged
+    from luthier.models.quiet import silence_peft_warnings
 
     torch.manual_seed(seed)
-    parent = load(base, "float32").model if "model" not in base.manifest.inputs else open_merged(base, torch.float32)
+    parent = (
+        load_model(base, "float32").model if "model" not in base.manifest.inputs else open_merged(base, torch.float32)
+    )
     config = config or LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
-    with no_peft_warning():
+    with silence_peft_warnings():
         model = get_peft_model(parent, config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -208,14 +210,14 @@ def full_tune(store: Store, base: Artifact) -> Artifact:
 
     import torch
 
-    from luthier.models.load import load
+    from luthier.models.load import load_model
 
     digest = digest_of(["full", base.digest])
     folder, _ = store.begin(digest)
     for path in base.folder.iterdir():
         if path.name not in ("manifest.json", "timing.json", "model.json"):
             shutil.copyfile(path, folder / path.name)
-    model = load(base, "float32").model
+    model = load_model(base, "float32").model
     with torch.no_grad():
         model.model.embed_tokens.weight += 0.01
     model.save_pretrained(folder)

@@ -16,13 +16,13 @@ import transformers
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.models.kernels.lora import one_product, own_forward
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import Pack, TokenRow, pack, packs
+from luthier.models.kernels.lora import install_fused_lora, restore_peft_forward
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import Pack, TokenRow, build_pack, build_packs
 from models.architectures import OTHER_HEAD, PACKED, PADDED, Double, adapted, alone, by_flex, forest, gradients, tiny
 
 ROWS = forest()
-ONE = pack(ROWS, 4)
+ONE = build_pack(ROWS, 4)
 
 
 class Read(NamedTuple):
@@ -81,7 +81,7 @@ def by_packs(parts: Iterable[Pack]) -> Callable[[Any], Tensor]:
     def reader(model: Any) -> Tensor:
         found = {}
         for part in parts:
-            logp = logprobs(model, part)
+            logp = compute_pack_logprobs(model, part)
             found |= {part.keys[row]: logp[part.path == row] for row in range(part.rows)}
         return torch.cat([found[row.key] for row in ROWS])
 
@@ -92,30 +92,30 @@ def by_packs(parts: Iterable[Pack]) -> Callable[[Any], Tensor]:
 @pytest.mark.parametrize("name", PACKED)
 def test_full_tuning(name: str, quick: bool, cases: Callable[[str], Case]) -> None:
     case = cases(name)
-    assert reading(case.model).why == ""
-    assert reading(case.model).head is not None
-    assert_same(read(case.model, lambda m: logprobs(m, ONE, quick=quick)), case.full)
+    assert detect_forward_mode(case.model).why == ""
+    assert detect_forward_mode(case.model).head is not None
+    assert_same(read(case.model, lambda m: compute_pack_logprobs(m, ONE, quick=quick)), case.full)
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "plain"])
 @pytest.mark.parametrize("name", PACKED)
 def test_adapters(name: str, quick: bool, cases: Callable[[str], Case]) -> None:
     case = cases(name)
-    assert_same(read(case.adapted, lambda m: logprobs(m, ONE, quick=quick)), case.lora)
-    one_product(case.adapted)
+    assert_same(read(case.adapted, lambda m: compute_pack_logprobs(m, ONE, quick=quick)), case.lora)
+    install_fused_lora(case.adapted)
     for _ in range(2):  # the first pass watches who reads what
-        assert_same(read(case.adapted, lambda m: logprobs(m, ONE, quick=quick)), case.lora)
-    own_forward(case.adapted)
+        assert_same(read(case.adapted, lambda m: compute_pack_logprobs(m, ONE, quick=quick)), case.lora)
+    restore_peft_forward(case.adapted)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2", "deepseek-v3", "gpt-oss"])
 def test_the_attention_of_a_gpu(name: str, cases: Callable[[str], Case]) -> None:
     """FlexAttention, by torch's own definition of it: windows, caps and sinks too."""
     case = cases(name)
-    assert reading(case.model).packed
+    assert detect_forward_mode(case.model).packed
     with by_flex():
-        assert_same(read(case.model, lambda m: logprobs(m, ONE)), case.full)
-        assert_same(read(case.adapted, lambda m: logprobs(m, ONE)), case.lora)
+        assert_same(read(case.model, lambda m: compute_pack_logprobs(m, ONE)), case.full)
+        assert_same(read(case.adapted, lambda m: compute_pack_logprobs(m, ONE)), case.lora)
 
 
 @pytest.mark.parametrize("name", PADDED)
@@ -123,16 +123,16 @@ def test_what_cannot_be_packed_says_why_and_is_padded_with_the_same_result(
     name: str, cases: Callable[[str], Case]
 ) -> None:
     case = cases(name)
-    assert not reading(case.model).packed
-    assert reading(case.model).why
-    assert_same(read(case.model, lambda m: logprobs(m, ONE)), case.full)
-    assert_same(read(case.adapted, lambda m: logprobs(m, ONE)), case.lora)
+    assert not detect_forward_mode(case.model).packed
+    assert detect_forward_mode(case.model).why
+    assert_same(read(case.model, lambda m: compute_pack_logprobs(m, ONE)), case.full)
+    assert_same(read(case.adapted, lambda m: compute_pack_logprobs(m, ONE)), case.lora)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3-moe", "mamba"])
 def test_how_rows_are_split_into_packs_changes_nothing(name: str, cases: Callable[[str], Case]) -> None:
     case = cases(name)
-    parts = packs(ROWS, 30, 4)
+    parts = build_packs(ROWS, 30, 4)
     assert len(parts) > 2
     assert_same(read(case.model, by_packs(parts)), case.full)
 
@@ -143,14 +143,16 @@ def test_experts_computed_in_groups_are_the_same(name: str, cases: Callable[[str
     model = copy.deepcopy(cases(name).model).float()
     model.set_experts_implementation("grouped_mm")
     with torch.no_grad():
-        torch.testing.assert_close(logprobs(model, ONE), cases(name).full.logp.float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            compute_pack_logprobs(model, ONE), cases(name).full.logp.float(), atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])
 def test_losses_that_depend_on_the_batch_do_not_enter(name: str, cases: Callable[[str], Case]) -> None:
     """A mixture's balancing loss and its filler tokens change nothing; an expert that nobody chose has no gradient."""
     model = tiny(name, output_router_logits=True, router_aux_loss_coef=10.0)
-    assert_same(read(model, lambda m: logprobs(m, ONE)), cases(name).full)
+    assert_same(read(model, lambda m: compute_pack_logprobs(m, ONE)), cases(name).full)
 
 
 def test_positions_that_turn_with_the_longest_row_do_not_turn_the_others() -> None:
@@ -159,11 +161,11 @@ def test_positions_that_turn_with_the_longest_row_do_not_turn_the_others() -> No
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
     model = tiny("phi3", rope_parameters=rope, original_max_position_embeddings=20)
     wanted = all_alone(model)
-    assert reading(model).packed
-    assert reading(model).turn == 20
-    assert_same(read(model, lambda m: logprobs(m, ONE)), wanted)
+    assert detect_forward_mode(model).packed
+    assert detect_forward_mode(model).turn == 20
+    assert_same(read(model, lambda m: compute_pack_logprobs(m, ONE)), wanted)
     short = [row for row in ROWS if len(row.ids) <= 20]
-    logp = read(model, lambda m: logprobs(m, pack(short, 4))).logp
+    logp = read(model, lambda m: compute_pack_logprobs(m, build_pack(short, 4))).logp
     assert_same(Read(logp, {}), Read(read(model, lambda m: torch.cat([alone(m, row) for row in short])).logp, {}))
 
 
@@ -176,25 +178,25 @@ def test_a_model_that_looks_ahead_is_refused(kind: str) -> None:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     with pytest.raises(ModelError, match="sees the tokens that it is to predict"):
-        logprobs(model, ONE)
+        compute_pack_logprobs(model, ONE)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
 def test_a_leak_would_be_seen(name: str, cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
     """The test itself can fail: causal attention over the pack's tokens, blind to who they belong to."""
     model = cases(name).model
-    assert reading(model).packed
-    monkeypatch.setattr("luthier.models.packing.logprobs.packed", _leaky)
-    leaked = read(model, lambda m: logprobs(m, ONE))
+    assert detect_forward_mode(model).packed
+    monkeypatch.setattr("luthier.models.packing.logprobs.use_pack_attention", _leaky)
+    leaked = read(model, lambda m: compute_pack_logprobs(m, ONE))
     with pytest.raises(AssertionError):
         assert_same(leaked, cases(name).full)
 
 
 def _leaky(model: Any, made: Pack, **manner: Any) -> Any:
-    from luthier.models.attention import packed
+    from luthier.models.attention import use_pack_attention
 
-    flat = pack([TokenRow([*made.ids.tolist(), 1], [0.0] * made.tokens + [1.0])])
-    return packed(model, flat, **manner)
+    flat = build_pack([TokenRow([*made.ids.tolist(), 1], [0.0] * made.tokens + [1.0])])
+    return use_pack_attention(model, flat, **manner)
 
 
 @pytest.mark.parametrize("name", ["llama", *OTHER_HEAD])
@@ -202,12 +204,12 @@ def test_logits_that_are_not_understood_are_the_models_own(name: str) -> None:
     model = tiny(name)
     if name == "llama":
         model.lm_head = torch.nn.Sequential(model.lm_head, torch.nn.Tanh())
-    assert reading(model).head is None
-    assert_same(read(model, lambda m: logprobs(m, ONE)), all_alone(model))
+    assert detect_forward_mode(model).head is None
+    assert_same(read(model, lambda m: compute_pack_logprobs(m, ONE)), all_alone(model))
 
 
 def test_the_models_own_attention_is_given_back(cases: Callable[[str], Case]) -> None:
     model = cases("llama").model
     before = model.config._attn_implementation
-    logprobs(model, ONE)
+    compute_pack_logprobs(model, ONE)
     assert model.config._attn_implementation == before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from luthier.models.attention.backends import AttentionParams, plain_attention
 from luthier.models.attention.cpu import AttentionPlan, block_attention
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.pack import TokenRow, build_pack
 
 LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=5)
 
@@ -20,7 +20,7 @@ def test_blocks_equal_the_dense_mask(
     prefix: int, tails: list[int], window: int | None, groups: int, keep: bool
 ) -> None:
     torch.manual_seed(prefix)
-    made = pack(
+    made = build_pack(
         [
             TokenRow([*([1] * prefix), *([2 + at] * tail), 9], [0.0] * (prefix + tail) + [1.0])
             for at, tail in enumerate(tails)
@@ -53,7 +53,7 @@ def test_blocks_of_subtrees_equal_the_dense_mask(
     rows: list[list[int]], prefix: int, window: int | None, together: int
 ) -> None:
     torch.manual_seed(prefix)
-    made = pack(
+    made = build_pack(
         [TokenRow([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +69,7 @@ def test_blocks_of_subtrees_equal_the_dense_mask(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_blocks_are_as_near_to_float64_as_the_dense_mask_is(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    made = pack([TokenRow([*([1] * 90), *([2 + at] * 30), 9], [0.0] * 120 + [1.0]) for at in range(4)])
+    made = build_pack([TokenRow([*([1] * 90), *([2 + at] * 30), 9], [0.0] * 120 + [1.0]) for at in range(4)])
     plan = AttentionPlan(made)
     query, key, value = (torch.randn(1, heads, made.tokens, 16, dtype=torch.float64) for heads in (6, 2, 2))
     exact = plain_attention(query, key, value, plan, AttentionParams(0.25))

@@ -15,8 +15,8 @@ from torch import Tensor
 from luthier.models.attention import select
 from luthier.models.attention.backends import AttentionParams, plain_attention, subtree_ends
 from luthier.models.attention.cpu import AttentionPlan
-from luthier.models.attention.select import PATHS, attend, candidates
-from luthier.models.packing.pack import TokenRow, pack, rounded
+from luthier.models.attention.select import PATHS, list_attention_backends, run_attention_backend
+from luthier.models.packing.pack import TokenRow, build_pack, pad_pack_size
 from models.architectures import by_flex
 
 TREES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=20), min_size=1, max_size=8)
@@ -24,10 +24,10 @@ BARE = AttentionParams(0.3)
 
 
 def tree(rows: list[list[int]], prefix: int) -> AttentionPlan:
-    made = pack(
+    made = build_pack(
         [TokenRow([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2
     )
-    return AttentionPlan(rounded(made))
+    return AttentionPlan(pad_pack_size(made))
 
 
 def states(plan: AttentionPlan, dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
@@ -117,7 +117,7 @@ LARGE = tree([[0] * 40, [1] * 40], 250)
 
 def choose() -> str:
     query, key, _ = states(LARGE)
-    return select.chosen(candidates(query, BARE), query, key, LARGE)
+    return select.choose_fastest_backend(list_attention_backends(query, BARE), query, key, LARGE)
 
 
 def test_it_is_measured_once_and_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_the_real_measurement_disturbs_nothing(cache: Path, monkeypatch: pytest.
     torch.manual_seed(4)
     before = torch.get_rng_state()
     with torch.inference_mode():
-        found = attend(*states(LARGE, torch.float32), LARGE, BARE)
+        found = run_attention_backend(*states(LARGE, torch.float32), LARGE, BARE)
     assert torch.equal(before, torch.get_rng_state())
     wanted = plain_attention(*states(LARGE, torch.float32), LARGE, BARE)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
@@ -168,13 +168,13 @@ def test_the_real_measurement_disturbs_nothing(cache: Path, monkeypatch: pytest.
 def test_small_packs_are_not_worth_a_measurement(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(monkeypatch)
     small = tree([[0, 1]], 3)
-    attend(*states(small), small, BARE)
+    run_attention_backend(*states(small), small, BARE)
     assert not watch.asked
     assert not cache.exists()
 
 
 def test_what_no_quick_path_knows_is_computed_plainly() -> None:
     query = states(LARGE)[0]
-    assert candidates(query, AttentionParams(0.3, softcap=2.0)) == ("plain",)
-    assert candidates(query, AttentionParams(0.3, sinks=torch.zeros(4))) == ("plain",)
-    assert candidates(query, AttentionParams(0.3, dropout=0.5)) == ("fused",)
+    assert list_attention_backends(query, AttentionParams(0.3, softcap=2.0)) == ("plain",)
+    assert list_attention_backends(query, AttentionParams(0.3, sinks=torch.zeros(4))) == ("plain",)
+    assert list_attention_backends(query, AttentionParams(0.3, dropout=0.5)) == ("fused",)

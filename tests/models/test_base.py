@@ -9,9 +9,9 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.core.step import PlanContext
-from luthier.models.catalog import resolve
-from luthier.models.cost import model_of
-from luthier.models.describe import describe
+from luthier.models.catalog import resolve_model_source
+from luthier.models.cost import describe_step_model
+from luthier.models.describe import describe_model_folder
 from luthier.models.sources.folder import FolderModelSource
 from luthier.models.steps.base import BaseModelStep
 from workshop import tiny_model
@@ -35,7 +35,7 @@ def test_foresight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert near.seconds is not None
     assert "MB" in near.how
-    far = BaseModelStep(source=resolve("smollm2-135m-instruct", tmp_path))
+    far = BaseModelStep(source=resolve_model_source("smollm2-135m-instruct", tmp_path))
     unknown = far.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
     assert unknown.seconds is None
     assert "network" in unknown.how
@@ -51,7 +51,7 @@ def test_the_real_model_is_what_its_publisher_says(smollm2: Artifact) -> None:
     assert card["licence"] == "apache-2.0"
     assert card["parameters"] == 134_515_008
     assert (card["tied"], card["layers"], card["vocab"], card["context"]) == (True, 30, 49152, 8192)
-    told = describe(smollm2.folder)
+    told = describe_model_folder(smollm2.folder)
     assert told.dtype == "bfloat16"
     assert told.template is not None
     assert (told.template.family, told.template.generation_marks, told.template.system_default) == (
@@ -66,5 +66,5 @@ def test_a_folder_is_known_before_it_is_taken_over(tmp_path: Path) -> None:
     tiny_model(tmp_path / "a")
     outlook = PlanContext(inputs={}, upstream={}, base=tmp_path)
     outline = BaseModelStep(source=FolderModelSource(path="a")).outline(outlook)
-    assert outline.parameters == describe(tmp_path / "a").parameters
-    assert model_of(replace(outlook, outlines={"model": outline})) == describe(tmp_path / "a")
+    assert outline.parameters == describe_model_folder(tmp_path / "a").parameters
+    assert describe_step_model(replace(outlook, outlines={"model": outline})) == describe_model_folder(tmp_path / "a")

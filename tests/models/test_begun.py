@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.generate import likelihoods, score_options
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack
-from luthier.models.packing.prefix_cache import LEAST, Beginnings, Recurring, read_once
+from luthier.models.generate import compute_loglikelihoods, score_options
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.models.packing.prefix_cache import LEAST, PrefixCache, RecurringPrefixCache, share_prefixes
 from models.test_generate import gemma, llama, mamba, opened
 
 Asked = list[tuple[list[int], list[int]]]
@@ -30,10 +30,10 @@ def asked(beginning: int, count: int = 12) -> Asked:
 
 def computed(model: Any, every: Asked, tokens: int, **more: Any) -> tuple[list[float], int]:
     """Log-likelihoods, and how many tokens the model computed for them."""
-    reading(model)
+    detect_forward_mode(model)
     seen: list[int] = []
     hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, told: seen.append(told[0].numel()))
-    found = [one.logprob for one in likelihoods(model, every, tokens=tokens, **more)]
+    found = [one.logprob for one in compute_loglikelihoods(model, every, tokens=tokens, **more)]
     hook.remove()
     return found, sum(seen)
 
@@ -47,7 +47,7 @@ def test_the_beginning_is_read_with_the_first_pack_alone(make: Any, greedy: bool
     assert found == pytest.approx(wanted, abs=1e-5)
     with torch.no_grad():
         rows = [TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after)) for before, after in every]
-        alone = [float(logprobs(model, pack([row])).sum()) for row in rows]
+        alone = [float(compute_pack_logprobs(model, build_pack([row])).sum()) for row in rows]
     assert found == pytest.approx(alone, abs=1e-5)
     assert several < once + 60, "six packs or so, rounded up to a few sizes, and not six beginnings"
 
@@ -58,7 +58,7 @@ def test_answers_right_after_the_beginning_are_read_too(make: Any) -> None:
     model = opened(make).model
     shots = next(before for before, _ in asked(50))[:50]
     every = [(shots, [token, 7]) for token in range(3, 35)]
-    wanted = [likelihoods(model, [one])[0].logprob for one in every]
+    wanted = [compute_loglikelihoods(model, [one])[0].logprob for one in every]
     found, _ = computed(model, every, 70)
     assert found == pytest.approx(wanted, abs=2e-4)
 
@@ -74,20 +74,20 @@ def test_other_packs_and_learning_are_left_alone() -> None:
     model = opened(llama).model
     every = asked(LEAST + 8)
     rows = [TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after)) for before, after in every]
-    strange = pack([TokenRow([5, 9, 11, 4], [0.0, 1.0, 1.0, 1.0])])
+    strange = build_pack([TokenRow([5, 9, 11, 4], [0.0, 1.0, 1.0, 1.0])])
     with torch.no_grad():  # where a gradient is wanted, the last bits may be others
-        wanted = logprobs(model, strange)
-    with read_once(model, rows):
+        wanted = compute_pack_logprobs(model, strange)
+    with share_prefixes(model, rows):
         with torch.no_grad():
             for row in rows[:3]:
-                logprobs(model, pack([row]))
-            assert torch.equal(logprobs(model, strange), wanted)
-        learnt = logprobs(model, pack(rows[:4]))
+                compute_pack_logprobs(model, build_pack([row]))
+            assert torch.equal(compute_pack_logprobs(model, strange), wanted)
+        learnt = compute_pack_logprobs(model, build_pack(rows[:4]))
     assert learnt.requires_grad
     learnt.sum().backward()
     after = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     model.zero_grad()
-    logprobs(model, pack(rows[:4])).sum().backward()
+    compute_pack_logprobs(model, build_pack(rows[:4])).sum().backward()
     plain = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert all(torch.equal(one, other) for one, other in zip(after, plain, strict=True))
 
@@ -95,17 +95,17 @@ def test_other_packs_and_learning_are_left_alone() -> None:
 def test_a_kept_beginning_is_found_by_the_next_call_and_gives_the_same_to_the_bit() -> None:
     model, every = opened(llama).model, asked(70, 16)
     first, second = every[:16], every[16:]
-    fresh, whole = computed(model, second, 4096, kept=Beginnings())
-    kept = Beginnings()
+    fresh, whole = computed(model, second, 4096, kept=PrefixCache())
+    kept = PrefixCache()
     computed(model, first, 4096, kept=kept)
     found, less = computed(model, second, 4096, kept=kept)
     assert found == fresh, "whoever was asked before"
     assert whole - less == 64, "a multiple of 16 tokens"
-    assert found == pytest.approx([likelihoods(model, [one])[0].logprob for one in second], abs=1e-5)
+    assert found == pytest.approx([compute_loglikelihoods(model, [one])[0].logprob for one in second], abs=1e-5)
 
 
 def test_only_a_few_beginnings_are_kept() -> None:
-    model, kept = opened(llama).model, Beginnings()
+    model, kept = opened(llama).model, PrefixCache()
     begun = [kept.of(model, [3 + at, *range(5, 40)]) for at in range(6)]
     assert kept.of(model, [8, *range(5, 40)]) is begun[5]
     assert kept.of(model, [3, *range(5, 40)]) is not begun[0]
@@ -114,10 +114,10 @@ def test_only_a_few_beginnings_are_kept() -> None:
 def test_what_comes_one_by_one_stands_on_what_came_before() -> None:
     """Each row alone, as a server reads them: from the second on, what they share is kept, whatever follows it."""
     model, every = opened(llama).model, asked(70, 8)
-    kept = Recurring()
+    kept = RecurringPrefixCache()
     counts = []
     for one in every[:6]:
-        wanted = likelihoods(model, [one])[0].logprob
+        wanted = compute_loglikelihoods(model, [one])[0].logprob
         found, tokens = computed(model, [one], 4096, kept=kept)
         assert found == pytest.approx([wanted], abs=1e-5)
         counts.append(tokens)
@@ -127,7 +127,7 @@ def test_what_comes_one_by_one_stands_on_what_came_before() -> None:
 
 
 def test_strangers_leave_what_is_kept() -> None:
-    kept = Recurring()
+    kept = RecurringPrefixCache()
     shared = list(range(5, 85))
     assert not kept.worth([*shared, 1, 2])
     assert list(kept.worth([*shared, 3])) == shared

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.techniques.adapter import Adapter
 from models.making import other_model
 from models.test_shapes import FAMILIES, moving
@@ -69,11 +69,11 @@ def test_every_family_has_it_and_is_read_packed(tmp_path: Path, kind: str) -> No
     place = other_model(tmp_path / "model", kind, **FAMILIES[kind])
     technique = Adapter(adapter_type="houlsby", reduction_factor=8.0)
     model = stirred(technique.adapt(open_folder(place, torch.float32), 1)).eval()
-    assert technique.trainable(describe(place)) == moving(model)
+    assert technique.trainable(describe_model_folder(place)) == moving(model)
     assert moving(model) == 2 * 2 * (2 * 32 * 4 + 32 + 4)
     rows = [TokenRow([5, 6, 7, *range(first, first + 6)], [0.0] * 3 + [1.0] * 6) for first in (20, 30)]
-    found = logprobs(model, pack(rows, share_from=2))
-    assert reading(model).packed, reading(model).why
+    found = compute_pack_logprobs(model, build_pack(rows, share_from=2))
+    assert detect_forward_mode(model).packed, detect_forward_mode(model).why
     logits = [torch.log_softmax(model(input_ids=torch.tensor([row.ids])).logits[0], -1) for row in rows]
     wanted = torch.stack(
         [one[at - 1, row.ids[at]] for one, row in zip(logits, rows, strict=True) for at in range(3, 9)]
@@ -82,6 +82,6 @@ def test_every_family_has_it_and_is_read_packed(tmp_path: Path, kind: str) -> No
 
 
 def test_a_place_that_a_family_lacks_is_refused(tmp_path: Path) -> None:
-    told = describe(other_model(tmp_path / "model", "opt", **FAMILIES["opt"]))
+    told = describe_model_folder(other_model(tmp_path / "model", "opt", **FAMILIES["opt"]))
     assert "no layer has an MLP" in Adapter(adapter_type="parallel").refuses("sft", told)
     assert not Adapter().refuses("sft", told)

@@ -12,7 +12,7 @@ import pytest
 from luthier.chat.messages import Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import LuthierError
-from luthier.models.token_counts import branches, counts_of
+from luthier.models.token_counts import count_branch_tokens, count_row_tokens
 from tests.chat.conversations import CONVERSATIONS, TOOLS
 from tests.chat.families import byte_level, dressed, family, names
 from workshop import tiny_tokenizer
@@ -39,7 +39,7 @@ def test_tokens_are_counted_by_the_tokenizer(kind: str, tmp_path: Path) -> None:
     tiny_tokenizer(tmp_path)
     rows = spoken(TALKS[kind])
     encoded = ChatTokenizer.load(tmp_path).encode_many(rows)
-    found = counts_of([plain(row) for row in rows], tmp_path)
+    found = count_row_tokens([plain(row) for row in rows], tmp_path)
     assert found.lengths == [len(row.ids) for row in encoded]
     assert found.answers == found.spoken == statistics.fmean(sum(row.loss_mask) for row in encoded)
     assert found.how == "tokens counted in 2 of them"
@@ -51,7 +51,7 @@ def test_only_the_last_answer_is_what_a_model_will_write(tmp_path: Path) -> None
     tiny_tokenizer(tmp_path)
     row = [turn for talk in spoken(TALKS["code"]) for turn in talk]
     text = ChatTokenizer.load(tmp_path)
-    found = counts_of([plain(row)], tmp_path)
+    found = count_row_tokens([plain(row)], tmp_path)
     assert found.answers == sum(text.encode(row).loss_mask)
     assert found.spoken == pytest.approx(sum(text.encode(row, learn="all").loss_mask), rel=0.15)
 
@@ -67,7 +67,7 @@ def test_real_templates_are_counted_as_they_are_read(name: str | None, tmp_path:
             told = text.encode(messages, tools)
         except LuthierError:
             continue  # a row that is refused when it is trained on
-        (found,) = counts_of([plain(messages, tools)], tmp_path).lengths
+        (found,) = count_row_tokens([plain(messages, tools)], tmp_path).lengths
         assert found == pytest.approx(len(told.ids), rel=0.03, abs=2), case
 
 
@@ -86,7 +86,7 @@ def test_without_a_tokenizer_words_tell_and_that_is_said(text: str, smollm2: int
     """To a half at worst, where so many characters a token would be three to six times off."""
     rows = [plain(row, TOOLS) for row in spoken([(text, text)])]
     for folder in (None, tmp_path):
-        found = counts_of(rows, folder)
+        found = count_row_tokens(rows, folder)
         assert found.answers == pytest.approx(smollm2 + 1, rel=0.45 if text[0] > "z" else 0.2)
         assert found.lengths[0] > 2 * found.answers
         assert found.how == "tokens guessed from the words of 1, as no tokenizer is here"
@@ -95,7 +95,7 @@ def test_without_a_tokenizer_words_tell_and_that_is_said(text: str, smollm2: int
 def test_long_rows_are_counted_in_fewer(tmp_path: Path) -> None:
     tiny_tokenizer(tmp_path)
     rows = [plain(row) for row in spoken([("go " * 100_000, "on")] * 12)]
-    assert counts_of(rows, tmp_path).how == "tokens counted in 3 of them"
+    assert count_row_tokens(rows, tmp_path).how == "tokens counted in 3 of them"
 
 
 def test_classes_are_read_once_where_they_begin_alike(tmp_path: Path) -> None:
@@ -103,5 +103,5 @@ def test_classes_are_read_once_where_they_begin_alike(tmp_path: Path) -> None:
     ids = ChatTokenizer.load(tmp_path).tokenizer
     classes = ["card 12", "card 13", "9"]
     alone = [len(ids.encode(name, add_special_tokens=False)) for name in classes]
-    assert branches(classes, tmp_path) == sum(alone) - (alone[0] - 1) + 3
-    assert branches(classes, None) == pytest.approx(9 * (3 + 3 + 1) / 15 + 3)
+    assert count_branch_tokens(classes, tmp_path) == sum(alone) - (alone[0] - 1) + 3
+    assert count_branch_tokens(classes, None) == pytest.approx(9 * (3 + 3 + 1) / 15 + 3)

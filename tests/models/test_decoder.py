@@ -16,15 +16,22 @@ from transformers import AutoTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.models.generate import generate
-from luthier.models.generation.cpu_decoder import speaking
-from luthier.models.generation.engine import BASE, Decoder, GenerationRequest, Sampling, Together, TokenOutput
-from luthier.models.kernels.calls import torch_only
+from luthier.models.generation.cpu_decoder import activate_adapter
+from luthier.models.generation.engine import (
+    BASE,
+    BatchedReader,
+    Decoder,
+    GenerationRequest,
+    SamplingParams,
+    TokenOutput,
+)
+from luthier.models.kernels.calls import disable_kernels
 from luthier.models.kernels.linear_ops import rows_kernels
-from luthier.models.kernels.lora import one_product
-from luthier.models.load import LoadedModel, load
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack
-from luthier.models.quiet import no_peft_warning
+from luthier.models.kernels.lora import install_fused_lora
+from luthier.models.load import LoadedModel, load_model
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.models.quiet import silence_peft_warnings
 from models.architectures import OTHER_HEAD, PACKED, PADDED, adapted, tiny
 
 SYSTEM = random.Random(5).choices(range(61), k=40)
@@ -105,13 +112,13 @@ def test_what_was_read_is_found_again() -> None:
 def test_the_same_prompt_is_read_once_by_those_who_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder(opened(llama()))
     read: list[int] = []
-    own = Together.read
+    own = BatchedReader.read
 
-    def counted(self: Together, portions: Any) -> Any:
+    def counted(self: BatchedReader, portions: Any) -> Any:
         read.extend(portion.tokens for portion in portions)
         return own(self, portions)
 
-    monkeypatch.setattr(Together, "read", counted)
+    monkeypatch.setattr(BatchedReader, "read", counted)
     tickets = [admitted(decoder, greedily([*SYSTEM[:32], at], 2)) for at in range(8)]
     finished(decoder, tickets)
     assert sum(read) == 33 + 7 + 8
@@ -148,7 +155,7 @@ def test_a_long_prompt_does_not_stall_others() -> None:
 def test_log_probabilities_are_those_of_training() -> None:
     model = llama()
     decoder = Decoder(opened(model))
-    drawn = Sampling(temperature=0.8, top_p=0.9, seed=3)
+    drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=3)
     asks = [
         GenerationRequest(ids=prompt, max_new_tokens=9, stop=(), sampling=drawn, top_logprobs=3, stream=5)
         for prompt in PROMPTS
@@ -160,7 +167,7 @@ def test_log_probabilities_are_those_of_training() -> None:
         for prompt, ticket in zip(PROMPTS, tickets, strict=True)
     ]
     with torch.no_grad():
-        wanted = logprobs(model, pack(rows))
+        wanted = compute_pack_logprobs(model, build_pack(rows))
     told = torch.tensor([one.logprob for ticket in tickets for one in found[ticket]])
     torch.testing.assert_close(told, wanted, atol=1e-4, rtol=0)
     for one in found[tickets[0]]:
@@ -173,7 +180,7 @@ def test_log_probabilities_are_those_of_training() -> None:
 def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
     decoder = Decoder(opened(llama()))
     cold = GenerationRequest(
-        ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=temperature, top_p=0.5)
+        ids=SYSTEM, max_new_tokens=8, stop=(), sampling=SamplingParams(temperature=temperature, top_p=0.5)
     )
     assert ids_of(decoder, [cold]) == ids_of(decoder, [greedily(SYSTEM, 8)])
 
@@ -181,7 +188,9 @@ def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
 @pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-9])
 def test_the_smallest_share_takes_the_likeliest(top_p: float) -> None:
     decoder = Decoder(opened(llama()))
-    narrow = GenerationRequest(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=1.0, top_p=top_p))
+    narrow = GenerationRequest(
+        ids=SYSTEM, max_new_tokens=8, stop=(), sampling=SamplingParams(temperature=1.0, top_p=top_p)
+    )
     assert ids_of(decoder, [narrow]) == ids_of(decoder, [greedily(SYSTEM, 8)])
 
 
@@ -195,7 +204,7 @@ def test_a_grammar_says_what_may_come() -> None:
         return None if len(ids) == 2 else even
 
     decoder = Decoder(opened(model))
-    for sampling in (Sampling(), Sampling(temperature=3.0, top_p=0.99)):
+    for sampling in (SamplingParams(), SamplingParams(temperature=3.0, top_p=0.99)):
         ask = GenerationRequest(ids=SYSTEM, max_new_tokens=8, stop=(), allowed=allowed, sampling=sampling)
         (ids,) = ids_of(decoder, [ask])
         assert all(one % 2 == 0 for at, one in enumerate(ids) if at != 2)
@@ -223,7 +232,7 @@ def test_it_ends_where_a_stop_or_the_context_is() -> None:
 
 def two_adapters() -> Any:
     model = adapted(llama())
-    with no_peft_warning():
+    with silence_peft_warnings():
         model.add_adapter("other", LoraConfig(r=5, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
     torch.manual_seed(8)
     with torch.no_grad():
@@ -267,7 +276,7 @@ ALONE: dict[tuple[str | None, tuple[int, ...]], list[int]] = {}
 def alone_with(adapter: str | None, prompt: tuple[int, ...]) -> list[int]:
     """What an adapter of the model would write, remembered."""
     if (adapter, prompt) not in ALONE:
-        with speaking(MODEL, adapter):
+        with activate_adapter(MODEL, adapter):
             ALONE[adapter, prompt] = alone(MODEL, list(prompt), 20)
     return ALONE[adapter, prompt]
 
@@ -337,12 +346,12 @@ def test_adapters_read_as_one_product_are_written_the_same_in_any_company(family
     if rows_kernels() is None:
         pytest.skip("no kernels here: torch's sums depend on how many rows there are")
     model = adapted(written_by(family)).to(dtype)
-    assert one_product(model) > 0
+    assert install_fused_lora(model) > 0
     ask = greedily(PROMPTS[0])
     (alone,) = numbers(Decoder(opened(model)), [ask])
     decoder = Decoder(opened(model))
     assert numbers(decoder, [*map(greedily, STRANGERS), ask])[-1] == alone
-    assert one_product(model) == 0
+    assert install_fused_lora(model) == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -364,7 +373,7 @@ def test_threads_change_no_bit(threads: int) -> None:
 def test_torch_writes_the_same_without_kernels(family: str) -> None:
     model = written_by(family)
     wanted = [alone(model, prompt, 8) for prompt in PROMPTS]
-    with torch_only():
+    with disable_kernels():
         decoder = Decoder(opened(model))
         assert ids_of(decoder, [greedily(prompt, 8) for prompt in PROMPTS]) == wanted
         assert ids_of(decoder, [greedily(prompt, 8) for prompt in PROMPTS]) == wanted
@@ -385,7 +394,7 @@ def test_an_adapter_that_is_loaded_later_speaks_too() -> None:
     model = adapted(llama()).float()
     decoder = Decoder(opened(model))
     ids_of(decoder, [greedily(PROMPTS[0], 6)])
-    with no_peft_warning():
+    with silence_peft_warnings():
         model.add_adapter("late", LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM"))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -399,7 +408,7 @@ def test_an_adapter_that_is_loaded_later_speaks_too() -> None:
 
 
 def test_dora_is_written_by_its_own_modules() -> None:
-    with no_peft_warning():
+    with silence_peft_warnings():
         made = get_peft_model(
             llama(), LoraConfig(r=3, target_modules=["q_proj", "up_proj"], use_dora=True, task_type="CAUSAL_LM")
         )
@@ -416,7 +425,7 @@ def test_dora_is_written_by_its_own_modules() -> None:
 
 
 def test_a_model_that_learns_is_written_without_dropout() -> None:
-    with no_peft_warning():
+    with silence_peft_warnings():
         lora = LoraConfig(r=3, target_modules=["qkv_proj"], lora_dropout=0.9, task_type="CAUSAL_LM")
         model = get_peft_model(written_by("phi3"), lora).train()
     with torch.no_grad():
@@ -439,7 +448,7 @@ TEXTS = [
 @pytest.mark.model
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_real_model_writes_the_same_in_any_company(smollm2: Artifact, dtype: Any) -> None:
-    loaded = load(smollm2, dtype)
+    loaded = load_model(smollm2, dtype)
     tokenizer = AutoTokenizer.from_pretrained(loaded.folder)
     prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
     shared = tokenizer("You are a careful assistant. Answer in one sentence, and say so when you do not know. ")
@@ -460,10 +469,10 @@ def test_the_real_model_writes_the_same_in_any_company(smollm2: Artifact, dtype:
 
 @pytest.mark.model
 def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifact) -> None:
-    loaded = load(smollm2, "float32")
+    loaded = load_model(smollm2, "float32")
     tokenizer = AutoTokenizer.from_pretrained(loaded.folder)
     prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
-    sampling = Sampling(temperature=1.0, seed=2)
+    sampling = SamplingParams(temperature=1.0, seed=2)
     asks = [
         GenerationRequest(ids=ids, max_new_tokens=24, stop=(), sampling=sampling, stream=at)
         for at, ids in enumerate(prompts)
@@ -474,7 +483,7 @@ def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifa
         for ids, own in zip(prompts, found, strict=True)
     ]
     with torch.no_grad():
-        wanted = logprobs(loaded.model, pack(rows))
+        wanted = compute_pack_logprobs(loaded.model, build_pack(rows))
     told = torch.tensor([value for own in found for _, value in own])
     assert (told - wanted).abs().max() <= 1e-3
 

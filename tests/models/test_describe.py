@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models.describe import activation_bytes, describe, describe_template, training_memory
+from luthier.models.describe import activation_bytes, describe_model_folder, describe_template, training_memory
 from models.making import other_model
 from workshop import TEMPLATE, tiny_model
 
@@ -19,7 +19,7 @@ def test_counts_agree_with_transformers(tmp_path: Path, kind: str, tied: bool) -
     from transformers import AutoModelForCausalLM
 
     place = other_model(tmp_path / "model", kind, tied=tied)
-    told = describe(place)
+    told = describe_model_folder(place)
     model = AutoModelForCausalLM.from_pretrained(place)
     assert told.parameters == model.num_parameters()
     assert told.tied is tied
@@ -34,11 +34,11 @@ def test_a_tied_head_that_lies_in_the_file_counts_once(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     place = tiny_model(tmp_path / "model")
-    before = describe(place).parameters
+    before = describe_model_folder(place).parameters
     weights = load_file(place / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
-    assert describe(place).parameters == before
+    assert describe_model_folder(place).parameters == before
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_generation_marks_tools_and_default_system_message() -> None:
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="no safetensors"):
-        describe(tmp_path)
+        describe_model_folder(tmp_path)
     with pytest.raises(ModelError, match="cannot be read"):
-        describe(tmp_path / "nowhere")
+        describe_model_folder(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -95,12 +95,12 @@ def test_activations_are_near_what_autograd_keeps(tmp_path: Path, kind: str, tok
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.model(torch.arange(tokens)[None] % 400).last_hidden_state
     del hidden
-    predicted = activation_bytes(describe(place), tokens, 4)
+    predicted = activation_bytes(describe_model_folder(place), tokens, 4)
     assert 0.7 < predicted / sum(kept.values()) < 1.3
 
 
 def test_memory_grows_with_what_moves(tmp_path: Path) -> None:
-    told = describe(tiny_model(tmp_path / "model"))
+    told = describe_model_folder(tiny_model(tmp_path / "model"))
     lora = training_memory(told, "lora", 1000, 512)
     full = training_memory(told, "full", told.parameters, 512)
     assert lora.total < full.total
@@ -115,8 +115,8 @@ def test_describing_loads_no_torch() -> None:
 
     code = (
         "import sys, luthier.models.describe, luthier.models.catalog, luthier.models.steps.base;"
-        "from luthier.core.component import members; from luthier.models.source import ModelSource;"
-        "print(sorted(members(ModelSource)), 'torch' in sys.modules, 'transformers' in sys.modules)"
+        "from luthier.core.component import components_by_kind; from luthier.models.source import ModelSource;"
+        "print(sorted(components_by_kind(ModelSource)), 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['endpoint', 'folder', 'gguf', 'hub', 'wheel'] False False"

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from luthier.core.errors import ModelError
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import pack
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import build_pack
 from models.architectures import HEADS, LATENT, SIZES, Double, alone, forest, gradients
 
 ROWS = [row for row in forest() if row.targets]
@@ -88,9 +88,9 @@ def test_it_is_read_as_separate_rows_or_refused(kind: str) -> None:
             pytest.skip(f"transformers makes no small one of it: {type(error).__name__}: {error}"[:200])
         if _looks_ahead(model):
             with pytest.raises(ModelError, match="sees the tokens that it is to predict"):
-                reading(model)
+                detect_forward_mode(model)
             return
-        found = logprobs(model, pack(ROWS, 4))
+        found = compute_pack_logprobs(model, build_pack(ROWS, 4))
         torch.testing.assert_close(found, wanted, atol=1e-9, rtol=0)
         exact, mine = (gradients(model, (logp * weights).sum()) for logp in (wanted, found))
     for name, gradient in exact.items():

@@ -16,9 +16,9 @@ import torch
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.models.export.checkpoint import export
-from luthier.models.load import load
-from luthier.models.quiet import no_peft_warning
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.load import load_model
+from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sources.hub import HubModelSource
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
@@ -32,7 +32,7 @@ IDS = torch.tensor([[1, 50, 60, 70, 80]])
 
 
 def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad(), no_peft_warning():
+    with torch.no_grad(), silence_peft_warnings():
         found: torch.Tensor = model(input_ids=IDS).logits
     return found
 
@@ -40,7 +40,7 @@ def logits(model: Any) -> torch.Tensor:
 def opened_by_peft(folder: Path, name: str = "AutoPeftModelForCausalLM", **more: Any) -> Any:
     import peft
 
-    with no_peft_warning():
+    with silence_peft_warnings():
         return getattr(peft, name).from_pretrained(folder, **more).eval()
 
 
@@ -72,10 +72,10 @@ def test_a_base_that_is_nowhere_published_goes_along(tmp_path: Path, monkeypatch
     store, base = tiny_base(tmp_path)
     adapter = tiny_adapter(store, base)
     monkeypatch.chdir(tmp_path)
-    to = export(adapter, Path("out"), "adapter")
+    to = export_model_folder(adapter, Path("out"), "adapter")
     assert named_base(to)["base_model_name_or_path"] == str(tmp_path / "out" / "base")
     monkeypatch.chdir("/")
-    wanted = logits(load(adapter, "float32").model)
+    wanted = logits(load_model(adapter, "float32").model)
     torch.testing.assert_close(logits(opened_by_peft(to)), wanted)
     tokenizer = AutoTokenizer.from_pretrained(to)
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base.folder).chat_template
@@ -85,7 +85,7 @@ def test_a_base_that_is_nowhere_published_goes_along(tmp_path: Path, monkeypatch
 def test_the_program_of_the_readme_runs_and_its_folder_may_be_moved(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     adapter = tiny_adapter(store, base)
-    to = export(adapter, tmp_path / "out", "adapter")
+    to = export_model_folder(adapter, tmp_path / "out", "adapter")
     moved = to.rename(tmp_path / "elsewhere")
     said = run(moved, "\nprint('and', float(model(ids['input_ids']).logits[0, -1, 7]))")
     assert "and " in said
@@ -95,20 +95,20 @@ def test_the_program_of_the_readme_runs_and_its_folder_may_be_moved(tmp_path: Pa
 def test_the_program_of_a_whole_model_puts_the_prompt_in_front(tmp_path: Path) -> None:
     _, base = tiny_base(tmp_path)
     before = {"messages": [{"role": "system", "content": "Answer in one word."}], "system": "usual"}
-    to = export(base, tmp_path / "out", "hf", before=before)
+    to = export_model_folder(base, tmp_path / "out", "hf", before=before)
     assert "'system', 'user'" in run(to, "\nprint([turn['role'] for turn in messages])")
 
 
 def test_without_its_base_the_adapter_names_the_stores(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     adapter = tiny_adapter(store, base)
-    to = export(adapter, tmp_path / "out", "adapter", with_base=False)
+    to = export_model_folder(adapter, tmp_path / "out", "adapter", with_base=False)
     assert not (to / "base").exists()
     assert named_base(to)["base_model_name_or_path"] == str(base.folder)
-    torch.testing.assert_close(logits(opened_by_peft(to)), logits(load(adapter, "float32").model))
-    with no_peft_warning():
+    torch.testing.assert_close(logits(opened_by_peft(to)), logits(load_model(adapter, "float32").model))
+    with silence_peft_warnings():
         exec(compile(program(to).replace('"."', repr(str(to))), "README.md", "exec"), found := {})
-    torch.testing.assert_close(logits(found["model"]), logits(load(adapter, "float32").model))
+    torch.testing.assert_close(logits(found["model"]), logits(load_model(adapter, "float32").model))
 
 
 @pytest.mark.parametrize("under", ["adapter", "full"])
@@ -116,8 +116,10 @@ def test_what_was_tuned_over_a_model_made_here_goes_along_with_it(tmp_path: Path
     store, base = tiny_base(tmp_path)
     lower = tiny_adapter(store, base, seed=1) if under == "adapter" else full_tune(store, base)
     upper = tiny_adapter(store, lower, seed=2)
-    to = export(upper, tmp_path / "out", "adapter")
-    torch.testing.assert_close(logits(opened_by_peft(to)), logits(load(upper, "float32").model), atol=1e-5, rtol=1e-4)
+    to = export_model_folder(upper, tmp_path / "out", "adapter")
+    torch.testing.assert_close(
+        logits(opened_by_peft(to)), logits(load_model(upper, "float32").model), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,15 +128,15 @@ def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch:
         adapter = tiny_adapter(store, make_base(store, HubModelSource(id="acme/tiny", online=True), tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])  # was read when imported
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", os.environ["HF_HUB_CACHE"])
-        to = export(adapter, tmp_path / "out", "adapter")
+        to = export_model_folder(adapter, tmp_path / "out", "adapter")
         assert not (to / "base").exists()
         told = named_base(to)
         assert (told["base_model_name_or_path"], told["revision"]) == ("acme/tiny", COMMIT)
-        torch.testing.assert_close(logits(opened_by_peft(to)), logits(load(adapter, "float32").model))
+        torch.testing.assert_close(logits(opened_by_peft(to)), logits(load_model(adapter, "float32").model))
         assert f'from_pretrained("acme/tiny", revision="{COMMIT}")' in program(to)
-        beside = export(adapter, tmp_path / "beside", "adapter", with_base=True)
+        beside = export_model_folder(adapter, tmp_path / "beside", "adapter", with_base=True)
     assert named_base(beside)["base_model_name_or_path"] == str(beside / "base")
-    torch.testing.assert_close(logits(opened_by_peft(beside)), logits(load(adapter, "float32").model))
+    torch.testing.assert_close(logits(opened_by_peft(beside)), logits(load_model(adapter, "float32").model))
 
 
 def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
@@ -147,16 +149,16 @@ def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
         Tune(data="data", technique=Adapter(), **quick),
     ):
         tuned = shop.tune(step)
-        to = export(tuned, tmp_path / tuned.digest, "adapter")
+        to = export_model_folder(tuned, tmp_path / tuned.digest, "adapter")
         monkeypatch.chdir(to)
-        with no_peft_warning():
+        with silence_peft_warnings():
             exec(compile(program(to), "README.md", "exec"), found := {})
-        torch.testing.assert_close(logits(found["model"]), logits(load(tuned, "float32").model))
+        torch.testing.assert_close(logits(found["model"]), logits(load_model(tuned, "float32").model))
         if "classes" in found:
             name = "AutoPeftModelForSequenceClassification"
             auto = opened_by_peft(to, name, num_labels=len(found["classes"]))
             auto.config.pad_token_id = found["model"].config.pad_token_id
-            torch.testing.assert_close(logits(auto), logits(load(tuned, "float32").model))
+            torch.testing.assert_close(logits(auto), logits(load_model(tuned, "float32").model))
 
 
 @pytest.mark.model
@@ -165,10 +167,10 @@ def test_the_real_models_adapter_opens_from_anywhere(
 ) -> None:
     store = Store(tmp_path / "store", shared=Store(smollm2.folder.parent.parent))
     adapter = tiny_adapter(store, smollm2)
-    to = export(adapter, tmp_path / "out", "adapter")
+    to = export_model_folder(adapter, tmp_path / "out", "adapter")
     monkeypatch.chdir("/")
     opened = opened_by_peft(to, dtype="float32")
-    torch.testing.assert_close(logits(opened), logits(load(adapter, "float32").model), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(logits(opened), logits(load_model(adapter, "float32").model), atol=1e-3, rtol=1e-3)
     assert run(to).strip(), "it answers"
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError, ModelError
-from luthier.models.export.checkpoint import Format, export
+from luthier.models.export.checkpoint import Format, export_model_folder
 from luthier.models.gguf.reader import open_gguf
-from luthier.models.load import load, open_folder
-from luthier.models.quiet import no_peft_warning
+from luthier.models.load import load_model, open_folder
+from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Technique
 from tuning import Bench, bench
 
-TECHNIQUES = {kind: found for kind, found in members(AnyTechnique).items() if issubclass(found, Technique)}
+TECHNIQUES = {kind: found for kind, found in components_by_kind(AnyTechnique).items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 WHOLE = {"full", "layers"}
 PROMPTS = {"prompt": "learns a prompt", "p_tuning": "learns a prompt", "prefix": "learns a prompt"}
@@ -51,14 +51,14 @@ def tuned(shop: Bench) -> dict[str, Artifact]:
 
 
 def logits(model: Any) -> torch.Tensor:
-    with no_peft_warning(), torch.no_grad():
+    with silence_peft_warnings(), torch.no_grad():
         found: torch.Tensor = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[:, -5:]
     return found
 
 
 def refused(artifact: Artifact, to: Path, format: Format, why: str) -> None:
     with pytest.raises(ModelError, match=why):
-        export(artifact, to, format)
+        export_model_folder(artifact, to, format)
     assert not to.exists()
 
 
@@ -68,7 +68,7 @@ def test_as_an_adapter(kind: str, tuned: dict[str, Artifact], tmp_path: Path) ->
         refused(tuned[kind], tmp_path / "out", "adapter", "whole model")
         return
     heard: list[str] = []
-    to = export(tuned[kind], tmp_path / "out", "adapter", say=heard.append)
+    to = export_model_folder(tuned[kind], tmp_path / "out", "adapter", say=heard.append)
     assert "16 of 16 greedy tokens" in heard[0]
     card = (to / "README.md").read_text()
     assert ("teaches PEFT this type" in card) is (kind == "adapter")
@@ -81,10 +81,10 @@ def test_as_whole_weights(kind: str, format: Format, tuned: dict[str, Artifact],
     if kind in UNMERGED:
         refused(tuned[kind], tmp_path / "out", format, UNMERGED[kind])
         return
-    to = export(tuned[kind], tmp_path / "out", format)
+    to = export_model_folder(tuned[kind], tmp_path / "out", format)
     came = open_gguf(next(to.glob("*.gguf"))) if format == "gguf" else open_folder(to, torch.float32)
     assert came.lm_head.weight is came.model.embed_tokens.weight
-    wanted = logits(load(tuned[kind], "float32").model)
+    wanted = logits(load_model(tuned[kind], "float32").model)
     torch.testing.assert_close(logits(came), wanted, atol=0.05 if format == "gguf" else 1e-4, rtol=1e-3)
     base = open_folder(tuned[kind].parent("model").folder, torch.float32)
     assert (logits(came) - logits(base)).abs().max() > 0.06
@@ -94,13 +94,13 @@ def test_as_whole_weights(kind: str, format: Format, tuned: dict[str, Artifact],
 def test_what_was_learnt_over_a_quantized_base_goes_out_dequantized(
     format: Format, tuned: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    to = export(tuned["qlora"], tmp_path / "out", format, dequantize=True)
+    to = export_model_folder(tuned["qlora"], tmp_path / "out", format, dequantize=True)
     came = open_gguf(next(to.glob("*.gguf"))) if format == "gguf" else open_folder(to, torch.float32)
-    wanted = logits(load(tuned["qlora"], "float32").model)
+    wanted = logits(load_model(tuned["qlora"], "float32").model)
     torch.testing.assert_close(logits(came), wanted, atol=0.05 if format == "gguf" else 1e-4, rtol=1e-3)
 
 
 def test_dequantize_is_refused_where_it_means_nothing(tuned: dict[str, Artifact], tmp_path: Path) -> None:
     for kind, format in (("lora", "merged"), ("qlora", "adapter"), ("full", "hf")):
         with pytest.raises(InputError, match="nothing is merged into a quantized base"):
-            export(tuned[kind], tmp_path / "out", format, dequantize=True)  # type: ignore[arg-type]  # one of the forms
+            export_model_folder(tuned[kind], tmp_path / "out", format, dequantize=True)  # type: ignore[arg-type]  # one of the forms

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from luthier.core.errors import DataError
-from luthier.models.generate import generate, score_options, stream
-from luthier.models.generation.engine import Sampling, draw
+from luthier.models.generate import generate, score_options, stream_token_ids
+from luthier.models.generation.engine import SamplingParams, sample_top_p
 from luthier.models.load import LoadedModel
 
 SIZES: dict[str, Any] = {"vocab_size": 53, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -70,25 +70,27 @@ def test_each_prompt_is_answered_as_if_alone(make: Any, tokens: int) -> None:
     assert found == wanted
     assert heard[-1] == (5, 5)
     assert len({len(ids) for ids in found}) > 1
-    assert list(stream(loaded, PROMPTS[2], 9, stop)) == wanted[2]
+    assert list(stream_token_ids(loaded, PROMPTS[2], 9, stop)) == wanted[2]
 
 
 def test_sampling_does_not_depend_on_the_batch() -> None:
     loaded = opened(llama)
-    sampling = Sampling(temperature=1.5, top_p=0.9, seed=4)
+    sampling = SamplingParams(temperature=1.5, top_p=0.9, seed=4)
     together = generate(loaded, PROMPTS, 8, set(), sampling=sampling)
     alone = generate(loaded, PROMPTS, 8, set(), sampling=sampling, tokens=1)
     assert together == alone
-    assert together != generate(loaded, PROMPTS, 8, set(), sampling=Sampling(temperature=1.5, seed=5))
-    assert generate(loaded, PROMPTS, 8, set(), sampling=Sampling(temperature=1e-4)) == generate(loaded, PROMPTS, 8, [])
+    assert together != generate(loaded, PROMPTS, 8, set(), sampling=SamplingParams(temperature=1.5, seed=5))
+    assert generate(loaded, PROMPTS, 8, set(), sampling=SamplingParams(temperature=1e-4)) == generate(
+        loaded, PROMPTS, 8, []
+    )
 
 
 def test_only_the_likeliest_tokens_are_drawn() -> None:
     shares = torch.tensor([0.1, 0.5, 0.05, 0.35])
     chance = torch.Generator().manual_seed(0)
-    assert {draw(shares, 0.6, chance) for _ in range(60)} == {1, 3}
-    assert {draw(shares, 0.01, chance) for _ in range(9)} == {1}
-    assert {draw(shares, 1.0, chance) for _ in range(200)} == {0, 1, 2, 3}
+    assert {sample_top_p(shares, 0.6, chance) for _ in range(60)} == {1, 3}
+    assert {sample_top_p(shares, 0.01, chance) for _ in range(9)} == {1}
+    assert {sample_top_p(shares, 1.0, chance) for _ in range(200)} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("make", [llama, gemma, mamba])
@@ -154,4 +156,4 @@ def test_what_tells_whether_it_is_enough_ends_a_text(make: Any) -> None:
     short = [ids[: ids.index(next(iter(stop))) + 1] if stop & set(ids) else ids for ids in wanted]
     assert generate(loaded, PROMPTS, 14, lambda ids: ids[-1] in stop) == short
     assert generate(loaded, PROMPTS, 0, stop) == [[]] * len(PROMPTS)
-    assert list(stream(loaded, PROMPTS[0], 0, stop)) == []
+    assert list(stream_token_ids(loaded, PROMPTS[0], 0, stop)) == []

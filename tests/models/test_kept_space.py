@@ -100,5 +100,5 @@ def test_other_weights_than_those_it_was_kept_with_are_told(tmp_path: Path) -> N
 def test_a_space_of_another_embedder_is_not_kept_as_ones_own(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "tiny")
     space = Encoder(model="tiny").space([], base=tmp_path, seed=0)
-    with pytest.raises(TypeError, match="Sentences"):
+    with pytest.raises(TypeError, match="SentenceEncoder"):
         save_space(Lsa(), space, tmp_path / "space", base=tmp_path)

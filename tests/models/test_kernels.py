@@ -16,21 +16,27 @@ from transformers.models.gptj import modeling_gptj as gptj
 from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_emb
 
 from luthier.models.kernels import calls, gates, rotary
-from luthier.models.kernels.calls import Kernels, at, how_computed, kernels_of, torch_only
-from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled, compiler
-from luthier.models.kernels.trial import passes
+from luthier.models.kernels.calls import (
+    Kernels,
+    describe_kernels,
+    disable_kernels,
+    get_kernel_names,
+    get_tensor_kernels,
+)
+from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library, find_c_compiler
+from luthier.models.kernels.trial import pass_kernel_trial
 from luthier.models.packing.head import LogitTransform, OutputHead
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack
 
 LIKE = torch.zeros(1, dtype=torch.bfloat16)
 
 
 @pytest.fixture
 def kernels() -> Kernels:
-    found = at(LIKE)
+    found = get_tensor_kernels(LIKE)
     if found is None:
-        pytest.skip(f"no kernels here (compiler: {compiler()})")
+        pytest.skip(f"no kernels here (compiler: {find_c_compiler()})")
     return found
 
 
@@ -192,7 +198,7 @@ def test_a_head_with_kernels_is_as_one_without(
     quick = found()
     assert len(calls) >= 3, "the kernels take part in each piece"
     calls.clear()
-    with torch_only():
+    with disable_kernels():
         plain = found()
     assert not calls
     for one, other in zip(quick, plain, strict=True):
@@ -212,37 +218,37 @@ def test_a_kernel_that_is_wrong_is_never_used(kernels: Kernels, one_cache: Path)
         def gated(self, gate: Tensor, up: Tensor) -> Tensor:
             return super().gated(gate, up) * 1.1
 
-    tried: list[Compiled] = []
+    tried: list[CompiledLibrary] = []
 
-    def wrong(made: Compiled) -> bool:
+    def wrong(made: CompiledLibrary) -> bool:
         tried.append(made)
-        return passes(Wrong(made))
+        return pass_kernel_trial(Wrong(made))
 
-    assert compiled("bf16.c", wrong, *IN_ANY_ORDER) is None
-    assert compiled("bf16.c", wrong, *IN_ANY_ORDER) is None
+    assert compile_library("bf16.c", wrong, *IN_ANY_ORDER) is None
+    assert compile_library("bf16.c", wrong, *IN_ANY_ORDER) is None
     assert len(tried) == 1  # it is remembered
-    assert at(LIKE) is None
+    assert get_tensor_kernels(LIKE) is None
 
 
 def test_without_a_compiler_torch_computes(one_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "false")
-    assert compiled("bf16.c", lambda _: True) is None
+    assert compile_library("bf16.c", lambda _: True) is None
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert compiled("bf16.c", lambda _: True) is None
+    assert compile_library("bf16.c", lambda _: True) is None
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(one_cache))
-    assert compiler() is None
-    assert at(LIKE) is None
-    with torch_only():  # others may have been opened before
-        assert "C compiler" in how_computed(torch.nn.Linear(2, 2, dtype=torch.bfloat16))
-        assert not how_computed(torch.nn.Linear(2, 2))
+    assert find_c_compiler() is None
+    assert get_tensor_kernels(LIKE) is None
+    with disable_kernels():  # others may have been opened before
+        assert "C compiler" in describe_kernels(torch.nn.Linear(2, 2, dtype=torch.bfloat16))
+        assert not describe_kernels(torch.nn.Linear(2, 2))
 
 
 def test_other_numbers_and_a_while_without_are_left_to_torch(kernels: Kernels) -> None:
-    assert at(LIKE.float()) is None
-    with torch_only():
-        assert at(LIKE) is None
-    assert at(LIKE) is kernels
+    assert get_tensor_kernels(LIKE.float()) is None
+    with disable_kernels():
+        assert get_tensor_kernels(LIKE) is None
+    assert get_tensor_kernels(LIKE) is kernels
 
 
 def llama(dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -259,7 +265,7 @@ def read(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
     shared, tails = [3 + at % 50 for at in range(40)], [[5, 9, 2, 7], [5, 8, 1], [11, 4, 4, 6, 30]]
     rows = [TokenRow([*shared, *tail], [0.0] * len(shared) + [1.0] * len(tail)) for tail in tails]
     model.zero_grad()
-    found = logprobs(model, pack(rows))
+    found = compute_pack_logprobs(model, build_pack(rows))
     found.sum().backward()
     return found.detach(), {name: one.grad.float() for name, one in model.named_parameters() if one.grad is not None}
 
@@ -267,11 +273,11 @@ def read(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
 def test_a_model_reads_and_learns_as_nearly_to_fp32_as_with_torch(kernels: Kernels) -> None:
     exact, slopes_exact = read(llama(torch.float32))
     model = llama()
-    reading(model)
-    assert kernels_of(model).startswith(kernels.name)
+    detect_forward_mode(model)
+    assert get_kernel_names(model).startswith(kernels.name)
     assert isinstance(model.model.layers[0].mlp.forward, gates._Forward)
     found, slopes_found = read(model)
-    with torch_only():
+    with disable_kernels():
         plain, slopes_plain = read(model)
     assert not torch.equal(found, plain)  # the kernels took part
     assert (found - exact).norm() <= 1.2 * (plain - exact).norm() + 1e-3
@@ -283,9 +289,9 @@ def test_a_model_reads_and_learns_as_nearly_to_fp32_as_with_torch(kernels: Kerne
 
 def test_other_gates_and_other_angles_are_left_alone(kernels: Kernels) -> None:
     config = GemmaConfig(hidden_size=32, intermediate_size=24)
-    assert gates.install(GemmaMLP(config).bfloat16()) == 0
-    assert gates.install(LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=24))) == 0
-    assert gates.install(LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=24)).bfloat16()) == 1
+    assert gates.install_gated_mlp(GemmaMLP(config).bfloat16()) == 0
+    assert gates.install_gated_mlp(LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=24))) == 0
+    assert gates.install_gated_mlp(LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=24)).bfloat16()) == 1
 
     def interleaved(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         turned = [torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) for x in (q, k)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.generate import likelihoods
+from luthier.models.generate import compute_loglikelihoods
 from models.test_generate import gemma, llama, mamba, opened
 
 
@@ -26,7 +26,9 @@ def asked(count: int = 14) -> list[tuple[list[int], list[int]]]:
 @pytest.mark.parametrize("make", [llama, gemma, mamba])
 def test_as_rows_of_their_own(make: Any) -> None:
     model = opened(make).model
-    for (before, after), told in zip(asked(), likelihoods(model, asked(), tokens=40, greedy=True), strict=True):
+    for (before, after), told in zip(
+        asked(), compute_loglikelihoods(model, asked(), tokens=40, greedy=True), strict=True
+    ):
         logits = model(input_ids=torch.tensor([[*before, *after]]), use_cache=False).logits[0].detach().double()
         logp = torch.log_softmax(logits, -1)[len(before) - 1 : -1]
         assert told.logprob == pytest.approx(float(logp[range(len(after)), after].sum()), abs=2e-4)
@@ -39,16 +41,16 @@ def test_some_answers_are_what_greedy_writing_says() -> None:
     ids = [5, 9, 11]
     for _ in range(3):
         ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-    told = likelihoods(model, [(ids[:3], ids[3:]), (ids[:3], [*ids[3:5], ids[5] ^ 1])], greedy=True)
+    told = compute_loglikelihoods(model, [(ids[:3], ids[3:]), (ids[:3], [*ids[3:5], ids[5] ^ 1])], greedy=True)
     assert [one.greedy for one in told] == [True, False]
 
 
 def test_neighbours_order_and_size_change_nothing() -> None:
     model, every = opened(llama).model, asked()
-    wanted = [one.logprob for one in likelihoods(model, every)]
+    wanted = [one.logprob for one in compute_loglikelihoods(model, every)]
     for tokens in (12, 30, 4096):
         shuffled = random.Random(tokens).sample(range(len(every)), len(every))
-        found = likelihoods(model, [every[at] for at in shuffled], tokens=tokens)
+        found = compute_loglikelihoods(model, [every[at] for at in shuffled], tokens=tokens)
         assert [one.logprob for one in found] == pytest.approx([wanted[at] for at in shuffled], abs=1e-5)
-    alone = [likelihoods(model, [one])[0].logprob for one in every]
+    alone = [compute_loglikelihoods(model, [one])[0].logprob for one in every]
     assert alone == pytest.approx(wanted, abs=1e-5)

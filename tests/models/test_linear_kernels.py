@@ -13,15 +13,17 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.models.kernels import linear_ops, lora
-from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compile import IN_ANY_ORDER, compiled, compiler
-from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, serves
-from luthier.models.kernels.lora import one_product
-from luthier.models.kernels.trial import adapts
-from luthier.models.quiet import no_peft_warning
+from luthier.models.kernels.calls import disable_kernels
+from luthier.models.kernels.compile import IN_ANY_ORDER, compile_library, find_c_compiler
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, supports_linear
+from luthier.models.kernels.lora import install_fused_lora
+from luthier.models.kernels.trial import pass_lora_trial
+from luthier.models.quiet import silence_peft_warnings
 
 KERNELS = linear_kernels()
-pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no kernels for linear layers here (compiler: {compiler()})")
+pytestmark = pytest.mark.skipif(
+    KERNELS is None, reason=f"no kernels for linear layers here (compiler: {find_c_compiler()})"
+)
 
 
 @pytest.fixture
@@ -153,8 +155,8 @@ def test_where_nothing_below_learns_the_rest_is_the_same(kernels: LinearKernels)
     ids=["fp32", "few rows", "width", "turned", "outputs", "rank"],
 )
 def test_what_they_cannot_compute_is_left_to_torch(x: Tensor, out: int, rank: int) -> None:
-    assert serves(torch.ones(40, 64).bfloat16(), [AdapterSlice(slice(0, 32), slice(0, 8), 1.0)])
-    assert not serves(x, [AdapterSlice(slice(0, out), slice(0, rank), 1.0)])
+    assert supports_linear(torch.ones(40, 64).bfloat16(), [AdapterSlice(slice(0, 32), slice(0, 8), 1.0)])
+    assert not supports_linear(x, [AdapterSlice(slice(0, out), slice(0, rank), 1.0)])
 
 
 def adapted(**settings: Any) -> Any:
@@ -164,7 +166,7 @@ def adapted(**settings: Any) -> Any:
         num_key_value_heads=2, attention_bias=True, tie_word_embeddings=False,
     )  # fmt: skip
     told = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **{"r": 8, **settings})
-    with no_peft_warning():
+    with silence_peft_warnings():
         made = get_peft_model(LlamaForCausalLM(config).bfloat16(), told)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -182,9 +184,9 @@ def gradients(model: Any) -> dict[str, Tensor]:
 
 def test_a_whole_model_learns_what_it_learns_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = adapted(use_rslora=True), []
-    one_product(model)
+    install_fused_lora(model)
     for _ in range(2):
-        with torch_only():
+        with disable_kernels():
             wanted = gradients(model)
     monkeypatch.setattr(lora, "linear_kernels", lambda: calls.append(1) or linear_kernels())
     found = gradients(model)
@@ -196,7 +198,7 @@ def test_a_whole_model_learns_what_it_learns_by_torch(monkeypatch: pytest.Monkey
 
 def test_layers_that_are_read_apart_read_their_own_rows() -> None:
     model = adapted()
-    one_product(model)
+    install_fused_lora(model)
     for _ in range(2):
         gradients(model)
     attention = model.get_base_model().model.layers[0].self_attn
@@ -214,7 +216,7 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
             out, inside = super().forward(*given)
             return out * 1.1, inside
 
-    assert compiled("linear.c", lambda made: adapts(Wrong(made)), *IN_ANY_ORDER) is None
+    assert compile_library("linear.c", lambda made: pass_lora_trial(Wrong(made)), *IN_ANY_ORDER) is None
     assert linear_kernels() is None
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
-    assert not adapts(kernels)
+    assert not pass_lora_trial(kernels)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from luthier.models.kernels.calls import torch_only
+from luthier.models.kernels.calls import disable_kernels
 from luthier.models.packing import head as heads
-from luthier.models.packing.head import LogitTransform, OutputHead, shaped
-from luthier.models.packing.logprobs import likeliest, logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.head import LogitTransform, OutputHead, transform_logits
+from luthier.models.packing.logprobs import compute_pack_logprobs, compute_top_tokens, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack
 
 SHAPES = [LogitTransform(1.0, None), LogitTransform(0.25, None), LogitTransform(1.0, 3.0), LogitTransform(2.0, 1.5)]
 
@@ -27,10 +27,10 @@ def test_pieces_equal_whole_logits(
     linear = torch.nn.Linear(8, 29, bias=bias, dtype=torch.float64).requires_grad_(trained)
     states = torch.randn(37, 8, dtype=torch.float64, requires_grad=True)
     targets, up = torch.randint(29, (37,)), torch.randn(37, dtype=torch.float64)
-    likeliest_ids = shaped(linear(states), shape).argmax(-1)
+    likeliest_ids = transform_logits(linear(states), shape).argmax(-1)
     targets[::2] = likeliest_ids[::2]
     leaves = [states, *(linear.parameters() if trained else ())]
-    whole = torch.log_softmax(shaped(linear(states), shape), -1).gather(1, targets[:, None])[:, 0]
+    whole = torch.log_softmax(transform_logits(linear(states), shape), -1).gather(1, targets[:, None])[:, 0]
     wanted = torch.autograd.grad((whole * up).sum(), leaves)
     first = torch.zeros(37, dtype=torch.bool)
     found = OutputHead(linear, shape).logprobs(states, targets, first=first)
@@ -51,7 +51,7 @@ def test_choices_equal_whole_logits(
     targets, up = torch.randint(29, (37,)), torch.randn(37, 5, dtype=torch.float64)
     choices = torch.rand(37, 29).topk(4).indices
     leaves = [states, *(linear.parameters() if trained else ())]
-    logits = shaped(linear(states), shape)
+    logits = transform_logits(linear(states), shape)
     one = torch.log_softmax(logits, -1).gather(1, targets[:, None])
     whole = torch.cat([one, torch.log_softmax(logits / heat, -1).gather(1, choices)], 1)
     wanted = torch.autograd.grad((whole * up).sum(), leaves)
@@ -87,14 +87,14 @@ def test_a_pack_with_choices_is_read_at_its_targets_and_choices(understood: bool
     if not understood:  # a head that does more than a linear layer: the model's own logits are used
         made.lm_head = torch.nn.Sequential(made.lm_head)
         made.get_output_embeddings = lambda: made.lm_head
-    assert (reading(made).head is not None) is understood
-    taught = likeliest(made, pack(rows()), 6, below=100, temperature=2.0)
+    assert (detect_forward_mode(made).head is not None) is understood
+    taught = compute_top_tokens(made, build_pack(rows()), 6, below=100, temperature=2.0)
     assert taught.choices is not None
     assert int(taught.choices.max()) < 100
-    found = logprobs(made, taught)
+    found = compute_pack_logprobs(made, taught)
     assert found.shape == (10, 7)
     torch.testing.assert_close(found[:, 1:], taught.teacher)
-    torch.testing.assert_close(found[:, 0], logprobs(made, pack(rows())))
+    torch.testing.assert_close(found[:, 0], compute_pack_logprobs(made, build_pack(rows())))
 
 
 def model(dtype: torch.dtype, tied: bool = True) -> Any:
@@ -114,20 +114,20 @@ def rows() -> list[TokenRow]:
 
 def test_a_bf16_model_gives_fp32_log_probabilities_as_exact_as_an_fp32_head() -> None:
     made = model(torch.bfloat16)
-    packed = pack(rows())
+    packed = build_pack(rows())
     with torch.no_grad():
-        found = logprobs(made, packed)
+        found = compute_pack_logprobs(made, packed)
         hidden = made.model(input_ids=packed.ids[None], use_cache=False).last_hidden_state  # rows share nothing
         assert hidden.dtype == torch.bfloat16
     assert found.dtype == torch.float32
-    head = reading(made).head
+    head = detect_forward_mode(made).head
     assert head is not None
     states = torch.randn(64, 32).to(torch.bfloat16)
     targets = torch.randint(211, (64,))
     exact = torch.log_softmax(states.double() @ made.lm_head.weight.double().t(), -1).gather(1, targets[:, None])[:, 0]
     with torch.no_grad():
         precise = (head.logprobs(states, targets).double() - exact).abs().max()
-        with torch_only():
+        with disable_kernels():
             plain = (head.logprobs(states, targets).double() - exact).abs().max()
             rounded = (head.logprobs(states, targets, precise=False).double() - exact).abs().max()
     assert plain < 1e-4
@@ -136,7 +136,7 @@ def test_a_bf16_model_gives_fp32_log_probabilities_as_exact_as_an_fp32_head() ->
 
 def test_the_wide_copy_follows_the_weights() -> None:
     made = model(torch.bfloat16).requires_grad_(False)
-    head = reading(made).head
+    head = detect_forward_mode(made).head
     assert head is not None
     states, targets = torch.randn(4, 32).to(torch.bfloat16), torch.tensor([1, 2, 3, 4])
     before = head.logprobs(states, targets)
@@ -147,7 +147,7 @@ def test_the_wide_copy_follows_the_weights() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_training_moves_tied_heads_and_embeddings_together(tied: bool) -> None:
     made = model(torch.float64, tied)
-    logprobs(made, pack(rows())).sum().backward()
+    compute_pack_logprobs(made, build_pack(rows())).sum().backward()
     embedding = made.get_input_embeddings().weight
     assert (made.lm_head.weight is embedding) is tied
     assert embedding.grad is not None
@@ -156,5 +156,5 @@ def test_training_moves_tied_heads_and_embeddings_together(tied: bool) -> None:
 
 def test_reading_is_found_out_once() -> None:
     made = model(torch.float32)
-    assert reading(made) is reading(made)
-    assert reading(made).packed
+    assert detect_forward_mode(made) is detect_forward_mode(made)
+    assert detect_forward_mode(made).packed

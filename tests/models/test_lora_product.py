@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from luthier.models.kernels.lora import one_product, own_forward
-from luthier.models.quiet import no_peft_warning
+from luthier.models.kernels.lora import install_fused_lora, restore_peft_forward
+from luthier.models.quiet import silence_peft_warnings
 
 IDS = torch.tensor([[3, 9, 4, 1, 7], [2, 2, 8, 5, 6]])
 
@@ -24,7 +24,7 @@ def adapted(dtype: torch.dtype = torch.float64, bias: bool = False, **settings: 
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype)
     told = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **{"r": 4, **settings})
-    with no_peft_warning():
+    with silence_peft_warnings():
         made = get_peft_model(model, told)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -49,20 +49,20 @@ def read(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
 def test_it_equals_peft(settings: dict[str, Any]) -> None:
     model = adapted(**settings).eval()
     wanted, wanted_gradients = read(model)
-    assert one_product(model) == 14
+    assert install_fused_lora(model) == 14
     for _ in range(2):
         found, gradients = read(model)
         torch.testing.assert_close(found, wanted)
         assert gradients.keys() == wanted_gradients.keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, wanted_gradients[name], msg=lambda text, name=name: f"{name}: {text}")
-    own_forward(model)
+    restore_peft_forward(model)
     torch.testing.assert_close(read(model)[0], wanted)
 
 
 def test_layers_with_the_same_input_are_read_together() -> None:
     model = adapted().eval()
-    one_product(model)
+    install_fused_lora(model)
     for _ in range(2):
         read(model)
     layer = model.get_base_model().model.layers[0]
@@ -84,7 +84,7 @@ def test_frozen_weights_move_once_and_leave_where_they_were() -> None:
     model = adapted().eval()
     frozen = {name: one for name, one in model.named_parameters() if not one.requires_grad}
     before = {name: one.untyped_storage().data_ptr() for name, one in frozen.items()}
-    one_product(model)
+    install_fused_lora(model)
     still = {name for name, one in frozen.items() if one.untyped_storage().data_ptr() == before[name]}
     assert still == {name for name in frozen if "base_layer.weight" in name}
     read(model)
@@ -100,7 +100,7 @@ def test_adapters_of_other_ranks_and_other_layers_speak_in_turn() -> None:
         "few": LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"]),
         "more": LoraConfig(r=2, target_modules=["k_proj", "down_proj"]),
     }.items():
-        with no_peft_warning():
+        with silence_peft_warnings():
             model.add_adapter(name, told)
     torch.manual_seed(2)
     with torch.no_grad():
@@ -114,8 +114,8 @@ def test_adapters_of_other_ranks_and_other_layers_speak_in_turn() -> None:
         model.set_adapter(name, inference_mode=True)
         wanted[name] = model(input_ids=IDS).logits
     model.set_adapter("few", inference_mode=True)
-    assert one_product(model) == 14
-    assert one_product(model) == 0
+    assert install_fused_lora(model) == 14
+    assert install_fused_lora(model) == 0
     for name in turns:
         model.set_adapter(name, inference_mode=True)
         for _ in range(2):
@@ -127,21 +127,21 @@ def test_dropout_and_switched_off_adapters_take_pefts_own_way() -> None:
     model = adapted(lora_dropout=0.5).train()
     with torch.no_grad(), model.disable_adapter():
         wanted = model(input_ids=IDS).logits
-    one_product(model)
+    install_fused_lora(model)
     assert not torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
     with torch.no_grad(), model.disable_adapter():
         torch.testing.assert_close(model(input_ids=IDS).logits, wanted)
 
 
 def test_other_adapters_are_left_alone() -> None:
-    assert one_product(adapted(use_dora=True)) == 0
+    assert install_fused_lora(adapted(use_dora=True)) == 0
 
 
 def test_merging_still_works() -> None:
     model = adapted().eval()
-    one_product(model)
+    install_fused_lora(model)
     wanted = read(model)[0]
-    own_forward(model)
+    restore_peft_forward(model)
     merged = model.merge_and_unload()
     torch.testing.assert_close(merged(input_ids=IDS).logits, wanted)
 
@@ -150,7 +150,7 @@ def test_small_updates_survive_bf16() -> None:
     """Summed over many tokens, a delta far below the output's rounding is kept by one product and lost by two."""
     torch.manual_seed(0)
     base = torch.nn.Linear(64, 64, bias=False).to(torch.bfloat16)
-    with no_peft_warning():
+    with silence_peft_warnings():
         model = get_peft_model(torch.nn.Sequential(base), LoraConfig(r=4, target_modules=["0"]))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -161,6 +161,6 @@ def test_small_updates_survive_bf16() -> None:
     delta = layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double() * 2
     exact = x.double() @ (base.weight.double() + delta).t()
     two = (model(x).double() - exact).norm()
-    assert one_product(model) == 1
+    assert install_fused_lora(model) == 1
     one = (model(x).double() - exact).norm()
     assert one < 0.8 * two

@@ -16,10 +16,10 @@ from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import InputError, ModelError, RecipeError, SourceLocation
 from luthier.core.events import RunEvent
 from luthier.core.store import Store
-from luthier.models.export.checkpoint import export
-from luthier.models.load import load, name_of, open_folder, open_merged, outputs_of
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import with_outputs
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.load import get_model_name, get_output_classes, load_model, open_folder, open_merged
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import add_sequence_head
 from luthier.models.steps.merge import Merge
 from luthier.recipe.report import report_text
 from luthier.recipe.schema import Recipe
@@ -45,7 +45,7 @@ def adapters(store: Store, base: Artifact) -> list[Artifact]:
 
 def pefts(base: Artifact, models: list[Artifact], weights: list[float], **how: Any) -> dict[str, torch.Tensor]:
     """The weights that PEFT merges the same adapters into; full rank, so that its truncation takes nothing."""
-    with no_peft_warning():
+    with silence_peft_warnings():
         model = PeftModel.from_pretrained(open_folder(base.folder, torch.float32), models[0].folder / "adapter", "m0")
         model.load_adapter(models[1].folder / "adapter", "m1")
         model.add_weighted_adapter(["m0", "m1"], weights, "both", svd_rank=32, **how)
@@ -81,9 +81,9 @@ def test_the_mean_of_whole_models_and_adapters_is_the_mean_of_their_weights(tmp_
     each = [weights_of(one) for one in models]
     for name, value in weights_of(made).items():
         torch.testing.assert_close(value, sum(one[name] for one in each) / 3)
-    assert name_of(made) == "tiny+merge"
+    assert get_model_name(made) == "tiny+merge"
     assert json.loads((made.folder / "training.json").read_text())["weights"] == [1 / 3] * 3
-    model = load(made, "float32").model
+    model = load_model(made, "float32").model
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -91,7 +91,7 @@ def test_the_config_says_that_what_is_stored_is_wide(tmp_path: Path) -> None:
     """Transformers, asked for no dtype, would round the merged weights to the base's otherwise."""
     store, base = tiny_base(tmp_path, kind="llama", dtype="bfloat16")
     made = merged(store, base, adapters(store, base))
-    out = export(made, tmp_path / "out", "hf")
+    out = export_model_folder(made, tmp_path / "out", "hf")
     wanted = load_file(made.folder / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
     assert not torch.equal(wanted, wanted.bfloat16().float())
     for folder in (made.folder, out):
@@ -108,7 +108,7 @@ def test_merging_over_a_tuned_model_and_merging_what_was_merged(tmp_path: Path) 
     for name, value in weights_of(made).items():
         torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())
     again = merged(store, base, [made, first])
-    assert name_of(again) == "tiny+merge"
+    assert get_model_name(again) == "tiny+merge"
 
 
 def test_a_merging_that_keeps_nothing_says_so(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_merged_model_goes_out_with_its_lineage(tmp_path: Path) -> None:
     models = adapters(store, base)
     made = merged(store, base, models, method="ties", weights=(1.0, 0.5))
     for form in ("hf", "gguf"):
-        to = export(made, tmp_path / form, form)  # type: ignore[arg-type]  # one of the forms
+        to = export_model_folder(made, tmp_path / form, form)  # type: ignore[arg-type]  # one of the forms
     card = (to / "README.md").read_text()
     assert f"merged by ties from `{models[0].digest[:12]}` × 1, `{models[1].digest[:12]}` × 0.5" in card
     assert "base_model_relation: merge" in card
@@ -313,7 +313,7 @@ def test_a_head_of_its_own_is_refused_before_it_is_tuned(
 
 def with_a_head(folder: Path) -> None:
     """The model in a folder, under a head for the classes of the tickets."""
-    model = with_outputs(open_folder(folder, torch.float32), ["account", "billing", "delivery"])
+    model = add_sequence_head(open_folder(folder, torch.float32), ["account", "billing", "delivery"])
     torch.nn.init.normal_(model.score.weight)
     model.save_pretrained(folder)
 
@@ -328,7 +328,7 @@ def test_classes_of_a_head_that_came_with_the_base_are_merged(tmp_path: Path, mo
     each = [weights_of(result[name].artifact)["score.weight"] for name in ("tune", "other")]
     merged_head = weights_of(result["both"].artifact)["score.weight"]
     torch.testing.assert_close(merged_head, (each[0] + each[1]) / 2)
-    assert outputs_of(result["both"].artifact) == ("account", "billing", "delivery")
+    assert get_output_classes(result["both"].artifact) == ("account", "billing", "delivery")
     again = path.read_text() + "  words:\n    kind: tune\n    model: both\n    data: data\n"
     path.write_text(again)
     with pytest.raises(ModelError, match="a head of its own, and sft wants one that writes text"):

@@ -9,10 +9,10 @@ import torch
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from luthier.models.kernels.norms import install
+from luthier.models.kernels.norms import install_fast_norm
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack
 from workshop import tiny_model
 
 
@@ -30,17 +30,17 @@ def test_numbers_and_gradients_are_those_of_fp32_rounded() -> None:
     norm.weight.data.copy_(exact.weight)
     exact.weight.data.copy_(norm.weight)
     wanted = both(exact, x.float().requires_grad_(), grad.float())
-    assert install(norm) == 1
+    assert install_fast_norm(norm) == 1
     for found, want in zip(both(norm, x.requires_grad_(), grad), wanted, strict=True):
         assert found.dtype == torch.bfloat16
         assert (found.float() - want).norm() <= 5e-3 * want.norm()
 
 
 def test_norms_of_another_kind_or_precision_are_left_alone() -> None:
-    assert install(LlamaRMSNorm(16)) == 0
+    assert install_fast_norm(LlamaRMSNorm(16)) == 0
     shifted = Gemma2RMSNorm(16).bfloat16()
     shifted.weight.data.normal_()
-    assert install(shifted) == 0
+    assert install_fast_norm(shifted) == 0
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -50,11 +50,11 @@ def test_a_pack_keeps_less(trained: bool, tmp_path: Path, monkeypatch: pytest.Mo
     kept: list[int] = []
     for quick in (True, False):
         if not quick:
-            monkeypatch.setattr("luthier.models.kernels.norms.install", lambda _: 0)
+            monkeypatch.setattr("luthier.models.kernels.norms.install_fast_norm", lambda _: 0)
         model = open_folder(tmp_path, torch.bfloat16)
         model.get_input_embeddings().weight.requires_grad_(trained)
         model.get_input_embeddings().register_forward_hook(lambda *args: args[2].requires_grad_())
-        reading(model)
+        detect_forward_mode(model)
         sizes: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
@@ -62,6 +62,6 @@ def test_a_pack_keeps_less(trained: bool, tmp_path: Path, monkeypatch: pytest.Mo
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            logprobs(model, pack(rows))
+            compute_pack_logprobs(model, build_pack(rows))
         kept.append(sum(sizes.values()))
     assert kept[0] < kept[1]

@@ -12,7 +12,7 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.models.generation.engine import BASE, Decoder, GenerationRequest, TokenOutput
 from luthier.models.load import LoadedModel, open_adapter
-from luthier.models.multi_lora import _is_in_layers, _is_plain, add_adapter, take_adapter
+from luthier.models.multi_lora import _is_in_layers, _is_plain, add_adapter, remove_adapter
 from models.architectures import adapted, tiny
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 9]
@@ -98,7 +98,7 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
     go(2)
     decoder.cancel(gone)
     go(20)
-    model = take_adapter(model, "x")
+    model = remove_adapter(model, "x")
     decoder.adopt(model)
     with pytest.raises(ModelError, match="no adapter 'x' is loaded"):
         decoder.admit(ask("x"))
@@ -106,7 +106,7 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
     go(2)
     last = begin(BASE)
     go(40)
-    decoder.adopt(take_adapter(model, "y"))
+    decoder.adopt(remove_adapter(model, "y"))
     plain = begin(BASE)
     go(40)
     found = [[(one.token, one.logprob) for one in heard[at]] for at in (first, second, third, again, last, plain)]

@@ -12,9 +12,9 @@ from scipy.stats import norm
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.models.describe import describe
-from luthier.models.generate import label_scores
-from luthier.models.load import load, merge, open_folder, open_merged
+from luthier.models.describe import describe_model_folder
+from luthier.models.generate import score_labels
+from luthier.models.load import load_model, merge_adapter, open_folder, open_merged
 from luthier.models.quantization import (
     GROUPS,
     NF4,
@@ -23,17 +23,17 @@ from luthier.models.quantization import (
     PackedLora,
     ScratchBuffer,
     _Quantizer,
-    by_library,
-    by_torch,
     dequantize,
+    dequantize_with_torch,
+    get_library_dequantizer,
     is_quantized,
     pack_numbers,
     quantize,
     unpack_numbers,
 )
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import with_outputs
-from luthier.models.source import Scheme
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import add_sequence_head
+from luthier.models.source import QuantizationScheme
 from luthier.tune.techniques.qlora import Qlora
 from models.making import other_model, tiny_adapter, tiny_base
 from workshop import tiny_model
@@ -54,8 +54,8 @@ def test_the_levels_are_quantiles_of_a_normal_distribution() -> None:
 def test_four_bits_are_laid_out_as_in_bitsandbytes(numbers: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(2, numbers // 2)
-    codes, scales = pack_numbers(weight, Scheme(4, 64))
-    found = unpack_numbers(codes, scales, Scheme(4, 64))[:numbers]
+    codes, scales = pack_numbers(weight, QuantizationScheme(4, 64))
+    found = unpack_numbers(codes, scales, QuantizationScheme(4, 64))[:numbers]
     flat = weight.flatten()
     for at in range(numbers):
         scale = flat[at // 64 * 64 : (at // 64 + 1) * 64].abs().max()
@@ -70,30 +70,30 @@ def test_four_bits_are_laid_out_as_in_bitsandbytes(numbers: int) -> None:
 def test_bitsandbytes_brings_back_the_same_bits(group: int, dtype: torch.dtype) -> None:
     """Where the extra is installed; on this processor, which stands for those with other kernels."""
     pytest.importorskip("bitsandbytes", reason="the extra bitsandbytes is not installed")
-    quick = by_library(torch.device("cpu"), dtype, group)
+    quick = get_library_dequantizer(torch.device("cpu"), dtype, group)
     assert quick is not None
     for inputs, outputs in ((group, 3), (2 * group, 700)):
-        codes, scales = pack_numbers(torch.randn(outputs, inputs), Scheme(4, group))
-        assert torch.equal(quick(codes, scales), by_torch(codes, scales).to(dtype))
+        codes, scales = pack_numbers(torch.randn(outputs, inputs), QuantizationScheme(4, group))
+        assert torch.equal(quick(codes, scales), dequantize_with_torch(codes, scales).to(dtype))
 
 
 def test_bitsandbytes_is_asked_for_what_it_has_only(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert by_library(cpu, torch.float64, 64) is None
-    assert by_library(cpu, torch.float32, 48) is None
+    assert get_library_dequantizer(cpu, torch.float64, 64) is None
+    assert get_library_dequantizer(cpu, torch.float32, 48) is None
     monkeypatch.setattr("luthier.models.quantization.find_spec", lambda name: None)
-    assert by_library.__wrapped__(cpu, torch.float32, 64) is None
+    assert get_library_dequantizer.__wrapped__(cpu, torch.float32, 64) is None
 
 
 def test_eight_bits_are_within_half_a_step() -> None:
     weight = torch.randn(6, 40)
-    codes, scales = pack_numbers(weight, Scheme(8, 40))
-    found = unpack_numbers(codes, scales, Scheme(8, 40)).view(6, 40)
+    codes, scales = pack_numbers(weight, QuantizationScheme(8, 40))
+    found = unpack_numbers(codes, scales, QuantizationScheme(8, 40)).view(6, 40)
     assert ((found - weight).abs() <= scales[:, None] / 254 * 1.0001).all()
-    assert not pack_numbers(torch.zeros(2, 40), Scheme(8, 40))[0].any()
+    assert not pack_numbers(torch.zeros(2, 40), QuantizationScheme(8, 40))[0].any()
 
 
-def adapted(scheme: Scheme, dtype: torch.dtype, inputs: int = 48) -> tuple[Any, Any]:
+def adapted(scheme: QuantizationScheme, dtype: torch.dtype, inputs: int = 48) -> tuple[Any, Any]:
     """A packed layer with an adapter, and PEFT's own over the same numbers."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(inputs, 40).to(dtype)
@@ -104,7 +104,7 @@ def adapted(scheme: Scheme, dtype: torch.dtype, inputs: int = 48) -> tuple[Any, 
     for model, layers in ((ours, {PackedLinear: PackedLora}), (theirs, {})):
         config = LoraConfig(r=4, target_modules=["0"])
         config._register_custom_module(layers)
-        with no_peft_warning():
+        with silence_peft_warnings():
             made.append(get_peft_model(model, config))
     torch.manual_seed(1)
     factors = [torch.randn(4, inputs) * 0.05, torch.randn(40, 4) * 0.05]
@@ -125,7 +125,7 @@ def read(model: Any, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("inputs", [48, 45])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_lora_over_packed_weights_equals_lora_over_what_they_stand_for(bits: Any, inputs: int) -> None:
-    ours, theirs = adapted(Scheme(bits, 16), torch.float64, inputs)
+    ours, theirs = adapted(QuantizationScheme(bits, 16), torch.float64, inputs)
     x = torch.randn(2, 7, inputs, dtype=torch.float64)
     for one, other in zip(read(ours, x), read(theirs, x), strict=True):
         torch.testing.assert_close(one, other)
@@ -137,7 +137,7 @@ def test_lora_over_packed_weights_equals_lora_over_what_they_stand_for(bits: Any
 
 
 def test_small_updates_survive_bf16() -> None:
-    ours, theirs = adapted(Scheme(4, 16), torch.bfloat16)
+    ours, theirs = adapted(QuantizationScheme(4, 16), torch.bfloat16)
     layer = theirs.base_model.model[0]
     delta = layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double() * 2
     x = torch.randn(4096, 48).to(torch.bfloat16)
@@ -165,10 +165,14 @@ def test_models_are_packed_as_they_are_read(tmp_path: Path, kind: str, monkeypat
         "_process_model_before_weight_loading",
         lambda self, model, **more: (models.append(model), before(self, model, **more))[1],
     )
-    scheme = Scheme(4, 16)
+    scheme = QuantizationScheme(4, 16)
     model = open_folder(place, torch.float32, scheme)
     kept = sum(one.numel() for one in model.parameters())
-    assert max(whole) <= kept < describe(place).parameters / 2 + describe(place).embedding_parameters
+    assert (
+        max(whole)
+        <= kept
+        < describe_model_folder(place).parameters / 2 + describe_model_folder(place).embedding_parameters
+    )
     plain = open_folder(place, torch.float32)
     dequantize(quantize(plain, scheme), torch.float32)
     assert not is_quantized(plain)
@@ -181,15 +185,15 @@ def test_models_are_packed_as_they_are_read(tmp_path: Path, kind: str, monkeypat
 
 def test_a_sequence_head_stays_whole(tmp_path: Path) -> None:
     place = other_model(tmp_path / "model", "llama")
-    headed = with_outputs(open_folder(place, torch.float32), ["no", "yes"])
+    headed = add_sequence_head(open_folder(place, torch.float32), ["no", "yes"])
     headed.score.weight.data.normal_()
     headed.save_pretrained(place)
-    model = open_folder(place, torch.float32, Scheme(8, 16))
+    model = open_folder(place, torch.float32, QuantizationScheme(8, 16))
     assert _packed(model)
     assert torch.equal(model.score.weight, headed.score.weight)
-    (wanted,), (found,) = (label_scores(one, [IDS[0].tolist()]) for one in (headed, model))
+    (wanted,), (found,) = (score_labels(one, [IDS[0].tolist()]) for one in (headed, model))
     assert found == pytest.approx(wanted, abs=0.05)
-    assert torch.equal(quantize(headed, Scheme(8, 16)).score.weight, model.score.weight)
+    assert torch.equal(quantize(headed, QuantizationScheme(8, 16)).score.weight, model.score.weight)
 
 
 def _packed(model: Any) -> list[PackedLinear]:
@@ -202,10 +206,10 @@ def test_merging_is_refused_unless_the_weights_are_brought_back(tmp_path: Path) 
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
     wanted = model(input_ids=IDS).logits
-    for refused in (lambda: merge(model, tmp_path), model.merge_and_unload):
+    for refused in (lambda: merge_adapter(model, tmp_path), model.merge_and_unload):
         with pytest.raises(ModelError, match="over quantized weights"):
             refused()
-    torch.testing.assert_close(merge(model, tmp_path, dequantize=True)(input_ids=IDS).logits, wanted)
+    torch.testing.assert_close(merge_adapter(model, tmp_path, dequantize=True)(input_ids=IDS).logits, wanted)
 
 
 def test_an_adapter_may_be_quantized_under_another(tmp_path: Path) -> None:
@@ -215,4 +219,4 @@ def test_an_adapter_may_be_quantized_under_another(tmp_path: Path) -> None:
     model = technique.adapt(technique.open(adapter, torch.float32), 1)
     whole = open_merged(adapter, torch.float32)
     torch.testing.assert_close(model(input_ids=IDS).logits, whole(input_ids=IDS).logits, atol=0.05, rtol=0.05)
-    assert load(adapter, "float32").model(input_ids=IDS).logits.shape == model(input_ids=IDS).logits.shape
+    assert load_model(adapter, "float32").model(input_ids=IDS).logits.shape == model(input_ids=IDS).logits.shape

@@ -12,30 +12,36 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.core.system.process import processor
+from luthier.core.system.process import cpu_features
 from luthier.models.attention.backends import AttentionParams
-from luthier.models.generation.kv_cache import ForwardBatch, ForwardBatchPart, KVCache, by_rows, by_torch
+from luthier.models.generation.kv_cache import (
+    ForwardBatch,
+    ForwardBatchPart,
+    KVCache,
+    attend_with_torch,
+    build_kernel_attention,
+)
 from luthier.models.kernels import linear_ops
-from luthier.models.kernels.compile import AS_WRITTEN, compiled, compiler
-from luthier.models.kernels.linear_ops import LinearStruct, Norm, RowKernels, rows_kernels
+from luthier.models.kernels.compile import AS_WRITTEN, compile_library, find_c_compiler
+from luthier.models.kernels.linear_ops import LinearStruct, RmsNormStruct, RowKernels, rows_kernels
 
 
 @pytest.fixture(params=["native", "x86-64-v3", "x86-64-v2"])
 def kernels(request: pytest.FixtureRequest) -> RowKernels:
     """This processor's, and those that one without AVX-512 has, and one without AVX."""
     narrower = request.param != "native"
-    if narrower and not (platform.machine() == "x86_64" and {"avx2", "fma"} <= set(processor())):
+    if narrower and not (platform.machine() == "x86_64" and {"avx2", "fma"} <= set(cpu_features())):
         pytest.skip(f"{request.param} cannot be tried on this processor")
     found = _kernels(f"-march={request.param}") if narrower else rows_kernels()
     if found is None:
-        pytest.skip(f"no kernels here (compiler: {compiler()})")
+        pytest.skip(f"no kernels here (compiler: {find_c_compiler()})")
     return found
 
 
 @cache
 def _kernels(flag: str) -> RowKernels | None:
-    made = compiled("rows.c", lambda found: linear_ops._passes(RowKernels(found)), AS_WRITTEN, flag)
-    assert made or not compiler(), "the compiler's work did not stand its trial"
+    made = compile_library("rows.c", lambda found: linear_ops._passes(RowKernels(found)), AS_WRITTEN, flag)
+    assert made or not find_c_compiler(), "the compiler's work did not stand its trial"
     return RowKernels(made) if made else None
 
 
@@ -69,7 +75,7 @@ def test_products(kernels: RowKernels, width: int, outs: int, dtype: torch.dtype
 @pytest.mark.parametrize("width", [8, 16, 100])
 def test_norms(kernels: RowKernels, width: int) -> None:
     states, weight = draw(3, width), draw(width, seed=1)
-    found = kernels.norm(Norm(weight.data_ptr(), 1e-5, 0), states)
+    found = kernels.norm(RmsNormStruct(weight.data_ptr(), 1e-5, 0), states)
     torch.testing.assert_close(found, torch.nn.functional.rms_norm(states, (width,), weight, 1e-5))
 
 
@@ -93,8 +99,8 @@ def test_attention_to_the_past(kernels: RowKernels, manner: AttentionParams, d: 
         many = sum(part.new for part in parts)
         new = draw(many, 6, d, seed=seed), draw(many, 2, d, seed=seed + 7), draw(many, 2, of_values, seed=seed + 8)
         visit = ForwardBatch(parts, torch.device("cpu"))
-        found = by_rows(kernels)(new, ours, 0, visit, manner)
-        torch.testing.assert_close(found, by_torch(new, plain, 0, visit, manner), atol=1e-5, rtol=1e-5)
+        found = build_kernel_attention(kernels)(new, ours, 0, visit, manner)
+        torch.testing.assert_close(found, attend_with_torch(new, plain, 0, visit, manner), atol=1e-5, rtol=1e-5)
 
 
 def test_a_prompt_in_portions_is_read_as_in_one_to_the_last_bit(kernels: RowKernels) -> None:
@@ -106,7 +112,7 @@ def test_a_prompt_in_portions_is_read_as_in_one_to_the_last_bit(kernels: RowKern
         for begin, end in zip([0, *cuts], [*cuts, 50], strict=True):
             visit = ForwardBatch([ForwardBatchPart(begin, end - begin, table)], torch.device("cpu"))
             new = query[begin:end], key[begin:end], value[begin:end]
-            found.append(by_rows(kernels)(new, past, 0, visit, AttentionParams(0.25)))
+            found.append(build_kernel_attention(kernels)(new, past, 0, visit, AttentionParams(0.25)))
         return torch.cat(found)
 
     whole = read([])

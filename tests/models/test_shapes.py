@@ -10,11 +10,11 @@ import torch
 from peft.utils import transformers_weight_conversion as of_peft
 from transformers import AutoModelForCausalLM
 
-from luthier.core.system.process import no_bars
-from luthier.models.describe import describe
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
-from luthier.models.quiet import no_peft_warning
-from luthier.models.shapes import ADAPTED_EXPERTS, parameters
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.shapes import ADAPTED_EXPERTS, count_parameters
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.layers import Layers
@@ -45,10 +45,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: str) -> None:
     place = other_model(tmp_path / "model", kind, tied=kind != "gpt_neox", **FAMILIES[kind])
-    told = describe(place)
-    with no_bars(), no_peft_warning():
+    told = describe_model_folder(place)
+    with hide_transformers_output(), silence_peft_warnings():
         model = AutoModelForCausalLM.from_pretrained(place)
-        assert sum(parameters(told).values()) == sum(one.numel() for one in model.parameters())
+        assert sum(count_parameters(told).values()) == sum(one.numel() for one in model.parameters())
         technique = Lora(r=3, use_dora=told.model_type not in ADAPTED_EXPERTS)
         adapted = technique.adapt(model, 1)
         assert technique.trainable(told) == moving(adapted)
@@ -61,9 +61,9 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
 
 def test_experts_that_get_no_adapter_are_told(tmp_path: Path) -> None:
     adapted, bare = (other_model(tmp_path / kind, kind, **FAMILIES[kind]) for kind in ("mixtral", "gpt_oss"))
-    assert Lora().warning(describe(adapted)) == ""
-    assert "the experts, " in Lora().warning(describe(bare))
-    assert Full().warning(describe(bare)) == ""
+    assert Lora().warning(describe_model_folder(adapted)) == ""
+    assert "the experts, " in Lora().warning(describe_model_folder(bare))
+    assert Full().warning(describe_model_folder(bare)) == ""
 
 
 def moving(model: Any) -> int:

@@ -12,13 +12,13 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ge
 from torch import Tensor
 
 from luthier.core.errors import DataError, ModelError
-from luthier.models.adapters import SoftPrompt, soft_prompt
-from luthier.models.generate import generate, score_options, stream
-from luthier.models.generation.engine import Sampling
+from luthier.models.adapters import SoftPrompt, compute_soft_prompt
+from luthier.models.generate import generate, score_options, stream_token_ids
+from luthier.models.generation.engine import SamplingParams
 from luthier.models.load import LoadedModel
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import TokenRow, pack, packs, rounded
-from luthier.models.quiet import no_peft_warning
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack, build_packs, pad_pack_size
+from luthier.models.quiet import silence_peft_warnings
 from models.architectures import Double, forest, gradients, tiny
 
 COUNT = 7  # more than the sliding windows of the tiny models
@@ -38,7 +38,7 @@ PROMPTS = [[5, 9, 11, 3, 17, 20, 1, 2], [5, 9, 11, 3, 7], [5, 9, 11, 3, 4, 4, 8,
 
 def tuned(family: str, kind: str) -> Any:
     """A tiny float64 model with a random soft prompt that learns."""
-    with no_peft_warning():
+    with silence_peft_warnings():
         model = tiny(family)
         if family == "bloom":
             del model.config.num_key_value_heads  # it has none, and PEFT would believe it
@@ -77,31 +77,31 @@ CASES = [
 @pytest.mark.parametrize("quick", [True, False], ids=["blocks", "dense"])
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_a_packed_row_reads_as_in_peft(family: str, kind: str, quick: bool) -> None:
-    with Double(), no_peft_warning():
+    with Double(), silence_peft_warnings():
         model = tuned(family, kind)
-        assert reading(model).packed
-        assert_as_peft(model, lambda: logprobs(model, pack(ROWS, share_from=3), quick=quick))
+        assert detect_forward_mode(model).packed
+        assert_as_peft(model, lambda: compute_pack_logprobs(model, build_pack(ROWS, share_from=3), quick=quick))
 
 
 @pytest.mark.parametrize(("family", "kind"), [("bloom", "prompt"), ("bloom", "prefix"), ("mamba", "prompt")])
 def test_a_padded_row_reads_as_in_peft(family: str, kind: str) -> None:
-    with Double(), no_peft_warning():
+    with Double(), silence_peft_warnings():
         model = tuned(family, kind)
-        assert not reading(model).packed
-        assert_as_peft(model, lambda: logprobs(model, pack(ROWS)))
+        assert not detect_forward_mode(model).packed
+        assert_as_peft(model, lambda: compute_pack_logprobs(model, build_pack(ROWS)))
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_neighbours_change_nothing(kind: str) -> None:
     with Double(), torch.no_grad():
         model = tuned("gemma3", kind)
-        together = logprobs(model, pack(ROWS, share_from=3))
-        apart = torch.cat([logprobs(model, pack([row])) for row in ROWS])
+        together = compute_pack_logprobs(model, build_pack(ROWS, share_from=3))
+        apart = torch.cat([compute_pack_logprobs(model, build_pack([row])) for row in ROWS])
         torch.testing.assert_close(together, apart, atol=1e-12, rtol=0)
 
 
 def test_virtual_tokens_stand_once_above_every_row() -> None:
-    plain = pack([*ROWS, TokenRow([4, 5], [0.0, 0.0])], share_from=3)
+    plain = build_pack([*ROWS, TokenRow([4, 5], [0.0, 0.0])], share_from=3)
     whole = SoftPrompt(COUNT).above(plain)
     assert whole.tokens == plain.tokens + COUNT
     for row in range(plain.rows - 1):
@@ -111,26 +111,28 @@ def test_virtual_tokens_stand_once_above_every_row() -> None:
         assert steps.tolist() == list(range(len(steps)))
     assert whole.spans(plain.rows - 1) == []
     assert torch.equal(whole.ids[whole.sources], plain.ids[plain.sources])
-    assert rounded(whole).tokens % 8 == 0
+    assert pad_pack_size(whole).tokens % 8 == 0
 
 
 def test_a_soft_prompt_that_is_switched_off_is_not_read() -> None:
     model = tuned("llama", "prefix")
-    packed = pack(ROWS)
-    with torch.no_grad(), no_peft_warning():
-        on = logprobs(model, packed)
+    packed = build_pack(ROWS)
+    with torch.no_grad(), silence_peft_warnings():
+        on = compute_pack_logprobs(model, packed)
         with model.disable_adapter():
-            assert soft_prompt(model).count == 0
-            torch.testing.assert_close(logprobs(model, packed), logprobs(model.get_base_model(), packed))
-        assert (logprobs(model, packed) - on).abs().max() == 0
+            assert compute_soft_prompt(model).count == 0
+            torch.testing.assert_close(
+                compute_pack_logprobs(model, packed), compute_pack_logprobs(model.get_base_model(), packed)
+            )
+        assert (compute_pack_logprobs(model, packed) - on).abs().max() == 0
 
 
 def test_other_prompts_are_refused() -> None:
     model = tuned("llama", "prompt")
-    assert soft_prompt(model).count == COUNT
+    assert compute_soft_prompt(model).count == COUNT
     model.active_peft_config.peft_type = type(model.active_peft_config.peft_type).CARTRIDGE
     with pytest.raises(ModelError, match="CARTRIDGE adapters cannot be read"):
-        soft_prompt(model)
+        compute_soft_prompt(model)
 
 
 def greedy(model: Any, prompt: list[int], limit: int) -> list[int]:
@@ -144,13 +146,16 @@ def greedy(model: Any, prompt: list[int], limit: int) -> list[int]:
 @pytest.mark.parametrize("kind", ["prompt", "p_tuning", "prefix"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_it_writes_what_peft_writes(family: str, kind: str) -> None:
-    with no_peft_warning(), torch.no_grad():
+    with silence_peft_warnings(), torch.no_grad():
         loaded = LoadedModel(model=tuned(family, kind), folder=Path(), name="tiny", digest="")
         wanted = [greedy(loaded.model, prompt, 6) for prompt in PROMPTS]
         assert generate(loaded, PROMPTS, 6, set()) == wanted
         assert generate(loaded, PROMPTS, 6, set(), tokens=1) == wanted
-        assert list(stream(loaded, PROMPTS[2], 6, {wanted[2][3]})) == wanted[2][: wanted[2].index(wanted[2][3]) + 1]
-        sampling = Sampling(temperature=1.2, seed=4)
+        assert (
+            list(stream_token_ids(loaded, PROMPTS[2], 6, {wanted[2][3]}))
+            == wanted[2][: wanted[2].index(wanted[2][3]) + 1]
+        )
+        sampling = SamplingParams(temperature=1.2, seed=4)
         together = generate(loaded, PROMPTS, 6, set(), sampling=sampling)
         assert together == generate(loaded, PROMPTS, 6, set(), sampling=sampling, tokens=1)
         assert together != wanted
@@ -159,7 +164,7 @@ def test_it_writes_what_peft_writes(family: str, kind: str) -> None:
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")
 def test_it_writes_what_pefts_generate_writes_without_a_cache() -> None:
     """PEFT 0.21 does not find transformers 5.24's cache, and would put the virtual tokens before every new token."""
-    with no_peft_warning(), torch.no_grad():
+    with silence_peft_warnings(), torch.no_grad():
         loaded = LoadedModel(model=tuned("llama", "prompt"), folder=Path(), name="tiny", digest="")
         ids = torch.tensor([PROMPTS[0]])
         limits: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -170,7 +175,7 @@ def test_it_writes_what_pefts_generate_writes_without_a_cache() -> None:
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_options_are_scored_as_peft_scores_them(kind: str) -> None:
     options = [[[3, 4], [3], [9, 9, 9]], [[1], [2]], [[8, 8]], [[3]], [[4], [5, 6]]]
-    with no_peft_warning(), torch.no_grad():
+    with silence_peft_warnings(), torch.no_grad():
         model = tuned("llama", kind)
         found = score_options(model, PROMPTS, options, tokens=30)
         for prompt, own, scores in zip(PROMPTS, options, found, strict=True):
@@ -186,7 +191,7 @@ def test_virtual_tokens_count_where_the_context_ends() -> None:
 
 
 def test_a_stateful_model_goes_on_from_its_virtual_tokens() -> None:
-    with no_peft_warning(), torch.no_grad():
+    with silence_peft_warnings(), torch.no_grad():
         loaded = LoadedModel(model=tuned("mamba", "prompt"), folder=Path(), name="tiny", digest="")
         assert generate(loaded, PROMPTS, 5, set()) == [greedy(loaded.model, prompt, 5) for prompt in PROMPTS]
 
@@ -194,6 +199,6 @@ def test_a_stateful_model_goes_on_from_its_virtual_tokens() -> None:
 def test_splitting_into_packs_changes_nothing() -> None:
     with Double(), torch.no_grad():
         model = tuned("llama", "prompt")
-        whole = logprobs(model, pack(ROWS)).sum()
-        parts = sum(logprobs(model, part).sum() for part in packs(ROWS, 30))
+        whole = compute_pack_logprobs(model, build_pack(ROWS)).sum()
+        parts = sum(compute_pack_logprobs(model, part).sum() for part in build_packs(ROWS, 30))
         torch.testing.assert_close(whole, parts)

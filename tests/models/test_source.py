@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.events import RunEvent
 from luthier.core.store import Store
-from luthier.models.source import adopt, check_folder, is_hub_id, tell_dtype
+from luthier.models.source import check_folder, copy_model_folder, is_hub_id, write_config_dtype
 from luthier.models.sources.folder import FolderModelSource
 from models.making import make_base, other_model
 from workshop import tiny_model
@@ -78,7 +78,7 @@ def test_templates_move_out_of_the_tokenizer_config(place: Path, tmp_path: Path)
     named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
     change(place / "tokenizer_config.json", chat_template=named)
     (tmp_path / "out").mkdir()
-    adopt(place, tmp_path / "out", lambda text: None)
+    copy_model_folder(place, tmp_path / "out", lambda text: None)
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "D"
     assert (tmp_path / "out" / "additional_chat_templates" / "tool_use.jinja").read_text() == "T"
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
@@ -87,7 +87,7 @@ def test_templates_move_out_of_the_tokenizer_config(place: Path, tmp_path: Path)
 def test_generation_settings_are_completed_from_the_config(place: Path, tmp_path: Path) -> None:
     (place / "generation_config.json").unlink()
     (tmp_path / "out").mkdir()
-    adopt(place, tmp_path / "out", lambda text: None)
+    copy_model_folder(place, tmp_path / "out", lambda text: None)
     told = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert told == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
@@ -185,9 +185,9 @@ def test_the_dtype_that_is_named_becomes_that_of_the_weights(tmp_path: Path) -> 
         ({"text_config": {"dtype": "bfloat16", "a": 1}}, {"text_config": {"dtype": "float32", "a": 1}}),
     ):
         config.write_text(json.dumps({**silent, **before}))
-        tell_dtype(config.parent)
+        write_config_dtype(config.parent)
         assert json.loads(config.read_text()) == {**silent, **after}
     for same in ({}, {"dtype": "float32"}, {"dtype": None}):
         config.write_text(text := json.dumps({**silent, **same}))
-        tell_dtype(config.parent)
+        write_config_dtype(config.parent)
         assert config.read_text() == text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.timings import KEPT, remember
+from luthier.core.timings import KEPT, record_timing
 from luthier.models import cost
 
 
@@ -20,7 +20,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def told(monkeypatch: pytest.MonkeyPatch, probe: float) -> float:
     """Operations a second as they are told when a probe comes to so many."""
     monkeypatch.setattr(cost, "_matrix_flops", lambda: probe)
-    return cost.flops_per_s(bf16=False) / cost.REACHED
+    return cost.measure_flops_per_s(bf16=False) / cost.REACHED
 
 
 def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,14 +34,14 @@ def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reading_has_probes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, 400.0)
     monkeypatch.setattr(cost, "_read_bytes", lambda: 10.0)
-    assert cost.bytes_per_s() == pytest.approx(10.0)
+    assert cost.measure_memory_bandwidth() == pytest.approx(10.0)
     monkeypatch.setattr(cost, "_read_bytes", lambda: 30.0)
-    assert cost.bytes_per_s() == pytest.approx(15.0)
+    assert cost.measure_memory_bandwidth() == pytest.approx(15.0)
 
 
 def test_what_is_no_probe_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    remember("product", {"per_s": 0.0})
-    remember("product", {})
+    record_timing("product", {"per_s": 0.0})
+    record_timing("product", {})
     assert told(monkeypatch, 300.0) == pytest.approx(300.0)
 
 
@@ -50,7 +50,7 @@ def test_narrow_products_gain_by_what_the_processor_has(
     monkeypatch: pytest.MonkeyPatch, has_tiles: bool, gain: float
 ) -> None:
     """On an AMD EPYC without tiles, a training was told to take one and a half times as long as it took."""
-    monkeypatch.setattr(cost, "cpu_has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(cost, "cpu_has_amx", lambda: has_tiles)
     monkeypatch.setattr(cost, "_matrix_flops", lambda: 100.0)
-    told = cost.flops_per_s(bf16=True, tiles=4.0, narrow=3.0)
-    assert told == pytest.approx(gain * cost.flops_per_s(bf16=False, tiles=4.0, narrow=3.0))
+    told = cost.measure_flops_per_s(bf16=True, tiles=4.0, narrow=3.0)
+    assert told == pytest.approx(gain * cost.measure_flops_per_s(bf16=False, tiles=4.0, narrow=3.0))

@@ -14,21 +14,21 @@ from torch import Tensor
 
 from luthier.models.attention.backends import AttentionParams, plain_attention
 from luthier.models.attention.cpu import AttentionPlan, block_attention, tile_attention
-from luthier.models.attention.select import attend
+from luthier.models.attention.select import run_attention_backend
 from luthier.models.kernels import attention_ops
-from luthier.models.kernels.attention_ops import Attention, KernelBlockMask, attention_kernels
-from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled, compiler
-from luthier.models.kernels.trial import attends
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask, attention_kernels
+from luthier.models.kernels.calls import disable_kernels
+from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library, find_c_compiler
+from luthier.models.kernels.trial import pass_attention_trial
+from luthier.models.packing.pack import TokenRow, build_pack
 
 KERNELS = attention_kernels()
-pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no attention kernels here (compiler: {compiler()})")
+pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no attention kernels here (compiler: {find_c_compiler()})")
 SHAPES = [(9, 3, 64), (2, 2, 32), (8, 1, 32), (4, 2, 128)]
 
 
 @pytest.fixture
-def kernels() -> Attention:
+def kernels() -> AttentionKernels:
     found = attention_kernels()
     assert found is not None
     return found
@@ -46,7 +46,7 @@ def one_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def plan_of(prefix: int, tails: list[list[int]]) -> AttentionPlan:
     """Rows that begin alike, and go on with some ids."""
     rows = [TokenRow([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in tails]
-    return AttentionPlan(pack(rows, share_from=2))
+    return AttentionPlan(build_pack(rows, share_from=2))
 
 
 def draw(plan: AttentionPlan, *heads: int, width: int, seed: int = 0) -> list[Tensor]:
@@ -60,7 +60,7 @@ def slopes(out: Tensor, up: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, leaves, up.to(out.dtype))
 
 
-def hold(plan: AttentionPlan, shape: tuple[int, int, int], window: int | None, kernels: Attention) -> None:
+def hold(plan: AttentionPlan, shape: tuple[int, int, int], window: int | None, kernels: AttentionKernels) -> None:
     """Outputs and gradients are those of fp32 but for rounding: about as near as torch's products of blocks come."""
     heads, key_heads, width = shape
     states = draw(plan, heads, key_heads, key_heads, width=width)
@@ -72,7 +72,7 @@ def hold(plan: AttentionPlan, shape: tuple[int, int, int], window: int | None, k
         return [out, *slopes(out, up.transpose(1, 2), leaves)]
 
     ours = found(torch.bfloat16, lambda q, k, v: tile_attention(q, k, v, plan, 0.2, window, kernels))
-    with torch_only():
+    with disable_kernels():
         blocks = found(torch.bfloat16, lambda q, k, v: block_attention(q, k, v, plan, 0.2, window))
     exact = found(torch.float32, lambda q, k, v: plain_attention(q, k, v, plan, AttentionParams(0.2, window)))
     for one, other, wanted in zip(ours, blocks, exact, strict=True):
@@ -103,7 +103,7 @@ def test_kernels_on_subtrees_equal_the_dense_mask(rows: list[list[int]], prefix:
     hold(plan_of(prefix, rows), (4, 2, 32), window, KERNELS)
 
 
-def test_scores_far_apart_and_long_spans_are_no_trouble(kernels: Attention) -> None:
+def test_scores_far_apart_and_long_spans_are_no_trouble(kernels: AttentionKernels) -> None:
     plan = plan_of(700, [[3] * 20, [4] * 400])
     query, key, value = draw(plan, 4, 2, 2, width=32)
     query = query * 60
@@ -113,7 +113,7 @@ def test_scores_far_apart_and_long_spans_are_no_trouble(kernels: Attention) -> N
     assert (out.float() - exact).norm() <= 6e-3 * exact.norm()
 
 
-def test_rows_of_a_pack_do_not_see_each_other(kernels: Attention) -> None:
+def test_rows_of_a_pack_do_not_see_each_other(kernels: AttentionKernels) -> None:
     plan = plan_of(0, [[2] * 70, [3] * 90])
     states = [one.requires_grad_() for one in draw(plan, 6, 2, 2, width=32)]
     out = tile_attention(states[0], states[1], states[2], plan, 0.2, None, kernels)
@@ -123,7 +123,7 @@ def test_rows_of_a_pack_do_not_see_each_other(kernels: Attention) -> None:
         assert not any(one[:, :, other].any() for one in (query, key, value))
 
 
-def test_the_number_of_threads_changes_no_bit(kernels: Attention) -> None:
+def test_the_number_of_threads_changes_no_bit(kernels: AttentionKernels) -> None:
     plan = plan_of(200, [[2] * 150, [3] * 40, [4] * 60])
     states = [one.requires_grad_() for one in draw(plan, 6, 2, 2, width=32)]
     (up,) = draw(plan, 6, width=32, seed=1)
@@ -135,7 +135,7 @@ def test_the_number_of_threads_changes_no_bit(kernels: Attention) -> None:
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
-def test_states_may_lie_in_any_way(kernels: Attention) -> None:
+def test_states_may_lie_in_any_way(kernels: AttentionKernels) -> None:
     plan = plan_of(40, [[2] * 50, [3] * 40])
     states = draw(plan, 6, 2, 2, width=32)
     wanted = tile_attention(states[0], states[1], states[2], plan, 0.2, None, kernels)
@@ -144,64 +144,66 @@ def test_states_may_lie_in_any_way(kernels: Attention) -> None:
         assert torch.equal(tile_attention(others[0], others[1], others[2], plan, 0.2, None, kernels), wanted)
 
 
-def test_the_kernels_are_used_where_they_can_serve(kernels: Attention, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_are_used_where_they_can_serve(kernels: AttentionKernels, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.Size] = []
 
-    def counted(self: Attention, query: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    def counted(self: AttentionKernels, query: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
         calls.append(query.shape)
         return attends_really(self, query, *rest)  # type: ignore[arg-type]
 
-    attends_really = Attention.attend
-    monkeypatch.setattr(Attention, "attend", counted)
+    attends_really = AttentionKernels.attend
+    monkeypatch.setattr(AttentionKernels, "attend", counted)
     plan = plan_of(20, [[2] * 30, [3] * 40])
     for width, dtype, used in ((48, torch.bfloat16, 0), (32, torch.float32, 0), (32, torch.bfloat16, 1)):
         calls.clear()
         query, key, value = (one.to(dtype) for one in draw(plan, 4, 2, 2, width=width))
-        out = attend(query, key, value, plan, AttentionParams(0.2))
+        out = run_attention_backend(query, key, value, plan, AttentionParams(0.2))
         assert len(calls) == used
         exact = plain_attention(query.float(), key.float(), value.float(), plan, AttentionParams(0.2))
         assert (out.float() - exact).norm() <= 1e-2 * exact.norm()
     calls.clear()
-    with torch_only():
-        attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), plan, AttentionParams(0.2))
+    with disable_kernels():
+        run_attention_backend(query.bfloat16(), key.bfloat16(), value.bfloat16(), plan, AttentionParams(0.2))
     assert not calls
 
 
 @pytest.mark.parametrize("flag", ["-mno-amx-bf16", "-DNOTHING"])
 def test_each_way_of_multiplying_passes_its_trial(
-    kernels: Attention, one_cache: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+    kernels: AttentionKernels, one_cache: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     """Against torch in fp32; whether it is quicker is for the trial where it is made."""
     times = cycle([0.0, 1.0])
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: next(times))
-    made = compiled("attention.c", lambda found: attends(Attention(found)), *IN_ANY_ORDER, flag)
+    made = compile_library(
+        "attention.c", lambda found: pass_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER, flag
+    )
     assert made is not None
     plan = plan_of(100, [[2] * 50, [3] * 40])
-    hold(plan, (6, 2, 64), None, Attention(made))
+    hold(plan, (6, 2, 64), None, AttentionKernels(made))
 
 
 def test_kernels_that_are_wrong_or_slow_are_never_used(
-    kernels: Attention, one_cache: Path, monkeypatch: pytest.MonkeyPatch
+    kernels: AttentionKernels, one_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(Attention):
+    class Wrong(AttentionKernels):
         def attend_back(self, *given: object) -> tuple[Tensor, Tensor, Tensor]:
             query, key, value = super().attend_back(*given)  # type: ignore[arg-type]
             return query, key * 1.1, value
 
-    tried: list[Compiled] = []
+    tried: list[CompiledLibrary] = []
 
-    def wrong(made: Compiled) -> bool:
+    def wrong(made: CompiledLibrary) -> bool:
         tried.append(made)
-        return attends(Wrong(made))
+        return pass_attention_trial(Wrong(made))
 
-    assert compiled("attention.c", wrong, *IN_ANY_ORDER) is None
+    assert compile_library("attention.c", wrong, *IN_ANY_ORDER) is None
     assert len(tried) == 1
     assert attention_kernels() is None
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
-    assert not attends(kernels)
+    assert not pass_attention_trial(kernels)
 
 
-def test_keys_that_no_row_of_a_window_sees_are_left_out(kernels: Attention) -> None:
+def test_keys_that_no_row_of_a_window_sees_are_left_out(kernels: AttentionKernels) -> None:
     plan = plan_of(0, [[2] * 600])
     seen: list[KernelBlockMask] = []
     real = kernels.attend

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.attention_ops import Attention, attention_kernels
-from luthier.models.kernels.calls import torch_only
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import pack
+from luthier.models.kernels.attention_ops import AttentionKernels, attention_kernels
+from luthier.models.kernels.calls import disable_kernels
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import build_pack
 from models.architectures import forest, gradients, tiny
 
 pytestmark = pytest.mark.skipif(attention_kernels() is None, reason="no attention kernels here")
@@ -27,25 +27,25 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_as_near_to_float64_as_with_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    real = Attention.attend
+    real = AttentionKernels.attend
 
-    def noted(self: Attention, *given: Any) -> tuple[Tensor, Tensor]:
+    def noted(self: AttentionKernels, *given: Any) -> tuple[Tensor, Tensor]:
         calls.append(1)
         return real(self, *given)
 
-    monkeypatch.setattr(Attention, "attend", noted)
-    made = pack(forest())
+    monkeypatch.setattr(AttentionKernels, "attend", noted)
+    made = build_pack(forest())
     narrow = tiny(name, **FAMILIES[name]).bfloat16()
     exact = deepcopy(narrow).double()
-    wanted = logprobs(exact, made)
+    wanted = compute_pack_logprobs(exact, made)
     slopes = gradients(exact, wanted.sum())
-    reading(narrow)
+    detect_forward_mode(narrow)
     calls.clear()
-    found = logprobs(narrow, made)
+    found = compute_pack_logprobs(narrow, made)
     mine = gradients(narrow, found.sum())
     assert len(calls) == 2, "each layer's attention is one call"
-    with torch_only():
-        plain = logprobs(narrow, made)
+    with disable_kernels():
+        plain = compute_pack_logprobs(narrow, made)
         theirs = gradients(narrow, plain.sum())
     assert len(calls) == 2
     assert (found.double() - wanted).norm() <= 1.3 * (plain.double() - wanted).norm() + 1e-3

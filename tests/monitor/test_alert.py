@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from luthier.monitor.alerts import Alert, AlertState, step
-from luthier.monitor.evaluator import holds
-from luthier.monitor.plan import rules_of
+from luthier.monitor.alerts import Alert, AlertState, advance_alert_state
+from luthier.monitor.evaluator import condition_holds
+from luthier.monitor.plan import parse_alert_rules
 from luthier.monitor.signal import Signal, SignalValue
 
 SIGNALS = [Signal.parse({"kind": "metric", "metric": "accuracy"}), Signal.parse("latency")]
@@ -23,7 +23,7 @@ def test_a_text_alone_is_an_alert_named_after_its_number() -> None:
 def test_a_per_cent_of_bleu_is_a_point() -> None:
     signals = [Signal.parse({"kind": "metric", "metric": name}) for name in ("bleu", "accuracy")]
     alerts = [{"expr": "bleu < report - 1%", "clear": "bleu > 29%"}, "accuracy < 90%"]
-    of_bleu, of_accuracy = rules_of([Alert.model_validate(one) for one in alerts], signals, {"bleu": 31.5})
+    of_bleu, of_accuracy = parse_alert_rules([Alert.model_validate(one) for one in alerts], signals, {"bleu": 31.5})
     assert (of_bleu.limit, of_bleu.clear_limit, of_accuracy.limit) == (30.5, 29.0, 0.9)
 
 
@@ -66,12 +66,12 @@ def test_a_wrong_setting_is_told(settings: Any, said: str) -> None:
 )
 def test_alerts_that_make_no_sense_are_told(alerts: list[Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        rules_of([Alert.model_validate(one) for one in alerts], SIGNALS, {})
+        parse_alert_rules([Alert.model_validate(one) for one in alerts], SIGNALS, {})
 
 
 def test_what_a_clear_leaves_out_is_taken_from_when() -> None:
     alert = Alert.model_validate({"expr": "accuracy < report - 5% on 50 labels", "clear": "accuracy >= report"})
-    (rule,) = rules_of([alert], SIGNALS, {"accuracy": 0.9})
+    (rule,) = parse_alert_rules([alert], SIGNALS, {"accuracy": 0.9})
     assert rule.clear is not None
     assert rule.clear.window == rule.when.window
     assert rule.limit == pytest.approx(0.85)
@@ -81,17 +81,19 @@ def test_what_a_clear_leaves_out_is_taken_from_when() -> None:
 
 def test_nothing_is_certain_of_one_event() -> None:
     asked = [{"expr": "accuracy < 0.9 over 1h", "significant": certain} for certain in (False, True)]
-    rules = rules_of([Alert.model_validate({"name": f"a{at}", **one}) for at, one in enumerate(asked)], SIGNALS, {})
+    rules = parse_alert_rules(
+        [Alert.model_validate({"name": f"a{at}", **one}) for at, one in enumerate(asked)], SIGNALS, {}
+    )
     assert [rule.enough for rule in rules] == [1, 2]
 
 
 def walk(settings: dict[str, Any], values: list[float | None]) -> list[str]:
     """The states over minutes; None is a minute without data."""
-    (rule,) = rules_of([Alert.model_validate({"expr": "accuracy < 0.9", **settings})], SIGNALS, {})
+    (rule,) = parse_alert_rules([Alert.model_validate({"expr": "accuracy < 0.9", **settings})], SIGNALS, {})
     state, found = AlertState(), list[str]()
     for minute, value in enumerate(values):
         reading = None if value is None else SignalValue(value, value - 0.05, value + 0.05, 200)
-        state = step(rule.alert, state, holds=holds(rule, state, reading), at=60.0 * minute)
+        state = advance_alert_state(rule.alert, state, holds=condition_holds(rule, state, reading), at=60.0 * minute)
         found.append(state.status[0])
     return found
 

@@ -15,10 +15,16 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.monitor.alerts import Alert, AlertState, step
-from luthier.monitor.evaluator import holds
-from luthier.monitor.plan import AlertRule, MonitorPlan, rules_of
-from luthier.monitor.prometheus import Exposed, dashboard, rules, serve, window_label
+from luthier.monitor.alerts import Alert, AlertState, advance_alert_state
+from luthier.monitor.evaluator import condition_holds
+from luthier.monitor.plan import AlertRule, MonitorPlan, parse_alert_rules
+from luthier.monitor.prometheus import (
+    MonitorCollector,
+    render_grafana_dashboard,
+    render_prometheus_rules,
+    serve_prometheus_metrics,
+    window_label,
+)
 from luthier.monitor.signal import Signal, SignalValue
 from watching import desk_traffic, free_port, plan_of, watcher
 
@@ -64,7 +70,7 @@ def _readings(seed: int) -> list[SignalValue | None]:
 
 def _plan(alerts: Sequence[Alert]) -> MonitorPlan:
     signals = [Signal.parse({"kind": "metric", "metric": "accuracy"})]
-    made = rules_of(alerts, signals, {})
+    made = parse_alert_rules(alerts, signals, {})
     return MonitorPlan(name="desk", every_s=60, signals=signals, rules=made, references=Path(), report={}, seed=0)
 
 
@@ -72,7 +78,7 @@ def _firing(rule: AlertRule, readings: Sequence[SignalValue | None]) -> list[boo
     """Whether the alert fires here, minute by minute."""
     state, found = AlertState(), list[bool]()
     for minute, reading in enumerate(readings):
-        state = step(rule.alert, state, holds=holds(rule, state, reading), at=60.0 * minute)
+        state = advance_alert_state(rule.alert, state, holds=condition_holds(rule, state, reading), at=60.0 * minute)
         found.append(state.status == "firing")
     return found
 
@@ -101,7 +107,7 @@ def _expected(rule: AlertRule, minute: int, fires: bool, said: dict[str, Any]) -
 @pytest.mark.parametrize("seed", range(4))
 def test_prometheus_fires_the_same_minute(seed: int, tmp_path: Path) -> None:
     plan, readings = _plan(_alerts()), _readings(seed)
-    document = rules(plan)
+    document = render_prometheus_rules(plan)
     by_name = {one["alert"]: one for one in document["groups"][0]["rules"]}
     for one in by_name.values():
         one.pop("annotations")
@@ -132,7 +138,7 @@ def test_promtool_takes_every_rule(tmp_path: Path) -> None:
     plan = plan_of(
         tmp_path, ["latency", "throughput", {"kind": "metric", "metric": "macro_f1"}], alerts, report={"macro_f1": 0.9}
     )
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules(plan)))
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(render_prometheus_rules(plan)))
     found = subprocess.run(
         ["promtool", "check", "rules", "rules.yaml"], check=False, cwd=tmp_path, capture_output=True, text=True
     )
@@ -142,7 +148,7 @@ def test_promtool_takes_every_rule(tmp_path: Path) -> None:
 
 def test_the_dashboard_has_a_panel_for_each_number_with_its_limit(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ["latency", "error_rate"], ["latency.p95 > 2 over 10m", "error_rate > 5%"])
-    drawn = json.loads(json.dumps(dashboard(plan)))
+    drawn = json.loads(json.dumps(render_grafana_dashboard(plan)))
     titles = [panel["title"] for panel in drawn["panels"]]
     assert titles.count("latency.p95 (10m)") == 1
     assert "error_rate (5m)" in titles
@@ -169,9 +175,9 @@ def test_a_real_prometheus_loads_the_rules_and_fires_on_the_same_log(tmp_path: P
     plan = plan_of(tmp_path, signals, alerts, every_s=1)
     watching = watcher(plan, tmp_path)
     scraped, port = free_port(), free_port()
-    exposed = Exposed(watching)
-    server = serve(exposed, "127.0.0.1", scraped)
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules(plan)))
+    exposed = MonitorCollector(watching)
+    server = serve_prometheus_metrics(exposed, "127.0.0.1", scraped)
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(render_prometheus_rules(plan)))
     (tmp_path / "prometheus.yaml").write_text(
         yaml.safe_dump(
             {
@@ -200,7 +206,7 @@ def test_a_real_prometheus_loads_the_rules_and_fires_on_the_same_log(tmp_path: P
     assert there == here, (tmp_path / "log").read_text()[-2000:]
 
 
-def _side_by_side(watching: Any, exposed: Exposed, port: int) -> tuple[list[set[str]], list[set[str]]]:
+def _side_by_side(watching: Any, exposed: MonitorCollector, port: int) -> tuple[list[set[str]], list[set[str]]]:
     """What fires here and there after three parts of a log: good, every second answer wrong, good again."""
     here, there = list[set[str]](), list[set[str]]()
     log = desk_traffic(900, wrong=[range(300, 600)], every_s=1)

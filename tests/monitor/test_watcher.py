@@ -19,8 +19,8 @@ from luthier.core.component import Component
 from luthier.core.expressions import Window
 from luthier.metrics.metric import Metric
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, DeliveryError, Post
-from luthier.monitor.evaluator import Following
+from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.evaluator import EventFollower
 from luthier.monitor.manager import AlertManager
 from luthier.monitor.plan import MonitorPlan
 from luthier.traces.record import Feedback, Trace
@@ -183,7 +183,7 @@ class Broken(Channel):
 
     kind: str = "broken"
 
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         if (post.base / "down").exists():
             raise DeliveryError("it is down")
         with (post.base / "told").open("a") as file:
@@ -192,7 +192,7 @@ class Broken(Channel):
 
 def desk_of(plan: MonitorPlan, folder: Path, heard: list[str] | None = None) -> AlertManager:
     say = (heard if heard is not None else []).append
-    made = AlertManager(watcher(plan, folder), [BROKEN], Post(folder), folder / "state.json", say)
+    made = AlertManager(watcher(plan, folder), [BROKEN], ChannelContext(folder), folder / "state.json", say)
     made.recall()
     return made
 
@@ -228,7 +228,7 @@ def test_a_monitor_that_is_started_again_goes_on_where_it_was(tmp_path: Path) ->
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
     whole = tmp_path / "whole"
     whole.mkdir()
-    AlertManager(watcher(plan, tmp_path), [BROKEN], Post(whole), whole / "state.json", print).take(log)
+    AlertManager(watcher(plan, tmp_path), [BROKEN], ChannelContext(whole), whole / "state.json", print).take(log)
     expected = (whole / "told").read_text().splitlines()
     assert len(expected) == 4
     cuts = sorted(random.Random(0).sample(range(1, len(log)), 6))
@@ -245,12 +245,12 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from watching import desk_traffic, plan_of, watcher
-from luthier.monitor.channel import Channel, Post
+from luthier.monitor.channel import Channel, ChannelContext
 from luthier.monitor.manager import AlertManager
 folder = Path({folder!r})
 plan = plan_of(folder, [{{"kind": "metric", "metric": "accuracy"}}], {alerts!r})
 channel = Channel.parse({{"kind": "log", "path": "told.jsonl"}})
-desk = AlertManager(watcher(plan, folder), [channel], Post(folder), folder / "state.json", print)
+desk = AlertManager(watcher(plan, folder), [channel], ChannelContext(folder), folder / "state.json", print)
 desk.recall()
 desk.send()
 print("begun", flush=True)
@@ -287,7 +287,7 @@ def test_killed_at_any_moment_no_message_is_lost_or_doubled(tmp_path: Path) -> N
 
 def test_following_gives_each_event_once(tmp_path: Path) -> None:
     log, events = tmp_path / "log.jsonl", desk_traffic(40, every_s=10)
-    following = Following(log, BEGIN)
+    following = EventFollower(log, BEGIN)
     got: list[Trace | Feedback] = []
     for count in (0, 5, 5, 33, 80):
         write_log(log, events[:count])
@@ -298,7 +298,7 @@ def test_following_gives_each_event_once(tmp_path: Path) -> None:
 
 def test_a_request_that_was_written_late_is_followed_too(tmp_path: Path) -> None:
     log, (first, second) = tmp_path / "log.jsonl", (trace(1), trace(50))
-    following = Following(log, BEGIN)
+    following = EventFollower(log, BEGIN)
     write_log(log, [second])
     until: datetime = BEGIN + timedelta(seconds=60)
     assert list(following.fresh(until)) == [second]
@@ -309,22 +309,22 @@ def test_a_request_that_was_written_late_is_followed_too(tmp_path: Path) -> None
 def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.traces import stream
     from luthier.traces.compact import compact
-    from luthier.traces.feedback import write
+    from luthier.traces.feedback import append_redacted_records
     from luthier.traces.retention import RetentionPolicy
-    from luthier.traces.segment import segments
+    from luthier.traces.segment import list_segments
 
     chance, log = random.Random(5), [event.model_copy(update={"at": event.at}) for event in desk_traffic(60)]
     order = sorted(range(len(log)), key=lambda place: place + chance.randrange(6))  # written a little out of order
-    following = Following(tmp_path, BEGIN)
+    following = EventFollower(tmp_path, BEGIN)
     got = list(following.fresh(BEGIN))
-    write(tmp_path, [log[place] for place in order[:30]])
+    append_redacted_records(tmp_path, [log[place] for place in order[:30]])
     got += following.fresh(log[40].at)
     looks = []
-    monkeypatch.setattr(stream, "events", lambda *_: looks.append(1) or iter(()))
+    monkeypatch.setattr(stream, "iter_trace_events", lambda *_: looks.append(1) or iter(()))
     for begin in range(30, 120, 30):
-        write(tmp_path, [log[place] for place in order[begin : begin + 30]])
+        append_redacted_records(tmp_path, [log[place] for place in order[begin : begin + 30]])
         if begin == 60:
-            compact(tmp_path, RetentionPolicy(days=10_000), closed=segments(tmp_path), now=BEGIN)
+            compact(tmp_path, RetentionPolicy(days=10_000), closed=list_segments(tmp_path), now=BEGIN)
         last = max(log[place].at for place in order[: begin + 30])
         got += following.fresh(last + timedelta(seconds=1))
         assert list(following.fresh(last + timedelta(seconds=1))) == []
@@ -335,12 +335,12 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
 
 def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.traces import stream
-    from luthier.traces.feedback import write
+    from luthier.traces.feedback import append_redacted_records
 
-    following = Following(tmp_path, BEGIN)
-    write(tmp_path, [trace(1), trace(100)])
+    following = EventFollower(tmp_path, BEGIN)
+    append_redacted_records(tmp_path, [trace(1), trace(100)])
     until = BEGIN + timedelta(seconds=60)
     assert [one.at for one in following.fresh(until)] == [trace(1).at]
     monkeypatch.setattr(stream, "GRACE_S", 0.0)
-    write(tmp_path, [trace(50)])
+    append_redacted_records(tmp_path, [trace(50)])
     assert [one.at for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.models.export.check import answer, prompt_ids
-from luthier.models.export.checkpoint import export
+from luthier.models.export.check import encode_check_prompt, generate_greedy_answer
+from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.gguf.reader import open_gguf
 from luthier.models.gguf.vocabulary import SPLITS
 from luthier.models.gguf.writer import Quant, write_gguf
-from luthier.models.load import load, open_folder
+from luthier.models.load import load_model, open_folder
 from models.making import GGUF_FAMILIES, cut_as, sentence_pieces, strong_model
 from workshop import tiny_model
 
@@ -124,9 +124,9 @@ def test_text_becomes_the_same_tokens(tmp_path: Path, cut: str) -> None:
 def test_the_real_model_says_the_same(smollm2: Artifact, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    to = export(smollm2, tmp_path / "out", "gguf")
-    ids = prompt_ids(smollm2.folder)
-    wanted = answer(load(smollm2, "float32").model, ids)
+    to = export_model_folder(smollm2, tmp_path / "out", "gguf")
+    ids = encode_check_prompt(smollm2.folder)
+    wanted = generate_greedy_answer(load_model(smollm2, "float32").model, ids)
     before = AutoTokenizer.from_pretrained(smollm2.folder, local_files_only=True)
     with opened(next(to.glob("*.gguf"))) as model:
         came = logits(model, ids + wanted.tokens)

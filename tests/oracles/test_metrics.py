@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.component import member
+from luthier.core.component import component_of_kind
 from luthier.metrics.metric import Metric
 
 TEXT = (
@@ -37,7 +37,7 @@ def texts(seed: int, count: int = 150) -> tuple[list[str], list[str]]:
 
 def value(kind: str, predictions: list[str], references: list[str] | list[list[str]], **more: object) -> float:
     """A metric's value."""
-    return member(Metric, kind)(kind=kind, **more).measure(predictions, references).value
+    return component_of_kind(Metric, kind)(kind=kind, **more).measure(predictions, references).value
 
 
 @pytest.mark.parametrize("kind", ["bleu", "chrf", "ter"])
@@ -94,7 +94,7 @@ def test_rouge_score(kind: str, seed: int) -> None:
         scorer.score(reference, prediction)[kind].fmeasure
         for prediction, reference in zip(predictions, references, strict=True)
     ]
-    score = member(Metric, kind)(kind=kind).measure(predictions, references)
+    score = component_of_kind(Metric, kind)(kind=kind).measure(predictions, references)
     assert score.rows == pytest.approx(expected, abs=1e-12)
     assert score.value == pytest.approx(np.mean(expected), abs=1e-9)
 
@@ -156,7 +156,7 @@ def test_scikit_learn_brier(classes: int) -> None:
     real = [names[random_numbers.choice(classes, p=row)] for row in chances]
     said = [names[row.argmax()] for row in chances]
     scores = [dict(zip(names, row.tolist(), strict=True)) for row in chances]
-    found = member(Metric, "brier")(kind="brier").measure(said, real, label_scores=scores).value
+    found = component_of_kind(Metric, "brier")(kind="brier").measure(said, real, label_scores=scores).value
     given_chances = chances[:, 1] if classes == 2 else chances
     expected = brier_score_loss(real, given_chances, labels=names, pos_label=names[1] if classes == 2 else None)
     assert found == pytest.approx(expected, abs=1e-9)

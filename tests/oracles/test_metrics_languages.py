@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.component import member
+from luthier.core.component import component_of_kind
 from luthier.core.wordnet import synonyms
 from luthier.metrics.kinds.rouge import Rouge1
 from luthier.metrics.metric import Metric
@@ -28,7 +28,7 @@ INSTALLED = Path("/usr/share/wordnet")
 
 
 def measured(kind: str, predictions: list[str], references: list[str], **more: object) -> Any:
-    return member(Metric, kind)(kind=kind, **more).measure(predictions, references)
+    return component_of_kind(Metric, kind)(kind=kind, **more).measure(predictions, references)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -154,7 +154,7 @@ def test_meteor_is_nltks(settings_given: dict[str, float]) -> None:
 
 
 def test_meteor_takes_the_best_reference() -> None:
-    both = member(Metric, "meteor")(kind="meteor").measure(["a cat sat"], [["nothing alike", "a cat sat"]])
+    both = component_of_kind(Metric, "meteor")(kind="meteor").measure(["a cat sat"], [["nothing alike", "a cat sat"]])
     assert both.value == measured("meteor", ["a cat sat"], ["a cat sat"]).value
 
 

@@ -11,8 +11,8 @@ import torch
 
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.objective import Teacher
 from luthier.tune.objectives.distil import Distil
 from tuning import Bench, bench, examples
@@ -62,8 +62,8 @@ def test_loss_and_gradients_are_trls(
     ]
     student = open_folder(shop.base.folder, torch.float64)
     teacher = open_folder(shop.teacher.folder, torch.float64)
-    ready = objective.ready(pack(rows), Teacher(teacher, VOCABULARY))
-    loss = objective.loss(logprobs(student, ready), ready, None).total / objective.denominator(rows)
+    ready = objective.ready(build_pack(rows), Teacher(teacher, VOCABULARY))
+    loss = objective.loss(compute_pack_logprobs(student, ready), ready, None).total / objective.denominator(rows)
     loss.backward()  # type: ignore[no-untyped-call]
     ours = {name: one.grad.clone() for name, one in student.named_parameters()}
     student.zero_grad()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.kernels.lora import one_product
+from luthier.models.kernels.lora import install_fused_lora
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, packs
-from luthier.models.quiet import no_peft_warning
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_packs
+from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Technique
@@ -44,7 +44,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def adapted(shop: Bench, technique: Technique) -> Any:
     """The technique's model in float64, every adapter moved off its start."""
-    with no_peft_warning():
+    with silence_peft_warnings():
         model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1).double().eval()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -75,10 +75,12 @@ def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None
     lessons = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
     rows = [row for lesson in lessons for row in lesson.rows]
     plain, model = adapted(shop, technique), adapted(shop, technique)
-    with Double(), no_peft_warning():
+    with Double(), silence_peft_warnings():
         wanted = in_plain_peft(plain, rows)
-        one_product(model)
-        parts = [objective.loss(logprobs(model, part), part, None).total for part in packs(rows, 120)]
+        install_fused_lora(model)
+        parts = [
+            objective.loss(compute_pack_logprobs(model, part), part, None).total for part in build_packs(rows, 120)
+        ]
         found = torch.stack(parts).sum() / objective.denominator(rows)
         torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
         theirs, ours = gradients(plain, wanted), gradients(model, found)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import packs
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import build_packs
 from luthier.tune.objective import REFERENCE
 from luthier.tune.policy import OLD, WRITTEN
 from models.architectures import Double
@@ -156,9 +156,9 @@ def test_loss_and_gradients_are_trls(shop: Bench, tmp_path: Path, kind: str, nam
         rows = [replace(row, token_values={**row.token_values, OLD: row.token_values[WRITTEN]}) for row in rows]
         shift(model, moved)
     loss = 0.0
-    for pack in packs(rows, 200):
+    for pack in build_packs(rows, 200):
         with Double():
-            logp = logprobs(model, pack)
+            logp = compute_pack_logprobs(model, pack)
         found = policy.loss(logp, pack, pack.token_values.get(REFERENCE)).total / drawn.denominator
         found.backward()
         loss += float(found.detach())

@@ -13,9 +13,9 @@ import torch
 
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack
-from luthier.models.sequence_head import with_outputs
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.models.sequence_head import add_sequence_head
 from luthier.tune.objective import NOTHING, REFERENCE, Objective
 from luthier.tune.objectives.cpo import Cpo
 from luthier.tune.objectives.dpo import DpoObjective
@@ -23,7 +23,7 @@ from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.orpo import Orpo
 from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.objectives.simpo import Simpo
-from luthier.tune.training.reference_logprobs import read_rows, sums_of_rows
+from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
 from tests.oracles.freeze_preferences import cases
 from tuning import Bench, bench, pairs, thumbs
 
@@ -78,16 +78,16 @@ def opened(shop: Bench) -> tuple[Any, Any]:
 def ours(objective: Objective, rows: list[TokenRow], model: Any, was: Any) -> tuple[float, Grads]:
     """Our loss and its gradients, over one pack."""
     if objective.needs_reference:
-        found = read_rows(was, rows, 1 << 14)
+        found = compute_row_logprobs(was, rows, 1 << 14)
         rows = [
             replace(row, token_values={**row.token_values, REFERENCE: own})
             for row, own in zip(rows, found, strict=True)
         ]
-    rows = objective.prepared(rows, lambda some: sums_of_rows(model, some, 1 << 14))
-    made = pack(rows)
-    loss = objective.loss(logprobs(model, made), made, made.token_values.get(REFERENCE)).total / objective.denominator(
-        rows
-    )
+    rows = objective.prepared(rows, lambda some: compute_row_logprob_sums(model, some, 1 << 14))
+    made = build_pack(rows)
+    loss = objective.loss(
+        compute_pack_logprobs(model, made), made, made.token_values.get(REFERENCE)
+    ).total / objective.denominator(rows)
     return gone_back(model, loss)
 
 
@@ -231,7 +231,7 @@ def test_kto_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: d
 @pytest.mark.parametrize("fields", [{}, {"center": 0.01}, {"margin": "row", "scale": 0.5, "ties": "learn"}])
 def test_a_reward_model_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
     objective = RewardObjective(**fields)
-    model = with_outputs(opened(shop)[0], objective.outputs(NOTHING))
+    model = add_sequence_head(opened(shop)[0], objective.outputs(NOTHING))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight)
     peer = trainer("Reward", shop, tmp_path, model)

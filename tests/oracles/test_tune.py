@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.kernels.lora import one_product
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack, packs
+from luthier.models.kernels.lora import install_fused_lora
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack, build_packs
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
@@ -65,9 +65,9 @@ def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path
     rows = [row for lesson in lessons for row in lesson.rows]
     wanted, wanted_gradients = trl_step(adapted(shop, technique), rows, tmp_path)
     model = adapted(shop, technique)
-    one_product(model)
-    made = pack(rows)
-    loss = objective.loss(logprobs(model, made), made, None).total / objective.denominator(rows)
+    install_fused_lora(model)
+    made = build_pack(rows)
+    loss = objective.loss(compute_pack_logprobs(model, made), made, None).total / objective.denominator(rows)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(wanted, abs=1e-6)
     ours = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
@@ -112,10 +112,12 @@ def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
         model, (model(**padded(part), num_items_in_batch=items).loss for part in parts)
     )
     if product:
-        one_product(model)
-    objective, made = Sft(), packs(rows, 90)
+        install_fused_lora(model)
+    objective, made = Sft(), build_packs(rows, 90)
     assert len(made) > 1
-    losses = (objective.loss(logprobs(model, one), one, None).total / objective.denominator(rows) for one in made)
+    losses = (
+        objective.loss(compute_pack_logprobs(model, one), one, None).total / objective.denominator(rows) for one in made
+    )
     found, found_gradients = gradients(model, losses)
     assert found == pytest.approx(wanted, rel=1e-5)  # transformers takes the loss in fp32, whatever the model
     for name, gradient in wanted_gradients.items():
@@ -152,8 +154,10 @@ def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours
             model=theirs, args=settings, train_dataset=Dataset.from_list(table), processing_class=tokenizer
         ).train()
     moved = {name: before[name] - one.detach() for name, one in theirs.named_parameters() if one.requires_grad}
-    made = pack(rows)
-    _, found = gradients(ours, [Sft().loss(logprobs(ours, made), made, None).total / Sft().denominator(rows)])
+    made = build_pack(rows)
+    _, found = gradients(
+        ours, [Sft().loss(compute_pack_logprobs(ours, made), made, None).total / Sft().denominator(rows)]
+    )
     assert max(float(one.abs().max()) for one in moved.values()) > 1e-3
     for name, gradient in found.items():
         torch.testing.assert_close(

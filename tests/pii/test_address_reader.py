@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.system.packages import cached_wheel
 from luthier.pii.address_reader import AddressReader
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.span import PiiSpan
 from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, WordSpan
 
@@ -70,5 +70,5 @@ def named(text: str, piece: str) -> PiiSpan:
     ],
 )
 def test_an_address_and_what_patterns_see_of_it_are_one(text: str, model: str, wanted: list[str]) -> None:
-    found = [one.text.strip() for one in find(text, KINDS, [named(text, model)])]
+    found = [one.text.strip() for one in find_pii(text, KINDS, [named(text, model)])]
     assert found == wanted

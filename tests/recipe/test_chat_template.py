@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.chat.tool_calls import CallForm
+from luthier.chat.tool_calls import ToolCallFormat
 from luthier.commands.new import write_recipe
 from luthier.core.errors import ModelError, RecipeError
-from luthier.models.chat_template import chat_template_text
+from luthier.models.chat_template import load_chat_template
 from luthier.models.load import base_folder
 from luthier.recipe.schema import Recipe
 from tests.chat.conversations import TOOLS
@@ -96,7 +96,7 @@ def _make_tune(folder: Path) -> None:
     """The training itself, without a plan before it."""
     from luthier.core.events import RunEvents
     from luthier.core.step import StepContext
-    from luthier.recipe.models import base_model
+    from luthier.recipe.models import open_base_model
 
     recipe = Recipe.load(folder)
     data = recipe.run(only=["data"])["data"].artifact
@@ -104,7 +104,7 @@ def _make_tune(folder: Path) -> None:
     (folder / "scratch").mkdir()
     recipe.steps["tune"].make(
         StepContext(
-            name="tune", inputs={"data": data, "model": base_model("tiny-model")}, folder=folder / "out",
+            name="tune", inputs={"data": data, "model": open_base_model("tiny-model")}, folder=folder / "out",
             scratch=folder / "scratch", base=folder, seed=0, events=RunEvents().of("tune"),
         )
     )  # fmt: skip
@@ -133,7 +133,7 @@ def test_chats_without_tools_are_taken_as_ever(folder: Path) -> None:
 
 @pytest.mark.parametrize("word", ["hermes", "mine.jinja"])
 def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word: str) -> None:
-    source = chat_template_text("hermes", folder)
+    source = load_chat_template("hermes", folder)
     if word != "hermes":
         source = source.replace("# Tools", "# My tools")
         (folder / word).write_text(source)
@@ -143,15 +143,15 @@ def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word
     assert base_folder(tuned) == base_folder(done["model"].artifact)
     text = ChatTokenizer.load(base_folder(tuned))
     assert text.template.source == source
-    assert CallForm.of(text) is not None  # what `serve` reads calls by
+    assert ToolCallFormat.of(text) is not None  # what `serve` reads calls by
     assert done["report"].artifact.read_json("summary.json")["rows"] == 2
     learnt = done["tune"].frame("training_examples.parquet")
     assert learnt["nothing"].is_null().all()
-    from luthier.models.export.checkpoint import export
+    from luthier.models.export.checkpoint import export_model_folder
 
-    export(tuned, folder / "hf", "hf")
-    export(tuned, folder / "adapter", "adapter")
-    export(tuned, folder / "gguf", "gguf")
+    export_model_folder(tuned, folder / "hf", "hf")
+    export_model_folder(tuned, folder / "adapter", "adapter")
+    export_model_folder(tuned, folder / "gguf", "gguf")
     for kind in ("hf", "adapter"):
         assert (folder / kind / "chat_template.jinja").read_text() == source
         assert ChatTokenizer.load(folder / kind).template.source == source
@@ -160,11 +160,11 @@ def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word
 
 
 def test_another_template_is_another_base_model(folder: Path) -> None:
-    (folder / "mine.jinja").write_text(chat_template_text("hermes", folder))
+    (folder / "mine.jinja").write_text(load_chat_template("hermes", folder))
     digests = set()
     for word in ("hermes", "mine.jinja"):
         digests.add(Recipe.load(folder, [f"chat_template={word}"]).plan()["model"].digest)
-    (folder / "mine.jinja").write_text(chat_template_text("hermes", folder).replace("# Tools", "# My tools"))
+    (folder / "mine.jinja").write_text(load_chat_template("hermes", folder).replace("# Tools", "# My tools"))
     digests.add(Recipe.load(folder, ["chat_template=mine.jinja"]).plan()["model"].digest)
     assert len(digests) == 3
 
@@ -205,10 +205,10 @@ def test_a_template_whose_tokens_the_tokenizer_lacks_is_refused(folder: Path) ->
 
 def test_the_default_base_has_no_place_for_tools_and_hermes_goes_with_it(smollm2: Any) -> None:
     from luthier.models.catalog import CATALOG
-    from luthier.models.chat_template import fitting_templates, tool_places
+    from luthier.models.chat_template import list_fitting_templates, read_tool_support
 
-    assert not any(tool_places(smollm2.folder))
-    assert CATALOG["smollm2-135m-instruct"].tool_template in fitting_templates(smollm2.folder)
+    assert not any(read_tool_support(smollm2.folder))
+    assert CATALOG["smollm2-135m-instruct"].tool_template in list_fitting_templates(smollm2.folder)
 
 
 def test_new_writes_a_recipe_for_chats_with_tools_that_trains_on_every_call(folder: Path) -> None:
@@ -239,7 +239,7 @@ def test_new_for_the_default_base_sets_the_template_before_the_model_is_here(fol
 
 
 def test_new_leaves_a_template_alone_that_has_a_place(folder: Path) -> None:
-    (folder / "tiny-model" / "chat_template.jinja").write_text(chat_template_text("hermes", folder))
+    (folder / "tiny-model" / "chat_template.jinja").write_text(load_chat_template("hermes", folder))
     told = yaml.safe_load(write_recipe("mine", "chats.jsonl", template=None, model="tiny-model").path.read_text())
     assert "chat_template" not in told
     assert told["steps"]["tune"]["objective"]["train_on"] == "all"

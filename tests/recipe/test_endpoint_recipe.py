@@ -16,7 +16,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.cli.app import run_command
 from luthier.commands.chat import open_chat
 from luthier.core.errors import ModelError
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
 from workshop import tickets, write_csv
@@ -82,7 +82,7 @@ def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_a_recipe_on_an_endpoint(folder: Path, server: Server) -> None:
     recipe = Recipe.load(folder, ["seed=5"])  # a run of its own, whatever ran before
-    told = plan(recipe)["tune"].forecast
+    told = build_recipe_plan(recipe)["tune"].forecast
     assert told is not None
     assert "at most 151 calls" in told.how
     before = len(server.asked)
@@ -101,7 +101,7 @@ def test_a_recipe_on_an_endpoint(folder: Path, server: Server) -> None:
     assert set(measures["tuned"]) == {"accuracy", "macro_f1", "mcc"}, "no scores of labels, so none of calibration"
     assert result.exit_code == 0
     assert any(line["origin"] == "written by the model" for line in _log(tuned.path("search.jsonl")))
-    page = write_report(plan(recipe)).read_text(encoding="utf-8")
+    page = write_report(build_recipe_plan(recipe)).read_text(encoding="utf-8")
     assert "Which prompts were tried" in page
     assert f"Chosen: {html.escape(tuned.read_json('training.json')['prompt'])}; accuracy 1.000" in page
     assert "Sort the ticket." in page, "what the model proposed is among them"

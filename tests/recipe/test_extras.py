@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
 from luthier.pii.recognizers import rampart
 from luthier.pii.recognizers.minilm import Minilm
@@ -102,7 +102,7 @@ def test_what_a_run_fetches_is_said_by_the_plan_and_fetched_before_anything_is_m
 
 
 def test_every_recogniser_says_what_it_fetches() -> None:
-    from luthier.pii.recognizer import Recogniser
+    from luthier.pii.recognizer import Recognizer
 
-    for member in members(Recogniser).values():
+    for member in components_by_kind(Recognizer).values():
         assert member().download_bytes() >= 0

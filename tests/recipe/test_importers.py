@@ -13,7 +13,7 @@ import yaml
 
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError
-from luthier.recipe.importers.translate import TOOLS, translate
+from luthier.recipe.importers.translate import TOOLS, translate_config
 from luthier.recipe.importers.trl import NO_LIMIT
 from luthier.recipe.schema import Recipe
 from luthier.tune.training.schedule import BatchSampler
@@ -158,7 +158,7 @@ def test_what_is_asked_for_stands_in_the_recipe(place: Path, name: str, capsys: 
 def test_every_option_stands_in_the_account_once(place: Path, name: str) -> None:
     file = place / "foreign" / f"{name}.yaml"
     options = yaml.safe_load(file.read_text(encoding="utf-8"))
-    text = translate(options, file, place / "mine").text
+    text = translate_config(options, file, place / "mine").text
     comments = [line for line in text.splitlines() if line.startswith("#   ")]
     for option in options:
         lines = [line for line in comments if re.search(rf"(^#   |[ ,]){option}(\.|:|,|$| )", line)]
@@ -187,7 +187,7 @@ def test_what_cannot_be_imported_is_refused(place: Path, change: str, said: str)
     file = place / "foreign" / "axolotl.yaml"
     options = yaml.safe_load(file.read_text(encoding="utf-8")) | yaml.safe_load(change)
     with pytest.raises(InputError, match=said):
-        translate(options, file, place / "mine")
+        translate_config(options, file, place / "mine")
 
 
 def test_other_yaml_and_own_recipes_are_told_apart(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +230,7 @@ def test_other_yaml_and_own_recipes_are_told_apart(place: Path, capsys: pytest.C
 def test_data_of_axolotl_is_found(place: Path, told: dict[str, Any], source: dict[str, Any]) -> None:
     file = place / "foreign" / "axolotl.yaml"
     options = yaml.safe_load(file.read_text(encoding="utf-8")) | {"datasets": [told]}
-    made = translate(options, file, place / "mine")
+    made = translate_config(options, file, place / "mine")
     assert yaml.safe_load(made.text)["steps"]["data"]["source"] == source
     assert ("is not beside that file" in made.text) is (told["path"] == "org/set")
 
@@ -261,7 +261,7 @@ def test_other_wishes_are_met(place: Path, change: dict[str, Any], path: str, va
     file = place / "foreign" / "axolotl.yaml"
     options = yaml.safe_load(file.read_text(encoding="utf-8")) | {"base_model": "org/model"} | change
     (place / "mine").mkdir()
-    (place / "mine" / "recipe.yaml").write_text(translate(options, file, place / "mine").text, encoding="utf-8")
+    (place / "mine" / "recipe.yaml").write_text(translate_config(options, file, place / "mine").text, encoding="utf-8")
     recipe = yaml.safe_load((place / "mine" / "recipe.yaml").read_text(encoding="utf-8"))
     assert _at(recipe if path.startswith("model") else recipe["steps"], path) == value
     Recipe.load(place / "mine")
@@ -295,7 +295,7 @@ HANDBOOK: dict[str, Any] = {
 def test_recipes_of_the_handbook_are_files_of_trl(
     place: Path, data: dict[str, Any], path: str, held: int, left: list[str]
 ) -> None:
-    made = translate(HANDBOOK | data, place / "config_full.yaml", place / "mine")
+    made = translate_config(HANDBOOK | data, place / "config_full.yaml", place / "mine")
     recipe = yaml.safe_load(made.text)
     Recipe.model_validate(recipe)
     assert made.account.tool == "TRL"
@@ -320,7 +320,7 @@ def test_the_rate_rises_as_axolotl_lets_it_rise(place: Path, change: dict[str, A
     file = place / "foreign" / "axolotl.yaml"
     options = yaml.safe_load(file.read_text(encoding="utf-8"))
     kept = {option: value for option, value in options.items() if not option.startswith("warmup")}
-    recipe = yaml.safe_load(translate(kept | change, file, place / "mine").text)
+    recipe = yaml.safe_load(translate_config(kept | change, file, place / "mine").text)
     assert recipe["steps"]["tune"]["warmup_ratio"] == warmup
 
 
@@ -338,7 +338,7 @@ def test_what_trl_does_where_a_file_is_silent_or_empty(
 ) -> None:
     """Of messages every answer is learnt, and an empty bound is none."""
     options = {"model_name_or_path": "org/model", "dataset_name": "org/rows", **change}
-    made = translate(options, place / "sft.yaml", place / "mine")
+    made = translate_config(options, place / "sft.yaml", place / "mine")
     assert _at({"max_grad_norm": None} | yaml.safe_load(made.text)["steps"]["tune"], path) == value
     told = [option for option in made.account.left if option.startswith("assistant_only_loss")]
     assert bool(told) is ("completion_only_loss" not in change), "prompts of messages are learnt there"
@@ -358,14 +358,14 @@ def test_layers_of_llamafactory_are_the_last_or_the_first(
         "model_name_or_path": "org/model", "finetuning_type": "freeze", "freeze_trainable_layers": number,
         "lora_target": None, "pissa_init": None,
     }  # fmt: skip
-    recipe = yaml.safe_load(translate(options, file, place / "mine").text)
+    recipe = yaml.safe_load(translate_config(options, file, place / "mine").text)
     assert recipe["steps"]["tune"]["technique"] == {"kind": "layers", **technique}
     Recipe.model_validate(recipe)
 
 
 def test_layers_that_a_file_leaves_to_peft_are_told(place: Path) -> None:
     options = {"model_name_or_path": "org/model", "use_peft": True, "dataset_name": "org/rows"}
-    made = translate(options, place / "sft.yaml", place / "mine")
+    made = translate_config(options, place / "sft.yaml", place / "mine")
     assert "targets" not in yaml.safe_load(made.text)["steps"]["tune"]["technique"]
     assert any("lora_target_modules" in told and "PEFT" in told for told in made.account.left)
 
@@ -380,7 +380,7 @@ def test_layers_that_a_file_leaves_to_peft_are_told(place: Path) -> None:
 )
 def test_options_that_mean_another_one_are_told_as_well(place: Path, change: dict[str, Any], told: str) -> None:
     options = {"base_model": "org/model", "adapter": "lora", "datasets": [{"path": "org/rows"}]} | change
-    assert f"#   {told}" in translate(options, place / "lora.yaml", place / "mine").text
+    assert f"#   {told}" in translate_config(options, place / "lora.yaml", place / "mine").text
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_a_number_of_steps_goes_before_epochs(
 ) -> None:
     """Ten steps of eight rows, over rows that are not here yet and over fifty that are."""
     options = {"base_model": "org/model", "micro_batch_size": 8, "datasets": [{"path": rows}], **change}
-    made = translate(options, place / "foreign" / "axolotl.yaml", place / "mine")
+    made = translate_config(options, place / "foreign" / "axolotl.yaml", place / "mine")
     step = yaml.safe_load(made.text)["steps"]["tune"]
     Recipe.model_validate(yaml.safe_load(made.text))
     assert {name: step.get(name) for name in wanted} == wanted
@@ -413,14 +413,14 @@ def test_a_number_of_steps_goes_before_epochs(
 
 def test_muon_of_llamafactory_is_an_optimizer(place: Path) -> None:
     options = {"model_name_or_path": "org/model", "finetuning_type": "full", "dataset": "rows", "use_muon": True}
-    made = translate(options, place / "full.yaml", place / "mine")
+    made = translate_config(options, place / "full.yaml", place / "mine")
     assert yaml.safe_load(made.text)["steps"]["tune"]["optimizer"]["kind"] == "muon"
 
 
 @pytest.mark.parametrize("told", ["org/texts", [{"path": "org/texts", "text_column": "story", "type": "pretrain"}]])
 def test_texts_to_go_on_with_are_a_data_set_of_axolotl(place: Path, told: Any) -> None:
     options = {"base_model": "org/model", "micro_batch_size": 1, "pretraining_dataset": told, "pretrain_multipack": 1}
-    made = translate(options, place / "pretrain.yaml", place / "mine")
+    made = translate_config(options, place / "pretrain.yaml", place / "mine")
     source = yaml.safe_load(made.text)["steps"]["data"]["source"]
     answer = "text" if isinstance(told, str) else "story"
     assert source == {"kind": "jsonl", "path": "data/org--texts.jsonl", "answer": answer}

@@ -12,8 +12,8 @@ import yaml
 
 from luthier.core.errors import InputError
 from luthier.data.source import Source
-from luthier.recipe.importers.trainers import trainer_of
-from luthier.recipe.importers.translate import translate
+from luthier.recipe.importers.trainers import detect_trainer_objective
+from luthier.recipe.importers.translate import translate_config
 from luthier.recipe.schema import Recipe
 
 TRL: dict[str, Any] = {"model_name_or_path": "org/model", "use_peft": True, "lora_r": 8}
@@ -59,7 +59,7 @@ def made(place: Path, options: dict[str, Any], name: str = "file") -> tuple[dict
     """The step `tune` of the recipe that an options file becomes, which loads, and the recipe's text."""
     folder = place / "mine"
     folder.mkdir(exist_ok=True)
-    text = translate(dict(options), place / f"{name}.yaml", folder).text
+    text = translate_config(dict(options), place / f"{name}.yaml", folder).text
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     Recipe.load(folder)
     step: dict[str, Any] = yaml.safe_load(text)["steps"]["tune"]
@@ -320,7 +320,7 @@ def test_the_worse_answer_under_another_name_is_listed(place: Path) -> None:
     ],
 )
 def test_the_trainer_is_told_from_options_before_the_name(options: dict[str, Any], name: str, trainer: str) -> None:
-    assert trainer_of(options, name) == trainer
+    assert detect_trainer_objective(options, name) == trainer
 
 
 def test_a_trainer_that_there_is_not_here_is_refused(place: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import InputError
-from luthier.recipe.importers.translate import Translation, translate
+from luthier.recipe.importers.translate import RecipeTranslation, translate_config
 from luthier.recipe.schema import Recipe
 
 FILE: dict[str, Any] = {
@@ -53,11 +53,11 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made(place: Path, change: dict[str, Any], name: str = "file") -> tuple[dict[str, Any], Translation]:
+def made(place: Path, change: dict[str, Any], name: str = "file") -> tuple[dict[str, Any], RecipeTranslation]:
     """The steps of the recipe that the file becomes, which loads, and its account."""
     folder = place / "mine"
     folder.mkdir(exist_ok=True)
-    found = translate(FILE | change, place / f"{name}.yaml", folder)
+    found = translate_config(FILE | change, place / f"{name}.yaml", folder)
     (folder / "recipe.yaml").write_text(found.text, encoding="utf-8")
     Recipe.load(folder)
     steps: dict[str, Any] = yaml.safe_load(found.text)["steps"]

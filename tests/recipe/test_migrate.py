@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 from luthier.cli.app import run_command
-from luthier.commands.components import all_roles
+from luthier.commands.components import list_component_roles
 from luthier.commands.migrate import migrate_recipe
 from luthier.core.artifact import Artifact, FileEntry, Manifest
-from luthier.core.component import members, refuse_unknown_settings
+from luthier.core.component import components_by_kind, refuse_unknown_settings
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.former_names import _FORMER_SETTINGS, FORMER_FILES, FORMER_KINDS, former_settings
 from luthier.recipe.migrate import migrate_text
@@ -105,8 +105,8 @@ def _below(cls: type) -> Iterator[type]:
 
 def _classes() -> dict[str, type[BaseModel]]:
     """Every class of settings of the package by its name."""
-    for role in all_roles().values():
-        members(role)
+    for role in list_component_roles().values():
+        components_by_kind(role)
     return {one.__name__: one for one in _below(BaseModel) if one.__module__.startswith("luthier.")}
 
 
@@ -128,7 +128,7 @@ def test_a_former_setting_is_refused_with_its_present_name(name: str, old: str, 
 
 @pytest.mark.parametrize(("role", "old", "new"), KINDS)
 def test_a_former_kind_is_none_today(role: str, old: str, new: str) -> None:
-    kinds = members(all_roles()[role])
+    kinds = components_by_kind(list_component_roles()[role])
     assert new in kinds
     assert old not in kinds
 

@@ -18,7 +18,7 @@ from luthier.core.files import cache_folder
 from luthier.core.system.packages import cached_wheel
 from luthier.pii.recognizers.rampart import PACKAGE, SHA256, VERSION
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.store import feedback, traces
+from luthier.traces.store import read_feedback, read_traces
 from workshop import own_cache, tiny_model, write_csv
 
 PEOPLE = [
@@ -118,14 +118,14 @@ def test_no_name_stands_in_anything_that_is_kept(shop: Path) -> None:
     typed = ["feedback", answer.id, "--comment", "Peter Hoffmann fragt nach", "--in", "shop/.luthier/traffic"]
     assert run_command(typed) in (0, None)
     assert run_command(["export", "shop/recipe.yaml:data", "--to", "out", "--format", "jsonl"]) in (0, None)
-    kept = next(one for one in traces(shop / "shop" / ".luthier" / "traffic") if one.id == answer.id)
+    kept = next(one for one in read_traces(shop / "shop" / ".luthier" / "traffic") if one.id == answer.id)
     assert kept.messages[-1].content == "Hallo,\ndas Gerät druckt nicht.\nViele Grüße\n[PERSON]"
     assert kept.user is not None
     assert kept.user.startswith("[PERSON:")
     assert kept.meta == {"agent": "[PERSON]"}
     assert kept.answer is not None
     assert kept.answer.content in BODIES, "an answer that is a class stays one"
-    first, *_ = (one for one in feedback(shop / "shop" / ".luthier" / "traffic") if one.trace == answer.id)
+    first, *_ = (one for one in read_feedback(shop / "shop" / ".luthier" / "traffic") if one.trace == answer.id)
     assert (first.comment, first.label) == ("[PERSON] sagt: falsch", "Drucker")
     found = [
         (path.relative_to(shop), name)
@@ -171,5 +171,5 @@ def test_a_command_may_say_otherwise(shop: Path, tmp_path: Path, monkeypatch: py
     assert code == 0, told
     assert "names in traces" not in told
     folder = shop / "shop" / ".luthier" / "traffic"
-    assert [*traces(folder)][-1].messages[-1].content == "Gruß\nSabine Krämer"
+    assert [*read_traces(folder)][-1].messages[-1].content == "Gruß\nSabine Krämer"
     assert RetentionPolicy.of(folder).names == ()

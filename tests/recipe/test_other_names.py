@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.commands.components import all_roles
-from luthier.core.component import all_other_names, members
+from luthier.commands.components import list_component_roles
+from luthier.core.component import components_by_kind, setting_aliases
 from luthier.core.errors import RecipeError
 from luthier.recipe.schema import Recipe
 
@@ -51,9 +51,9 @@ def test_another_tools_name_is_answered_with_ours(tmp_path: Path, given: str, ow
 
 def test_other_names_are_no_settings_and_mean_settings() -> None:
     checked = 0
-    for role in all_roles().values():
-        for kind, part in members(role).items():
-            for other, own in all_other_names(part).items():
+    for role in list_component_roles().values():
+        for kind, part in components_by_kind(role).items():
+            for other, own in setting_aliases(part).items():
                 if other in part.__dict__.get("other_names", ()):
                     assert other not in part.model_fields, (kind, other)
                     assert own.partition(".")[0] in part.model_fields, (kind, other)

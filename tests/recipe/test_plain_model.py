@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 
 from commanded import command
 from luthier.artifacts.dataset import read_examples
-from luthier.chat.messages import question_of
+from luthier.chat.messages import user_text_of
 from luthier.cli.app import run_command
 from luthier.commands.chat import open_chat
 from luthier.core.errors import LuthierError
@@ -77,11 +77,11 @@ def oracle() -> Pipeline:
             ("regression", LogisticRegression(C=10, max_iter=2000)),
         ]
     )
-    return pipeline.fit([question_of(row) for row in rows], [row.label for row in rows])
+    return pipeline.fit([user_text_of(row) for row in rows], [row.label for row in rows])
 
 
 def held_out() -> list[str]:
-    return [question_of(row) for row in read_examples(find_artifact(":data").artifact, "test")]
+    return [user_text_of(row) for row in read_examples(find_artifact(":data").artifact, "test")]
 
 
 def test_model_and_baseline_have_the_same_figures(place: Path) -> None:

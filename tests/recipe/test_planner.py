@@ -10,15 +10,15 @@ import pytest
 from luthier.core.errors import DataError, Unwritable
 from luthier.core.events import RunEvent, RunEvents
 from luthier.core.step import Forecast
-from luthier.core.timings import KEPT, remember, remembered
+from luthier.core.timings import KEPT, read_timings, record_timing
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say
 from luthier.data.sources.csv import Csv
 from luthier.models.sources.folder import FolderModelSource
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import report_facts, write_report
-from luthier.recipe.runner import recorded_run
+from luthier.recipe.runner import run_and_record
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from workshop import RECIPE, small_recipe, write_csv
@@ -50,7 +50,7 @@ def test_a_step_is_forecast_again_when_its_inputs_stand(tmp_path: Path, monkeypa
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(FolderModelSource, "here", lambda *_: None)  # as of a model that is still to be fetched
     recipe = Recipe.load(small_recipe(tmp_path, TUNING, rows=50))
-    first = plan(recipe)["tune"].forecast
+    first = build_recipe_plan(recipe)["tune"].forecast
     assert first is not None
     assert first.seconds is None
     heard: list[RunEvent] = []
@@ -63,7 +63,7 @@ def test_a_step_is_forecast_again_when_its_inputs_stand(tmp_path: Path, monkeypa
     said = next(event.text for event in heard if event.step == "tune" and event.kind == "note")
     assert said.startswith("will take about ")
     assert told["how"] in said
-    (cost,) = (cost for cost in report_facts(plan(recipe)).costs if cost.step == "tune")
+    (cost,) = (cost for cost in report_facts(build_recipe_plan(recipe)).costs if cost.step == "tune")
     assert (cost.predicted_seconds, cost.seconds) == (told["seconds"], timing["seconds"])
 
 
@@ -85,9 +85,9 @@ def test_a_first_plan_counts_tokens_as_one_with_the_data_made(
     rows = [{"message": asked, "category": answer, "customer": asked} for asked, answer in SAID[kind]]
     write_csv(tmp_path / "tickets.csv", rows)
     recipe.run(RunEvents(), only=["model"])
-    plans = [plan(recipe)]
+    plans = [build_recipe_plan(recipe)]
     recipe.run(RunEvents(), only=["data"])
-    plans.append(plan(recipe))
+    plans.append(build_recipe_plan(recipe))
     for step in ("tune", "report"):
         first, second = (one[step].forecast for one in plans)
         assert first is not None
@@ -108,7 +108,7 @@ def test_the_report_names_an_earlier_forecast_that_was_far(tmp_path: Path, monke
             lambda self, outlook, once=once: once(self, outlook) if outlook.inputs else Forecast(seconds=1260.0),
         )
     recipe.run()
-    what = plan(recipe)
+    what = build_recipe_plan(recipe)
     (cost,) = (cost for cost in report_facts(what).costs if cost.step == "tune")
     assert cost.planned_seconds == 1260.0
     assert "(planned: 21 min)" in write_report(what, tmp_path / "report.md").read_text(encoding="utf-8")
@@ -122,17 +122,17 @@ def test_another_project_is_foretold_from_what_this_machine_did(
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=50)).run()
-    assert remembered("tune") == []  # it was over at once
+    assert read_timings("tune") == []  # it was over at once
     monkeypatch.setattr("luthier.recipe.runner.LEAST_S", 0.0)
     with monkeypatch.context() as brief:
         make = Tune.make
         brief.setattr(Tune, "make", lambda step, work: {**make(step, work), "train_s": -1.0})
         Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=52)).run()
-    assert remembered("tune") == []  # it took its time to begin, and learnt for less: first steps are slow
+    assert read_timings("tune") == []  # it took its time to begin, and learnt for less: first steps are slow
     first = Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=51)).run()
     measures = first["tune"].artifact.timing()["measures"]
-    assert remembered("tune") == [measures]
-    assert remembered("prepare") == []  # operators differ from one recipe to the next
+    assert read_timings("tune") == [measures]
+    assert read_timings("prepare") == []  # operators differ from one recipe to the next
     heard: list[RunEvent] = []
     Recipe.load(small_recipe(tmp_path / "second", TUNING, rows=50)).run(RunEvents(heard.append))
     said = next(event.text for event in heard if event.step == "tune" and event.kind == "note")
@@ -144,15 +144,15 @@ def test_what_is_not_whole_is_forgotten_and_only_the_newest_is_kept(
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
     for number in range(KEPT + 2):
-        remember("tune", {"flops_per_s": float(number)})
-    assert [one["flops_per_s"] for one in remembered("tune")] == [float(n) for n in range(KEPT + 1, 1, -1)]
+        record_timing("tune", {"flops_per_s": float(number)})
+    assert [one["flops_per_s"] for one in read_timings("tune")] == [float(n) for n in range(KEPT + 1, 1, -1)]
     (file,) = tmp_path.glob("paces/*/tune.json")
     file.write_bytes(file.read_bytes()[:-20])
-    assert remembered("tune") == []
-    remember("tune", {"flops_per_s": 1.0})
-    assert len(remembered("tune")) == 1
+    assert read_timings("tune") == []
+    record_timing("tune", {"flops_per_s": 1.0})
+    assert len(read_timings("tune")) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert remembered("tune") == [], "another number of processors is another machine"
+    assert read_timings("tune") == [], "another number of processors is another machine"
 
 
 def test_memory_that_the_process_holds_already_is_added_once() -> None:
@@ -170,8 +170,10 @@ def test_an_evaluation_is_planned_in_the_process_that_the_training_before_leaves
     recipe.run(RunEvents(), only=["model", "data"])
 
     def peaks(kernels: int) -> dict[str, int | None]:
-        monkeypatch.setattr("luthier.tune.forecast.kernel_bytes", lambda packs, model, *, bf16, tokens: kernels)
-        return {step.name: step.forecast and step.forecast.peak_bytes for step in plan(recipe)}
+        monkeypatch.setattr(
+            "luthier.tune.forecast.estimate_kernel_bytes", lambda packs, model, *, bf16, tokens: kernels
+        )
+        return {step.name: step.forecast and step.forecast.peak_bytes for step in build_recipe_plan(recipe)}
 
     few, many = peaks(0), peaks(5 << 30)
     assert few["tune"] is not None
@@ -187,14 +189,14 @@ def test_a_plan_says_which_split_a_data_set_lacks(tmp_path: Path) -> None:
     recipe = Recipe.load(file, ["steps.data.split.test=0"])
     recipe.run(RunEvents(), only=["data"])
     with pytest.raises(DataError, match=r"no row in test; it has .* in train"):
-        plan(recipe)
+        build_recipe_plan(recipe)
 
 
 def test_a_plan_looks_at_the_first_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
     read_file = Csv.read_file
 
-    def counted(self: Csv, file: File, say: Say) -> Iterator[Record | Broken]:
+    def counted(self: Csv, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         looks.append(file.name)
         return read_file(self, file, say)
 
@@ -211,11 +213,11 @@ def test_a_report_that_cannot_stand_beside_the_recipe_stands_in_the_store(
     monkeypatch.setenv("LUTHIER_STORE", str(tmp_path / "store"))
     recipe = Recipe.load(small_recipe(tmp_path, RECIPE[: RECIPE.index("  tune:")], rows=50))
     (recipe.base / ".luthier").write_text("no folder can be made here")
-    outcome = recorded_run(recipe, lambda event: None)
+    outcome = run_and_record(recipe, lambda event: None)
     assert outcome.report is not None
     assert outcome.report.parent == tmp_path / "store" / "reports"
     assert outcome.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert f"report: {outcome.report}" in outcome.lines()
-    assert write_report(plan(recipe)) == outcome.report
+    assert write_report(build_recipe_plan(recipe)) == outcome.report
     with pytest.raises(Unwritable, match="in the way"):
-        write_report(plan(recipe), recipe.base / ".luthier" / "r.html")
+        write_report(build_recipe_plan(recipe), recipe.base / ".luthier" / "r.html")

@@ -12,18 +12,18 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from luthier.artifacts.dataset import read_examples
-from luthier.chat.messages import as_openai, prompt_of
+from luthier.chat.messages import messages_to_openai, prompt_of
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.cli.app import run_command
-from luthier.commands.chat import Generation, open_chat
+from luthier.commands.chat import GenerativeChatModel, open_chat
 from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
-from luthier.eval.task import choose
+from luthier.eval.task import read_held_out_task
 from luthier.models.lm.local import LocalLM
 from luthier.models.load import base_folder
 from luthier.models.options import Normalize
 from luthier.recipe.locate import find_artifact
-from luthier.tune.prompt_search.client import Asker
+from luthier.tune.prompt_search.client import PromptedClient
 from workshop import RECIPE, own_cache, small_recipe
 
 SEARCHED = (
@@ -55,7 +55,7 @@ def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> No
     found = polars.read_parquet(report.path("predictions.parquet"))
     for name, prompt in (("tuned", before), ("base", PromptPrefix())):
         mine = found.filter(polars.col("model") == name)
-        told = Asker(LocalLM(tuned, "float32"), options, 8).answer(prompt, rows)
+        told = PromptedClient(LocalLM(tuned, "float32"), options, 8).answer(prompt, rows)
         assert told.label_scores is not None
         for row, scores in zip(mine["scores"].to_list(), told.label_scores, strict=True):
             assert json.loads(row) == pytest.approx(dict(scores), abs=1e-4)
@@ -64,10 +64,12 @@ def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> No
 @pytest.mark.parametrize("alike", ["sum", "mean", "prior"])
 def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Normalize) -> None:
     tuned = find_artifact(":tune").artifact
-    task = choose(find_artifact(":data").artifact, "test", 8)
+    task = read_held_out_task(find_artifact(":data").artifact, "test", 8)
     question = InferenceSettings(normalize=alike, max_new_tokens=8, dtype="float32", likelihood=False)
     theirs = LocalEvaluatedModel.of(tuned, question, name="tuned", title="the tuned model").answer(task.examples, task)
-    ours = Asker(LocalLM(tuned, "float32"), task.options, 8, alike).answer(PromptPrefix.of(tuned), task.examples)
+    ours = PromptedClient(LocalLM(tuned, "float32"), task.options, 8, alike).answer(
+        PromptPrefix.of(tuned), task.examples
+    )
     assert [one.prediction for one in theirs] == list(ours.predictions)
     assert ours.label_scores is not None
     for one, scores in zip(theirs, ours.label_scores, strict=True):
@@ -91,7 +93,7 @@ def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str
     example = read_examples(find_artifact(":data").artifact, "test")[0]
     ids = ChatTokenizer.load(base_folder(tuned), before=PromptPrefix.of(tuned)).prompt(prompt_of(example))
     tokenizer = AutoTokenizer.from_pretrained(base_folder(tuned))
-    conversation = as_openai(prompt_of(example))
+    conversation = messages_to_openai(prompt_of(example))
     whole = tokenizer.apply_chat_template(told["messages"] + conversation, add_generation_prompt=True, tokenize=False)
     assert tokenizer.encode(whole, add_special_tokens=False) == ids
 
@@ -110,7 +112,7 @@ def test_every_report_tells_the_prompt(place: Path, capsys: pytest.CaptureFixtur
 def test_chat_and_trace_know_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = open_chat(":tune", system=None, max_tokens=2, temperature=0.0)
     assert any(note.startswith("in front, as chosen") for note in session.notes)
-    assert isinstance(session.speaker, Generation)
+    assert isinstance(session.speaker, GenerativeChatModel)
     assert session.speaker.lm.before == PromptPrefix.of(find_artifact(":tune").artifact)
     seen = polars.read_parquet(find_artifact(":tune").artifact.path("training_examples.parquet")).filter(
         polars.col("seen") > 0

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.cli.app import run_command
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
 from luthier.core.step import Step
 from luthier.data.check import Check
@@ -80,7 +80,7 @@ def test_the_steps_of_the_page_are_steps() -> None:
     assert [Step.parse(step).kind for step in steps] == ["validate", "validate", "gate"]
     assert all(Operator.parse(one) for block in blocks for one in block.get("ops", ()))
     listed = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")))
-    assert listed == set(members(Check))
+    assert listed == set(components_by_kind(Check))
 
 
 def test_findings_are_named_in_plain_words(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,15 @@ from luthier.cli.app import run_command
 from luthier.commands.release import released_digests
 from luthier.core.errors import RecipeError, UnknownName
 from luthier.core.store import Store
-from luthier.recipe.workspace import add, find_digest, folder_here, folder_of_alias, ledger_of, listed, store_here
+from luthier.recipe.workspace import (
+    create_api_key,
+    find_alias_folder,
+    find_digest,
+    find_workspace_folder,
+    ledger_of,
+    list_api_keys,
+    store_here,
+)
 from luthier.traces.releases import ReleasedModel, release
 
 DIGEST = "ab" * 16
@@ -39,54 +47,54 @@ def served(folder: Path) -> None:
 
 
 def test_without_a_recipe_it_is_this_folder_and_with_one_it_is_the_recipes() -> None:
-    assert folder_here() == Path()
+    assert find_workspace_folder() == Path()
     only = recipe("support")
-    assert folder_here() == only
-    assert folder_here(["smollm2-135m-instruct", "support@prod"]) == only
+    assert find_workspace_folder() == only
+    assert find_workspace_folder(["smollm2-135m-instruct", "support@prod"]) == only
 
 
 def test_a_recipe_in_the_words_decides() -> None:
     recipe("support")
     other = recipe("recipes/other")
     for word in ("recipes/other:tune", "recipes/other/recipe.yaml", "recipes/other/recipe.yaml:tune"):
-        assert folder_here([word, "smollm2-135m-instruct"]) == other
-    assert folder_here(["support:tune", "recipes/other:tune"]) == Path()
-    assert folder_here(["nothing:tune"]) == Path()
+        assert find_workspace_folder([word, "smollm2-135m-instruct"]) == other
+    assert find_workspace_folder(["support:tune", "recipes/other:tune"]) == Path()
+    assert find_workspace_folder(["nothing:tune"]) == Path()
 
 
 def test_a_folder_that_is_served_from_is_meant_when_a_recipe_comes_to_stand_beside_it() -> None:
     first = recipe("support")
     served(first)
     recipe("better")
-    assert folder_here() == first
-    assert folder_here(["support:tune", "better:tune"]) == first
+    assert find_workspace_folder() == first
+    assert find_workspace_folder(["support:tune", "better:tune"]) == first
     served(Path())
-    assert folder_here() == Path()
+    assert find_workspace_folder() == Path()
 
 
 def test_a_key_that_was_made_is_found_when_a_recipe_comes_to_stand_beside_it() -> None:
     first = recipe("support")
-    add("bot", ["infer"], None)
+    create_api_key("bot", ["infer"], None)
     recipe("better")
-    assert folder_here() == first
-    assert [key["name"] for key in listed()] == ["bot"]
+    assert find_workspace_folder() == first
+    assert [key["name"] for key in list_api_keys()] == ["bot"]
 
 
 def test_where_two_are_served_from_a_person_is_asked_which() -> None:
     for name in ("better", "support"):
         served(recipe(name))
     with pytest.raises(RecipeError) as error:
-        folder_here()
+        find_workspace_folder()
     assert "models are served from 2 folders here: better, support" in str(error.value)
-    assert folder_here(["better:tune"]) == Path("better")
+    assert find_workspace_folder(["better:tune"]) == Path("better")
 
 
 def test_a_name_stays_in_the_ledger_that_knows_it() -> None:
     first, second = recipe("support"), recipe("better")
     with ledger_of(first) as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
-    assert folder_of_alias("support@prod", ["better:tune"]) == first
-    assert folder_of_alias("better@prod", ["better:tune"]) == second
+    assert find_alias_folder("support@prod", ["better:tune"]) == first
+    assert find_alias_folder("better@prod", ["better:tune"]) == second
 
 
 def test_no_store_loses_what_a_name_means_in_the_folder_above(house: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from luthier.core.artifact import Artifact
 from luthier.serve.engines.label import LabelEngine
 from luthier.serve.engines.torch import Torch
-from luthier.serve.openai.request_state import Points
+from luthier.serve.openai.request_state import EmbedderRunner
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -45,7 +45,7 @@ def served(
     tmp_path_factory: pytest.TempPathFactory, tiny: Artifact, caller: Artifact, chooser: Artifact
 ) -> Iterator[Served]:
     """A gateway over all of them."""
-    from luthier.models.embeddings.sentence import Sentences
+    from luthier.models.embeddings.sentence import SentenceEncoder
 
     place = tmp_path_factory.mktemp("served")
     encoder = tiny_encoder(place / "encoder")
@@ -53,7 +53,7 @@ def served(
         "tiny": lambda: Torch(dtype="float32").open(tiny),
         "caller": lambda: Torch(dtype="float32").open(caller),
         "chooser": lambda: LabelEngine(dtype="float32").open(chooser),
-        "encoder": lambda: Points(Sentences(encoder), "e" * 32),
+        "encoder": lambda: EmbedderRunner(SentenceEncoder(encoder), "e" * 32),
     }
     with serving(models, place / "ledger.db") as found:
         yield found

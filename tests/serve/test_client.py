@@ -16,7 +16,7 @@ from luthier.chat.messages import Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.models.generate import generate
-from luthier.models.load import load
+from luthier.models.load import load_model
 from serving import Served
 
 ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
@@ -61,7 +61,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 
 def test_an_answer_is_the_one_that_evaluation_gives(client: openai.OpenAI, tiny: Artifact) -> None:
-    loaded = load(tiny, "float32")
+    loaded = load_model(tiny, "float32")
     text = ChatTokenizer.load(loaded.folder)
     wanted = generate(loaded, [text.prompt([Message(role="user", content="Where is the parcel?")])], 12, text.end_ids)[
         0

@@ -22,12 +22,14 @@ def test_it_names_every_route_and_body(served: Served, described: str) -> None:
         if "post" in verbs
     }
     assert bodies == {
-        "/v1/chat/completions": "Chat",
-        "/v1/completions": "Completion",
+        "/v1/chat/completions": "ChatRequestBody",
+        "/v1/completions": "CompletionRequestBody",
         "/v1/embeddings": "EmbeddingsBody",
     }
-    assert {"Chat", "MessageBody", "ToolBody", "Completion", "EmbeddingsBody"} <= set(told["components"]["schemas"])
-    assert told["components"]["schemas"]["Chat"]["additionalProperties"] is False
+    assert {"ChatRequestBody", "MessageBody", "ToolBody", "CompletionRequestBody", "EmbeddingsBody"} <= set(
+        told["components"]["schemas"]
+    )
+    assert told["components"]["schemas"]["ChatRequestBody"]["additionalProperties"] is False
 
 
 @pytest.mark.filterwarnings("ignore")  # schemathesis is not ours

@@ -21,7 +21,7 @@ from luthier.core.errors import InputError
 from luthier.serve.app import ExtraRoutes, build_app
 from luthier.serve.auth import RequestLimits
 from luthier.serve.engines.torch import Torch
-from luthier.serve.model_pool import Fleet
+from luthier.serve.model_pool import ModelPool
 from luthier.serve.openai.server import Gateway
 from luthier.serve.server import ServerSettings, _bind
 from luthier.traces.api_keys import KeyStore, add_key, revoke_key
@@ -147,15 +147,15 @@ def test_without_keys_it_answers_to_this_machines_names_only(served: Served) -> 
 def test_it_does_not_listen_beyond_this_machine_without_a_key(tmp_path: Path) -> None:
     import asyncio
 
-    from luthier.serve.auth import RingWatch
-    from luthier.serve.model_pool import Fleet
+    from luthier.serve.auth import KeyStoreRefresher
+    from luthier.serve.model_pool import ModelPool
     from luthier.serve.openai.server import Gateway
     from luthier.serve.server import run_gateway
 
     async def run(ledger: Ledger) -> None:
-        gateway = Gateway(Fleet(lambda word: pytest.fail("nothing is opened")))
+        gateway = Gateway(ModelPool(lambda word: pytest.fail("nothing is opened")))
         await run_gateway(
-            gateway, ["x"], ServerSettings(host="0.0.0.0", port=0), RingWatch(ledger), tell=lambda _: None
+            gateway, ["x"], ServerSettings(host="0.0.0.0", port=0), KeyStoreRefresher(ledger), tell=lambda _: None
         )
 
     with Ledger(tmp_path / "ledger.db") as ledger, pytest.raises(InputError, match="can be reached from elsewhere"):
@@ -302,7 +302,7 @@ def test_small_answers_are_sent_at_once() -> None:
 
 def test_what_is_wrong_with_feedback_is_said_as_with_all_else() -> None:
     app = build_app(
-        Gateway(Fleet(lambda word: pytest.fail("nothing is opened"))),
+        Gateway(ModelPool(lambda word: pytest.fail("nothing is opened"))),
         ring=lambda: KeyStore({}, required=False),
         extra_routes=ExtraRoutes(routers=[(feedback_routes(lambda said: pytest.fail("nothing is recorded")), "infer")]),
         hosts=None,

@@ -17,9 +17,9 @@ import openai
 import pytest
 
 from luthier.artifacts.dataset import read_examples
-from luthier.chat.messages import Message, prompt_of, said_for
+from luthier.chat.messages import Message, answer_text_by_label, prompt_of
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.commands.serve import ways_of
+from luthier.commands.serve import parse_pipeline
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, MissingExtra, ModelError
 from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
@@ -29,9 +29,9 @@ from luthier.serve.engines.label import LabelEngine
 from luthier.serve.engines.llama_cpp import LlamaCpp
 from luthier.serve.engines.torch import Torch
 from luthier.serve.engines.vllm import Vllm
-from luthier.serve.label_engine import Gathering, fit_temperature, probabilities
-from luthier.serve.openai.pipeline import Pipeline, Ways
-from luthier.serve.openai.protocol import APIError, Busy, Unavailable
+from luthier.serve.label_engine import DynamicBatcher, fit_temperature, softmax_label_scores
+from luthier.serve.openai.pipeline import Pipeline, PipelineRoutes
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError
 from luthier.serve.request import AggregatedOutput, OutputChunk, Query
 from serving import Served, serving
 
@@ -53,7 +53,7 @@ def whole(model: ModelRunner, query: Query) -> AggregatedOutput:
 
 def test_a_class_is_the_one_that_evaluation_names(chooser: Artifact) -> None:
     examples = read_examples(chooser.parent("data"), "validation")
-    said = said_for(["account", "billing", "delivery"], read_examples(chooser.parent("data"), "train"))
+    said = answer_text_by_label(["account", "billing", "delivery"], read_examples(chooser.parent("data"), "train"))
     question = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
     voice = LocalEvaluatedModel.of(chooser, question, name="m", title="m")
     replies = voice.answer(
@@ -77,14 +77,14 @@ def test_a_temperature_makes_probabilities_true() -> None:
     rows, truths = [], []
     for _ in range(4000):
         honest = {label: chance.gauss(0, 1.5) for label in "abc"}
-        shares = probabilities(honest, 1.0)
+        shares = softmax_label_scores(honest, 1.0)
         truths.append(chance.choices(list(shares), list(shares.values()))[0])
         rows.append({label: 3.0 * score - 7 for label, score in honest.items()})  # three times too sure of itself
     found = fit_temperature(rows, truths)
     assert found == pytest.approx(3.0, rel=0.06)
     assert fit_temperature(rows[:19], truths[:19]) is None
     assert fit_temperature(rows, ["z"] * len(rows)) is None
-    assert sum(probabilities({"a": -1e6, "b": 0.0}, 1.0).values()) == 1.0
+    assert sum(softmax_label_scores({"a": -1e6, "b": 0.0}, 1.0).values()) == 1.0
 
 
 def test_a_gathering_lets_nobody_pay_for_a_stranger() -> None:
@@ -97,12 +97,12 @@ def test_a_gathering_lets_nobody_pay_for_a_stranger() -> None:
         return [word.upper() for word in asked]
 
     async def run() -> None:
-        gathering: Gathering[str, str] = Gathering(work, at_once=8, waiting=16)
+        gathering: DynamicBatcher[str, str] = DynamicBatcher(work, at_once=8, waiting=16)
         found = await asyncio.gather(*(gathering.ask(word) for word in ["a", "bad", "b"]), return_exceptions=True)
         assert (found[0], found[2]) == ("A", "B")
-        assert isinstance(found[1], Unavailable)
+        assert isinstance(found[1], ModelUnavailableError)
         await asyncio.to_thread(gathering.close)
-        with pytest.raises(Unavailable):
+        with pytest.raises(ModelUnavailableError):
             await gathering.ask("c")
 
     asyncio.run(run())
@@ -119,12 +119,12 @@ def test_a_gathering_refuses_when_too_many_wait() -> None:
         return asked
 
     async def run() -> None:
-        gathering: Gathering[int, int] = Gathering(work, at_once=1, waiting=2)
+        gathering: DynamicBatcher[int, int] = DynamicBatcher(work, at_once=1, waiting=2)
         asking = [asyncio.ensure_future(gathering.ask(number)) for number in range(1)]
         await asyncio.sleep(0.1)
         asking += [asyncio.ensure_future(gathering.ask(number)) for number in (1, 2)]
         await asyncio.sleep(0.05)
-        with pytest.raises(Busy):
+        with pytest.raises(ServerBusyError):
             await gathering.ask(3)
         free.set()
         assert await asyncio.gather(*asking) == [0, 1, 2]
@@ -215,7 +215,7 @@ def test_programs_that_are_not_there_or_do_not_start(tiny: Artifact, tmp_path: P
 
 
 def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) -> None:
-    ways = Ways(by="chooser", to={"billing": "tiny", "delivery": "tiny"}, other="caller")
+    ways = PipelineRoutes(by="chooser", to={"billing": "tiny", "delivery": "tiny"}, other="caller")
     classes = set()
     for words in ("Where is the parcel?", "My invoice is wrong", "My password does not work"):
         asked = Query(messages=(Message(role="user", content=words),), max_tokens=5)
@@ -233,16 +233,16 @@ def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) 
         classes.add(label)
         other = served.run(_held(served, "caller", asked))
         assert found.text == (tiny.text if label in ways.to else other.text)
-    strict = Ways(by="chooser", to={})
+    strict = PipelineRoutes(by="chooser", to={})
     with pytest.raises(APIError, match="no model is named"):
         served.run(_all(Pipeline(served.gateway.fleet, strict), asked))
     with pytest.raises(APIError, match="cannot lead"):
-        served.run(_all(Pipeline(served.gateway.fleet, Ways(by="tiny", to={})), asked))
+        served.run(_all(Pipeline(served.gateway.fleet, PipelineRoutes(by="tiny", to={})), asked))
     assert ways.models == ["chooser", "tiny", "caller"]
-    assert ways_of("help={by: a, to: {x: b}}") == ("help", Ways(by="a", to={"x": "b"}))
+    assert parse_pipeline("help={by: a, to: {x: b}}") == ("help", PipelineRoutes(by="a", to={"x": "b"}))
     for wrong in ("help", "help={by: a}", "help={by: a, to: {}, others: b}", "help={"):
         with pytest.raises(InputError):
-            ways_of(wrong)
+            parse_pipeline(wrong)
 
 
 async def _all(model: ModelRunner, query: Query) -> AggregatedOutput:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from luthier.serve.engine import ModelRunner
-from luthier.serve.model_pool import Fleet, OpenModel, ResolvedModel
+from luthier.serve.model_pool import ModelPool, OpenModel, ResolvedModel
 from luthier.serve.request import OutputChunk, Query
 
 
@@ -28,7 +28,7 @@ def test_a_model_that_is_served_and_released_is_open_once() -> None:
     log: list[str] = []
     digests = {"recipe.yaml:tune": "aa", "aa": "aa", "other": "bb"}
     names = {"recipe.yaml:tune": "tickets:tune", "aa": "a", "other": "other"}
-    fleet = Fleet(
+    fleet = ModelPool(
         lambda word: OpenModel(names[word], _Open(digests[word], log)),
         lambda word: ResolvedModel(names[word], digests[word]),
     )

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic_core import to_jsonable_python
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.serve.metrics import Load, Meter
+from luthier.serve.metrics import Meter, ModelLoad
 from luthier.serve.openai.protocol import APIError
 from luthier.serve.openai.request_state import RequestState
 from luthier.serve.request import AggregatedOutput, Usage
@@ -83,7 +83,7 @@ def test_a_case_is_a_trace_in_two_parts() -> None:
 
 
 def test_a_scrape_counts_every_request_that_is_over() -> None:
-    meter = Meter(lambda: [Load("m", 2, 1)], lambda name: name == "m")
+    meter = Meter(lambda: [ModelLoad("m", 2, 1)], lambda name: name == "m")
     for count in range(1, 200):
         first = None if count % 2 else 0.3
         meter.add(over(latency_s=0.005 * count, first_s=first))

@@ -12,16 +12,16 @@ import pytest
 from luthier.chat.messages import Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.models.sources.endpoint import EndpointModelSource
-from luthier.serve.upstream import Elsewhere
+from luthier.serve.upstream import UpstreamModel
 from serving import Served, serving
 
 ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 KEY = "sk-never-shown"
 
 
-def elsewhere(url: str, model: str = "tiny", before: PromptPrefix | None = None, **more: Any) -> Elsewhere:
+def elsewhere(url: str, model: str = "tiny", before: PromptPrefix | None = None, **more: Any) -> UpstreamModel:
     settings = EndpointModelSource.model_validate({"url": url, "model": model, "timeout_s": 20, **more})
-    return Elsewhere(settings, before or PromptPrefix(), 4, 4, "d" * 32)
+    return UpstreamModel(settings, before or PromptPrefix(), 4, 4, "d" * 32)
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from luthier.core.errors import ModelError
 from luthier.core.hashing import digest_of
 from luthier.models.generation.engine import Decoder
 from luthier.models.load import ADAPTER
-from luthier.models.multi_lora import can_share
+from luthier.models.multi_lora import can_share_base
 from luthier.serve import engine_loop, label_engine
 from luthier.serve.engine import ModelRunner
 from luthier.serve.engines.label import LabelEngine
 from luthier.serve.engines.torch import Torch
-from luthier.serve.openai.protocol import Unavailable
+from luthier.serve.openai.protocol import ModelUnavailableError
 from luthier.serve.request import AggregatedOutput, Query
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
@@ -109,7 +109,7 @@ def alone(artifact: Artifact, tokens: int = 12) -> list[Any]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.models.multi_lora.can_share", lambda model: False)
+        patch.setattr("luthier.models.multi_lora.can_share_base", lambda model: False)
         model = ENGINE.open(artifact)
     assert model._standing.adapter is None  # type: ignore[attr-defined]
     return asyncio.run(run())
@@ -202,9 +202,9 @@ def test_who_is_answered_by_what_is_closed_hears_so(shop: Shop, monkeypatch: pyt
         assert (base.running, one.running, base.waiting) == (1, 1, 0), "each counts its own"
         await one.close()
         free.set()
-        with pytest.raises(Unavailable, match="closed"):
+        with pytest.raises(ModelUnavailableError, match="closed"):
             await cut
-        with pytest.raises(Unavailable, match="closed"):
+        with pytest.raises(ModelUnavailableError, match="closed"):
             await answered(one, WORDS[0])
         await one.close()  # once more does nothing
         assert len((await kept).tokens) == 40 or (await kept).finish == "stop"
@@ -235,8 +235,8 @@ def test_the_base_is_in_memory_once(shop: Shop) -> None:
 
 
 def test_only_plain_lora_shares(shop: Shop) -> None:
-    assert [can_share(one) for one in (shop.base, shop.one, shop.other, shop.whole, shop.twice)] == [True] * 5
-    assert not any(can_share(one) for one in (shop.dora, shop.packed, shop.bottleneck))
+    assert [can_share_base(one) for one in (shop.base, shop.one, shop.other, shop.whole, shop.twice)] == [True] * 5
+    assert not any(can_share_base(one) for one in (shop.dora, shop.packed, shop.bottleneck))
     first = ENGINE.open(shop.base)
     for artifact in (shop.dora, shop.packed, shop.bottleneck, shop.whole, shop.twice):
         wanted, model = alone(artifact), ENGINE.open(artifact)
@@ -352,7 +352,7 @@ def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
     before = standing()
     kinds = [shop.one, shop.other, shop.dora]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.models.multi_lora.can_share", lambda model: False)
+        patch.setattr("luthier.models.multi_lora.can_share_base", lambda model: False)
         apart = [CLASSES.open(artifact) for artifact in kinds]
     wanted = scored(apart)
     for model in apart:

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, UnknownName
-from luthier.traces.api_keys import NO_KEYS, Caller, add_key, list_keys, read_ring, revoke_key
+from luthier.traces.api_keys import NO_KEYS, Caller, add_key, list_keys, load_key_store, revoke_key
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def ledger(database: str) -> Iterator[Ledger]:
 
 
 def test_a_key_opens_until_it_is_revoked(ledger: Ledger) -> None:
-    assert not read_ring(ledger).key_required
+    assert not load_key_store(ledger).key_required
     key = add_key(ledger, "bot", ("infer", "tune"), 30)
-    ring = read_ring(ledger)
+    ring = load_key_store(ledger)
     assert ring.key_required
     caller = ring.caller(key)
     assert caller == Caller(key="bot", scopes=frozenset({"infer", "tune"}), requests_per_minute=30)
@@ -30,7 +30,7 @@ def test_a_key_opens_until_it_is_revoked(ledger: Ledger) -> None:
     assert not caller.may("admin")
     revoke_key(ledger, "bot")
     revoke_key(ledger, "bot")
-    after = read_ring(ledger)
+    after = load_key_store(ledger)
     assert after.caller(key) is None
     assert after.key_required, "without its last key the gateway does not fall open"
     assert ring.caller(key) is not None, "a ring is of one moment"
@@ -48,7 +48,7 @@ def test_a_secret_is_kept_nowhere(tmp_path: Path) -> None:
 
 def test_what_is_nearly_a_key_is_none(ledger: Ledger) -> None:
     key = add_key(ledger, "bot", ("admin",))
-    ring = read_ring(ledger)
+    ring = load_key_store(ledger)
     for wrong in (
         "",
         "lk-",

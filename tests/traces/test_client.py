@@ -16,9 +16,9 @@ import httpx
 import openai
 import pytest
 
-from luthier.traces.client import listening, watched
+from luthier.traces.client import build_tracing_transport, trace_client
 from luthier.traces.record import Trace
-from luthier.traces.store import traces
+from luthier.traces.store import read_traces
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 TURNS: Any = [{"role": "user", "content": "Where is it? anna@example.org"}]
@@ -85,13 +85,13 @@ def url() -> Iterator[str]:
 
 def kept(folder: Path, count: int) -> list[Trace]:
     end = time.monotonic() + 20
-    while len(found := list(traces(folder))) < count and time.monotonic() < end:
+    while len(found := list(read_traces(folder))) < count and time.monotonic() < end:
         time.sleep(0.02)
     return found
 
 
 def test_openais_client_is_watched_in_two_lines(url: str, tmp_path: Path) -> None:
-    with watched(openai.OpenAI(base_url=url, api_key="x", max_retries=0), tmp_path) as client:
+    with trace_client(openai.OpenAI(base_url=url, api_key="x", max_retries=0), tmp_path) as client:
         answer = client.chat.completions.create(model="m", messages=TURNS, temperature=0.5, user="C-1")
         assert answer.choices[0].message.content == "On its way."
         client.models.list()
@@ -113,7 +113,7 @@ def test_openais_client_is_watched_in_two_lines(url: str, tmp_path: Path) -> Non
 
 def test_asynchronous_clients_and_streams_that_are_left(url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        client = watched(openai.AsyncOpenAI(base_url=url, api_key="x", max_retries=0), tmp_path)
+        client = trace_client(openai.AsyncOpenAI(base_url=url, api_key="x", max_retries=0), tmp_path)
         await client.chat.completions.create(model="m", messages=TURNS)
         stream = await client.chat.completions.create(model="m", messages=TURNS, stream=True)
         async for _ in stream:
@@ -130,7 +130,7 @@ def test_asynchronous_clients_and_streams_that_are_left(url: str, tmp_path: Path
 
 
 def test_a_server_that_is_not_there_is_recorded_and_raised_as_before(tmp_path: Path) -> None:
-    client = watched(openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="x", max_retries=0), tmp_path)
+    client = trace_client(openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="x", max_retries=0), tmp_path)
     with client, pytest.raises(openai.APIConnectionError):
         client.chat.completions.create(model="m", messages=TURNS)
     (failed,) = kept(tmp_path, 1)
@@ -141,6 +141,6 @@ def test_what_cannot_be_recorded_does_not_break_the_application(url: str, caplog
     def broken(trace: Trace) -> None:
         raise RuntimeError("no room")
 
-    with httpx.Client(transport=listening(broken)) as client:
+    with httpx.Client(transport=build_tracing_transport(broken)) as client:
         assert client.post(f"{url}/chat/completions", json={"model": "m", "messages": TURNS}).status_code == 200
     assert "could not be recorded" in caplog.text

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from luthier.cli.app import run_command
-from luthier.traces.feedback import feedback_routes, write
+from luthier.traces.feedback import append_redacted_records, feedback_routes
 from luthier.traces.record import Feedback
 from luthier.traces.store import read_latest_feedback
 from traces.conftest import opinion, trace
@@ -24,7 +24,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     folder = tmp_path / ".luthier" / "traffic"
-    write(
+    append_redacted_records(
         folder, [*(trace(number) for number in range(30)), trace(1500, model="other"), opinion(3, rating=-1, by="anna")]
     )
     return folder

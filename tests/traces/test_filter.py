@@ -8,10 +8,10 @@ import pytest
 
 from luthier.core.errors import InputError
 from luthier.traces.compact import compact
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.filter import TraceFilter
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import segments
+from luthier.traces.segment import list_segments
 from luthier.traces.store import read_traces_with_feedback
 from traces.conftest import DAY, opinion, trace
 
@@ -42,12 +42,12 @@ def test_a_condition_chooses(tmp_path: Path, text: str, wanted: list[int]) -> No
         opinion(2, rating=0.5),
         opinion(3, label="billing"),
     ]
-    write(tmp_path, records)
+    append_redacted_records(tmp_path, records)
     for _ in range(2):
         assert [
             int(one.trace.id.split("-")[1]) for one in read_traces_with_feedback(tmp_path, where=TraceFilter(text))
         ] == wanted
-        compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=DAY)
+        compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def test_an_attack_reaches_no_file_and_no_column_that_is_not_meant(tmp_path: Pat
 
 def test_text_in_a_condition_is_only_compared(tmp_path: Path) -> None:
     text = "select a from read_parquet('/no/such/file')"  # it would be missed
-    write(tmp_path, [trace(0), trace(1, user=text), trace(2, meta={"shop": text})])
+    append_redacted_records(tmp_path, [trace(0), trace(1, user=text), trace(2, meta={"shop": text})])
     found = read_traces_with_feedback(tmp_path, where=TraceFilter(f'user = "{text}" or meta.shop in ("{text}")'))
     assert [one.trace.id for one in found] == ["chatcmpl-1", "chatcmpl-2"]

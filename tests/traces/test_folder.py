@@ -17,13 +17,20 @@ import pytest
 
 from luthier.core.errors import InputError, Unwritable
 from luthier.traces import compact as compacting
-from luthier.traces.compact import Compacted, compact
-from luthier.traces.folder import view
+from luthier.traces.compact import CompactionStats, compact
+from luthier.traces.folder import read_folder_snapshot
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.retention import RetentionPolicy, traffic_folder
-from luthier.traces.segment import Segment, SegmentLine, encode_lines, is_held, segments
-from luthier.traces.store import feedback, find, frame, read_latest_feedback, read_traces_with_feedback, traces
-from luthier.traces.stream import Arrivals
+from luthier.traces.segment import Segment, SegmentLine, encode_lines, is_open_for_writing, list_segments
+from luthier.traces.store import (
+    read_feedback,
+    read_latest_feedback,
+    read_trace_by_id,
+    read_traces,
+    read_traces_with_feedback,
+    scan_table,
+)
+from luthier.traces.stream import TraceTail
 from traces.conftest import DAY, opinion, trace
 
 
@@ -42,7 +49,7 @@ def write(folder: Path, *records: Trace | Feedback) -> Path:
 
 
 def ids(folder: Path) -> list[str]:
-    return [one.id for one in traces(folder)]
+    return [one.id for one in read_traces(folder)]
 
 
 def test_where_traffic_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,29 +64,29 @@ def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path, torn: bytes) ->
     with path.open("ab") as file:
         file.write(torn)
     assert ids(tmp_path) == ["chatcmpl-1"]
-    assert compact(tmp_path, RetentionPolicy(), closed=[path]) == Compacted(segments=1, rows=1, broken=1)
+    assert compact(tmp_path, RetentionPolicy(), closed=[path]) == CompactionStats(segments=1, rows=1, broken=1)
     assert ids(tmp_path) == ["chatcmpl-1"]
     assert (tmp_path / "broken.jsonl").read_bytes() == torn + b"\n"
 
 
 def test_a_trace_counts_once_its_words_are_there_or_can_no_longer_come(tmp_path: Path) -> None:
     segment = Segment(tmp_path, "ab")
-    arrivals = Arrivals(tmp_path)
+    arrivals = TraceTail(tmp_path)
     lines = [SegmentLine("traces", one.model_dump(mode="json", exclude_defaults=True)) for one in (trace(1), trace(2))]
     bare = [SegmentLine("traces", {name: line.record[name] for name in ("id", "at", "model")}, True) for line in lines]
     segment.write(encode_lines(bare))
     assert ids(tmp_path) == []
     assert list(arrivals.fresh()) == []
     segment.write(encode_lines(lines[:1]))
-    assert list(traces(tmp_path)) == list(arrivals.fresh()) == [trace(1)]
+    assert list(read_traces(tmp_path)) == list(arrivals.fresh()) == [trace(1)]
     segment.close()
     (late,) = arrivals.fresh()
     assert list(arrivals.fresh()) == []
-    assert list(traces(tmp_path)) == [trace(1), late]
+    assert list(read_traces(tmp_path)) == [trace(1), late]
     assert isinstance(late, Trace)
     assert (late.id, late.messages) == ("chatcmpl-2", ())
-    assert compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path)).rows == 2
-    assert list(traces(tmp_path)) == [trace(1), late]
+    assert compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path)).rows == 2
+    assert list(read_traces(tmp_path)) == [trace(1), late]
 
 
 def test_a_line_that_the_disk_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,17 +113,17 @@ def test_a_line_that_the_disk_refuses_leaves_nothing(tmp_path: Path, monkeypatch
 def test_a_segment_is_held_by_its_writer_only(tmp_path: Path) -> None:
     segment = Segment(tmp_path, "ab")
     segment.write(b"{}\n")
-    assert is_held(segment.path)
-    assert compact(tmp_path, RetentionPolicy()) == Compacted()
+    assert is_open_for_writing(segment.path)
+    assert compact(tmp_path, RetentionPolicy()) == CompactionStats()
     segment.close()
-    assert not is_held(segment.path)
-    assert not is_held(tmp_path / "nothing")
+    assert not is_open_for_writing(segment.path)
+    assert not is_open_for_writing(tmp_path / "nothing")
 
 
 def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
     segment = Segment(tmp_path, "ab")
     segment.close()
-    assert segments(tmp_path) == []
+    assert list_segments(tmp_path) == []
 
 
 def test_broken_lines_are_counted_and_kept(tmp_path: Path) -> None:
@@ -124,7 +131,7 @@ def test_broken_lines_are_counted_and_kept(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'nonsense\n{"other":{}}\n{"trace":{"id":"x"}}\n')
     assert ids(tmp_path) == ["chatcmpl-1"]
-    assert compact(tmp_path, RetentionPolicy(), closed=[path]) == Compacted(segments=1, rows=1, broken=3)
+    assert compact(tmp_path, RetentionPolicy(), closed=[path]) == CompactionStats(segments=1, rows=1, broken=3)
     assert ids(tmp_path) == ["chatcmpl-1"]
     assert len((tmp_path / "broken.jsonl").read_bytes().splitlines()) == 3
 
@@ -144,23 +151,23 @@ def test_small_files_of_a_day_become_one(tmp_path: Path) -> None:
         compact(
             tmp_path, RetentionPolicy(), closed=[write(tmp_path, trace(number), opinion(number, rating=1))], now=DAY
         )
-    assert len(view(tmp_path).days["traces"][DAY.date()]) == 5
+    assert len(read_folder_snapshot(tmp_path).days["traces"][DAY.date()]) == 5
     compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
-    assert len(view(tmp_path).days["traces"][DAY.date()]) == 1
+    assert len(read_folder_snapshot(tmp_path).days["traces"][DAY.date()]) == 1
     assert ids(tmp_path) == [f"chatcmpl-{number}" for number in range(5)]
-    assert len(list(feedback(tmp_path))) == 5
+    assert len(list(read_feedback(tmp_path))) == 5
 
 
 def test_rows_of_files_that_overlap_come_in_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compacting, "_ROWS", 10)
     for begin in range(4):
         write(tmp_path, *(trace(number) for number in range(begin, 100, 4)))
-    for path in segments(tmp_path)[:3]:
+    for path in list_segments(tmp_path)[:3]:
         compact(tmp_path, RetentionPolicy(), closed=[path], now=DAY)
     compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert ids(tmp_path) == [f"chatcmpl-{number}" for number in range(100)]
     since, until = DAY + timedelta(minutes=20), DAY + timedelta(minutes=23)
-    assert [one.id for one in traces(tmp_path, since, until)] == ["chatcmpl-20", "chatcmpl-21", "chatcmpl-22"]
+    assert [one.id for one in read_traces(tmp_path, since, until)] == ["chatcmpl-20", "chatcmpl-21", "chatcmpl-22"]
 
 
 def come(folder: Path) -> None:
@@ -174,18 +181,22 @@ def test_old_days_go_and_then_the_oldest_while_there_is_too_much(tmp_path: Path)
     for day in range(6):
         write(tmp_path, trace(day * 1440, error="x" * 100), opinion(day * 1440, rating=1))
     now = DAY + timedelta(days=5)
-    compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=now)
+    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=now)
     come(tmp_path)
-    assert compact(tmp_path, RetentionPolicy(days=3), now=now) == Compacted(removed=6)
-    assert [day.isoformat() for day in view(tmp_path).days["traces"]] == ["2026-11-23", "2026-11-24", "2026-11-25"]
+    assert compact(tmp_path, RetentionPolicy(days=3), now=now) == CompactionStats(removed=6)
+    assert [day.isoformat() for day in read_folder_snapshot(tmp_path).days["traces"]] == [
+        "2026-11-23",
+        "2026-11-24",
+        "2026-11-25",
+    ]
     assert not (tmp_path / "traces" / "2026-11-20").exists()
     for day in (4, 5):
         rows = range(day * 1440 + 1, day * 1440 + 41)
         write(tmp_path, *(trace(row, error=random.Random(row).randbytes(20_000).hex()) for row in rows))
-    compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=now)
+    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=now)
     come(tmp_path)
     compact(tmp_path, RetentionPolicy(most_bytes=1 << 20), now=now)
-    assert [day.isoformat() for day in view(tmp_path).days["traces"]] == ["2026-11-25"]
+    assert [day.isoformat() for day in read_folder_snapshot(tmp_path).days["traces"]] == ["2026-11-25"]
 
 
 def test_an_old_log_that_came_today_stays(tmp_path: Path) -> None:
@@ -213,11 +224,11 @@ import sys
 from pathlib import Path
 from luthier.traces.compact import compact
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import segments
+from luthier.traces.segment import list_segments
 import luthier.traces.tables
 folder = Path(sys.argv[1])
 print("go", flush=True)
-compact(folder, RetentionPolicy(days=10000), closed=segments(folder))
+compact(folder, RetentionPolicy(days=10000), closed=list_segments(folder))
 """
 
 
@@ -236,9 +247,9 @@ def test_a_kill_while_segments_become_parquet_loses_and_doubles_nothing(tmp_path
         process.kill()
         process.communicate()
         assert sorted(ids(tmp_path)) == sorted(f"chatcmpl-{number}" for number in range(wanted))
-    compact(tmp_path, RetentionPolicy(days=10000), closed=segments(tmp_path))
+    compact(tmp_path, RetentionPolicy(days=10000), closed=list_segments(tmp_path))
     assert len(ids(tmp_path)) == wanted
-    assert segments(tmp_path) == []
+    assert list_segments(tmp_path) == []
     assert list((tmp_path / "aside").iterdir()) == []
 
 
@@ -264,9 +275,9 @@ def test_a_replacement_counts_from_the_moment_it_is_decided(
     with pytest.raises(KeyboardInterrupt):
         compact(tmp_path, RetentionPolicy(), closed=[path])
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
-    assert len(view(tmp_path).segments) == (1 if moment == "undecided" else 0)
+    assert len(read_folder_snapshot(tmp_path).segments) == (1 if moment == "undecided" else 0)
     monkeypatch.setattr(place, "_finish", real)
-    compact(tmp_path, RetentionPolicy(days=10000), closed=segments(tmp_path))
+    compact(tmp_path, RetentionPolicy(days=10000), closed=list_segments(tmp_path))
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
 
 
@@ -275,7 +286,7 @@ def test_a_reader_that_began_before_a_replacement_reads_on(tmp_path: Path, monke
     path = write(tmp_path, *(trace(number) for number in range(40)))
     compact(tmp_path, RetentionPolicy(), closed=[path], now=DAY)
     compact(tmp_path, RetentionPolicy(), closed=[write(tmp_path, trace(41))], now=DAY)
-    reading = traces(tmp_path)
+    reading = read_traces(tmp_path)
     found = [next(reading).id]
     compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert [*found, *(one.id for one in reading)] == [f"chatcmpl-{number}" for number in [*range(40), 41]]
@@ -293,19 +304,19 @@ def test_what_is_said_is_joined_and_of_each_person_the_last_counts(tmp_path: Pat
     first, second = read_traces_with_feedback(tmp_path)
     assert {(one.by, one.rating, one.comment) for one in first.feedback} == {("anna", 1, "wrong"), ("ben", 1, "")}
     assert second.feedback == ()
-    assert find(tmp_path, "chatcmpl-1") == first
+    assert read_trace_by_id(tmp_path, "chatcmpl-1") == first
     assert list(read_latest_feedback(tmp_path)) == ["chatcmpl-1"]
     with pytest.raises(InputError, match="no trace"):
-        find(tmp_path, "chatcmpl-3")
+        read_trace_by_id(tmp_path, "chatcmpl-3")
 
 
 def test_a_query_reads_segments_and_parquet(tmp_path: Path) -> None:
-    assert frame(tmp_path, "traces").collect().height == 0
+    assert scan_table(tmp_path, "traces").collect().height == 0
     compact(tmp_path, RetentionPolicy(), closed=[write(tmp_path, *(trace(n, latency_s=n) for n in range(10)))])
     write(tmp_path, trace(11, latency_s=11))
-    whole = frame(tmp_path, "traces").select(pl.len(), pl.col("latency_s").max()).collect()
+    whole = scan_table(tmp_path, "traces").select(pl.len(), pl.col("latency_s").max()).collect()
     assert whole.row(0) == (11, 11.0)
-    assert frame(tmp_path, "traces", DAY + timedelta(minutes=9)).collect()["id"].to_list() == [
+    assert scan_table(tmp_path, "traces", DAY + timedelta(minutes=9)).collect()["id"].to_list() == [
         "chatcmpl-9",
         "chatcmpl-11",
     ]

@@ -15,17 +15,17 @@ import pytest
 from luthier.chat.messages import Message, ToolCall
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
-from luthier.traces.feedback import take_in, write
-from luthier.traces.logs import digest, records
-from luthier.traces.record import Feedback, Trace, assembled
-from luthier.traces.store import read_latest_feedback, traces
+from luthier.traces.feedback import append_redacted_records, import_log_records
+from luthier.traces.logs import digest, read_log_records
+from luthier.traces.record import Feedback, Trace, assemble_stream_chunks
+from luthier.traces.store import read_latest_feedback, read_traces
 from traces.conftest import DAY, opinion, trace
 
 
 def read(folder: Path, *lines: Any) -> list[Trace | Feedback]:
     path = folder / "log.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return list(records(path, "named"))
+    return list(read_log_records(path, "named"))
 
 
 WHOLE = trace(
@@ -151,7 +151,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: str, told: st
     path = tmp_path / "log.jsonl"
     path.write_text(f'{{"prompt": "Hi", "at": "2026-11-20T12:00:00Z"}}\n\n{line}\n')
     with pytest.raises(DataError, match=told) as caught:
-        list(records(path))
+        list(read_log_records(path))
     assert caught.value.where.line == 3
 
 
@@ -162,7 +162,7 @@ def test_pieces_of_a_stream_are_put_together() -> None:
     call = {"index": 0, "id": "call_1", "function": {"name": "find", "arguments": '{"par'}}
     rest = {"index": 0, "function": {"arguments": 'cel": 7}'}}
     other = {"choices": [{"index": 1, "delta": {"content": "not this"}}]}
-    found = assembled(
+    found = assemble_stream_chunks(
         [
             piece({"role": "assistant", "content": "So"}),
             other,
@@ -187,12 +187,12 @@ def test_a_log_that_is_taken_in_twice_stands_once(tmp_path: Path, monkeypatch: p
     moments = [(DAY + timedelta(minutes=number)).isoformat() for number in range(25)]
     lines = [{"prompt": "Ask anna@example.org", "completion": "So.", "at": moment} for moment in moments]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert take_in(folder, digest(path), records(path)) == 25
-    assert take_in(folder, digest(path), records(path)) == 0
+    assert import_log_records(folder, digest(path), read_log_records(path)) == 25
+    assert import_log_records(folder, digest(path), read_log_records(path)) == 0
     for mark in list((folder / "taken").iterdir())[:2]:
         mark.unlink()  # a kill came before the mark
-    take_in(folder, digest(path), records(path))
-    found = list(traces(folder))
+    import_log_records(folder, digest(path), read_log_records(path))
+    found = list(read_traces(folder))
     assert len(found) == 25
     assert found[0].messages[0].content == "Ask [EMAIL]"
 
@@ -206,10 +206,10 @@ def test_a_log_that_breaks_off_is_gone_on_with(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        take_in(folder, "d", broken())
-    assert len(list(traces(folder))) == 4
-    assert take_in(folder, "d", iter([trace(number) for number in range(5)])) == 1
-    assert len(list(traces(folder))) == 5
+        import_log_records(folder, "d", broken())
+    assert len(list(read_traces(folder))) == 4
+    assert import_log_records(folder, "d", iter([trace(number) for number in range(5)])) == 1
+    assert len(list(read_traces(folder))) == 5
 
 
 def test_opentelemetry_out_and_in_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,22 +220,22 @@ def test_opentelemetry_out_and_in_again_is_the_same(tmp_path: Path, monkeypatch:
         trace(9, operation="label"),
         trace(10, answer=None, finish="error", status=503, error="busy"),
     ]
-    write(tmp_path / ".luthier" / "traffic", [*plain, opinion(8, rating=1)])
+    append_redacted_records(tmp_path / ".luthier" / "traffic", [*plain, opinion(8, rating=1)])
     assert run_command(["traces", "export", "spans.jsonl", "--format", "otlp"]) == 0
     assert run_command(["traces", "import", "spans.jsonl", "--in", "nowhere"]) == 2
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "other"))
     assert run_command(["traces", "import", "spans.jsonl"]) == 0
-    assert list(traces(tmp_path / "other")) == plain
+    assert list(read_traces(tmp_path / "other")) == plain
 
 
 def test_our_own_lines_out_and_in_again_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / ".luthier" / "traffic", [WHOLE, trace(8), opinion(8, rating=1, by="anna")])
+    append_redacted_records(tmp_path / ".luthier" / "traffic", [WHOLE, trace(8), opinion(8, rating=1, by="anna")])
     assert run_command(["traces", "export", "all.jsonl", "--where", "at >= '2026-11-20'"]) == 0
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "other"))
     assert run_command(["traces", "import", "all.jsonl"]) == 0
     assert run_command(["traces", "import", "all.jsonl"]) == 0
-    assert list(traces(tmp_path / "other")) == [WHOLE, trace(8)]
+    assert list(read_traces(tmp_path / "other")) == [WHOLE, trace(8)]
     assert read_latest_feedback(tmp_path / "other")["chatcmpl-8"][0].rating == 1
 
 
@@ -286,7 +286,7 @@ def test_spans_go_to_a_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     server = HTTPServer(("127.0.0.1", 0), Collector)
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / ".luthier" / "traffic", [WHOLE, trace(8)])
+    append_redacted_records(tmp_path / ".luthier" / "traffic", [WHOLE, trace(8)])
     try:
         assert run_command(["traces", "export", f"http://127.0.0.1:{server.server_port}/v1/traces"]) == 0
     finally:

@@ -20,14 +20,14 @@ import pytest
 
 from luthier.chat.messages import Message, ToolCall
 from luthier.core.errors import DataError, Unwritable
-from luthier.pii.recognizer import Recogniser
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiSpan
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import END_FIELDS, Trace
 from luthier.traces.recorder import TraceRecorder, is_sampled
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import segments
-from luthier.traces.store import feedback, traces
+from luthier.traces.segment import list_segments
+from luthier.traces.store import read_feedback, read_traces
 from traces.conftest import in_two, opinion, trace
 
 SERVER = """
@@ -76,7 +76,7 @@ def test_a_server_that_is_killed_loses_no_request_that_it_answered(tmp_path: Pat
         numbers = [begin, *kill_server(server)]
         answered |= {f"chatcmpl-{number}" for number in numbers}
         begin = max(numbers) + 1000
-    found = [one.id for one in traces(tmp_path)]
+    found = [one.id for one in read_traces(tmp_path)]
     assert answered <= set(found)
     assert len(found) == len(set(found))
     assert len(found) - len(answered) <= kills  # recorded, and killed before the answer's end
@@ -88,9 +88,9 @@ def test_what_was_recorded_comes_back_as_it_was(tmp_path: Path) -> None:
         recorder.record(asked)
         recorder.record(opinion(1, rating=-1, correction="Tomorrow.", by="C-1"))
         recorder.flush()
-        assert list(traces(tmp_path)) == [asked]
-    assert list(traces(tmp_path)) == [asked]
-    (said,) = feedback(tmp_path)
+        assert list(read_traces(tmp_path)) == [asked]
+    assert list(read_traces(tmp_path)) == [asked]
+    (said,) = read_feedback(tmp_path)
     assert said == opinion(1, rating=-1, correction="Tomorrow.", by="C-1")
     assert said.model_fields_set == {"trace", "at", "rating", "correction", "by"}
 
@@ -111,7 +111,7 @@ def test_personal_data_never_reaches_the_disk(tmp_path: Path) -> None:
         recorder.flush()
     found = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"example.org" not in found
-    (kept,), (said,) = traces(tmp_path), feedback(tmp_path)
+    (kept,), (said,) = read_traces(tmp_path), read_feedback(tmp_path)
     assert kept.answer is not None
     assert kept.answer.content == "Write to [EMAIL]."
     assert kept.meta == {"phone": "[PHONE]"}
@@ -126,13 +126,13 @@ def test_names_are_taken_out_where_that_is_asked_for(tmp_path: Path) -> None:
     pipeline = spacy.blank("en")
     pipeline.add_pipe("entity_ruler").add_patterns([{"label": "PERSON", "pattern": "John Smith"}])
     pipeline.to_disk(tmp_path / "pipeline")
-    names = Recogniser.parse({"kind": "spacy", "model": str(tmp_path / "pipeline")})
+    names = Recognizer.parse({"kind": "spacy", "model": str(tmp_path / "pipeline")})
     text = "My name is John Smith and my mail is john@example.org."
     asked = trace(1, messages=(Message(role="user", content=text),))
     with TraceRecorder(tmp_path / "traffic", RetentionPolicy(names=names)) as recorder:
         recorder.record(asked)
         recorder.record(opinion(1, comment="John Smith was right."))
-    (kept,), (said,) = traces(tmp_path / "traffic"), feedback(tmp_path / "traffic")
+    (kept,), (said,) = read_traces(tmp_path / "traffic"), read_feedback(tmp_path / "traffic")
     assert kept.messages[0].content == "My name is [PERSON] and my mail is [EMAIL]."
     assert said.comment == "[PERSON] was right."
 
@@ -142,11 +142,11 @@ def test_a_sample_is_decided_by_the_id(tmp_path: Path) -> None:
         for number in range(1000):
             recorder.record(trace(number))
         recorder.record(opinion(1, rating=1))
-    kept = {one.id for one in traces(tmp_path)}
+    kept = {one.id for one in read_traces(tmp_path)}
     assert kept == {f"chatcmpl-{number}" for number in range(1000) if is_sampled(f"chatcmpl-{number}", 0.25)}
     assert 200 < len(kept) < 300
     assert recorder.left_out == 1000 - len(kept)
-    assert len(list(feedback(tmp_path))) == 1
+    assert len(list(read_feedback(tmp_path))) == 1
     assert not is_sampled("anything", 0.0)
 
 
@@ -173,14 +173,14 @@ def test_on_a_full_disk_serving_goes_on_and_what_waits_is_bounded(
         assert 3 << 20 < recorder.waiting_bytes <= 4 << 20
         assert caplog.text.count("the disk is full") == 1
         full_disk.undo()
-    assert len(list(traces(tmp_path))) == recorder.recorded == 100 - recorder.lost
+    assert len(list(read_traces(tmp_path))) == recorder.recorded == 100 - recorder.lost
 
 
 def test_several_processes_record_at_once(tmp_path: Path) -> None:
     servers = [begin_server(tmp_path, begin) for begin in (0, 1_000_000)]
     time.sleep(0.3)
     answered = [number for server in servers for number in kill_server(server)]
-    found = [one.id for one in traces(tmp_path)]
+    found = [one.id for one in read_traces(tmp_path)]
     assert {f"chatcmpl-{number}" for number in answered} <= set(found)
     assert len(found) == len(set(found)) <= len(answered) + 2
 
@@ -195,8 +195,8 @@ def test_a_fork_records_in_a_stream_of_its_own(tmp_path: Path) -> None:
             os._exit(0)
         os.waitpid(child, 0)
         recorder.record(trace(3))
-    assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-3"]
-    assert len(segments(tmp_path)) == 2
+    assert [one.id for one in read_traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-3"]
+    assert len(list_segments(tmp_path)) == 2
 
 
 def test_a_disk_that_refuses_is_waited_for(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_disk_that_refuses_is_waited_for(tmp_path: Path) -> None:
         assert not recorder.flush(timeout_s=0.5)
         (tmp_path / "segments").unlink()
         assert recorder.flush()
-    assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1"]
+    assert [one.id for one in read_traces(tmp_path)] == ["chatcmpl-1"]
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ def test_what_is_nested_too_deep_goes_and_the_rest_stays(tmp_path: Path) -> None
             recorder.end(recorder.ready(start), end)
         start, end = in_two(trace(4))
         recorder.end(recorder.ready(start), ({"content": nested(50_000)}, *end[1:]))
-    first, *_, last = traces(tmp_path)
+    first, *_, last = read_traces(tmp_path)
     assert (first.id, first.parameters, first.answer) == ("chatcmpl-1", {}, asked[0].answer)
     assert (last.id, last.answer, last.messages) == ("chatcmpl-4", None, trace(4).messages)
-    assert len(list(traces(tmp_path))) == recorder.recorded == 5
+    assert len(list(read_traces(tmp_path))) == recorder.recorded == 5
 
 
 def test_both_parts_of_a_request_are_a_whole_trace(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_both_parts_of_a_request_are_a_whole_trace(tmp_path: Path) -> None:
     assert {*start, *END_FIELDS} == set(Trace.model_fields)
     with TraceRecorder(tmp_path) as recorder:
         recorder.end(recorder.ready(start), end)
-    assert list(traces(tmp_path)) == [whole]
+    assert list(read_traces(tmp_path)) == [whole]
 
 
 def test_half_a_character_becomes_a_question_mark(tmp_path: Path) -> None:
@@ -265,10 +265,13 @@ def test_half_a_character_becomes_a_question_mark(tmp_path: Path) -> None:
     with TraceRecorder(tmp_path) as recorder:
         recorder.record(trace(1, parameters={"stop": half}, error=half))
         recorder.record(trace(2, parameters={"top_p": float("nan")}))
-    assert [(one.parameters, one.error) for one in traces(tmp_path)] == [({"stop": "?"}, "?"), ({"top_p": None}, "")]
+    assert [(one.parameters, one.error) for one in read_traces(tmp_path)] == [
+        ({"stop": "?"}, "?"),
+        ({"top_p": None}, ""),
+    ]
 
 
-class SlowNames(Recogniser):
+class SlowNames(Recognizer):
     """Finds one name, once it is let."""
 
     kind: Literal["slow_names"] = "slow_names"
@@ -286,16 +289,16 @@ def test_a_trace_waits_for_its_names_and_nobody_for_the_trace(tmp_path: Path) ->
         recorder.record(asked)
         start, end = in_two(asked.model_copy(update={"id": "chatcmpl-2"}))
         recorder.end(recorder.ready(start), end)
-        assert list(traces(tmp_path)) == []
+        assert list(read_traces(tmp_path)) == []
         assert not recorder.flush(timeout_s=0.05)
         shutil.copytree(tmp_path, tmp_path / "killed")
         SlowNames.let.set()
         assert recorder.flush()
-        kept = list(traces(tmp_path))
+        kept = list(read_traces(tmp_path))
         assert [(one.messages[0].content, one.error) for one in kept] == [("My name is [PERSON].", "by [PERSON]")] * 2
-    assert list(traces(tmp_path)) == kept
+    assert list(read_traces(tmp_path)) == kept
     assert b"John" not in b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
-    assert [(one.id, one.messages, one.latency_s) for one in traces(tmp_path / "killed")] == [
+    assert [(one.id, one.messages, one.latency_s) for one in read_traces(tmp_path / "killed")] == [
         ("chatcmpl-1", (), 0.25),
         ("chatcmpl-2", (), 0.25),
     ]
@@ -307,7 +310,7 @@ def test_words_that_find_no_room_until_their_names_are_found_are_lost_alone(tmp_
         for number in range(4):
             recorder.record(trace(number))
         SlowNames.let.set()
-    kept = list(traces(tmp_path))
+    kept = list(read_traces(tmp_path))
     assert (len(kept), recorder.recorded) == (4, 4)
     assert [one.messages for one in kept].count(()) == recorder.lost > 0
 
@@ -317,7 +320,7 @@ def test_a_sample_is_decided_before_the_answer(tmp_path: Path) -> None:
         for number in range(200):
             start, end = in_two(trace(number))
             recorder.end(recorder.ready(start), end)
-    kept = [one.id for one in traces(tmp_path)]
+    kept = [one.id for one in read_traces(tmp_path)]
     assert recorder.recorded == len(kept)
     assert recorder.left_out == 200 - len(kept)
     assert 20 < len(kept) < 80
@@ -327,7 +330,7 @@ def test_a_full_segment_becomes_parquet(tmp_path: Path) -> None:
     with TraceRecorder(tmp_path, RetentionPolicy(segment_bytes=2000)) as recorder:
         for number in range(50):
             recorder.record(trace(number))
-    assert [one.id for one in traces(tmp_path)] == [f"chatcmpl-{number}" for number in range(50)]
+    assert [one.id for one in read_traces(tmp_path)] == [f"chatcmpl-{number}" for number in range(50)]
     assert list(tmp_path.glob("traces/2026-11-20/*.parquet"))
 
 
@@ -342,15 +345,15 @@ def test_a_change_holds_for_all_that_is_recorded_afterwards(tmp_path: Path) -> N
         for number in range(300):
             recorder.record(asked.model_copy(update={"id": f"after-{number}"}))
         assert recorder.flush()
-    kept = [*traces(tmp_path)]
+    kept = [*read_traces(tmp_path)]
     assert sorted(one.id for one in kept) == sorted(f"{when}-{at}" for when in ("before", "after") for at in range(300))
     for one in kept:
         wanted = asked.messages[0].content
         if one.id.startswith("after"):
             wanted = "call 0171 2345678 or [EMAIL]"
         assert one.messages[0].content == wanted
-    write(tmp_path, [opinion(1, comment="jo@x.example, 0171 2345678")])
-    assert [one.comment for one in feedback(tmp_path)] == ["[EMAIL], 0171 2345678"]
+    append_redacted_records(tmp_path, [opinion(1, comment="jo@x.example, 0171 2345678")])
+    assert [one.comment for one in read_feedback(tmp_path)] == ["[EMAIL], 0171 2345678"]
 
 
 def test_settings_that_cannot_be_read_stop_what_is_written_by_hand(tmp_path: Path) -> None:
@@ -358,7 +361,7 @@ def test_settings_that_cannot_be_read_stop_what_is_written_by_hand(tmp_path: Pat
         recorder.record(trace(1))
     (tmp_path / "keeping.json").write_text('{"names": "no such model"}')
     with pytest.raises(DataError, match="cannot be read as settings of traffic"):
-        write(tmp_path, [opinion(1, rating=1)])
+        append_redacted_records(tmp_path, [opinion(1, rating=1)])
 
 
 def test_a_change_of_one_that_is_closed_changes_nothing(tmp_path: Path) -> None:
@@ -376,16 +379,16 @@ def test_an_old_segment_becomes_parquet_while_nothing_more_comes(tmp_path: Path)
             assert time.monotonic() < end
             time.sleep(0.05)
         recorder.record(trace(2))
-        assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2"]
+        assert [one.id for one in read_traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2"]
 
 
 def test_a_recorder_that_begins_finds_what_a_killed_one_left(tmp_path: Path) -> None:
     kill_server(begin_server(tmp_path, 1))
-    (path, *_) = segments(tmp_path)
+    (path, *_) = list_segments(tmp_path)
     os.utime(path, (0, 0))
     with TraceRecorder(tmp_path) as recorder:
         recorder.record(trace(0))
-    assert path not in segments(tmp_path)
-    found = [one.id for one in traces(tmp_path)]
+    assert path not in list_segments(tmp_path)
+    found = [one.id for one in read_traces(tmp_path)]
     assert {"chatcmpl-0", "chatcmpl-1"} <= set(found)
     assert len(found) == len(set(found))

@@ -16,10 +16,19 @@ from luthier.chat.messages import Message
 from luthier.cli.app import run_command
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError, ModelError, UnknownName
-from luthier.traces.feedback import write
+from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Route
-from luthier.traces.release_comparison import compare
-from luthier.traces.releases import Follower, ReleasedModel, current, history, promote, release, roll_back, try_out
+from luthier.traces.release_comparison import compare_with_stable
+from luthier.traces.releases import (
+    Follower,
+    ReleasedModel,
+    current_releases,
+    history,
+    promote,
+    release,
+    roll_back,
+    try_out,
+)
 from tests.traces.conftest import DAY, opinion, trace
 
 if TYPE_CHECKING:
@@ -36,11 +45,11 @@ def ledger(database: str) -> Iterator[Ledger]:
 
 
 def test_a_name_means_the_model_that_was_released_last(ledger: Ledger) -> None:
-    assert current(ledger) == {}
+    assert current_releases(ledger) == {}
     release(ledger, ALIAS, OLD)
     release(ledger, "triage@test", OTHER)
     made = release(ledger, ALIAS, NEW)
-    assert current(ledger) == {ALIAS: made, "triage@test": history(ledger, "triage@test")[0]}
+    assert current_releases(ledger) == {ALIAS: made, "triage@test": history(ledger, "triage@test")[0]}
     assert made.stable == NEW
     assert made.route("anybody") == Route(model=NEW.model, release=NEW.digest)
     assert [one.stable for one in history(ledger, ALIAS)] == [NEW, OLD]
@@ -238,8 +247,8 @@ def test_what_comes_back_is_compared(database: str, tmp_path: Path) -> None:
         if not number % 2:
             about = {"release": OTHER.digest, "answer": Message(role="assistant", content="billing")}
             records.append(trace(number + 5000, arm="shadow", meta={"shadow_of": f"chatcmpl-{number}"}, **about))
-    write(tmp_path, records)
-    canary, shadow = compare(tmp_path, now, DAY)
+    append_redacted_records(tmp_path, records)
+    canary, shadow = compare_with_stable(tmp_path, now, DAY)
     assert (canary.arm, canary.requests) == ("canary", (100, 100))
     assert canary.measures["accuracy"].difference > 0.2
     assert canary.measures["accuracy"].low > 0
@@ -250,7 +259,7 @@ def test_what_comes_back_is_compared(database: str, tmp_path: Path) -> None:
     assert shadow.measures["accuracy"].first == 1.0
     assert shadow.measures["accuracy"].test == "McNemar, mid-p"
     assert shadow.same == shadow.measures["accuracy"].second
-    assert compare(tmp_path, now, DAY.replace(year=2027))[0].measures == {}
+    assert compare_with_stable(tmp_path, now, DAY.replace(year=2027))[0].measures == {}
 
 
 def test_models_are_released_at_the_command_line(

@@ -11,17 +11,17 @@ import polars as pl
 import pytest
 
 from luthier.traces.compact import compact
-from luthier.traces.feedback import write
-from luthier.traces.folder import view
+from luthier.traces.feedback import append_redacted_records
+from luthier.traces.folder import read_folder_snapshot
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import segments
-from luthier.traces.store import dashboard, frame
+from luthier.traces.segment import list_segments
+from luthier.traces.store import read_dashboard_series, scan_table
 from tests.traces.conftest import DAY, trace
 
 
 def fill(folder: Path, begin: int, end: int) -> None:
     chance = random.Random(begin)
-    write(
+    append_redacted_records(
         folder,
         [
             trace(
@@ -41,7 +41,7 @@ def check(folder: Path) -> None:
     latency = pl.col("latency_s").sort()
     rank = {"p50": pl.len() * 0.5, "p95": pl.len() * 0.95}
     whole = (
-        frame(folder, "traces")
+        scan_table(folder, "traces")
         .group_by(pl.col("at").dt.truncate("1h"), "model", "release", "arm")
         .agg(
             pl.len().alias("requests"),
@@ -52,7 +52,7 @@ def check(folder: Path) -> None:
         .sort("at", "model")
         .collect()
     )
-    found = dashboard(folder).sort("at", "model")
+    found = read_dashboard_series(folder).sort("at", "model")
     for name in ("at", "model", "requests", "errors", "completion_tokens"):
         assert found[name].to_list() == whole[name].to_list()
     for name in ("p50", "p95"):
@@ -61,27 +61,27 @@ def check(folder: Path) -> None:
 
 
 def test_counts_are_those_of_the_requests(tmp_path: Path) -> None:
-    assert dashboard(tmp_path).height == 0
+    assert read_dashboard_series(tmp_path).height == 0
     for begin in range(0, 600, 200):
         fill(tmp_path, begin, begin + 200)
         check(tmp_path)
-        compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=DAY)
+        compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
         check(tmp_path)
     fill(tmp_path, 600, 700)
     compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
-    assert len(view(tmp_path).days["rollup"][DAY.date()]) == 1
+    assert len(read_folder_snapshot(tmp_path).days["rollup"][DAY.date()]) == 1
     check(tmp_path)
-    hours = dashboard(tmp_path, DAY + timedelta(hours=1), DAY + timedelta(hours=2))
+    hours = read_dashboard_series(tmp_path, DAY + timedelta(hours=1), DAY + timedelta(hours=2))
     assert hours["requests"].sum() == 60
 
 
 def test_counts_stay_when_the_requests_are_gone(tmp_path: Path) -> None:
     fill(tmp_path, 0, 100)
-    compact(tmp_path, RetentionPolicy(), closed=segments(tmp_path), now=DAY)
+    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
     for path in tmp_path.glob("*/*/*.parquet"):
         os.utime(path, (DAY.timestamp(), DAY.timestamp()))
     compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=100))
-    assert frame(tmp_path, "traces").collect().height == 0
-    assert dashboard(tmp_path)["requests"].sum() == 100
+    assert scan_table(tmp_path, "traces").collect().height == 0
+    assert read_dashboard_series(tmp_path)["requests"].sum() == 100
     compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=500))
-    assert dashboard(tmp_path).height == 0
+    assert read_dashboard_series(tmp_path).height == 0

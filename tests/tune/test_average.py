@@ -12,7 +12,7 @@ import torch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.trainer import Average, Trainer, standing_in
+from luthier.tune.training.trainer import ExponentialMovingAverage, Trainer, use_weights
 from tuning import bench
 
 QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32"}
@@ -20,7 +20,7 @@ QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float
 
 def test_the_average_follows_as_the_formula_says() -> None:
     weights = [torch.tensor([float(at)]) for at in range(40)]
-    average = Average({"w": weights[0]}, 0.75)
+    average = ExponentialMovingAverage({"w": weights[0]}, 0.75)
     expected = 0.0
     for step in range(1, 40):
         average.follow({"w": weights[step]}, step)
@@ -33,7 +33,7 @@ def test_the_average_follows_as_the_formula_says() -> None:
 def test_other_weights_stand_in_for_a_while() -> None:
     model = torch.nn.Linear(2, 1, dtype=torch.bfloat16)
     before = model.weight.detach().clone()
-    with standing_in(model, {"weight": torch.full((1, 2), 3.0)}):
+    with use_weights(model, {"weight": torch.full((1, 2), 3.0)}):
         assert torch.equal(model.weight, torch.full((1, 2), 3.0, dtype=torch.bfloat16))
     assert torch.equal(model.weight, before)
 

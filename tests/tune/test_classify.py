@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError
 from luthier.models.generate import score_options
-from luthier.models.load import load
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import pack, packs
+from luthier.models.load import load_model
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import build_pack, build_packs
 from luthier.tune.objective import ObjectiveContext, TrainingExample
 from luthier.tune.objectives.classify import Classify
 from tuning import Bench, bench, chat, examples
@@ -39,7 +39,7 @@ def scores(shop: Bench, lessons: list[TrainingExample], normalize: str) -> torch
         [list(row.ids[at : row.targets[-1] + 1]) for row in lesson.rows]
         for lesson, at in zip(lessons, first, strict=True)
     ]
-    found = torch.tensor(score_options(load(shop.base, "float32").model, prompts, options), dtype=torch.float64)
+    found = torch.tensor(score_options(load_model(shop.base, "float32").model, prompts, options), dtype=torch.float64)
     lengths = torch.tensor([[len(ids) for ids in told] for told in options])
     return found / lengths if normalize == "mean" else found
 
@@ -51,13 +51,13 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
     objective = Classify(normalize=normalize)
     lessons = objective.build_training_examples(examples(6), text, ABOUT)
     rows = [row for lesson in lessons for row in lesson.rows]
-    model = load(shop.base, "float32").model
+    model = load_model(shop.base, "float32").model
     wanted = torch.nn.functional.cross_entropy(scores(shop, lessons, normalize), torch.zeros(6, dtype=torch.int64))
-    parts = packs(rows, 60)
+    parts = build_packs(rows, 60)
     assert len(parts) > 1
-    for made in ([pack(rows)], parts):
+    for made in ([build_pack(rows)], parts):
         with torch.no_grad():
-            found = [objective.loss(logprobs(model, one), one, None) for one in made]
+            found = [objective.loss(compute_pack_logprobs(model, one), one, None) for one in made]
         total = sum(float(loss.total) for loss in found) / objective.denominator(rows)
         assert total == pytest.approx(float(wanted), rel=1e-5)
     hits = (scores(shop, lessons, normalize).argmax(1) == 0).double().mean()

@@ -7,11 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
-from luthier.models.load import load
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.describe import describe_model_folder
+from luthier.models.load import load_model
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune import cost
-from luthier.tune.cost import Computed, operations_of
+from luthier.tune.cost import PackWorkload, build_flop_counter
 from luthier.tune.steps.tune import Tune
 from tuning import Bench, bench
 
@@ -23,30 +23,30 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def test_a_pack_is_its_tokens_what_is_learnt_of_them_and_the_keys_that_they_see() -> None:
     rows = [TokenRow(ids=[5, 6, 7, *own], loss_weights=[0, 0, 0] + [1] * len(own)) for own in ([8, 9], [10, 11, 12])]
-    found = Computed.of(pack(rows, 1))
+    found = PackWorkload.of(build_pack(rows, 1))
     own = 4 + (4 + 5)  # nothing predicts from a row's last token; the others see the shared three, and themselves
-    assert found == Computed(packs=1, tokens=3 + 1 + 2, head_tokens=2 + 3, keys=(1 + 2 + 3) + own)
-    assert Computed.of(pack(rows, 1), times=2) == found.and_of(found)
+    assert found == PackWorkload(packs=1, tokens=3 + 1 + 2, head_tokens=2 + 3, keys=(1 + 2 + 3) + own)
+    assert PackWorkload.of(build_pack(rows, 1), times=2) == found.and_of(found)
 
 
 def test_operations_are_those_that_torch_counts(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "PACK_TOKENS", 0)
-    monkeypatch.setattr(cost, "cores", lambda: 1)
-    model, about = load(shop.base, "float32").model, describe(shop.base.folder)
+    monkeypatch.setattr(cost, "count_cores", lambda: 1)
+    model, about = load_model(shop.base, "float32").model, describe_model_folder(shop.base.folder)
     model.set_attn_implementation("eager")
     model.requires_grad_(True)
     ids = torch.arange(3, 43)[None]
     with FlopCounterMode(display=False) as counted:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     tokens = ids.shape[1]
-    told = operations_of(about, about.parameters, bits=32, headed=False)
-    whole = Computed(
+    told = build_flop_counter(about, about.parameters, bits=32, headed=False)
+    whole = PackWorkload(
         packs=1, tokens=tokens, head_tokens=tokens, keys=tokens * tokens
     )  # eager attention hides half of it
     assert told(whole) == pytest.approx(counted.get_total_flops(), rel=0.02)
-    frozen = operations_of(about, 1, bits=32, headed=False)(whole._replace(keys=0))
+    frozen = build_flop_counter(about, 1, bits=32, headed=False)(whole._replace(keys=0))
     assert frozen == pytest.approx(told(whole._replace(keys=0)) * 4 / 6)
-    headless = operations_of(about, about.parameters, bits=32, headed=True)
+    headless = build_flop_counter(about, about.parameters, bits=32, headed=True)
     assert headless(whole) == told(whole._replace(head_tokens=0))
 
 

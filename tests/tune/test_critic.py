@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from luthier.core.artifact import Artifact
-from luthier.models.kernels.lora import one_product
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.kernels.lora import install_fused_lora
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.objectives.ppo import Ppo
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.critic import Critic, add_critic, is_critics
+from luthier.tune.training.critic import Critic, add_critic, is_critic_parameter
 from policies import REGEX
 from tuning import Bench, adapted, bench, finish, interrupted, pairs
 
@@ -60,29 +60,29 @@ def test_policy_and_critic_share_one_base_and_do_not_disturb_one_another(shop: B
     """With the joint products of training as with PEFT's own, each speaks with its own adapter, and learns alone."""
     model = adapted(shop, Lora(r=4))
     before = {name: one.data_ptr() for name, one in model.named_parameters() if not one.requires_grad}
-    alone = logprobs(model, pack(ROWS)).detach()
+    alone = compute_pack_logprobs(model, build_pack(ROWS)).detach()
     add_critic(model, seed=1)
     assert {name: one.data_ptr() for name, one in model.named_parameters() if name in before} == before
     critic = Critic(model, lambda values, given: Ppo(rewards=[REGEX]).value_loss(values, given))  # type: ignore[list-item]
     assert critic.read(ROWS, 1 << 12) == [[0.0] * 3, [0.0] * 2]
     with torch.no_grad():
         for name, one in model.named_parameters():
-            if is_critics(name) and ("lora_B" in name or "head" in name):
+            if is_critic_parameter(name) and ("lora_B" in name or "head" in name):
                 one.normal_(std=0.1)
     plain = critic.read(ROWS, 1 << 12)
-    one_product(model)
-    torch.testing.assert_close(logprobs(model, pack(ROWS)), alone, atol=1e-5, rtol=1e-5)
+    install_fused_lora(model)
+    torch.testing.assert_close(compute_pack_logprobs(model, build_pack(ROWS)), alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(critic.read(ROWS, 1 << 12), plain, atol=1e-4, rtol=1e-4)
-    logprobs(model, pack(ROWS)).sum().backward()
-    assert not any(is_critics(name) for name in moved(model))
+    compute_pack_logprobs(model, build_pack(ROWS)).sum().backward()
+    assert not any(is_critic_parameter(name) for name in moved(model))
     told = [
         replace(row, token_values={name: [0.5] * len(row.targets) for name in ("return", "value", "share")})
         for row in ROWS
     ]
     model.zero_grad()
-    critic.loss(pack(told)).total.backward()
+    critic.loss(build_pack(told)).total.backward()
     assert moved(model)
-    assert all(is_critics(name) for name in moved(model))
+    assert all(is_critic_parameter(name) for name in moved(model))
 
 
 def moved(model: Any) -> list[str]:
@@ -110,13 +110,13 @@ def test_only_the_policys_adapter_is_saved(shop: Bench, technique: str) -> None:
 def test_it_begins_with_the_reward_models_adapter_and_head(shop: Bench, judge: Artifact) -> None:
     """The value before the last token of an answer is then what the reward model says of the text up to there."""
     from luthier.models.load import open_model
-    from luthier.tune.training.reference_logprobs import read_rows
+    from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
     model = adapted(shop, Lora(r=4))
     add_critic(model, 1, judge.folder / "adapter")
     critic = Critic(model, lambda values, given: Ppo(rewards=[REGEX]).value_loss(values, given))  # type: ignore[list-item]
     asked = [TokenRow([*row.ids[:at], 0], [0.0] * at + [1.0]) for row in ROWS for at in row.targets]
-    wanted = [values[0] for values in read_rows(open_model(judge, "float32"), asked, 1 << 12)]
+    wanted = [values[0] for values in compute_row_logprobs(open_model(judge, "float32"), asked, 1 << 12)]
     found = [value for values in critic.read(ROWS, 1 << 12) for value in values]
     assert len(set(found)) > 1
     assert found == pytest.approx(wanted, abs=1e-5)
@@ -140,12 +140,12 @@ def test_it_is_said_where_it_begins(shop: Bench, judge: Artifact, start: str, te
 def test_a_reward_model_of_another_base_is_no_start(shop: Bench, judge: Artifact) -> None:
     other = shop.tune(Tune(data="data", objective="sft", **QUICK))
     from luthier.models.load import open_folder
-    from luthier.tune.training.critic import start_of
+    from luthier.tune.training.critic import find_critic_start
 
     model = Lora(r=4).adapt(open_folder(shop.base.folder, torch.float32), 1)
-    assert start_of(judge, shop.base, model)[0] is not None
-    assert start_of(judge, other, model) == (None, "the reward model stands on another model")
-    assert start_of(None, shop.base, model) == (None, "there is no reward model")
+    assert find_critic_start(judge, shop.base, model)[0] is not None
+    assert find_critic_start(judge, other, model) == (None, "the reward model stands on another model")
+    assert find_critic_start(None, shop.base, model) == (None, "there is no reward model")
 
 
 def test_a_critic_has_a_rate_of_its_own(shop: Bench) -> None:

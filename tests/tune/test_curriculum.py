@@ -20,7 +20,7 @@ from luthier.data.steps.prepare import Prepare
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.schedule import BatchSampler, Curriculum, ordered
+from luthier.tune.training.schedule import BatchSampler, Curriculum, order_by_curriculum
 from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, made
 
@@ -90,7 +90,7 @@ def rated(root: Path, values: list[str]) -> tuple[Bench, Artifact]:
 
 
 class Read:
-    """What `ordered` asks of lessons: one for each training row, in source order."""
+    """What `order_by_curriculum` asks of lessons: one for each training row, in source order."""
 
     def __init__(self, data: Artifact) -> None:
         self.keys = polars.read_parquet(data.path("examples/train.parquet"))["id"].to_list()
@@ -103,17 +103,23 @@ class Read:
 def test_columns_of_the_data_and_of_operators_decide(tmp_path: Path) -> None:
     _, data = rated(tmp_path, ["3", "1", "", "2", "1.5"])
     lessons: Any = Read(data)
-    assert ordered(Curriculum(by="meta.hard"), data, lessons, 0).tolist() == [1, 4, 3, 0, 2]
-    assert ordered(Curriculum(by="meta.hard", first="highest"), data, lessons, 0).tolist() == [0, 3, 4, 1, 2]
+    assert order_by_curriculum(Curriculum(by="meta.hard"), data, lessons, 0).tolist() == [1, 4, 3, 0, 2]
+    assert order_by_curriculum(Curriculum(by="meta.hard", first="highest"), data, lessons, 0).tolist() == [
+        0,
+        3,
+        4,
+        1,
+        2,
+    ]
     lengths = polars.read_parquet(data.path("attributes/length.parquet"))["length"].to_list()
-    found = ordered(Curriculum(by="length.length", first="highest"), data, lessons, 0).tolist()
+    found = order_by_curriculum(Curriculum(by="length.length", first="highest"), data, lessons, 0).tolist()
     assert [lengths[at] for at in found] == sorted(lengths, reverse=True)
 
 
 def test_rows_alike_come_in_a_drawn_order(tmp_path: Path) -> None:
     _, data = rated(tmp_path, ["1"] * 12)
     lessons: Any = Read(data)
-    orders = {tuple(ordered(Curriculum(by="meta.hard"), data, lessons, seed).tolist()) for seed in range(3)}
+    orders = {tuple(order_by_curriculum(Curriculum(by="meta.hard"), data, lessons, seed).tolist()) for seed in range(3)}
     assert len(orders) == 3
     assert {tuple(sorted(one)) for one in orders} == {tuple(range(12))}
 
@@ -122,11 +128,11 @@ def test_what_cannot_order_rows_is_said(tmp_path: Path) -> None:
     _, data = rated(tmp_path, ["3", "hard", "1"])
     lessons: Any = Read(data)
     with pytest.raises(DataError, match=r"'hard' in 'meta.hard', which is no number"):
-        ordered(Curriculum(by="meta.hard"), data, lessons, 0)
+        order_by_curriculum(Curriculum(by="meta.hard"), data, lessons, 0)
     with pytest.raises(DataError, match=r"no training row has a number in 'meta.easy'"):
-        ordered(Curriculum(by="meta.easy"), data, lessons, 0)
+        order_by_curriculum(Curriculum(by="meta.easy"), data, lessons, 0)
     with pytest.raises(DataError, match=r"the rows have no 'length.lenght'") as caught:
-        ordered(Curriculum(by="length.lenght"), data, lessons, 0)
+        order_by_curriculum(Curriculum(by="length.lenght"), data, lessons, 0)
     assert "length.length" in (caught.value.hint or "")
     with pytest.raises(ValidationError):
         Curriculum(epochs=0)

@@ -14,18 +14,18 @@ from tokenizers import Tokenizer
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.recipe.schema import Recipe
 from luthier.recipe.yaml import read_yaml
-from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.objective import Teacher, TrainingExample
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
-from luthier.tune.teacher import taught
+from luthier.tune.teacher import add_teacher_logprobs
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, examples
 from workshop import RECIPE, small_recipe
@@ -87,9 +87,9 @@ def test_the_divergence_is_that_of_the_coarsened_shares(
         "jensen_shannon": 0.5 * kl(p, mixed) + 0.5 * kl(q, mixed),
         "skewed": kl(p, 0.1 * p + 0.9 * q),
     }[divergence]
-    ready = objective.ready(pack(rows), teacher)
+    ready = objective.ready(build_pack(rows), teacher)
     with torch.no_grad():
-        found = objective.loss(logprobs(student, ready), ready, None)
+        found = objective.loss(compute_pack_logprobs(student, ready), ready, None)
     torch.testing.assert_close(found.total, wanted.sum() * temperature**2)
 
 
@@ -98,19 +98,19 @@ def test_the_plain_loss_is_mixed_in(shop: Bench, rows: list[TokenRow], teacher: 
     losses = {}
     for alpha in (1.0, 0.25):
         objective = Distil(alpha=alpha, temperature=3.0)
-        ready = objective.ready(pack(rows), teacher)
+        ready = objective.ready(build_pack(rows), teacher)
         with torch.no_grad():
-            losses[alpha] = float(objective.loss(logprobs(student, ready), ready, None).total)
+            losses[alpha] = float(objective.loss(compute_pack_logprobs(student, ready), ready, None).total)
     with torch.no_grad():
-        plain = -float(logprobs(student, pack(rows)).sum())
+        plain = -float(compute_pack_logprobs(student, build_pack(rows)).sum())
     assert losses[0.25] == pytest.approx(0.25 * losses[1.0] + 0.75 * plain)
 
 
 def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(rows: list[TokenRow], teacher: Teacher) -> None:
     for divergence in ("forward", "reverse", "jensen_shannon", "skewed"):
         objective = Distil(divergence=divergence, top_k=20)
-        ready = objective.ready(pack(rows), teacher)
-        logp = logprobs(teacher.model, ready).detach().requires_grad_()
+        ready = objective.ready(build_pack(rows), teacher)
+        logp = compute_pack_logprobs(teacher.model, ready).detach().requires_grad_()
         loss = objective.loss(logp, ready, None).total
         loss.backward()  # type: ignore[no-untyped-call]
         assert float(loss.detach()) == pytest.approx(0, abs=1e-9)
@@ -123,10 +123,10 @@ def test_stored_words_are_those_of_the_live_teacher(rows: list[TokenRow], teache
         TrainingExample(id="a", rows=(rows[0],)),
         TrainingExample(id="b", rows=(rows[1],)),
     ]
-    stored = list(taught(lessons, objective, teacher))
+    stored = list(add_teacher_logprobs(lessons, objective, teacher))
     assert [lesson.id for lesson in stored] == ["none", "a", "b"]
-    live = objective.ready(pack(rows[:2]), teacher)
-    kept = objective.ready(pack([row for lesson in stored for row in lesson.rows]), None)
+    live = objective.ready(build_pack(rows[:2]), teacher)
+    kept = objective.ready(build_pack([row for lesson in stored for row in lesson.rows]), None)
     assert live.choices is not None
     assert kept.choices is not None
     assert torch.equal(kept.choices.sort().values, live.choices.sort().values)
@@ -193,7 +193,7 @@ def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("logits", ["stored", "live"])
 def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
-    held_out = HeldOut.model_validate({"rows": 12, "every": 2})
+    held_out = ValidationSettings.model_validate({"rows": 12, "every": 2})
     made = shop.tune(step(logits=logits).model_copy(update={"validation": held_out}))
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     found = [line["held_out_loss"] for line in log if "held_out_loss" in line]
@@ -204,4 +204,4 @@ def test_an_open_teacher_is_counted_in_the_forecast(shop: Bench) -> None:
     inputs = {"data": shop.data, "model": shop.base, "teacher": shop.teacher}
     outlook = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)
     stored, live = (step(logits=logits).estimate_cost(outlook).peak_bytes or 0 for logits in ("stored", "live"))
-    assert live - stored == 4 * describe(shop.teacher.folder).parameters
+    assert live - stored == 4 * describe_model_folder(shop.teacher.folder).parameters

@@ -16,11 +16,11 @@ from luthier.core.errors import ModelError
 from luthier.core.events import RunEvents
 from luthier.core.hashing import digest_of
 from luthier.core.step import PlanContext, StepContext
-from luthier.models.export.checkpoint import export
-from luthier.models.load import load
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.load import load_model
 from luthier.recipe.models import chooses_classes, find_model
 from luthier.recipe.schema import Recipe
-from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.steps.epoch import Epoch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
@@ -54,7 +54,7 @@ def taken(shop: Bench, tuned: Artifact, epoch: int, base: Artifact | None = None
 
 def logits(artifact: Artifact) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = load(artifact, "float32").model(torch.arange(40, 60)[None]).logits
+        found: torch.Tensor = load_model(artifact, "float32").model(torch.arange(40, 60)[None]).logits
     return found
 
 
@@ -73,7 +73,7 @@ def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, techni
         mine, other = (one.read_json("training.json") for one in (early, ended))
         assert mine == {**other, "epoch": epoch}
         assert chooses_classes(early)
-    export(taken(shop, made, 1), tmp_path / "out", "adapter" if technique.kind == "lora" else "hf")
+    export_model_folder(taken(shop, made, 1), tmp_path / "out", "adapter" if technique.kind == "lora" else "hf")
     assert any((tmp_path / "out").glob("*.safetensors"))
 
 
@@ -93,7 +93,9 @@ def test_epochs_outlive_a_training_that_is_stopped(shop: Bench, tmp_path: Path, 
 
 
 def test_held_out_rows_are_measured_where_an_epoch_is_kept(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=2, validation=HeldOut(rows=8, every=100, keep="last")))
+    made = shop.tune(
+        Tune(**QUICK, epochs=3, save_epochs=2, validation=ValidationSettings(rows=8, every=100, keep="last"))
+    )
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6]
     early = taken(shop, made, 1)
@@ -103,7 +105,7 @@ def test_held_out_rows_are_measured_where_an_epoch_is_kept(shop: Bench) -> None:
 
 
 def test_an_epoch_that_training_never_came_to_is_told(shop: Bench) -> None:
-    stops = HeldOut(rows=8, every=1, patience=1, min_delta=100, keep="last")
+    stops = ValidationSettings(rows=8, every=1, patience=1, min_delta=100, keep="last")
     made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=2, validation=stops))
     assert [text for text in shop.said("warning") if text.startswith("epoch 2 did not end")]
     with pytest.raises(ModelError, match="keeps no model after epoch 2: it keeps those after 1"):

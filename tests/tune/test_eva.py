@@ -15,11 +15,11 @@ from luthier.chat.messages import prompt_of
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
-from luthier.models.packing.pack import Pack, TokenRow, pack
-from luthier.models.quiet import no_peft_warning
-from luthier.tune.eva import _directions, begin_with_eva
+from luthier.models.packing.pack import Pack, TokenRow, build_pack
+from luthier.models.quiet import silence_peft_warnings
+from luthier.tune.eva import _directions, initialize_with_eva
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import Script, policy_of
@@ -34,13 +34,13 @@ def test_it_finds_what_peft_finds(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "model")
     technique = Lora(r=2, init_lora_weights="eva")
     model = technique.adapt(open_folder(base, torch.float32), 1)
-    packed = pack([TokenRow(ids, [0.0] * 29 + [1.0]) for ids in ROWS], share_from=1000)
+    packed = build_pack([TokenRow(ids, [0.0] * 29 + [1.0]) for ids in ROWS], share_from=1000)
     technique.begin(model, iter([packed]))
     ours = {name: one.weight.detach() for name, one in model.named_modules() if name.endswith("lora_A.default")}
     config = LoraConfig(
         r=2, target_modules="all-linear", init_lora_weights="eva", eva_config=EvaConfig(rho=1.0), task_type="CAUSAL_LM"
     )
-    with no_peft_warning():
+    with silence_peft_warnings():
         theirs = get_peft_model(open_folder(base, torch.float32), config, low_cpu_mem_usage=True)
         rows = torch.tensor([ids[:29] for ids in ROWS])
         batch = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
@@ -58,9 +58,9 @@ def test_it_looks_at_the_prompts_of_a_policy(tmp_path: Path, kind: str, monkeypa
     def watched(model: Any, packs: Iterator[Pack], rank: int) -> None:
         some = list(packs)
         read.extend(one.unpack() for one in some)
-        begin_with_eva(model, iter(some), rank)
+        initialize_with_eva(model, iter(some), rank)
 
-    monkeypatch.setattr("luthier.tune.eva.begin_with_eva", watched)
+    monkeypatch.setattr("luthier.tune.eva.initialize_with_eva", watched)
     policy = policy_of(kind, Script.drawn(samples=4))
     shop = bench(tmp_path, examples(8))
     shop.tune(Tune(data="data", technique=Lora(r=2, init_lora_weights="eva"), objective=policy, batch_size=8))
@@ -88,7 +88,7 @@ def test_too_few_tokens_are_refused(tmp_path: Path) -> None:
     technique = Lora(r=16, init_lora_weights="eva")
     model = technique.adapt(open_folder(tiny_model(tmp_path / "model"), torch.float32), 1)
     with pytest.raises(ModelError, match="too few for rank 16"):
-        technique.begin(model, iter([pack([TokenRow([1, 2, 3], [0.0, 0.0, 1.0])])]))
+        technique.begin(model, iter([build_pack([TokenRow([1, 2, 3], [0.0, 0.0, 1.0])])]))
 
 
 @pytest.mark.parametrize(("rows", "inputs", "inner"), [(60, 24, 24), (24, 60, 24), (24, 60, 3)])
@@ -117,7 +117,7 @@ def test_a_plan_tells_what_looking_for_directions_takes(tmp_path: Path) -> None:
             or 0.0
         )
 
-    model = describe(shop.base.folder)
+    model = describe_model_folder(shop.base.folder)
     assert told(init_lora_weights="eva") == pytest.approx(
         told() + Lora(r=4, init_lora_weights="eva").before_s(model), abs=0.2
     )

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.kernels.lora import one_product
+from luthier.models.kernels.lora import install_fused_lora
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import reading
+from luthier.models.packing.logprobs import detect_forward_mode
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.dataset.tokenized import TokenizedDataset
-from luthier.tune.objective import Stored
+from luthier.tune.objective import PreparedBatchSource
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Technique
@@ -51,11 +51,11 @@ class Pupil:
         for name, value in self.model.named_parameters():
             if "lora_B" in name:  # at zero, A would have no gradient
                 value.data.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.02)
-        one_product(self.model)
+        install_fused_lora(self.model)
         self.rows = [row for number in range(len(taught)) for row in self.lessons.rows(number)]
         self.course = BatchSampler(seed=0, count=len(self.lessons), epochs=1, batch_size=10)
         self.objective = objective
-        self.source = Stored(self.lessons, self.course, objective, lambda rows: [])
+        self.source = PreparedBatchSource(self.lessons, self.course, objective, lambda rows: [])
 
     def gradient(self, rows: Sequence[TokenRow], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
         manner = TrainingArguments(
@@ -112,10 +112,11 @@ def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monke
     pupil = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token")
     rows = pupil.rows
     whole = pupil.gradient(rows, 4096)
-    how = reading(pupil.model)
+    how = detect_forward_mode(pupil.model)
     assert how.packed
     monkeypatch.setattr(
-        "luthier.models.packing.logprobs.reading", lambda model: type(how)(packed=False, why="", head=how.head)
+        "luthier.models.packing.logprobs.detect_forward_mode",
+        lambda model: type(how)(packed=False, why="", head=how.head),
     )
     same(pupil.gradient(rows, 130), whole)
 

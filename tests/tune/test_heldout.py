@@ -22,7 +22,7 @@ from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.load import open_merged
 from luthier.models.packing.logprobs import ForwardMode
 from luthier.models.packing.pack import TokenRow
-from luthier.tune.dataset.validation import HELD_OUT, BestCheckpoint, HeldOut, after
+from luthier.tune.dataset.validation import HELD_OUT, BestCheckpoint, ValidationSettings, update_best_checkpoint
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
@@ -63,7 +63,7 @@ def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkey
         return gradient(self, rows, denominator, step)
 
     monkeypatch.setattr(Trainer, "gradient", watched)
-    made = shop.tune(Tune(**QUICK, epochs=3, validation=HeldOut(rows=0.25, every=2)))
+    made = shop.tune(Tune(**QUICK, epochs=3, validation=ValidationSettings(rows=0.25, every=2)))
     learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     held = learnt.filter(polars.col("nothing") == HELD_OUT)
     assert held.height == 12
@@ -84,10 +84,16 @@ def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
 ) -> None:
     if not share:
         monkeypatch.setattr(
-            "luthier.models.packing.logprobs.reading", lambda model: ForwardMode(False, "a test's wish", None)
+            "luthier.models.packing.logprobs.detect_forward_mode",
+            lambda model: ForwardMode(False, "a test's wish", None),
         )
     made = shop.tune(
-        Tune(**QUICK, epochs=4, validation=HeldOut(rows=12, every=100, keep="last"), warmup_ratio=0.01 + share / 100)
+        Tune(
+            **QUICK,
+            epochs=4,
+            validation=ValidationSettings(rows=12, every=100, keep="last"),
+            warmup_ratio=0.01 + share / 100,
+        )
     )
     lines = log(made.folder)
     assert all(0 <= line["token_accuracy"] <= 1 for line in lines)
@@ -109,7 +115,7 @@ def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
     prompts = {row.id: row.messages[1].content for row in rows}
     drawn = []
     for seed in (1, 2):
-        made = shop.tune(Tune(**QUICK, validation=HeldOut(rows=10, every=4)), seed=seed)
+        made = shop.tune(Tune(**QUICK, validation=ValidationSettings(rows=10, every=4)), seed=seed)
         learnt = polars.read_parquet(made.folder / "training_examples.parquet")
         held = {prompts[one] for one in learnt.filter(polars.col("nothing") == HELD_OUT)["id"]}
         assert len(held) == 5
@@ -134,7 +140,7 @@ def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[s
 
 @pytest.mark.parametrize("normalize", ["sum", "mean"])
 def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalize: Literal["sum", "mean"]) -> None:
-    held_out = HeldOut(rows="validation", metric="brier", keep="last")
+    held_out = ValidationSettings(rows="validation", metric="brier", keep="last")
     made = split.tune(Tune(**QUICK, objective=Classify(normalize=normalize), validation=held_out))
     value = log(made.folder)[-1]["held_out_brier"]
     measured = evaluated(split, made, "brier", normalize=normalize)
@@ -142,7 +148,7 @@ def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalize:
 
 
 def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench) -> None:
-    held_out = HeldOut(rows="validation", every=2, metric="macro_f1")
+    held_out = ValidationSettings(rows="validation", every=2, metric="macro_f1")
     made = split.tune(Tune(**QUICK, epochs=2, validation=held_out))
     measured = evaluated(split, made, "macro_f1")
     value = told(made.folder)["best"]
@@ -170,7 +176,7 @@ def test_the_weights_of_the_best_measurement_are_saved(
         type(technique), "save",
         lambda self, model, *rest: (saved.append(dict(model.named_parameters())), save(self, model, *rest))[1],
     )  # fmt: skip
-    held_out = HeldOut(rows=8, every=1, keep=keep)
+    held_out = ValidationSettings(rows=8, every=1, keep=keep)
     step = Tune(**{**QUICK, "technique": technique, "dtype": "bfloat16"}, validation=held_out)
     made = shop.tune(step, seed=5)
     assert len(seen) == 5
@@ -183,7 +189,7 @@ def test_the_weights_of_the_best_measurement_are_saved(
 def test_it_stops_when_nothing_becomes_better(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([5.0, 4.0, 3.95, 4.5, 9.0])
     monkeypatch.setattr(HeldOutEvaluator, "take", lambda self, model, tokens: {"held_out_loss": next(values)})
-    held_out = HeldOut(rows=8, every=1, patience=2, min_delta=0.1)
+    held_out = ValidationSettings(rows=8, every=1, patience=2, min_delta=0.1)
     made = shop.tune(Tune(**QUICK, epochs=4, validation=held_out), seed=6)
     assert [line["held_out_loss"] for line in log(made.folder)] == [5.0, 4.0, 3.95, 4.5]
     tuned = json.loads((made.folder / "training.json").read_text())
@@ -199,7 +205,7 @@ def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, kill: str
 ) -> None:
     shop = bench(tmp_path)
-    held_out = HeldOut(rows=8, every=2, metric="accuracy", patience=3)
+    held_out = ValidationSettings(rows=8, every=2, metric="accuracy", patience=3)
     settings = {**QUICK, "technique": technique, "dtype": "bfloat16", "epochs": 2, "ema": 0.9}
     step = Tune(**settings, validation=held_out, save_steps=1)
     whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
@@ -222,28 +228,30 @@ def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("held_out", "error", "words"),
     [
-        (HeldOut(rows="validation"), DataError, "has no validation split"),
-        (HeldOut(rows=48), DataError, "nothing would be left to learn"),
-        (HeldOut(metric="perplexity"), RecipeError, "perplexity is about texts"),
+        (ValidationSettings(rows="validation"), DataError, "has no validation split"),
+        (ValidationSettings(rows=48), DataError, "nothing would be left to learn"),
+        (ValidationSettings(metric="perplexity"), RecipeError, "perplexity is about texts"),
     ],
 )
-def test_what_cannot_be_held_out_is_refused(shop: Bench, held_out: HeldOut, error: type[Exception], words: str) -> None:
+def test_what_cannot_be_held_out_is_refused(
+    shop: Bench, held_out: ValidationSettings, error: type[Exception], words: str
+) -> None:
     with pytest.raises(error, match=words):
         shop.tune(Tune(**QUICK, validation=held_out))
 
 
 def test_settings_are_checked() -> None:
-    assert HeldOut(metric="accuracy").name == "held_out_accuracy"
+    assert ValidationSettings(metric="accuracy").name == "held_out_accuracy"
     for wrong in ({"metric": "acuracy"}, {"rows": 1.5}, {"every": 0}, {"patients": 3}, {"rows": "test"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            HeldOut.model_validate(wrong)
+            ValidationSettings.model_validate(wrong)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=30), st.floats(0, 1))
 def test_the_standing_is_the_best_with_what_came_after(values: list[float | None], delta: float) -> None:
-    held_out, standing = HeldOut(min_delta=delta), BestCheckpoint()
+    held_out, standing = ValidationSettings(min_delta=delta), BestCheckpoint()
     for step, value in enumerate(values, start=1):
-        standing = after(held_out, standing, step, value)
+        standing = update_best_checkpoint(held_out, standing, step, value)
     there = [value for value in values if value is not None]
     if there:
         assert standing.value is not None

@@ -14,10 +14,17 @@ import torch
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError, InputError, ModelError
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import pack
-from luthier.models.sequence_head import with_outputs
-from luthier.tune.interop import IGNORED, Steps, as_dataset, lightning_data, steps_of, trainer_loss
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import build_pack
+from luthier.models.sequence_head import add_sequence_head
+from luthier.tune.interop import (
+    IGNORED,
+    OptimizerStepSettings,
+    as_dataset,
+    build_optimizer_steps,
+    lightning_data,
+    trainer_loss,
+)
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.cpo import Cpo
@@ -52,8 +59,8 @@ def own_step(shop: Bench, technique: Any) -> tuple[float, dict[str, torch.Tensor
         for lesson in objective.build_training_examples(ROWS, ChatTokenizer.load(shop.base.folder))
         for row in lesson.rows
     ]
-    made = pack(rows)
-    loss = objective.loss(logprobs(model, made), made, None).total / objective.denominator(rows)
+    made = build_pack(rows)
+    loss = objective.loss(compute_pack_logprobs(model, made), made, None).total / objective.denominator(rows)
     loss.backward()
     return float(loss.detach()), {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
@@ -118,7 +125,10 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
     tuner = Tuner()
     before = copied(tuner.model)
     data = lightning_data(
-        Sft(), ROWS, ChatTokenizer.load(shop.base.folder), Steps(batch_size=8, max_tokens_per_microbatch=tokens)
+        Sft(),
+        ROWS,
+        ChatTokenizer.load(shop.base.folder),
+        OptimizerStepSettings(batch_size=8, max_tokens_per_microbatch=tokens),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Lightning says of data loaders without workers
@@ -142,14 +152,18 @@ def test_labels_are_what_is_learnt_and_nothing_else(shop: Bench) -> None:
 
 
 def test_steps_are_those_of_the_own_loop(shop: Bench) -> None:
-    steps = steps_of(Sft(), ROWS, ChatTokenizer.load(shop.base.folder), Steps(epochs=2, batch_size=3, seed=4))
+    steps = build_optimizer_steps(
+        Sft(), ROWS, ChatTokenizer.load(shop.base.folder), OptimizerStepSettings(epochs=2, batch_size=3, seed=4)
+    )
     assert [sum(one.rows for one in step.packs) for step in steps] == [3, 3, 3, 3, 3, 1]
     seen = [key for step in steps for one in step.packs for key in one.keys]
     assert sorted(seen) == sorted(2 * [example.id for example in ROWS])
 
 
 def test_steps_carry_what_labels_cannot(shop: Bench) -> None:
-    step = steps_of(Classify(), ROWS, ChatTokenizer.load(shop.base.folder), Steps(batch_size=8))[0]
+    step = build_optimizer_steps(
+        Classify(), ROWS, ChatTokenizer.load(shop.base.folder), OptimizerStepSettings(batch_size=8)
+    )[0]
     assert sum(one.rows for one in step.packs) == 8 * len({row.label for row in ROWS})
     assert step.denominator == pytest.approx(8)
     assert 0 < step.loss(adapted(shop, Lora(r=4)), Classify()).item() < 50
@@ -176,8 +190,8 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
     )  # fmt: skip
     log = [json.loads(line) for line in (own.tune(step).folder / "log.jsonl").read_text().splitlines()]
     model = Full().adapt(open_folder(own.base.folder, torch.float32), 3)
-    how = Steps(epochs=3, batch_size=8, seed=3)
-    steps = steps_of(objective, rows, ChatTokenizer.load(own.base.folder), how, reference=model)
+    how = OptimizerStepSettings(epochs=3, batch_size=8, seed=3)
+    steps = build_optimizer_steps(objective, rows, ChatTokenizer.load(own.base.folder), how, reference=model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.0)
     for told, taken in zip(log, steps, strict=True):
         loss = taken.loss(model, objective)
@@ -196,7 +210,9 @@ def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, t
     own = bench(tmp_path, rows)
     config = own.base.folder / "config.json"
     config.write_text(config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5'))
-    (step,) = steps_of(objective, rows, ChatTokenizer.load(own.base.folder), Steps(batch_size=8))
+    (step,) = build_optimizer_steps(
+        objective, rows, ChatTokenizer.load(own.base.folder), OptimizerStepSettings(batch_size=8)
+    )
     model = adapted(own, technique).train()
     modes = [module.training for module in model.modules()]
 
@@ -213,13 +229,13 @@ def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, t
 
 @pytest.mark.parametrize("objective", [Classify(head="sequence"), RewardObjective()], ids=["classify", "reward"])
 def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, objective: Objective) -> None:
-    step = steps_of(
+    step = build_optimizer_steps(
         objective, ROWS if objective.kind == "classify" else pairs(8), ChatTokenizer.load(shop.base.folder)
     )[0]
     plain = open_folder(shop.base.folder, torch.float32)
     with pytest.raises(ModelError, match="the model has a language head"):
         step.loss(plain, objective)
-    loss = step.loss(Lora(r=4).adapt(with_outputs(plain, step.outputs), 0), objective)
+    loss = step.loss(Lora(r=4).adapt(add_sequence_head(plain, step.outputs), 0), objective)
     assert float(loss.detach()) == pytest.approx(
         math.log(3 if objective.kind == "classify" else 2)
     )  # it begins at zero
@@ -229,22 +245,22 @@ def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
     text = ChatTokenizer.load(shop.base.folder)
     with pytest.raises(InputError, match="labels cannot tell"):
         as_dataset(Sft(average="row"), ROWS, text)
-    for make in (as_dataset, steps_of):
+    for make in (as_dataset, build_optimizer_steps):
         with pytest.raises(DataError, match="nothing can be learnt"):
             make(Sft(max_length=8), ROWS, text)
 
 
 def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
     text = ChatTokenizer.load(shop.base.folder)
-    for take in (as_dataset, steps_of):
+    for take in (as_dataset, build_optimizer_steps):
         with pytest.raises(InputError, match="learns from a teacher"):
             take(Distil(), ROWS, text)
     with pytest.raises(InputError, match="compares with the model as it was"):
-        steps_of(DpoObjective(), pairs(8), text)
+        build_optimizer_steps(DpoObjective(), pairs(8), text)
     with pytest.raises(InputError, match="asks the model before each step"):
-        steps_of(Kto(), thumbs(8), text, reference=adapted(shop, Lora(r=4)))
+        build_optimizer_steps(Kto(), thumbs(8), text, reference=adapted(shop, Lora(r=4)))
     with pytest.raises(InputError, match="what the model itself writes"):
-        steps_of(Grpo(rewards=[{"kind": "length", "free": 4, "max": 8}]), ROWS, text)
+        build_optimizer_steps(Grpo(rewards=[{"kind": "length", "free": 4, "max": 8}]), ROWS, text)
     for objective in (Classify(), Classify(head="sequence")):
         with pytest.raises(InputError, match="labels cannot tell"):
             as_dataset(objective, ROWS, text)

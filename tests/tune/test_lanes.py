@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.models.packing.logprobs import logprobs, reading
-from luthier.models.packing.pack import Pack, TokenRow, pack
-from luthier.models.packing.parallel import LANES, WorkerThreads, at_once, lanes_for
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import Pack, TokenRow, build_pack
+from luthier.models.packing.parallel import LANES, WorkerThreads, count_parallel_packs, plan_parallel_packs
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique
@@ -25,7 +25,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.prefix import Prefix
 from luthier.tune.techniques.qlora import Qlora
 from luthier.tune.training import parallel, trainer
-from luthier.tune.training.parallel import rounds
+from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.trainer import Trainer
 from models.architectures import Double
 from tune.test_gradients import Pupil, same
@@ -51,30 +51,30 @@ def apart(lengths: list[int]) -> list[TokenRow]:
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=24), st.integers(60, 400))
 def test_every_row_is_read_once_and_never_more_tokens_at_once(lengths: list[int], tokens: int) -> None:
-    found = rounds(apart(lengths), tokens, LANES)
+    found = schedule_parallel_packs(apart(lengths), tokens, LANES)
     assert sorted(key for some in found for one in some for key in one.keys) == sorted(map(str, range(len(lengths))))
     assert all(sum(sorted(one.tokens for one in some)[-LANES:]) <= tokens for some in found)
 
 
 def test_a_step_is_halved_evenly() -> None:
-    ((one, other),) = rounds(apart([50] * 20), 4096, LANES)
+    ((one, other),) = schedule_parallel_packs(apart([50] * 20), 4096, LANES)
     assert one.tokens == other.tokens == 500
 
 
 def test_packs_that_are_read_at_once_cost_about_the_same_and_the_dear_ones_come_first() -> None:
     chance = random.Random(3)
-    ((one, other),) = rounds(apart([chance.randrange(20, 300) for _ in range(24)]), 16_384, LANES)
+    ((one, other),) = schedule_parallel_packs(apart([chance.randrange(20, 300) for _ in range(24)]), 16_384, LANES)
     assert other.tokens <= one.tokens < 1.01 * other.tokens
 
 
 def test_packs_hold_no_more_than_enough_where_that_reads_next_to_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "ENOUGH", 200)
     for count in (1, LANES):
-        sizes = [one.tokens for some in rounds(apart([30] * 40), 16_384, count) for one in some]
+        sizes = [one.tokens for some in schedule_parallel_packs(apart([30] * 40), 16_384, count) for one in some]
         assert max(sizes) <= 200 < 2 * min(sizes)
         assert len(sizes) % count == 0
     long_prefix = [row([5] * 150 + [at] * 20, str(at)) for at in range(8)]
-    assert len(rounds(long_prefix, 16_384, 1)) == 1, "the prefix would be computed again for each pack"
+    assert len(schedule_parallel_packs(long_prefix, 16_384, 1)) == 1, "the prefix would be computed again for each pack"
 
 
 @pytest.mark.parametrize("count", [1, LANES])
@@ -84,15 +84,15 @@ def test_the_forecast_knows_how_a_step_is_parted(
 ) -> None:
     monkeypatch.undo()
     step = [row([5] * shared + [at + 10] * own, str(at)) for at in range(rows)]
-    found = [one.tokens for some in rounds(step, 16_384, count) for one in some]
-    packs, tokens = at_once(shared + rows * own, shared, 16_384, count)
-    side_by_side = count if len(rounds(step, 16_384, count)[0]) > 1 else 1
+    found = [one.tokens for some in schedule_parallel_packs(step, 16_384, count) for one in some]
+    packs, tokens = plan_parallel_packs(shared + rows * own, shared, 16_384, count)
+    side_by_side = count if len(schedule_parallel_packs(step, 16_384, count)[0]) > 1 else 1
     assert packs == len(found)
     assert tokens == pytest.approx(sum(sorted(found)[-side_by_side:]), rel=0.1)
 
 
 def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
-    model, some = adapted(shop, Lora(r=4)), [pack(apart([at + 10])) for at in range(4)]
+    model, some = adapted(shop, Lora(r=4)), [build_pack(apart([at + 10])) for at in range(4)]
     slow, read = threading.Event(), list[int]()
 
     def work(one: Pack) -> int:
@@ -120,11 +120,11 @@ def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
 def test_what_would_not_pay_is_read_as_one(rows: list[TokenRow], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(parallel, "LEAST_TOKENS", 100)
-    assert [len(some) for some in rounds(rows, 4096, LANES)] == [1], why
+    assert [len(some) for some in schedule_parallel_packs(rows, 4096, LANES)] == [1], why
 
 
 def test_a_row_longer_than_half_of_what_fits_stands_alone() -> None:
-    found = rounds(apart([90, 90, 70]), 100, LANES)
+    found = schedule_parallel_packs(apart([90, 90, 70]), 100, LANES)
     assert [len(some) for some in found] == [1, 1, 1]
 
 
@@ -134,14 +134,14 @@ def test_the_gradient_is_the_same_side_by_side(
 ) -> None:
     pupil = Pupil(shop, tmp_path / "lessons", technique, "token")
     read: list[str] = []
-    within = trainer.logprobs
+    within = trainer.compute_pack_logprobs
 
     def noted(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         read.append(threading.current_thread().name)
         with Double():  # a thread does not know of the one around it
             return within(model, one, **more)
 
-    monkeypatch.setattr(trainer, "logprobs", noted)
+    monkeypatch.setattr(trainer, "compute_pack_logprobs", noted)
     found = [pupil.gradient(pupil.rows, tokens) for tokens in (4096, 400)]
     assert {name.partition("_")[0] for name in read} == {"learning"}
     monkeypatch.setattr(parallel, "LEAST_TOKENS", 1 << 20)
@@ -152,13 +152,13 @@ def test_the_gradient_is_the_same_side_by_side(
 
 def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pupil, chance = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token"), random.Random(1)
-    within = trainer.logprobs
+    within = trainer.compute_pack_logprobs
 
     def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         threading.Event().wait(chance.choice([0.0, 0.02]))
         return within(model, one, **more)
 
-    monkeypatch.setattr(trainer, "logprobs", sometimes_late)
+    monkeypatch.setattr(trainer, "compute_pack_logprobs", sometimes_late)
     first, *others = [pupil.gradient(pupil.rows, 300) for _ in range(5)]
     for other in others:
         assert other[0] == first[0]
@@ -185,7 +185,7 @@ def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, te
 def test_a_state_of_one_lane_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop, step = bench(tmp_path), Tune(**TWO, save_steps=1, max_train_samples=24)
     with monkeypatch.context() as alone:
-        alone.setattr("luthier.tune.run.cores", lambda: 1)
+        alone.setattr("luthier.tune.run.count_cores", lambda: 1)
         whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
         shop.store.remove(shop.tune_digest(step))
         interrupted(shop, step, before=2)
@@ -217,14 +217,14 @@ def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch
 def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    within = trainer.logprobs
+    within = trainer.compute_pack_logprobs
 
     def small(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(NO_MEMORY)
         return within(model, one, **more)
 
-    monkeypatch.setattr(trainer, "logprobs", small)
+    monkeypatch.setattr(trainer, "compute_pack_logprobs", small)
     shop.tune(Tune(**TWO), seed=12)
     assert any("one after another, since" in said for said in shop.said("note"))
 
@@ -234,20 +234,22 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
 
     def work(one: Pack) -> tuple[int, float]:
         both.wait(timeout=60)
-        return torch.get_num_threads(), float(logprobs(model, one).detach().sum())
+        return torch.get_num_threads(), float(compute_pack_logprobs(model, one).detach().sum())
 
-    side_by_side = WorkerThreads(lanes_for(model), "test")
-    some = [pack(apart([30, 20])), pack(apart([40, 10]))]
+    side_by_side = WorkerThreads(count_parallel_packs(model), "test")
+    some = [build_pack(apart([30, 20])), build_pack(apart([40, 10]))]
     found = list(side_by_side.each(model, work, some))
     side_by_side.close()
     assert [threads for threads, _ in found] == [1, 1]
     assert torch.get_num_threads() == 2
-    assert [value for _, value in found] == pytest.approx([float(logprobs(model, one).detach().sum()) for one in some])
+    assert [value for _, value in found] == pytest.approx(
+        [float(compute_pack_logprobs(model, one).detach().sum()) for one in some]
+    )
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) -> None:
     model, begun, ended = adapted(shop, Lora(r=4)), threading.Event(), threading.Event()
-    some, attention = [pack(apart([30])), pack(apart([40]))], model.config._attn_implementation
+    some, attention = [build_pack(apart([30])), build_pack(apart([40]))], model.config._attn_implementation
 
     def work(one: Pack) -> None:
         if one is some[0]:
@@ -265,16 +267,18 @@ def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) 
 
 def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     model = adapted(shop, Lora(r=4))
-    assert lanes_for(model) == LANES
-    how = reading(model)
+    assert count_parallel_packs(model) == LANES
+    how = detect_forward_mode(model)
     monkeypatch.setattr(
-        "luthier.models.packing.parallel.reading", lambda model: type(how)(packed=False, why="a state", head=how.head)
+        "luthier.models.packing.parallel.detect_forward_mode",
+        lambda model: type(how)(packed=False, why="a state", head=how.head),
     )
-    assert lanes_for(model) == 1
+    assert count_parallel_packs(model) == 1
     monkeypatch.setattr(
-        "luthier.models.packing.parallel.reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512)
+        "luthier.models.packing.parallel.detect_forward_mode",
+        lambda model: type(how)(packed=True, why="", head=how.head, turn=512),
     )
-    assert lanes_for(model) == 1
+    assert count_parallel_packs(model) == 1
     monkeypatch.undo()
     torch.set_num_threads(1)
-    assert lanes_for(model) == 1
+    assert count_parallel_packs(model) == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
 from luthier.models.packing.pack import Pack
 from luthier.models.packing.parallel import LANES, WorkerThreads
@@ -28,8 +28,8 @@ from tune.test_trouble import spiking
 from tuning import Bench, bench, examples, pairs, thumbs
 
 pytestmark = pytest.mark.usefixtures("two_cores")
-OBJECTIVES = members(Objective)
-TECHNIQUES = sorted(kind for kind, found in members(AnyTechnique).items() if issubclass(found, Technique))
+OBJECTIVES = components_by_kind(Objective)
+TECHNIQUES = sorted(kind for kind, found in components_by_kind(AnyTechnique).items() if issubclass(found, Technique))
 ALONE = {kind for kind, part in OBJECTIVES.items() if issubclass(part, ActorCritic)}
 """Objectives whose critic speaks through the same model: what one thread reads with would change under the other."""
 PAIRS = ("dpo", "simpo", "cpo", "orpo", "reward")

@@ -10,7 +10,7 @@ import pytest
 CHILD = """
 from concurrent.futures import ThreadPoolExecutor
 from luthier.core.system.process import release_memory, resident_bytes
-from luthier.tune.training.memory import Leftovers
+from luthier.tune.training.memory import AllocatorCacheTracker
 
 MB = 1 << 20
 kept = []
@@ -21,7 +21,7 @@ def work(number):
     kept.extend(pieces[::100])
 
 with ThreadPoolExecutor(1) as thread:
-    leftovers = Leftovers()
+    leftovers = AllocatorCacheTracker()
     leftovers.before(1)
     bare = resident_bytes()
     thread.submit(work, 200).result()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from luthier.artifacts.dataset import BATCH, batches, read_examples
+from luthier.artifacts.dataset import BATCH, read_example_batches, read_examples
 from luthier.chat.messages import Example
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.dataset.training_data import TrainingData
-from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.objective import ObjectiveContext, TrainingExample
 from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.sft import Sft
@@ -48,7 +48,7 @@ def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.Mon
         return [TrainingExample(id=one.id, rows=(TokenRow(list(range(90)), [1.0] * 90, one.id),)) for one in examples]
 
     monkeypatch.setattr(Sft, "build_training_examples", quick)
-    step = Tune(data="data", validation=HeldOut(rows=0.1))
+    step = Tune(data="data", validation=ValidationSettings(rows=0.1))
     text = ChatTokenizer.load(shop.base.folder)
     len(
         TrainingData(step.model_copy(update={"max_train_samples": 9}), shop.work(step), text).dataset
@@ -61,11 +61,11 @@ def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.Mon
 
 def test_batches_hold_the_wanted_rows_in_order(shop: Bench) -> None:
     every = read_examples(shop.data, "train")
-    assert [one for some in batches(shop.data, "train") for one in some] == every
+    assert [one for some in read_example_batches(shop.data, "train") for one in some] == every
     wanted = [0, 1, 255, 256, 700, 3999]
-    found = [one for some in batches(shop.data, "train", wanted, size=100) for one in some]
+    found = [one for some in read_example_batches(shop.data, "train", wanted, size=100) for one in some]
     assert found == [every[place] for place in wanted]
-    assert list(batches(shop.data, "train", [])) == []
+    assert list(read_example_batches(shop.data, "train", [])) == []
 
 
 @pytest.mark.parametrize("rows", [None, 3])

@@ -11,10 +11,10 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
-from luthier.models.export.checkpoint import export
-from luthier.models.load import load, open_folder, open_merged
-from luthier.models.quiet import no_peft_warning
+from luthier.models.describe import describe_model_folder
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.load import load_model, open_folder, open_merged
+from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
 from luthier.tune.training.trainer import Trainer
@@ -102,9 +102,11 @@ def test_it_trains_saves_and_loads(technique: Technique, shop: Bench, monkeypatc
     made = shop.tune(step(technique, epochs=2))
     losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
-    for model in (load(made, "float32").model, open_merged(made, torch.float32)):
+    for model in (load_model(made, "float32").model, open_merged(made, torch.float32)):
         torch.testing.assert_close(logits(model), logits(trained[0].eval()), atol=1e-4, rtol=1e-4)
-    assert (logits(load(made, "float32").model) - logits(load(shop.base, "float32").model)).abs().max() > 1e-3
+    assert (
+        logits(load_model(made, "float32").model) - logits(load_model(shop.base, "float32").model)
+    ).abs().max() > 1e-3
 
 
 @by_technique
@@ -118,8 +120,8 @@ def test_it_resumes_to_the_same_bytes(technique: Technique, tmp_path: Path) -> N
 
 @by_technique
 def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench) -> None:
-    described = describe(shop.base.folder)
-    with no_peft_warning():
+    described = describe_model_folder(shop.base.folder)
+    with silence_peft_warnings():
         adapted = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
     moving = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
     assert technique.trainable(described) == moving > 0
@@ -135,16 +137,16 @@ def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench)
 
 
 def test_a_model_that_is_not_here_counts_as_moving_whole(shop: Bench) -> None:
-    described = describe(shop.base.folder)
+    described = describe_model_folder(shop.base.folder)
     assert NormsOnly().trainable(described.model_copy(update={"folder": None})) == described.parameters
     assert NeedsValues().trainable(described) == described.parameters, "what cannot be known is the most that it can be"
 
 
 def test_it_is_exported_as_its_base_is(shop: Bench, tmp_path: Path) -> None:
     made = shop.tune(step(NormsOnly(), epochs=1))
-    folder = export(made, tmp_path / "out", "hf")
+    folder = export_model_folder(made, tmp_path / "out", "hf")
     torch.testing.assert_close(
-        logits(open_folder(folder, torch.float32)), logits(load(made, "float32").model), atol=2e-2, rtol=2e-2
+        logits(open_folder(folder, torch.float32)), logits(load_model(made, "float32").model), atol=2e-2, rtol=2e-2
     )
 
 

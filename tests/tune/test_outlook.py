@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from luthier.artifacts.dataset import as_outlined
+from luthier.artifacts.dataset import dump_spec_example
 from luthier.chat.messages import Example
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext
 from luthier.models import cost as foresight
 from luthier.models import cost as speed
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.tune import cost
 from luthier.tune import forecast as outlook
 from luthier.tune.objective import Objective
@@ -68,7 +68,9 @@ def test_rows_that_are_too_long_are_not_counted_or_as_what_is_left_of_them(shop:
 
 def ahead(shop: Bench, examples: Sequence[Example], **known: Any) -> PlanContext:
     """Nothing is made but the model; these are the rows that were looked at."""
-    outline = ArtifactSpec(rows={"train": 24}, examples=[as_outlined(one) for one in examples], how="as told", **known)
+    outline = ArtifactSpec(
+        rows={"train": 24}, examples=[dump_spec_example(one) for one in examples], how="as told", **known
+    )
     inputs = {"model": shop.base}
     return PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, outlines={"data": outline}, history=SPEED)
 
@@ -106,7 +108,7 @@ def test_what_a_policy_writes_is_counted_when_it_is_written_and_when_it_is_learn
 
 
 def test_writing_costs_what_the_last_drawing_here_took(shop: Bench) -> None:
-    parameters = describe(shop.base.folder).parameters
+    parameters = describe_model_folder(shop.base.folder).parameters
     slow, quick = (told(shop, grpo(), drawing_flops_per_s=rate).seconds or 0 for rate in (1e6, 1e9))
     written = 24 * 8 * 50 * 2 * parameters
     assert slow - quick == pytest.approx(written / 1e6 - written / 1e9, abs=0.2)
@@ -115,7 +117,7 @@ def test_writing_costs_what_the_last_drawing_here_took(shop: Bench) -> None:
 def test_writing_without_a_drawing_before_reads_the_weights_once_for_all_lines(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "bytes_per_s", lambda: 1e3)
+    monkeypatch.setattr(speed, "measure_memory_bandwidth", lambda: 1e3)
     alone, together = (told(shop, grpo(steps_per_generation=steps), flops_per_s=1e12).seconds or 0 for steps in (1, 3))
     assert alone / together == pytest.approx(3, rel=0.01)
     elsewhere = told(
@@ -129,7 +131,7 @@ def test_a_training_on_a_busy_machine_tells_how_quick_the_next_one_is_alone(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside others it had 60 of 200 processor-seconds in 100 by the clock; alone it takes 85 % of both cores."""
-    monkeypatch.setattr("luthier.models.cost.cores", lambda: 2)
+    monkeypatch.setattr("luthier.models.cost.count_cores", lambda: 2)
     by_clock = told(shop, Sft()).seconds or 0
     assert told(shop, Sft(), flops_per_cpu_s=1e6 / 0.6).seconds == pytest.approx(by_clock * 0.6 / 1.7, rel=0.01)
     assert told(shop, Sft(), flops_per_cpu_s=1e6 / 1.9).seconds == by_clock
@@ -146,8 +148,8 @@ def test_only_what_is_learnt_of_the_answers_is_read_again(shop: Bench) -> None:
 
 
 def test_this_machine_reads_and_writes_at_some_speed() -> None:
-    assert speed.bytes_per_s() > 1e6
-    one, many = (speed.writing_pass_s(10**6, 2, lines, 1e9, bf16=False) for lines in (1, 1000))
+    assert speed.measure_memory_bandwidth() > 1e6
+    one, many = (speed.estimate_decode_step_seconds(10**6, 2, lines, 1e9, bf16=False) for lines in (1, 1000))
     assert one < many
 
 
@@ -163,7 +165,7 @@ def test_a_critic_costs_an_adapter_and_a_second_learning(shop: Bench) -> None:
 
 def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor with bf16 keeps a kernel for each shape: few at first, and no more than so many in the end."""
-    monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: False)
+    monkeypatch.setattr(outlook, "has_fused_lora", lambda model: False)
 
     def peak(epochs: float, *, narrow: bool, precision: Any = "bfloat16") -> int:
         monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: narrow)
@@ -179,10 +181,10 @@ def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pyte
 
 def test_layers_that_are_read_in_one_call_are_told_to_be_quicker(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as nothing is known of an earlier training, which knows it by itself."""
-    monkeypatch.setattr(outlook, "speed_here", lambda *, bf16: 1e6)
+    monkeypatch.setattr(outlook, "measure_training_flops_per_s", lambda *, bf16: 1e6)
 
     def learning_s(*, whole: bool, precision: Any = "bfloat16") -> float:
-        monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: whole)
+        monkeypatch.setattr(outlook, "has_fused_lora", lambda model: whole)
         step = Tune(data="data", objective=Sft(), dtype=precision)
         inputs = {"data": shop.data, "model": shop.base}
         seconds = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).seconds
@@ -195,7 +197,7 @@ def test_layers_that_are_read_in_one_call_are_told_to_be_quicker(shop: Bench, mo
 def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """No products of its own, whose kernels would be kept, and no shares for the way back."""
     monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: True)
-    monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: False)
+    monkeypatch.setattr(outlook, "has_fused_lora", lambda model: False)
 
     def peak(*, tiles: bool, precision: Any = "bfloat16") -> int:
         for room in ("luthier.models.cost", "luthier.tune.cost"):
@@ -212,15 +214,15 @@ def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.M
 def test_the_tiles_of_attention_want_a_compiler_a_processor_and_wide_heads(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = describe(shop.base.folder).model_copy(update={"head_dim": 64})
+    model = describe_model_folder(shop.base.folder).model_copy(update={"head_dim": 64})
     for multiplies, command, width, has in (
         (True, "cc", 64, True),
         (False, "cc", 64, False),
         (True, None, 64, False),
         (True, "cc", 80, False),
     ):
-        monkeypatch.setattr(foresight, "cpu_multiplies_pairs", lambda known=multiplies: known)
-        monkeypatch.setattr(foresight, "compiler", lambda known=command: known)
+        monkeypatch.setattr(foresight, "cpu_has_avx512_bf16", lambda known=multiplies: known)
+        monkeypatch.setattr(foresight, "find_c_compiler", lambda known=command: known)
         assert foresight.has_tile_attention(model.model_copy(update={"head_dim": width})) is has
 
 
@@ -244,7 +246,7 @@ def test_layers_with_adapters_in_one_call_need_less_memory(
     step = Tune.model_validate({"data": "data", "technique": technique, "batch_size": 8, "dtype": precision})
 
     def peak(*, at_once: bool) -> int:
-        monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: at_once)
+        monkeypatch.setattr(outlook, "has_fused_lora", lambda model: at_once)
         return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
 
     assert peak(at_once=True) < peak(at_once=False) if less else peak(at_once=True) == peak(at_once=False)
@@ -263,11 +265,11 @@ def test_layers_with_adapters_in_one_call_need_less_memory(
 def test_one_call_wants_a_compiler_a_processor_without_tiles_and_even_widths(
     shop: Bench, monkeypatch: pytest.MonkeyPatch, pairs: bool, tiles: bool, command: str | None, width: int, has: bool
 ) -> None:
-    model = describe(shop.base.folder).model_copy(update={"hidden_size": width, "intermediate_size": 160})
-    monkeypatch.setattr(foresight, "cpu_multiplies_pairs", lambda: pairs)
-    monkeypatch.setattr(foresight, "cpu_has_tiles", lambda: tiles)
-    monkeypatch.setattr(foresight, "compiler", lambda: command)
-    assert foresight.multiplies_at_once(model) is has
+    model = describe_model_folder(shop.base.folder).model_copy(update={"hidden_size": width, "intermediate_size": 160})
+    monkeypatch.setattr(foresight, "cpu_has_avx512_bf16", lambda: pairs)
+    monkeypatch.setattr(foresight, "cpu_has_amx", lambda: tiles)
+    monkeypatch.setattr(foresight, "find_c_compiler", lambda: command)
+    assert foresight.has_fused_lora(model) is has
 
 
 def test_few_steps_meet_no_step_far_above_the_mean(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from luthier.models.kernels.lora import one_product
+from luthier.models.kernels.lora import install_fused_lora
 from luthier.models.packing import logprobs
 from luthier.models.packing.head import LogitTransform, OutputHead
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.techniques.lora import Lora
@@ -32,7 +32,7 @@ TINY = LlamaConfig(
 def elsewhere(dtype: torch.dtype) -> torch.nn.Module:
     """A tiny model with LoRA, moved as a whole."""
     model = Lora(r=4).adapt(AutoModelForCausalLM.from_config(TINY).to(dtype), 0).to(ELSEWHERE)
-    one_product(model)
+    install_fused_lora(model)
     return model
 
 
@@ -46,8 +46,8 @@ def test_all_that_a_step_reads_follows_the_model(
     found = logprobs.ForwardMode(packed=True, why="", head=head)
     monkeypatch.setattr(logprobs, "_find_out", lambda model: found)  # what a probe would tell cannot be read here
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=1.0))
-    made = pack([TokenRow([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
-    assert logprobs.logprobs(model, made, quick=quick).device == ELSEWHERE
+    made = build_pack([TokenRow([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
+    assert logprobs.compute_pack_logprobs(model, made, quick=quick).device == ELSEWHERE
     told: Any = SimpleNamespace(_objective=Sft(), _model=model, _updater=updater, _critic=None)
     read = Trainer._read(told, made, 3.0)
     moved = [gradient for gradient in read.gradients if gradient is not None]

@@ -18,13 +18,13 @@ from sklearn.pipeline import Pipeline
 
 from documented import undescribed
 from luthier.artifacts.dataset import read_examples
-from luthier.chat.messages import Example, question_of
+from luthier.chat.messages import Example, user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.eval.baseline import Baseline, ClassifierLM
 from luthier.eval.task import Task
-from luthier.models.load import base_folder, load, name_of, outputs_of
+from luthier.models.load import base_folder, get_model_name, get_output_classes, load_model
 from luthier.models.open_classifier import open_pipeline
 from luthier.models.text_classifier import TextClassifier, TextClassifierSettings
 from luthier.tune.steps.tune import Tune
@@ -51,7 +51,7 @@ def made(shop: Bench, wanted: Tune) -> Artifact:
 
 
 def texts_of(rows: Sequence[Example]) -> list[str]:
-    return [question_of(row) for row in rows]
+    return [user_text_of(row) for row in rows]
 
 
 def held_out() -> list[Example]:
@@ -116,8 +116,8 @@ def test_it_tells_what_it_is_made_of(shop: Bench) -> None:
     assert told["classes"] == list(LABELS)
     assert told["rows"] == 48
     assert told["trainable_parameters"] == 3 * (told["features"] + 1)
-    assert name_of(artifact) == "tfidf"
-    assert outputs_of(artifact) == LABELS
+    assert get_model_name(artifact) == "tfidf"
+    assert get_output_classes(artifact) == LABELS
     assert polars.read_parquet(artifact.path("training_examples.parquet"))["seen"].to_list() == [1] * 48
 
 
@@ -128,7 +128,7 @@ def test_rows_are_limited_as_for_any_other_technique(shop: Bench) -> None:
 
 def test_a_network_is_asked_of_it_in_vain(shop: Bench) -> None:
     artifact = made(shop, step())
-    for asked in (load, base_folder):
+    for asked in (load_model, base_folder):
         with pytest.raises(ModelError, match="tfidf is a plain classifier: it has no network"):
             asked(artifact)
     with pytest.raises(ModelError, match="is a plain classifier"):

@@ -10,12 +10,12 @@ import numpy
 import pytest
 import torch
 
-from luthier.core.component import members
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.core.component import components_by_kind
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
 from luthier.tune.objectives.ppo import Ppo
-from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, Policy
+from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, PolicyObjective
 from luthier.tune.rollout.scores import RolloutBatch
 from policies import REGEX
 
@@ -23,16 +23,16 @@ CASES = json.loads((Path(__file__).parent / "policies.json").read_text())
 LONGEST = 4
 
 
-def policy_of(case: dict[str, Any]) -> Policy:
+def policy_of(case: dict[str, Any]) -> PolicyObjective:
     drawing = {"num_generations": len(case["rewards"][0]), "max_completion_length": LONGEST}
     told = {"rewards": [REGEX], **case["objective"]}
     told["rollout"] = {**drawing, **told.get("rollout", {})}
-    made = members(Objective)[told["kind"]].model_validate(told)
-    assert isinstance(made, Policy)
+    made = components_by_kind(Objective)[told["kind"]].model_validate(told)
+    assert isinstance(made, PolicyObjective)
     return made
 
 
-def rows_of(case: dict[str, Any], policy: Policy) -> list[TokenRow]:
+def rows_of(case: dict[str, Any], policy: PolicyObjective) -> list[TokenRow]:
     """All answers as the rollout makes rows of them, each with its number as its key."""
     table, held = numpy.array(case["rewards"]), policy.holding
     old, was, written = ([list(one) for one in case.get(name, case["old"])] for name in ("old", "reference", "written"))
@@ -56,14 +56,14 @@ def rows_of(case: dict[str, Any], policy: Policy) -> list[TokenRow]:
     return rows
 
 
-def taken(case: dict[str, Any], policy: Policy) -> tuple[float, list[list[float]]]:
+def taken(case: dict[str, Any], policy: PolicyObjective) -> tuple[float, list[list[float]]]:
     """The loss and its gradient by each answer's log-probabilities."""
     every = rows_of(case, policy)
     rows = policy.arranged(every)
     leaf = torch.tensor(
         [v for row in rows for v in case["logp"][int(row.key)]], dtype=torch.float64, requires_grad=True
     )
-    made = pack(rows)
+    made = build_pack(rows)
     loss = policy.loss(leaf, made, made.token_values.get(REFERENCE)).total / policy.denominator(every)
     loss.backward()  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
@@ -103,7 +103,7 @@ def test_the_critics_loss_is_verls(case: dict[str, Any]) -> None:
     for row, returns in zip(rows, case["returns"], strict=True):
         assert row.token_values[RETURN] == pytest.approx(returns, abs=1e-6)
     leaf = torch.tensor([v for some in case["vpreds"] for v in some], dtype=torch.float64, requires_grad=True)
-    loss = policy.value_loss(leaf, pack(rows)).total / policy.value_weight / policy.denominator(rows)
+    loss = policy.value_loss(leaf, build_pack(rows)).total / policy.value_weight / policy.denominator(rows)
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(case["value_loss"], abs=1e-6)
     assert leaf.grad is not None
@@ -136,8 +136,8 @@ def test_where_all_answers_of_a_step_are_alike_ppo_learns_nothing_unless_tokens_
 
 
 def test_the_best_and_the_worst_answer_are_the_pair_and_ties_are_none() -> None:
-    policy = members(Objective)["online_dpo"].model_validate({"kind": "online_dpo", "rewards": [REGEX]})
-    assert isinstance(policy, Policy)
+    policy = components_by_kind(Objective)["online_dpo"].model_validate({"kind": "online_dpo", "rewards": [REGEX]})
+    assert isinstance(policy, PolicyObjective)
     table = numpy.array([[0.5, 2.0, numpy.nan, -1.0], [1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 3.0, 0.0]])
     lengths = numpy.full(table.shape, 1)
     assert [one[0] for one in policy.advantages(RolloutBatch(table, lengths))] == [0, 1, 0, -1, 0, 0, 0, 0, 1, -1, 0, 0]

@@ -14,18 +14,18 @@ import polars
 import pytest
 import torch
 
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Example
 from luthier.chat.preference import PreferencePair, pair_of
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, RecipeError
-from luthier.models.export.checkpoint import export
-from luthier.models.generate import rewards
-from luthier.models.load import open_model, outputs_of
-from luthier.models.packing.pack import TokenRow, pack
-from luthier.models.reward_model import RewardModel, verdict_of
-from luthier.tune.dataset.validation import HeldOut
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.generate import compute_model_rewards
+from luthier.models.load import get_output_classes, open_model
+from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.models.reward_model import RewardModel, get_judge_rubric
+from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.objective import REFERENCE, Objective
 from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.objectives.kto import ALONE, EMPTY, PAIRED, UNSAID, Kto
@@ -35,7 +35,7 @@ from luthier.tune.preference import NO_PAIR, SINGLE
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.reference_logprobs import read_rows, sums_of_rows
+from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
 from tuning import Bench, bench, chat, examples, pairs, preferring, thumbs
 
 CASES = json.loads((Path(__file__).parent / "preferences.json").read_text())
@@ -58,13 +58,13 @@ def text(shop: Bench) -> ChatTokenizer:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["objective"]))
 def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> None:
-    objective = members(Objective)[case["objective"]["kind"]].model_validate(case["objective"])
+    objective = components_by_kind(Objective)[case["objective"]["kind"]].model_validate(case["objective"])
     rows = list(
         _rows(case, mates=1 if case["objective"].get("loss_type") == "apo_zero" and objective.kind == "kto" else 2)
     )
     said = {row.key: values for row, values in zip(rows, case["logp"], strict=True)}
     rows = objective.prepared(rows, lambda some: [sum(said[row.key]) for row in some])
-    made = pack(rows)
+    made = build_pack(rows)
     logp = torch.tensor([value for row in rows for value in said[row.key]], dtype=torch.float64, requires_grad=True)
     loss = objective.loss(logp, made, made.token_values.get(REFERENCE)).total / objective.denominator(rows)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -78,7 +78,7 @@ def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> N
 def test_every_form_of_every_preference_objective_is_frozen() -> None:
     there = {(case["objective"]["kind"], case["objective"].get("loss_type")) for case in CASES}
     for kind in ("dpo", "cpo", "simpo", "orpo", "kto", "reward"):
-        form = members(Objective)[kind].model_fields.get("loss_type")
+        form = components_by_kind(Objective)[kind].model_fields.get("loss_type")
         forms = get_args(form.annotation) if form is not None else (None,)
         usual = form.default if form is not None else None
         assert {(kind, None if one == usual else one) for one in forms} <= there
@@ -116,7 +116,7 @@ def odd() -> dict[str, Example]:
 
 @pytest.mark.parametrize("kind", ["dpo", "simpo", "cpo", "orpo", "reward"])
 def test_what_no_pair_can_teach_is_said(kind: str, text: ChatTokenizer) -> None:
-    objective = members(Objective)[kind].model_validate({"kind": kind, "max_length": 200})
+    objective = components_by_kind(Objective)[kind].model_validate({"kind": kind, "max_length": 200})
     lessons = objective.build_training_examples(list(odd().values()), text)
     assert [lesson.nothing for lesson in lessons] == list(odd())
     assert not any(lesson.rows for lesson in lessons)
@@ -127,7 +127,7 @@ def test_both_answers_share_their_prompt_in_a_pack(text: ChatTokenizer) -> None:
     chosen, rejected = lesson.rows
     begin = chosen.targets[0]
     assert chosen.ids[:begin] == rejected.ids[:begin]
-    assert pack(lesson.rows).tokens <= len(chosen.ids) + len(rejected.ids) - begin
+    assert build_pack(lesson.rows).tokens <= len(chosen.ids) + len(rejected.ids) - begin
     assert text.decode(chosen.ids[begin:]).startswith(("account", "billing", "delivery"))
 
 
@@ -229,7 +229,9 @@ def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_pat
 
 
 def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None:
-    step = Tune(**QUICK, objective=DpoObjective(), epochs=3, validation=HeldOut(rows=8, every=2, metric="margin"))
+    step = Tune(
+        **QUICK, objective=DpoObjective(), epochs=3, validation=ValidationSettings(rows=8, every=2, metric="margin")
+    )
     made = shop.tune(step)
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     measured = [line for line in log if "held_out_margin" in line]
@@ -241,7 +243,7 @@ def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None
 
 
 def test_a_margin_is_refused_where_nothing_has_one(tmp_path: Path) -> None:
-    step = Tune(**QUICK, objective=Sft(), validation=HeldOut(rows=4, metric="margin"))
+    step = Tune(**QUICK, objective=Sft(), validation=ValidationSettings(rows=4, metric="margin"))
     with pytest.raises(RecipeError, match="measured on pairs of answers, and sft learns from none"):
         bench(tmp_path).tune(step)
 
@@ -251,14 +253,14 @@ def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: 
     from transformers import AutoModelForSequenceClassification
 
     from luthier.models.load import open_model
-    from luthier.models.quiet import no_peft_warning
+    from luthier.models.quiet import silence_peft_warnings
 
     made = shop.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
     base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=1, dtype=torch.float32)
-    with no_peft_warning():
+    with silence_peft_warnings():
         plain = PeftModel.from_pretrained(base, made.folder / "adapter").eval()
     rows = [row for lesson in RewardObjective().build_training_examples(pairs(4), text) for row in lesson.rows]
-    ours = [values[0] for values in read_rows(open_model(made, "float32"), rows, 4096)]
+    ours = [values[0] for values in compute_row_logprobs(open_model(made, "float32"), rows, 4096)]
     with torch.no_grad():
         theirs = [float(plain(torch.tensor([row.ids[:-1]])).logits[0, 0]) for row in rows]
     assert ours == pytest.approx(theirs, abs=1e-4)
@@ -274,7 +276,7 @@ def test_a_reward_model_needs_nothing_of_ours(shop: Bench, text: ChatTokenizer) 
         for lesson in RewardObjective().build_training_examples(pairs(4), text)
         for row in lesson.rows
     ]
-    ours = rewards(open_model(made, "float32"), ids)
+    ours = compute_model_rewards(open_model(made, "float32"), ids)
     told = json.dumps([str(shop.base.folder), str(made.folder / "adapter"), ids])
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PLAIN, told], capture_output=True, text=True, check=True, env=BARE
@@ -303,16 +305,16 @@ def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: B
     made = shop.tune(step)
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
-    assert verdict_of(made) == Verdict().model_dump()
-    assert verdict_of(shop.base) is None
+    assert get_judge_rubric(made) == YesNoJudgePrompt().model_dump()
+    assert get_judge_rubric(shop.base) is None
     judge = RewardModel(made, "float32")
     told = [pair for one in pairs(24) if isinstance(pair := pair_of(one), PreferencePair)]
     found = judge([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
     assert sum(good > bad for good, bad in zip(found[::2], found[1::2], strict=True)) >= 20
     rows = RewardObjective(head="verdict").build_training_examples(pairs(24), text)[0].rows
-    sums = sums_of_rows(open_model(made, "float32"), rows, 4096)
+    sums = compute_row_logprob_sums(open_model(made, "float32"), rows, 4096)
     assert found[:2] == pytest.approx([sums[0] - sums[1], sums[2] - sums[3]], abs=1e-4)
-    assert not outputs_of(made)
+    assert not get_output_classes(made)
 
 
 @pytest.mark.parametrize("pad", [None, "!"], ids=["no padding token", "another than the end's"])
@@ -330,18 +332,20 @@ def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Pa
     made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
     text = ChatTokenizer.load(shop.base.folder)
     learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows]
-    wanted = [values[0] for values in read_rows(open_model(made, "float32"), learnt, 4096)]
+    wanted = [values[0] for values in compute_row_logprobs(open_model(made, "float32"), learnt, 4096)]
     told = [pair for one in rows if isinstance(pair := pair_of(one), PreferencePair)]
     said = text.encode_many([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
-    assert rewards(open_model(made, "float32"), [one.ids for one in said]) == pytest.approx(wanted, abs=1e-5)
-    out = export(made, tmp_path / "out", "merged")
+    assert compute_model_rewards(open_model(made, "float32"), [one.ids for one in said]) == pytest.approx(
+        wanted, abs=1e-5
+    )
+    out = export_model_folder(made, tmp_path / "out", "merged")
     tokenizer = AutoTokenizer.from_pretrained(out)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     batch = tokenizer.pad({"input_ids": [one.ids for one in said]}, return_tensors="pt")
     with torch.no_grad():
         theirs = AutoModelForSequenceClassification.from_pretrained(out).eval()(**batch).logits[:, 0]
     assert theirs.tolist() == pytest.approx(wanted, abs=1e-4)
-    card = (export(made, tmp_path / "adapter", "adapter") / "README.md").read_text()
+    card = (export_model_folder(made, tmp_path / "adapter", "adapter") / "README.md").read_text()
     assert f"model.config.pad_token_id = {tokenizer.pad_token_id}\n" in card
 
 
@@ -360,7 +364,7 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
     text = ChatTokenizer.load(shop.base.folder)
     learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows[:1]]
-    wanted = rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
+    wanted = compute_model_rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = RewardModel(made, "float32")
     desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=Path)
     found = ByModel().score(
@@ -381,16 +385,18 @@ def test_margins_and_ties_of_rewards(text: ChatTokenizer) -> None:
     assert [lesson.rows[0].token_values["margin"] for lesson in dropped[1:]] == [[0.5], [1.0]]
     rows = RewardObjective(margin="row", ties="learn").build_training_examples(given, text)[0].rows
     for given_rewards in ([1.0, -1.0], [-1.0, 1.0]):
-        loss = RewardObjective(margin="row", ties="learn").loss(torch.tensor(given_rewards), pack(rows), None).total
+        loss = (
+            RewardObjective(margin="row", ties="learn").loss(torch.tensor(given_rewards), build_pack(rows), None).total
+        )
         assert float(loss) == pytest.approx(1.126928, abs=1e-5)
     with pytest.raises(DataError, match="expected a margin of 0 or more, got -1"):
         RewardObjective(margin="row").build_training_examples([preferring(given[0], "delivery", row=-1)], text)
 
 
 def test_preferences_are_learnt_in_smaller_steps_than_answers(shop: Bench) -> None:
-    from luthier.models.describe import describe
+    from luthier.models.describe import describe_model_folder
 
-    model, lora = describe(shop.base.folder), Lora(r=4)
+    model, lora = describe_model_folder(shop.base.folder), Lora(r=4)
     answers, prefers = (Tune(data="data", objective=one).rate_for(lora, model) for one in (Sft(), DpoObjective()))
     assert prefers.value == pytest.approx(answers.value / 20, rel=1e-2)
     assert prefers.why.endswith("times 0.05 for dpo")

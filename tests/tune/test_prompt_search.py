@@ -20,13 +20,20 @@ from luthier.core.errors import DataError, InputError, LuthierError, ModelError,
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext
 from luthier.metrics.kinds.labels import Accuracy
 from luthier.metrics.metric import EvalPredictions
-from luthier.models.describe import describe
-from luthier.models.load import load
+from luthier.models.describe import describe_model_folder
+from luthier.models.load import load_model
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
-from luthier.tune.prompt_search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
-from luthier.tune.prompt_search.client import Asker
-from luthier.tune.prompt_search.race import cost, plan_rounds, race
+from luthier.tune.prompt_search.candidates import (
+    choose_closest_examples,
+    combine_candidates,
+    draw_balanced_examples,
+    example_sets,
+    find_shared_instruction,
+    list_instructions,
+)
+from luthier.tune.prompt_search.client import PromptedClient
+from luthier.tune.prompt_search.race import count_asked_rows, plan_rounds, run_race
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.prompt_search import PromptSearch
 from models.making import merged
@@ -45,11 +52,11 @@ def search(**fields: Any) -> Tune:
 def test_rounds_keep_the_budget_and_end_with_all_rows(prompts: int, rows: int, spare: int) -> None:
     budget = 2 * rows + spare
     plan = plan_rounds(prompts, rows, budget)
-    assert cost(plan) <= budget
+    assert count_asked_rows(plan) <= budget
     assert plan[-1].rows == rows
     assert plan[-1].prompts >= min(2, prompts)
     assert all(a.prompts >= b.prompts and a.rows < b.rows for a, b in pairwise(plan))
-    if cost([type(plan[0])(prompts, rows)]) <= budget:
+    if count_asked_rows([type(plan[0])(prompts, rows)]) <= budget:
         assert len(plan) == 1, "with budget for all, nothing is dropped early"
 
 
@@ -63,31 +70,31 @@ def test_the_race_finds_the_best_and_asks_no_row_twice() -> None:
         return EvalPredictions.of(["yes" if one else "no" for one in right], ["yes"] * (end - begin))
 
     plan = plan_rounds(len(quality), 100, 400)
-    standings, answers = race(plan, answer, Accuracy(), [1] * 8, seed=0)
+    standings, answers = run_race(plan, answer, Accuracy(), [1] * 8, seed=0)
     last = [one for one in standings if one.round == len(plan)]
     assert last[0].prompt_index == 2
     assert last[0].goes_on
     assert {0, 2} <= set(answers), "what the model had stays in"
     assert set(asked.values()) == {1}
-    assert sum(asked.values()) == cost(plan) <= 400
+    assert sum(asked.values()) == count_asked_rows(plan) <= 400
 
 
 def test_equal_scores_go_to_the_shorter_prompt() -> None:
     plan = plan_rounds(3, 10, 100)
-    standings, _ = race(plan, lambda *_: EvalPredictions.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0)
+    standings, _ = run_race(plan, lambda *_: EvalPredictions.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0)
     assert [one.prompt_index for one in standings] == [1, 2, 0]
 
 
 def test_examples_are_balanced_drawn_by_the_seed_and_near() -> None:
     pool, held = examples()[:36], examples()[36:]
-    drawn = balanced(pool, 6, 1, 1)
+    drawn = draw_balanced_examples(pool, 6, 1, 1)
     assert Counter(one.label for one in drawn) == {"account": 2, "billing": 2, "delivery": 2}
-    assert drawn == balanced(pool, 6, 1, 1)
-    assert drawn != balanced(pool, 6, 1, 2)
-    assert drawn != balanced(pool, 6, 2, 1)
-    near = closest(pool, held, 6, 1)
+    assert drawn == draw_balanced_examples(pool, 6, 1, 1)
+    assert drawn != draw_balanced_examples(pool, 6, 1, 2)
+    assert drawn != draw_balanced_examples(pool, 6, 2, 1)
+    near = choose_closest_examples(pool, held, 6, 1)
     assert Counter(one.label for one in near) == {"account": 2, "billing": 2, "delivery": 2}
-    assert _coverage(near, held) > max(_coverage(balanced(pool, 6, 1, draw), held) for draw in range(5))
+    assert _coverage(near, held) > max(_coverage(draw_balanced_examples(pool, 6, 1, draw), held) for draw in range(5))
 
 
 def _coverage(shown: tuple[Example, ...], held: list[Example]) -> float:
@@ -98,14 +105,14 @@ def _coverage(shown: tuple[Example, ...], held: list[Example]) -> float:
 
 def test_instructions_and_sets_make_every_pair_once() -> None:
     rows = examples()
-    told = instructions(["Mine."], own_instruction(rows), ["a", "b"], vary=True)
+    told = list_instructions(["Mine."], find_shared_instruction(rows), ["a", "b"], vary=True)
     texts = [one.text for one in told]
     assert texts[:2] == [None, "Mine."]
     assert {f"{SYSTEM}\n\nAnswer with one of: a, b.", "Answer with one of: a, b.", ""} <= set(texts)
-    assert [one.text for one in instructions(["Mine."], SYSTEM, ["a"], vary=False)] == [None, "Mine."]
+    assert [one.text for one in list_instructions(["Mine."], SYSTEM, ["a"], vary=False)] == [None, "Mine."]
     sets = example_sets(rows[:30], rows[30:], (0, 2, 50), draws=2, nearest=True, seed=0)
     assert [shown.how for shown in sets] == ["no examples", "draw 1 of 2", "draw 2 of 2", "the nearest 2"]
-    found = pairs(PromptPrefix(), told, sets)
+    found = combine_candidates(PromptPrefix(), told, sets)
     assert found[0].prompt == PromptPrefix()
     assert len(found) == len(told) * len(sets) == len({one.prompt.digest for one in found})
     assert all(one.prompt.shown[0].role == "user" for one in found if one.examples)
@@ -158,7 +165,7 @@ def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_pat
         merged(shop.store, shop.base, [first, plain])
     together = merged(shop.store, first, [prompted, shop.tune(told, seed=9, model=first)])
     assert PromptPrefix.of(together) == PromptPrefix.of(first), "what is merged over a prompted model keeps its prompt"
-    assert load(together).model.num_parameters() == load(shop.base).model.num_parameters()
+    assert load_model(together).model.num_parameters() == load_model(shop.base).model.num_parameters()
     rows = [_tokens(one) for one in (plain, prompted)]
     assert rows[0] != rows[1]
 
@@ -172,11 +179,11 @@ def _tokens(made: Any) -> list[int]:
 def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def always(asker: Asker, prompt: PromptPrefix, rows: list[Example]) -> EvalPredictions:
+    def always(asker: PromptedClient, prompt: PromptPrefix, rows: list[Example]) -> EvalPredictions:
         return EvalPredictions.of(["billing"] * len(rows), asker.references(rows))
 
     shop = bench(tmp_path)
-    monkeypatch.setattr(Asker, "answer", always)
+    monkeypatch.setattr(PromptedClient, "answer", always)
     shop.tune(search())
     shop.tune(search(metric="macro_f1"))
     shop.tune(search(metric="macro_f1", normalize="prior"))
@@ -242,7 +249,7 @@ def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -
 
 def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    step, size = search(), describe(shop.base.folder).parameters
+    step, size = search(), describe_model_folder(shop.base.folder).parameters
     outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
 
     def told(*paces: dict[str, float]) -> Forecast:

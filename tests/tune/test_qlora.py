@@ -12,9 +12,9 @@ import torch
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.models.describe import describe
-from luthier.models.export.checkpoint import export
-from luthier.models.load import open_merged, scheme_of
+from luthier.models.describe import describe_model_folder
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.load import get_quantization_scheme, open_merged
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
@@ -26,10 +26,10 @@ import torch
 from pathlib import Path
 from luthier.core.artifact import Artifact
 from luthier.models.load import open_folder
-from luthier.models.source import Scheme
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.kernels.lora import one_product
-from luthier.models.packing.pack import TokenRow, pack
+from luthier.models.source import QuantizationScheme
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.kernels.lora import install_fused_lora
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
 import luthier.models.quantization
@@ -40,11 +40,11 @@ def anonymous():
 begun = anonymous()
 folder, bits = Path(sys.argv[1]), int(sys.argv[2])
 technique = Qlora(bits=bits) if bits else Lora()
-scheme = Scheme(bits, 64) if bits else None
+scheme = QuantizationScheme(bits, 64) if bits else None
 model = technique.adapt(open_folder(folder, torch.bfloat16, scheme), 1)
-one_product(model)
+install_fused_lora(model)
 row = TokenRow([(31 * at) % 40000 for at in range(64)], [0.0] * 60 + [1.0] * 4)
-(-logprobs(model, pack([row])).sum()).backward()
+(-compute_pack_logprobs(model, build_pack([row])).sum()).backward()
 print(anonymous() - begun)
 """
 
@@ -52,18 +52,18 @@ print(anonymous() - begun)
 def test_it_is_given_out_as_an_adapter_and_merged_only_on_request(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     made = shop.tune(Tune(data="data", technique=Qlora(bits=8), batch_size=16, dtype="float32"))
-    assert scheme_of(made) == (8, 64)
-    told = json.loads((export(made, tmp_path / "given", "adapter") / "adapter_config.json").read_text())
+    assert get_quantization_scheme(made) == (8, 64)
+    told = json.loads((export_model_folder(made, tmp_path / "given", "adapter") / "adapter_config.json").read_text())
     assert told["peft_type"] == "LORA"
     with pytest.raises(ModelError, match="over quantized weights"):
-        export(made, tmp_path / "merged", "merged")
+        export_model_folder(made, tmp_path / "merged", "merged")
     with pytest.raises(ModelError, match="over quantized weights"):
         open_merged(made, torch.float32)
     assert open_merged(made, torch.float32, dequantize=True).get_output_embeddings() is not None
 
 
 def test_fewer_bits_are_foreseen_to_take_less(tmp_path: Path) -> None:
-    told = describe(bench(tmp_path).base.folder)
+    told = describe_model_folder(bench(tmp_path).base.folder)
     four, eight, whole = (one.footprint(told, 100) for one in (Qlora(bits=4), Qlora(bits=8), Lora()))
     assert four < eight < whole
 
@@ -76,6 +76,8 @@ def test_a_training_takes_truly_less_memory(smollm2: Artifact) -> None:
         command = [sys.executable, "-c", ONE_STEP, str(smollm2.folder), str(bits)]
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
         taken[bits] = int(found.stdout.split()[-1])
-    linear = describe(smollm2.folder).parameters - describe(smollm2.folder).embedding_parameters
+    linear = (
+        describe_model_folder(smollm2.folder).parameters - describe_model_folder(smollm2.folder).embedding_parameters
+    )
     assert taken[0] - taken[8] > 0.7 * linear * (2 - 1.0625)
     assert taken[0] - taken[4] > 0.7 * linear * (2 - 0.5625)

@@ -14,7 +14,7 @@ from luthier.models.packing.pack import Pack
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training import trainer
-from luthier.tune.training.memory import largest, rehearse
+from luthier.tune.training.memory import find_largest_packs, probe_memory
 from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
 
@@ -29,7 +29,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] = RuntimeError) -> list[Pack]:
     read: list[Pack] = []
-    logprobs = trainer.logprobs
+    logprobs = trainer.compute_pack_logprobs
 
     def small(model: Any, pack: Pack, **more: Any) -> torch.Tensor:
         if pack.tokens > most:
@@ -37,7 +37,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] =
         read.append(pack)
         return logprobs(model, pack, **more)
 
-    monkeypatch.setattr(trainer, "logprobs", small)
+    monkeypatch.setattr(trainer, "compute_pack_logprobs", small)
     return read
 
 
@@ -88,7 +88,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
 
     course = BatchSampler(seed=0, count=1, epochs=1, batch_size=1)
     with pytest.raises(RuntimeError, match="shapes"):
-        rehearse(lambda tokens, lanes: largest(Lessons(), course, tokens, lanes), 100, 1, broken)
+        probe_memory(lambda tokens, lanes: find_largest_packs(Lessons(), course, tokens, lanes), 100, 1, broken)
 
 
 def test_a_resumed_training_keeps_what_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

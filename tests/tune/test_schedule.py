@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.tune.steps.tune import Tune
-from luthier.tune.training.schedule import Shape, rate_at
+from luthier.tune.training.schedule import Shape, compute_lr_factor
 
 SHAPES = get_args(Shape)
 
 
 def rates(shape: Shape, steps: int = 10, warmup: float = 0.2, decay: float = 0.4) -> list[float]:
-    return [rate_at(step, steps, shape, warmup, decay) for step in range(steps)]
+    return [compute_lr_factor(step, steps, shape, warmup, decay) for step in range(steps)]
 
 
 def test_the_shapes_are_their_closed_forms() -> None:

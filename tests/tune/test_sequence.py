@@ -11,19 +11,19 @@ import torch
 
 from luthier.chat.messages import prompt_of
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
 from luthier.core.step import StepContext
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.models.export.checkpoint import export
-from luthier.models.generate import generate, label_scores, score_options
-from luthier.models.load import load, open_folder, open_merged, outputs_of
-from luthier.models.packing.logprobs import logprobs
-from luthier.models.packing.pack import TokenRow, pack
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import plain_model, with_outputs
+from luthier.models.export.checkpoint import export_model_folder
+from luthier.models.generate import generate, score_labels, score_options
+from luthier.models.load import get_output_classes, load_model, open_folder, open_merged
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import add_sequence_head, unwrap_peft_model
 from luthier.models.sources.folder import FolderModelSource
-from luthier.tune.dataset.validation import HeldOut
+from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
@@ -35,7 +35,7 @@ from tuning import Bench, bench, examples
 
 CLASSES = ("account", "billing", "delivery")
 ABOUT = ObjectiveContext(classes={name: name for name in CLASSES})
-WEIGHTS = sorted(kind for kind, one in members(AnyTechnique).items() if issubclass(one, Technique))
+WEIGHTS = sorted(kind for kind, one in components_by_kind(AnyTechnique).items() if issubclass(one, Technique))
 TECHNIQUES: list[Technique] = [Lora(r=8), Full()]
 
 
@@ -64,15 +64,15 @@ def prompts(shop: Bench, count: int = 6) -> list[list[int]]:
 
 def test_one_step_teaches_the_head_alone_and_is_kept(shop: Bench) -> None:
     made = shop.tune(step(Lora(r=8)).model_copy(update={"epochs": 1.0, "batch_size": 48}))
-    model = load(made, "float32").model
+    model = load_model(made, "float32").model
     assert not any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
-    scores = torch.tensor(label_scores(model, prompts(shop)))
+    scores = torch.tensor(score_labels(model, prompts(shop)))
     assert scores.std(1).min() > 0.01  # it began at zero, with all classes alike
 
 
 def headed(shop: Bench, dtype: torch.dtype) -> Any:
     """A plain model with a sequence head that is not zero."""
-    model = with_outputs(open_folder(shop.base.folder, dtype), CLASSES)
+    model = add_sequence_head(open_folder(shop.base.folder, dtype), CLASSES)
     torch.manual_seed(1)
     with torch.no_grad():
         model.score.weight.normal_()
@@ -89,8 +89,10 @@ def test_log_probabilities_and_gradients_are_transformers_own(shop: Bench) -> No
     model, asked = headed(shop, torch.float64), prompts(shop)
     numbers = torch.tensor([0, 1, 2, 2, 1, 0])
     rows = [TokenRow([*ids, int(n)], [0.0] * len(ids) + [1.0]) for ids, n in zip(asked, numbers, strict=True)]
-    torch.testing.assert_close(torch.tensor(label_scores(model, asked)).double(), own(model, asked))
-    loss = Classify(head="sequence").loss(logprobs(model, pack(rows)), pack(rows), None).total / 6
+    torch.testing.assert_close(torch.tensor(score_labels(model, asked)).double(), own(model, asked))
+    loss = (
+        Classify(head="sequence").loss(compute_pack_logprobs(model, build_pack(rows)), build_pack(rows), None).total / 6
+    )
     loss.backward()
     ours = {name: one.grad.clone() for name, one in model.named_parameters()}
     model.zero_grad()
@@ -109,19 +111,19 @@ def test_one_output_is_read_as_it_is(shop: Bench) -> None:
     rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0]) for ids in asked]
     with torch.no_grad():
         wanted = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in asked])
-        torch.testing.assert_close(logprobs(model, pack(rows)), wanted)
+        torch.testing.assert_close(compute_pack_logprobs(model, build_pack(rows)), wanted)
 
 
 def test_it_loads_in_plain_peft_and_in_plain_transformers(shop: Bench, tuned: Any) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    assert outputs_of(tuned) == CLASSES
-    loaded = load(tuned, "float32")
-    scores = torch.tensor(label_scores(loaded.model, prompts(shop)))
+    assert get_output_classes(tuned) == CLASSES
+    loaded = load_model(tuned, "float32")
+    scores = torch.tensor(score_labels(loaded.model, prompts(shop)))
     if (tuned.folder / "adapter").is_dir():
         base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=3)
-        with no_peft_warning():
+        with silence_peft_warnings():
             plain = PeftModel.from_pretrained(base, tuned.folder / "adapter").eval()
     else:
         plain = AutoModelForSequenceClassification.from_pretrained(tuned.folder).eval()
@@ -150,7 +152,7 @@ def test_it_learns_its_classes_and_is_evaluated_by_them(shop: Bench, tuned: Any,
 
 
 def test_it_writes_no_text(shop: Bench, tuned: Any) -> None:
-    loaded = load(tuned, "float32")
+    loaded = load_model(tuned, "float32")
     with pytest.raises(ModelError, match="names one of 3 classes and writes no text"):
         generate(loaded, prompts(shop, 1), 4, set())
     with pytest.raises(ModelError, match="writes no text"):
@@ -159,11 +161,13 @@ def test_it_writes_no_text(shop: Bench, tuned: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", sorted(kind for kind, one in members(AnyTechnique).items() if issubclass(one, Technique))
+    "kind", sorted(kind for kind, one in components_by_kind(AnyTechnique).items() if issubclass(one, Technique))
 )
 def test_every_technique_trains_and_saves_the_head(kind: str, shop: Bench) -> None:
-    wanted = step(members(AnyTechnique)[kind].model_validate({"kind": kind})).model_copy(update={"epochs": 2})
-    scores = torch.tensor(label_scores(load(shop.tune(wanted), "float32").model, prompts(shop)))
+    wanted = step(components_by_kind(AnyTechnique)[kind].model_validate({"kind": kind})).model_copy(
+        update={"epochs": 2}
+    )
+    scores = torch.tensor(score_labels(load_model(shop.tune(wanted), "float32").model, prompts(shop)))
     assert (scores - torch.log(torch.tensor(1 / 3))).abs().max() > 1e-2
 
 
@@ -173,7 +177,7 @@ def test_other_objectives_and_other_classes_are_refused_over_it(shop: Bench, tun
         with pytest.raises(ModelError, match="has a sequence head for account, billing, delivery; wanted are none"):
             shop.tune(other, model=tuned)
     with pytest.raises(ModelError, match="wanted are a, b"):
-        with_outputs(plain_model(load(tuned).model), ("a", "b"))
+        add_sequence_head(unwrap_peft_model(load_model(tuned).model), ("a", "b"))
 
 
 def test_tuning_goes_on_over_the_same_classes(shop: Bench, tuned: Any) -> None:
@@ -189,32 +193,32 @@ def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> 
     from transformers import AutoModelForSequenceClassification
 
     said: list[str] = []
-    folder = export(tuned, tmp_path / "hf", "hf", say=said.append)
+    folder = export_model_folder(tuned, tmp_path / "hf", "hf", say=said.append)
     whole = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert whole.config.id2label == dict(enumerate(CLASSES))
-    wanted = torch.tensor(label_scores(load(tuned, "float32").model, prompts(shop)))
+    wanted = torch.tensor(score_labels(load_model(tuned, "float32").model, prompts(shop)))
     torch.testing.assert_close(own(whole, prompts(shop)), wanted, atol=1e-4, rtol=1e-4)
     assert "names the same class" in said[0]
     assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
     with pytest.raises(ModelError, match="sequence head for 3 classes, for which GGUF"):
-        export(tuned, tmp_path / "gguf", "gguf")
+        export_model_folder(tuned, tmp_path / "gguf", "gguf")
     again = make_base(shop.store, FolderModelSource(path=str(folder)), tmp_path)  # and begins another recipe
-    assert outputs_of(again) == outputs_of(tuned)
+    assert get_output_classes(again) == get_output_classes(tuned)
     shop.store.remove(again.digest)
     if (tuned.folder / "adapter").is_dir():
-        folder = export(tuned, tmp_path / "adapter", "adapter")
+        folder = export_model_folder(tuned, tmp_path / "adapter", "adapter")
         base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=3)
-        with no_peft_warning():
+        with silence_peft_warnings():
             plain = PeftModel.from_pretrained(base, folder).eval()
         torch.testing.assert_close(own(plain, prompts(shop)), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_its_accuracy_is_measured_on_the_way(shop: Bench) -> None:
-    held_out = HeldOut.model_validate({"rows": 12, "every": 3, "metric": {"kind": "accuracy"}})
+    held_out = ValidationSettings.model_validate({"rows": 12, "every": 3, "metric": {"kind": "accuracy"}})
     made = shop.tune(step(Lora(r=8)).model_copy(update={"validation": held_out, "epochs": 4}))
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     found = [line["held_out_accuracy"] for line in log if "held_out_accuracy" in line]
     assert len(found) == 3
     assert all(0 <= one <= 1 for one in found)
-    scores = torch.tensor(label_scores(load(made, "float32").model, prompts(shop, 48)))
+    scores = torch.tensor(score_labels(load_model(made, "float32").model, prompts(shop, 48)))
     assert scores.exp().sum(1) == pytest.approx(torch.ones(48), abs=1e-5)

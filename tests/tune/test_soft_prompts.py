@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Mamba
 
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError, ModelError
-from luthier.core.system.process import no_bars
-from luthier.models.kernels.calls import torch_only
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.kernels.calls import disable_kernels
 from luthier.models.load import open_folder
-from luthier.models.packing.logprobs import reading
-from luthier.models.quiet import no_peft_warning
+from luthier.models.packing.logprobs import detect_forward_mode
+from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import Prefix
 from luthier.tune.techniques.prompt import PromptTuning
@@ -49,7 +49,7 @@ def test_a_start_from_a_text_reads_as_if_the_text_stood_there(
     start: dict[str, Any] = {f"{prefix}init": "text", f"{prefix}init_text" if prefix else "text": TEXT}
     made = technique(**start, num_virtual_tokens=len(ids)).adapt(plain(folder), 1).eval()
     asked = torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad(), no_peft_warning():
+    with torch.no_grad(), silence_peft_warnings():
         found = made(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[:, -4:]
         wanted = plain(folder)(input_ids=torch.tensor([[*ids, *asked[0]]])).logits[:, -4:]
     torch.testing.assert_close(found, wanted)
@@ -62,9 +62,9 @@ def test_a_prefix_starts_in_the_same_bits_whatever_was_read_before(folder: Path)
         made = Prefix(num_virtual_tokens=8).adapt(open_folder(folder, torch.bfloat16), 3)
         return next(value for name, value in made.named_parameters() if "prompt_encoder" in name).detach()
 
-    with torch_only():
+    with disable_kernels():
         wanted = start()
-    reading(open_folder(folder, torch.bfloat16))
+    detect_forward_mode(open_folder(folder, torch.bfloat16))
     assert torch.equal(start(), wanted)
 
 
@@ -73,7 +73,7 @@ def test_a_prompt_starts_as_pefts_does(folder: Path) -> None:
         plain(folder), 1
     )
     told = {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": TEXT, "tokenizer_name_or_path": str(folder)}
-    with no_peft_warning():
+    with silence_peft_warnings():
         peft = get_peft_model(plain(folder), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20, **told))
     assert torch.equal(made.prompt_encoder.default.embedding.weight, peft.prompt_encoder.default.embedding.weight)
 
@@ -149,7 +149,7 @@ def in_plain_peft(base: Path, adapter: Path, limit: int) -> str:
     """What the adapter answers to the text, asked by nobody but PEFT."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     asked = tokenizer.apply_chat_template([{"role": "user", "content": TEXT}], add_generation_prompt=True)["input_ids"]
-    with no_bars(), no_peft_warning(), torch.no_grad():
+    with hide_transformers_output(), silence_peft_warnings(), torch.no_grad():
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
         ids = torch.tensor([asked])
         for _ in range(limit):

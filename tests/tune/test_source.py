@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.tune import objective
-from luthier.tune.objective import Stored, TrainingBatch
+from luthier.tune.objective import PreparedBatchSource, TrainingBatch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench
@@ -18,7 +18,7 @@ from tuning import Bench, bench
 QUICK = {"data": "data", "batch_size": 12, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
 
-class Moody(Stored):
+class Moody(PreparedBatchSource):
     """Has nothing for the second step, and ends training after the third."""
 
     def draw(self, step: int) -> TrainingBatch:
@@ -44,7 +44,7 @@ def test_the_loop_leaves_out_what_is_nothing_and_stops_when_told(shop: Bench, mo
     calm = lines(shop)
     assert len(calm) == 4
     shop.store.remove(shop.tune_digest(Tune(**QUICK)))
-    monkeypatch.setattr(objective, "Stored", Moody)
+    monkeypatch.setattr(objective, "PreparedBatchSource", Moody)
     told = lines(shop)
     assert [line.get("skipped", "") for line in told] == ["", "no mood for it", ""]
     assert [line["mood"] for line in told] == [0.0, 0.5, 1.0]
@@ -57,7 +57,7 @@ def test_the_loop_leaves_out_what_is_nothing_and_stops_when_told(shop: Bench, mo
 def test_checkpoints_wait_until_a_training_can_be_taken_up(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.tune.training.checkpoint import CheckpointManager, TrainingState
 
-    class Phased(Stored):
+    class Phased(PreparedBatchSource):
         def begins(self, step: int) -> bool:
             return step % 2 == 0
 
@@ -69,6 +69,6 @@ def test_checkpoints_wait_until_a_training_can_be_taken_up(shop: Bench, monkeypa
         write(self, state)
 
     monkeypatch.setattr(CheckpointManager, "write", counted)
-    monkeypatch.setattr(objective, "Stored", Phased)
+    monkeypatch.setattr(objective, "PreparedBatchSource", Phased)
     shop.tune(Tune(**QUICK, save_steps=1))
     assert kept == [2]

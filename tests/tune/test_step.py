@@ -22,11 +22,11 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, Interrupted, ModelError
 from luthier.core.events import RunEvent, RunEvents
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
-from luthier.models.kernels.calls import torch_only
-from luthier.models.kernels.compile import compiler
-from luthier.models.load import load
-from luthier.models.quiet import no_peft_warning
+from luthier.models.describe import describe_model_folder
+from luthier.models.kernels.calls import disable_kernels
+from luthier.models.kernels.compile import find_c_compiler
+from luthier.models.load import load_model
+from luthier.models.quiet import silence_peft_warnings
 from luthier.tune import cost
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
@@ -65,23 +65,23 @@ def test_an_adapter_at_the_head_holds_no_weight_of_the_base(shop: Bench, recwarn
     held = load_file(made.folder / "adapter" / "adapter_model.safetensors")
     assert any("lm_head" in name for name in held)
     assert all("lora_" in name for name in held)
-    with no_peft_warning():
+    with silence_peft_warnings():
         plain = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(shop.base.folder), made.folder / "adapter"
         )
     ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(plain(ids).logits, load(made, "float32").model(ids).logits)
+    torch.testing.assert_close(plain(ids).logits, load_model(made, "float32").model(ids).logits)
     assert not [one for one in recwarn if "embedding" in str(one.message)]
 
 
 def test_lora_learns_and_loads_in_plain_peft(shop: Bench) -> None:
     made = shop.tune(Tune(**QUICK, technique=Lora(r=4), epochs=4))
     assert losses(made)[-1] < 0.5 * losses(made)[0]
-    with no_peft_warning():
+    with silence_peft_warnings():
         plain = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(shop.base.folder), made.folder / "adapter"
         )
-    ours = load(made, "float32").model
+    ours = load_model(made, "float32").model
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(plain(ids).logits, ours(ids).logits)
     before = AutoModelForCausalLM.from_pretrained(shop.base.folder)(ids).logits
@@ -95,7 +95,7 @@ def test_full_learns_and_loads_in_plain_transformers(shop: Bench) -> None:
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert plain.lm_head.weight.data_ptr() == plain.get_input_embeddings().weight.data_ptr()
-    assert load(made, "float32").name == "tiny+full"
+    assert load_model(made, "float32").name == "tiny+full"
 
 
 def test_the_log_and_the_books_add_up(shop: Bench) -> None:
@@ -135,7 +135,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(
     assert whole.keys() == again.keys()
 
 
-@pytest.mark.skipif(compiler() is None, reason="no C compiler is here")
+@pytest.mark.skipif(find_c_compiler() is None, reason="no C compiler is here")
 def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) -> None:
     shop, step = bench(tmp_path), Tune(**QUICK, technique=Lora(r=4))
     heard: list[RunEvent] = []
@@ -153,7 +153,7 @@ def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) ->
 
 def test_begun_without_kernels_it_goes_on_without_them(tmp_path: Path) -> None:
     step = Tune(**{**QUICK, "dtype": "bfloat16"}, technique=Lora(r=4), save_steps=2)
-    with torch_only():
+    with disable_kernels():
         whole = bytes_of(bench(tmp_path / "whole").tune(step).folder)
         shop = bench(tmp_path / "parted")
         interrupted(shop, step, before=4)
@@ -256,12 +256,12 @@ def test_more_directions_than_a_weight_has_are_refused(shop: Bench, start: Liter
             Tune(**QUICK, technique=Lora(r=17, init_lora_weights=start))
         )  # PEFT gives it 16, in a file that says 34
     assert not Lora(r=17, init_lora_weights=start, target_modules=("down_proj",)).refuses(
-        "sft", describe(shop.base.folder)
+        "sft", describe_model_folder(shop.base.folder)
     )
 
 
 def test_a_head_that_is_one_with_the_embeddings_is_told_of(shop: Bench) -> None:
-    told = describe(shop.base.folder)
+    told = describe_model_folder(shop.base.folder)
     assert told.tied
     with_head = Lora(r=4, target_modules=("q_proj", "lm_head"))
     assert "one with the embeddings" in with_head.warning(told)
@@ -288,7 +288,7 @@ def test_what_was_decided_is_said(shop: Bench) -> None:
 def test_an_adapter_can_be_tuned_over_an_adapter(shop: Bench) -> None:
     first = shop.tune(Tune(**QUICK, technique=Lora(r=2)))
     second = shop.tune(Tune(**QUICK, technique=Lora(r=3)), model=first)
-    assert load(second, "float32").name == "tiny+lora+lora"
+    assert load_model(second, "float32").name == "tiny+lora+lora"
     assert losses(second)[0] < losses(first)[0]
 
 
@@ -323,7 +323,7 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
         ).seconds
         return (told or 0.0) - 2.0
 
-    quicker = cost.gain(bf16=True) / cost.gain(bf16=False)
+    quicker = cost.estimate_gain_over_fp32(bf16=True) / cost.estimate_gain_over_fp32(bf16=False)
     assert quicker >= 2
     for beside in ("PACK_TOKENS", "NARROW_PACK_TOKENS"):
         monkeypatch.setattr(cost, beside, 0)

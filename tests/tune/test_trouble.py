@@ -15,7 +15,7 @@ from luthier.core.errors import ModelError
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.loss_spikes import FIRST, bar, trouble
+from luthier.tune.training.loss_spikes import FIRST, compute_spike_threshold, diagnose_step
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
 from luthier.tune.training.trainer import Trainer
 from tuning import bench
@@ -34,20 +34,20 @@ def test_ordinary_noise_is_no_spike(kind: str) -> None:
         chance, losses = random.Random(seed), list[float]()
         for step in range(600):
             loss = 3.0 * (1 - step / 700) + NOISES[kind](chance, 2.0)
-            assert not trouble(loss, 1.0, losses, 10.0), step
+            assert not diagnose_step(loss, 1.0, losses, 10.0), step
             losses.append(loss)
 
 
 def test_a_spike_is_what_stands_far_above_everything_before() -> None:
     losses = [2.0 + 0.1 * (at % 3) for at in range(60)]
-    assert trouble(10.0, 1.0, losses, 10.0) == "loss 10, above 6.6"
-    assert not trouble(10.0, 1.0, losses, None)
-    assert not trouble(10.0, 1.0, losses[: FIRST - 1], 10.0)
-    assert trouble(6.7, 1.0, losses, 10.0)
-    assert not trouble(6.7, 1.0, losses, 40.0)
-    assert trouble(float("nan"), 1.0, losses, None) == "loss nan"
-    assert trouble(1.0, float("inf"), losses, None) == "gradient norm inf"
-    assert bar(losses, 10.0) == pytest.approx(6.6)
+    assert diagnose_step(10.0, 1.0, losses, 10.0) == "loss 10, above 6.6"
+    assert not diagnose_step(10.0, 1.0, losses, None)
+    assert not diagnose_step(10.0, 1.0, losses[: FIRST - 1], 10.0)
+    assert diagnose_step(6.7, 1.0, losses, 10.0)
+    assert not diagnose_step(6.7, 1.0, losses, 40.0)
+    assert diagnose_step(float("nan"), 1.0, losses, None) == "loss nan"
+    assert diagnose_step(1.0, float("inf"), losses, None) == "gradient norm inf"
+    assert compute_spike_threshold(losses, 10.0) == pytest.approx(6.6)
 
 
 def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) -> None:

@@ -8,7 +8,7 @@ import pytest
 from luthier_contoso import Polite, SignedOff, TicketNumber
 
 from luthier.chat.messages import Example, ExampleOrigin, Message
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.scorer import ScorerContext
 from luthier.data.operator import Operator
 from luthier.data.row import Row
@@ -17,9 +17,9 @@ from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
 def test_luthier_finds_the_parts() -> None:
-    assert "ticket_number" in members(Operator)
-    assert "polite" in members(Reward)
-    assert "signed_off" in members(Metric)
+    assert "ticket_number" in components_by_kind(Operator)
+    assert "polite" in components_by_kind(Reward)
+    assert "signed_off" in components_by_kind(Metric)
 
 
 def _example(question: str) -> Example:

@@ -9,25 +9,25 @@ from typing import ParamSpec, TypeVar
 from fastapi import Request
 
 from luthier.core.errors import InputError, Unwritable
-from luthier.serve.openai.protocol import APIError, Unavailable
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-async def ask(what: Callable[Given, Result], *words: Given.args, **more: Given.kwargs) -> Result:
+async def run_in_thread(what: Callable[Given, Result], *words: Given.args, **more: Given.kwargs) -> Result:
     """Ask what may wait for the disk or the database; where these are away, that is no fault of the client's."""
     try:
         return await asyncio.to_thread(what, *words, **more)
     except APIError:
         raise
     except Unwritable as error:
-        raise Unavailable("the server cannot write", status=507) from error
+        raise ModelUnavailableError("the server cannot write", status=507) from error
     except InputError as error:
-        raise Unavailable("the server's records cannot be reached") from error
+        raise ModelUnavailableError("the server's records cannot be reached") from error
 
 
-def only(request: Request, *known: str, but: str = "") -> None:
+def check_query_params(request: Request, *known: str, but: str = "") -> None:
     """`APIError` for a query parameter that is not known; names that begin with `but` may be."""
     for name in request.query_params:
         if name not in known and not (but and name.startswith(but)):

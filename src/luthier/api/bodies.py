@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from luthier.commands.jobs.records import Auto, JobRequest
-from luthier.serve.openai.protocol import APIError, Body, Number, WholeNumber
+from luthier.serve.openai.protocol import APIError, Number, RequestBody, WholeNumber
 
 _CODE = "unsupported_parameter"
 _SEEDS = 2**31
@@ -19,7 +19,7 @@ Multiplier = Annotated[Number, Field(gt=0, le=1000)] | Auto | None
 Beta = Annotated[Number, Field(gt=0, le=2)] | Auto | None
 
 
-class Hyperparameters(Body):
+class Hyperparameters(RequestBody):
     """How a model learns; `auto` follows the number of rows."""
 
     n_epochs: Epochs = None
@@ -37,28 +37,28 @@ class DpoHyperparameters(Hyperparameters):
     """How dear it is to leave the model as it was."""
 
 
-class Supervised(Body):
+class SupervisedMethod(RequestBody):
     """Learning from conversations."""
 
     hyperparameters: Hyperparameters | None = None
 
 
-class DpoMethod(Body):
+class DpoMethod(RequestBody):
     """Learning from pairs of answers."""
 
     hyperparameters: DpoHyperparameters | None = None
 
 
-class Method(Body):
+class FineTuningMethod(RequestBody):
     """How is learnt."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
+    supervised: SupervisedMethod | None = None
     dpo: DpoMethod | None = None
     reinforcement: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Method:
+    def _one(self) -> FineTuningMethod:
         if self.type == "reinforcement" or self.reinforcement is not None:
             what = "this server tunes by 'supervised' and 'dpo'; `luthier run` knows reinforcement"
             raise APIError(what, param="method.type", code=_CODE)
@@ -75,7 +75,7 @@ class Method(Body):
         return self.supervised.hyperparameters if self.supervised else None
 
 
-class JobWanted(Body):
+class FineTuningJobRequest(RequestBody):
     """A model that is to be tuned."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
@@ -84,7 +84,7 @@ class JobWanted(Body):
     """An uploaded file of purpose `fine-tune`."""
     validation_file: Id | None = None
     """Rows that are measured on the way, and never learnt."""
-    method: Method | None = None
+    method: FineTuningMethod | None = None
     hyperparameters: Hyperparameters | None = None
     """Older place of what `method.supervised` holds."""
     suffix: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
@@ -96,7 +96,7 @@ class JobWanted(Body):
     """None of them is here."""
 
     @model_validator(mode="after")
-    def _together(self) -> JobWanted:
+    def _together(self) -> FineTuningJobRequest:
         if self.integrations:
             what = "this server has no integrations; a recipe's `report_to` writes to Weights & Biases and others"
             raise APIError(what, param="integrations", code=_CODE)

@@ -20,7 +20,7 @@ _FORM_BYTES = 1 << 20
 """What a form may weigh beside its file."""
 
 
-def doors(service: JobService) -> ExtraRoutes:
+def build_fine_tuning_routes(service: JobService) -> ExtraRoutes:
     """What stands beside the gateway."""
     routers: Sequence[tuple[APIRouter, Scope]] = [
         (file_routes(service), "tune"),

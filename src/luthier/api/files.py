@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from luthier.api.asking import ask, only
-from luthier.api.shapes import file_json, list_json
+from luthier.api.asking import check_query_params, run_in_thread
+from luthier.api.shapes import file_json, page_json
 from luthier.api.upload import MultipartForm, receive_form
-from luthier.commands.jobs.check import check_lines
-from luthier.commands.jobs.files import Incoming
+from luthier.commands.jobs.check import validate_jsonl_file
+from luthier.commands.jobs.files import IncomingUpload
 from luthier.commands.jobs.records import Upload
 from luthier.commands.jobs.service import JobService
 from luthier.serve.openai.protocol import APIError
@@ -50,11 +50,11 @@ def file_routes(service: JobService) -> APIRouter:
     @router.post("", response_class=Response, openapi_extra=_FORM)
     async def create(request: Request) -> Response:
         """Bring a file: JSON lines to learn from (`purpose: fine-tune`)."""
-        only(request)
+        check_query_params(request)
         with files.receiving(caller_of(request).key) as incoming:
             form = await receive_form(request, incoming)
             expires_s = _check_fields(form)
-            return JSONResponse(file_json(await ask(_keep, incoming, form.filename, expires_s)))
+            return JSONResponse(file_json(await run_in_thread(_keep, incoming, form.filename, expires_s)))
 
     @router.get("", response_class=Response)
     async def listed(
@@ -65,20 +65,22 @@ def file_routes(service: JobService) -> APIRouter:
         after: After = None,
     ) -> Response:
         """This key's files."""
-        only(request, "purpose", "limit", "order", "after")
+        check_query_params(request, "purpose", "limit", "order", "after")
         key = caller_of(request).key
-        found = await ask(files.listed, key, purpose=purpose, after=after, limit=limit + 1, newest=order == "desc")
-        return JSONResponse(list_json(map(file_json, found[:limit]), more=len(found) > limit))
+        found = await run_in_thread(
+            files.listed, key, purpose=purpose, after=after, limit=limit + 1, newest=order == "desc"
+        )
+        return JSONResponse(page_json(map(file_json, found[:limit]), more=len(found) > limit))
 
     @router.get("/{file_id}", response_class=Response)
     async def retrieve(request: Request, file_id: File) -> Response:
         """One of them."""
-        return JSONResponse(file_json(await ask(files.get, caller_of(request).key, file_id, "file_id")))
+        return JSONResponse(file_json(await run_in_thread(files.get, caller_of(request).key, file_id, "file_id")))
 
     @router.get("/{file_id}/content", response_class=Response)
     async def content(request: Request, file_id: File) -> Response:
         """Its bytes."""
-        found: Upload = await ask(files.get, caller_of(request).key, file_id, "file_id")
+        found: Upload = await run_in_thread(files.get, caller_of(request).key, file_id, "file_id")
         path = files.path(found.id)
         if not path.is_file():
             raise APIError(f"there is no file {file_id!r}", param="file_id", code="file_not_found", status=404)
@@ -87,7 +89,7 @@ def file_routes(service: JobService) -> APIRouter:
     @router.delete("/{file_id}", response_class=Response)
     async def delete(request: Request, file_id: File) -> Response:
         """Forget it."""
-        await ask(files.delete, caller_of(request).key, file_id)
+        await run_in_thread(files.delete, caller_of(request).key, file_id)
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     return router
@@ -115,8 +117,8 @@ def _expiry(anchor: str | None, seconds: str | None) -> int | None:
     return int(seconds)
 
 
-def _keep(incoming: Incoming, filename: str, expires_s: int | None) -> Upload:
+def _keep(incoming: IncomingUpload, filename: str, expires_s: int | None) -> Upload:
     """Keep a file that holds JSON lines."""
     incoming.flush()
-    check_lines(incoming.path)
+    validate_jsonl_file(incoming.path)
     return incoming.keep(filename, "fine-tune", expires_s)

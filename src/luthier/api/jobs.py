@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from luthier.api.asking import ask, only
-from luthier.api.bodies import JobWanted
-from luthier.api.shapes import checkpoint_json, event_json, job_json, list_json
+from luthier.api.asking import check_query_params, run_in_thread
+from luthier.api.bodies import FineTuningJobRequest
+from luthier.api.shapes import checkpoint_json, event_json, job_json, page_json
 from luthier.commands.jobs.records import FineTuningJob
 from luthier.commands.jobs.service import JobService
 from luthier.serve.openai.protocol import APIError
-from luthier.serve.openai.responses import read_object, validated
+from luthier.serve.openai.responses import read_object, validate_body
 from luthier.serve.openai.server import caller_of
 
 PATH = "/v1/fine_tuning/jobs"
@@ -46,38 +46,44 @@ def _add_jobs(router: APIRouter, service: JobService) -> None:
     @router.post("", response_class=Response)
     async def create(request: Request) -> Response:
         """Let a base model be tuned on an uploaded file."""
-        only(request)
-        job_request = validated(await read_object(request), JobWanted).to_job_request()
-        return JSONResponse(job_json(await ask(service.create, caller_of(request).key, job_request)))
+        check_query_params(request)
+        job_request = validate_body(await read_object(request), FineTuningJobRequest).to_job_request()
+        return JSONResponse(job_json(await run_in_thread(service.create, caller_of(request).key, job_request)))
 
     @router.get("", response_class=Response)
     async def listed(request: Request, after: After = None, limit: Limit = 20) -> Response:
         """This key's jobs, the latest first; `metadata[NAME]=VALUE` chooses."""
-        only(request, "after", "limit", "metadata", but="metadata[")
+        check_query_params(request, "after", "limit", "metadata", but="metadata[")
         metadata, key = _metadata(request), caller_of(request).key
-        found = await ask(service.book.listed, key, after=after, limit=limit + 1, metadata=metadata)
-        return JSONResponse(list_json(map(job_json, found[:limit]), more=len(found) > limit))
+        found = await run_in_thread(service.book.listed, key, after=after, limit=limit + 1, metadata=metadata)
+        return JSONResponse(page_json(map(job_json, found[:limit]), more=len(found) > limit))
 
     @router.get("/{fine_tuning_job_id}", response_class=Response)
     async def retrieve(request: Request, fine_tuning_job_id: Name) -> Response:
         """One of them."""
-        job = await ask(find, request, fine_tuning_job_id)
-        return JSONResponse(job_json(job, await ask(service.estimated_finish, job)))
+        job = await run_in_thread(find, request, fine_tuning_job_id)
+        return JSONResponse(job_json(job, await run_in_thread(service.estimated_finish, job)))
 
     @router.post("/{fine_tuning_job_id}/cancel", response_class=Response)
     async def cancel(request: Request, fine_tuning_job_id: Name) -> Response:
         """End it for good."""
-        return JSONResponse(job_json(await ask(service.cancel, await ask(find, request, fine_tuning_job_id))))
+        return JSONResponse(
+            job_json(await run_in_thread(service.cancel, await run_in_thread(find, request, fine_tuning_job_id)))
+        )
 
     @router.post("/{fine_tuning_job_id}/pause", response_class=Response)
     async def pause(request: Request, fine_tuning_job_id: Name) -> Response:
         """Stop it, to go on later."""
-        return JSONResponse(job_json(await ask(service.pause, await ask(find, request, fine_tuning_job_id))))
+        return JSONResponse(
+            job_json(await run_in_thread(service.pause, await run_in_thread(find, request, fine_tuning_job_id)))
+        )
 
     @router.post("/{fine_tuning_job_id}/resume", response_class=Response)
     async def resume(request: Request, fine_tuning_job_id: Name) -> Response:
         """Go on with it."""
-        return JSONResponse(job_json(await ask(service.resume, await ask(find, request, fine_tuning_job_id))))
+        return JSONResponse(
+            job_json(await run_in_thread(service.resume, await run_in_thread(find, request, fine_tuning_job_id)))
+        )
 
 
 def _add_told(router: APIRouter, service: JobService) -> None:
@@ -87,24 +93,24 @@ def _add_told(router: APIRouter, service: JobService) -> None:
     @router.get("/{fine_tuning_job_id}/events", response_class=Response)
     async def events(request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 20) -> Response:
         """What happened to it, the latest first."""
-        only(request, "after", "limit")
-        job = await ask(find, request, fine_tuning_job_id)
-        found, more = await ask(service.events, job, limit, after)
-        return JSONResponse(list_json(map(event_json, found), more=more))
+        check_query_params(request, "after", "limit")
+        job = await run_in_thread(find, request, fine_tuning_job_id)
+        found, more = await run_in_thread(service.events, job, limit, after)
+        return JSONResponse(page_json(map(event_json, found), more=more))
 
     @router.get("/{fine_tuning_job_id}/checkpoints", response_class=Response)
     async def checkpoints(
         request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 10
     ) -> Response:
         """Models that can be asked, the latest first: those after the last epochs, once the job is done."""
-        only(request, "after", "limit")
-        job = await ask(find, request, fine_tuning_job_id)
-        found = [checkpoint_json(job, one) for one in await ask(service.checkpoints, job)]
+        check_query_params(request, "after", "limit")
+        job = await run_in_thread(find, request, fine_tuning_job_id)
+        found = [checkpoint_json(job, one) for one in await run_in_thread(service.checkpoints, job)]
         known = [one["id"] for one in found]
         if after is not None and after not in known:
             raise APIError(f"there is no checkpoint {after!r}", param="after")
         rest = found[known.index(after) + 1 :] if after is not None else found
-        return JSONResponse(list_json(rest[:limit], more=len(rest) > limit))
+        return JSONResponse(page_json(rest[:limit], more=len(rest) > limit))
 
 
 def _metadata(request: Request) -> Mapping[str, str] | None:
@@ -118,5 +124,5 @@ def _metadata(request: Request) -> Mapping[str, str] | None:
     return found or None
 
 
-BODIES: Mapping[str, Any] = {PATH: JobWanted}
+BODIES: Mapping[str, Any] = {PATH: FineTuningJobRequest}
 """What is read by hand, for the API's description."""

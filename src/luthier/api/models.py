@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse, Response
 
-from luthier.api.asking import ask, only
+from luthier.api.asking import check_query_params, run_in_thread
 from luthier.commands.jobs.service import JobService
 from luthier.serve.openai.server import caller_of
 
@@ -21,9 +21,9 @@ def model_routes(service: JobService) -> APIRouter:
     @router.delete("/{model:path}", response_class=Response)
     async def delete(request: Request, model: Name) -> Response:
         """Forget a tuned model; refused while a released name means it."""
-        only(request)
+        check_query_params(request)
         caller = caller_of(request)
-        await ask(service.forget, caller.key, model, everybodys=caller.may("admin"))
+        await run_in_thread(service.forget, caller.key, model, everybodys=caller.may("admin"))
         return JSONResponse({"id": model, "object": "model", "deleted": True})
 
     return router

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.commands.jobs.journal import JobEvent
 from luthier.commands.jobs.records import FineTuningJob, Upload
-from luthier.commands.jobs.service import Checkpoint
+from luthier.commands.jobs.service import JobCheckpoint
 
 OWNER = "luthier"
 _METRICS = (
@@ -71,7 +71,7 @@ def event_json(event: JobEvent) -> dict[str, Any]:
     }
 
 
-def checkpoint_json(job: FineTuningJob, checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_json(job: FineTuningJob, checkpoint: JobCheckpoint) -> dict[str, Any]:
     """A model that can be asked for, as it was after a step."""
     metrics = checkpoint.metrics
     return {
@@ -85,7 +85,7 @@ def checkpoint_json(job: FineTuningJob, checkpoint: Checkpoint) -> dict[str, Any
     }
 
 
-def list_json(items: Iterable[dict[str, Any]], *, more: bool) -> dict[str, Any]:
+def page_json(items: Iterable[dict[str, Any]], *, more: bool) -> dict[str, Any]:
     """A page of a list."""
     data = list(items)
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
     from starlette.requests import Request
 
-    from luthier.commands.jobs.files import Incoming
+    from luthier.commands.jobs.files import IncomingUpload
 
 _FIELD_BYTES = 8192
 _HEAD_BYTES = 8192
@@ -27,7 +27,7 @@ _FIELDS = 16
 _ROOM_EVERY_BYTES = 64 << 20
 
 
-async def receive_form(request: Request, incoming: Incoming) -> MultipartForm:
+async def receive_form(request: Request, incoming: IncomingUpload) -> MultipartForm:
     """Take a form apart as it comes; its file goes where it is kept."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -51,7 +51,7 @@ async def receive_form(request: Request, incoming: Incoming) -> MultipartForm:
 class MultipartForm:
     """What a form says, and where its file goes."""
 
-    def __init__(self, incoming: Incoming) -> None:
+    def __init__(self, incoming: IncomingUpload) -> None:
         self._incoming = incoming
         self.fields: dict[str, str] = {}
         self.filename = ""

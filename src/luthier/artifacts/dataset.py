@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 from luthier.artifacts import parquet
 from luthier.chat.messages import Example, ExampleOrigin, Message
 from luthier.core.artifact import Artifact
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import UnknownName, did_you_mean
-from luthier.core.events import spread
-from luthier.core.files import write_aside
+from luthier.core.events import take_evenly_spaced
+from luthier.core.files import write_atomically
 from luthier.core.step import ArtifactSpec, PlanContext
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SourceCount(BaseModel):
 class PrecisionRecall(BaseModel):
     """How right an operator was about one kind, on a labelled sample; rates with their 95 % intervals (Wilson)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     expected: int
     """What the sample holds."""
     found: int
@@ -59,7 +59,7 @@ class PrecisionRecall(BaseModel):
 class DatasetSummary(BaseModel):
     """What went in and what became of it (`summary.json`); every row is accounted for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     rows_in: int
     rows: dict[str, int]
     """Rows by split."""
@@ -96,10 +96,10 @@ class DatasetSummary(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `summary.json` into a folder."""
-        write_aside(folder / SUMMARY, (self.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(folder / SUMMARY, (self.model_dump_json(indent=1) + "\n").encode())
 
 
-def lineage(artifact: Artifact) -> Iterator[Artifact]:
+def list_source_datasets(artifact: Artifact) -> Iterator[Artifact]:
     """A data set, then those that it was made from, nearest first, as far as they are still in the store."""
     waiting, visited = [artifact], set[str]()
     while waiting:
@@ -118,13 +118,13 @@ def has_split(artifact: Artifact, split: str) -> bool:
     return any(entry.path == f"examples/{split}.parquet" for entry in artifact.manifest.files)
 
 
-def splits(artifact: Artifact) -> list[str]:
+def list_splits(artifact: Artifact) -> list[str]:
     """The splits that the data set has: train first, then validation, then test."""
     order = ("train", "validation", "test")
     return [split for split in order if has_split(artifact, split)]
 
 
-def frame(artifact: Artifact, split: str) -> polars.DataFrame:
+def read_split_frame(artifact: Artifact, split: str) -> polars.DataFrame:
     """A split's examples as a polars frame, in source order."""
     import polars as pl
 
@@ -133,10 +133,10 @@ def frame(artifact: Artifact, split: str) -> polars.DataFrame:
 
 def read_examples(artifact: Artifact, split: str) -> list[Example]:
     """A split's examples, in source order."""
-    return [_example(values) for values in frame(artifact, split).iter_rows(named=True)]
+    return [_example(values) for values in read_split_frame(artifact, split).iter_rows(named=True)]
 
 
-def batches(
+def read_example_batches(
     artifact: Artifact, split: str, indices: Sequence[int] | None = None, size: int = BATCH
 ) -> Iterator[list[Example]]:
     """A split's examples in source order, some at a time: memory does not grow with the data set.
@@ -156,38 +156,38 @@ def batches(
 
 def first_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
     """So many of a split's examples at most, from its beginning."""
-    return list(islice(chain.from_iterable(batches(artifact, split)), number))
+    return list(islice(chain.from_iterable(read_example_batches(artifact, split)), number))
 
 
-def spread_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
+def read_evenly_spaced_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
     """So many of a split's examples at most, evenly from its first to its last."""
-    return examples_at(artifact, split, spread(range(DatasetSummary.read(artifact).rows[split]), number))
+    return examples_at(artifact, split, take_evenly_spaced(range(DatasetSummary.read(artifact).rows[split]), number))
 
 
-def examples_ahead(plan_context: PlanContext, split: str, number: int) -> list[Example]:
+def preview_input_examples(plan_context: PlanContext, split: str, number: int) -> list[Example]:
     """Some examples that a step will read in `data`, whose artifact is made or expected."""
     if (made := plan_context.inputs.get("data")) is not None:
         return first_examples(made, split, number)
     rows = plan_context.outlines.get("data", ArtifactSpec()).examples
-    return [Example.model_validate(one) for one in spread(rows, number)]
+    return [Example.model_validate(one) for one in take_evenly_spaced(rows, number)]
 
 
-def outlined(plan_context: PlanContext, field: str = "data") -> ArtifactSpec:
+def dataset_spec_of(plan_context: PlanContext, field: str = "data") -> ArtifactSpec:
     """What the data set that a field names holds, or is expected to hold."""
     if (made := plan_context.inputs.get(field)) is None:
         return plan_context.outlines.get(field, ArtifactSpec())
-    dataset_summary, split = DatasetSummary.read(made), splits(made)[0]
-    examples = spread_examples(made, split, OUTLINED)
+    dataset_summary, split = DatasetSummary.read(made), list_splits(made)[0]
+    examples = read_evenly_spaced_examples(made, split, OUTLINED)
     return ArtifactSpec(
         rows=dataset_summary.rows,
-        examples=tuple(map(as_outlined, examples)),
+        examples=tuple(map(dump_spec_example, examples)),
         task=dataset_summary.task,
         answers=dataset_summary.labels,
         how="of a data set that is made",
     )
 
 
-def as_outlined(example: Example) -> dict[str, Any]:
+def dump_spec_example(example: Example) -> dict[str, Any]:
     """An example as an outline keeps it."""
     return example.model_dump(exclude_defaults=True)
 
@@ -214,7 +214,7 @@ def _taken(rows: Any, indices: Sequence[int], begin: int) -> Iterator[tuple[int,
     yield from zip(indices, rows.take([int(index) - begin for index in indices]).to_pylist(), strict=True)
 
 
-def columns(artifact: Artifact, split: str, *names: str, size: int = BATCH) -> Iterator[dict[str, Any]]:
+def read_split_columns(artifact: Artifact, split: str, *names: str, size: int = BATCH) -> Iterator[dict[str, Any]]:
     """Some columns of a split, row by row in source order, read a batch at a time."""
     for batch in _stream(artifact, split, size, names):
         yield from batch.to_pylist()
@@ -237,7 +237,7 @@ def _stream(artifact: Artifact, split: str, size: int, names: Sequence[str] | No
 
     try:
         with ParquetFile(_split_file(artifact, split)) as file:
-            yield from parquet.batches(file, size, names)
+            yield from parquet.read_parquet_batches(file, size, names)
     except (ArrowException, OSError):
         artifact.check()  # a file that was changed is named as such
         raise
@@ -245,7 +245,7 @@ def _stream(artifact: Artifact, split: str, size: int, names: Sequence[str] | No
 
 def _split_file(artifact: Artifact, split: str) -> Path:
     if not has_split(artifact, split):
-        known = splits(artifact)
+        known = list_splits(artifact)
         raise UnknownName(f"the data set has no split {split!r}", hint=did_you_mean(split, known))
     return artifact.path(f"examples/{split}.parquet")
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import json_bytes, write_aside
+from luthier.core.files import json_bytes, write_atomically
 
 SUMMARY, METRICS = "summary.json", "metrics.json"
 _Number = int | float
@@ -59,7 +59,7 @@ class EvaluationMetrics(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `metrics.json` into a folder."""
-        write_aside(folder / METRICS, json_bytes(self.model_dump(mode="json", exclude_unset=True)))
+        write_atomically(folder / METRICS, json_bytes(self.model_dump(mode="json", exclude_unset=True)))
 
 
 class EvaluatedModel(BaseModel):
@@ -105,7 +105,7 @@ class EvaluationSummary(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `summary.json` into a folder."""
-        write_aside(folder / SUMMARY, json_bytes(self.as_json()))
+        write_atomically(folder / SUMMARY, json_bytes(self.as_json()))
 
     def as_json(self) -> dict[str, Any]:
         """Everything that was given or read."""

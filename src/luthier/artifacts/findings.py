@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.artifacts.dataset import splits
+from luthier.artifacts.dataset import list_splits
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
-from luthier.core.component import described
-from luthier.core.events import counted
-from luthier.core.files import write_aside
-from luthier.core.hashing import canonical
+from luthier.core.component import add_field_descriptions
+from luthier.core.events import format_counted_noun
+from luthier.core.files import write_atomically
+from luthier.core.hashing import canonical_json
 
 Severity = Literal["info", "warning", "serious"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "serious")
@@ -36,10 +36,12 @@ Cell = str | int | float | None
 
 
 class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
 
-class Number(_Plain):
+class FindingNumber(_Plain):
     """A number with its 95 % interval where it is an estimate."""
 
     value: float
@@ -78,7 +80,7 @@ class Finding(_Plain):
     """What was found, in plain words."""
     rows: int = 0
     """Rows that it is about; `rows.parquet` names them."""
-    numbers: dict[str, Number] = {}
+    numbers: dict[str, FindingNumber] = {}
     """By the name that a gate's rule uses."""
     hint: str = ""
     """What to do about it."""
@@ -108,32 +110,31 @@ class Findings(_Plain):
         """In plain words, whether the data are fit to train on."""
         serious, warnings = self.of("serious"), self.of("warning")
         if serious:
-            return (
-                f"The data are not fit to train on yet; {counted(len(serious), 'serious finding')}: {_titles(serious)}."
-            )
+            count = format_counted_noun(len(serious), "serious finding")
+            return f"The data are not fit to train on yet; {count}: {_titles(serious)}."
         if self.rows < FEWEST_ROWS:
-            return (
-                f"The data are not fit to train on yet: {counted(self.rows, 'row')}, at least {FEWEST_ROWS} are needed."
-            )
+            count = format_counted_noun(self.rows, "row")
+            return f"The data are not fit to train on yet: {count}, at least {FEWEST_ROWS} are needed."
         if warnings:
             verb = "deserves" if len(warnings) == 1 else "deserve"
-            return (
-                f"The data are fit to train on; {counted(len(warnings), 'finding')} {verb} a look: {_titles(warnings)}."
-            )
+            count = format_counted_noun(len(warnings), "finding")
+            return f"The data are fit to train on; {count} {verb} a look: {_titles(warnings)}."
         return "No problems were found in the data."
 
     @property
-    def numbers(self) -> dict[str, Number]:
+    def numbers(self) -> dict[str, FindingNumber]:
         """Every number by the name that a gate's rule uses."""
         found = {name: number for finding in self.findings for name, number in finding.numbers.items()}
         for name, severity in COUNTS.items():
             least = SEVERITIES.index(severity)
             count = sum(SEVERITIES.index(finding.severity) >= least for finding in self.findings)
-            found[name] = Number(value=count, about=f"findings that are {severity} or worse", rows=self.looked_at)
+            found[name] = FindingNumber(
+                value=count, about=f"findings that are {severity} or worse", rows=self.looked_at
+            )
         return found
 
 
-class Mark(NamedTuple):
+class FlaggedRow(NamedTuple):
     """One row that a finding is about."""
 
     finding: str
@@ -145,11 +146,11 @@ class Mark(NamedTuple):
     """What is said of this row."""
 
 
-def write_findings(folder: Path, findings: Findings, marks: Sequence[Mark]) -> None:
+def write_findings(folder: Path, findings: Findings, marks: Sequence[FlaggedRow]) -> None:
     """Write both files; marks keep their order."""
     import polars as pl
 
-    write_aside(folder / FILE, (findings.model_dump_json(indent=1) + "\n").encode())
+    write_atomically(folder / FILE, (findings.model_dump_json(indent=1) + "\n").encode())
     columns = {"finding": pl.String, "id": pl.String, "split": pl.String, "score": pl.Float64, "note": pl.String}
     pl.DataFrame(marks, schema=columns, orient="row").write_parquet(folder / ROWS, statistics=False)
 
@@ -159,12 +160,12 @@ def read_findings(artifact: Artifact) -> Findings:
     return Findings.model_validate(artifact.read_json(FILE))
 
 
-def read_marks(artifact: Artifact) -> Iterator[Mark]:
+def read_flagged_rows(artifact: Artifact) -> Iterator[FlaggedRow]:
     """The rows of all findings, those of one finding together."""
     import polars as pl
 
     for row in pl.read_parquet(artifact.path(ROWS)).iter_rows():
-        yield Mark(*row)
+        yield FlaggedRow(*row)
 
 
 def _titles(findings: Sequence[Finding]) -> str:
@@ -174,10 +175,12 @@ def _titles(findings: Sequence[Finding]) -> str:
 PROBED = "probes.jsonl"
 
 
-class Probed(BaseModel):
+class ProbeRow(BaseModel):
     """One thing that was asked of one model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     probe: str
     """Kind of the probe."""
@@ -197,18 +200,18 @@ class Probed(BaseModel):
     """The row's own number, such as a shift of the score."""
 
 
-def write(rows: Sequence[Probed]) -> bytes:
+def dump_probe_rows(rows: Sequence[ProbeRow]) -> bytes:
     """Rows as JSON lines."""
-    lines = [canonical(row.model_dump(mode="json", exclude_defaults=True)) for row in rows]
+    lines = [canonical_json(row.model_dump(mode="json", exclude_defaults=True)) for row in rows]
     return "".join(line + "\n" for line in lines).encode()
 
 
-def read(evaluation: Artifact) -> Iterator[Probed]:
+def read_probe_rows(evaluation: Artifact) -> Iterator[ProbeRow]:
     """The rows of an evaluation; none when its probes asked nothing."""
     if not any(entry.path == PROBED for entry in evaluation.manifest.files):
         return
     with evaluation.path(PROBED).open(encoding="utf-8") as file:
-        yield from (Probed.model_validate(json.loads(line)) for line in file)
+        yield from (ProbeRow.model_validate(json.loads(line)) for line in file)
 
 
 EVENTS = "events.parquet"
@@ -238,16 +241,16 @@ class DroppedRow(NamedTuple):
     @property
     def location(self) -> str:
         """File and line, and the row where a spreadsheet counts another one."""
-        return place_in_file(self.file, self.line, self.row)
+        return format_file_location(self.file, self.line, self.row)
 
 
-def place_in_file(file: str | None, line: int | None, row: int | None = None) -> str:
+def format_file_location(file: str | None, line: int | None, row: int | None = None) -> str:
     """`rows.csv:17`, or `rows.csv:17 (row 12)` where a spreadsheet calls the line another row."""
     where = file or "" if line is None else f"{file}:{line}"
     return where if row is None else f"{where} (row {row})"
 
 
-def read_dropped(artifact: Artifact, first: int | None = None) -> list[DroppedRow]:
+def read_dropped_rows(artifact: Artifact, first: int | None = None) -> list[DroppedRow]:
     """All rows that were left out, or the first of each reason: the most frequent reason first, then by place."""
     import polars as pl
 
@@ -284,9 +287,9 @@ def _places(artifact: Artifact, ids: Iterable[str]) -> dict[str, str]:
 
     wanted_ids = list(ids)
     found: dict[str, str] = {}
-    for name in (EVENTS, *(f"examples/{split}.parquet" for split in splits(artifact))):
+    for name in (EVENTS, *(f"examples/{split}.parquet" for split in list_splits(artifact))):
         if wanted_ids:
             rows = pl.scan_parquet(artifact.path(name)).filter(pl.col("id").is_in(wanted_ids)).collect()
             for one in rows.iter_rows(named=True):
-                found[one["id"]] = place_in_file(one["file"], one["line"], one.get("row"))
+                found[one["id"]] = format_file_location(one["file"], one["line"], one.get("row"))
     return found

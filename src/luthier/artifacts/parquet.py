@@ -13,13 +13,13 @@ BATCH_BYTES = 32 << 20
 """What the rows of one batch may take, told from the mean of their row group."""
 
 
-def batches(
+def read_parquet_batches(
     file: ParquetFile, rows: int, columns: Sequence[str] | None = None, kept: ParquetFile | None = None
 ) -> Iterator[pa.RecordBatch]:
     """All rows in order, at most so many at once; a batch never spans two row groups.
 
     What a file of a stranger takes is told by the longest texts that stand once for many rows, too: `kept` is the same
-    file `with_dictionaries`.
+    file `reopen_with_dictionary_columns`.
     """
     for group in range(file.metadata.num_row_groups):
         row_group = file.metadata.row_group(group)
@@ -30,7 +30,7 @@ def batches(
         yield from file.iter_batches(size, row_groups=[group], columns=list(columns) if columns else None)
 
 
-def with_dictionaries(source: BinaryIO, file: ParquetFile) -> ParquetFile:
+def reopen_with_dictionary_columns(source: BinaryIO, file: ParquetFile) -> ParquetFile:
     """The same file, of whose texts each that stands for many rows is read once."""
     from pyarrow.parquet import ParquetFile
 

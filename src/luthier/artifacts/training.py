@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import json_bytes, write_aside
+from luthier.core.files import json_bytes, write_atomically
 
 TUNED_CARD = "training.json"
 _Number = int | float
@@ -69,13 +69,13 @@ class TrainingRecord(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Write `training.json` into a folder."""
-        write_aside(folder / TUNED_CARD, json_bytes(self.as_json()))
+        write_atomically(folder / TUNED_CARD, json_bytes(self.as_json()))
 
     def as_json(self) -> dict[str, Any]:
         """Everything that was given or read, by name."""
         return dict(sorted(self.model_dump(mode="json", exclude_unset=True).items()))
 
 
-def kind_of(part: Part) -> str:
+def kind_of_part(part: Part) -> str:
     """The kind of a part of a training; empty where it is not said."""
     return str(part.get("kind", "")) if isinstance(part, Mapping) else part

@@ -11,15 +11,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
-from luthier.core.component import described
-from luthier.core.hashing import canonical, digest_of
+from luthier.core.component import add_field_descriptions
+from luthier.core.hashing import canonical_json, digest_of
 
 Role = Literal["system", "user", "assistant", "tool"]
 ExampleKind = Literal["chat", "completion", "label", "preference", "rating", "tool"]
 
 
 class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
 
 class ToolCall(_Plain):
@@ -100,20 +100,20 @@ def prompt_of(example: Example) -> tuple[Message, ...]:
 
 def answer_of(example: Example) -> str:
     """What the last assistant turn says, its calls included."""
-    return spelled_out(example.messages[-1]) if example.messages[-1].role == "assistant" else ""
+    return render_message_text(example.messages[-1]) if example.messages[-1].role == "assistant" else ""
 
 
-def question_of(example: Example) -> str:
+def user_text_of(example: Example) -> str:
     """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
-    return user_text(prompt_of(example))
+    return join_user_turns(prompt_of(example))
 
 
-def user_text(messages: Iterable[Message]) -> str:
+def join_user_turns(messages: Iterable[Message]) -> str:
     """The same of a conversation that waits for its answer."""
     return "\n".join(message.content for message in messages if message.role != "system")
 
 
-def spelled_out(message: Message) -> str:
+def render_message_text(message: Message) -> str:
     """What a turn says: its text, and the calls that it makes as Hermes and Qwen write them (`<tool_call>{…}`)."""
     if not message.tool_calls:
         return message.content
@@ -126,7 +126,7 @@ NOTHING = "N/A"
 """What stands in the user's place when a label's prior is measured (Zhao et al. 2021, contextual calibration)."""
 
 
-def emptied(messages: Sequence[Message]) -> tuple[Message, ...]:
+def blank_last_user_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The same messages with nothing in the last user turn."""
     last = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
     return tuple(
@@ -135,7 +135,7 @@ def emptied(messages: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
-def said_for(labels: Iterable[str], examples: Iterable[Example]) -> dict[str, str]:
+def answer_text_by_label(labels: Iterable[str], examples: Iterable[Example]) -> dict[str, str]:
     """What the assistant says for each label: the most frequent text among the rows that bear it, else its name."""
     texts: dict[str, Counter[str]] = defaultdict(Counter)
     for example in examples:
@@ -148,7 +148,7 @@ def _most_frequent(texts: Counter[str]) -> str:
     return min(texts, key=lambda text: (-texts[text], text))
 
 
-def as_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def messages_to_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Messages as OpenAI's chat API takes them; reasoning is left out."""
     return [_as_openai(message) for message in messages]
 
@@ -158,7 +158,7 @@ def _as_openai(message: Message) -> dict[str, Any]:
         {
             "id": call.id or f"call_{number}",
             "type": "function",
-            "function": {"name": call.name, "arguments": canonical(call.arguments)},
+            "function": {"name": call.name, "arguments": canonical_json(call.arguments)},
         }
         for number, call in enumerate(message.tool_calls)
     ]

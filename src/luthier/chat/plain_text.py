@@ -23,13 +23,15 @@ class LoglikelihoodPair(NamedTuple):
     """Tokens that were left out at the beginning, because the model reads no more at once."""
 
 
-def plain_ids(text: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
+def encode_plain_texts(text: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
     """The ids of texts as they stand, each after what the tokenizer puts in front of any text (BOS, or nothing)."""
     front = _front(text)
     return [[*front, *ids] for ids in _bare(text, texts)]
 
 
-def pairs(text: ChatTokenizer, requests: Sequence[tuple[str, str]], limit: int) -> list[LoglikelihoodPair]:
+def encode_loglikelihood_pairs(
+    text: ChatTokenizer, requests: Sequence[tuple[str, str]], limit: int
+) -> list[LoglikelihoodPair]:
     """For each text and what follows it: the ids of both, at most `limit` to be read.
 
     The ids of what follows are those that it has in the whole: the whole's after the first text's own. An empty text
@@ -37,32 +39,32 @@ def pairs(text: ChatTokenizer, requests: Sequence[tuple[str, str]], limit: int) 
     """
     parted = [_parted(before, after) for before, after in requests]
     distinct = dict.fromkeys(one for before, after in parted for one in (before, before + after) if one)
-    ids = dict(zip(distinct, plain_ids(text, list(distinct)), strict=True))
+    ids = dict(zip(distinct, encode_plain_texts(text, list(distinct)), strict=True))
     alone = dict.fromkeys(after for before, after in parted if not before)
     bare = dict(zip(alone, _bare(text, list(alone)), strict=True))
     return [
         _fitting(ids[before], ids[before + after][len(ids[before]) :], limit)
         if before
-        else _from_nothing(bare[after], begin_id(text), limit)
+        else _from_nothing(bare[after], bos_or_eos_id(text), limit)
         for before, after in parted
     ]
 
 
-def windows(text: ChatTokenizer, whole: str, limit: int) -> list[LoglikelihoodPair]:
+def encode_rolling_windows(text: ChatTokenizer, whole: str, limit: int) -> list[LoglikelihoodPair]:
     """A text of any length in windows of at most `limit` tokens, so that each of its tokens is asked exactly once.
 
     The first begins after one token (BOS, or EOS where there is none). The last overlaps the one before it, so that
     its tokens have as much before them as there is room for.
     """
-    ids = plain_ids(text, [whole])[0]
-    found = [LoglikelihoodPair([begin_id(text)], ids[:limit])] if ids else []
+    ids = encode_plain_texts(text, [whole])[0]
+    found = [LoglikelihoodPair([bos_or_eos_id(text)], ids[:limit])] if ids else []
     for start in range(limit, len(ids), limit):
         end = min(start + limit, len(ids))
         found.append(LoglikelihoodPair(ids[end - limit - 1 : start], ids[start:end]))
     return found
 
 
-def begin_id(text: ChatTokenizer) -> int:
+def bos_or_eos_id(text: ChatTokenizer) -> int:
     """What stands before a text that nothing stands before."""
     tokenizer = text.tokenizer
     found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -46,7 +46,7 @@ def pair_of(example: Example) -> PreferencePair | str:
     prompt = prompt_of(example)
     if len(prompt) == len(example.messages):
         return "it has no preferred answer"
-    chosen, turns = example.messages[-1], turns_of(example.meta[name])
+    chosen, turns = example.messages[-1], parse_answer_turns(example.meta[name])
     if turns is None or not turns or turns[-1].role != "assistant":
         return f"its {name!r} is neither text nor a conversation that ends with the assistant"
     if not _follows(turns, prompt):
@@ -74,11 +74,11 @@ def rejected_share(examples: Sequence[Example]) -> float:
     return sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
 
 
-def with_plain_rejected(messages: Sequence[Message], meta: dict[str, Any]) -> dict[str, Any]:
+def strip_prompt_from_rejected(messages: Sequence[Message], meta: dict[str, Any]) -> dict[str, Any]:
     """A row's columns, with the answer alone where the other side of a pair repeats the whole conversation: what is
     edited later in the prompt then needs no second edit."""
     for name in REJECTED:
-        turns = turns_of(meta[name]) if meta.get(name) is not None else None
+        turns = parse_answer_turns(meta[name]) if meta.get(name) is not None else None
         plain = (
             turns is not None and len(turns) > 1 and turns[-1] == Message(role="assistant", content=turns[-1].content)
         )
@@ -104,7 +104,7 @@ def rejected_texts(value: Any, roles: Sequence[str], path: str = "") -> Iterator
                 yield from rejected_texts(item, roles, f"{path}/{index}")
 
 
-def wanted_of(example: Example, column: str = WANTED) -> bool | None:
+def desirable_label_of(example: Example, column: str = WANTED) -> bool | None:
     """The yes or no that an answer was given; None when there is none."""
     value = example.meta.get(column)
     key = value.strip().lower() if isinstance(value, str) else value
@@ -113,7 +113,7 @@ def wanted_of(example: Example, column: str = WANTED) -> bool | None:
     return _YES[key] if key in _YES else _NO.get(key)
 
 
-def number_of(example: Example, column: str) -> float | None:
+def column_number_of(example: Example, column: str) -> float | None:
     """The number in a column, such as by how much the one answer is better; None when there is none."""
     value = example.meta.get(column)
     if value is None or isinstance(value, bool):
@@ -124,7 +124,7 @@ def number_of(example: Example, column: str) -> float | None:
         return None
 
 
-def transcript(text: str) -> tuple[Message, ...] | None:
+def parse_hh_transcript(text: str) -> tuple[Message, ...] | None:
     """The turns of a conversation written as `Human: …` and `Assistant: …` in paragraphs (Anthropic's HH); None for
     other text."""
     pieces = _SPEAKER.split(text.strip())
@@ -135,10 +135,10 @@ def transcript(text: str) -> tuple[Message, ...] | None:
     return tuple(Message(role=roles[who], content=content.strip()) for who, content in pairs)
 
 
-def turns_of(value: Any) -> tuple[Message, ...] | None:
+def parse_answer_turns(value: Any) -> tuple[Message, ...] | None:
     """What stands in a cell as turns: text is one answer, unless it is a whole transcript; None for anything else."""
     if isinstance(value, str):
-        return transcript(value) or (Message(role="assistant", content=value),)
+        return parse_hh_transcript(value) or (Message(role="assistant", content=value),)
     if isinstance(value, Mapping):
         value = value.get("messages", [value])
     if not isinstance(value, Sequence):

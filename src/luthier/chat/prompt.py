@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.chat.messages import Message, as_openai
+from luthier.chat.messages import Message, messages_to_openai
 from luthier.core.artifact import Artifact
-from luthier.core.component import described
-from luthier.core.files import write_aside
+from luthier.core.component import add_field_descriptions
+from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 
 PROMPT_FILE = "prompt.json"
@@ -26,7 +26,7 @@ PROMPT_FILE = "prompt.json"
 class PromptPrefix(BaseModel):
     """An instruction and examples; empty, it changes nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     instruction: str | None = None
     """The system message that takes the place of a conversation's own; empty: there is none; None: its own stays."""
@@ -53,19 +53,19 @@ class PromptPrefix(BaseModel):
         own system message; None when it is empty."""
         if self == PromptPrefix():
             return None
-        messages = as_openai([*self._system(()), *self.shown])
+        messages = messages_to_openai([*self._system(()), *self.shown])
         return {"messages": messages, "system": "kept" if self.instruction is None else "replaced"}
 
     def save(self, folder: Path) -> None:
         """Write `prompt.json`; settings that change nothing are left out."""
         settings = self.model_dump(mode="json", exclude_defaults=True)
         text = json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False)
-        write_aside(folder / PROMPT_FILE, (text + "\n").encode())
+        write_atomically(folder / PROMPT_FILE, (text + "\n").encode())
 
     @classmethod
     def of(cls, model: Artifact) -> PromptPrefix:
         """The prompt with which a model is asked: its own, else that of the model it was made from, else none."""
-        if is_prompted(model):
+        if is_prompt_artifact(model):
             return cls.model_validate(model.read_json(PROMPT_FILE))
         return cls.of(model.parent("model")) if "model" in model.manifest.inputs else cls()
 
@@ -75,6 +75,6 @@ class PromptPrefix(BaseModel):
         return (Message(role="system", content=self.instruction),) if self.instruction else ()
 
 
-def is_prompted(model: Artifact) -> bool:
+def is_prompt_artifact(model: Artifact) -> bool:
     """Whether the artifact is a prompt in front of another model, without weights of its own."""
     return any(entry.path == PROMPT_FILE for entry in model.manifest.files)

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from luthier.chat.messages import Message
-from luthier.chat.spans import Part, RenderedSegment, pieces_of
-from luthier.chat.template import CALL_PROBE, TOOL_PROBE, ChatTemplateError, Forms, JinjaChatTemplate
-from luthier.chat.template_guard import Control, Guard
+from luthier.chat.spans import Part, RenderedSegment, map_rendered_segments
+from luthier.chat.template import CALL_PROBE, TOOL_PROBE, ChatTemplateError, JinjaChatTemplate, TemplateProber
+from luthier.chat.template_guard import GuardedEncoder, SpecialTokenSpan
 from luthier.core.errors import ModelError, SourceLocation
 
 Learn = Literal["last", "all"] | Callable[[Message], bool]
@@ -33,12 +33,12 @@ class AssistantTurn:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedChat:
     """The text of a conversation, and what is what in it. All places count characters of `text`."""
 
     text: str
     pieces: tuple[RenderedSegment, ...]
-    controls: tuple[Control, ...]
+    controls: tuple[SpecialTokenSpan, ...]
     """The special tokens that the template wrote."""
     turns: tuple[AssistantTurn, ...]
     dropped: tuple[str, ...]
@@ -51,7 +51,7 @@ class _Ground(NamedTuple):
     text: str
     pieces: tuple[RenderedSegment, ...]
     dropped: tuple[tuple[int, Part], ...]
-    controls: list[Control]
+    controls: list[SpecialTokenSpan]
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,31 @@ class ChatRenderer:
     """Renders conversations with one template and finds their turns; `guard` knows which texts are special tokens."""
 
     template: JinjaChatTemplate
-    guard: Guard
+    guard: GuardedEncoder
 
     @cached_property
-    def forms(self) -> Forms:
+    def forms(self) -> TemplateProber:
         """The form in which the template wants its messages."""
-        return Forms(self.template)
+        return TemplateProber(self.template)
 
-    def render(self, messages: Sequence[Message], tools: Tools = (), learn: Learn = "last") -> Rendered:
+    def render(self, messages: Sequence[Message], tools: Tools = (), learn: Learn = "last") -> RenderedChat:
         """The whole conversation, with the turns to learn."""
         ground = self._ground(messages, tools, prompt=False)
-        turn_indices = wanted_turns(messages, learn)
+        turn_indices = find_trained_turns(messages, learn)
         turns = tuple(self._turn(ground, messages, tools, number) for number in turn_indices)
         _check_shown(ground, turn_indices)
-        return Rendered(ground.text, ground.pieces, tuple(ground.controls), turns, _told(ground.dropped))
+        return RenderedChat(ground.text, ground.pieces, tuple(ground.controls), turns, _told(ground.dropped))
 
-    def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> Rendered:
+    def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> RenderedChat:
         """The conversation so far, ready for the model's answer."""
         ground = self._ground(messages, tools, prompt=True)
-        return Rendered(ground.text, ground.pieces, tuple(ground.controls), (), _told(ground.dropped))
+        return RenderedChat(ground.text, ground.pieces, tuple(ground.controls), (), _told(ground.dropped))
 
     @cached_property
     def end(self) -> str:
         """The special tokens that end an assistant turn, as the template writes them; empty if it writes none."""
         probe = (Message(role="user", content="qzvkasked"), Message(role="assistant", content="qzvkanswered"))
-        run: list[Control] = []
+        run: list[SpecialTokenSpan] = []
         ground = self._ground(probe, (), prompt=False)
         for one in self._specials(ground, _edge(ground, 1, 0)):
             if run and run[-1].end != one.start:
@@ -104,7 +104,7 @@ class ChatRenderer:
     def _ground(self, messages: Sequence[Message], tools: Tools, *, prompt: bool) -> _Ground:
         text = self.template.render(self.forms.turns(messages), tools, prompt=prompt)
         special = self.guard.holds_special
-        pieces, dropped = pieces_of(self.forms, messages, tools, text, prompt=prompt, special=special)
+        pieces, dropped = map_rendered_segments(self.forms, messages, tools, text, prompt=prompt, special=special)
         controls = self.guard.controls(text, pieces, [message.role for message in messages])
         return _Ground(text, pieces, dropped, controls)
 
@@ -145,7 +145,7 @@ class ChatRenderer:
         except ChatTemplateError:
             return None
 
-    def _specials(self, ground: _Ground, edge: int, bound: int | None = None) -> list[Control]:
+    def _specials(self, ground: _Ground, edge: int, bound: int | None = None) -> list[SpecialTokenSpan]:
         """The special tokens between two places."""
         end = len(ground.text) if bound is None else bound
         inside = [one for one in ground.controls if edge <= one.start and one.end <= end]
@@ -161,7 +161,7 @@ class ChatRenderer:
         return _shared(glue, ground.text[_edge(ground, len(messages) - 1, 0) :])
 
 
-def wanted_turns(messages: Sequence[Message], learn: Learn) -> list[int]:
+def find_trained_turns(messages: Sequence[Message], learn: Learn) -> list[int]:
     """Numbers of the messages that are to be learnt."""
     spoken = [number for number, message in enumerate(messages) if message.role == "assistant"]
     if learn == "last":

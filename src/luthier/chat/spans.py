@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.chat.template import ChatTemplateError, Forms, Turns
+from luthier.chat.template import ChatTemplateError, TemplateProber, Turns
 from luthier.core.errors import DataError, ModelError, SourceLocation
 
 Part = Literal["content", "thinking", "call", "name", "tool"]
@@ -42,7 +42,7 @@ class RenderedSegment:
     """Which of the texts of the conversation it is; a text that the template writes twice has two pieces."""
 
 
-class Cut(NamedTuple):
+class MarkedSpan(NamedTuple):
     """A stretch of one text to be marked, with the tags beside it that stay outside of the marks."""
 
     start: int
@@ -53,43 +53,47 @@ class Cut(NamedTuple):
     """Whether it is the reasoning within the content of an assistant turn."""
 
 
-class Mapped(NamedTuple):
+class SegmentMapping(NamedTuple):
     """What was found in a rendering, and the (message, part) of what was given and is not in it."""
 
     pieces: tuple[RenderedSegment, ...]
     dropped: tuple[tuple[int, Part], ...]
 
 
-def whole(text: str, role: str) -> list[Cut]:
+def cut_whole_text(text: str, role: str) -> list[MarkedSpan]:
     """The text as it is."""
-    return [Cut(0, len(text))] if text else []
+    return [MarkedSpan(0, len(text))] if text else []
 
 
-def core(text: str, role: str) -> list[Cut]:
+def cut_stripped_text(text: str, role: str) -> list[MarkedSpan]:
     """Without the white space around it, which many templates trim."""
     start = len(text) - len(text.lstrip())
-    return [Cut(start, len(text.rstrip()))] if text.strip() else []
+    return [MarkedSpan(start, len(text.rstrip()))] if text.strip() else []
 
 
-def thought(text: str, role: str) -> list[Cut]:
-    """Assistant turns in pieces, reasoning apart from the answer; others as in `core`."""
+def cut_reasoning_apart(text: str, role: str) -> list[MarkedSpan]:
+    """Assistant turns in pieces, reasoning apart from the answer; others as in `cut_stripped_text`."""
     if role != "assistant":
-        return core(text, role)
-    cuts: list[Cut] = []
+        return cut_stripped_text(text, role)
+    cuts: list[MarkedSpan] = []
     edge = 0
     for start, end in [match.span() for match in _THINK.finditer(text)] + [(len(text), len(text))]:
         inner = start < len(text)
-        cuts += [Cut(edge + cut.start, edge + cut.end, reasoning=inner) for cut in core(text[edge:start], role)]
+        cuts += [
+            MarkedSpan(edge + cut.start, edge + cut.end, reasoning=inner)
+            for cut in cut_stripped_text(text[edge:start], role)
+        ]
         edge = end
     return cuts
 
 
-def peeled(text: str, role: str) -> list[Cut]:
-    """As `thought`, but inside any tags at either end, for templates that look at how a text begins and ends."""
-    return [_peel(text, cut) for cut in thought(text, role)]
+def cut_inside_tags(text: str, role: str) -> list[MarkedSpan]:
+    """As `cut_reasoning_apart`, but inside any tags at either end, for templates that look at how a text begins and
+    ends."""
+    return [_peel(text, cut) for cut in cut_reasoning_apart(text, role)]
 
 
-DEPTHS = (whole, core, thought, peeled)
+DEPTHS = (cut_whole_text, cut_stripped_text, cut_reasoning_apart, cut_inside_tags)
 
 
 class _Given(NamedTuple):
@@ -97,7 +101,7 @@ class _Given(NamedTuple):
 
     message: int
     part: Part
-    cut: Cut
+    cut: MarkedSpan
     text: str
 
     def is_in(self, shown: str) -> bool:
@@ -110,7 +114,7 @@ class _Marker:
     """Hands out marks, and remembers which text each pair stands for."""
 
     first: int
-    cut: Callable[[str, str], list[Cut]]
+    cut: Callable[[str, str], list[MarkedSpan]]
     given: list[_Given] = field(default_factory=list)
 
     def put(self, text: str, number: int, part: Part, role: str) -> str:
@@ -123,7 +127,7 @@ class _Marker:
             edge = cut.end
         return "".join([*marked, text[edge:]])
 
-    def verbatim(self, mapped: Mapped, text: str) -> bool:
+    def verbatim(self, mapped: SegmentMapping, text: str) -> bool:
         """Whether each piece is what was given, to the letter or as JSON; marks may survive around something else."""
         return all(self.given[piece.given].is_in(text[piece.start : piece.end]) for piece in mapped.pieces)
 
@@ -146,22 +150,22 @@ class _Marker:
         return dict(marked)
 
 
-def pieces_of(
-    forms: Forms,
+def map_rendered_segments(
+    forms: TemplateProber,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
     text: str,
     *,
     prompt: bool,
     special: TextPredicate,
-) -> Mapped:
+) -> SegmentMapping:
     """The places in `text`, the rendering of `messages`, that messages supplied, in order; `ModelError` if none fits.
 
     `special` tells whether a string holds a special token: strings of the tools are marked only then.
     """
     _check_names(messages, tools, special)
     tried: list[list[_Given]] = []
-    loose: Mapped | None = None
+    loose: SegmentMapping | None = None
     for cut in DEPTHS:
         marker = _Marker(_free(text, messages), cut)
         turns = forms.turns([marker.message(message, number) for number, message in enumerate(messages)])
@@ -184,10 +188,10 @@ def pieces_of(
 
 
 def _found(
-    forms: Forms, turns: Turns, tools: Sequence[Mapping[str, Any]], marker: _Marker, text: str, prompt: bool
-) -> Mapped | None:
+    forms: TemplateProber, turns: Turns, tools: Sequence[Mapping[str, Any]], marker: _Marker, text: str, prompt: bool
+) -> SegmentMapping | None:
     if not marker.given:
-        return Mapped((), ())
+        return SegmentMapping((), ())
     try:
         marked = forms.template.render(turns, tools, prompt=prompt)
     except ChatTemplateError:
@@ -199,7 +203,7 @@ def _found(
     pieces = sorted((_piece(marker, position, text) for position in positions), key=lambda piece: piece.start)
     missing = sorted(set(range(len(marker.given))) - {number for number, _, _ in positions})
     dropped = dict.fromkeys(marker.given[number][:2] for number in missing)
-    return Mapped(tuple(pieces), tuple(dropped))
+    return SegmentMapping(tuple(pieces), tuple(dropped))
 
 
 def _pairs(marks: Iterator[re.Match[str]], first: int) -> list[tuple[int, int, int]] | None:
@@ -227,13 +231,13 @@ def _piece(marker: _Marker, position: tuple[int, int, int], text: str) -> Render
     return RenderedSegment(number, part, start, end, given)
 
 
-def _peel(text: str, cut: Cut) -> Cut:
+def _peel(text: str, cut: MarkedSpan) -> MarkedSpan:
     inside = text[cut.start : cut.end]
     lead = match[0] if (match := _OPENING.match(inside)) else ""
     trail = inside[_closing(inside, len(lead)) :]
     if len(lead) + len(trail) >= len(inside):
         return cut
-    return Cut(cut.start + len(lead), cut.end - len(trail), lead, trail, cut.reasoning)
+    return MarkedSpan(cut.start + len(lead), cut.end - len(trail), lead, trail, cut.reasoning)
 
 
 def _closing(text: str, lowest: int) -> int:

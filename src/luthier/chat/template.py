@@ -120,11 +120,11 @@ def template_of(
             where=SourceLocation(field="chat_template"),
             hint="pass one of them as template=",
         )
-    sources = {name: pinned(source, today) if today else source for name, source in named.items()}
+    sources = {name: pin_template_date(source, today) if today else source for name, source in named.items()}
     return JinjaChatTemplate(source=sources["default"], with_tools=sources.get("tool_use"), constants=constants)
 
 
-def pinned(source: str, today: date) -> str:
+def pin_template_date(source: str, today: date) -> str:
     """A template whose calls for the current date are replaced by one given day."""
 
     def written(match: re.Match[str]) -> str:
@@ -168,7 +168,7 @@ CALL_PROBE = (
 
 
 @dataclass(frozen=True)
-class Forms:
+class TemplateProber:
     """Finds out once, with short probes, the form in which a template shows everything that it is given."""
 
     template: JinjaChatTemplate
@@ -199,7 +199,7 @@ class Forms:
         answered = {"role": "assistant", "content": _content(_ANSWERED, self.parts)}
         if _THOUGHT in self._shown([user_turn, {**answered, **_thought(_THOUGHT)}]):
             return "field"
-        inline = {"role": "assistant", "content": _content(inlined(_THOUGHT, _ANSWERED), self.parts)}
+        inline = {"role": "assistant", "content": _content(join_reasoning_and_answer(_THOUGHT, _ANSWERED), self.parts)}
         return "inline" if _THOUGHT in self._shown([user_turn, inline]) else "dropped"
 
     @cached_property
@@ -233,7 +233,7 @@ class Forms:
 
     def _told(self, message: Message) -> str:
         if message.thinking and self.thinking == "inline":
-            return inlined(message.thinking, message.content)
+            return join_reasoning_and_answer(message.thinking, message.content)
         return message.content
 
     def _shown(self, turns: Turns, *, with_tool: bool = False) -> str:
@@ -243,7 +243,7 @@ class Forms:
             return ""
 
 
-def inlined(thinking: str, content: str) -> str:
+def join_reasoning_and_answer(thinking: str, content: str) -> str:
     """Reasoning and answer as one text, the way most reasoning models write them."""
     return f"<think>\n{thinking}\n</think>\n\n{content}"
 

@@ -34,7 +34,7 @@ class TokensWithOffsets(NamedTuple):
     ends: list[int]
 
 
-class Control(NamedTuple):
+class SpecialTokenSpan(NamedTuple):
     """A special token that stands in a rendering."""
 
     start: int
@@ -45,12 +45,12 @@ class EncodingRequest(NamedTuple):
     """A rendering to encode: which of its special tokens count, and the places that no token may reach across."""
 
     text: str
-    controls: Sequence[Control]
+    controls: Sequence[SpecialTokenSpan]
     walls: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
-class Guard:
+class GuardedEncoder:
     """Encodes renderings. `template` is the text of the chat template, whose literal added words are guarded too."""
 
     backend: Tokenizer
@@ -71,9 +71,9 @@ class Guard:
         """Whether a special token is spelled out somewhere in a text."""
         return self._special.search(text) is not None
 
-    def controls(self, text: str, pieces: Sequence[RenderedSegment], roles: Sequence[str]) -> list[Control]:
+    def controls(self, text: str, pieces: Sequence[RenderedSegment], roles: Sequence[str]) -> list[SpecialTokenSpan]:
         """The special tokens of a rendering that the template wrote (and the tags that an assistant may write)."""
-        found: list[Control] = []
+        found: list[SpecialTokenSpan] = []
         edge = 0
         for piece in pieces:
             found += _hits(self._any, text, edge, piece.start)
@@ -83,7 +83,7 @@ class Guard:
             edge = max(edge, piece.end)
         return found + _hits(self._any, text, edge, len(text))
 
-    def is_special(self, text: str, control: Control) -> bool:
+    def is_special(self, text: str, control: SpecialTokenSpan) -> bool:
         """Whether a control is a special token proper, not a tag."""
         return text[control.start : control.end] in self.special
 
@@ -159,8 +159,8 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(words, key=lambda word: (-len(word), word)))) or r"(?!)")
 
 
-def _hits(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[Control]:
-    return [Control(match.start(), match.end()) for match in pattern.finditer(text, start, end)]
+def _hits(pattern: re.Pattern[str], text: str, start: int, end: int) -> list[SpecialTokenSpan]:
+    return [SpecialTokenSpan(match.start(), match.end()) for match in pattern.finditer(text, start, end)]
 
 
 def _free_block(text: str) -> int:

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.chat.messages import Message
 from luthier.chat.prompt import PromptPrefix
-from luthier.chat.render import ChatRenderer, Learn, Rendered, Tools
+from luthier.chat.render import ChatRenderer, Learn, RenderedChat, Tools
 from luthier.chat.spans import Part
 from luthier.chat.template import PINNED_DAY, JinjaChatTemplate, Turns, template_of
-from luthier.chat.template_guard import Control, EncodingRequest, Guard, TokensWithOffsets
+from luthier.chat.template_guard import EncodingRequest, GuardedEncoder, SpecialTokenSpan, TokensWithOffsets
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.hashing import digest_of
-from luthier.core.system.process import no_bars
+from luthier.core.system.process import hide_transformers_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ _THINKING = {
 
 
 class MessageSpan(NamedTuple):
-    """Where a message stands: characters of `Encoded.text`, and tokens of `Encoded.ids`; ends are exclusive.
+    """Where a message stands: characters of `EncodedChat.text`, and tokens of `EncodedChat.ids`; ends are exclusive.
 
     Messages are counted in the conversation with the model's prompt in front.
     """
@@ -62,7 +62,7 @@ class MessageSpan(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
+class EncodedChat:
     """A conversation as token ids, and what is what in it."""
 
     ids: list[int]
@@ -114,7 +114,7 @@ class ChatTokenizer:
         self.before = before or PromptPrefix()
         self.template: JinjaChatTemplate = template_of(tokenizer, override=template, today=today, options=options or {})
         literal = self.template.source + (self.template.with_tools or "")
-        self._guard = Guard(tokenizer.backend_tokenizer, literal)
+        self._guard = GuardedEncoder(tokenizer.backend_tokenizer, literal)
         self._renderer = ChatRenderer(self.template, self._guard)
         added = tokenizer.added_tokens_decoder
         self._ends = {one for one in ends if one in added and added[one].special}
@@ -133,7 +133,7 @@ class ChatTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            with no_bars():
+            with hide_transformers_output():
                 tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
@@ -153,7 +153,7 @@ class ChatTokenizer:
         """Messages as the dictionaries that this model's chat template reads, for `apply_chat_template` elsewhere."""
         return self._renderer.forms.turns(self.before.wrap(messages))
 
-    def render(self, messages: Sequence[Message], tools: Tools = (), *, learn: Learn = "last") -> Rendered:
+    def render(self, messages: Sequence[Message], tools: Tools = (), *, learn: Learn = "last") -> RenderedChat:
         """The whole conversation as the one text, with the places of messages and of what is to be learnt."""
         rendered = self._renderer.render(self.before.wrap(messages), tools, learn)
         ahead = self.before.ahead(messages)
@@ -167,7 +167,7 @@ class ChatTokenizer:
         learn: Learn = "last",
         max_tokens: int | None = None,
         cut: CutRule = "prompt",
-    ) -> Encoded:
+    ) -> EncodedChat:
         """A conversation as ids; `learn` takes the last assistant turn, all of them, or those that a function says."""
         return self.encode_many([messages], [tools], learn=learn, max_tokens=max_tokens, cut=cut)[0]
 
@@ -179,7 +179,7 @@ class ChatTokenizer:
         learn: Learn = "last",
         max_tokens: int | None = None,
         cut: CutRule = "prompt",
-    ) -> list[Encoded]:
+    ) -> list[EncodedChat]:
         """Many conversations at once; `tools`, when given, has one entry for each."""
         offered = tools if tools is not None else [()] * len(conversations)
         pairs = zip(conversations, offered, strict=True)
@@ -219,11 +219,11 @@ class ChatTokenizer:
         tokens = self._guard.encode([EncodingRequest(after.text, after.controls, [end])])[0]
         return tokens.ids[bisect_left(tokens.starts, end) :]
 
-    def answer(self, messages: Sequence[Message], text: str, tools: Tools = ()) -> Encoded:
+    def answer(self, messages: Sequence[Message], text: str, tools: Tools = ()) -> EncodedChat:
         """A prompt with one given answer, of which every token is learnt (or scored)."""
         return self.answers(messages, [text], tools)[0]
 
-    def answers(self, messages: Sequence[Message], texts: Iterable[str], tools: Tools = ()) -> list[Encoded]:
+    def answers(self, messages: Sequence[Message], texts: Iterable[str], tools: Tools = ()) -> list[EncodedChat]:
         """A prompt with each of several answers, for scoring them against one another."""
         rows = [[*messages, Message(role="assistant", content=text)] for text in texts]
         return self.encode_many(rows, [tools] * len(rows))
@@ -300,7 +300,7 @@ class ChatTokenizer:
             found.append(sentence)
         return tuple(found)
 
-    def _walls(self, rendered: Sequence[Rendered], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
+    def _walls(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""
         borders = [(number, turn.start) for number, one in enumerate(rendered) for turn in one.turns]
         heads = {border: _head(rendered[border[0]], border[1]) for border in borders}
@@ -313,14 +313,14 @@ class ChatTokenizer:
         return walls
 
     def _row(
-        self, rendered: Rendered, joined: TokensWithOffsets, walls: list[int], messages: Sequence[Message]
-    ) -> Encoded:
+        self, rendered: RenderedChat, joined: TokensWithOffsets, walls: list[int], messages: Sequence[Message]
+    ) -> EncodedChat:
         tokens = self._guard.encode([EncodingRequest(rendered.text, rendered.controls, walls)])[0] if walls else joined
         loss_mask = [False] * len(tokens.ids)
         for turn in rendered.turns:
             first, end = bisect_left(tokens.starts, turn.start), bisect_left(tokens.starts, turn.end)
             loss_mask[first:end] = [True] * (end - first)
-        row = Encoded(
+        row = EncodedChat(
             ids=tokens.ids,
             loss_mask=loss_mask,
             text=rendered.text,
@@ -332,7 +332,7 @@ class ChatTokenizer:
         row = self._closed(row, rendered, len(self.before.wrap(messages)) - 1)
         return replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
 
-    def _closed(self, row: Encoded, rendered: Rendered, last: int) -> Encoded:
+    def _closed(self, row: EncodedChat, rendered: RenderedChat, last: int) -> EncodedChat:
         eos = self.tokenizer.eos_token_id
         turn = rendered.turns[-1] if rendered.turns else None
         if turn is None or turn.closed or turn.message != last or eos is None:
@@ -354,7 +354,7 @@ def _ends(folder: Path) -> list[int]:
     return [one for one in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if isinstance(one, int)]
 
 
-def _nothing(rendered: Rendered, messages: Sequence[Message]) -> str:
+def _nothing(rendered: RenderedChat, messages: Sequence[Message]) -> str:
     """Why no token of a conversation is learnt."""
     if rendered.turns:
         return "no token of an answer"
@@ -362,12 +362,12 @@ def _nothing(rendered: Rendered, messages: Sequence[Message]) -> str:
     return "no turn that is to be learnt" if spoken else "no assistant turn"
 
 
-def _head(rendered: Rendered, position: int) -> EncodingRequest:
+def _head(rendered: RenderedChat, position: int) -> EncodingRequest:
     """The rendering up to a place, from the last special token on (nothing before one changes what follows it)."""
     last = next((one for one in reversed(rendered.controls) if one.end <= position), None)
     if last is None:
         return EncodingRequest(rendered.text[:position], ())
-    return EncodingRequest(rendered.text[last.start : position], [Control(0, last.end - last.start)])
+    return EncodingRequest(rendered.text[last.start : position], [SpecialTokenSpan(0, last.end - last.start)])
 
 
 def _begins_alike(joined: TokensWithOffsets, alone: TokensWithOffsets, offset: int, head: EncodingRequest) -> bool:
@@ -385,7 +385,7 @@ def _span(message: int, part: Part, start: int, end: int, tokens: TokensWithOffs
     return MessageSpan(message, part, (start, end), (first, stop))
 
 
-def _fit(row: Encoded, limit: int | None, rule: CutRule, bos: int | None) -> Encoded:
+def _fit(row: EncodedChat, limit: int | None, rule: CutRule, bos: int | None) -> EncodedChat:
     """A row of at most `limit` tokens, cut by `rule`."""
     over = 0 if limit is None else len(row.ids) - limit
     if limit is None or over <= 0:
@@ -405,7 +405,7 @@ def _fit(row: Encoded, limit: int | None, rule: CutRule, bos: int | None) -> Enc
     return replace(cut, cut="answer" if lost else "prompt", removed=over, nothing=why)
 
 
-def _without(row: Encoded, head: int, gone: int, limit: int) -> Encoded:
+def _without(row: EncodedChat, head: int, gone: int, limit: int) -> EncodedChat:
     """A row without `gone` tokens after the first `head`, and without what then lies beyond `limit`."""
 
     def kept(items: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 The template is shown one call and the text that it makes is taken apart: what stands before the call, the object with
 the name and the arguments, what stands behind. Templates that write calls in another form than a JSON object (as XML,
-as code) are not read; `CallForm.of` says None for them.
+as code) are not read; `ToolCallFormat.of` says None for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _THOUGHT = "</think>"
 
 
 @dataclass(frozen=True)
-class CallForm:
+class ToolCallFormat:
     """One model's way to write a call: `opening {"name": …, "arguments": …} closing`."""
 
     opening: str
@@ -34,7 +34,7 @@ class CallForm:
     """Its key for the arguments."""
 
     @classmethod
-    def of(cls, text: ChatTokenizer) -> CallForm | None:
+    def of(cls, text: ChatTokenizer) -> ToolCallFormat | None:
         """The form that a model's chat template writes; None when it has none, or one that is no JSON object."""
         try:
             shown = text.render(CALL_PROBE, [TOOL_PROBE])
@@ -59,7 +59,7 @@ def _braces(text: str) -> list[int]:
     return [position for position, char in enumerate(text) if char == "{"]
 
 
-def _form(turn: str, position: int, special: Collection[str]) -> CallForm | None:
+def _form(turn: str, position: int, special: Collection[str]) -> ToolCallFormat | None:
     """The form, when the object that begins here is the call."""
     try:
         found, end = json.JSONDecoder().raw_decode(turn, position)
@@ -70,7 +70,7 @@ def _form(turn: str, position: int, special: Collection[str]) -> CallForm | None
     if not names or not arguments:
         return None
     opening = turn[:position].rpartition(_THOUGHT)[2].lstrip("\n")
-    return CallForm(opening, _without_ends(turn[end:], special), names[0], arguments[0])
+    return ToolCallFormat(opening, _without_ends(turn[end:], special), names[0], arguments[0])
 
 
 def _without_ends(closing: str, special: Collection[str]) -> str:
@@ -80,17 +80,17 @@ def _without_ends(closing: str, special: Collection[str]) -> str:
     return closing
 
 
-class Read(NamedTuple):
+class ParsedChunk(NamedTuple):
     """What of an answer is certain: plain text, then calls."""
 
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
 
 
-class CallReader:
+class ToolCallParser:
     """Parts an answer into text and calls as it is written. What turns out to be no call is text."""
 
-    def __init__(self, form: CallForm, offered: Collection[str]) -> None:
+    def __init__(self, form: ToolCallFormat, offered: Collection[str]) -> None:
         self._form, self._offered = form, offered
         self._held = ""
         """What is not certain yet."""
@@ -100,7 +100,7 @@ class CallReader:
         """Whether any text was given away."""
         self.called = False
 
-    def add(self, text: str) -> Read:
+    def add(self, text: str) -> ParsedChunk:
         """What is certain now, and was not before."""
         self._held += text
         output, calls = "", list[ToolCall]()
@@ -115,17 +115,17 @@ class CallReader:
                 calls.append(call)
         return self._read(output, calls)
 
-    def rest(self) -> Read:
+    def rest(self) -> ParsedChunk:
         """What was held back, when no more comes."""
         output, self._held, self._inside = self._held, "", False
         return self._read(output, [])
 
-    def _read(self, output: str, calls: list[ToolCall]) -> Read:
+    def _read(self, output: str, calls: list[ToolCall]) -> ParsedChunk:
         self.called = self.called or bool(calls)
         if self.called and not output.strip():
             output = ""  # what a template puts between two calls
         self._begun = self._begun or bool(output.strip())
-        return Read(output, tuple(calls))
+        return ParsedChunk(output, tuple(calls))
 
     def _plain(self) -> str:
         """Text up to where a call begins, or might."""
@@ -137,7 +137,7 @@ class CallReader:
             self._inside = True
             output, self._held = self._held[:position], self._held[position:]
             return output
-        keep = held(self._held, opening)
+        keep = partial_match_length(self._held, opening)
         output, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return output
 
@@ -175,7 +175,7 @@ class CallReader:
         return text
 
 
-def held(text: str, word: str) -> int:
+def partial_match_length(text: str, word: str) -> int:
     """How many characters at the end of a text may be the beginning of a word."""
     most = min(len(text), len(word) - 1)
     return next((count for count in range(most, 0, -1) if text.endswith(word[:count])), 0)

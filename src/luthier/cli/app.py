@@ -20,9 +20,16 @@ import typer
 
 from luthier import __version__
 from luthier.cli import artifacts, jobs, models, monitor, recipe, release, serve, traces
-from luthier.cli.output import complain, done, let_go, printing, ready, say
+from luthier.cli.output import (
+    discard_further_output,
+    flush_output,
+    guard_output_errors,
+    prepare_output_streams,
+    print_error,
+    print_line,
+)
 from luthier.core.errors import FAULT_EXIT_CODE, InputError, Interrupted, LuthierError, SourceLocation
-from luthier.core.system.process import request_stop, share_processors, wishes_end
+from luthier.core.system.process import clear_stop_requests_at_end, request_stop, set_thread_wait_policy
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
@@ -47,7 +54,7 @@ monitor.add_to(app)
 
 def _version(show_version: bool) -> None:
     if show_version:
-        say(f"luthier {__version__}")
+        print_line(f"luthier {__version__}")
         raise typer.Exit
 
 
@@ -70,28 +77,28 @@ def run_command(arguments: list[str]) -> int:
     """Run a command; returns the exit code, having printed whatever went wrong."""
     as_json = "--json" in arguments
     outcome: object = None
-    ready()
+    prepare_output_streams()
     _end_in_order()
-    share_processors()
+    set_thread_wait_policy()
     try:
-        with wishes_end(), printing() if {"--help", "-h"} & {*arguments} else nullcontext():
+        with clear_stop_requests_at_end(), guard_output_errors() if {"--help", "-h"} & {*arguments} else nullcontext():
             outcome = _command()(arguments, prog_name="luthier", standalone_mode=False)
-        done()
+        flush_output()
         return outcome if isinstance(outcome, int) else 0
     except LuthierError as error:
-        complain(error, as_json=as_json)
+        print_error(error, as_json=as_json)
         return error.exit_code
     except _ClickError as error:
-        complain(_usage(error), as_json=as_json)
+        print_error(_usage(error), as_json=as_json)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        complain(Interrupted("stopped"), as_json=as_json)
+        print_error(Interrupted("stopped"), as_json=as_json)
         return 130
     except BrokenPipeError:
-        let_go()
+        discard_further_output()
         return 0
     except Exception as error:  # noqa: BLE001  # the last door: whatever else escapes is our fault, and is kept
-        complain(_fault(error), as_json=as_json)
+        print_error(_fault(error), as_json=as_json)
         return FAULT_EXIT_CODE
 
 

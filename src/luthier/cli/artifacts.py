@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, printing, say, say_json, size, table
-from luthier.core.events import counted
+from luthier.cli.output import Json, format_bytes, guard_output_errors, print_json, print_line, print_table
+from luthier.core.events import format_counted_noun
 
 if TYPE_CHECKING:
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
 
 Word = Annotated[
     str | None,
@@ -59,40 +59,40 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a recipe's steps, a run, or one artifact: what made it, from what, and what it holds."""
-    from luthier.commands.show import describe, describe_dropped
-    from luthier.recipe.locate import Target
+    from luthier.commands.show import describe_dropped_rows, describe_target
+    from luthier.recipe.locate import CommandTarget
 
-    target = Target.read(what, overrides)
+    target = CommandTarget.read(what, overrides)
     if rendered is not None or ids:
         _show_rendered(target, rendered, ids=ids, as_json=as_json)
         return
-    shown = describe_dropped(target) if dropped else describe(target)
+    shown = describe_dropped_rows(target) if dropped else describe_target(target)
     if path:
-        say(shown.path)
+        print_line(shown.path)
     elif as_json:
-        say_json(shown.facts)
+        print_json(shown.facts)
     else:
         for line in shown.lines():
-            say(line)
+            print_line(line)
 
 
-def _show_rendered(target: Target, number: int | None, *, ids: bool, as_json: bool) -> None:
+def _show_rendered(target: CommandTarget, number: int | None, *, ids: bool, as_json: bool) -> None:
     """Print training rows as the model sees them; what is trained on is green on a terminal."""
-    from luthier.commands.show import show_rendered
+    from luthier.commands.show import show_training_rows
     from luthier.core.errors import InputError, SourceLocation
 
     if number is None:
         hint = "add --rendered 3"
         raise InputError("--ids shows the tokens of rendered rows", where=SourceLocation(field="--ids"), hint=hint)
-    shown = show_rendered(target, number, ids=ids)
+    shown = show_training_rows(target, number, ids=ids)
     if as_json:
-        say_json(shown.facts)
+        print_json(shown.facts)
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    with printing():
+    with guard_output_errors():
         for piece in shown.pieces:
             console.print(Text(piece.text, style="bold green" if piece.trained else ""), end="")
 
@@ -105,18 +105,18 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List the runs of recipes with their overrides; a run's id stands for its recipe in every command."""
-    from luthier.recipe.locate import list_runs, run_facts
+    from luthier.recipe.locate import list_runs, run_to_facts
 
     found = list_runs(recipe, limit=limit)
     if as_json:
-        say_json({"runs": [run_facts(run) for run in found]})
+        print_json({"runs": [run_to_facts(run) for run in found]})
         return
     rows = [
         (run.id, run.recipe, f"{run.started_at:%Y-%m-%d %H:%M}", run.state, shlex.join(run.overrides or []))
         for run in found
     ]
-    table(("run", "recipe", "began (UTC)", "state", "overrides"), rows)
-    say("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
+    print_table(("run", "recipe", "began (UTC)", "state", "overrides"), rows)
+    print_line("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
 
 
 def lineage(
@@ -130,14 +130,14 @@ def lineage(
 ) -> None:
     """Tell an example's story: file and line, every edit, its split, who learnt it, how models answered it."""
     from luthier.commands.lineage import trace_example
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
 
-    lineage = trace_example(example, Target.read(recipe, overrides, f"lineage {example} --recipe {{}}"))
+    lineage = trace_example(example, CommandTarget.read(recipe, overrides, f"lineage {example} --recipe {{}}"))
     if as_json:
-        say_json(lineage.facts)
+        print_json(lineage.facts)
         return
     for line in lineage.lines():
-        say(line)
+        print_line(line)
 
 
 def compare(
@@ -154,15 +154,15 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare evaluations or files of predictions (paired, on the same rows; the first with each), or two data sets."""
-    from luthier.recipe.compare import compare_all
-    from luthier.recipe.locate import Target
+    from luthier.recipe.compare import compare_targets
+    from luthier.recipe.locate import CommandTarget
 
-    found = compare_all(Target.read_all([first, second, *(more or ())], "compare"), metric or ())
+    found = compare_targets(CommandTarget.read_all([first, second, *(more or ())], "compare"), metric or ())
     if as_json:
-        say_json(found.facts)
+        print_json(found.facts)
         return
     for line in found.lines():
-        say(line)
+        print_line(line)
 
 
 def chat(
@@ -179,16 +179,16 @@ def chat(
 ) -> None:
     """Talk with a model: one prompt, or line by line."""
     from luthier.commands.chat import open_chat
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
 
-    target = Target.read(model, overrides, "chat {}")
+    target = CommandTarget.read(model, overrides, "chat {}")
     session = open_chat(target, system=system, max_tokens=max_tokens, temperature=temperature)
     for warning in session.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     if prompt is not None or as_json:
         question = prompt if prompt is not None else sys.stdin.read().strip()
         answer = session.ask(question)
-        say_json({"model": session.name, "prompt": question, "answer": answer}) if as_json else say(answer)
+        print_json({"model": session.name, "prompt": question, "answer": answer}) if as_json else print_line(answer)
         return
     for note in session.notes:
         sys.stderr.write(note + "\n")
@@ -210,7 +210,7 @@ def _converse(answer_in_pieces: Callable[[str], Iterator[str]]) -> None:
         for piece in answer_in_pieces(line.strip()):
             sys.stdout.write(piece)
             sys.stdout.flush()
-        say("")
+        print_line("")
 
 
 def rate(
@@ -230,30 +230,30 @@ def rate(
 ) -> None:
     """Judge models' answers blind, one after the other; or by files. The recipe's step `human_ratings` takes them
     up."""
-    from luthier.commands.rate import converse, open_sitting
+    from luthier.commands.rate import open_rating_session, run_rating_session
 
-    sitting = open_sitting(what)
+    sitting = open_rating_session(what)
     if read is not None:
-        sys.stderr.write(f"{counted(sitting.take(read), 'judgment')} taken from {read}\n")
+        sys.stderr.write(f"{format_counted_noun(sitting.take(read), 'judgment')} taken from {read}\n")
     if sheet is not None:
         items = sitting.sheet(sitting.judge(name), sheet)
-        say_json({"sheet": str(sheet), "items": items}) if as_json else say(
-            f"wrote {sheet}: {counted(items, 'item')} to judge"
+        print_json({"sheet": str(sheet), "items": items}) if as_json else print_line(
+            f"wrote {sheet}: {format_counted_noun(items, 'item')} to judge"
         )
         return
     if read is None and not status and not as_json:
-        converse(sitting, sitting.judge(name), _asked, say)
+        run_rating_session(sitting, sitting.judge(name), _asked, print_line)
     progress = sitting.status()
     if not status:
         progress["file"] = str(sitting.save(to))
     if as_json:
-        say_json(progress)
+        print_json(progress)
         return
     for who, far in progress["annotators"].items():
-        say(f"{who:<16} {far['judged']} of {far['of']} judged")
+        print_line(f"{who:<16} {far['judged']} of {far['of']} judged")
     for line in (progress.get("stop"), f"judgments: {progress['file']}" if "file" in progress else None):
         if line:
-            say(line)
+            print_line(line)
 
 
 def _asked(prompt: str) -> str | None:
@@ -295,17 +295,17 @@ def export(
 ) -> None:
     """Write a data set or a model in a form that other tools read."""
     from luthier.commands.export import export_artifact
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
 
     options = ["--to", str(to), *(["--format", form] if form else [])]
-    target = Target.read(what, overrides, f"export {{}} {shlex.join(options)}")
+    target = CommandTarget.read(what, overrides, f"export {{}} {shlex.join(options)}")
     done = export_artifact(target, to, form, quant=quant, dequantize=dequantize, with_base=base)
     if as_json:
-        say_json({"to": str(to), "files": done.files, "notes": done.notes})
+        print_json({"to": str(to), "files": done.files, "notes": done.notes})
         return
     for note in done.notes:
-        say(f"  · {note}")
-    say(f"wrote {to}: {', '.join(done.files)}")
+        print_line(f"  · {note}")
+    print_line(f"wrote {to}: {', '.join(done.files)}")
 
 
 @store_app.command("list")
@@ -315,11 +315,11 @@ def store_list(as_json: Json = False) -> None:
 
     rows = list_artifacts()
     if as_json:
-        say_json({"artifacts": rows})
+        print_json({"artifacts": rows})
         return
-    table(
+    print_table(
         ("artifact", "kind", "makes", "size", "made"),
-        [(r["artifact"][:12], r["kind"], r["makes"], size(r["bytes"]), r["made"]) for r in rows],
+        [(r["artifact"][:12], r["kind"], r["makes"], format_bytes(r["bytes"]), r["made"]) for r in rows],
     )
 
 
@@ -330,11 +330,11 @@ def store_verify(as_json: Json = False) -> int:
 
     faults, checked = verify_stores()
     if as_json:
-        say_json({"faults": faults, "artifacts": checked})
+        print_json({"faults": faults, "artifacts": checked})
     else:
         for fault in faults:
-            say(fault)
-        say(f"{checked} artifacts: {'all whole' if not faults else f'{len(faults)} faults'}")
+            print_line(fault)
+        print_line(f"{checked} artifacts: {'all whole' if not faults else f'{len(faults)} faults'}")
     return 2 if faults else 0
 
 
@@ -348,6 +348,6 @@ def store_gc(
 
     removed, freed = collect_garbage(dry_run=dry_run)
     if as_json:
-        say_json({"removed": removed, "bytes": freed})
+        print_json({"removed": removed, "bytes": freed})
         return
-    say(f"{'would remove' if dry_run else 'removed'} {len(removed)} artifacts, {size(freed)}")
+    print_line(f"{'would remove' if dry_run else 'removed'} {len(removed)} artifacts, {format_bytes(freed)}")

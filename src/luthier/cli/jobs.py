@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli.output import Json, say, say_json, table
+from luthier.cli.output import Json, print_json, print_line, print_table
 
 jobs_app = typer.Typer(
     help="Fine-tuning jobs that clients sent to `serve`: list, show, cancel.",
@@ -26,33 +26,33 @@ def jobs_list(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 20, as_json: Json = False
 ) -> None:
     """List the latest jobs of all keys."""
-    from luthier.commands.jobs.command import listed
+    from luthier.commands.jobs.command import list_latest_jobs
 
-    rows = listed(count)
+    rows = list_latest_jobs(count)
     if as_json:
-        say_json(rows)
+        print_json(rows)
         return
     names = ("id", "status", "model", "method", "key", "made", "fine_tuned_model")
-    table(names, [[row[name] or "" for name in names] for row in rows])
+    print_table(names, [[row[name] or "" for name in names] for row in rows])
 
 
 @jobs_app.command("show")
 def jobs_show(job: Id, as_json: Json = False) -> None:
     """Show one job: what was asked for, its recipe, and what happened."""
-    from luthier.commands.jobs.command import lines, shown
+    from luthier.commands.jobs.command import describe_job, format_job_lines
 
-    found = shown(job)
+    found = describe_job(job)
     if as_json:
-        say_json(found)
+        print_json(found)
         return
-    for line in lines(found):
-        say(line)
+    for line in format_job_lines(found):
+        print_line(line)
 
 
 @jobs_app.command("cancel")
 def jobs_cancel(job: Id, as_json: Json = False) -> None:
     """End a job for good, and its process."""
-    from luthier.commands.jobs.command import cancel
+    from luthier.commands.jobs.command import cancel_job
 
-    found = cancel(job)
-    say_json(found) if as_json else say(f"{job} is cancelled")
+    found = cancel_job(job)
+    print_json(found) if as_json else print_line(f"{job} is cancelled")

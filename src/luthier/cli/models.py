@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from luthier.cli.output import Json, say, say_json, table
-from luthier.core.events import counted
+from luthier.cli.output import Json, print_json, print_line, print_table
+from luthier.core.events import format_counted_noun
 
 models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,13 +48,13 @@ def predict(
     """Predict the class, or the answer, of each row of a file."""
     from luthier.core.events import RunEvents
     from luthier.core.render import choose
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
     from luthier.recipe.models import find_model
-    from luthier.recipe.predict import check_form, predict_file
+    from luthier.recipe.predict import check_prediction_format, predict_file
 
     if to is not None:
-        check_form(to)
-    name, artifact = find_model(Target.read(model, overrides, f"predict {{}} {shlex.quote(str(file))}"))
+        check_prediction_format(to)
+    name, artifact = find_model(CommandTarget.read(model, overrides, f"predict {{}} {shlex.quote(str(file))}"))
     with choose(sys.stderr) as listener:
         found = predict_file(
             artifact,
@@ -68,13 +68,13 @@ def predict(
         found.write(to)
     facts = {"model": name, "rows": len(found.predictions), "broken": found.broken, "path": str(to) if to else None}
     if as_json:
-        say_json(facts if to else {**facts, "predictions": [*found.lines()]})
+        print_json(facts if to else {**facts, "predictions": [*found.lines()]})
     elif to is not None:
-        left = f", {counted(found.broken, 'row')} left out" if found.broken else ""
-        say(f"wrote {to}: {counted(len(found.predictions), 'prediction')}{left}")
+        left = f", {format_counted_noun(found.broken, 'row')} left out" if found.broken else ""
+        print_line(f"wrote {to}: {format_counted_noun(len(found.predictions), 'prediction')}{left}")
     else:
         for line in found.lines():
-            say(json.dumps(line, ensure_ascii=False))
+            print_line(json.dumps(line, ensure_ascii=False))
 
 
 def score(
@@ -92,20 +92,20 @@ def score(
 
     found = score_file(file, metric or (), scorer or (), say=lambda text: typer.echo(text, err=True))
     if as_json:
-        say_json(found)
+        print_json(found)
         return
     rows = [
         (name, f"{m['value']:.4f}", f"{m['low']:.4f} to {m['high']:.4f}", m["signature"])
         for name, m in found["metrics"].items()
     ]
-    table(("metric", "value", "95 % interval", "signature"), rows)
+    print_table(("metric", "value", "95 % interval", "signature"), rows)
     for name, m in found["metrics"].items():
         if "note" in m:
-            say(f"{name}: {m['note']}")
+            print_line(f"{name}: {m['note']}")
     for group, inside in found.get("groups", {}).items():
         values = ", ".join(f"{name} {m['value']:.4f}" for name, m in inside["metrics"].items())
-        say(f"{group}: {counted(inside['rows'], 'row')}, {values}")
-    say(counted(found["rows"], "row"))
+        print_line(f"{group}: {format_counted_noun(inside['rows'], 'row')}, {values}")
+    print_line(format_counted_noun(found["rows"], "row"))
 
 
 @models_app.command("list")
@@ -115,9 +115,9 @@ def models_list(as_json: Json = False) -> None:
 
     rows = list_models()
     if as_json:
-        say_json({"models": rows})
+        print_json({"models": rows})
         return
-    table(
+    print_table(
         ("model", "source", "licence", "here"),
         [(r["name"], r["source"], r["licence"], "yes" if r["here"] else "") for r in rows],
     )
@@ -135,9 +135,9 @@ def models_get(
     with choose(sys.stderr, json=False) as listener:
         folder = get_model(name, RunEvents(listener))
     if as_json:
-        say_json({"model": name, "path": str(folder)})
+        print_json({"model": name, "path": str(folder)})
         return
-    say(str(folder))
+    print_line(str(folder))
 
 
 @models_app.command("describe")
@@ -153,15 +153,15 @@ def models_describe(
 
     facts = describe_model(model)
     if as_json:
-        say_json(facts)
+        print_json(facts)
         return
     for key, value in facts.items():
         if isinstance(value, dict):
-            say(f"{key.replace('_', ' ')}:")
+            print_line(f"{key.replace('_', ' ')}:")
             for inner, item in value.items():
-                say(f"  {inner:<16} {item}")
+                print_line(f"  {inner:<16} {item}")
         else:
-            say(f"{key.replace('_', ' '):<18} {value}")
+            print_line(f"{key.replace('_', ' '):<18} {value}")
 
 
 def components(
@@ -173,26 +173,32 @@ def components(
     as_json: Json = False,
 ) -> None:
     """List roles, the parts of a role, or the settings of one part; or what operators would do to your rows."""
-    from luthier.commands.components import all_roles, part_named, parts_of, role_named, settings_of
+    from luthier.commands.components import (
+        describe_role_components,
+        find_component,
+        find_component_role,
+        list_component_roles,
+        list_component_settings,
+    )
 
     if source is not None:
         _say_proposed(source, role, kind, as_json=as_json)
     elif role is None:
-        found = {name: sorted(parts_of(base)) for name, base in all_roles().items()}
-        say_json(found) if as_json else table(
+        found = {name: sorted(describe_role_components(base)) for name, base in list_component_roles().items()}
+        print_json(found) if as_json else print_table(
             ("role", "kinds"), [(name, ", ".join(kinds)) for name, kinds in found.items()]
         )
     elif kind is None:
-        rows = parts_of(role_named(role))
-        say_json(rows) if as_json else table((role, "what it does"), rows.items())
+        rows = describe_role_components(find_component_role(role))
+        print_json(rows) if as_json else print_table((role, "what it does"), rows.items())
     else:
-        part = part_named(role, kind)
-        settings = settings_of(part)
+        part = find_component(role, kind)
+        settings = list_component_settings(part)
         if as_json:
-            say_json({"role": role, "kind": kind, "about": part.__doc__, "settings": settings})
+            print_json({"role": role, "kind": kind, "about": part.__doc__, "settings": settings})
             return
-        say(f"{role} {kind}: {part.summary()}")
-        table(
+        print_line(f"{role} {kind}: {part.summary()}")
+        print_table(
             ("setting", "type", "default", "what it is"),
             [(s["name"], s["type"], s["default"], s["about"]) for s in settings],
         )
@@ -200,37 +206,37 @@ def components(
 
 def _say_proposed(source: Path, role: str | None, kind: str | None, *, as_json: bool) -> None:
     """What each operator, or one of them, would do to the rows of a file, with examples from them."""
-    from luthier.commands.components import part_named, proposed
+    from luthier.commands.components import find_component, suggest_operators
     from luthier.core.errors import InputError, SourceLocation
 
     if role != "operator":
         hint = f"luthier components operator --from {source}"
         raise InputError("`--from` shows what operators would do", where=SourceLocation(field="ROLE"), hint=hint)
-    found = proposed(source)
+    found = suggest_operators(source)
     if kind is not None:
-        part_named(role, kind)
+        find_component(role, kind)
         found = {name: one for name, one in found.items() if name == kind}
     if as_json:
-        say_json(found)
+        print_json(found)
         return
     for name, one in found.items():
-        say(f"{name}: {one['why']}")
+        print_line(f"{name}: {one['why']}")
         for change in one["examples"]:
-            say(f"  {change['before']!r} → {change['after']!r}")
+            print_line(f"  {change['before']!r} → {change['after']!r}")
     if not found:
-        say("nothing is proposed for these rows")
+        print_line("nothing is proposed for these rows")
 
 
 def doctor(as_json: Json = False) -> int:
     """Say what this machine can do, what is missing, and what to type."""
-    from luthier.commands.doctor import examine
+    from luthier.commands.doctor import run_health_checks
 
-    findings = examine()
+    findings = run_health_checks()
     if as_json:
-        say_json({"findings": [finding.as_json() for finding in findings]})
+        print_json({"findings": [finding.as_json() for finding in findings]})
     else:
         marks = {"good": "ok", "note": "note", "missing": "MISSING"}
-        table(("", "what", "found", "what to type"), [(marks[f.state], f.what, f.came, f.hint) for f in findings])
+        print_table(("", "what", "found", "what to type"), [(marks[f.state], f.what, f.came, f.hint) for f in findings])
     return 2 if any(finding.state == "missing" for finding in findings) else 0
 
 
@@ -242,26 +248,26 @@ def docs(
     as_json: Json = False,
 ) -> None:
     """Print a page of the documentation, list its pages, or search them."""
-    from luthier.commands.manual import page, pages, search_pages
+    from luthier.commands.manual import find_manual_page, load_manual_pages, search_pages
 
     if search is not None:
         found = [{"page": one.name, "title": one.title, "line": line} for one, line in search_pages(search)]
-        say_json({"pages": found}) if as_json else table(
+        print_json({"pages": found}) if as_json else print_table(
             ("page", "title", "line"), [(one["page"], one["title"], one["line"]) for one in found]
         )
     elif name is None:
-        listed = [{"page": one.name, "title": one.title} for one in pages().values()]
-        say_json({"pages": listed}) if as_json else table(
+        listed = [{"page": one.name, "title": one.title} for one in load_manual_pages().values()]
+        print_json({"pages": listed}) if as_json else print_table(
             ("page", "title"), [(one["page"], one["title"]) for one in listed]
         )
     else:
-        text = page(name).text
+        text = find_manual_page(name).text
         if as_json:
-            say_json({"page": name, "text": text})
+            print_json({"page": name, "text": text})
         elif sys.stdout.isatty():
             from rich.console import Console
             from rich.markdown import Markdown
 
             Console().print(Markdown(text))
         else:
-            say(text.rstrip("\n"))
+            print_line(text.rstrip("\n"))

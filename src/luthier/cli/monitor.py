@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, say, say_json, table
-from luthier.core.events import counted
+from luthier.cli.output import Json, print_json, print_line, print_table
+from luthier.core.events import format_counted_noun
 
 monitor_app = typer.Typer(
     help="Watch a released model: run, replay, show, test, export.", no_args_is_help=True, rich_markup_mode=None
@@ -50,20 +50,20 @@ def replay(
     """Show when each alert would have fired over a past log."""
     from luthier.commands.monitor import open_monitor
     from luthier.commands.monitor import replay as replayed
-    from luthier.commands.traces import moment
+    from luthier.commands.traces import parse_moment
 
-    found = replayed(open_monitor(recipe), log, moment(since, "--since"), moment(until, "--until"), _mutter)
+    found = replayed(open_monitor(recipe), log, parse_moment(since, "--since"), parse_moment(until, "--until"), _mutter)
     if as_json:
-        say_json(found.as_json())
+        print_json(found.as_json())
         return
     for message in found.messages:
         for number, line in enumerate(message.lines()):
-            say(f"{message.at:%Y-%m-%d %H:%M:%S} {line}" if number == 0 else f"    {line}")
+            print_line(f"{message.at:%Y-%m-%d %H:%M:%S} {line}" if number == 0 else f"    {line}")
     at_the_end = ", ".join(found.firing) or "none"
-    many = counted(len(found.messages), "message")
-    say(f"{many} over {found.requests:,} events; firing at the end: {at_the_end}")
+    many = format_counted_noun(len(found.messages), "message")
+    print_line(f"{many} over {found.requests:,} events; firing at the end: {at_the_end}")
     if found.unjoined:
-        say(f"{found.unjoined:,} pieces of feedback are about requests that the log does not hold")
+        print_line(f"{found.unjoined:,} pieces of feedback are about requests that the log does not hold")
 
 
 @monitor_app.command()
@@ -76,15 +76,15 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
 ) -> None:
     """Watch the traffic until stopped; started again, it goes on where it was."""
-    from luthier.commands.monitor import looks, open_monitor
+    from luthier.commands.monitor import open_monitor, watch_traffic
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     opened = open_monitor(recipe)
     often = "once" if once else f"every {opened.plan.every_s:g} s"
-    _mutter(f"watching {traffic or opened.traffic}: {counted(len(opened.plan.rules), 'alert')}, {often}")
-    for look in looks(opened, traffic, say=_mutter, port=port, once=once):
+    _mutter(f"watching {traffic or opened.traffic}: {format_counted_noun(len(opened.plan.rules), 'alert')}, {often}")
+    for look in watch_traffic(opened, traffic, say=_mutter, port=port, once=once):
         for message in look.messages:
-            say(message.title)
+            print_line(message.title)
         if once:
             _mutter(f"firing now: {', '.join(look.firing) or 'none'}")
 
@@ -96,13 +96,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show every number of the traffic now, and where each alert stands."""
-    from luthier.commands.monitor import open_monitor, shown
+    from luthier.commands.monitor import describe_monitor_state, open_monitor
 
-    found = shown(open_monitor(recipe), log, _mutter)
+    found = describe_monitor_state(open_monitor(recipe), log, _mutter)
     if as_json:
-        say_json(found)
+        print_json(found)
         return
-    table(
+    print_table(
         ("number", "window", "value", "95 % interval", "events"),
         [
             (
@@ -116,11 +116,11 @@ def show(
         ],
     )
     if found["alerts"]:
-        table(
+        print_table(
             ("alert", "state", "when", "limit"),
             [(one["alert"], one["state"], one["when"], f"{one['limit']:.4g}") for one in found["alerts"]],
         )
-    say(f"{found['events']:,} events")
+    print_line(f"{found['events']:,} events")
 
 
 @monitor_app.command("test")
@@ -130,14 +130,14 @@ def try_channels(
     as_json: Json = False,
 ) -> int:
     """Send a test message to every channel."""
-    from luthier.commands.monitor import open_monitor, send_test
+    from luthier.commands.monitor import open_monitor, send_test_message
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    found = list(send_test(open_monitor(recipe), channel))
+    found = list(send_test_message(open_monitor(recipe), channel))
     if as_json:
-        say_json({"channels": [{"channel": kind, "came": came} for kind, came in found]})
+        print_json({"channels": [{"channel": kind, "came": came} for kind, came in found]})
     else:
-        table(("channel", "what came of it"), found)
+        print_table(("channel", "what came of it"), found)
     return 2 if any(came != "sent" for _, came in found) else 0
 
 
@@ -149,14 +149,14 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the same alerts as Prometheus rules, and a Grafana dashboard."""
-    from luthier.commands.monitor import export_prometheus, open_monitor
+    from luthier.commands.monitor import open_monitor, write_prometheus_files
 
-    written = export_prometheus(open_monitor(recipe), to)
+    written = write_prometheus_files(open_monitor(recipe), to)
     if as_json:
-        say_json({what: [str(path) for path in written]})
+        print_json({what: [str(path) for path in written]})
         return
     for path in written:
-        say(f"wrote {path}")
+        print_line(f"wrote {path}")
 
 
 def retrain(
@@ -171,12 +171,12 @@ def retrain(
 ) -> None:
     """Watch what is released; when an alert fires, write the next recipe from what people said, run it, and release
     what passes its gate."""
-    from luthier.commands.retrain import circle_of, run_circle
+    from luthier.commands.retrain import build_retrain_loop, run_retrain_loop
     from luthier.core.render import choose
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    circle = circle_of(recipe, alias, on or ())
+    circle = build_retrain_loop(recipe, alias, on or ())
     with choose(sys.stderr, json=False) as listener:
-        for line in run_circle(circle, traffic, say=_mutter, listener=listener, once=once):
-            say(line)
+        for line in run_retrain_loop(circle, traffic, say=_mutter, listener=listener, once=once):
+            print_line(line)
             sys.stdout.flush()

@@ -14,23 +14,23 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from luthier.core.errors import LuthierError, Unwritable
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line of a command's result."""
-    with printing():
+    with guard_output_errors():
         sys.stdout.write(text + "\n")
 
 
-def say_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print a result as JSON, in letters that the output has."""
-    say(json.dumps(value, indent=1, ensure_ascii=not _has_all_letters(sys.stdout), default=str))
+    print_line(json.dumps(value, indent=1, ensure_ascii=not _has_all_letters(sys.stdout), default=str))
 
 
-def ready() -> None:
+def prepare_output_streams() -> None:
     """Let a closed output lead nowhere, and write letters that one has not (`LC_ALL=de_DE.ISO-8859-1`) as escapes."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -40,13 +40,13 @@ def ready() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def done() -> None:
+def flush_output() -> None:
     """Send what still waits to be printed; `Unwritable` where it cannot be."""
-    with printing():
+    with guard_output_errors():
         sys.stdout.flush()
 
 
-def let_go() -> None:
+def discard_further_output() -> None:
     """Print nothing more: nobody reads it, or nothing can be written there."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -56,24 +56,24 @@ def _has_all_letters(stream: TextIO) -> bool:
 
 
 @contextmanager
-def printing() -> Iterator[None]:
+def guard_output_errors() -> Iterator[None]:
     """Turn an output's refusals into one clear `Unwritable`.
 
     Where nobody reads on (`luthier run … | head -1`), the rest is printed nowhere and the command ends with its own
     code; Rich and Typer would end it with 1, as if a gate had failed.
     """
     try:
-        with writing("standard output", "let it be written elsewhere"):
+        with translate_write_errors("standard output", "let it be written elsewhere"):
             yield
     except BrokenPipeError:
-        let_go()
+        discard_further_output()
     except SystemExit as ended:
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
-        let_go()
+        discard_further_output()
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under a header; cells fold at the terminal's edge. Row by row where words would be torn to pieces."""
     from rich import box
     from rich.console import Console
@@ -88,9 +88,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         view.add_row(*row)
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
     if Measurement.get(console, console.options.update(width=10_000), view).minimum > console.width:
-        say("\n".join(_one_below_another(header, cells)))
+        print_line("\n".join(_one_below_another(header, cells)))
         return
-    with printing():
+    with guard_output_errors():
         console.print(view)
 
 
@@ -102,24 +102,24 @@ def _one_below_another(header: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         yield from (f"  {name:{wide}}  {cell}" for name, cell in zip(header[1:], others, strict=True) if cell)
 
 
-def complain(error: LuthierError, *, as_json: bool) -> None:
+def print_error(error: LuthierError, *, as_json: bool) -> None:
     """Print an error: the documented JSON shape on standard output, or a sentence on standard error; there, too, where
     nothing can be written to the other."""
     if as_json:
         try:
-            say_json(error.as_json())
-            done()
+            print_json(error.as_json())
+            flush_output()
             return
         except Unwritable:
-            let_go()
+            discard_further_output()
     sys.stderr.write(f"error: {error}\n")
     try:
-        done()
+        flush_output()
     except Unwritable:
-        let_go()  # else Python would say so once more, and end with a code of its own
+        discard_further_output()  # else Python would say so once more, and end with a code of its own
 
 
-def seconds(value: float | None) -> str:
+def format_seconds(value: float | None) -> str:
     """A duration as a person says it."""
     if value is None:
         return "?"
@@ -129,7 +129,7 @@ def seconds(value: float | None) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def size(value: float | None) -> str:
+def format_bytes(value: float | None) -> str:
     """Bytes as a person says them."""
     if value is None:
         return "?"
@@ -140,6 +140,6 @@ def size(value: float | None) -> str:
     return f"{value:.1f} GB"
 
 
-def count(value: int | None) -> str:
+def format_count(value: int | None) -> str:
     """A count with thousands apart."""
     return "?" if value is None else f"{value:,}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, count, say, say_json, seconds, size, table
+from luthier.cli.output import Json, format_bytes, format_count, format_seconds, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from luthier.recipe.planner import RecipePlan
@@ -94,11 +94,13 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
-    from luthier.commands.new import only_source, write_after, write_recipe
+    from luthier.commands.new import require_single_source, write_followup_recipe, write_recipe
 
-    source = only_source(sources or ())
+    source = require_single_source(sources or ())
     if base_recipe is not None:
-        written = write_after(name, source, base_recipe, where=where, others=(template, model, table, prompt, answer))
+        written = write_followup_recipe(
+            name, source, base_recipe, where=where, others=(template, model, table, prompt, answer)
+        )
     else:
         written = write_recipe(
             name,
@@ -111,19 +113,19 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
             answer=answer,
         )
     if as_json:
-        say_json({"recipe": str(written.path), "decisions": written.decisions, "notes": written.notes})
+        print_json({"recipe": str(written.path), "decisions": written.decisions, "notes": written.notes})
         return
-    say(f"wrote {written.path}")
+    print_line(f"wrote {written.path}")
     for note in written.notes[:_NOTES]:
-        say(f"  · {note}")
+        print_line(f"  · {note}")
     if len(written.notes) > _NOTES:
-        say(f"  · … and {len(written.notes) - _NOTES} more at the head of the recipe")
+        print_line(f"  · … and {len(written.notes) - _NOTES} more at the head of the recipe")
     for setting_path, text in written.decisions.items():
         setting = (
             setting_path if ": " in setting_path else setting_path.rpartition(".")[2]
         )  # another tool's option comes with its value
-        say(f"  · {setting}: {text}")
-    say(f"next: luthier plan {written.path}")
+        print_line(f"  · {setting}: {text}")
+    print_line(f"next: luthier plan {written.path}")
 
 
 def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> None:
@@ -132,7 +134,7 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json =
 
     what = Recipe.load(*_arguments(recipe, overrides)).plan()
     if as_json:
-        say_json(what.as_json())
+        print_json(what.as_json())
         return
     rows = []
     for step in what:
@@ -140,12 +142,12 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json =
         if cost is None:
             rows.append((step.name, step.step.kind, "cached", "", "", "", step.digest[:12]))
         else:
-            numbers = (seconds(cost.seconds), size(cost.peak_bytes), count(cost.tokens))
+            numbers = (format_seconds(cost.seconds), format_bytes(cost.peak_bytes), format_count(cost.tokens))
             rows.append((step.name, step.step.kind, "to make", *numbers, cost.how))
-    table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
-    say(f"{what.recipe.name}: {_together(what)}")
+    print_table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
+    print_line(f"{what.recipe.name}: {_together(what)}")
     for note in what.notes:
-        say(note)
+        print_line(note)
 
 
 def _together(what: RecipePlan) -> str:
@@ -154,7 +156,7 @@ def _together(what: RecipePlan) -> str:
     if not costs:
         return "everything is made"
     unknown = [name for name, cost in costs.items() if cost is None]
-    known = f"about {seconds(sum(cost or 0 for cost in costs.values()))} to make"
+    known = f"about {format_seconds(sum(cost or 0 for cost in costs.values()))} to make"
     return f"{known}, and {', '.join(unknown)}, not known yet" if unknown else known
 
 
@@ -169,17 +171,17 @@ def run(
 ) -> int:
     """Make what is not cached, then write the report."""
     from luthier.core.render import choose
-    from luthier.recipe.runner import recorded_run
+    from luthier.recipe.runner import run_and_record
     from luthier.recipe.schema import Recipe
 
     loaded = Recipe.load(*_arguments(recipe, overrides))
     with choose(sys.stderr, json=False) as listener:
-        outcome = recorded_run(loaded, listener, only or ())
+        outcome = run_and_record(loaded, listener, only or ())
     if as_json:
-        say_json(outcome.result.as_json())
+        print_json(outcome.result.as_json())
         return outcome.result.exit_code
     for line in outcome.lines():
-        say(line)
+        print_line(line)
     return outcome.result.exit_code
 
 
@@ -203,17 +205,17 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
-    from luthier.recipe.locate import Target, find_plan
-    from luthier.recipe.report import facts_as_json, report_text, tell_unmade, write_report
+    from luthier.recipe.locate import CommandTarget, find_plan
+    from luthier.recipe.report import describe_missing_steps, facts_as_json, report_text, write_report
 
-    what = find_plan(Target.read(recipe, overrides, "report {}"))
+    what = find_plan(CommandTarget.read(recipe, overrides, "report {}"))
     if as_json:
-        say_json(facts_as_json(what, compare or ()))
+        print_json(facts_as_json(what, compare or ()))
     elif to is None and form not in (None, "html"):
-        say(report_text(what, form, compare or ()).rstrip("\n"))
+        print_line(report_text(what, form, compare or ()).rstrip("\n"))
     else:
-        say(str(write_report(what, to, form, compare or ())))
-        if lacks := tell_unmade(what):
+        print_line(str(write_report(what, to, form, compare or ())))
+        if lacks := describe_missing_steps(what):
             sys.stderr.write(f"{lacks}\n")
 
 
@@ -221,7 +223,7 @@ def schema() -> None:
     """Print the JSON schema of recipes, for editors: luthier schema > recipe.schema.json."""
     from luthier.recipe.schema import HEADER, recipe_schema
 
-    say_json(recipe_schema())
+    print_json(recipe_schema())
     if sys.stdout.isatty():
         sys.stderr.write(f"save it beside a recipe and begin the recipe with: {HEADER}\n")
 
@@ -234,5 +236,5 @@ def migrate(
     from luthier.commands.migrate import migrate_recipe
 
     renamed = migrate_recipe(recipe, write=not check)
-    say("\n".join(map(str, renamed)) or "nothing to rename")
+    print_line("\n".join(map(str, renamed)) or "nothing to rename")
     return int(bool(renamed) and check)

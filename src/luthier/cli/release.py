@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from luthier.cli.output import Json, say, say_json
+from luthier.cli.output import Json, print_json, print_line
 
 if TYPE_CHECKING:
     from luthier.traces.releases import Release
@@ -52,10 +52,10 @@ def release_put(
 ) -> None:
     """Let a model answer to a name; `put` may be left out."""
     from luthier.commands import release
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
 
-    target = Target.read(model, overrides, f"release {alias} {{}}")
-    _say(release.release(alias, target, canary, shadow=shadow), as_json=as_json)
+    target = CommandTarget.read(model, overrides, f"release {alias} {{}}")
+    _say(release.release_recipe_model(alias, target, canary, shadow=shadow), as_json=as_json)
 
 
 @release_app.command("list")
@@ -63,14 +63,14 @@ def release_list(as_json: Json = False) -> None:
     """List what every name means."""
     from luthier.commands import release
 
-    found = release.listed()
+    found = release.list_aliases()
     if as_json:
-        say_json([release.shown(one) for one in found])
+        print_json([release.release_to_json(one) for one in found])
         return
     for one in found:
-        say(release.describe_release(one))
+        print_line(release.describe_release(one))
     if not found:
-        say("nothing is released yet: luthier release support@prod RECIPE:STEP")
+        print_line("nothing is released yet: luthier release support@prod RECIPE:STEP")
 
 
 @release_app.command("history")
@@ -80,10 +80,10 @@ def release_history(alias: Alias, as_json: Json = False) -> None:
 
     found = release.history(alias)
     if as_json:
-        say_json([release.shown(one) for one in found])
+        print_json([release.release_to_json(one) for one in found])
         return
     for one in found:
-        say(f"{one.at:%Y-%m-%d %H:%M:%S} {one.did:<9} {release.describe_release(one)}")
+        print_line(f"{one.at:%Y-%m-%d %H:%M:%S} {one.did:<9} {release.describe_release(one)}")
 
 
 @release_app.command("compare")
@@ -91,12 +91,12 @@ def release_compare(alias: Alias, as_json: Json = False) -> None:
     """Compare what is tried under a name with what answers to it, by what came back."""
     from luthier.commands import release
 
-    found = release.compared(alias)
+    found = release.compare_candidate(alias)
     if as_json:
-        say_json(found)
+        print_json(found)
         return
-    for line in release.difference_lines(found):
-        say(line)
+    for line in release.format_comparison_lines(found):
+        print_line(line)
 
 
 @release_app.command("promote")
@@ -119,6 +119,6 @@ def _say(found: Release, *, as_json: bool) -> None:
     from luthier.commands import release
 
     if as_json:
-        say_json(release.shown(found))
+        print_json(release.release_to_json(found))
     else:
-        say(release.describe_release(found))
+        print_line(release.describe_release(found))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.cli.output import Json, say, say_json, table
+from luthier.cli.output import Json, print_json, print_line, print_table
 
 if TYPE_CHECKING:
-    from luthier.serve.server import Listening
+    from luthier.serve.server import ListeningServer
 
 keys_app = typer.Typer(
     help="Keys with which applications come to `serve`.", no_args_is_help=True, rich_markup_mode=None
@@ -78,8 +78,8 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     as_json: Json = False,
 ) -> int:
     """Serve models by OpenAI's API until stopped; one line says where it listens."""
-    from luthier.api.doors import doors
-    from luthier.commands.serve import Jobs
+    from luthier.api.doors import build_fine_tuning_routes
+    from luthier.commands.serve import FineTuningServiceConfig
     from luthier.commands.serve import serve as serve_models
     from luthier.serve.server import ServerSettings
 
@@ -92,16 +92,16 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         traces=traces,
         keep=keep,
         pipelines=router or (),
-        jobs=Jobs(tune=tune or (), doors=doors) if jobs else None,
+        jobs=FineTuningServiceConfig(tune=tune or (), doors=build_fine_tuning_routes) if jobs else None,
         apply_training_prompt=learnt_system,
         tell=lambda listening: _tell(listening, as_json=as_json),
     )
 
 
-def _tell(listening: Listening, *, as_json: bool) -> None:
+def _tell(listening: ListeningServer, *, as_json: bool) -> None:
     """Where it listens, at once, also to a pipe."""
     facts = {"url": listening.url, "host": listening.host, "port": listening.port, "models": listening.models}
-    say(json.dumps(facts) if as_json else f"{', '.join(listening.models)} at {listening.url}; Ctrl-C stops it")
+    print_line(json.dumps(facts) if as_json else f"{', '.join(listening.models)} at {listening.url}; Ctrl-C stops it")
     sys.stdout.flush()
 
 
@@ -115,23 +115,23 @@ def keys_add(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it: it cannot be seen again."""
-    from luthier.recipe.workspace import add
+    from luthier.recipe.workspace import create_api_key
 
-    key = add(name, scope or ["infer"], requests_per_minute)
-    say_json({"name": name, "key": key}) if as_json else say(key)
+    key = create_api_key(name, scope or ["infer"], requests_per_minute)
+    print_json({"name": name, "key": key}) if as_json else print_line(key)
 
 
 @keys_app.command("list")
 def keys_list(as_json: Json = False) -> None:
     """List the keys, revoked ones too."""
-    from luthier.recipe.workspace import listed
+    from luthier.recipe.workspace import list_api_keys
 
-    rows = listed()
+    rows = list_api_keys()
     if as_json:
-        say_json({"keys": rows})
+        print_json({"keys": rows})
         return
     head = ("name", "id", "scopes", "a minute", "made (UTC)", "revoked (UTC)")
-    table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r)) for r in rows])
+    print_table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r)) for r in rows])
 
 
 def _shown(row: dict[str, object]) -> tuple[object, ...]:
@@ -142,7 +142,7 @@ def _shown(row: dict[str, object]) -> tuple[object, ...]:
 @keys_app.command("revoke")
 def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")], as_json: Json = False) -> None:
     """Let a key open nothing any more; a running server knows within a second or two."""
-    from luthier.recipe.workspace import revoke
+    from luthier.recipe.workspace import revoke_api_key
 
-    revoke(name)
-    say_json({"revoked": name}) if as_json else say(f"{name} opens nothing any more")
+    revoke_api_key(name)
+    print_json({"revoked": name}) if as_json else print_line(f"{name} opens nothing any more")

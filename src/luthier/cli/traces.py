@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, count, say, say_json, seconds
+from luthier.cli.output import Json, format_count, format_seconds, print_json, print_line
 
 traces_app = typer.Typer(
     help="Requests to served models: list, show, import, export.", no_args_is_help=True, rich_markup_mode=None
@@ -45,14 +45,14 @@ def traces_list(
 
     found = traces.list_traces(location, where, since, until, most)
     if as_json:
-        say_json([traces.as_json(entry) for entry in found])
+        print_json([traces.trace_to_json(entry) for entry in found])
         return
     for entry in found:
         trace = entry.trace
         answer = " ".join((trace.answer.content if trace.answer else trace.error).split())
-        parts = [trace.id, f"{trace.at:%m-%d %H:%M:%S}", trace.model, trace.finish, seconds(trace.latency_s)]
-        say("  ".join([*parts, traces.summary(entry.feedback)]).rstrip())
-        say(f"    {answer if len(answer) <= _WIDTH else answer[:_WIDTH] + '…'}")
+        parts = [trace.id, f"{trace.at:%m-%d %H:%M:%S}", trace.model, trace.finish, format_seconds(trace.latency_s)]
+        print_line("  ".join([*parts, traces.format_feedback_summary(entry.feedback)]).rstrip())
+        print_line(f"    {answer if len(answer) <= _WIDTH else answer[:_WIDTH] + '…'}")
 
 
 @traces_app.command("show")
@@ -64,12 +64,12 @@ def traces_show(
     """Show one request: what was asked and answered, how long it took, and what was said of it."""
     from luthier.commands import traces
 
-    entry = traces.one(location, id)
+    entry = traces.get_trace_by_id(location, id)
     if as_json:
-        say_json(traces.as_json(entry))
+        print_json(traces.trace_to_json(entry))
         return
-    for line in traces.lines(entry):
-        say(line)
+    for line in traces.format_trace_lines(entry):
+        print_line(line)
 
 
 @traces_app.command("import")
@@ -82,11 +82,11 @@ def traces_import(
     """Take in a log of another tool; the same log again adds nothing."""
     from luthier.commands import traces
 
-    taken = traces.take_log(location, file, model)
+    taken = traces.import_trace_log(location, file, model)
     if as_json:
-        say_json({"records": taken})
+        print_json({"records": taken})
         return
-    say(f"took in {count(taken)} records" if taken else "took in nothing: this log is here already")
+    print_line(f"took in {format_count(taken)} records" if taken else "took in nothing: this log is here already")
 
 
 @traces_app.command("export")
@@ -105,11 +105,11 @@ def traces_export(
     """Give requests out: as JSON lines, as OpenTelemetry's, or to a collector."""
     from luthier.commands import traces
 
-    given = traces.give_out(location, to, form, (where, since, until))
+    given = traces.export_traces(location, to, form, (where, since, until))
     if as_json:
-        say_json({"traces": given})
+        print_json({"traces": given})
         return
-    say(f"gave out {count(given)} traces to {to}")
+    print_line(f"gave out {format_count(given)} traces to {to}")
 
 
 def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be said
@@ -141,8 +141,8 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
         user=by,
         new_class=new_class,
     )
-    record = traces.opinion(location, given.feedback(datetime.now(UTC)), new_class=new_class)
+    record = traces.record_feedback(location, given.feedback(datetime.now(UTC)), new_class=new_class)
     if as_json:
-        say_json(record.model_dump(mode="json", exclude_unset=True))
+        print_json(record.model_dump(mode="json", exclude_unset=True))
         return
-    say(f"{id}: {traces.summary([record])}")
+    print_line(f"{id}: {traces.format_feedback_summary([record])}")

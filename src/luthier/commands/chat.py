@@ -6,23 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from luthier.chat.messages import Message, user_text
+from luthier.chat.messages import Message, join_user_turns
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.models.lm.base import GenerateRequest, LanguageModel
 from luthier.recipe.models import chooses_classes, find_model
-from luthier.recipe.workspace import learnt_system
+from luthier.recipe.workspace import get_training_system_message
 
 if TYPE_CHECKING:
     from luthier.models.text_classifier import TextClassifier
-    from luthier.recipe.locate import Target
+    from luthier.recipe.locate import CommandTarget
 
 SHOWN = 3
 """Classes with which a plain classifier answers."""
 
 
-class Speaker(Protocol):
+class ChatBackend(Protocol):
     """Whoever answers a conversation."""
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
@@ -30,7 +30,7 @@ class Speaker(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
+class GenerativeChatModel:
     """A language model."""
 
     lm: LanguageModel
@@ -60,17 +60,17 @@ class ClassifierChatModel:
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
         """The likeliest class, and the next ones with their probabilities."""
-        (shares,) = self.model.probabilities([user_text(turns)])
+        (shares,) = self.model.probabilities([join_user_turns(turns)])
         ranked = sorted(zip(self.model.classes, shares.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
         yield ", ".join(f"{name} ({share:.0%})" for name, share in ranked[:SHOWN])
 
 
 @dataclass(kw_only=True)
-class Session:
+class ChatSession:
     """Whoever answers, and what was said so far."""
 
     name: str
-    speaker: Speaker
+    speaker: ChatBackend
     notes: list[str]
     """What was decided for the user, and why."""
     warnings: list[str] = field(default_factory=list)
@@ -96,15 +96,17 @@ class Session:
             self.turns.append(Message(role="assistant", content=answer))
 
 
-def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
+def open_chat(
+    word: CommandTarget | str | None, *, system: str | None, max_tokens: int, temperature: float
+) -> ChatSession:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
-    from luthier.models.load import is_plain, outputs_of
+    from luthier.models.load import get_output_classes, is_text_classifier
 
     name, artifact = find_model(word)
-    if is_plain(artifact):
+    if is_text_classifier(artifact):
         notes = [f"{name}: end with Ctrl-D", "each line is answered by itself, with the likeliest classes"]
-        return Session(name=name, speaker=ClassifierChatModel.open(artifact), notes=notes, alone=True)
-    if outputs := outputs_of(artifact):
+        return ChatSession(name=name, speaker=ClassifierChatModel.open(artifact), notes=notes, alone=True)
+    if outputs := get_output_classes(artifact):
         what = f"{name} names one of {len(outputs)} classes by a sequence head and writes no text"
         raise ModelError(what, hint="`evaluate` scores it; tune with `head: label` for a model to talk with")
     before = PromptPrefix.of(artifact)
@@ -112,7 +114,7 @@ def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int,
         before = before.model_copy(update={"instruction": None})
     chooses = chooses_classes(artifact)
     speaker = _speaker(artifact, before, max_tokens, 0.0 if chooses else temperature)
-    session = Session(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
+    session = ChatSession(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
     if chooses and temperature:
         session.warnings.append(
             "--temperature changes nothing: this model was trained to answer with a class and is read greedily"
@@ -120,7 +122,7 @@ def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int,
     if before != PromptPrefix():
         shown = sum(message.role == "user" for message in before.shown)
         session.notes.append(f"in front, as chosen: {before.instruction or 'no instruction'!r} and {shown} examples")
-    if system is None and (trained_system := learnt_system(artifact)):
+    if system is None and (trained_system := get_training_system_message(artifact)):
         system = trained_system
         session.notes.append(f"system message, as in the training data: {trained_system!r}")
     if chooses:
@@ -131,10 +133,10 @@ def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int,
     return session
 
 
-def _speaker(artifact: Artifact, before: PromptPrefix, max_tokens: int, temperature: float) -> Speaker:
+def _speaker(artifact: Artifact, before: PromptPrefix, max_tokens: int, temperature: float) -> ChatBackend:
     from luthier.models.lm.local import LocalLM
     from luthier.models.lm.openai_client import EndpointLM
     from luthier.models.load import is_endpoint
 
     lm = EndpointLM.of(artifact) if is_endpoint(artifact) else LocalLM(artifact)
-    return Generation(lm=lm.with_prompt(before), max_tokens=max_tokens, temperature=temperature)
+    return GenerativeChatModel(lm=lm.with_prompt(before), max_tokens=max_tokens, temperature=temperature)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from luthier.core.component import Component, descriptions, members, roles
+from luthier.core.component import Component, components_by_kind, field_descriptions, roles_by_name
 from luthier.core.errors import SourceLocation, UnknownName, did_you_mean
 
 _BASES = (
@@ -49,16 +49,16 @@ _BASES = (
 """Modules that define a role's abstract base."""
 
 
-def all_roles() -> dict[str, type[Component]]:
+def list_component_roles() -> dict[str, type[Component]]:
     """Every role's abstract base, by the role's name."""
     for name in _BASES:
         importlib.import_module(name)
-    return roles()
+    return roles_by_name()
 
 
-def role_named(name: str) -> type[Component]:
+def find_component_role(name: str) -> type[Component]:
     """A role by its name; `UnknownName` with a suggestion."""
-    found = all_roles()
+    found = list_component_roles()
     if name not in found:
         raise UnknownName(
             f"there is no role {name!r}", where=SourceLocation(field="ROLE"), hint=did_you_mean(name, found)
@@ -66,19 +66,19 @@ def role_named(name: str) -> type[Component]:
     return found[name]
 
 
-def parts_of(role: type[Component]) -> dict[str, str]:
+def describe_role_components(role: type[Component]) -> dict[str, str]:
     """The members of a role by kind, with the first sentence of each."""
-    return {kind: part.summary() for kind, part in sorted(members(role).items())}
+    return {kind: part.summary() for kind, part in sorted(components_by_kind(role).items())}
 
 
-def settings_of(part: type[Component]) -> list[dict[str, Any]]:
+def list_component_settings(part: type[Component]) -> list[dict[str, Any]]:
     """The settings of a part: name, type, default, documentation; what a setting holds comes after it, by the name that
     an override has (`split.test`)."""
     return [row for row in _settings(part) if row["name"] != "kind"]
 
 
 def _settings(model: type[BaseModel], before: str = "") -> Iterator[dict[str, Any]]:
-    properties, about = model.model_json_schema()["properties"], descriptions(model)
+    properties, about = model.model_json_schema()["properties"], field_descriptions(model)
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
         row = {"name": before + name, "type": _type(properties[name]), "default": default}
@@ -97,16 +97,16 @@ def _held(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _held(one)
 
 
-def part_named(role: str, kind: str) -> type[Component]:
+def find_component(role: str, kind: str) -> type[Component]:
     """One part by role and kind."""
-    found = members(role_named(role))
+    found = components_by_kind(find_component_role(role))
     if kind not in found:
         where, hint = SourceLocation(field="KIND"), did_you_mean(kind, found)
         raise UnknownName(f"there is no {role} {kind!r}", where=where, hint=hint)
     return found[kind]
 
 
-def proposed(file: Path) -> dict[str, dict[str, Any]]:
+def suggest_operators(file: Path) -> dict[str, dict[str, Any]]:
     """Every operator that proposes itself for the rows of a file: settings, reason, and examples of what it changes."""
     from luthier.data.suggest.propose import propose
 

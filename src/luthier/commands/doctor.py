@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from luthier.core.files import cache_folder
 from luthier.models.cost import has_gpu
-from luthier.models.kernels.compile import compiler
-from luthier.recipe.planner import store_place
+from luthier.models.kernels.compile import find_c_compiler
+from luthier.recipe.planner import locate_store
 
 State = Literal["good", "note", "missing"]
 _NEEDED = (
@@ -47,7 +47,7 @@ class HealthCheck:
         return {"state": self.state, "what": self.what, "came": self.came, "hint": self.hint}
 
 
-def examine() -> list[HealthCheck]:
+def run_health_checks() -> list[HealthCheck]:
     """Look at Python, processor, memory, disk, libraries, package index and GPU, without loading torch."""
     return [*_machine(), *_disks(), *_libraries(), *_doors()]
 
@@ -66,7 +66,7 @@ def _machine() -> Iterator[HealthCheck]:
         "bfloat16 in hardware" if quick else "no bfloat16 in hardware: tuning runs in float32, at about half the speed"
     )
     yield HealthCheck("good" if quick else "note", "processor", came)
-    found = compiler()
+    found = find_c_compiler()
     came = found or "none: tuning in bfloat16 and writing answers take about twice as long on the CPU"
     yield HealthCheck(
         "good" if found else "note", "C compiler", came, "" if found else "Debian: apt-get install gcc libc6-dev"
@@ -92,7 +92,7 @@ def processor_flags() -> set[str]:
 
 
 def _disks() -> Iterator[HealthCheck]:
-    for what, path in (("store", store_place(Path())), ("cache", str(cache_folder()))):
+    for what, path in (("store", locate_store(Path())), ("cache", str(cache_folder()))):
         if "://" in path:
             yield HealthCheck("good", what, path)
             continue

@@ -12,12 +12,12 @@ from luthier.artifacts.findings import Findings, read_findings
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation, UnknownName, Unwritable, did_you_mean
-from luthier.core.files import STORE_ELSEWHERE, write_aside
-from luthier.models.load import is_plain
-from luthier.recipe.errors import a
-from luthier.recipe.locate import ArtifactRef, Target, find_artifact
-from luthier.recipe.models import base_model, is_base_model
-from luthier.recipe.workspace import learnt_system
+from luthier.core.files import STORE_ELSEWHERE, write_atomically
+from luthier.models.load import is_text_classifier
+from luthier.recipe.errors import add_indefinite_article
+from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact
+from luthier.recipe.models import is_base_model, open_base_model
+from luthier.recipe.workspace import get_training_system_message
 
 if TYPE_CHECKING:
     from luthier.models.export.model_card import ModelMeasures
@@ -26,7 +26,7 @@ Quant = Literal["f16", "q8_0", "q4_0"]
 ModelForm = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 
 
-class Exported(NamedTuple):
+class ArtifactExport(NamedTuple):
     """What was written, and what was found when it was checked."""
 
     files: list[str]
@@ -45,14 +45,14 @@ def _elsewhere() -> Iterator[None]:
 
 @_elsewhere()
 def export_artifact(
-    named: Target | str,
+    named: CommandTarget | str,
     to: Path,
     form: str | None,
     *,
     quant: Quant = "f16",
     dequantize: bool = False,
     with_base: bool | None = None,
-) -> Exported:
+) -> ArtifactExport:
     """Write a data set, a model or what was found in data to the folder `to`.
 
     `with_base` says whether an adapter's folder holds its base model; None: where the base has no id on the hub.
@@ -60,11 +60,11 @@ def export_artifact(
     if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
         where = SourceLocation(field="--format")
         raise UnknownName(f"there is no format {form!r}", where=where, hint=did_you_mean(form, known))
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     word, found = str(target), _find(target)
     makes = found.artifact.manifest.makes
-    able, thing = _forms(makes), a(makes)
-    if makes == "model" and is_plain(found.artifact):
+    able, thing = _forms(makes), add_indefinite_article(makes)
+    if makes == "model" and is_text_classifier(found.artifact):
         able, thing = able[-1:], "a plain classifier"
     elif makes == "model":
         able = able[:-1]
@@ -81,23 +81,25 @@ def export_artifact(
         raise InputError(what, where=SourceLocation(field=flag), hint=hint)
     notes: list[str] = []
     if makes == "dataset":
-        from luthier.data.delivery.export import export as export_data
+        from luthier.data.delivery.export import export_dataset as export_data
 
         export_data(found.artifact, to, chosen, notes.append)
         _write_card(found, to, notes)
     elif makes == "findings":
-        from luthier.data.delivery.found_rows import write_found
+        from luthier.data.delivery.found_rows import write_finding_rows
 
-        write_found(found.artifact, to)
+        write_finding_rows(found.artifact, to)
     elif makes == "judgments":
         for name in ("judgments.jsonl", "preferences.jsonl"):
-            write_aside(to / name, found.artifact.path(name).read_bytes())
+            write_atomically(to / name, found.artifact.path(name).read_bytes())
     else:
-        from luthier.models.export.checkpoint import export as export_model
+        from luthier.models.export.checkpoint import export_model_folder as export_model
 
         measures = _measures(found)
         before = (
-            None if is_plain(found.artifact) else PromptPrefix.of(found.artifact).to_openai() or _usual(found.artifact)
+            None
+            if is_text_classifier(found.artifact)
+            else PromptPrefix.of(found.artifact).to_openai() or _usual(found.artifact)
         )
         with _named(found, word):
             export_model(
@@ -106,17 +108,17 @@ def export_artifact(
             )  # fmt: skip  # `chosen` is one of `able`
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
-    return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+    return ArtifactExport(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
 
 
-def _find(target: Target) -> ArtifactRef:
+def _find(target: CommandTarget) -> ArtifactRef:
     """An artifact, or a base model by its name."""
     try:
         return find_artifact(target)
     except UnknownName:
         if not is_base_model(target.word or ""):
             raise
-        return ArtifactRef(base_model(target.plain()))
+        return ArtifactRef(open_base_model(target.plain()))
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def _named(found: ArtifactRef, word: str) -> Iterator[None]:
 def _usual(artifact: Artifact) -> dict[str, Any] | None:
     """What stood in front of every row that a model learnt, for other programs."""
     try:
-        system = learnt_system(artifact)
+        system = get_training_system_message(artifact)
     except UnknownName:
         return None  # the data set was collected since
     return {"messages": [{"role": "system", "content": system}], "system": "usual"} if system else None
@@ -143,9 +145,9 @@ def _usual(artifact: Artifact) -> dict[str, Any] | None:
 def _forms(makes: str) -> tuple[str, ...]:
     """The forms in which such an artifact goes out, the one that is meant when none is named first."""
     if makes == "dataset":
-        from luthier.data.delivery.export import forms
+        from luthier.data.delivery.export import export_formats
 
-        return forms()
+        return export_formats()
     if makes in ("findings", "judgments"):
         return ("jsonl",)
     return get_args(ModelForm) if makes == "model" else ()
@@ -153,14 +155,14 @@ def _forms(makes: str) -> tuple[str, ...]:
 
 def _write_card(found: ArtifactRef, to: Path, notes: list[str]) -> None:
     """The data card beside the rows; somebody's own README stays."""
-    from luthier.data.delivery.card import card
+    from luthier.data.delivery.card import render_dataset_card
 
-    text = card(found.artifact, found.name, _findings(found)).encode()
+    text = render_dataset_card(found.artifact, found.name, _findings(found)).encode()
     path = to / "README.md"
     if path.exists() and path.read_bytes() != text:
         notes.append("README.md is there already and was left as it is; the data card was not written")
     else:
-        write_aside(path, text)
+        write_atomically(path, text)
 
 
 def _findings(found: ArtifactRef) -> Findings | None:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.artifacts.findings import place_in_file, read_marks
+from luthier.artifacts.findings import format_file_location, read_flagged_rows
 from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.store import Store
 from luthier.data.history.lineage import children, explain_example
-from luthier.eval.predictions import answers
+from luthier.eval.predictions import find_example_answers
 from luthier.pii.keeper import TAG
-from luthier.recipe.locate import Target, find_plan
+from luthier.recipe.locate import CommandTarget, find_plan
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import recipes_here
 
@@ -70,14 +70,16 @@ def _learnt_line(training: dict[str, Any]) -> str:
         late = "it was seen after the weights that were saved" if training["seen"] else "its turn never came"
         return f"not learnt by {by}: {training['nothing'] or late}"
     cut = ", cut to fit" if training["cut"] else ""
-    return f"learnt by {by}, {counted(training['times'], 'time')}, {counted(training['tokens'], 'token')}{cut}"
+    times = format_counted_noun(training["times"], "time")
+    tokens = format_counted_noun(training["tokens"], "token")
+    return f"learnt by {by}, {times}, {tokens}{cut}"
 
 
 def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
     """Origin, messages, edits and split of an example, for a person."""
     origin = lineage["origin"]
     yield f"example {lineage['id']}, a {lineage['kind']} example" if lineage["kind"] else f"example {lineage['id']}"
-    location = place_in_file(origin["file"], origin["line"], origin.get("row"))
+    location = format_file_location(origin["file"], origin["line"], origin.get("row"))
     yield f"from {location} ({origin['source']})"
     if made := lineage["made"]:
         yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
@@ -135,10 +137,10 @@ def _dropped(drop: dict[str, Any]) -> str:
     return f"dropped by {drop['operator']}: {drop['reason']}{twin}{alike}"
 
 
-def trace_example(example: str, named: Target | Path | None) -> ExampleLineage:
+def trace_example(example: str, named: CommandTarget | Path | None) -> ExampleLineage:
     """Find an example by its id (or the beginning of it) in the data sets of a recipe with its overrides, or of a
     run."""
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     what, found = _holding(example) if target.word is None and not target.overrides else _in_recipe(example, target)
     made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
     trained_models = [row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.store)]
@@ -146,7 +148,7 @@ def trace_example(example: str, named: Target | Path | None) -> ExampleLineage:
         {"step": name, **answer.as_json()}
         for name, artifact in made
         if artifact.manifest.makes == "evaluation"
-        for answer in answers(artifact, found["id"])
+        for answer in find_example_answers(artifact, found["id"])
     ]
     doubts = [{"step": name, **mark} for name, artifact in made for mark in _doubts(artifact, found["id"])]
     made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
@@ -157,7 +159,7 @@ def trace_example(example: str, named: Target | Path | None) -> ExampleLineage:
     )
 
 
-def _in_recipe(example: str, target: Target) -> tuple[RecipePlan, dict[str, Any]]:
+def _in_recipe(example: str, target: CommandTarget) -> tuple[RecipePlan, dict[str, Any]]:
     what = find_plan(target)
     return what, _story(example, what)
 
@@ -166,11 +168,11 @@ def _holding(example: str) -> tuple[RecipePlan, dict[str, Any]]:
     """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
     nearby = recipes_here()
     if Path("recipe.yaml").is_file() or len(nearby) < 2:
-        return _in_recipe(example, Target(command=f"lineage {example} --recipe {{}}"))
+        return _in_recipe(example, CommandTarget(command=f"lineage {example} --recipe {{}}"))
     found, errors = {}, {}
     for file in nearby:
         try:
-            found[file] = _in_recipe(example, Target(str(file)))
+            found[file] = _in_recipe(example, CommandTarget(str(file)))
         except LuthierError as error:
             errors[file] = error
     if len(found) == 1:
@@ -187,7 +189,7 @@ def _holding(example: str) -> tuple[RecipePlan, dict[str, Any]]:
 def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
     """What a validation says of the example."""
     if artifact.manifest.makes == "findings":
-        for mark in read_marks(artifact):
+        for mark in read_flagged_rows(artifact):
             if mark.id == example:
                 yield {"finding": mark.finding, "score": mark.score, "note": mark.note}
 

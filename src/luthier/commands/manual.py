@@ -33,7 +33,7 @@ class Page:
         return self.text.partition("\n")[0].lstrip("# ").strip()
 
 
-def pages() -> dict[str, Page]:
+def load_manual_pages() -> dict[str, Page]:
     """Tutorials and how-to pages by name; empty where neither the wheel's nor a checkout's are there."""
     folder = next((folder for folder in _FOLDERS if (folder / "tutorial.md").is_file()), None)
     if folder is None:
@@ -42,9 +42,9 @@ def pages() -> dict[str, Page]:
     return {path.stem: Page(path.stem, path) for path in paths if path.stem != "index"}
 
 
-def page(name: str) -> Page:
+def find_manual_page(name: str) -> Page:
     """One page by name; `UnknownName` with the nearest when there is none of that name."""
-    known = pages()
+    known = load_manual_pages()
     if name not in known:
         raise UnknownName(f"there is no page {name!r}", hint=did_you_mean(name, known))
     return known[name]
@@ -53,7 +53,7 @@ def page(name: str) -> Page:
 def search_pages(words: str) -> Iterator[tuple[Page, str]]:
     """Pages that hold every word, with the first line that holds most of them."""
     terms = [word for word in re.split(r"\W+", words.casefold()) if word]
-    for one in pages().values():
+    for one in load_manual_pages().values():
         text = one.text
         if terms and all(word in text.casefold() for word in terms):
             lines = [line.strip("#*|- ").strip() for line in text.splitlines() if line.strip()]

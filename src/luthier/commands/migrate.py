@@ -5,13 +5,13 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from pathlib import Path
 
-from luthier.core.files import write_aside
-from luthier.recipe.migrate import Renamed, migrate_text
+from luthier.core.files import write_atomically
+from luthier.recipe.migrate import RenamedField, migrate_text
 from luthier.recipe.schema import Recipe
 from luthier.recipe.yaml import read_yaml
 
 
-def migrate_recipe(path: Path, *, write: bool) -> list[Renamed]:
+def migrate_recipe(path: Path, *, write: bool) -> list[RenamedField]:
     """What was renamed in a recipe (a file, or a folder with `recipe.yaml`), in order; the file is replaced whole.
 
     Raises:
@@ -22,5 +22,5 @@ def migrate_recipe(path: Path, *, write: bool) -> list[Renamed]:
     text, renamed = migrate_text(source.text, str(file), Recipe)
     if write and renamed:
         mark = BOM_UTF8 if file.read_bytes().startswith(BOM_UTF8) else b""  # which is no part of the text
-        write_aside(file, mark + text.encode())
+        write_atomically(file, mark + text.encode())
     return renamed

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
 from luthier.monitor.plan import MonitorPlan, read_plan
 from luthier.monitor.signal import SignalContext
 from luthier.monitor.steps.monitor import Monitor
 from luthier.recipe.locate import find_artifact
-from luthier.recipe.planner import RecipePlan, plan, recipe_store
+from luthier.recipe.planner import RecipePlan, build_recipe_plan, open_recipe_store
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import find_recipe
 from luthier.traces.retention import traffic_folder
@@ -63,10 +63,10 @@ def open_monitor(word: str | None = None) -> MonitorConfig:
     return _opened(found.plan, str(found.step))
 
 
-def monitor_of(recipe: Recipe) -> MonitorConfig | None:
+def find_recipe_monitor(recipe: Recipe) -> MonitorConfig | None:
     """The monitor of a recipe that was run, with its overrides; None where it has none, or more than one."""
     steps = [name for name, step in recipe.all_steps().items() if isinstance(step, Monitor)]
-    return _opened(plan(recipe, costs_of=()), steps[0]) if len(steps) == 1 else None
+    return _opened(build_recipe_plan(recipe, costs_of=()), steps[0]) if len(steps) == 1 else None
 
 
 def _opened(what: RecipePlan, name: str) -> MonitorConfig:
@@ -77,7 +77,7 @@ def _opened(what: RecipePlan, name: str) -> MonitorConfig:
         channels=step.channels,
         history_s=step.lookback,
         base=what.recipe.base,
-        kept=recipe_store(what.recipe.base).root / "monitor" / f"{what.recipe.name}.{name}",
+        kept=open_recipe_store(what.recipe.base).root / "monitor" / f"{what.recipe.name}.{name}",
     )
 
 
@@ -96,7 +96,7 @@ def _only_step(word: str | None) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replayed:
+class MonitorReplay:
     """What a monitor would have said over a log."""
 
     messages: Sequence[AlertMessage]
@@ -120,14 +120,14 @@ def replay(
     since: datetime | None = None,
     until: datetime | None = None,
     say: Say = print,
-) -> Replayed:
+) -> MonitorReplay:
     """Run the alerts over a past log (a traffic folder or JSON lines; the recipe's own traffic by default)."""
-    from luthier.traces.stream import events
+    from luthier.traces.stream import iter_trace_events
 
     watcher = opened.watcher(say)
     messages: list[AlertMessage] = []
     started_at = ended = None
-    for event in events(log or opened.traffic, since, until):
+    for event in iter_trace_events(log or opened.traffic, since, until):
         for at in watcher.looks(event.at.timestamp()):
             messages += watcher.look(at)
         watcher.add(event)
@@ -136,7 +136,7 @@ def replay(
         for at in watcher.looks(ended.timestamp() + watcher.plan.every_s):
             messages += watcher.look(at)
     firing = [name for name, state in watcher.states.items() if state.status == "firing"]
-    return Replayed(
+    return MonitorReplay(
         messages=messages,
         requests=watcher.events_seen,
         unjoined=watcher.unjoined,
@@ -146,7 +146,7 @@ def replay(
     )
 
 
-def send_test(opened: MonitorConfig, kind: str | None = None) -> Iterator[tuple[str, str]]:
+def send_test_message(opened: MonitorConfig, kind: str | None = None) -> Iterator[tuple[str, str]]:
     """Send a test message to each channel, or to those of a kind: the kind, and what came of it."""
     known = [channel.kind for channel in opened.channels]
     if kind is not None and kind not in known:
@@ -171,27 +171,27 @@ def send_test(opened: MonitorConfig, kind: str | None = None) -> Iterator[tuple[
     for channel in opened.channels:
         if kind in (None, channel.kind):
             try:
-                channel.send(message, Post(opened.base))
+                channel.send(message, ChannelContext(opened.base))
             except DeliveryError as error:
                 yield channel.kind, f"not sent: {error}"
             else:
                 yield channel.kind, "sent"
 
 
-def export_prometheus(opened: MonitorConfig, to: Path) -> list[Path]:
-    """Write `rules.yaml` and `dashboard.json` into a folder."""
+def write_prometheus_files(opened: MonitorConfig, to: Path) -> list[Path]:
+    """Write `render_prometheus_rules.yaml` and `render_grafana_dashboard.json` into a folder."""
     import json
 
     import yaml
 
-    from luthier.core.files import write_aside
-    from luthier.monitor.prometheus import dashboard, rules
+    from luthier.core.files import write_atomically
+    from luthier.monitor.prometheus import render_grafana_dashboard, render_prometheus_rules
 
     head = f"# The alerts of {opened.plan.name}, over what `luthier monitor run --port` exposes.\n"
-    text = head + yaml.safe_dump(rules(opened.plan), sort_keys=False, allow_unicode=True, width=110)
-    files = {"rules.yaml": text, "dashboard.json": json.dumps(dashboard(opened.plan), indent=1) + "\n"}
+    text = head + yaml.safe_dump(render_prometheus_rules(opened.plan), sort_keys=False, allow_unicode=True, width=110)
+    files = {"rules.yaml": text, "dashboard.json": json.dumps(render_grafana_dashboard(opened.plan), indent=1) + "\n"}
     for name, content in files.items():
-        write_aside(to / name, content.encode(), "name another folder (`--to`)")
+        write_atomically(to / name, content.encode(), "name another folder (`--to`)")
     return [to / name for name in files]
 
 
@@ -199,7 +199,9 @@ def open_alert_manager(opened: MonitorConfig, say: Say) -> AlertManager:
     """The monitor with its channels and its memory."""
     from luthier.monitor.manager import AlertManager
 
-    made = AlertManager(opened.watcher(say), opened.channels, Post(opened.base), opened.kept / "state.json", say)
+    made = AlertManager(
+        opened.watcher(say), opened.channels, ChannelContext(opened.base), opened.kept / "state.json", say
+    )
     made.recall()
     return made
 
@@ -212,7 +214,7 @@ class AlertEvaluation(NamedTuple):
     """The alerts that fire now, and since when each one's condition holds (seconds since 1970)."""
 
 
-def looks(
+def watch_traffic(
     opened: MonitorConfig,
     folder: Path | None,
     *,
@@ -251,7 +253,7 @@ def _alone(opened: MonitorConfig) -> Iterator[None]:
 def _looks(
     opened: MonitorConfig, folder: Path | None, say: Say, port: int | None, since: datetime | None, *, once: bool
 ) -> Iterator[AlertEvaluation]:
-    from luthier.monitor.evaluator import Following
+    from luthier.monitor.evaluator import EventFollower
 
     working = open_alert_manager(opened, say)
     every = opened.plan.every_s
@@ -260,7 +262,7 @@ def _looks(
         working.watcher.begin_after(working.looked - every)  # it was never looked at: the first look is at this minute
         working.remember()
     begin = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
-    following = Following(folder or opened.traffic, max(begin, since or begin))
+    following = EventFollower(folder or opened.traffic, max(begin, since or begin))
     exposed = _exposed(working, port)
     working.send()
     while True:
@@ -283,20 +285,20 @@ def _exposed(working: AlertManager, port: int | None) -> Any:
     """Numbers for Prometheus on this machine alone: nothing is shown beyond loopback without a key."""
     if port is None:
         return None
-    from luthier.monitor.prometheus import Exposed, serve
+    from luthier.monitor.prometheus import MonitorCollector, serve_prometheus_metrics
 
-    exposed = Exposed(working.watcher)
+    exposed = MonitorCollector(working.watcher)
     try:
-        serve(exposed, "127.0.0.1", port)
+        serve_prometheus_metrics(exposed, "127.0.0.1", port)
     except OSError as error:
         what = f"cannot listen on port {port}: {error.strerror}"
         raise InputError(what, where=SourceLocation(field="--port"), hint="choose another port") from None
     return exposed
 
 
-def shown(opened: MonitorConfig, log: Path | None, say: Say) -> dict[str, Any]:
+def describe_monitor_state(opened: MonitorConfig, log: Path | None, say: Say) -> dict[str, Any]:
     """Every number as of now, and every alert's state as it was last looked at."""
-    from luthier.traces.stream import events
+    from luthier.traces.stream import iter_trace_events
 
     watcher = opened.watcher(say)
     since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
@@ -305,7 +307,7 @@ def shown(opened: MonitorConfig, log: Path | None, say: Say) -> dict[str, Any]:
     if not folder.exists():
         hint = "serve with traces, import a log, or name one with --log"
         raise DataError("there is no traffic yet", where=SourceLocation(file=str(folder)), hint=hint)
-    for event in events(folder, since):
+    for event in iter_trace_events(folder, since):
         watcher.add(event)
         last = event.at.timestamp()
     at = time.time() if log is None else (last or 0.0) + 1

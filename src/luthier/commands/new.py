@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.events import counted
-from luthier.core.files import is_variable, write_aside, writing
-from luthier.core.system.net import is_database, secret_in_clear
+from luthier.core.events import format_counted_noun
+from luthier.core.files import is_env_var, translate_write_errors, write_atomically
+from luthier.core.system.net import find_plain_secret, is_database
 from luthier.models.catalog import CATALOG
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.schema import HEADER, SCHEMA_FILE, Recipe, recipe_schema
@@ -26,7 +26,7 @@ from luthier.recipe.yaml import parse_yaml
 
 if TYPE_CHECKING:
     from luthier.commands.next_recipe import ServedModel
-    from luthier.commands.release import Released
+    from luthier.commands.release import ReleasedRecipe
     from luthier.data.suggest.profile import Profile
     from luthier.data.suggest.propose import BaseModelChoice, RecipeProposal
 
@@ -63,7 +63,7 @@ class _Columns(NamedTuple):
     answer: str | None
 
 
-def only_source(sources: Sequence[str]) -> str | None:
+def require_single_source(sources: Sequence[str]) -> str | None:
     """The one thing that a recipe is made from, if any; `InputError` for several."""
     if len(sources) > 1:
         hint = "name their folder, or a pattern in quotes ('2024/*.csv'); a step `mix` joins data of other columns"
@@ -89,9 +89,9 @@ def write_recipe(
 
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
-    recipe goes on from the model that answered (`write_after`), unless none is known, a base `model` is named, or
-    columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a backslash and an
-    n are a new line; else they are chosen.
+    recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
+    named, or columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a
+    backslash and an n are a new line; else they are chosen.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
@@ -106,7 +106,7 @@ def write_recipe(
     base = _Base(model or MODEL, folder)
     model = _from_there(model, folder)
     source = _as_url(source)
-    is_url = isinstance(source, str) and ("://" in source or is_variable(source))
+    is_url = isinstance(source, str) and ("://" in source or is_env_var(source))
     if table is not None and not is_url:
         hint = "leave it out, or give the URL of a database: --from sqlite:///file.db"
         raise InputError("--table belongs to a database", where=SourceLocation(field="--table"), hint=hint)
@@ -128,12 +128,12 @@ def write_recipe(
     with _standing(folder):
         Recipe.of(parse_yaml(made.recipe, str(path)), folder)
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
-    write_aside(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
-    write_aside(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)
+    write_atomically(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
+    write_atomically(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)
     return NewRecipe(path=path, decisions=made.decisions, notes=made.notes)
 
 
-def write_after(
+def write_followup_recipe(
     name: str, source: str | None, after: str, *, where: str | None = None, others: tuple[str | None, ...] = ()
 ) -> NewRecipe:
     """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released or served.
@@ -141,8 +141,8 @@ def write_after(
     `after` is the recipe, or one of its steps: `RECIPE:STEP`.
     """
     from luthier.commands.next_recipe import served_models
-    from luthier.commands.release import find_released, only_alias
-    from luthier.commands.traces import kept_folder, traffic_of
+    from luthier.commands.release import find_only_alias, find_released_recipe
+    from luthier.commands.traces import require_traffic_folder, resolve_traffic_folder
     from luthier.traces.retention import is_traffic
 
     if source != "traces" or any(others):
@@ -151,13 +151,13 @@ def write_after(
             "--base-recipe goes on from a recipe by its traffic", where=SourceLocation(field="--base-recipe"), hint=hint
         )
     file, step = _recipe_and_step(after)
-    every = served_models(traffic_of(file)) if is_traffic(traffic_of(file)) else []
+    every = served_models(resolve_traffic_folder(file)) if is_traffic(resolve_traffic_folder(file)) else []
     served = [one for one in every if one.made and _is_meant(one.made, file, step)]
     if served:
-        return _write_next(name, traffic_of(file), served[:1], where)
-    released = find_released(only_alias(file), file)
+        return _write_next(name, resolve_traffic_folder(file), served[:1], where)
+    released = find_released_recipe(find_only_alias(file), file)
     explanation = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
-    return _write_beside(name, released, kept_folder(file), where, {"compare_with": explanation})
+    return _write_beside(name, released, require_traffic_folder(file), where, {"compare_with": explanation})
 
 
 def _recipe_and_step(word: str) -> tuple[Path, str | None]:
@@ -170,7 +170,7 @@ def _recipe_and_step(word: str) -> tuple[Path, str | None]:
     return path, step_name
 
 
-def _is_meant(made: Released, file: Path, step: str | None) -> bool:
+def _is_meant(made: ReleasedRecipe, file: Path, step: str | None) -> bool:
     """Whether a served model is that of a recipe, and of the step that is named, if any."""
     return Path(made.recipe.file).resolve() == file.resolve() and step in (None, made.step)
 
@@ -181,7 +181,9 @@ def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str 
     released = chosen.made
     assert released is not None, "it was chosen for that"
     here = f"{released.recipe.file}:{released.step}"
-    explanation = f"goes on from {here}, which answered as {chosen.name} ({counted(chosen.requests, 'request')})"
+    explanation = (
+        f"goes on from {here}, which answered as {chosen.name} ({format_counted_noun(chosen.requests, 'request')})"
+    )
     if not chosen.is_current:
         explanation += f"; the recipe, its data or Luthier changed since, so `luthier run` makes {released.step} anew"
     decisions = {"model": explanation}
@@ -195,10 +197,10 @@ def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str 
 
 
 def _write_beside(
-    name: str, released: Released, traffic: Path, where: str | None, decisions: dict[str, str]
+    name: str, released: ReleasedRecipe, traffic: Path, where: str | None, decisions: dict[str, str]
 ) -> NewRecipe:
     """Write the next recipe beside the one that made a model."""
-    from luthier.commands.next_recipe import NEW_CLASSES, write_next
+    from luthier.commands.next_recipe import NEW_CLASSES, write_next_recipe_files
 
     if not re.fullmatch(NAME_PATTERN, name):
         stands = f"it is written beside {released.recipe.file}, whose data and store it shares"
@@ -210,11 +212,11 @@ def _write_beside(
         raise InputError(
             "is there already; it was not touched", where=SourceLocation(file=str(data)), hint="take another name"
         )
-    written = write_next(name, released, traffic, datetime.now(UTC), where=where, from_model=True)
+    written = write_next_recipe_files(name, released, traffic, datetime.now(UTC), where=where, from_model=True)
     decisions = {
         **decisions,
-        "rows": f"the {counted(written.kept_rows, 'row')} of that recipe stay; what people said makes "
-        f"{counted(written.rows, 'row')} more",
+        "rows": f"the {format_counted_noun(written.kept_rows, 'row')} of that recipe stay; what people said makes "
+        f"{format_counted_noun(written.rows, 'row')} more",
     }
     if not written.goes_on:
         decisions["start"] = "tuning starts from the base model: what this technique learns cannot be tuned further"
@@ -250,7 +252,7 @@ def _as_url(source: Path | str | None) -> Path | str | None:
 def _standing(folder: Path) -> Iterator[None]:
     """Paths that lead out of a folder lead somewhere only once it is there; it goes again when something is wrong."""
     new = not folder.exists()
-    with writing(folder, _ELSEWHERE):
+    with translate_write_errors(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
@@ -312,17 +314,17 @@ class _Base(NamedTuple):
     def _lacking(self, profile: Profile) -> list[str | None]:
         """The templates that ship and fit, or None for none, where its own lacks a place; nothing where it has one or
         is not known yet."""
-        from luthier.models.chat_template import fitting_templates
-        from luthier.models.cost import outlined_places
+        from luthier.models.chat_template import list_fitting_templates
+        from luthier.models.cost import get_planned_tool_support
         from luthier.recipe.models import known_base
 
         expected = known_base(self.word)
-        tool_slots = outlined_places(expected)
+        tool_slots = get_planned_tool_support(expected)
         if tool_slots is None or (
             (tool_slots.offers or not profile.with_tools) and (tool_slots.calls or not profile.called)
         ):
             return []
-        return [*fitting_templates(expected.tokenizer)] or [None]
+        return [*list_fitting_templates(expected.tokenizer)] or [None]
 
 
 def _from_file(source: str, folder: Path, base: _Base, columns: _Columns) -> _Text:
@@ -352,13 +354,13 @@ def _from_database(url: str, table: str | None, folder: Path, base: _Base, colum
 
 def _traffic(source: Path | str | None) -> Path | None:
     """The folder of traffic that is meant: by the word `traces`, or by itself."""
-    from luthier.commands.traces import kept_folder
+    from luthier.commands.traces import require_traffic_folder
     from luthier.traces.retention import is_traffic
 
     if source is None or "://" in str(source):
         return None
     if str(source) == "traces" and not Path("traces").exists():
-        return kept_folder()
+        return require_traffic_folder()
     return Path(source) if is_traffic(Path(source)) else None
 
 
@@ -389,7 +391,7 @@ def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
     """That a recipe starts from a base model, on how many rows, and why."""
     from luthier.data.checks.few_rows import FEW_ROWS
 
-    note = f"starts from the base model {model} on {counted(rows, 'row')} of traffic alone"
+    note = f"starts from the base model {model} on {format_counted_noun(rows, 'row')} of traffic alone"
     if rows < FEW_ROWS:
         note += f", which is little: a new model wants {FEW_ROWS} or more"
     if served is None:
@@ -418,7 +420,7 @@ def _shown(source: str, folder: Path) -> str:
     """A path as the recipe says it: from its own folder; a URL as it is, unless it holds a password."""
     if "://" not in source:
         return Path(os.path.relpath(Path(source).absolute(), folder.absolute())).as_posix()
-    if secret := secret_in_clear(source):
+    if secret := find_plain_secret(source):
         hint = "give it the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
         where = SourceLocation(field="--from")
         raise InputError(f"the URL holds a secret ({secret}), which a recipe may not", where=where, hint=hint)
@@ -427,11 +429,11 @@ def _shown(source: str, folder: Path) -> str:
 
 def _from_tool(source: Path, folder: Path, model: str | None) -> _Text:
     """From a YAML file of axolotl, TRL or LLaMA-Factory."""
-    from luthier.recipe.importers.translate import translate
+    from luthier.recipe.importers.translate import translate_config
     from luthier.recipe.yaml import read_yaml
 
     if model is not None:
         hint = "leave it out, and change `model` in the recipe if you want another"
         raise InputError("the file names its own model", where=SourceLocation(field="--model"), hint=hint)
-    made = translate(read_yaml(source).data, source, folder)
+    made = translate_config(read_yaml(source).data, source, folder)
     return _Text(made.text, made.account.sentences())

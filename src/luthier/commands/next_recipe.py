@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
-from luthier.commands.release import Released, since_of
+from luthier.commands.release import ReleasedRecipe, find_live_since
 from luthier.core.errors import (
     DataError,
     InputError,
@@ -31,15 +31,21 @@ from luthier.core.errors import (
     UnknownName,
     did_you_mean,
 )
-from luthier.core.events import counted
-from luthier.core.files import write_aside
+from luthier.core.events import format_counted_noun
+from luthier.core.files import write_atomically
 from luthier.data.row import Record
 from luthier.data.sources.traces import TraceOutput, Traces
 from luthier.data.steps.prepare import Prepare
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.recipe.planner import STORE, RecipePlan, plan, recipe_store
+from luthier.recipe.planner import STORE, RecipePlan, build_recipe_plan, open_recipe_store
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import folder_here, folder_of_alias, ledger_of, recipes_here, recipes_near
+from luthier.recipe.workspace import (
+    find_alias_folder,
+    find_workspace_folder,
+    ledger_of,
+    list_store_recipes,
+    recipes_here,
+)
 from luthier.recipe.yaml import parse_yaml
 from luthier.traces import releases
 from luthier.traces.releases import Release
@@ -62,14 +68,14 @@ _BASE = re.compile(r"\bbase\b")
 _ROUND = re.compile(r"(.+?)(?:-(\d+))?")
 
 
-class RetrainRound(NamedTuple):
+class NumberedRecipeName(NamedTuple):
     """Which recipe it is in a row of them: `desk` is the first, `desk-2` the second."""
 
     root: str
     number: int
 
     @classmethod
-    def of(cls, name: str) -> RetrainRound:
+    def of(cls, name: str) -> NumberedRecipeName:
         """By a recipe's name."""
         found = _ROUND.fullmatch(name)
         assert found is not None, "a recipe has a name"
@@ -97,9 +103,9 @@ class NextRecipe(NamedTuple):
     """Whether tuning starts from the served model."""
 
 
-def write_next(
+def write_next_recipe_files(
     name: str,
-    released: Released,
+    released: ReleasedRecipe,
     traffic: Path,
     until: datetime,
     *,
@@ -134,11 +140,11 @@ def write_next(
     )
     if strange:
         head += f"# {NEW_CLASSES}: {', '.join(strange)}.\n"
-    write_aside(path, (head + text).encode())
+    write_atomically(path, (head + text).encode())
     return NextRecipe(path, len(rows), strange, sum(training_set.rows.values()), goes_on)
 
 
-def _can_be_tuned_on(released: Released) -> bool:
+def _can_be_tuned_on(released: ReleasedRecipe) -> bool:
     """Whether another training can start from a model: its weights are whole or can be made so, and it has no head of
     classes, to which none could be added."""
     step = released.recipe.steps[released.step]
@@ -150,7 +156,9 @@ def _can_be_tuned_on(released: Released) -> bool:
 def _strange(named: Iterable[str], known: list[str]) -> list[str]:
     """Classes that are not among the known ones."""
     counts = Counter(one for one in named if one not in known)
-    return [f"{one!r} ({counted(number, 'row')}; {did_you_mean(one, known)})" for one, number in counts.items()]
+    return [
+        f"{one!r} ({format_counted_noun(number, 'row')}; {did_you_mean(one, known)})" for one, number in counts.items()
+    ]
 
 
 def _schema(recipe: Recipe) -> str:
@@ -199,7 +207,7 @@ def _before(recipe: Recipe, names: list[str]) -> list[str]:
 
 
 def _write_said(
-    path: Path, traffic: Path, makes: TraceOutput, released: Released, until: datetime, where: str | None
+    path: Path, traffic: Path, makes: TraceOutput, released: ReleasedRecipe, until: datetime, where: str | None
 ) -> list[dict[str, Any]]:
     """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
     means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
@@ -213,7 +221,7 @@ def _write_said(
             where=SourceLocation(file=str(traffic)),
             hint=hint,
         )
-    write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
     return found
 
 
@@ -225,7 +233,7 @@ def _needed(recipe_data: dict[str, Any], ends: list[str], base: Path) -> dict[st
 
 
 def _next(
-    released: Released, training_set: _Learnt, name: str, rows: list[dict[str, Any]], *, from_model: bool
+    released: ReleasedRecipe, training_set: _Learnt, name: str, rows: list[dict[str, Any]], *, from_model: bool
 ) -> dict[str, Any]:
     """The next recipe as plain data."""
     recipe = released.recipe
@@ -238,9 +246,9 @@ def _next(
     fresh = [one for one in recipe.steps if training_set.data in _before(recipe, [one])]
     further = [one for one in _before(recipe, fresh) if one not in fresh]
     again = [one for one in (*fresh, training_set.data) if one in old]
-    number = _free_number(recipe, again, RetrainRound.of(recipe.name).number)
+    number = _free_number(recipe, again, NumberedRecipeName.of(recipe.name).number)
     was = {one: f"{one}-{number}" for one in again}
-    feedback_step = f"said-{_free_number(recipe, ['said'], max(RetrainRound.of(name).number, number))}"
+    feedback_step = f"said-{_free_number(recipe, ['said'], max(NumberedRecipeName.of(name).number, number))}"
 
     def kept(one: str) -> dict[str, Any]:
         return _renamed(recipe, one, written["steps"][one], was)
@@ -326,7 +334,7 @@ class ServedModel(NamedTuple):
     requests: int
     last: datetime
     """When the last of them came."""
-    made: Released | None
+    made: ReleasedRecipe | None
     """The recipe and step that make it; None where no recipe here does."""
     is_current: bool
     """Whether that step, as the recipe stands, is the very model that answered."""
@@ -354,11 +362,11 @@ def _asked(traffic: Path) -> list[_Asked]:
     aside."""
     import polars as pl
 
-    from luthier.traces.store import frame
+    from luthier.traces.store import scan_table
 
     answered = (pl.col("arm") == "stable") & (pl.col("status") < 400) & (pl.col("operation") != "embedding")
     rows = (
-        frame(traffic, "traces")
+        scan_table(traffic, "traces")
         .filter(answered & (pl.col("release") != ""))
         .sort("at")
         .group_by("model")
@@ -372,8 +380,8 @@ def _asked(traffic: Path) -> list[_Asked]:
 def _plans(traffic: Path) -> Iterator[RecipePlan]:
     """What the recipes beside the traffic and here would make; those with the fewest steps first, since a next recipe
     holds the steps of the one before it."""
-    base = traffic.parent.parent if traffic.parent.name == STORE else folder_here()
-    found = dict.fromkeys(path.resolve() for path in (*recipes_near(recipe_store(base)), *recipes_here()))
+    base = traffic.parent.parent if traffic.parent.name == STORE else find_workspace_folder()
+    found = dict.fromkeys(path.resolve() for path in (*list_store_recipes(open_recipe_store(base)), *recipes_here()))
     recipes, here = list[Recipe](), Path.cwd()
     for path in found:
         try:
@@ -382,7 +390,7 @@ def _plans(traffic: Path) -> Iterator[RecipePlan]:
             continue  # a recipe that cannot be read made nothing that is known
     for recipe in sorted(recipes, key=lambda one: len(one.steps)):
         try:
-            yield plan(recipe, costs_of=())
+            yield build_recipe_plan(recipe, costs_of=())
         except LuthierError:
             continue
 
@@ -398,8 +406,8 @@ def _found(usage: _Asked, plans: list[RecipePlan]) -> ServedModel:
     called = [one for one in tuned if words & set(_words(one[0].recipe, one[1].name))]
     made = None
     for what, step in (exact or called)[:1]:
-        since = since_of(changes) if changes else None
-        made = Released(
+        since = find_live_since(changes) if changes else None
+        made = ReleasedRecipe(
             alias=usage.name, plan=what, step=step.name, digest=step.digest, since=since, ever=frozenset(ever)
         )
     return ServedModel(usage.name, digest, usage.requests, usage.last, made, bool(exact))
@@ -414,7 +422,7 @@ def _changes(name: str) -> list[Release]:
     """The history of a released name; empty for any other."""
     if "@" not in name:
         return []
-    with ledger_of(folder_of_alias(name)) as ledger:
+    with ledger_of(find_alias_folder(name)) as ledger:
         try:
             return releases.history(ledger, name)
         except UnknownName:

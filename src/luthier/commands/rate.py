@@ -11,13 +11,20 @@ from typing import Any
 
 from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.files import locate
-from luthier.eval.form import RatingForm, WrongValue
-from luthier.eval.human.rating import HumanRating, read_judgments, record, recorded, write_judgments, write_sheet
+from luthier.core.files import resolve_path
+from luthier.eval.form import InvalidRatingValue, RatingForm
+from luthier.eval.human.rating import (
+    HumanRating,
+    read_judgments,
+    read_recorded_ratings,
+    record_rating,
+    write_judgments,
+    write_rating_sheet,
+)
 from luthier.eval.human.study import ABOUT, Assignment, RatingItem, read_assignment
 from luthier.eval.steps.human_ratings import Judgments
 from luthier.recipe.locate import ArtifactRef, find_artifact
-from luthier.recipe.planner import recipe_store
+from luthier.recipe.planner import open_recipe_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,7 @@ class RatingSession:
         recipe = self.found.plan.recipe
         for planned in self.found.plan:
             if isinstance(planned.step, Judgments) and planned.step.assignment == self.found.step:
-                return locate(planned.step.file, recipe.base)
+                return resolve_path(planned.step.file, recipe.base)
         return recipe.base / "judgments.jsonl"
 
     def judge(self, name: str | None) -> str:
@@ -57,7 +64,7 @@ class RatingSession:
     def list_ratings(self) -> list[HumanRating]:
         """The judgments that count, in the order in which they were made."""
         with Ledger(self.ledger) as ledger:
-            return recorded(ledger, self.found.artifact.digest)
+            return read_recorded_ratings(ledger, self.found.artifact.digest)
 
     def left(self, judge: str) -> list[RatingItem]:
         """What a judge has not judged yet, in order."""
@@ -65,13 +72,14 @@ class RatingSession:
         return [self.assignment.items[name] for name in self.assignment.sheets[judge] if name not in done]
 
     def say(self, judge: str, item: RatingItem, typed: str, seconds: float | None) -> HumanRating:
-        """Keep what was typed, `VALUE` or `VALUE // COMMENT`, or `s` to pass; `WrongValue` when it says nothing."""
+        """Keep what was typed, `VALUE` or `VALUE // COMMENT`, or `s` to pass; `InvalidRatingValue` when it says
+        nothing."""
         text, _, comment = typed.partition("//")
         text = text.strip()
         value = None if text.lower() in ("s", "skip") else self.form.check(self.form.typed(text), item.answers)
         made = HumanRating(item.id, judge, value, comment.strip(), seconds, datetime.now(UTC).isoformat())
         with Ledger(self.ledger) as ledger:
-            record(ledger, self.found.artifact.digest, made)
+            record_rating(ledger, self.found.artifact.digest, made)
         return made
 
     def save(self, to: Path | None = None) -> Path:
@@ -92,16 +100,16 @@ class RatingSession:
         new = [one for one in came if known.get((one.judge, one.item)) != (one.value, one.comment)]
         with Ledger(self.ledger) as ledger:
             for one in new:
-                record(ledger, self.found.artifact.digest, one)
+                record_rating(ledger, self.found.artifact.digest, one)
         return len(new)
 
     def sheet(self, judge: str, to: Path) -> int:
         """Write what a judge has not judged yet to a file to be filled in; returns how many items."""
-        return write_sheet(to, self.assignment, judge, self.list_ratings())
+        return write_rating_sheet(to, self.assignment, judge, self.list_ratings())
 
     def status(self) -> dict[str, Any]:
         """How far each judge is, and what it comes to so far."""
-        from luthier.eval.human.results import opinion
+        from luthier.eval.human.results import summarize_ratings
 
         ratings = self.list_ratings()
         annotators = {
@@ -111,12 +119,12 @@ class RatingSession:
         summary: dict[str, Any] = {"annotators": annotators}
         if any(one.value is not None and not self.assignment.key[one.item].planted for one in ratings):
             models = self.found.artifact.read_json(ABOUT)["models"]
-            found = opinion(self.assignment, self.form, models, ratings, least_right=0.0, seed=0)
+            found = summarize_ratings(self.assignment, self.form, models, ratings, least_right=0.0, seed=0)
             summary |= {"stop": found.stop}
         return summary
 
 
-def open_sitting(word: str) -> RatingSession:
+def open_rating_session(word: str) -> RatingSession:
     """What `RECIPE:STEP` (a step of kind `human_eval`) asks people."""
     found = find_artifact(word)
     if found.artifact.manifest.makes != "assignment":
@@ -124,14 +132,14 @@ def open_sitting(word: str) -> RatingSession:
         raise RecipeError(
             what, where=SourceLocation(field=word), hint="add a step {kind: human_eval, evaluation: …} to the recipe"
         )
-    store = recipe_store(found.plan.recipe.base if found.plan else Path())
+    store = open_recipe_store(found.plan.recipe.base if found.plan else Path())
     form = RatingForm.parse(found.artifact.read_json(ABOUT)["form"])
     return RatingSession(
         found=found, assignment=read_assignment(found.artifact), form=form, ledger=ledger_url(store.root)
     )
 
 
-def shown(item: RatingItem, number: int, total: int, question: str) -> Iterator[str]:
+def format_rating_item(item: RatingItem, number: int, total: int, question: str) -> Iterator[str]:
     """An item as it is read on a terminal."""
     yield f"─── {number} of {total} " + "─" * 40
     for turn in item.prompt:
@@ -142,7 +150,7 @@ def shown(item: RatingItem, number: int, total: int, question: str) -> Iterator[
     yield f"\n{question}"
 
 
-def converse(sitting: RatingSession, judge: str, read: Any, write: Any) -> int:
+def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any) -> int:
     """Ask item after item until none is left or the judge leaves; returns how many were judged.
 
     `read` takes a prompt and returns a line, or None at the end; `write` prints one.
@@ -152,7 +160,7 @@ def converse(sitting: RatingSession, judge: str, read: Any, write: Any) -> int:
     index = 0
     while index < len(left):
         item = left[index]
-        for line in shown(item, total - len(left) + index + 1, total, sitting.form.question_text):
+        for line in format_rating_item(item, total - len(left) + index + 1, total, sitting.form.question_text):
             write(line)
         began = time.monotonic()
         typed = read(f"{sitting.form.legend} · s pass · u undo · q leave > ")
@@ -163,7 +171,7 @@ def converse(sitting: RatingSession, judge: str, read: Any, write: Any) -> int:
             continue
         try:
             made.append(sitting.say(judge, item, typed, round(time.monotonic() - began, 1)))
-        except WrongValue as error:
+        except InvalidRatingValue as error:
             write(f"! {error}")
             continue
         index += 1

@@ -15,24 +15,31 @@ from typing import Any
 
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation
 from luthier.models.catalog import ENCODERS
-from luthier.recipe.locate import Target
+from luthier.recipe.locate import CommandTarget
 from luthier.recipe.models import find_model
-from luthier.recipe.planner import RecipePlan, plan, recipe_store
+from luthier.recipe.planner import RecipePlan, build_recipe_plan, open_recipe_store
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import folder_here, folder_of_alias, folders_above, folders_near, ledger_of, recipes_near
+from luthier.recipe.workspace import (
+    find_alias_folder,
+    find_workspace_folder,
+    folders_near,
+    ledger_of,
+    list_enclosing_folders,
+    list_store_recipes,
+)
 from luthier.traces import releases
 from luthier.traces.releases import Release, ReleasedModel
 
 
-def release(alias: str, named: Target | str, canary: str | None, *, shadow: bool) -> Release:
+def release_recipe_model(alias: str, named: CommandTarget | str, canary: str | None, *, shadow: bool) -> Release:
     """Let a model answer to a name, or try it there: on a share of users, or unheard."""
     if canary is not None and shadow:
         hint = "leave one of them out; one after the other, both can be tried under one name"
         raise InputError("--canary and --shadow were both given", where=SourceLocation(field="--canary"), hint=hint)
     share = None if canary is None else _share(canary)
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     model = _model(target)
-    with ledger_of(folder_of_alias(alias, [target.word or ""])) as ledger:
+    with ledger_of(find_alias_folder(alias, [target.word or ""])) as ledger:
         if canary is None and not shadow:
             return releases.release(ledger, alias, model)
         return releases.try_out(ledger, alias, model, share=share)
@@ -46,7 +53,7 @@ def _share(text: str) -> float:
     return float(found[1]) / (100 if found[2] else 1)
 
 
-def _model(target: Target) -> ReleasedModel:
+def _model(target: CommandTarget) -> ReleasedModel:
     """A model held fast by its digest: the recipe may go on meanwhile."""
     if (word := str(target)) in ENCODERS:
         return ReleasedModel(word=word, model=word)
@@ -54,40 +61,43 @@ def _model(target: Target) -> ReleasedModel:
     return ReleasedModel(word=word, model=artifact.digest, digest=artifact.digest)
 
 
-def listed() -> list[Release]:
+def list_aliases() -> list[Release]:
     """What every name means."""
-    with ledger_of(folder_here()) as ledger:
-        return list(releases.current(ledger).values())
+    with ledger_of(find_workspace_folder()) as ledger:
+        return list(releases.current_releases(ledger).values())
 
 
 def history(alias: str) -> list[Release]:
     """All changes of a name, the latest first."""
-    with ledger_of(folder_of_alias(alias)) as ledger:
+    with ledger_of(find_alias_folder(alias)) as ledger:
         return releases.history(ledger, alias)
 
 
 def promote(alias: str) -> Release:
     """Let what is tried answer everybody."""
-    with ledger_of(folder_of_alias(alias)) as ledger:
+    with ledger_of(find_alias_folder(alias)) as ledger:
         return releases.promote(ledger, alias)
 
 
 def roll_back(alias: str) -> Release:
     """Stop what is tried, or go back to the model before."""
-    with ledger_of(folder_of_alias(alias)) as ledger:
+    with ledger_of(find_alias_folder(alias)) as ledger:
         return releases.roll_back(ledger, alias)
 
 
-def compared(alias: str) -> list[dict[str, Any]]:
+def compare_candidate(alias: str) -> list[dict[str, Any]]:
     """What is tried under a name, beside what answers to it."""
-    from luthier.commands.traces import kept_folder
-    from luthier.traces.release_comparison import compare
+    from luthier.commands.traces import require_traffic_folder
+    from luthier.traces.release_comparison import compare_with_stable
 
     now = history(alias)
     if not (now[0].canary or now[0].shadow):
         hint = f"`luthier release {alias} RECIPE:STEP --canary 10%` tries a model, --shadow unheard"
         raise InputError("nothing is tried beside it", where=SourceLocation(field=alias), hint=hint)
-    return [_finite(one.as_json()) for one in compare(kept_folder(folder_of_alias(alias)), now[0], _begun(now))]
+    return [
+        _finite(one.as_json())
+        for one in compare_with_stable(require_traffic_folder(find_alias_folder(alias)), now[0], _begun(now))
+    ]
 
 
 def _begun(changes: list[Release]) -> Any:
@@ -107,7 +117,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shown(release: Release) -> dict[str, Any]:
+def release_to_json(release: Release) -> dict[str, Any]:
     """A release as other programs read it."""
     models = {
         name: vars(one) if one else None for name in ("stable", "canary", "shadow") for one in [getattr(release, name)]
@@ -135,7 +145,7 @@ def _called(model: ReleasedModel) -> str:
     return f"{model.word} ({model.digest[:12]})" if model.digest else model.word
 
 
-def difference_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
     """What came back, for a person."""
     for one in found:
         requests = one["requests"]
@@ -152,15 +162,17 @@ def difference_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 def released_digests() -> set[str]:
     """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
     found: set[str] = set()
-    for folder in (*folders_near(), *folders_above()):
+    for folder in (*folders_near(), *list_enclosing_folders()):
         with ledger_of(folder) as ledger:
-            every = [change for alias in releases.current(ledger) for change in releases.history(ledger, alias)]
+            every = [
+                change for alias in releases.current_releases(ledger) for change in releases.history(ledger, alias)
+            ]
         found |= {model.digest for change in every for model in change.models if model.digest}
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Released:
+class ReleasedRecipe:
     """The model that answers to a name, through the recipe that made it."""
 
     alias: str
@@ -179,7 +191,7 @@ class Released:
         return self.plan.recipe
 
 
-def answering(alias: str, base: Path) -> str:
+def find_live_digest(alias: str, base: Path) -> str:
     """Digest of the model that a name means in a folder; `UnknownName` where there is none."""
     return _changes(alias, base)[0].stable.digest
 
@@ -189,22 +201,22 @@ def _changes(alias: str, base: Path) -> list[Release]:
         return releases.history(ledger, alias)
 
 
-def since_of(changes: list[Release]) -> datetime | None:
+def find_live_since(changes: list[Release]) -> datetime | None:
     """When the model that answers now began to; None when it is the first of its name."""
     other = next((at for at, change in enumerate(changes) if change.stable.model != changes[0].stable.model), None)
     return None if other is None else changes[other - 1].at
 
 
-def find_released(alias: str, recipe: Path) -> Released:
+def find_released_recipe(alias: str, recipe: Path) -> ReleasedRecipe:
     """The recipe, among that which is named and those beside it, that made what a name means now."""
     named = Recipe.load(recipe)
     changes = _changes(alias, named.base)
-    digest, since = changes[0].stable.digest, since_of(changes)
+    digest, since = changes[0].stable.digest, find_live_since(changes)
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
     for what in _plans(named):
         for step in what:
             if step.step.makes == "model" and step.digest == digest:
-                return Released(alias=alias, plan=what, step=step.name, digest=digest, since=since, ever=ever)
+                return ReleasedRecipe(alias=alias, plan=what, step=step.name, digest=digest, since=since, ever=ever)
     raise RecipeError(
         f"{alias} means {digest[:12] or 'a base model'}, which no recipe here makes",
         where=SourceLocation(file=str(recipe)),
@@ -214,21 +226,21 @@ def find_released(alias: str, recipe: Path) -> Released:
 
 def _plans(named: Recipe) -> Iterator[RecipePlan]:
     """What the recipe that is named would make, and then those beside it that can be read."""
-    yield plan(named, costs_of=())
-    for path in recipes_near(recipe_store(named.base)):
+    yield build_recipe_plan(named, costs_of=())
+    for path in list_store_recipes(open_recipe_store(named.base)):
         if path.resolve() != Path(named.file).resolve():
             try:
-                yield plan(Recipe.load(path), costs_of=())
+                yield build_recipe_plan(Recipe.load(path), costs_of=())
             except LuthierError:
                 continue  # another recipe's fault is no matter of this name
 
 
-def only_alias(recipe: Path) -> str:
+def find_only_alias(recipe: Path) -> str:
     """The one name by which a model of a recipe answers, or answered before others took its place."""
     named = Recipe.load(recipe)
-    made = {step.digest for step in plan(named, costs_of=()) if step.step.makes == "model"}
+    made = {step.digest for step in build_recipe_plan(named, costs_of=()) if step.step.makes == "model"}
     with ledger_of(named.base) as ledger:
-        known = [(alias, releases.history(ledger, alias)) for alias in releases.current(ledger)]
+        known = [(alias, releases.history(ledger, alias)) for alias in releases.current_releases(ledger)]
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
     if len(found) == 1:
         return found[0]

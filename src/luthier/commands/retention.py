@@ -8,9 +8,9 @@ from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.store import Store
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import recipes_near, store_here
+from luthier.recipe.workspace import list_store_recipes, store_here
 
 
 def list_artifacts() -> list[dict[str, Any]]:
@@ -43,20 +43,20 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
     is kept."""
     needed: set[str] = set()
     store = store_here()
-    recipes = recipes_near(store)
+    recipes = list_store_recipes(store)
     if os.environ.get("LUTHIER_STORE") or not recipes:
         what = "no recipe stands beside this store, so what is needed cannot be known"
         hint = "run it where the recipes are, without LUTHIER_STORE; single artifacts can be removed by hand"
         raise InputError(f"{what}; nothing was removed", where=SourceLocation(file=store.location), hint=hint)
     for path in recipes:
         try:
-            needed |= {planned.digest for planned in plan(Recipe.load(path), store, ())}
+            needed |= {planned.digest for planned in build_recipe_plan(Recipe.load(path), store, ())}
         except InputError as error:
             hint = f"mend or remove {path} first: what it needs cannot be known"
             raise type(error)(error.message, where=error.where, hint=hint) from error
-    from luthier.commands.jobs.command import needed_digests
+    from luthier.commands.jobs.command import collect_job_digests
     from luthier.commands.release import released_digests
 
-    needed |= released_digests() | needed_digests(store)
+    needed |= released_digests() | collect_job_digests(store)
     found = store.gc(needed, dry_run=dry_run)
     return [*found.artifacts, *found.works], found.bytes

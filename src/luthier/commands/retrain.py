@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.commands.monitor import AlertEvaluation, MonitorConfig, looks, monitor_of
-from luthier.commands.next_recipe import RetrainRound, write_next
-from luthier.commands.release import Released, answering, find_released, only_alias
+from luthier.commands.monitor import AlertEvaluation, MonitorConfig, find_recipe_monitor, watch_traffic
+from luthier.commands.next_recipe import NumberedRecipeName, write_next_recipe_files
+from luthier.commands.release import ReleasedRecipe, find_live_digest, find_only_alias, find_released_recipe
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation
-from luthier.core.files import write_aside
-from luthier.recipe.planner import recipe_store
-from luthier.recipe.runner import recorded_run
+from luthier.core.files import write_atomically
+from luthier.recipe.planner import open_recipe_store
+from luthier.recipe.runner import run_and_record
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import ledger_of
 
@@ -61,21 +61,21 @@ class RetrainLoop:
     @property
     def memory(self) -> Path:
         """What is known beyond a restart: a round that was begun, one that failed."""
-        return recipe_store(self.base).root / "watch" / f"{self.alias}.json"
+        return open_recipe_store(self.base).root / "watch" / f"{self.alias}.json"
 
 
-def circle_of(recipe: Path, alias: str | None, alerts: Sequence[str]) -> RetrainLoop:
+def build_retrain_loop(recipe: Path, alias: str | None, alerts: Sequence[str]) -> RetrainLoop:
     """The circle of a recipe, whose model answers to one name."""
-    return RetrainLoop(recipe=recipe, alias=alias or only_alias(recipe), alerts=alerts)
+    return RetrainLoop(recipe=recipe, alias=alias or find_only_alias(recipe), alerts=alerts)
 
 
-def opened(circle: RetrainLoop, released: Released) -> MonitorConfig:
+def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> MonitorConfig:
     """The monitor of what is released; `RecipeError` where the circle could never close."""
     recipe = released.recipe
     if not any(step.makes == "verdict" for step in recipe.steps.values()):
         hint = "nothing is released but by a gate: add {kind: gate, evaluation: …, rules: […]}"
         raise RecipeError("this recipe has no gate", where=SourceLocation(file=recipe.file), hint=hint)
-    found = monitor_of(recipe)
+    found = find_recipe_monitor(recipe)
     if found is None:
         hint = "add one: monitor: {kind: monitor, evaluation: …, signals: […], alerts: […]}"
         raise RecipeError("expected one step of kind `monitor`", where=SourceLocation(file=recipe.file), hint=hint)
@@ -90,7 +90,7 @@ def opened(circle: RetrainLoop, released: Released) -> MonitorConfig:
     return replace(found, plan=replace(found.plan, models=frozenset({circle.alias, *released.ever})))
 
 
-def run_circle(
+def run_retrain_loop(
     circle: RetrainLoop, folder: Path | None, *, say: Say, listener: Listener, once: bool = False
 ) -> Iterator[str]:
     """Watch, and make a round whenever an alert asks for it; yields what came of it, line by line."""
@@ -99,13 +99,13 @@ def run_circle(
         if state.get("round"):
             yield from _round(circle, state, listener, folder)
             state = _recall(circle.memory)
-        released = find_released(circle.alias, circle.recipe)
-        monitor = opened(circle, released)
+        released = find_released_recipe(circle.alias, circle.recipe)
+        monitor = open_release_monitor(circle, released)
         traffic = folder or monitor.traffic
         say(
             f"watching {circle.alias}, which is {_called(released)}: {' or '.join(circle.alerts) or 'any alert'} counts"
         )
-        for look in looks(monitor, traffic, say=say, once=once, since=released.since):
+        for look in watch_traffic(monitor, traffic, say=say, once=once, since=released.since):
             yield from (message.title for message in look.messages)
             if due := _due(circle, look, state, traffic, released.since):
                 _keep(circle.memory, {**state, "round": {**due, **_begun(released)}})
@@ -113,16 +113,16 @@ def run_circle(
             state = _settled(look, state, circle.memory)
             if once:
                 say(_stands(look, state))
-            if answering(circle.alias, circle.base) != released.digest:
+            if find_live_digest(circle.alias, circle.base) != released.digest:
                 break
         else:
             return
 
 
-def _begun(released: Released) -> dict[str, Any]:
+def _begun(released: ReleasedRecipe) -> dict[str, Any]:
     """Which recipe a round will write, after which model."""
     recipe = released.recipe
-    return {"name": RetrainRound.of(recipe.name).after(recipe.base), "of": released.digest, "step": released.step}
+    return {"name": NumberedRecipeName.of(recipe.name).after(recipe.base), "of": released.digest, "step": released.step}
 
 
 def _due(
@@ -163,11 +163,11 @@ def _said(traffic: Path, until: datetime | None = None) -> int:
     """How often people have said something of an answer, before a moment."""
     import polars as pl
 
-    from luthier.traces.store import frame
+    from luthier.traces.store import scan_table
 
     if not traffic.is_dir():
         return 0
-    return int(frame(traffic, "feedback", until=until).select(pl.len()).collect().item())
+    return int(scan_table(traffic, "feedback", until=until).select(pl.len()).collect().item())
 
 
 def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folder: Path | None) -> Iterator[str]:
@@ -182,7 +182,7 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
     yield f"{current_round['alert']} fired: {path.name} learns from what was said until {current_round['until']}"
     try:
         recipe = _recipe(circle, path, until, folder)
-        outcome = recorded_run(recipe, listener)
+        outcome = run_and_record(recipe, listener)
         why = {0: "", 1: "the gate says FAIL"}.get(outcome.result.exit_code, "the gate says INCONCLUSIVE")
         lines = list(outcome.lines())
         if not why and _meanwhile(circle, current_round):
@@ -191,7 +191,7 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
         why, lines = error.message, []
     yield from lines
     if why:
-        feedback_count = _said(folder or traffic_of(circle), until)
+        feedback_count = _said(folder or find_recipes_traffic(circle), until)
         failed = {"alert": current_round["alert"], "said": feedback_count, "tries": current_round["tries"]}
         _keep(circle.memory, {"round": None, "failed": failed})
         yield f"not released: {why}; {_next_try(failed)}"
@@ -203,17 +203,19 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
 def _meanwhile(circle: RetrainLoop, current_round: dict[str, Any]) -> bool:
     """Whether the name means another model than when a round was begun: somebody released one, or went back."""
     before: str = current_round["of"]
-    return answering(circle.alias, circle.base) != before
+    return find_live_digest(circle.alias, circle.base) != before
 
 
 def _recipe(circle: RetrainLoop, path: Path, until: datetime, folder: Path | None) -> Recipe:
     """The recipe of a round, written unless it was before a kill."""
     if not path.exists():
-        write_next(path.stem, find_released(circle.alias, circle.recipe), folder or traffic_of(circle), until)
+        write_next_recipe_files(
+            path.stem, find_released_recipe(circle.alias, circle.recipe), folder or find_recipes_traffic(circle), until
+        )
     return Recipe.load(path)
 
 
-def traffic_of(circle: RetrainLoop) -> Path:
+def find_recipes_traffic(circle: RetrainLoop) -> Path:
     """Where the traffic of the recipes' folder is kept."""
     from luthier.traces.retention import traffic_folder
 
@@ -236,7 +238,7 @@ def _release(circle: RetrainLoop, step: str, result: RunResult) -> str:
     return f"released: {circle.alias} is {recipe.name}:{step} ({digest[:12]})"
 
 
-def _called(released: Released) -> str:
+def _called(released: ReleasedRecipe) -> str:
     return f"{Path(released.recipe.file).name}:{released.step} ({released.digest[:12]})"
 
 
@@ -246,7 +248,7 @@ def _recall(memory: Path) -> dict[str, Any]:
 
 
 def _keep(memory: Path, state: dict[str, Any]) -> None:
-    write_aside(memory, (json.dumps(state) + "\n").encode())
+    write_atomically(memory, (json.dumps(state) + "\n").encode())
 
 
 def _now() -> str:

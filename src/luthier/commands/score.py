@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.scorer import Scorer, ScorerContext
-from luthier.metrics.files import part_of, read, score_rows, with_scores
+from luthier.metrics.files import parse_component_spec, read_prediction_file, score_rows, with_scores
 from luthier.recipe.models import get_model
 
 
@@ -15,8 +15,8 @@ def score_file(
     path: Path, metrics: Sequence[str] = (), scorers: Sequence[str] = (), *, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure a file of predictions; what scorers paid for is kept in `.luthier-scores` beside it."""
-    chosen = [part_of(Scorer, word) for word in scorers]
-    file = read(path)
+    chosen = [parse_component_spec(Scorer, word) for word in scorers]
+    file = read_prediction_file(path)
     if chosen:
         kept = path.parent / ".luthier-scores"
         kept.mkdir(exist_ok=True)

@@ -22,12 +22,12 @@ from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
 from luthier.models.catalog import ENCODERS
-from luthier.pii.recognizer import TEXT_PARTS, Recogniser, TextPart
+from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.span import NAME_KINDS, PiiKind
-from luthier.recipe.locate import Target
+from luthier.recipe.locate import CommandTarget
 from luthier.recipe.models import chooses_classes, find_model
-from luthier.recipe.planner import recipe_store
-from luthier.recipe.workspace import folder_here, learnt_system
+from luthier.recipe.planner import open_recipe_store
+from luthier.recipe.workspace import find_workspace_folder, get_training_system_message
 from luthier.serve.engine import ServingEngine
 from luthier.traces.retention import traffic_folder
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from luthier.commands.jobs.service import JobService
     from luthier.core.store import Store
     from luthier.serve.app import ExtraRoutes
-    from luthier.serve.model_pool import Fleet, OpenModel, ResolvedModel
-    from luthier.serve.openai.pipeline import Ways
-    from luthier.serve.server import Listening, ServerSettings
+    from luthier.serve.model_pool import ModelPool, OpenModel, ResolvedModel
+    from luthier.serve.openai.pipeline import PipelineRoutes
+    from luthier.serve.server import ListeningServer, ServerSettings
     from luthier.traces.api_keys import Scope
     from luthier.traces.record import Feedback
     from luthier.traces.retention import RetentionPolicy
@@ -56,9 +56,9 @@ def serve(  # noqa: PLR0913  # what a command asks for
     traces: bool = True,
     keep: str | None = None,
     pipelines: Sequence[str] = (),
-    jobs: Jobs | None = None,
+    jobs: FineTuningServiceConfig | None = None,
     apply_training_prompt: bool = True,
-    tell: Callable[[Listening], None],
+    tell: Callable[[ListeningServer], None],
 ) -> int:
     """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off. A recipe
     among the `models` may be followed by its overrides.
@@ -67,20 +67,20 @@ def serve(  # noqa: PLR0913  # what a command asks for
     tuned as well; `apply_training_prompt`, conversations without a system message begin with the one that the model
     learnt with.
     """
-    from luthier.commands.jobs.registry import owners
-    from luthier.serve.auth import RingWatch
-    from luthier.serve.model_pool import Fleet
+    from luthier.commands.jobs.registry import find_alias_owners
+    from luthier.serve.auth import KeyStoreRefresher
+    from luthier.serve.model_pool import ModelPool
     from luthier.serve.openai.server import Gateway
     from luthier.serve.server import run_gateway
     from luthier.traces.releases import Follower
 
-    chosen = engine_of(engine) if engine is not None else None
-    ways = dict(map(ways_of, pipelines))
-    served = Target.read_all(models, "serve")
+    chosen = parse_engine(engine) if engine is not None else None
+    ways = dict(map(parse_pipeline, pipelines))
+    served = CommandTarget.read_all(models, "serve")
     meant = {str(target): target for target in served}
     models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
-    folder = folder_here([meant[model].word or "" if model in meant else model for model in models])
-    store = recipe_store(folder)
+    folder = find_workspace_folder([meant[model].word or "" if model in meant else model for model in models])
+    store = open_recipe_store(folder)
     url = ledger_url(store.root)
     with Ledger(url) as ledger, closing(_Kept(folder, keep, enabled=traces)) as kept:
         service = _desk(
@@ -91,17 +91,17 @@ def serve(  # noqa: PLR0913  # what a command asks for
         ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
 
         async def running() -> bool:
-            fleet = Fleet(
+            fleet = ModelPool(
                 lambda word: (
                     _piped(word, fleet, ways)
-                    or open_model(
+                    or open_served_model(
                         meant.get(word, word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet
                     )
                 ),
                 lambda word: _known(meant.get(word, word), ways),
                 changed=partial(_keep_what_is_there, ours),
             )
-            names = Follower(lambda: Ledger(url), fleet, owners=owners)
+            names = Follower(lambda: Ledger(url), fleet, owners=find_alias_owners)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             async with names:
                 if not models and not names.names() and not (service and service.tunable):
@@ -109,7 +109,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
                     raise InputError("there is nothing to serve", where=SourceLocation(field="MODEL"), hint=hint)
                 async with _working(service, names.look):
                     return await run_gateway(
-                        gateway, models, server_config, RingWatch(ledger), extra_routes=extra_routes, tell=tell
+                        gateway, models, server_config, KeyStoreRefresher(ledger), extra_routes=extra_routes, tell=tell
                     )
 
         try:
@@ -129,7 +129,7 @@ def _keep_what_is_there(ours: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jobs:
+class FineTuningServiceConfig:
     """That models may be tuned here, which, and by which door."""
 
     tune: Sequence[str] = ()
@@ -138,14 +138,18 @@ class Jobs:
     """What stands beside the gateway to ask for it."""
 
 
-def _desk(jobs: Jobs | None, models: Sequence[str], ledger: Ledger, store: Store) -> JobService | None:
+def _desk(
+    jobs: FineTuningServiceConfig | None, models: Sequence[str], ledger: Ledger, store: Store
+) -> JobService | None:
     from luthier.commands.jobs.service import JobService
-    from luthier.commands.jobs.tunable import tunables
+    from luthier.commands.jobs.tunable import resolve_tunable_models
 
-    return None if jobs is None else JobService(ledger, store, tunables(jobs.tune, models))
+    return None if jobs is None else JobService(ledger, store, resolve_tunable_models(jobs.tune, models))
 
 
-def _beside(routes: list[tuple[APIRouter, Scope]], jobs: Jobs | None, service: JobService | None) -> ExtraRoutes:
+def _beside(
+    routes: list[tuple[APIRouter, Scope]], jobs: FineTuningServiceConfig | None, service: JobService | None
+) -> ExtraRoutes:
     from luthier.serve.app import ExtraRoutes
 
     if jobs is None or service is None:
@@ -160,9 +164,9 @@ async def _working(service: JobService | None, released: Callable[[], Awaitable[
     if service is None:
         yield
         return
-    from luthier.commands.jobs.runner import Runner
+    from luthier.commands.jobs.runner import JobRunner
 
-    task = asyncio.create_task(Runner(service, released).run())
+    task = asyncio.create_task(JobRunner(service, released).run())
     try:
         yield
     finally:
@@ -178,7 +182,7 @@ class _Kept:
 
         self._base = base
         self._models: list[Artifact] = []
-        keeping, self._asked = keeping_of(text if enabled else None)
+        keeping, self._asked = parse_retention_policy(text if enabled else None)
         self.recorder = TraceRecorder(traffic_folder(base), keeping) if enabled else None
 
     def meet(self, model: Artifact) -> None:
@@ -188,7 +192,7 @@ class _Kept:
         if self.recorder is None or "names" in self._asked:
             return
         self._models.append(model)
-        found = finder_of(self._models, self._base).settings()
+        found = collect_name_redaction(self._models, self._base).settings()
         update = {name: value for name, value in found.items() if name not in self._asked}
         keeping = self.recorder.keeping.model_copy(update=update)
         if keeping != self.recorder.keeping:
@@ -206,10 +210,10 @@ class _Kept:
 
     def _checked(self, feedback: Feedback) -> Feedback:
         """Feedback whose label is a class of the model that answered."""
-        from luthier.recipe.predict import check_served
+        from luthier.recipe.predict import check_served_feedback
 
         assert self.recorder is not None, "without a recorder there is no route for feedback"
-        return check_served(self.recorder, feedback)
+        return check_served_feedback(self.recorder, feedback)
 
     def close(self) -> None:
         """Let what was recorded be written."""
@@ -217,7 +221,7 @@ class _Kept:
             self.recorder.close()
 
 
-def _try(names: Recogniser, base: Path) -> None:
+def _try(names: Recognizer, base: Path) -> None:
     """Have a recogniser read a name, so that what it lacks is said now."""
     try:
         names.check_installed(base)
@@ -230,7 +234,7 @@ def _try(names: Recogniser, base: Path) -> None:
         raise type(error)(what, where=error.where, hint=hint) from error
 
 
-def keeping_of(text: str | None) -> tuple[RetentionPolicy, frozenset[str]]:
+def parse_retention_policy(text: str | None) -> tuple[RetentionPolicy, frozenset[str]]:
     """How traffic is kept, from a mapping in YAML (`{sample: 0.1, days: 7}`), and which settings that names.
 
     Who finds names is tried at once.
@@ -262,7 +266,7 @@ def _wrong(error: yaml.YAMLError | ValidationError | ValueError) -> str:
     return ": ".join([*(str(step) for step in first["loc"][:1]), message])
 
 
-def engine_of(text: str) -> ServingEngine:
+def parse_engine(text: str) -> ServingEngine:
     """An engine from its kind, or from a mapping in YAML (`{kind: torch, max_num_seqs: 8}`)."""
     try:
         return ServingEngine.parse(yaml.safe_load(text))
@@ -271,27 +275,27 @@ def engine_of(text: str) -> ServingEngine:
         raise InputError(_wrong(error), where=SourceLocation(field="--engine"), hint=hint) from error
 
 
-def ways_of(text: str) -> tuple[str, Ways]:
+def parse_pipeline(text: str) -> tuple[str, PipelineRoutes]:
     """A pipeline by its name: `support={by: route, to: {billing: one}, other: two}`."""
-    from luthier.serve.openai.pipeline import Ways
+    from luthier.serve.openai.pipeline import PipelineRoutes
 
     name, _, rest = text.partition("=")
     where = SourceLocation(field="--router")
     hint = "for example 'support={by: route.yaml:tune, to: {billing: billing.yaml:tune}, other: smollm2-135m-instruct}'"
     try:
-        return name, Ways.model_validate(yaml.safe_load(rest))
+        return name, PipelineRoutes.model_validate(yaml.safe_load(rest))
     except (yaml.YAMLError, ValidationError) as error:
         raise InputError(_wrong(error), where=where, hint=hint) from error
 
 
-def _piped(word: str, fleet: Fleet, ways: Mapping[str, Ways]) -> OpenModel | None:
+def _piped(word: str, fleet: ModelPool, ways: Mapping[str, PipelineRoutes]) -> OpenModel | None:
     from luthier.serve.model_pool import OpenModel
     from luthier.serve.openai.pipeline import Pipeline
 
     return OpenModel(word, Pipeline(fleet, ways[word])) if word in ways else None
 
 
-def _known(named: Target | str, ways: Mapping[str, Ways]) -> ResolvedModel:
+def _known(named: CommandTarget | str, ways: Mapping[str, PipelineRoutes]) -> ResolvedModel:
     """What a word means: a step and the digest of what it made are one model."""
     from luthier.serve.model_pool import ResolvedModel
 
@@ -302,8 +306,8 @@ def _known(named: Target | str, ways: Mapping[str, Ways]) -> ResolvedModel:
     return ResolvedModel(name, artifact.digest)
 
 
-def open_model(
-    named: Target | str,
+def open_served_model(
+    named: CommandTarget | str,
     engine: ServingEngine | None = None,
     *,
     apply_training_prompt: bool = True,
@@ -320,22 +324,22 @@ def open_model(
         return OpenModel(word, _encoder(word))
     name, artifact = find_model(named)
     met(artifact)
-    answering = (engine or fitting(artifact)).open(artifact)
+    answering = (engine or choose_engine(artifact)).open(artifact)
     if apply_training_prompt:
-        answering.system = learnt_system(artifact) or ""
+        answering.system = get_training_system_message(artifact) or ""
     return OpenModel(name, answering)
 
 
-def fitting(artifact: Artifact) -> ServingEngine:
+def choose_engine(artifact: Artifact) -> ServingEngine:
     """The engine that serves a model when none is asked for."""
-    from luthier.models.load import is_endpoint, outputs_of
+    from luthier.models.load import get_output_classes, is_endpoint
     from luthier.serve.engines.label import LabelEngine
     from luthier.serve.engines.remote import RemoteEngine
     from luthier.serve.engines.torch import Torch
 
     if is_endpoint(artifact):
         return RemoteEngine()
-    return LabelEngine() if outputs_of(artifact) or chooses_classes(artifact) else Torch()
+    return LabelEngine() if get_output_classes(artifact) or chooses_classes(artifact) else Torch()
 
 
 def _is_encoder(word: str) -> bool:
@@ -345,17 +349,17 @@ def _is_encoder(word: str) -> bool:
 
 def _encoder(name: str) -> Any:
     from luthier.models.embedders.encoder import Encoder
-    from luthier.serve.openai.request_state import Points
+    from luthier.serve.openai.request_state import EmbedderRunner
 
     encoder = Encoder(model=name)
     encoder.gather(Path(), lambda text: None)
-    return Points(encoder.space([], base=Path(), seed=0), encoder.fingerprint(Path()) or "")
+    return EmbedderRunner(encoder.space([], base=Path(), seed=0), encoder.fingerprint(Path()) or "")
 
 
-class NamesFinder(NamedTuple):
+class NameRedactionSettings(NamedTuple):
     """How names are taken out; settings of `Keeping`."""
 
-    names: tuple[Recogniser, ...] = ()
+    names: tuple[Recognizer, ...] = ()
     names_in: tuple[TextPart, ...] = ()
     exclude_kinds: tuple[PiiKind, ...] = ()
 
@@ -364,7 +368,7 @@ class NamesFinder(NamedTuple):
         return self._asdict() if self.names else {}
 
 
-def finder_of(models: Iterable[Artifact], base: Path) -> NamesFinder:
+def collect_name_redaction(models: Iterable[Artifact], base: Path) -> NameRedactionSettings:
     """What the operators `pii` that cleaned the data of some models find of names, all together.
 
     Names are looked for where one of them does, and a kind stays in clear where all leave it; `base` is the folder at
@@ -374,11 +378,11 @@ def finder_of(models: Iterable[Artifact], base: Path) -> NamesFinder:
     for model in models:
         _collect(model, visited)
     found = [ops for artifact in visited.values() for ops in _operators(artifact) if ops.get("ner")]
-    names = dict.fromkeys(Recogniser.parse(ops["ner"]).at(base) for ops in found)
+    names = dict.fromkeys(Recognizer.parse(ops["ner"]).at(base) for ops in found)
     parts = {part for ops in found for part in ops.get("names_in", TEXT_PARTS)}
     left = [{kind for kind in NAME_KINDS if _stays(ops, kind)} for ops in found]
     kept = set.intersection(*left) if left else set()
-    return NamesFinder(
+    return NameRedactionSettings(
         tuple(names),
         tuple(part for part in TEXT_PARTS if part in parts),
         tuple(kind for kind in NAME_KINDS if kind in kept),

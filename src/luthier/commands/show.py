@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from luthier.artifacts.findings import DroppedRow, read_dropped
+from luthier.artifacts.findings import DroppedRow, read_dropped_rows
 from luthier.core.artifact import Artifact
 from luthier.core.artifact_type import ArtifactType
-from luthier.core.component import member
+from luthier.core.component import component_of_kind
 from luthier.core.db import Run
 from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.events import RunEvents, counted
+from luthier.core.events import RunEvents, format_counted_noun
 from luthier.core.step import StepContext
-from luthier.recipe.errors import a
-from luthier.recipe.locate import ArtifactRef, Target, find_artifact, find_plan, run_facts
+from luthier.recipe.errors import add_indefinite_article
+from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact, find_plan, run_to_facts
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.runner import run_log
 from luthier.recipe.workspace import find_run
 
 if TYPE_CHECKING:
     from luthier.recipe.schema import Recipe
-    from luthier.tune.dataset.preview import RenderedRow, Sequenced
+    from luthier.tune.dataset.preview import RenderedRow, RenderedSequence
     from luthier.tune.steps.tune import Tune
 
 _WIDEST_PLACE = 60
@@ -52,7 +52,7 @@ class ShowOutput:
         return self.text
 
 
-def describe(target: Target) -> ShowOutput:
+def describe_target(target: CommandTarget) -> ShowOutput:
     """A recipe's steps, a run, or one artifact."""
     run = find_run(target.word) if target.word else None
     if run is not None:
@@ -60,7 +60,7 @@ def describe(target: Target) -> ShowOutput:
     return describe_recipe(target) if target.is_recipe else describe_artifact(target)
 
 
-def describe_recipe(target: Target) -> ShowOutput:
+def describe_recipe(target: CommandTarget) -> ShowOutput:
     """The steps of a recipe and what is made of them."""
     what = find_plan(target)
     recipe = what.recipe
@@ -90,7 +90,7 @@ def describe_run(run: Run, what: RecipePlan) -> ShowOutput:
     ]
     if made:
         lines.append(f"next: luthier show {run.id}:STEP")
-    facts = {**run_facts(run), "log": str(log), "steps": steps}
+    facts = {**run_to_facts(run), "log": str(log), "steps": steps}
     return ShowOutput(facts=facts, path=str(log.parent), text=tuple(lines))
 
 
@@ -111,12 +111,12 @@ def _steps(what: RecipePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return steps, lines
 
 
-def describe_artifact(target: Target) -> ShowOutput:
+def describe_artifact(target: CommandTarget) -> ShowOutput:
     """One artifact: what made it, from what, when, and what it holds."""
     found = find_artifact(target)
     artifact = found.artifact
     manifest = artifact.manifest
-    summary = member(ArtifactType, manifest.makes).model_validate({}).describe(artifact)
+    summary = component_of_kind(ArtifactType, manifest.makes).model_validate({}).describe(artifact)
     facts = {
         "artifact": artifact.digest,
         "kind": manifest.kind,
@@ -133,12 +133,12 @@ def describe_artifact(target: Target) -> ShowOutput:
     )
 
 
-def describe_dropped(target: Target) -> ShowOutput:
+def describe_dropped_rows(target: CommandTarget) -> ShowOutput:
     """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
     from luthier.artifacts.dataset import DatasetSummary
 
     found = _find_dataset(target)
-    dataset_summary, dropped = DatasetSummary.read(found.artifact), read_dropped(found.artifact)
+    dataset_summary, dropped = DatasetSummary.read(found.artifact), read_dropped_rows(found.artifact)
     rows_in = dataset_summary.rows_in + sum(dataset_summary.made.values())
     facts = {
         "artifact": found.artifact.digest,
@@ -146,7 +146,7 @@ def describe_dropped(target: Target) -> ShowOutput:
         "dropped": dataset_summary.dropped,
         "rows": [{**one._asdict(), "place": one.location} for one in dropped],
     }
-    head = f"{found.name}: {len(dropped):,} of {counted(rows_in, 'row')} left out"
+    head = f"{found.name}: {len(dropped):,} of {format_counted_noun(rows_in, 'row')} left out"
     return ShowOutput(facts=facts, path=str(found.artifact.folder), text=(head, *_dropped_lines(dropped)))
 
 
@@ -164,7 +164,7 @@ def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
             yield f"  {one.location:<{width}}  {words}".rstrip()
 
 
-def _find_dataset(target: Target) -> ArtifactRef:
+def _find_dataset(target: CommandTarget) -> ArtifactRef:
     """The data set that is meant: `RECIPE:STEP`, a digest, a step of the recipe here, or the data set of a recipe."""
     text = target.word or ""
     if target.is_recipe and not (Path(text).is_dir() and text and not (Path(text) / "recipe.yaml").is_file()):
@@ -175,20 +175,25 @@ def _find_dataset(target: Target) -> ArtifactRef:
             raise InputError("the recipe makes no data set", where=SourceLocation(file=what.recipe.file), hint=hint)
         found = ArtifactRef(what.artifact(made[0]), what, made[0])
     elif ":" not in text and not re.fullmatch(r"[0-9a-f]{6,32}", text):
-        found = find_artifact(Target(f":{text}", target.overrides))
+        found = find_artifact(CommandTarget(f":{text}", target.overrides))
     else:
         found = find_artifact(target)
     if (makes := found.artifact.manifest.makes) != "dataset":
         hint = "name the step that made the data set, such as recipe.yaml:data"
         raise InputError(
-            f"expected a data set, which has dropped rows, got {a(makes)}", where=SourceLocation(field=text), hint=hint
+            f"expected a data set, which has dropped rows, got {add_indefinite_article(makes)}",
+            where=SourceLocation(field=text),
+            hint=hint,
         )
     return found
 
 
 def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> list[str]:
     manifest, timing = artifact.manifest, artifact.timing()
-    lines = [f"{name}: {a(manifest.makes)} made by {manifest.kind!r}", f"  artifact   {artifact.digest}"]
+    lines = [
+        f"{name}: {add_indefinite_article(manifest.makes)} made by {manifest.kind!r}",
+        f"  artifact   {artifact.digest}",
+    ]
     lines.append(f"  folder     {artifact.folder}")
     lines += [f"  from       {field}: {digest[:12]}" for field, digest in manifest.inputs.items()]
     if "seconds" in timing:
@@ -227,18 +232,18 @@ class ShownRows(NamedTuple):
     pieces: list[DisplaySegment]
 
 
-def show_rendered(named: Target | str | None, number: int, *, ids: bool = False) -> ShownRows:
+def show_training_rows(named: CommandTarget | str | None, number: int, *, ids: bool = False) -> ShownRows:
     """The first training rows of a step that tunes, or of the one that trains on a data set.
 
     `named` is RECIPE:STEP or RUN:STEP, a step of the recipe here, or a recipe that tunes once.
     """
-    from luthier.models.load import base_folder, name_of, refuse_endpoint
+    from luthier.models.load import base_folder, get_model_name, refuse_endpoint
     from luthier.tune.dataset.preview import rendered_rows
     from luthier.tune.dataset.tool_rows import refuse_tool_rows
 
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     file, name = _split(target.word)
-    what = find_plan(Target(file, target.overrides), step=f":{name or 'STEP'}")
+    what = find_plan(CommandTarget(file, target.overrides), step=f":{name or 'STEP'}")
     recipe = what.recipe
     chosen, step = _tuning(recipe, name)
     inputs = {field: _made(what, chosen, field) for field in ("data", "model")}
@@ -250,7 +255,7 @@ def show_rendered(named: Target | str | None, number: int, *, ids: bool = False)
             seed=recipe.seed, events=RunEvents().of(chosen),
         )  # fmt: skip
         rows = rendered_rows(step, work, number)
-    base = name_of(inputs["model"])
+    base = get_model_name(inputs["model"])
     facts = {
         "recipe": recipe.name,
         "step": chosen,
@@ -259,7 +264,7 @@ def show_rendered(named: Target | str | None, number: int, *, ids: bool = False)
         "objective": step.objective.settings(),
         "rows": [row.as_json(ids=True) for row in rows],
     }
-    head = f"{counted(len(rows), 'row')} as {base} sees them in {chosen}"
+    head = f"{format_counted_noun(len(rows), 'row')} as {base} sees them in {chosen}"
     head += f"; tokens between {OPEN} and {CLOSE} are trained on\n"
     return ShownRows(facts, [DisplaySegment(head), *(piece for row in rows for piece in _pieces(row, step, ids=ids))])
 
@@ -271,7 +276,7 @@ def _split(word: str | None) -> tuple[str | None, str | None]:
     file, colon, name = word.rpartition(":")
     if colon:
         return file or None, name
-    return (word, None) if Target(word).is_recipe else (None, word)
+    return (word, None) if CommandTarget(word).is_recipe else (None, word)
 
 
 def _tuning(recipe: Recipe, name: str | None) -> tuple[str, Tune]:
@@ -330,7 +335,7 @@ def _pieces(row: RenderedRow, step: Tune, *, ids: bool) -> Iterator[DisplaySegme
         yield from _by_token(sequence) if ids else _by_stretch(sequence)
 
 
-def _counts(row: RenderedRow, sequence: Sequenced, step: Tune) -> str:
+def _counts(row: RenderedRow, sequence: RenderedSequence, step: Tune) -> str:
     """How much is read and trained on, and what was cut off."""
     name = f"{sequence.name}: " if sequence.name else ""
     kept = {"prompt": "the oldest of the prompt", "right": "the end of the row"}.get(
@@ -338,17 +343,17 @@ def _counts(row: RenderedRow, sequence: Sequenced, step: Tune) -> str:
     )
     cut = f", {row.cut:,} cut off{f' ({kept})' if kept else ''}" if row.cut else ""
     drawn = "; the model's own answers are trained on, which it writes in training" if step.objective.draws else ""
-    return f"{name}{counted(len(sequence.tokens), 'token')}, {sequence.trained:,} trained on{cut}{drawn}"
+    return f"{name}{format_counted_noun(len(sequence.tokens), 'token')}, {sequence.trained:,} trained on{cut}{drawn}"
 
 
-def _by_stretch(sequence: Sequenced) -> Iterator[DisplaySegment]:
+def _by_stretch(sequence: RenderedSequence) -> Iterator[DisplaySegment]:
     for stretch in sequence.stretches:
         text = _visible(stretch.text)
         yield DisplaySegment(f"{OPEN}{text}{CLOSE}" if stretch.trained else text, stretch.trained)
     yield DisplaySegment("\n")
 
 
-def _by_token(sequence: Sequenced) -> Iterator[DisplaySegment]:
+def _by_token(sequence: RenderedSequence) -> Iterator[DisplaySegment]:
     """A line a token: its place, its id, whether it is trained on, its text."""
     for index, token in enumerate(sequence.tokens):
         marks = (OPEN, CLOSE) if token.trained else (" ", " ")

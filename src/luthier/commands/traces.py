@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.files import writing
-from luthier.recipe.workspace import find_recipe, folder_here
+from luthier.core.files import translate_write_errors
+from luthier.recipe.workspace import find_recipe, find_workspace_folder
 from luthier.traces.record import Feedback
 from luthier.traces.retention import VARIABLE, is_traffic, traffic_folder
 
@@ -22,7 +22,7 @@ _AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def traffic_of(location: Path | None = None) -> Path:
+def resolve_traffic_folder(location: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
     if location is not None and is_traffic(location):
         return location
@@ -33,19 +33,19 @@ def traffic_of(location: Path | None = None) -> Path:
                 "there is no such recipe or folder", where=SourceLocation(file=str(location)), hint="check --in"
             )
         return traffic_folder(recipe if recipe.is_dir() else recipe.parent)
-    return traffic_folder(folder_here())
+    return traffic_folder(find_workspace_folder())
 
 
-def kept_folder(location: Path | None = None) -> Path:
+def require_traffic_folder(location: Path | None = None) -> Path:
     """The same; `InputError` when no traffic is kept there."""
-    folder = traffic_of(location)
+    folder = resolve_traffic_folder(location)
     if not is_traffic(folder):
         hint = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
         raise InputError("no traffic is kept here", where=SourceLocation(file=str(folder)), hint=hint)
     return folder
 
 
-def moment(text: str | None, name: str) -> datetime | None:
+def parse_moment(text: str | None, name: str) -> datetime | None:
     """`2026-11-01`, `2026-11-01T12:00+01:00`, or so long ago: `30m`, `6h`, `7d`, `2w`."""
     if text is None:
         return None
@@ -64,42 +64,48 @@ def list_traces(
 ) -> list[TraceWithFeedback]:
     """The latest requests that a condition means, the latest last."""
     from luthier.traces.filter import TraceFilter
-    from luthier.traces.store import latest
+    from luthier.traces.store import read_latest_traces
 
     condition = TraceFilter(where) if where else None
-    return latest(kept_folder(location), count, moment(since, "--since"), moment(until, "--until"), condition)
+    return read_latest_traces(
+        require_traffic_folder(location),
+        count,
+        parse_moment(since, "--since"),
+        parse_moment(until, "--until"),
+        condition,
+    )
 
 
-def one(location: Path | None, id: str) -> TraceWithFeedback:
+def get_trace_by_id(location: Path | None, id: str) -> TraceWithFeedback:
     """One request by its id."""
-    from luthier.traces.store import find
+    from luthier.traces.store import read_trace_by_id
 
-    return find(kept_folder(location), id)
+    return read_trace_by_id(require_traffic_folder(location), id)
 
 
-def as_json(entry: TraceWithFeedback) -> dict[str, Any]:
+def trace_to_json(entry: TraceWithFeedback) -> dict[str, Any]:
     """A request with what was said of it, as other programs read it."""
     feedback = [one.model_dump(mode="json", exclude={"trace"}) for one in entry.feedback]
     return {**entry.trace.model_dump(mode="json"), "feedback": feedback}
 
 
-def opinion(location: Path | None, feedback: Feedback, *, new_class: bool = False) -> Feedback:
+def record_feedback(location: Path | None, feedback: Feedback, *, new_class: bool = False) -> Feedback:
     """Keep what a person says of a request that is kept; returns what was kept.
 
     A label that is no class of the model that answered is refused, unless it is said to be a new one.
     """
     from luthier.recipe.predict import check_label
-    from luthier.traces.feedback import write
-    from luthier.traces.store import find
+    from luthier.traces.feedback import append_redacted_records
+    from luthier.traces.store import read_trace_by_id
 
-    folder = kept_folder(location)
-    trace = find(folder, feedback.trace).trace
+    folder = require_traffic_folder(location)
+    trace = read_trace_by_id(folder, feedback.trace).trace
     kept = feedback if new_class else check_label(feedback, trace, option="give --new-class")
-    write(folder, [kept])
+    append_redacted_records(folder, [kept])
     return kept
 
 
-def lines(entry: TraceWithFeedback) -> Iterator[str]:
+def format_trace_lines(entry: TraceWithFeedback) -> Iterator[str]:
     """A request as it is read on a terminal."""
     trace = entry.trace
     release = trace.release[:12] or "release unknown"
@@ -114,10 +120,10 @@ def lines(entry: TraceWithFeedback) -> Iterator[str]:
     for label, share in sorted((trace.scores or {}).items(), key=lambda one: -one[1])[:5]:
         yield f"  {share:.3f} {label}"
     for feedback in entry.feedback:
-        yield f"\nfeedback of {feedback.by or 'somebody'}: {summary([feedback])}"
+        yield f"\nfeedback of {feedback.by or 'somebody'}: {format_feedback_summary([feedback])}"
 
 
-def summary(feedback: Sequence[Feedback]) -> str:
+def format_feedback_summary(feedback: Sequence[Feedback]) -> str:
     """What was said, in few words."""
     found = []
     for record in feedback:
@@ -128,19 +134,19 @@ def summary(feedback: Sequence[Feedback]) -> str:
     return ", ".join(found)
 
 
-def take_log(location: Path | None, file: Path, model: str) -> int:
+def import_trace_log(location: Path | None, file: Path, model: str) -> int:
     """Take in a log of another tool; returns how many records were new."""
-    from luthier.traces.feedback import take_in
-    from luthier.traces.logs import digest, records
+    from luthier.traces.feedback import import_log_records
+    from luthier.traces.logs import digest, read_log_records
 
     if not file.is_file():
         raise InputError(
             "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
         )
-    return take_in(traffic_of(location), digest(file), records(file, model))
+    return import_log_records(resolve_traffic_folder(location), digest(file), read_log_records(file, model))
 
 
-def give_out(
+def export_traces(
     location: Path | None,
     to: str,
     form: Literal["jsonl", "otlp"] | None,
@@ -154,7 +160,7 @@ def give_out(
     where, since, until = which
     condition = TraceFilter(where) if where else None
     found = read_traces_with_feedback(
-        kept_folder(location), moment(since, "--since"), moment(until, "--until"), condition
+        require_traffic_folder(location), parse_moment(since, "--since"), parse_moment(until, "--until"), condition
     )
     if to.startswith(("http://", "https://")):
         if form == "jsonl":
@@ -163,7 +169,7 @@ def give_out(
             )
         return send_otlp(to, (one.trace for one in found))
     path = Path(to)
-    with writing(path, "name another file"):
+    with translate_write_errors(path, "name another file"):
         return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
 
 
@@ -171,6 +177,6 @@ def _write_lines(path: Path, found: Iterator[TraceWithFeedback]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for one in found:
-            file.write(json.dumps(as_json(one), ensure_ascii=False) + "\n")
+            file.write(json.dumps(trace_to_json(one), ensure_ascii=False) + "\n")
             count += 1
     return count

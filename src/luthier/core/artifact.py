@@ -138,7 +138,7 @@ def list_files(folder: Path) -> list[FileEntry]:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact's folder; `CorruptArtifact` when it is missing or was changed."""
     path = folder / MANIFEST
-    return as_manifest(read_sealed(path), path)
+    return parse_manifest(read_sealed(path), path)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return unseal(data, path)
 
 
-def as_manifest(value: dict[str, Any], path: Path | str) -> Manifest:
+def parse_manifest(value: dict[str, Any], path: Path | str) -> Manifest:
     """A whole sealed document as a manifest; `CorruptArtifact` when another version of Luthier wrote it."""
     try:
         return Manifest.model_validate(value)

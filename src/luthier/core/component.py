@@ -37,22 +37,22 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from luthier.core.errors import MissingExtra, UnknownName, did_you_mean
-from luthier.core.files import EnvVarMarker, is_variable
+from luthier.core.files import EnvVarMarker, is_env_var
 from luthier.core.former_names import former_settings
-from luthier.core.hashing import code_digest, file_digest
+from luthier.core.hashing import digest_package_code, file_digest
 from luthier.core.system.packages import require
 
 
-def described(schema: dict[str, Any], model: type[BaseModel]) -> None:
+def add_field_descriptions(schema: dict[str, Any], model: type[BaseModel]) -> None:
     """Put descriptions into a model's JSON schema; for `ConfigDict(json_schema_extra=described)`."""
-    texts = descriptions(model)
+    texts = field_descriptions(model)
     for name, field in model.model_fields.items():
         property_schema = schema.get("properties", {}).get(field.alias or name)
         if property_schema is not None and name in texts:
             property_schema.setdefault("description", texts[name])
 
 
-def descriptions(model: type[BaseModel]) -> dict[str, str]:
+def field_descriptions(model: type[BaseModel]) -> dict[str, str]:
     """The texts of a model's fields by name, those that it inherits among them."""
     under: dict[str, str] = {}
     for one in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
@@ -112,7 +112,7 @@ class Component(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        json_schema_extra=described,
+        json_schema_extra=add_field_descriptions,
         validate_default=True,
         allow_inf_nan=False,
         protected_namespaces=(),
@@ -173,12 +173,12 @@ class Component(BaseModel):
             value = {"kind": value}
         if not isinstance(value, dict) or "kind" not in value:
             article = "an" if cls.role[0] in "aeiou" else "a"
-            context = {"role": f"{article} {cls.role}", "hint": did_you_mean("", members(cls))}
+            context = {"role": f"{article} {cls.role}", "hint": did_you_mean("", components_by_kind(cls))}
             raise PydanticCustomError("part", "expected {role}: its kind, or a mapping with `kind`; {hint}", context)
         member = _of_its_module(cls, value["kind"]) if isinstance(value["kind"], str) else None
         if member is None:
             kind = str(value["kind"])
-            member = members(cls).get(kind) if isinstance(value["kind"], str) else None
+            member = components_by_kind(cls).get(kind) if isinstance(value["kind"], str) else None
         if member is None:
             context = {"role": cls.role, "name": kind, "hint": cls.instead_of(kind)}
             raise PydanticCustomError("kind", "{role} '{name}' is unknown; {hint}", context)
@@ -187,7 +187,7 @@ class Component(BaseModel):
     @classmethod
     def instead_of(cls, name: str) -> str:
         """What to write instead of a name that is no kind of this role."""
-        return did_you_mean(name, members(cls))
+        return did_you_mean(name, components_by_kind(cls))
 
     def settings(self) -> dict[str, Any]:
         """All settings as plain JSON values, defaults included: what the digest is made of."""
@@ -242,12 +242,12 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
     for name, value in data.items():
         field = cls.model_fields.get(name)
         if field is None:
-            hint = own_name_of(cls, str(name)) or did_you_mean(str(name), cls.model_fields)
+            hint = hint_own_setting_name(cls, str(name)) or did_you_mean(str(name), cls.model_fields)
             context = {"name": str(name), "hint": hint}
             raise PydanticCustomError("unknown_setting", "there is no setting '{name}' here; {hint}", context)
         if (
             isinstance(value, str)
-            and is_variable(value)
+            and is_env_var(value)
             and not any(isinstance(m, EnvVarMarker) for m in field.metadata)
         ):
             words = "'{name}' takes no environment variable, got {value}; write the value itself"
@@ -258,13 +258,13 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
     return data
 
 
-def own_name_of(cls: type[BaseModel], name: str) -> str:
+def hint_own_setting_name(cls: type[BaseModel], name: str) -> str:
     """What a setting is called here that another tool calls `name`; empty where it has no such setting."""
-    own = all_other_names(cls).get(name)
+    own = setting_aliases(cls).get(name)
     return f"{CALLED_HERE} `{own}`" if own else ""
 
 
-def all_other_names(cls: type[BaseModel]) -> dict[str, str]:
+def setting_aliases(cls: type[BaseModel]) -> dict[str, str]:
     """Other tools' names of a class's settings and its former ones, those of its parents included."""
     found = former_settings(cls)
     for one in reversed(cls.__mro__):
@@ -320,7 +320,7 @@ def _plugins() -> None:
         point.load()
 
 
-def members(role: type[Role]) -> dict[str, type[Role]]:
+def components_by_kind(role: type[Role]) -> dict[str, type[Role]]:
     """All members of a role by kind, found in its home package and in installed plug-ins."""
     _discover(role.home)
     _plugins()
@@ -336,25 +336,25 @@ def _of_its_module(role: type[Role], kind: str) -> type[Role] | None:
     return _MEMBERS.get(role.role, {}).get(kind)  # type: ignore[return-value]  # registered under this role
 
 
-def roles() -> dict[str, type[Component]]:
+def roles_by_name() -> dict[str, type[Component]]:
     """The roles whose abstract base has been imported so far, by name."""
     return dict(sorted(_ROLES.items()))
 
 
-def member(role: type[Role], kind: str) -> type[Role]:
+def component_of_kind(role: type[Role], kind: str) -> type[Role]:
     """One member of a role; `UnknownName` with a suggestion when there is none of that kind."""
-    found = members(role)
+    found = components_by_kind(role)
     if kind not in found:
         raise UnknownName(f"{role.role} {kind!r} is unknown", hint=did_you_mean(kind, found))
     return found[kind]
 
 
-def nested(part: BaseModel) -> Iterator[Component]:
+def iter_components(part: BaseModel) -> Iterator[Component]:
     """The part itself (when a component) and every component inside its fields, lists and mappings."""
-    yield from (one for _, one in located(part))
+    yield from (one for _, one in iter_components_with_paths(part))
 
 
-def located(part: BaseModel, path: str = "") -> Iterator[tuple[str, Component]]:
+def iter_components_with_paths(part: BaseModel, path: str = "") -> Iterator[tuple[str, Component]]:
     """The same, each with its dotted path: `ops.1.names`; the part's own is empty."""
     if isinstance(part, Component):
         yield path, part
@@ -364,7 +364,7 @@ def located(part: BaseModel, path: str = "") -> Iterator[tuple[str, Component]]:
 
 def check_installed(part: BaseModel, base: Path) -> None:
     """`MissingExtra`, with the place in the part, when a library is not installed that the part or one inside needs."""
-    for path, one in located(part):
+    for path, one in iter_components_with_paths(part):
         try:
             one.check_installed(base)
         except MissingExtra as error:
@@ -373,10 +373,10 @@ def check_installed(part: BaseModel, base: Path) -> None:
             raise MissingExtra(error.message, where=where, hint=error.hint) from error
 
 
-def foreign_code(part: BaseModel) -> dict[str, str]:
+def digest_plugin_code(part: BaseModel) -> dict[str, str]:
     """Digests of the packages (or single files) that parts come from which are not ours, by name: changed code of a
     plug-in finds no stale cache."""
-    roots = {type(one).__module__.partition(".")[0] for one in nested(part)} - {__name__.partition(".")[0]}
+    roots = {type(one).__module__.partition(".")[0] for one in iter_components(part)} - {__name__.partition(".")[0]}
     return {root: digest for root in sorted(roots) if (digest := _code_of(root)) is not None}
 
 
@@ -384,14 +384,14 @@ def _code_of(root: str) -> str | None:
     """None where the code stands in no file, as what is typed in."""
     module = sys.modules[root]
     if hasattr(module, "__path__"):
-        return code_digest(root)
+        return digest_package_code(root)
     file = getattr(module, "__file__", None)
     return None if file is None else file_digest(Path(file))
 
 
 def _located_value(value: Any, path: str) -> Iterator[tuple[str, Component]]:
     if isinstance(value, BaseModel):
-        yield from located(value, path)
+        yield from iter_components_with_paths(value, path)
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             yield from _located_value(item, f"{path}.{number}")
@@ -435,7 +435,7 @@ def _role(role: str, definitions: dict[str, Any]) -> str:
     if role in definitions:
         return role
     definitions[role] = {}
-    found = members(roles()[role])
+    found = components_by_kind(roles_by_name()[role])
     short = [kind for kind in sorted(found) if not _needs_settings(found[kind])]
     choices: list[dict[str, Any]] = [{"enum": short}] if short else []
     for kind, part in sorted(found.items()):

@@ -122,7 +122,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"known: {shown}" if names else "there is none yet"
 
 
-def not_json(error: JSONDecodeError, *, column: bool = False) -> str:
+def describe_json_error(error: JSONDecodeError, *, column: bool = False) -> str:
     """`Unterminated string`, or `Unterminated string at column 22`: Python's own words, some of which end in `at`."""
     message = error.msg.removesuffix(" at").removesuffix(" starting")
     return f"is not JSON: {message} at column {error.colno}" if column else f"is not JSON: {message}"

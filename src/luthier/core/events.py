@@ -1,8 +1,8 @@
 """Events of a run: their stream, progress counts and pace.
 
 The library never prints; it emits events. A frontend (the command line, a server, a test) subscribes a renderer: a
-live line on a terminal, plain lines in a log, or JSON lines for programs. `Pace` estimates the remaining time from
-pairs (time, done) and reads no clock.
+live line on a terminal, plain lines in a log, or JSON lines for programs. `ThroughputMeter` estimates the remaining
+time from pairs (time, done) and reads no clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from luthier.core.system.process import heed
+from luthier.core.system.process import raise_pending_stop
 
 Kind = Literal["run", "start", "cached", "wait", "progress", "note", "warning", "done", "failed", "end"]
 
@@ -91,21 +91,21 @@ class StepEvents:
 
     def _say(self, event: RunEvent) -> bool:
         request = self._stream.emit(event)
-        heed()
+        raise_pending_stop()
         return request
 
 
-def counted(number: int, noun: str, nouns: str = "") -> str:
+def format_counted_noun(number: int, noun: str, nouns: str = "") -> str:
     """`1 row`, `2,000 rows`; `nouns` are several of them where that is not a mere s more (`class`, `classes`)."""
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
-def of_rows(number: int, rows: int, one: str, more: str) -> str:
+def format_rows_affected(number: int, rows: int, one: str, more: str) -> str:
     """`1 of 61 rows has`, `2 of 61 rows have`: the word for one of them, and for more."""
-    return f"{number:,} of {counted(rows, 'row')} {one if number == 1 else more}"
+    return f"{number:,} of {format_counted_noun(rows, 'row')} {one if number == 1 else more}"
 
 
-def by_name(counts: Mapping[str, int]) -> str:
+def format_counts_by_name(counts: Mapping[str, int]) -> str:
     """`3 × empty prompt, 17 × near duplicate`: names that do not bend with their number."""
     return ", ".join(f"{count:,} × {name}" for name, count in counts.items())
 
@@ -114,7 +114,7 @@ _WINDOW_S = 30.0
 """The rate is that of the last half minute: old enough to be steady, young enough to follow a change."""
 
 
-class Pace:
+class ThroughputMeter:
     """The rate of some work over the last while."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Pace:
 Item = TypeVar("Item")
 
 
-def spread(items: Sequence[Item], most: int) -> list[Item]:
+def take_evenly_spaced(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many of them, in order."""
     count = min(most, len(items))
     return [items[at * len(items) // count] for at in range(count)]

@@ -1,7 +1,7 @@
 """Atomic writes, paths of recipes and environment variables.
 
-`write_aside` writes bytes under a temporary name, flushes them to the disk and renames the file, so that a kill or a
-full disk leaves no partial file. `seal` and `unseal` store a small JSON document together with its digest and so
+`write_atomically` writes bytes under a temporary name, flushes them to the disk and renames the file, so that a kill
+or a full disk leaves no partial file. `seal` and `unseal` store a small JSON document together with its digest and so
 detect a flipped byte.
 
 A path in a recipe is relative to the recipe, or begins with `~` or with `$NAME` from the environment. Only a field
@@ -54,7 +54,7 @@ _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|[Cc]an(?:no|')t allocate
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors, polars) report errno
 
 
-def writing(path: Path | str, elsewhere: str = STORE_ELSEWHERE) -> AbstractContextManager[None]:
+def translate_write_errors(path: Path | str, elsewhere: str = STORE_ELSEWHERE) -> AbstractContextManager[None]:
     """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`; `elsewhere`, how the
     same is written to another place.
 
@@ -92,10 +92,10 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(match)
 
 
-def write_aside(path: Path, data: bytes, elsewhere: str = STORE_ELSEWHERE) -> None:
-    """Write a whole file or nothing: aside, flushed, then renamed; `elsewhere` as for `writing`."""
+def write_atomically(path: Path, data: bytes, elsewhere: str = STORE_ELSEWHERE) -> None:
+    """Write a whole file or nothing: aside, flushed, then renamed; `elsewhere` as for `translate_write_errors`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with writing(path, elsewhere):
+    with translate_write_errors(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("wb") as file:
@@ -162,22 +162,22 @@ PathText = Annotated[str, Field(min_length=1), EnvVarMarker()]
 """A path; a relative one starts at the recipe's folder, and `~` and `$NAME` are understood."""
 
 
-def locate(path: str, base: Path) -> Path:
+def resolve_path(path: str, base: Path) -> Path:
     """Where a written path lies; `InputError` names a variable that is not set."""
-    return base / Path(filled(path)).expanduser()
+    return base / Path(expand_env_vars(path)).expanduser()
 
 
-def filled(text: str) -> str:
+def expand_env_vars(text: str) -> str:
     """A text with each `$NAME` replaced by what the environment says; `InputError` names a variable that is not set."""
     return _VARIABLE.sub(_value, text)
 
 
-def variables(text: str) -> list[str]:
+def find_env_vars(text: str) -> list[str]:
     """The names of the variables that a text asks for."""
     return [found[1] or found[2] for found in _VARIABLE.finditer(text)]
 
 
-def is_variable(text: str) -> bool:
+def is_env_var(text: str) -> bool:
     """Whether a text is nothing but `$NAME`."""
     return _VARIABLE.fullmatch(text) is not None
 

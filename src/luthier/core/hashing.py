@@ -18,14 +18,14 @@ _CHUNK = 1 << 20
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN."""
     return _ENCODER.encode(value)
 
 
 def digest_of(value: Any) -> str:
     """32 hexadecimal digits that name a JSON value."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]
 
 
 def file_digest(path: Path) -> str:
@@ -47,7 +47,7 @@ def files_digest(paths: Iterable[Path], base: Path) -> str:
 
 
 @cache
-def code_digest(*packages: str) -> str:
+def digest_package_code(*packages: str) -> str:
     """A digest of the files of some packages (sources, templates, tables): changed code finds no stale cache."""
     parts: list[tuple[str, str]] = []
     for package in packages:

@@ -20,9 +20,9 @@ from typing import Any
 
 import xxhash
 
-from luthier.core.artifact import MANIFEST, TIMING, Artifact, FileEntry, Manifest, as_manifest
+from luthier.core.artifact import MANIFEST, TIMING, Artifact, FileEntry, Manifest, parse_manifest
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, SourceLocation, UnknownName
-from luthier.core.files import cache_folder, sync_tree, unseal, write_aside, writing
+from luthier.core.files import cache_folder, sync_tree, translate_write_errors, unseal, write_atomically
 from luthier.core.hashing import file_digest
 from luthier.core.store import Store
 
@@ -52,7 +52,7 @@ class RemoteStore(Store):
         self._shown = re.sub(r"//[^/@]*@", "//", url).rstrip("/")  # without a user's name and password
         name = hashlib.sha256(self._shown.encode()).hexdigest()[:32]
         super().__init__(cache_folder() / "stores" / name, shared=shared)
-        self._reach = Reaching(self._shown)
+        self._reach = RemoteErrorTranslator(self._shown)
         self._files, self._base = self._connect(url)
 
     def _connect(self, url: str) -> tuple[Any, str]:
@@ -90,7 +90,7 @@ class RemoteStore(Store):
     def _fetch(self, digest: str) -> None:
         aside = self.work / f"{digest}.fetch"
         manifest, raw = self._sealed_manifest(digest)
-        with writing(aside):
+        with translate_write_errors(aside):
             if aside.exists():
                 shutil.rmtree(aside)
             for entry in manifest.files:
@@ -101,11 +101,11 @@ class RemoteStore(Store):
                 self._files.get([self._at(digest, name) for name in names], [str(aside / name) for name in names])
         for entry in manifest.files:
             self._check(digest, entry, aside)
-        write_aside(aside / TIMING, self._sealed(digest, TIMING)[1])
-        with writing(aside):
+        write_atomically(aside / TIMING, self._sealed(digest, TIMING)[1])
+        with translate_write_errors(aside):
             sync_tree(aside)
-        write_aside(aside / MANIFEST, raw)
-        with writing(self.artifacts):
+        write_atomically(aside / MANIFEST, raw)
+        with translate_write_errors(self.artifacts):
             self._settle(aside, digest)
 
     def _check(self, digest: str, entry: FileEntry, aside: Path) -> None:
@@ -125,7 +125,7 @@ class RemoteStore(Store):
 
     def _sealed_manifest(self, digest: str) -> tuple[Manifest, bytes]:
         value, data = self._sealed(digest, MANIFEST)
-        return as_manifest(value, self._named(digest, MANIFEST)), data
+        return parse_manifest(value, self._named(digest, MANIFEST)), data
 
     def manifest(self, digest: str) -> Manifest:
         """The manifest of one of this store's own artifacts, read from behind the URL."""
@@ -249,7 +249,7 @@ def _seconds(moment: Any) -> float:
     return float(moment.timestamp()) if hasattr(moment, "timestamp") else float(moment)
 
 
-class Reaching(AbstractContextManager[None]):
+class RemoteErrorTranslator(AbstractContextManager[None]):
     """Turns what a remote file system raises into one clear error; a class, since these errors share no base."""
 
     def __init__(self, url: str) -> None:

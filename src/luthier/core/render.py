@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
-from luthier.core.events import Pace, RunEvent
-from luthier.core.files import writing
+from luthier.core.events import RunEvent, ThroughputMeter
+from luthier.core.files import translate_write_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def choose(stream: IO[str] | None = None, *, json: bool = False) -> ProgressRend
     return Rich(to) if to.isatty() else PlainRenderer(to)
 
 
-def sentence(event: RunEvent) -> str:
+def format_event(event: RunEvent) -> str:
     """What happened, as one line for a person; empty for progress."""
     say = _SAYINGS.get(event.kind)
     text = say(event) if say else event.text
@@ -64,7 +64,7 @@ def _done(event: RunEvent) -> str:
     took = event.measures.get("seconds")
     after = f" in {duration(took)}" if isinstance(took, (int, float)) else ""
     rest = {name: value for name, value in event.measures.items() if name != "seconds"}
-    return _joined(f"done{after}", event, numbers(rest))
+    return _joined(f"done{after}", event, format_measures(rest))
 
 
 def _ended(event: RunEvent) -> str:
@@ -89,7 +89,7 @@ _SAYINGS: dict[str, Callable[[RunEvent], str]] = {
 }
 
 
-def numbers(measures: Mapping[str, float | str]) -> str:
+def format_measures(measures: Mapping[str, float | str]) -> str:
     """Measures in a line: `loss 1.234, rows/s 820`."""
     shown = (
         f"{name} {format(value, '.4g') if isinstance(value, float) else value}" for name, value in measures.items()
@@ -112,13 +112,13 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def advance(event: RunEvent, pace: Pace) -> str:
+def format_progress(event: RunEvent, pace: ThroughputMeter) -> str:
     """A progress event in a line: `120/480 rows, 35 rows/s, loss 1.2, 0:10 left`."""
     of = f"/{_count(event.total)}" if event.total else ""
     parts = [f"{_count(event.done)}{of} {event.unit}".strip()]
     if pace.rate:
         parts.append(f"{pace.rate:.3g} {event.unit}/s")
-    parts += [numbers(event.measures)] if event.measures else []
+    parts += [format_measures(event.measures)] if event.measures else []
     left = pace.left(event.total) if event.total else None
     parts += [f"{duration(left)} left"] if left else []
     return ", ".join(parts)
@@ -129,7 +129,7 @@ class PlainRenderer(ProgressRenderer):
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._paces: dict[str, Pace] = {}
+        self._paces: dict[str, ThroughputMeter] = {}
         self._told: dict[str, float] = {}
 
     def __call__(self, event: RunEvent) -> None:
@@ -138,20 +138,20 @@ class PlainRenderer(ProgressRenderer):
             line = self._progress(event)
         else:
             mark = "warning: " if event.kind == "warning" else ""
-            line = mark + sentence(event)
+            line = mark + format_event(event)
         if line:
             clock = time.strftime("%H:%M:%S", time.localtime(event.at))
             self._stream.write(f"{clock} {line}\n")
             self._stream.flush()
 
     def _progress(self, event: RunEvent) -> str:
-        pace = self._paces.setdefault(event.step, Pace())
+        pace = self._paces.setdefault(event.step, ThroughputMeter())
         pace.mark(event.at, event.done)
         first_or_last = event.done in (0, event.total)
         if not first_or_last and event.at - self._told.get(event.step, float("-inf")) < _THIN_S:
             return ""
         self._told[event.step] = event.at
-        return f"{event.step}: {advance(event, pace)}"
+        return f"{event.step}: {format_progress(event, pace)}"
 
     def close(self) -> None:
         """Nothing is held."""
@@ -172,19 +172,19 @@ class JsonLines(ProgressRenderer):
         """Nothing is held."""
 
 
-class ToFile(ProgressRenderer):
+class LogFileRenderer(ProgressRenderer):
     """Appends JSON lines to a file, whole lines at a time: the log of a run that outlives its terminal."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with writing(path):
+        with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab", buffering=0)
 
     def __call__(self, event: RunEvent) -> None:
         """Append the event in one write, so that lines of two processes do not mix."""
         line = as_line(event).encode()
-        with writing(self.path):
+        with translate_write_errors(self.path):
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, "only a part of the line was written")
 
@@ -213,7 +213,7 @@ class Rich(ProgressRenderer):
         self._console = console or Console(file=stream)
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._paces: dict[str, Pace] = {}
+        self._paces: dict[str, ThroughputMeter] = {}
 
     def __call__(self, event: RunEvent) -> None:
         """Move the live line, or print a sentence above it."""
@@ -236,7 +236,9 @@ class Rich(ProgressRenderer):
         from rich.text import Text
 
         mark, style = _MARKS.get(event.kind, ("", ""))
-        line = Text(f"{mark} " if mark else "", style=style) + Text(sentence(event), style=_TONES.get(event.kind, ""))
+        line = Text(f"{mark} " if mark else "", style=style) + Text(
+            format_event(event), style=_TONES.get(event.kind, "")
+        )
         self._console.print(line, soft_wrap=True)
 
     def _move(self, event: RunEvent) -> None:
@@ -246,10 +248,10 @@ class Rich(ProgressRenderer):
             task = progress.add_task(event.step, total=None, note=event.text)
             self._tasks[event.step] = task
         if event.kind == "progress":
-            pace = self._paces.setdefault(event.step, Pace())
+            pace = self._paces.setdefault(event.step, ThroughputMeter())
             pace.mark(event.at, event.done)
             total = event.total or None
-            progress.update(task, completed=event.done, total=total, note=advance(event, pace))
+            progress.update(task, completed=event.done, total=total, note=format_progress(event, pace))
 
     def _drop(self, step: str) -> None:
         task = self._tasks.pop(step, None)

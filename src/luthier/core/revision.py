@@ -45,13 +45,13 @@ _IMPORT = re.compile(
     re.MULTILINE,
 )
 _TYPING = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t][^\n]*\n|\n)+", re.MULTILINE)
-_MEMBERS = re.compile(r"\b(?:members|member|part_of)\(\s*(?P<role>[A-Z]\w*)\b")
+_MEMBERS = re.compile(r"\b(?:components_by_kind|component_of_kind|parse_component_spec)\(\s*(?P<role>[A-Z]\w*)\b")
 _CLASS = re.compile(r'^class (?P<name>\w+)|^    home: ClassVar\[str\] = "(?P<home>[\w.*]+)"', re.MULTILINE)
 _NAME = re.compile(r"^\w+")
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourceTree:
     """The source files of a package and how they import each other."""
 
     root: Path
@@ -166,12 +166,12 @@ def _points_to(path: Path, texts: Iterable[str]) -> bool:
 
 
 @cache
-def sources() -> Sources:
+def installed_source_tree() -> SourceTree:
     """The installed program's own."""
-    return Sources(Path(__file__).parents[1])
+    return SourceTree(Path(__file__).parents[1])
 
 
 @cache
-def revision(*roots: str) -> str:
+def code_revision(*roots: str) -> str:
     """The revision of some modules of the installed program and of all that they stand on."""
-    return sources().revision(roots)
+    return installed_source_tree().revision(roots)

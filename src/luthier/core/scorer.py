@@ -19,7 +19,7 @@ Column = list[float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScorerRow:
     """One row as a scorer reads it."""
 
     question: str = ""
@@ -55,5 +55,5 @@ class Scorer(Component):
     """Whether rows must say what was asked."""
 
     @abstractmethod
-    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """A number for each row in each of `writes`, None where none could be had."""

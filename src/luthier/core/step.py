@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import Component, foreign_code, nested
+from luthier.core.component import Component, digest_plugin_code, iter_components
 from luthier.core.events import StepEvents
 from luthier.core.hashing import digest_of
-from luthier.core.revision import revision
+from luthier.core.revision import code_revision
 
 
 @dataclass(frozen=True)
@@ -245,14 +245,14 @@ class Step(Component):
     def code(self) -> str:
         """The revision of the code that decides this step's bytes: that of the step and its parts, and all it uses."""
         usual = {name: type(self).model_fields[name].default for name in self._beside()}
-        parts = nested(self.model_copy(update=usual))
-        return revision(*sorted({type(part).__module__ for part in parts}))
+        parts = iter_components(self.model_copy(update=usual))
+        return code_revision(*sorted({type(part).__module__ for part in parts}))
 
     def contents(self, base: Path) -> dict[str, str]:
         """Digests of everything that the step's parts read from outside, by role, kind and place; and of the code of
         those that other packages bring."""
-        found = {f"code.{name}": digest for name, digest in foreign_code(self).items()}
-        for part in nested(self):
+        found = {f"code.{name}": digest for name, digest in digest_plugin_code(self).items()}
+        for part in iter_components(self):
             if (digest := part.fingerprint(base)) is not None:
                 found[f"{part.role}.{part.kind}.{len(found)}"] = digest
         return found

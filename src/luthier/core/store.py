@@ -22,13 +22,13 @@ from typing import Any
 
 from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest, read_sealed
 from luthier.core.errors import CorruptArtifact, InputError, SourceLocation, UnknownName
-from luthier.core.files import seal, sync, sync_tree, write_aside, writing
+from luthier.core.files import seal, sync, sync_tree, translate_write_errors, write_atomically
 
 _REMOVED = ".removed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holding:
+class StoredArtifact:
     """One artifact as the store lists it."""
 
     digest: str
@@ -41,7 +41,7 @@ class Holding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
+class GarbageCollectionResult:
     """What a collection removed, or would remove."""
 
     artifacts: tuple[str, ...]
@@ -128,11 +128,11 @@ class Store:
         from filelock import FileLock, Timeout
 
         path = self.root / "locks" / f"{digest}.lock"
-        with writing(path):
+        with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            with writing(path):
+            with translate_write_errors(path):
                 lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             yield False
@@ -146,7 +146,7 @@ class Store:
         """Prepare the place to make an artifact: an empty folder, and the scratch that an earlier try may have left."""
         work_dir = self.work / digest
         folder, scratch = work_dir / "folder", work_dir / "scratch"
-        with writing(work_dir):
+        with translate_write_errors(work_dir):
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)
@@ -158,11 +158,11 @@ class Store:
         work_dir = self.work / manifest.digest
         folder = work_dir / "folder"
         whole = manifest.model_copy(update={"files": list_files(folder)})
-        with writing(folder):
+        with translate_write_errors(folder):
             sync_tree(folder)
-        write_aside(folder / TIMING, seal({**timing, "host": platform.node(), "finished_at": time.time()}))
-        write_aside(folder / MANIFEST, seal(whole.model_dump(mode="json")))
-        with writing(self.artifacts):
+        write_atomically(folder / TIMING, seal({**timing, "host": platform.node(), "finished_at": time.time()}))
+        write_atomically(folder / MANIFEST, seal(whole.model_dump(mode="json")))
+        with translate_write_errors(self.artifacts):
             self._settle(folder, manifest.digest)
             shutil.rmtree(work_dir, ignore_errors=True)
         return Artifact(self.artifacts / manifest.digest, whole, self.open)
@@ -206,23 +206,23 @@ class Store:
         for path in (self.artifacts / digest, self.work / digest):
             if _is_name(digest) and path.is_dir():
                 freed += _bytes_below(path)
-                with writing(path):
+                with translate_write_errors(path):
                     self._discard(path)
         return freed
 
-    def usage(self) -> list[Holding]:
+    def usage(self) -> list[StoredArtifact]:
         """This store's own artifacts, the latest first."""
         found = [self._holding(digest) for digest in self.digests()]
         return sorted(found, key=lambda holding: (-holding.finished_at, holding.digest))
 
-    def _holding(self, digest: str) -> Holding:
+    def _holding(self, digest: str) -> StoredArtifact:
         try:
             manifest, timing = self.manifest(digest), self.timing(digest)
         except CorruptArtifact:
-            return Holding(digest=digest, kind="", makes="", bytes=0, finished_at=0)
+            return StoredArtifact(digest=digest, kind="", makes="", bytes=0, finished_at=0)
         size = sum(entry.size for entry in manifest.files)
         at = float(timing.get("finished_at", 0))
-        return Holding(digest=digest, kind=manifest.kind, makes=manifest.makes, bytes=size, finished_at=at)
+        return StoredArtifact(digest=digest, kind=manifest.kind, makes=manifest.makes, bytes=size, finished_at=at)
 
     def lineage(self, digests: Iterable[str]) -> set[str]:
         """The artifacts named, and all that they were made from, as far as this store itself has them."""
@@ -235,7 +235,7 @@ class Store:
             ahead += self.manifest(digest).inputs.values()
         return reached
 
-    def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> Collected:
+    def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> GarbageCollectionResult:
         """Remove artifacts that are neither in `keep` nor ancestors of one that is, and work that nobody goes on with.
 
         `keep` may name unfinished artifacts too: their checkpoints stay. Raises `InputError` while a run makes
@@ -255,7 +255,7 @@ class Store:
                 with self.lock(digest, wait=False) as held:
                     if held:
                         self.remove(digest)
-        return Collected(artifacts=tuple(waste), works=tuple(works), bytes=freed)
+        return GarbageCollectionResult(artifacts=tuple(waste), works=tuple(works), bytes=freed)
 
     def abandoned(self) -> list[str]:
         """Folders among the artifacts that have no manifest, so that nothing can use them."""

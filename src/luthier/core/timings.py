@@ -12,9 +12,9 @@ from typing import Any
 from filelock import FileLock
 
 from luthier.core.errors import Unwritable
-from luthier.core.files import cache_folder, write_aside
+from luthier.core.files import cache_folder, write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.system.process import processor
+from luthier.core.system.process import cpu_features
 
 LEAST_S = 10.0
 """A step that was over sooner tells of its beginning, not of this machine; so does a training that learnt for less."""
@@ -22,19 +22,19 @@ KEPT = 16
 """So many of a kind are remembered, the newest."""
 
 
-def remember(kind: str, measures: Mapping[str, Any]) -> None:
+def record_timing(kind: str, measures: Mapping[str, Any]) -> None:
     """Keep what a step of some length measured; where the cache cannot be written, nothing is kept."""
     file = _file(kind)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
-            records = [dict(measures), *remembered(kind)][:KEPT]
-            write_aside(file, (json.dumps(records, indent=1, sort_keys=True) + "\n").encode())
+            records = [dict(measures), *read_timings(kind)][:KEPT]
+            write_atomically(file, (json.dumps(records, indent=1, sort_keys=True) + "\n").encode())
     except (OSError, Unwritable):
         return
 
 
-def remembered(kind: str) -> list[dict[str, Any]]:
+def read_timings(kind: str) -> list[dict[str, Any]]:
     """What steps of a kind measured here, the newest first."""
     try:
         records = json.loads(_file(kind).read_text(encoding="utf-8"))
@@ -45,5 +45,5 @@ def remembered(kind: str) -> list[dict[str, Any]]:
 
 def _file(kind: str) -> Path:
     """Processors of another kind or number have a file of their own, wherever the cache moves."""
-    machine = digest_of([platform.machine(), processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
+    machine = digest_of([platform.machine(), cpu_features(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
     return cache_folder() / "paces" / machine[:12] / f"{kind}.json"

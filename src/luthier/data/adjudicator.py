@@ -27,7 +27,7 @@ class AdjudicatedLabel(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class AdjudicationResult:
     """What became of all items, and what was found out about those who judged."""
 
     decisions: list[AdjudicatedLabel]
@@ -42,7 +42,7 @@ class Adjudicator(Component):
     home: ClassVar[str] = "luthier.data.adjudicators"
 
     @abstractmethod
-    def decide(self, items: Sequence[Votes]) -> Verdicts:
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Decide every item; the order of items and of votes does not count."""
 
 
@@ -54,7 +54,7 @@ def tally(votes: Votes) -> Counter[Any]:
     return Counter(one.label for one in votes)
 
 
-def split(votes: Votes) -> str:
+def format_votes(votes: Votes) -> str:
     """The votes in words: `2 spam, 2 ham`."""
     return ", ".join(
         f"{count} {label}" for label, count in sorted(tally(votes).items(), key=lambda x: (-x[1], str(x[0])))

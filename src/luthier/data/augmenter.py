@@ -41,7 +41,7 @@ class AugmentRequest(NamedTuple):
         return Random(self.seed)
 
 
-class Draft(NamedTuple):
+class AugmentedDraft(NamedTuple):
     """A row as an augmenter would have it."""
 
     messages: tuple[Message, ...]
@@ -67,7 +67,7 @@ class TextChange(NamedTuple):
     did: tuple[str, ...]
 
 
-class Train(Protocol):
+class AugmentTrainRows(Protocol):
     """The training rows as an augmenter may see them."""
 
     @property
@@ -90,7 +90,7 @@ class Train(Protocol):
 class AugmentContext:
     """What an augmenter may look at beside its wishes."""
 
-    train: Train
+    train: AugmentTrainRows
     base: Path
     """The recipe's folder."""
     lm: LanguageModel | None = None
@@ -104,7 +104,7 @@ class AugmentContext:
             raise RecipeError(what, where=SourceLocation(field="model"), hint=hint)
         return self.lm
 
-    def once(self, augmenter: Augmenter, learn: Callable[[Train], Kept]) -> Kept:
+    def once(self, augmenter: Augmenter, learn: Callable[[AugmentTrainRows], Kept]) -> Kept:
         """What an augmenter learns from all training rows, learnt when it is first asked for."""
         key = id(augmenter)
         if key not in self._kept:
@@ -127,7 +127,7 @@ class Augmenter(Component):
     """Rows that are tried for each training row; how many stay is limited by the step's `share` and its checks."""
 
     @abstractmethod
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> Sequence[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> Sequence[AugmentedDraft | None]:
         """A draft for each wish; None where the row gives nothing to work with.
 
         A draft depends on its wish and on the training rows, never on the wishes beside it.
@@ -142,28 +142,28 @@ class Augmenter(Component):
         return None
 
 
-def rewritten(row: Row, change: Callable[[str], TextChange | None]) -> Draft | None:
+def replace_last_user_text(row: Row, change: Callable[[str], TextChange | None]) -> AugmentedDraft | None:
     """The row with what the user says changed; of a row without a user's turn, the text to continue."""
     role = "user" if any(message.role == "user" for message in row.messages) else "assistant"
-    return changed(row, change, (role,))
+    return change_texts(row, change, (role,))
 
 
-def changed(row: Row, change: Callable[[str], TextChange | None], roles: Sequence[str]) -> Draft | None:
+def change_texts(row: Row, change: Callable[[str], TextChange | None], roles: Sequence[str]) -> AugmentedDraft | None:
     """The row with every text of these roles changed; None when none of them is."""
     did: list[str] = []
     for name, text in row.texts(roles):
         if (made := change(text)) is not None and made.text != text:
             row = row.with_text(name, made.text)
             did += made.did
-    return Draft(row.messages, tuple(dict.fromkeys(did))) if did else None
+    return AugmentedDraft(row.messages, tuple(dict.fromkeys(did))) if did else None
 
 
-def last_asked(row: Row) -> tuple[str, str]:
+def last_user_text(row: Row) -> tuple[str, str]:
     """The name and the text of the last thing that a user says; of a row without a user's turn, the text itself."""
     role = "user" if any(message.role == "user" for message in row.messages) else "assistant"
     return list(row.texts((role,)))[-1]
 
 
-def with_last_asked(row: Row, text: str) -> tuple[Message, ...]:
+def with_last_user_text(row: Row, text: str) -> tuple[Message, ...]:
     """The row's messages with another last thing asked."""
-    return replace(row).with_text(last_asked(row)[0], text).messages
+    return replace(row).with_text(last_user_text(row)[0], text).messages

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.artifacts.findings import Finding, Number, Severity
+from luthier.artifacts.findings import Finding, FindingNumber, Severity
 from luthier.core.component import Component
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedFaults:
     """Rows that hold the fault which a check looks for."""
 
     rows: Sequence[CheckRow]
@@ -63,34 +63,34 @@ class Check(Component):
         """What was found."""
 
     @abstractmethod
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Clean rows with the fault that this check finds: what its documentation means, and its test plants."""
 
 
-def graded(share: float, warning: float, serious: float) -> Severity:
+def severity_of_share(share: float, warning: float, serious: float) -> Severity:
     """The severity of a share, given from where on it is a warning and serious."""
     return "serious" if share >= serious else "warning" if share >= warning else "info"
 
 
-def share_of(count: int, rows: int, about: str) -> Number:
+def share_with_interval(count: int, rows: int, about: str) -> FindingNumber:
     """A share of rows with Wilson's interval for the source that they were drawn from."""
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
 
     if rows == 0:
-        return Number(value=0, about=about, share=True)
-    low, high = wilson(count, rows)
-    return Number(
+        return FindingNumber(value=0, about=about, share=True)
+    low, high = wilson_interval(count, rows)
+    return FindingNumber(
         value=round(count / rows, 6), low=round(low, 6), high=round(high, 6), rows=rows, about=about, share=True
     )
 
 
-def damaged(rows: Sequence[CheckRow], step: int, damage: Callable[[CheckRow], CheckRow]) -> Planted:
+def damage_every_nth(rows: Sequence[CheckRow], step: int, damage: Callable[[CheckRow], CheckRow]) -> PlantedFaults:
     """Every `step`-th row damaged."""
     made = [damage(row) if index % step == 0 else row for index, row in enumerate(rows)]
-    return Planted(made, frozenset(row.id for index, row in enumerate(made) if index % step == 0))
+    return PlantedFaults(made, frozenset(row.id for index, row in enumerate(made) if index % step == 0))
 
 
-def leaving_out(rows: Sequence[CheckRow], reason: str) -> str:
+def format_exclude_setting(rows: Sequence[CheckRow], reason: str) -> str:
     """The setting of `prepare` that leaves rows out; of many, the first, and where the others are."""
     if not rows:
         return ""

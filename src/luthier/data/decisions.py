@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
-from luthier.data.engine.columns import column
 from luthier.data.engine.columns import index_array as rows_at
+from luthier.data.engine.columns import to_arrow_column
 from luthier.data.engine.tables import arrow_type
 from luthier.data.operator import Column, Drop
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from luthier.data.dedup.shingles import Rest
+    from luthier.data.dedup.shingles import ComplementIndexSet
 
 
-class Reasons(NamedTuple):
+class DropReasons(NamedTuple):
     """Why rows go, row by row: each list, or column of Arrow, has a value for every one."""
 
     reasons: Sequence[str]
@@ -30,7 +30,7 @@ class Reasons(NamedTuple):
 class Drops(Mapping[int, Drop]):
     """Which rows go and why, by their places; a plain dictionary would take three hundred bytes for each."""
 
-    def __init__(self, indices: NDArray[np.int64], why: Reasons) -> None:
+    def __init__(self, indices: NDArray[np.int64], why: DropReasons) -> None:
         order = np.argsort(indices)
         self.indices = indices[order]
         numbers: dict[str, int] = {}
@@ -46,7 +46,7 @@ class Drops(Mapping[int, Drop]):
         if isinstance(drops, Drops):
             return drops
         drop_list = list(drops.values())
-        why = Reasons(*([getattr(drop, name) for drop in drop_list] for name in ("reason", "twin", "similarity")))
+        why = DropReasons(*([getattr(drop, name) for drop in drop_list] for name in ("reason", "twin", "similarity")))
         return cls(np.fromiter(drops, np.int64, len(drop_list)), why)
 
     def arrays(self) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
@@ -61,9 +61,9 @@ class Drops(Mapping[int, Drop]):
     @classmethod
     def again(cls, indices: pa.Array, reasons: pa.Array, twins: pa.Array, similarities: pa.Array) -> Drops:
         """Those of such arrays."""
-        return cls(indices.to_numpy(), Reasons(reasons.to_pylist(), twins, similarities))
+        return cls(indices.to_numpy(), DropReasons(reasons.to_pylist(), twins, similarities))
 
-    def at(self, indices: Rest) -> Drops:
+    def at(self, indices: ComplementIndexSet) -> Drops:
         """The same, of rows that are found at other places, in the same order."""
         found = object.__new__(Drops)
         found.__dict__.update(self.__dict__, indices=indices[self.indices])
@@ -105,7 +105,7 @@ class Drops(Mapping[int, Drop]):
         return Drop(reason, twin=self._twins[at].as_py(), similarity=self._similarities[at].as_py())
 
 
-class Sparse(Sequence[Any]):
+class SparseColumn(Sequence[Any]):
     """A column in which most rows have the same value, `rest`: only the others are kept, by their places in order."""
 
     def __init__(
@@ -115,22 +115,22 @@ class Sparse(Sequence[Any]):
 
         self._rows = rows
         self._places = indices
-        self._values = pa.concat_arrays([_column(values, kind), column([rest], arrow_type(kind))])
+        self._values = pa.concat_arrays([_column(values, kind), to_arrow_column([rest], arrow_type(kind))])
 
     def arrays(self) -> tuple[pa.Array, pa.Array]:
         """The places of rows that are not like the rest; their values, and last that of the rest."""
         return rows_at(self._places), self._values
 
     @classmethod
-    def again(cls, rows: int, indices: NDArray[np.int64], values: pa.Array) -> Sparse:
+    def again(cls, rows: int, indices: NDArray[np.int64], values: pa.Array) -> SparseColumn:
         """The column of such arrays."""
         found = object.__new__(cls)
         found.__dict__.update(_rows=rows, _places=indices, _values=values)
         return found
 
-    def at(self, indices: Rest) -> Sparse:
+    def at(self, indices: ComplementIndexSet) -> SparseColumn:
         """The same, of rows that are found at other places, in the same order."""
-        found = object.__new__(Sparse)
+        found = object.__new__(SparseColumn)
         found.__dict__.update(self.__dict__, _places=indices[self._places])
         return found
 
@@ -169,4 +169,4 @@ def _column(values: Sequence[Any] | pa.Array, kind: Column) -> pa.Array:
     """Values as a column of Arrow, which they may be already."""
     import pyarrow as pa
 
-    return values if isinstance(values, pa.Array) else column(values, arrow_type(kind))
+    return values if isinstance(values, pa.Array) else to_arrow_column(values, arrow_type(kind))

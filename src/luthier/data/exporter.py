@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from luthier.artifacts.dataset import DatasetSummary, columns, splits
+from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_columns
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class ExportDataset:
     """A data set on its way out, read row by row."""
 
     artifact: Artifact
@@ -27,7 +27,7 @@ class Outgoing:
     @property
     def splits(self) -> list[str]:
         """The splits that have rows."""
-        return splits(self.artifact)
+        return list_splits(self.artifact)
 
     @property
     def labels(self) -> list[str]:
@@ -41,7 +41,7 @@ class Outgoing:
 
     def lines(self, split: str) -> Iterator[ExportRow]:
         """A split's rows in source order, in bounded memory."""
-        for row in columns(self.artifact, split):
+        for row in read_split_columns(self.artifact, split):
             line = {
                 "id": row["id"],
                 "origin": {key: row[key] for key in ("source", "file", "line")},
@@ -63,11 +63,11 @@ class Exporter(Component):
     home: ClassVar[str] = "luthier.data.exporters"
 
     @abstractmethod
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write files below an empty folder; `say` tells the user what the form cannot hold."""
 
 
-def joined(turns: Iterable[ExportRow]) -> str:
+def join_turn_texts(turns: Iterable[ExportRow]) -> str:
     """The texts of some turns for a reader; one that only calls tools has none."""
     return "\n\n".join(text for turn in turns if (text := turn.get("content", "")))
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from luthier.core.component import Component
 from luthier.data.annotation.annotations import TOGETHER, AnnotatedItem
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 
 Say = Callable[[str], None]
 Rows = Sequence[dict[str, Any]]
@@ -33,11 +33,11 @@ class LabelFormat(Component):
         return False
 
     @abstractmethod
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """The items of one file, in order; an item may come in several parts, which bear one key."""
 
 
-def text_of(value: Any) -> str | None:
+def to_optional_text(value: Any) -> str | None:
     """A name or a time as text; nothing as None."""
     return None if value is None or value == "" else str(value)
 

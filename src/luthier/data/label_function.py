@@ -26,7 +26,7 @@ class LabelFunction(Component):
         return ""
 
 
-def named(functions: Sequence[LabelFunction]) -> list[str]:
+def name_label_functions(functions: Sequence[LabelFunction]) -> list[str]:
     """The functions' names: the kind and what it says, numbered when both come again."""
     kind_counts: dict[str, int] = {}
     found = []

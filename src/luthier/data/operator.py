@@ -57,7 +57,7 @@ class Drop(NamedTuple):
     similarity: float | None = None
 
 
-class Leftover(NamedTuple):
+class LeftoverPii(NamedTuple):
     """What may not leave the data room and is in a row all the same; never the value itself."""
 
     field: str
@@ -225,7 +225,7 @@ class Operator(Component):
         """
         return None
 
-    def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
+    def leftover(self, rows: Sequence[Row]) -> tuple[Row, LeftoverPii] | None:
         """The first row that holds at the very end, after all operators, what this one should have taken out."""
         return None
 

@@ -13,16 +13,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from luthier.chat.messages import Example, ExampleKind, Message, answer_of, prompt_of, spelled_out
-from luthier.chat.preference import REJECTED, number_of, rejected_texts, wanted_of
+from luthier.chat.messages import Example, ExampleKind, Message, answer_of, prompt_of, render_message_text
+from luthier.chat.preference import REJECTED, column_number_of, desirable_label_of, rejected_texts
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.hashing import digest_of
-from luthier.data.cleaning.leaves import leaf, leaves, names, with_leaf
+from luthier.data.cleaning.leaves import iter_leaves, iter_unusual_key_names, replace_text_at_pointer, text_at_pointer
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
-def place_of(line: int, row: int | None) -> str:
+def format_row_location(line: int, row: int | None) -> str:
     """Where a row stands, as an editor and as a spreadsheet count where the two differ: `line 17 (row 12)`."""
     return f"line {line}" if row is None else f"line {line} (row {row})"
 
@@ -39,7 +39,7 @@ class Record(NamedTuple):
     """Its number as a spreadsheet counts, where cells that span lines make it another one than the line's."""
 
 
-class Broken(NamedTuple):
+class BrokenRow(NamedTuple):
     """A row that cannot be used, and why."""
 
     file: str
@@ -63,7 +63,7 @@ class Broken(NamedTuple):
     @property
     def location(self) -> str:
         """The line, and the row where a spreadsheet counts another one."""
-        return place_of(self.line, self.row)
+        return format_row_location(self.line, self.row)
 
     def error(self) -> DataError:
         """The same as an error."""
@@ -100,7 +100,7 @@ class Row:
     @property
     def says(self) -> str:
         """The answer with the calls that it makes: what answers have in common that are equal."""
-        return spelled_out(self.messages[-1])
+        return render_message_text(self.messages[-1])
 
     @property
     def prompt(self) -> str:
@@ -136,20 +136,23 @@ class Row:
                 if text := getattr(message, part):
                     yield f"messages[{index}].{part}", text
             for at, call in enumerate(message.tool_calls):
-                for path, text in leaves(call.arguments):
+                for path, text in iter_leaves(call.arguments):
                     yield f"messages[{index}].tool_calls/{at}{path}", text
         if self.group:
             yield "group", self.group
         for name, value in self.meta.items():
-            for path, text in leaves(value):
+            for path, text in iter_leaves(value):
                 yield f"meta.{name}{path}", text
-        for path, text in leaves(self.tools):
+        for path, text in iter_leaves(self.tools):
             yield f"tools{path}", text
         for index, message in enumerate(self.messages):
             for at, call in enumerate(message.tool_calls):
-                yield from ((f"messages[{index}].tool_calls/{at}{path}", name) for path, name in names(call.arguments))
+                yield from (
+                    (f"messages[{index}].tool_calls/{at}{path}", name)
+                    for path, name in iter_unusual_key_names(call.arguments)
+                )
         for column, value in self.meta.items():
-            yield from ((f"meta.{column}{path}", name) for path, name in names(value))
+            yield from ((f"meta.{column}{path}", name) for path, name in iter_unusual_key_names(value))
 
     def text(self, name: str) -> str:
         """One text by its field name."""
@@ -157,13 +160,13 @@ class Row:
             return self.group or ""
         if name.startswith("meta."):
             column, path = self._column(name)
-            return leaf(self.meta[column], path)
+            return text_at_pointer(self.meta[column], path)
         if name.startswith("tools/"):
-            return leaf(self.tools, name.removeprefix("tools"))
+            return text_at_pointer(self.tools, name.removeprefix("tools"))
         index, part = _turn(name)
         if part.startswith("tool_calls/"):
             _, at, path = part.split("/", 2)
-            return leaf(self.messages[index].tool_calls[int(at)].arguments, f"/{path}")
+            return text_at_pointer(self.messages[index].tool_calls[int(at)].arguments, f"/{path}")
         return str(getattr(self.messages[index], part))
 
     def with_text(self, name: str, text: str) -> Row:
@@ -172,15 +175,15 @@ class Row:
             return replace(self, group=text)
         if name.startswith("meta."):
             column, path = self._column(name)
-            return replace(self, meta={**self.meta, column: with_leaf(self.meta[column], path, text)})
+            return replace(self, meta={**self.meta, column: replace_text_at_pointer(self.meta[column], path, text)})
         if name.startswith("tools/"):
-            return replace(self, tools=with_leaf(self.tools, name.removeprefix("tools"), text))
+            return replace(self, tools=replace_text_at_pointer(self.tools, name.removeprefix("tools"), text))
         index, part = _turn(name)
         update: dict[str, Any] = {part: text}
         if part.startswith("tool_calls/"):
             _, at, path = part.split("/", 2)
             calls = list(self.messages[index].tool_calls)
-            arguments = with_leaf(calls[int(at)].arguments, f"/{path}", text)
+            arguments = replace_text_at_pointer(calls[int(at)].arguments, f"/{path}", text)
             calls[int(at)] = calls[int(at)].model_copy(update={"arguments": arguments})
             update = {"tool_calls": tuple(calls)}
         message = self.messages[index].model_copy(update=update)
@@ -234,7 +237,7 @@ def pair_row(prompt: tuple[Message, ...], chosen: str, meta: Mapping[str, Any], 
 Take = Literal["extremes", "all"]
 
 
-class Better(NamedTuple):
+class RankedPair(NamedTuple):
     """A row whose answer is better than another row's, and by how much."""
 
     row: Example
@@ -249,7 +252,9 @@ class UnpairedRow(NamedTuple):
     why: str
 
 
-def pairs_by_rating(rows: Sequence[Example], column: str, margin: float, take: Take) -> Iterator[Better | UnpairedRow]:
+def pairs_by_rating(
+    rows: Sequence[Example], column: str, margin: float, take: Take
+) -> Iterator[RankedPair | UnpairedRow]:
     """Pairs among the answers to each prompt, in the order of the rows: the highest with the lowest, or all that are
     apart by `margin`; and each row that is in no pair."""
     groups: dict[tuple[Message, ...], list[tuple[Example, float]]] = {}
@@ -269,8 +274,8 @@ def pairs_by_rating(rows: Sequence[Example], column: str, margin: float, take: T
 
 def rating_of(row: Example, column: str) -> float | None:
     """The number in a column; 1 and 0 for a yes and a no."""
-    rating = number_of(row, column)
-    if rating is None and (is_preferred := wanted_of(row, column)) is not None:
+    rating = column_number_of(row, column)
+    if rating is None and (is_preferred := desirable_label_of(row, column)) is not None:
         return float(is_preferred)
     return rating
 
@@ -283,12 +288,12 @@ def check_column(rows: Sequence[Example], column: str) -> None:
         raise DataError(f"no row has a rating in {column!r}", where=SourceLocation(field="rating"), hint=hint)
 
 
-def _among(rated: Sequence[tuple[Example, float]], margin: float, take: Take) -> Iterator[Better]:
+def _among(rated: Sequence[tuple[Example, float]], margin: float, take: Take) -> Iterator[RankedPair]:
     ordered = sorted(rated, key=lambda one: -one[1])
     chosen = [(ordered[0], ordered[-1])] if take == "extremes" else _all(ordered)
     for (row, high), (other, low) in chosen:
         if high - low >= margin and high > low and answer_of(row).strip() != answer_of(other).strip():
-            yield Better(row, other, high - low)
+            yield RankedPair(row, other, high - low)
 
 
 def _all(ordered: Sequence[tuple[Example, float]]) -> list[tuple[tuple[Example, float], tuple[Example, float]]]:
@@ -310,31 +315,33 @@ _OTHER = 8
 Item = TypeVar("Item")
 
 
-def size_of(value: object) -> int:
+def count_characters(value: object) -> int:
     """About how many characters a value holds, at any depth."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, (list, tuple)):
-        return sum(map(size_of, value))
+        return sum(map(count_characters, value))
     if isinstance(value, dict):
-        return sum(map(size_of, value.values()))
+        return sum(map(count_characters, value.values()))
     if isinstance(value, BaseModel):
-        return sum(map(size_of, vars(value).values()))
+        return sum(map(count_characters, vars(value).values()))
     return _OTHER
 
 
-def size_of_row(row: Row) -> int:
+def count_row_characters(row: Row) -> int:
     """About how many characters a row holds."""
-    message_chars = sum(len(one.content) + len(one.thinking) + size_of(one.tool_calls) + _OTHER for one in row.messages)
-    return message_chars + sum(map(size_of, row.meta.values())) + size_of(row.tools)
+    message_chars = sum(
+        len(one.content) + len(one.thinking) + count_characters(one.tool_calls) + _OTHER for one in row.messages
+    )
+    return message_chars + sum(map(count_characters, row.meta.values())) + count_characters(row.tools)
 
 
-def size_of_record(record: Record | Broken) -> int:
+def count_record_characters(record: Record | BrokenRow) -> int:
     """About how many characters a row holds as a file has it."""
-    return size_of(record.values) if isinstance(record, Record) else len(record.problem)
+    return count_characters(record.values) if isinstance(record, Record) else len(record.problem)
 
 
-def bounded(
+def chunk_by_size(
     items: Iterable[Item], most: int, size: Callable[[Item], int], most_characters: int = MOST_CHARACTERS
 ) -> Iterator[list[Item]]:
     """Items in lists, each full at `most` of them or at so many characters, whichever comes first."""
@@ -350,6 +357,6 @@ def bounded(
         yield held
 
 
-def first(items: Iterable[Item], most: int, size: Callable[[Item], int]) -> list[Item]:
-    """The first items, as many as one list of `bounded` holds; an iterator goes on behind them."""
-    return next(bounded(items, most, size), [])
+def take_first_chunk(items: Iterable[Item], most: int, size: Callable[[Item], int]) -> list[Item]:
+    """The first items, as many as one list of `chunk_by_size` holds; an iterator goes on behind them."""
+    return next(chunk_by_size(items, most, size), [])

@@ -103,6 +103,6 @@ class Selector(Component):
         """At most `count` candidates, each once, in the order in which they should be asked about."""
 
 
-def by_id(pool: Pool, scores: Any) -> list[int]:
+def order_by_score_then_id(pool: Pool, scores: Any) -> list[int]:
     """Places by falling score; equal scores by the rows' ids, so that the order in which rows came cannot be felt."""
     return sorted(range(len(pool.candidates)), key=lambda at: (-round(float(scores[at]), 12), pool.candidates[at].id))

@@ -14,20 +14,20 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from luthier.chat.messages import Message
-from luthier.core.component import Component, members
+from luthier.core.component import Component, components_by_kind
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
 from luthier.data.columns.cells import UnusableRowError
-from luthier.data.columns.choose import LayoutChoice, Task, choose, choose_turns
+from luthier.data.columns.choose import LayoutChoice, Task, choose_layout, choose_turns
 from luthier.data.columns.conversations import TurnColumns
 from luthier.data.columns.layouts import Layout
-from luthier.data.columns.mapping import Mapping, Parts, decide, repeated
-from luthier.data.columns.media import held
+from luthier.data.columns.mapping import MappedRecord, Mapping, column_repeated_in_answer, decide_mapping
+from luthier.data.columns.media import count_media
 from luthier.data.formats.files import File
 from luthier.data.formats.locations import files_of
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record, first, size_of_record
+from luthier.data.row import BrokenRow, Record, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
 
 LOOKED_AT = 200
@@ -40,14 +40,14 @@ _BUSY = 4
 Say = Callable[[str], None]
 
 
-Mapped = tuple[Record, Parts] | Broken
+Mapped = tuple[Record, MappedRecord] | BrokenRow
 """A row with what it became, or why it is broken."""
 
 
 class SourceSample(NamedTuple):
     """Rows that were looked at before all are read."""
 
-    rows: list[tuple[Record, Parts]]
+    rows: list[tuple[Record, MappedRecord]]
     left_out: int
     """How many others were broken, or cannot be used."""
     whole: bool
@@ -129,7 +129,7 @@ class Source(Component):
     def instead_of(cls, name: str) -> str:
         """Of a path, how it is written with its kind; of an ending, whose it is."""
         ending = File(Path(name), name).ending
-        known = members(cls).items()
+        known = components_by_kind(cls).items()
         kinds = sorted(kind for kind, one in known if (ending or f".{name}") in getattr(one, "endings", ()))
         if not ending and kinds:
             return f"did you mean {kinds[0]!r}?"
@@ -158,7 +158,7 @@ class Source(Component):
         return self
 
     @abstractmethod
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every row in order, in bounded memory; `say` tells the user what was decided on the way."""
 
     @abstractmethod
@@ -172,7 +172,7 @@ class Source(Component):
         """
         return self
 
-    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
+    def glance(self, base: Path) -> list[tuple[Record, MappedRecord]]:
         """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
         return self.look(base, 0.0).rows
 
@@ -183,15 +183,15 @@ class Source(Component):
         """
         here = self.here(base)
         found = here.mapped(base, lambda text: None) if here is not None else iter(())
-        looked = first(found, LOOKED_AT, _size)
+        looked = take_first_chunk(found, LOOKED_AT, _size)
         for one in looked:
-            if isinstance(one, Broken) and self.on_error == "stop" and not one.left_out:
+            if isinstance(one, BrokenRow) and self.on_error == "stop" and not one.left_out:
                 raise one.error()
         more, whole = _further(found, seconds)
-        rows = [one for one in (*looked, *more) if not isinstance(one, Broken)]
+        rows = [one for one in (*looked, *more) if not isinstance(one, BrokenRow)]
         return SourceSample(rows, len(looked) + len(more) - len(rows), whole)
 
-    def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def records(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """What `read` yields, or the conversations that it makes, as far as `limit` allows."""
         found = self.read(base, say)
         if self.turns:
@@ -201,17 +201,17 @@ class Source(Component):
     def mapped(self, base: Path, say: Say) -> Iterator[Mapped]:
         """Every row with what it became, or why it is broken."""
         found = self.records(base, say)
-        looked = first(found, LOOKED_AT, size_of_record)
+        looked = take_first_chunk(found, LOOKED_AT, count_record_characters)
         good = [record for record in looked if isinstance(record, Record)]
         if not good:
-            yield from (record for record in chain(looked, found) if isinstance(record, Broken))
+            yield from (record for record in chain(looked, found) if isinstance(record, BrokenRow))
             return
         mapping = self.mapping(good)
         if mapping.layout.note:
             say(f"{good[0].file}: read as {mapping.layout.note}")
         if choices := mapping.choices([record.values for record in good]):
             say(f"{good[0].file}: {choices}")
-        holders = holding(good)
+        holders = files_by_column(good)
         for record in chain(looked, found):
             yield self._without_label(self._without_media(_map(record, mapping, holders)))
 
@@ -229,25 +229,27 @@ class Source(Component):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> LayoutChoice:
         requested_layout = Layout(prompt=self.prompt, answer=self.answer)
-        return choose(columns, rows, name, task, self.written, requested_layout)
+        return choose_layout(columns, rows, name, task, self.written, requested_layout)
 
     def _without_media(self, found: Mapped) -> Mapped:
         """A row, or why it is left out although it can be read."""
-        if self.media == "keep" or isinstance(found, Broken):
+        if self.media == "keep" or isinstance(found, BrokenRow):
             return found
         record, parts = found
-        holds = ", ".join(held(parts.messages, parts.meta))
+        holds = ", ".join(count_media(parts.messages, parts.meta))
         what = f"holds {holds}"
-        return Broken(record.file, record.line, what, key=record.key, left_out=True, row=record.row) if holds else found
+        return (
+            BrokenRow(record.file, record.line, what, key=record.key, left_out=True, row=record.row) if holds else found
+        )
 
     def _without_label(self, found: Mapped) -> Mapped:
         """A row whose answer is missing as a text, or that it has one, where only such rows are wanted."""
-        if self.unlabeled == "drop" or isinstance(found, Broken):
+        if self.unlabeled == "drop" or isinstance(found, BrokenRow):
             return found
         record, parts = found
         last = parts.messages[-1]
         if last.role == "assistant" and (last.content.strip() or last.tool_calls):
-            return Broken(record.file, record.line, HAS_ANSWER, key=record.key, left_out=True, row=record.row)
+            return BrokenRow(record.file, record.line, HAS_ANSWER, key=record.key, left_out=True, row=record.row)
         prompt_text = "\n\n".join(turn.content for turn in parts.messages if turn.role != "system" and turn.content)
         text = Message(role="assistant", content=prompt_text)
         return record, parts._replace(messages=(text,), kind="completion", tools=())
@@ -258,14 +260,16 @@ class Source(Component):
         requested_layout = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
         name, written = good[0].file, self.turns.layout if self.turns else self.written
-        found = decide(requested_layout, rows, name, system=self.system, group=self.group, key=self.id, written=written)
+        found = decide_mapping(
+            requested_layout, rows, name, system=self.system, group=self.group, key=self.id, written=written
+        )
         return found.without(self.null_values)
 
 
 def _in_both(prompt: str | None, answer: str | None) -> str | None:
     """The column that both name; None where one of them is no template, which is told when rows are read."""
     with suppress(RecipeError):
-        return repeated(prompt, answer)
+        return column_repeated_in_answer(prompt, answer)
     return None
 
 
@@ -282,14 +286,14 @@ def _further(found: Iterator[Mapped], seconds: float) -> tuple[list[Mapped], boo
 
 
 def _size(found: Mapped) -> int:
-    return size_of_record(found if isinstance(found, Broken) else found[0])
+    return count_record_characters(found if isinstance(found, BrokenRow) else found[0])
 
 
 Holders = Columns[str, frozenset[str]]
 """Which files have rows with a column."""
 
 
-def holding(records: Sequence[Record]) -> Holders:
+def files_by_column(records: Sequence[Record]) -> Holders:
     """Which files have rows with which columns."""
     found: dict[str, set[str]] = {}
     for record in records:
@@ -298,7 +302,7 @@ def holding(records: Sequence[Record]) -> Holders:
     return {column: frozenset(files) for column, files in found.items()}
 
 
-def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Broken:
+def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> BrokenRow:
     """A row that makes no example; where a column is missing that other files have, with what brings them together."""
     files = holders.get(error.field or "", frozenset())
     hint = error.hint
@@ -308,11 +312,11 @@ def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Bro
             "with a `path` or `glob` that names only these, and put them together by a step `mix`"
         )
         hint = f"{hint}; {more}" if hint else more
-    return Broken(record.file, record.line, error.problem, error.field, hint, record.key, row=record.row)
+    return BrokenRow(record.file, record.line, error.problem, error.field, hint, record.key, row=record.row)
 
 
-def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> Mapped:
-    if isinstance(record, Broken):
+def _map(record: Record | BrokenRow, mapping: Mapping, holders: Holders) -> Mapped:
+    if isinstance(record, BrokenRow):
         return record
     try:
         return record, mapping.parts(record.values)
@@ -345,7 +349,7 @@ class FileSource(Source):
         return Fit.NO
 
     @abstractmethod
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every row of one file, in bounded memory."""
 
     def files(self, base: Path) -> list[File]:
@@ -364,7 +368,7 @@ class FileSource(Source):
     def _fits(self, file: File) -> bool:
         return file.ending in self.endings
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of every file, one file after the other."""
         for file in self.files(base):
             yield from self.read_file(file, say)

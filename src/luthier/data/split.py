@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.core.component import described, refuse_unknown_settings
-from luthier.core.events import counted
-from luthier.data.dedup.exact import copies
-from luthier.data.dedup.memory_map import gathered, let_go
+from luthier.core.component import add_field_descriptions, refuse_unknown_settings
+from luthier.core.events import format_counted_noun
+from luthier.data.dedup.exact import find_exact_copies
+from luthier.data.dedup.memory_map import copy_to_memory, release_mapped_pages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,9 @@ _NO_CHANCE = 10
 class Split(BaseModel):
     """How many rows are held out, and what must stay together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     test: Share = 0.1
     """Rows for the final measure: a share below 1 (stable when rows are added), or a count."""
@@ -70,7 +72,7 @@ class Split(BaseModel):
 
 
 @dataclass
-class Keys:
+class SplitKeys:
     """What the split needs to know of each row, in source order; keys may lie on the disk."""
 
     prompts: NDArray[np.uint64]
@@ -80,17 +82,17 @@ class Keys:
     """The class of each row, when there are classes."""
 
 
-class Assigned(NamedTuple):
+class SplitAssignment(NamedTuple):
     """Each row's split as an index into NAMES, and what the user should know."""
 
     splits: NDArray[np.int8]
     notes: list[str]
 
 
-def assign(split: Split, keys: Keys, seed: int) -> Assigned:
+def assign(split: Split, keys: SplitKeys, seed: int) -> SplitAssignment:
     """Decide the split of every row."""
     if (splits := _by_shares(split, keys, seed)) is not None:
-        return Assigned(splits, [])
+        return SplitAssignment(splits, [])
     units = _units(keys)
     positions = _places(keys, units, seed)
     counted = any(isinstance(part, int) and part > 0 for part in (split.test, split.validation)) or split.train
@@ -101,16 +103,16 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     taker.share_or_count(split.validation, VALIDATION)
     if split.train is not None:
         taker.at_most(split.train)
-    return Assigned(taker.splits(), taker.notes)
+    return SplitAssignment(taker.splits(), taker.notes)
 
 
-def held_out(keys: Keys, shares: Sequence[float], seed: int) -> list[int]:
+def count_held_out_rows(keys: SplitKeys, shares: Sequence[float], seed: int) -> list[int]:
     """How many of some rows each share holds out: by the same seed, nothing of what was left to train on before."""
     found = (assign(Split(test=share), keys, seed).splits for share in shares)
     return [int((splits == NAMES.index(TEST)).sum()) for splits in found]
 
 
-def _by_shares(split: Split, keys: Keys, seed: int) -> NDArray[np.int8] | None:
+def _by_shares(split: Split, keys: SplitKeys, seed: int) -> NDArray[np.int8] | None:
     """Splits by shares alone, some rows after the other; None where units must be seen: one falls on no row, or leaves
     none."""
     if split.train is not None or split.stratify or any(_is_count(one) for one in (split.test, split.validation)):
@@ -124,8 +126,8 @@ def _by_shares(split: Split, keys: Keys, seed: int) -> NDArray[np.int8] | None:
         positions = joined.unit_positions(keys.prompts[part], keys.groups[part])
         for below, code in thresholds:
             found[part][(positions < below) & (found[part] == 0)] = code
-        let_go(keys.prompts)
-        let_go(keys.groups)
+        release_mapped_pages(keys.prompts)
+        release_mapped_pages(keys.groups)
     return found if all((found == code).any() for _, code in ((0, 0), *thresholds)) else None
 
 
@@ -137,14 +139,14 @@ class _Joined(NamedTuple):
     prompts: _Table
 
     @classmethod
-    def among(cls, keys: Keys, seed: int) -> _Joined:
+    def among(cls, keys: SplitKeys, seed: int) -> _Joined:
         """Only rows whose prompt comes again can join anything."""
         if not _any(keys.groups):
             return cls(seed, _Table.empty(), _Table.empty())
-        rows = copies(keys.prompts.reshape(-1, 1)).members()
-        groups = gathered(keys.groups, rows)
+        rows = find_exact_copies(keys.prompts.reshape(-1, 1)).members()
+        groups = copy_to_memory(keys.groups, rows)
         rows, groups = rows[groups != 0], groups[groups != 0]
-        prompts, prompt = np.unique(gathered(keys.prompts, rows), return_inverse=True)
+        prompts, prompt = np.unique(copy_to_memory(keys.prompts, rows), return_inverse=True)
         known, group = np.unique(groups, return_inverse=True)
         unit = _components(prompt, group, len(prompts), len(known))
         least = np.full(len(prompts) + len(known), np.iinfo(np.uint64).max, dtype=np.uint64)
@@ -195,11 +197,11 @@ def _is_count(amount: float) -> bool:
 
 def _any(values: NDArray[np.uint64]) -> bool:
     found = any(values[start : start + _AT_ONCE].any() for start in range(0, len(values), _AT_ONCE))
-    let_go(values)
+    release_mapped_pages(values)
     return found
 
 
-def _units(keys: Keys) -> NDArray[np.int64]:
+def _units(keys: SplitKeys) -> NDArray[np.int64]:
     """The unit of each row, as the place of its first row: joined by equal prompts and by equal groups."""
     rows = np.arange(len(keys.prompts), dtype=np.int64)
     firsts = _firsts(keys.prompts)
@@ -217,12 +219,12 @@ def _units(keys: Keys) -> NDArray[np.int64]:
 def _firsts(keys: NDArray[Any]) -> NDArray[np.int64]:
     """For each key the place where it stands first."""
     found = np.arange(len(keys), dtype=np.int64)
-    again = copies(keys.astype(np.uint64, copy=False).reshape(-1, 1))
+    again = find_exact_copies(keys.astype(np.uint64, copy=False).reshape(-1, 1))
     found[again.indices] = again.firsts
     return found
 
 
-def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _places(keys: SplitKeys, units: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """Each row's unit's place in [0, 1): the least hash of its groups, or of its prompts when it has none."""
     grouped = keys.groups != 0
     hashes = _hashes(keys, grouped, seed)
@@ -236,7 +238,7 @@ def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float
     return least[units] / float(2**64)
 
 
-def _hashes(keys: Keys, grouped: NDArray[np.bool_], seed: int) -> NDArray[np.uint64]:
+def _hashes(keys: SplitKeys, grouped: NDArray[np.bool_], seed: int) -> NDArray[np.uint64]:
     """A hash of each row's group, or of its prompt when it has none."""
     found = np.empty(len(grouped), dtype=np.uint64)
     for start in range(0, len(found), _AT_ONCE):
@@ -343,7 +345,7 @@ class _Taker:
             taken, size = self._smallest()  # a split that was asked for is never empty
         if size != row_count:
             why = "rows that belong together are not torn apart" if len(taken) else "there are not enough rows"
-            self.notes.append(f"{name}: {counted(size, 'row')} instead of {row_count} ({why})")
+            self.notes.append(f"{name}: {format_counted_noun(size, 'row')} instead of {row_count} ({why})")
         self._give(taken, name)
 
     def at_most(self, row_count: int) -> None:
@@ -353,7 +355,7 @@ class _Taker:
             taken, size = self._smallest()
         if size != row_count:
             why = "no more are left" if size < row_count else "rows that belong together are not torn apart"
-            self.notes.append(f"{TRAIN}: {counted(size, 'row')} instead of {row_count} ({why})")
+            self.notes.append(f"{TRAIN}: {format_counted_noun(size, 'row')} instead of {row_count} ({why})")
         self._give(np.setdiff1d(self._left, taken, assume_unique=True), NOT_TAKEN)
 
     def _give(self, taken: NDArray[np.int64], name: str) -> None:

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.chat.messages import question_of
+from luthier.chat.messages import user_text_of
 from luthier.eval.evaluator import ModelResult
 from luthier.eval.report.facts import models as facts
 from luthier.eval.report.facts.fact import ScoreFact
-from luthier.eval.task import Task, conversation_of
+from luthier.eval.task import Task, get_conversation_id
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.metric import MetricResult as Measured
-from luthier.metrics.paired import PairedComparison, compare, with_holm
+from luthier.metrics.paired import PairedComparison, compare_paired, with_holm
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -33,24 +33,24 @@ SLICE_COLUMNS = 8
 _SENSIBLE = (str, bool, int)
 
 
-def applicable(metrics: Sequence[Metric], answers: EvalPredictions) -> list[Metric]:
+def select_applicable_metrics(metrics: Sequence[Metric], answers: EvalPredictions) -> list[Metric]:
     """The metrics for which a model's answers have all columns (a baseline has no log-likelihoods)."""
     return [metric for metric in metrics if not metric.lacks(answers)]
 
 
-def scores(
+def compute_model_scores(
     metrics: Sequence[Metric], answers: Mapping[str, EvalPredictions], seed: int
 ) -> dict[str, dict[str, Measured]]:
     """Each model's score in each metric."""
     found = {}
     for name, model_answers in answers.items():
-        mine = applicable(metrics, model_answers)
+        mine = select_applicable_metrics(metrics, model_answers)
         measured = measure_all(mine, model_answers, seed=seed)
         found[name] = {metric.kind: score for metric, score in zip(mine, measured, strict=True)}
     return found
 
 
-def comparisons(
+def compare_with_models(
     metrics: Sequence[Metric], answers: Mapping[str, EvalPredictions], subject: str, seed: int
 ) -> list[dict[str, Any]]:
     """The subject against every other model in every metric.
@@ -58,14 +58,19 @@ def comparisons(
     Holm's correction goes over two families: the comparisons in the main metric, which the verdict rests on, and those
     in all other metrics.
     """
-    usable = applicable(metrics, answers[subject])
+    usable = select_applicable_metrics(metrics, answers[subject])
     families = {"main": usable[:1], "others": usable[1:]}
     found = []
     for family, mine in families.items():
         pairs = [
-            (other, metric) for other in answers if other != subject for metric in applicable(mine, answers[other])
+            (other, metric)
+            for other in answers
+            if other != subject
+            for metric in select_applicable_metrics(mine, answers[other])
         ]
-        compared = with_holm([compare(metric, answers[subject], answers[other], seed=seed) for other, metric in pairs])
+        compared = with_holm(
+            [compare_paired(metric, answers[subject], answers[other], seed=seed) for other, metric in pairs]
+        )
         for (other, _), comparison in zip(pairs, compared, strict=True):
             found.append({"a": subject, "b": other, "family": family, **comparison.as_json()})
     return found
@@ -77,12 +82,12 @@ def comparison_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[facts.Compariso
     return tuple(facts.ComparisonFact(**{name: value for name, value in row.items() if name in known}) for row in rows)
 
 
-def fact(score: Measured) -> ScoreFact:
+def score_to_fact(score: Measured) -> ScoreFact:
     """A score as the report knows it."""
     return ScoreFact(value=score.value, low=score.low, high=score.high, signature=score.signature)
 
 
-def confusions(task: Task, models: Sequence[ModelResult]) -> tuple[facts.Confusion, ...]:
+def count_confusions(task: Task, models: Sequence[ModelResult]) -> tuple[facts.Confusion, ...]:
     """How often each label was answered with each."""
     found = []
     for model in models:
@@ -92,7 +97,7 @@ def confusions(task: Task, models: Sequence[ModelResult]) -> tuple[facts.Confusi
     return tuple(found)
 
 
-def classes(task: Task, models: Sequence[ModelResult]) -> tuple[facts.ClassScore, ...]:
+def compute_class_f1(task: Task, models: Sequence[ModelResult]) -> tuple[facts.ClassScore, ...]:
     """F1 of each label with its interval, for each model."""
     real = Counter(task.references)
     found = []
@@ -108,23 +113,23 @@ def classes(task: Task, models: Sequence[ModelResult]) -> tuple[facts.ClassScore
 
 def _f1(right: int, predicted: int, real: int) -> ScoreFact:
     """F1 with Wilson's interval: it is 2 j / (1 + j) of j, the share of right rows among those said or real."""
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
 
     either = predicted + real - right
     if either == 0:
         return ScoreFact(value=0.0, low=0.0, high=1.0)
-    low, high = wilson(right, either)
+    low, high = wilson_interval(right, either)
     value, low, high = (2 * share / (1 + share) for share in (right / either, low, high))
     return ScoreFact(value=value, low=low, high=high)
 
 
-def reliability(
+def compute_reliability_bins(
     answers: Mapping[str, EvalPredictions], measured: Mapping[str, Mapping[str, Measured]]
 ) -> tuple[facts.Reliability, ...]:
     """Stated probabilities beside the share that was right, in bins of equal width."""
     import numpy as np
 
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
     from luthier.metrics.kinds.calibration import confidences
 
     found = []
@@ -137,9 +142,9 @@ def reliability(
         for index in sorted(set(bin_indices.tolist())):
             inside = bin_indices == index
             count, hits = int(inside.sum()), float(right[inside].sum())
-            low, high = wilson(hits, count)
+            low, high = wilson_interval(hits, count)
             bins.append(
-                facts.Bin(
+                facts.CalibrationBin(
                     low=index / BINS,
                     high=(index + 1) / BINS,
                     confidence=float(confidence[inside].mean()),
@@ -148,11 +153,11 @@ def reliability(
                 )
             )
         ece = measured[model].get("ece")
-        found.append(facts.Reliability(model=model, bins=tuple(bins), ece=fact(ece) if ece else None))
+        found.append(facts.Reliability(model=model, bins=tuple(bins), ece=score_to_fact(ece) if ece else None))
     return tuple(found)
 
 
-def slices(
+def compute_slice_scores(
     columns: Mapping[str, Sequence[Any]],
     metric: Metric,
     answers: Mapping[str, EvalPredictions],
@@ -163,7 +168,11 @@ def slices(
 ) -> tuple[facts.SliceFact, ...]:
     """The main metric on the rows of each value of each slicing column, for each model whose answers have what it
     reads; and what the subject gained."""
-    answers = {model: model_answers for model, model_answers in answers.items() if applicable([metric], model_answers)}
+    answers = {
+        model: model_answers
+        for model, model_answers in answers.items()
+        if select_applicable_metrics([metric], model_answers)
+    }
     rival = rival if {subject, rival} <= answers.keys() else None
     found: list[facts.SliceFact] = []
     gains: list[PairedComparison] = []
@@ -179,11 +188,18 @@ def slices(
                 score = measure_all([metric], model_answers.select(rows), seed=seed)[0]
                 found.append(
                     facts.SliceFact(
-                        name=name, value=value, model=model, metric=metric.kind, rows=len(rows), score=fact(score)
+                        name=name,
+                        value=value,
+                        model=model,
+                        metric=metric.kind,
+                        rows=len(rows),
+                        score=score_to_fact(score),
                     )
                 )
             if rival is not None:
-                gains.append(compare(metric, answers[subject].select(rows), answers[rival].select(rows), seed=seed))
+                gains.append(
+                    compare_paired(metric, answers[subject].select(rows), answers[rival].select(rows), seed=seed)
+                )
     return _with_gains(found, gains, subject, rival)
 
 
@@ -197,12 +213,14 @@ def _with_gains(
     )
 
 
-def slicing(examples: Sequence[Example], attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+def find_slicing_columns(
+    examples: Sequence[Example], attributes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[Any]]:
     """Columns by which rows can be sliced: of the source or written by an operator, with few values."""
     names = sorted({name for example in examples for name in example.meta})
     columns = {name: [example.meta.get(name) for example in examples] for name in names}
     for name, values in attributes.items():
-        columns.setdefault(name, [values.get(conversation_of(example.id)) for example in examples])
+        columns.setdefault(name, [values.get(get_conversation_id(example.id)) for example in examples])
     usable = {name: values for name, values in columns.items() if _few(values)}
     return dict(list(usable.items())[:SLICE_COLUMNS])
 
@@ -221,7 +239,7 @@ def row_facts(task: Task, models: Sequence[ModelResult], rows: Sequence[int]) ->
     return tuple(
         facts.RowFact(
             id=task.examples[row].id,
-            text=question_of(task.examples[row]),
+            text=user_text_of(task.examples[row]),
             reference=references[row],
             answers={model.name: model.replies[row].prediction for model in models},
             correct={name: values[row] for name, values in correct.items()},
@@ -230,7 +248,7 @@ def row_facts(task: Task, models: Sequence[ModelResult], rows: Sequence[int]) ->
     )
 
 
-def flips(task: Task, a: ModelResult, b: ModelResult) -> tuple[list[int], list[int]]:
+def find_flipped_rows(task: Task, a: ModelResult, b: ModelResult) -> tuple[list[int], list[int]]:
     """Rows that `b` had wrong and `a` has right, and the other way round (labels only)."""
     mine, its = task.correct(a.replies), task.correct(b.replies)
     fixed = [row for row, (now, before) in enumerate(zip(mine, its, strict=True)) if now and before is False]
@@ -238,7 +256,7 @@ def flips(task: Task, a: ModelResult, b: ModelResult) -> tuple[list[int], list[i
     return fixed, broken
 
 
-def spread(rows: int, requested: int) -> list[int]:
+def spread_row_numbers(rows: int, requested: int) -> list[int]:
     """Row numbers spread evenly over all rows."""
     count = min(rows, requested)
     return [index * rows // count for index in range(count)]

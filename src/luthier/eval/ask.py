@@ -15,8 +15,8 @@ from luthier.chat.messages import Message, answer_of, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.hashing import digest_of
-from luthier.eval.task import FIRST, SECOND, AnswerPair, Reply, Task, offer_of, together
-from luthier.eval.voice import LM
+from luthier.eval.task import FIRST, SECOND, AnswerPair, Reply, Task, build_answer_pair, group_by_conversation
+from luthier.eval.voice import AnsweringModel
 from luthier.models.lm.base import (
     DIGITS,
     ChoiceRequest,
@@ -28,7 +28,7 @@ from luthier.models.lm.cached import AnswerCache
 from luthier.models.lm.local import LocalLM, ModelCache
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import is_endpoint
-from luthier.models.options import Normalize, log_shares
+from luthier.models.options import Normalize, normalize_log_scores
 from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class InferenceSettings:
     """What a generative judge is asked about answers of which people preferred one; None for any other model."""
 
 
-class LocalEvaluatedModel(LM):
+class LocalEvaluatedModel(AnsweringModel):
     """A language model that answers rows; its weights are read only when some chunk is not answered yet."""
 
     lm: LanguageModel
@@ -101,7 +101,7 @@ class LocalEvaluatedModel(LM):
 
     def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
         """Which of two answers has the higher reward, or is likelier after the prompt."""
-        offers = [offer_of(example) for example in examples]
+        offers = [build_answer_pair(example) for example in examples]
         if self.lm.classes == (REWARD,):
             found = self._rewards(offers, examples)
         elif self.lm.classes:
@@ -126,14 +126,14 @@ class LocalEvaluatedModel(LM):
         found = self.lm.reward(
             [(talk, example.tools) for offer, example in zip(offers, examples, strict=True) for talk in _talks(offer)]
         )
-        return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
+        return [normalize_log_scores(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     def _verdicts(self, offers: Sequence[AnswerPair], verdict: dict[str, str]) -> list[list[float]]:
         """The same by the verdicts on two answers."""
-        from luthier.models.reward_model import odds
+        from luthier.models.reward_model import compute_verdict_log_odds
 
-        found = odds(self.lm, [talk for offer in offers for talk in _talks(offer)], verdict)
-        return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
+        found = compute_verdict_log_odds(self.lm, [talk for offer in offers for talk in _talks(offer)], verdict)
+        return [normalize_log_scores(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     def _write(self, examples: Sequence[Example]) -> list[Reply]:
         limit = self._question.max_new_tokens
@@ -178,25 +178,25 @@ def _preferred(scores: Sequence[float]) -> Reply:
     return Reply(prediction=max(record, key=record.__getitem__), scores=record)
 
 
-def answer_cache(folder: Path) -> AnswerCache:
+def open_answer_cache(folder: Path) -> AnswerCache:
     """The answers that are known already."""
     return AnswerCache(folder, *_CODE)
 
 
-def ask(model: LM, task: Task, kept: AnswerCache, events: StepEvents) -> list[Reply]:
+def collect_model_replies(model: AnsweringModel, task: Task, kept: AnswerCache, events: StepEvents) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
     found: list[Reply] = []
-    for chunk in chunks(task.examples, CHUNK if task.kind == "text" else CHOOSING):
-        found += replies(model, chunk, task, kept, {"messages", "tools"})
+    for chunk in group_into_chunks(task.examples, CHUNK if task.kind == "text" else CHOOSING):
+        found += answer_chunk(model, chunk, task, kept, {"messages", "tools"})
         events.progress(len(found), len(task.examples), "rows", model=model.name)
     return found
 
 
-def chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
+def group_into_chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
     """Rows that are asked together, `size` at most; the turns of a conversation stay together, be they more, so that
     what they share is read once."""
     chunk: list[Example] = []
-    for run in together(examples):
+    for run in group_by_conversation(examples):
         if chunk and len(chunk) + len(run) > size:
             yield chunk
             chunk = []
@@ -205,8 +205,8 @@ def chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
         yield chunk
 
 
-def replies(
-    model: LM, chunk: Sequence[Example], task: Task, kept: AnswerCache, fields: set[str] | None = None
+def answer_chunk(
+    model: AnsweringModel, chunk: Sequence[Example], task: Task, kept: AnswerCache, fields: set[str] | None = None
 ) -> list[Reply]:
     """Replies to some rows that are asked together: those that are known for rows with the same `fields` (None: with
     all of them), else new ones."""

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from luthier.chat.messages import question_of
+from luthier.chat.messages import user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import DataError
 from luthier.eval.task import Reply, Task, TaskKind, TaskType
-from luthier.eval.voice import LM
+from luthier.eval.voice import AnsweringModel
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -50,7 +50,7 @@ class Baseline(Component):
         """Learn from the training rows and answer the task's."""
 
 
-class ClassifierLM(LM):
+class ClassifierLM(AnsweringModel):
     """A model of `technique: plain`; its vocabulary is read when the first rows are asked."""
 
     def __init__(self, artifact: Artifact, *, name: str, title: str) -> None:
@@ -72,5 +72,5 @@ class ClassifierLM(LM):
         if not {*task.options} & {*self._model.classes}:
             what = f"no class of these rows is one of the classifier's ({', '.join(self._model.classes)})"
             raise DataError(what, hint="evaluate it on rows like those that it was made from")
-        scores = self._model.scores([question_of(example) for example in examples], task.labels)
+        scores = self._model.scores([user_text_of(example) for example in examples], task.labels)
         return [Reply.of_scores(row) for row in scores]

@@ -9,7 +9,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.eval.predictions import read_answers
 from luthier.metrics.metric import Metric
-from luthier.metrics.paired import check_signatures, compare, with_holm
+from luthier.metrics.paired import check_signatures, compare_paired, with_holm
 
 SHOWN = 50
 """Rows listed of each kind of flip."""
@@ -30,7 +30,7 @@ def compare_evaluations(a: Artifact, b: Artifact, *, seed: int = 0) -> dict[str,
         raise DataError(_difference(ids_a, ids_b), hint="evaluate both models on the same data, split and rows")
     family = []
     for metric in _shared(a, b, about_a.subject, about_b.subject):
-        family.append(compare(metric, answers_a, answers_b, seed=seed))
+        family.append(compare_paired(metric, answers_a, answers_b, seed=seed))
     fixed, broken = _flips(a, b, about_a.subject, about_b.subject) if about_a.task == "label" else ([], [])
     return {
         "a": {"artifact": a.digest, "model": about_a.subject, "digest": about_a.digests[about_a.subject]},

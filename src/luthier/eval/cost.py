@@ -5,35 +5,35 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.artifacts.dataset import DatasetSummary, examples_ahead
+from luthier.artifacts.dataset import DatasetSummary, preview_input_examples
 from luthier.chat.preference import rejected_share
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
-from luthier.eval.forgetting.items import characters, items
+from luthier.eval.forgetting.items import count_question_characters, load_forgetting_questions
 from luthier.eval.respondent import TOGETHER
 from luthier.eval.task import TaskType, are_pairs
 from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
     RowEstimate,
-    flops_per_s,
+    describe_step_model,
+    estimate_decode_step_seconds,
+    estimate_idle_flops_per_s,
+    estimate_kernel_bytes,
+    estimate_rows,
+    find_past_timing,
+    find_tokenizer_folder,
     has_gpu,
-    has_head,
-    kernel_bytes,
-    model_of,
-    pace_of,
-    rows_of,
-    tokenizer_of,
-    undisturbed,
-    writing_pass_s,
+    has_sequence_head,
+    measure_flops_per_s,
 )
 from luthier.models.lm.base import GenerateRequest
-from luthier.models.load import cpu_has_bf16, has_network, is_remote
-from luthier.models.token_counts import branches
+from luthier.models.load import cpu_has_bf16, has_network, is_remote_input
+from luthier.models.token_counts import count_branch_tokens
 
 if TYPE_CHECKING:
     from luthier.eval.steps.evaluate import Evaluate
-    from luthier.models.describe import Description
+    from luthier.models.describe import ModelDescription
     from luthier.models.lm.cached import AnswerCache
 
 _PLAIN_S = 2.0
@@ -66,9 +66,9 @@ _FRAME_TOKENS = 12
 """What a chat template puts around a question, beyond what all questions share."""
 
 
-def forecast(step: Evaluate, plan_context: PlanContext) -> Forecast:
+def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> Forecast:
     """The cost of an evaluation: rows by models by what a row takes."""
-    rows = rows_of(step.limit, plan_context, step.split)
+    rows = estimate_rows(step.limit, plan_context, step.split)
     if rows is None:
         return Forecast(how="the data set is not made yet, so the number of rows is unknown")
     if step.turns == "all":
@@ -77,23 +77,23 @@ def forecast(step: Evaluate, plan_context: PlanContext) -> Forecast:
     models = len(writes)
     if not has_network(plan_context):
         models = 2 if step.compare_with is not None else 1
-        how = f"{rows.how}; {counted(models, 'model')}, the time of the plain classifier is negligible"
-        seconds = beside_s(models, rows.number)
+        how = f"{rows.how}; {format_counted_noun(models, 'model')}, the time of the plain classifier is negligible"
+        seconds = estimate_overhead_seconds(models, rows.number)
         return (
             Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
         )
-    aside = aside_of(step, plan_context, rows)
+    aside = estimate_extra_tokens(step, plan_context, rows)
     tokens = round(rows.number * models * (rows.tokens + (aside.tokens if aside.pairs else 0.0)))
-    if is_remote(plan_context):
+    if is_remote_input(plan_context):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
-    model = model_of(plan_context)
+    model = describe_step_model(plan_context)
     if model is None:
         return Forecast(how="the model is not made yet, so its size is unknown")
     written = rows.number * sum(writes)
     known = PAIRS if aside.pairs else _task(plan_context)
     alike = {"task": known} if known else {}
-    before = pace_of(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
-    speed = undisturbed(before) or _READS * flops_per_s(bf16=_narrow(step))
+    before = find_past_timing(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
+    speed = estimate_idle_flops_per_s(before) or _READS * measure_flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, plan_context, rows)
     computed = models * (_computed(rows) + standing)
     flops, writing_s = _flops(model, computed), 0.0
@@ -102,32 +102,32 @@ def forecast(step: Evaluate, plan_context: PlanContext) -> Forecast:
         flops += _flops(model, written, headed=written)
     elif any(writes):
         writing_s = written * _token_s(step, model, rows, speed)
-    kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
+    kernels = estimate_kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
     speed_source = ", as the last evaluation" if before else ""
     return Forecast(
-        seconds=beside_s(models, rows.number) + flops / speed + writing_s,
+        seconds=estimate_overhead_seconds(models, rows.number) + flops / speed + writing_s,
         peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(plan_context)) + kernels,
         tokens=tokens,
-        how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{speed_source}",
+        how=f"{rows.how}; {format_counted_noun(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{speed_source}",
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )
 
 
-def beside_s(models: int, rows: int) -> float:
+def estimate_overhead_seconds(models: int, rows: int) -> float:
     """Seconds of an evaluation beside the answers of its models."""
     return _PLAIN_S + models * _OPENING_S + rows * _MEASURED_S
 
 
-def pace(step: Evaluate, work: StepContext, task: str, known: AnswerCache) -> dict[str, Any]:
+def measure_answer_speed(step: Evaluate, work: StepContext, task: str, known: AnswerCache) -> dict[str, Any]:
     """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
     plan_context = PlanContext(inputs=work.inputs, upstream={}, base=work.base)
-    if known.made < _TELLING or step.turns == "all" or is_remote(plan_context) or not has_network(plan_context):
+    if known.made < _TELLING or step.turns == "all" or is_remote_input(plan_context) or not has_network(plan_context):
         return {}
-    model, rows = model_of(plan_context), rows_of(known.made, plan_context, step.split)
+    model, rows = describe_step_model(plan_context), estimate_rows(known.made, plan_context, step.split)
     if model is None or rows is None:
         return {}
-    answers, aside = rows._replace(number=known.made), aside_of(step, plan_context, rows)
+    answers, aside = rows._replace(number=known.made), estimate_extra_tokens(step, plan_context, rows)
     written = known.made * statistics.fmean(_written(step, plan_context, rows, task))
     flops = _flops(model, _computed(answers)) + _flops(model, written, headed=written)
     flops += known.made * _flops(model, aside.tokens, headed=aside.headed)
@@ -137,7 +137,7 @@ def pace(step: Evaluate, work: StepContext, task: str, known: AnswerCache) -> di
     return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
 
 
-def _flops(model: Description, tokens: float, *, headed: float = 0.0) -> float:
+def _flops(model: ModelDescription, tokens: float, *, headed: float = 0.0) -> float:
     """Operations that reading so many tokens takes; those that are written or scored (`headed`) need the head, too."""
     body = model.parameters - model.embedding_parameters
     return 2 * (body * tokens + model.vocab * model.hidden_size * headed)
@@ -150,7 +150,7 @@ def _task(plan_context: PlanContext) -> str | None:
     return plan_context.outlines.get("data", ArtifactSpec()).task
 
 
-def task_ahead(step: Evaluate, plan_context: PlanContext) -> TaskType | None:
+def predict_task_type(step: Evaluate, plan_context: PlanContext) -> TaskType | None:
     """The kind of answer that rows ask for; None where nothing tells yet."""
     kind = _task(plan_context)
     if step.pairs and _holds_pairs(step, plan_context):
@@ -168,7 +168,7 @@ def _written(step: Evaluate, plan_context: PlanContext, rows: RowEstimate, task:
     return [like_rows if tuned else most, *base, *([like_rows] if step.compare_with is not None else [])]
 
 
-class Aside(NamedTuple):
+class ExtraTokens(NamedTuple):
     """What a model reads for each row beside the row's own conversation."""
 
     tokens: float = 0.0
@@ -178,35 +178,35 @@ class Aside(NamedTuple):
     """Whether one of two answers is chosen."""
 
 
-def aside_of(step: Evaluate, plan_context: PlanContext, rows: RowEstimate) -> Aside:
+def estimate_extra_tokens(step: Evaluate, plan_context: PlanContext, rows: RowEstimate) -> ExtraTokens:
     """Of pairs, the other answer; of classes, the others to their ends, what they begin with in common once; of texts,
     the reference again where its likelihood is a metric."""
     made, known = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
     if step.pairs and _holds_pairs(step, plan_context):
-        rejected = rows.tokens * rejected_share(examples_ahead(plan_context, step.split, SAMPLE))
-        return Aside(rejected, 0.0 if has_head(plan_context) else rows.answers + rejected, pairs=True)
-    if has_head(plan_context):
-        return Aside()
+        rejected = rows.tokens * rejected_share(preview_input_examples(plan_context, step.split, SAMPLE))
+        return ExtraTokens(rejected, 0.0 if has_sequence_head(plan_context) else rows.answers + rejected, pairs=True)
+    if has_sequence_head(plan_context):
+        return ExtraTokens()
     if any(_written(step, plan_context, rows)):
         likely = any("logprobs" in metric.needs for metric in step.metrics or ())
-        return Aside(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else Aside()
+        return ExtraTokens(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else ExtraTokens()
     classes = known.answers if made is None else DatasetSummary.read(made).labels
-    among = max(0.0, branches(classes, tokenizer_of(plan_context)) - rows.answers)
-    return Aside(among, among)
+    among = max(0.0, count_branch_tokens(classes, find_tokenizer_folder(plan_context)) - rows.answers)
+    return ExtraTokens(among, among)
 
 
 def _holds_pairs(step: Evaluate, plan_context: PlanContext) -> bool:
     """Whether rows hold two answers of which one is chosen, as far as some of them tell; or a model with a head of its
     own, which writes nothing, over rows without classes."""
-    if are_pairs(examples_ahead(plan_context, step.split, SAMPLE)):
+    if are_pairs(preview_input_examples(plan_context, step.split, SAMPLE)):
         return True
-    return "data" not in plan_context.inputs and has_head(plan_context) and _task(plan_context) != "label"
+    return "data" not in plan_context.inputs and has_sequence_head(plan_context) and _task(plan_context) != "label"
 
 
-def _token_s(step: Evaluate, model: Description, rows: RowEstimate, speed: float) -> float:
+def _token_s(step: Evaluate, model: ModelDescription, rows: RowEstimate, speed: float) -> float:
     """Seconds that a written token takes, of as many rows at once as there are, or as are asked together."""
     lines = max(1, min(rows.number, TOGETHER[GenerateRequest]))
-    return writing_pass_s(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
+    return estimate_decode_step_seconds(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
 
 
 def _narrow(step: Evaluate) -> bool:
@@ -214,7 +214,7 @@ def _narrow(step: Evaluate) -> bool:
     return step.dtype != "float32" and cpu_has_bf16()
 
 
-def _peak(model: Description, *, narrow: bool, alone: bool) -> int:
+def _peak(model: ModelDescription, *, narrow: bool, alone: bool) -> int:
     """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt.
 
     In fp32 the file's weights, in 16 bits, stand beside those that are made of them, but where a base is `alone`.
@@ -229,9 +229,9 @@ def _asked_anyway(step: Evaluate, plan_context: PlanContext, rows: RowEstimate) 
     """Tokens of the questions about what was forgotten, for each model, where they will be asked."""
     named = any(task.kind == "forgetting" for task in step.tasks or ())
     by_default = step.tasks is None and step.compare_base and _is_tuned(plan_context)
-    if not (named or (by_default and rows.number * rows.characters >= characters())):
+    if not (named or (by_default and rows.number * rows.characters >= count_question_characters())):
         return 0.0
-    return characters() / _CHARS_PER_TOKEN + _FRAME_TOKENS * len(items())
+    return count_question_characters() / _CHARS_PER_TOKEN + _FRAME_TOKENS * len(load_forgetting_questions())
 
 
 def _computed(rows: RowEstimate) -> float:

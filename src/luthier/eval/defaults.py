@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from luthier.core.component import member, members
+from luthier.core.component import component_of_kind, components_by_kind
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe, ProbeContext
@@ -27,18 +27,18 @@ def metrics_for(task: Task) -> tuple[Metric, ...]:
 
 def baselines_for(task: Task) -> tuple[Baseline, ...]:
     """The baselines that suit a task, in order of their kinds."""
-    found = members(Baseline)
+    found = components_by_kind(Baseline)
     able = [found[kind] for kind in sorted(found) if found[kind].suits(task)]
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
 
 
 def tasks_for(task: Task, context: ProbeContext) -> tuple[EvalTask, ...]:
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
-    from luthier.eval.forgetting.items import characters
+    from luthier.eval.forgetting.items import count_question_characters
 
     able = [one for one in context.respondents.values() if "loglikelihood" in one.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
-    return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= characters() else ()
+    return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= count_question_characters() else ()
 
 
 def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
@@ -48,7 +48,7 @@ def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
     return (*named, Probe.parse("preference"))
 
 
-def unfit(metric: Metric, task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> str:
+def explain_unfit_metric(metric: Metric, task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> str:
     """Why a metric cannot be measured on a task, by a model whose answers lack something; empty when it can."""
     if task.pairs and metric.kind not in (*LABEL_METRICS, "macro_precision", "macro_recall", "micro_f1", "weighted_f1"):
         return (
@@ -68,7 +68,7 @@ def unfit(metric: Metric, task: Task | TaskType, missing: frozenset[Need] = froz
 def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> None:
     """`RecipeError`, at its place in `metrics`, for the first that cannot be measured; it names those that can."""
     for at, metric in enumerate(metrics):
-        if why := unfit(metric, task, missing):
+        if why := explain_unfit_metric(metric, task, missing):
             hint = f"metrics that apply: {', '.join(_applicable(task, missing))}"
             hint += "; `task` in the step that prepares the data says whether answers are classes or texts"
             raise RecipeError(why, where=SourceLocation(field=f"metrics.{at}"), hint=hint)
@@ -77,10 +77,12 @@ def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: fr
 def _applicable(task: Task | TaskType, missing: frozenset[Need]) -> list[str]:
     """The metrics that can be measured on a task without a scorer, those that are measured by default first."""
     usual = PAIR_METRICS if task.pairs else LABEL_METRICS if task.kind == "label" else TEXT_METRICS
-    known = members(Metric)
+    known = components_by_kind(Metric)
     names = [*usual, *(name for name in sorted(known) if name not in usual)]
     parsed = {name: Metric.parse(name) for name in names if _is_plain(known[name])}
-    return [name for name, metric in parsed.items() if not metric.scored and not unfit(metric, task, missing)]
+    return [
+        name for name, metric in parsed.items() if not metric.scored and not explain_unfit_metric(metric, task, missing)
+    ]
 
 
 def _is_plain(metric: type[Metric]) -> bool:
@@ -92,7 +94,7 @@ def refuse_baselines(baselines: Sequence[Baseline], task: Task | TaskType) -> No
     """`RecipeError` for the first baseline that cannot do a task."""
     for at, baseline in enumerate(baselines):
         if not baseline.can(task):
-            able = [kind for kind, other in members(Baseline).items() if other.can(task)]
+            able = [kind for kind, other in components_by_kind(Baseline).items() if other.can(task)]
             what = f"baseline {baseline.kind!r} cannot do tasks of {'pairs' if task.pairs else f'{task.kind}s'}"
             raise RecipeError(
                 what, where=SourceLocation(field=f"baselines.{at}"), hint=did_you_mean(baseline.kind, able)
@@ -108,7 +110,7 @@ def refuse_judge(task: Task | TaskType) -> None:
 
 
 def _metric(name: str, task: Task) -> Metric:
-    kind = member(Metric, name)
+    kind = component_of_kind(Metric, name)
     other = name.startswith("rouge") and not _mostly_latin(task.references)
     return kind.model_validate({"kind": name, "words": "unicode"} if other else {"kind": name})
 

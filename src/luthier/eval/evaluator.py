@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.chat.messages import Message, answer_of, prompt_of, question_of
+from luthier.chat.messages import Message, answer_of, prompt_of, user_text_of
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.events import counted
-from luthier.core.files import writing
-from luthier.core.hashing import canonical, digest_of
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.core.events import format_counted_noun
+from luthier.core.files import translate_write_errors
+from luthier.core.hashing import canonical_json, digest_of
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
 from luthier.core.step import StepContext
 from luthier.eval.baseline import Baseline
-from luthier.eval.probe import Measure, ProbeContext
+from luthier.eval.probe import ProbeContext, ProbeMeasure
 from luthier.eval.report.facts.models import PLAIN
 from luthier.eval.respondent import CachedEvaluatedModel
 from luthier.eval.task import DROP, BenchmarkTask, EvalTask, Reply, Task, TaskContext, TaskResult
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from luthier.chat.messages import Example
     from luthier.core.events import StepEvents
     from luthier.eval.ask import InferenceSettings
-    from luthier.eval.voice import LM
+    from luthier.eval.voice import AnsweringModel
     from luthier.models.lm.cached import AnswerCache
     from luthier.models.reward_model import RewardModel
 
@@ -59,72 +59,74 @@ class ModelResult:
     """The model's artifact; empty for a baseline."""
 
 
-def voices(models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext) -> list[LM]:
+def build_evaluated_models(
+    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext
+) -> list[AnsweringModel]:
     """Models as they can be asked, by name."""
     from luthier.eval.ask import LocalEvaluatedModel
     from luthier.eval.baseline import ClassifierLM
     from luthier.models.lm.local import ModelCache
-    from luthier.models.load import is_plain
+    from luthier.models.load import is_text_classifier
 
     cache, calls = ModelCache(), work.scratch / "calls"
-    found: list[LM] = []
+    found: list[AnsweringModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
-        if is_plain(artifact):
+        if is_text_classifier(artifact):
             found.append(ClassifierLM(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
             found.append(LocalEvaluatedModel.of(artifact, question, cache, calls, name=name, title=title))
     return found
 
 
-def adjusted(voices: Sequence[LM], thresholds: Artifact | None) -> list[LM]:
+def apply_label_thresholds(voices: Sequence[AnsweringModel], thresholds: Artifact | None) -> list[AnsweringModel]:
     """The same voices, the labels of the first decided by thresholds when there are any."""
-    from luthier.eval.thresholds import Adjusted, Thresholds
+    from luthier.eval.thresholds import ThresholdedModel, Thresholds
 
     if thresholds is None:
         return list(voices)
-    return [Adjusted(voices[0], Thresholds.of(thresholds)), *voices[1:]]
+    return [ThresholdedModel(voices[0], Thresholds.of(thresholds)), *voices[1:]]
 
 
-def kept(work: StepContext) -> AnswerCache:
+def open_evaluation_cache(work: StepContext) -> AnswerCache:
     """The answers that are known already."""
-    from luthier.eval.ask import answer_cache
+    from luthier.eval.ask import open_answer_cache
 
-    return answer_cache(work.kept or work.scratch / "answers")
+    return open_answer_cache(work.kept or work.scratch / "answers")
 
 
-def language_models(
+def evaluate_language_models(
     models: Mapping[str, Artifact],
-    voices: Sequence[LM],
+    voices: Sequence[AnsweringModel],
     task: Task,
     known: AnswerCache,
     events: StepEvents,
     seconds: dict[str, float],
 ) -> list[ModelResult]:
     """Ask each model every row that is not known; `seconds` is told how long each took."""
-    from luthier.eval.ask import ask
+    from luthier.eval.ask import collect_model_replies
 
     found = []
     for voice in voices:
         started = time.perf_counter()
-        replies = ask(voice, task, known, events)
+        replies = collect_model_replies(voice, task, known, events)
         seconds[voice.name] = time.perf_counter() - started
         role, digest = _ROLES.get(voice.name, "base"), models[voice.name].digest
         found.append(ModelResult(name=voice.name, title=voice.title, role=role, replies=replies, digest=digest))
     return found
 
 
-def learners(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[LM]:
+def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[AnsweringModel]:
     """Each baseline with the rows that the tuned model learnt from."""
     from luthier.artifacts.dataset import has_split, read_examples
-    from luthier.eval.voice import BaselineLM
+    from luthier.eval.voice import TrainedBaseline
 
     train = read_examples(data, "train") if baselines and has_split(data, "train") else []
-    trained_examples = learnt_rows(model, train)
-    return [BaselineLM(baseline, trained_examples) for baseline in baselines]
+    trained_examples = select_trained_rows(model, train)
+    return [TrainedBaseline(baseline, trained_examples) for baseline in baselines]
 
 
-def plain(voices: Sequence[LM], task: Task, seconds: dict[str, float]) -> list[ModelResult]:
+def evaluate_baselines(voices: Sequence[AnsweringModel], task: Task, seconds: dict[str, float]) -> list[ModelResult]:
     """Let each baseline learn and answer."""
     found = []
     for voice in voices:
@@ -135,7 +137,7 @@ def plain(voices: Sequence[LM], task: Task, seconds: dict[str, float]) -> list[M
     return found
 
 
-def base_of(model: Artifact) -> Artifact | None:
+def find_origin_model(model: Artifact) -> Artifact | None:
     """The model that a tuned one began with, up through its whole lineage; None for a base model itself, and for one
     that began with none."""
     if "model" not in model.manifest.inputs:
@@ -145,7 +147,7 @@ def base_of(model: Artifact) -> Artifact | None:
     return model
 
 
-def learnt_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:
+def select_trained_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:
     """The training rows that the tuned model learnt from, so that a baseline learns from the same; else all of them."""
     if not any(entry.path == "training_examples.parquet" for entry in model.manifest.files):
         return list(train)
@@ -196,12 +198,12 @@ class EvaluationResults:
         own = next((exam.signature for exam in self.exams if exam.name == task), "")
         return f"{name}|{own or 'tasks:' + digest_of(members)[:12]}|interval:95"
 
-    def measures(self) -> Iterator[Measure]:
+    def measures(self) -> Iterator[ProbeMeasure]:
         """Every score of every model, and what the subject lost against its rival."""
         for model in self.grades:
             for name, column in self.columns(model).items():
                 interval = column.measured(self.seed)
-                yield Measure(
+                yield ProbeMeasure(
                     name=name,
                     model=model,
                     value=interval.value,
@@ -233,9 +235,9 @@ class EvaluationResults:
         others = [model for model in self.grades if model != self.subject]
         return {other: mine.against(name, self.columns(other)[name], self.seed) for other in others}
 
-    def _drops(self) -> Iterator[Measure]:
+    def _drops(self) -> Iterator[ProbeMeasure]:
         for name, lost in self.losses().items():
-            yield Measure(
+            yield ProbeMeasure(
                 name=f"{name.split('.', 1)[0]}.{DROP}",
                 model=self.subject,
                 value=lost.difference,
@@ -248,7 +250,7 @@ class EvaluationResults:
             )
 
 
-def sit(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[Measure]:
+def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[ProbeMeasure]:
     """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
     able = context.able("loglikelihood", "The tasks' questions: what they ask") if tasks else {}
     exams = _exams(tasks, context, work)
@@ -301,7 +303,7 @@ def _write(sitting: EvaluationResults, path: Path) -> None:
 
     rows = [row for model in sitting.grades for exam in sitting.exams for row in _rows(exam, model, sitting)]
     names = ("task", "row", "model", "asked", "reference", "said", "scores")
-    with writing(path):
+    with translate_write_errors(path):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), path)
 
 
@@ -316,7 +318,7 @@ def _rows(exam: BenchmarkTask, model: str, sitting: EvaluationResults) -> list[d
             "asked": item.shown,
             "reference": item.reference,
             "said": prediction,
-            "scores": canonical({name: column[at] for name, column in each.items()}),
+            "scores": canonical_json({name: column[at] for name, column in each.items()}),
         }
         for at, (item, prediction) in enumerate(zip(exam.items, graded.predictions, strict=True))
     ]
@@ -326,7 +328,7 @@ JUDGED = ("reward", "reward_won")
 """The columns that a reward model fills: its number, and 1 where that is above the number of the data's answer."""
 
 
-def with_rewards(models: Sequence[ModelResult], judge: RewardModel, task: Task) -> list[ModelResult]:
+def add_reward_scores(models: Sequence[ModelResult], judge: RewardModel, task: Task) -> list[ModelResult]:
     """The same models, each reply with what the reward model says of it."""
     known = judge([(*prompt_of(one), _said(answer_of(one))) for one in task.examples], _tools(task))
     return [_judged(model, judge, task, known) for model in models]
@@ -354,26 +356,30 @@ def _won(mine: float, its: float) -> float:
     return 0.5 if mine == its else float(mine > its)
 
 
-def unread(metrics: Sequence[Metric] | None, scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> str:
+def explain_metric_scorer_mismatch(
+    metrics: Sequence[Metric] | None, scorers: Sequence[Scorer], judged: Sequence[str] = ()
+) -> str:
     """Why metrics and scorers do not go together; empty when they do. `judged`: what a reward model writes."""
     written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
     for metric in metrics or ():
         if lacking := [name for name in metric.scored if name not in written]:
-            able = [kind for kind, other in sorted(members(Scorer).items()) if set(lacking) & set(other.writes)]
+            able = [
+                kind for kind, other in sorted(components_by_kind(Scorer).items()) if set(lacking) & set(other.writes)
+            ]
             suggestion = f"; name one in `scorers`: {', '.join(able)}" if able else ""
             suggestion = "; name the step that makes a `reward_model`" if lacking[0] in JUDGED else suggestion
             return f"{metric.kind} reads {lacking[0]!r}, which no scorer writes{suggestion}"
-    read = {name for metric in metrics or members(Metric).values() for name in metric.scored}
+    read = {name for metric in metrics or components_by_kind(Metric).values() for name in metric.scored}
     idle = [scorer.kind for scorer in scorers if not read & set(scorer.writes)]
     if judged and not read & set(judged):
         return "no metric reads what the reward_model says; name `reward` or `reward_wins`, or take it out"
     return f"no metric reads what the scorer {idle[0]} writes; name such a metric, or take it out" if idle else ""
 
 
-def reading(scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> tuple[Metric, ...]:
+def select_scored_metrics(scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> tuple[Metric, ...]:
     """The metrics, with their defaults, that read what scorers, and a reward model, write."""
     written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
-    able = {kind: metric for kind, metric in sorted(members(Metric).items()) if metric.scored}
+    able = {kind: metric for kind, metric in sorted(components_by_kind(Metric).items()) if metric.scored}
     return tuple(
         metric.model_validate({"kind": kind})
         for kind, metric in able.items()
@@ -381,7 +387,7 @@ def reading(scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> tuple[Metr
     )
 
 
-def with_columns(
+def attach_scorer_columns(
     models: Sequence[ModelResult], scorers: Sequence[Scorer], task: Task, work: StepContext
 ) -> list[ModelResult]:
     """The same models, each reply with the numbers that scorers gave it."""
@@ -398,7 +404,7 @@ def with_columns(
 
 def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, scorer_context: ScorerContext) -> ModelResult:
     rows = [
-        Scored(question=question_of(example), prediction=reply.prediction, references=(reference,))
+        ScorerRow(question=user_text_of(example), prediction=reply.prediction, references=(reference,))
         for example, reply, reference in zip(task.examples, model.replies, task.references, strict=True)
     ]
     columns: dict[str, Column] = {}
@@ -413,15 +419,15 @@ def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, scorer_co
 
 def _folder(name: str, model: Artifact, work: StepContext) -> Path:
     """The model that tuning began with, by its name; else any that lies here as it was published."""
-    from luthier.models.catalog import resolve
-    from luthier.models.load import base_folder, is_endpoint, name_of, origin_artifact
+    from luthier.models.catalog import resolve_model_source
+    from luthier.models.load import base_folder, get_model_name, is_endpoint, origin_artifact
 
-    if not is_endpoint(model) and name in ("base", name_of(origin_artifact(model))):
+    if not is_endpoint(model) and name in ("base", get_model_name(origin_artifact(model))):
         return base_folder(origin_artifact(model))
-    return resolve(name, work.base).in_place(work.base, work.events.note)
+    return resolve_model_source(name, work.base).in_place(work.base, work.events.note)
 
 
-def groups_by(task: Task, column: str, least: int, kind: str) -> dict[str, list[int]]:
+def group_rows_by_column(task: Task, column: str, least: int, kind: str) -> dict[str, list[int]]:
     """Row numbers of each group with at least `least` rows, by name; `RecipeError` unless two are that large."""
     where = SourceLocation(field="probes")
     if task.kind != "label":
@@ -435,6 +441,8 @@ def groups_by(task: Task, column: str, least: int, kind: str) -> dict[str, list[
         raise RecipeError(f"no row has {column!r}", where=where, hint=did_you_mean(column, known))
     large = {name: rows for name, rows in sorted(groups.items()) if len(rows) >= least}
     if len(large) < 2:
-        what = f"column {column!r} has {counted(len(large), 'group')} of at least {least} rows; two are needed"
+        what = (
+            f"column {column!r} has {format_counted_noun(len(large), 'group')} of at least {least} rows; two are needed"
+        )
         raise RecipeError(what, where=where, hint="evaluate more rows, or set a smaller `min`")
     return large

@@ -14,7 +14,7 @@ Value = Any
 """What somebody said, as plain JSON: a letter, a number, a mapping or a list."""
 
 
-class WrongValue(ValueError):
+class InvalidRatingValue(ValueError):
     """Something that a form does not take as a judgment."""
 
 
@@ -46,11 +46,11 @@ class RatingForm(Component):
 
     @abstractmethod
     def typed(self, text: str) -> Value:
-        """What was typed, as a value; `WrongValue` when it says nothing."""
+        """What was typed, as a value; `InvalidRatingValue` when it says nothing."""
 
     @abstractmethod
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
-        """The value as it is kept; `WrongValue` when the form does not know it."""
+        """The value as it is kept; `InvalidRatingValue` when the form does not know it."""
 
     @abstractmethod
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:

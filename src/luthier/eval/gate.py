@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
-from luthier.artifacts.findings import Number, read_findings
+from luthier.artifacts.findings import FindingNumber, read_findings
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import Expression
@@ -49,7 +49,7 @@ class MeasuredValue:
     """The quantity and its interval in a sentence."""
 
 
-def judge(text: str, rule: Expression, evaluation: Artifact) -> RuleResult:
+def evaluate_rule(text: str, rule: Expression, evaluation: Artifact) -> RuleResult:
     """Hold one rule against an evaluation; `RecipeError` when it asks for something that was not measured."""
     metrics, summary = EvaluationMetrics.read(evaluation), EvaluationSummary.read(evaluation)
     if rule.reference is None:
@@ -61,7 +61,7 @@ def judge(text: str, rule: Expression, evaluation: Artifact) -> RuleResult:
 
 def _ruling(text: str, rule: Expression, measured: MeasuredValue) -> RuleResult:
     """Decide a rule by what is seen."""
-    verdict = decide(rule, measured.low, measured.high)
+    verdict = decide_verdict(rule, measured.low, measured.high)
     needed = None
     if verdict == "INCONCLUSIVE":
         needed = more_rows(measured.value - rule.margin, (measured.high - measured.low) / (2 * Z95), measured.rows)
@@ -77,7 +77,7 @@ def _ruling(text: str, rule: Expression, measured: MeasuredValue) -> RuleResult:
     )
 
 
-def judge_data(text: str, rule: Expression, findings: Artifact) -> RuleResult:
+def evaluate_data_rule(text: str, rule: Expression, findings: Artifact) -> RuleResult:
     """Hold one rule against what a validation found in the data."""
     numbers = read_findings(findings).numbers
     if rule.reference is not None:
@@ -89,11 +89,11 @@ def judge_data(text: str, rule: Expression, findings: Artifact) -> RuleResult:
     return _ruling(text, rule, _of_number(rule.name, numbers[rule.name]))
 
 
-def judge_people(text: str, rule: Expression, judgments: Artifact) -> RuleResult:
+def evaluate_human_rule(text: str, rule: Expression, judgments: Artifact) -> RuleResult:
     """Hold one rule against what people said of the answers."""
-    from luthier.eval.human.results import read_opinion
+    from luthier.eval.human.results import read_human_summary
 
-    opinion = read_opinion(judgments)
+    opinion = read_human_summary(judgments)
     if rule.reference is not None:
         hint = f"give a number; `people.difference` is {opinion.subject} minus {opinion.rival}"
         raise RecipeError(f"{rule.name} is compared with numbers only", where=SourceLocation(field="rules"), hint=hint)
@@ -103,14 +103,14 @@ def judge_people(text: str, rule: Expression, judgments: Artifact) -> RuleResult
     return _ruling(text, rule, _of_number(rule.name, opinion.numbers[rule.name]))
 
 
-def _of_number(name: str, number: Number) -> MeasuredValue:
+def _of_number(name: str, number: FindingNumber) -> MeasuredValue:
     low, high = number.ends
     sentence = f"{name} ({number.about}) is {number.value:.4g}"
     sentence += f" {_ends(low, high)}" if low < high else ""
     return MeasuredValue(value=number.value, low=low, high=high, rows=number.rows, sentence=sentence)
 
 
-def decide(rule: Expression, low: float, high: float) -> Verdict:
+def decide_verdict(rule: Expression, low: float, high: float) -> Verdict:
     """PASS when the whole interval is on the right side of the limit, FAIL when it is wholly on the wrong side."""
     if not rule.upward:
         low, high = -high, -low
@@ -120,7 +120,7 @@ def decide(rule: Expression, low: float, high: float) -> Verdict:
     return "FAIL" if high < limit or (high == limit and rule.strict) else "INCONCLUSIVE"
 
 
-def overall(rulings: Sequence[RuleResult]) -> Verdict:
+def combine_verdicts(rulings: Sequence[RuleResult]) -> Verdict:
     """FAIL when any rule failed, else INCONCLUSIVE when any is, else PASS."""
     verdicts = {ruling.verdict for ruling in rulings}
     return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"

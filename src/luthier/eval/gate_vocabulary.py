@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from luthier.artifacts.findings import COUNTS
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, parse_expression, simplify_name
 from luthier.eval.task import SCORES
 
@@ -49,14 +49,14 @@ class GateVocabulary(Vocabulary):
             is_pair = token.text.startswith(f"{PEOPLE}difference.")
             return token.text if is_pair else token.match(PEOPLE_MEASURES, "measure")
         is_measure = simplify_name(token.text) in map(simplify_name, self._measures)
-        if is_of_a_task(token.text) or (self._findings and not is_measure):
+        if is_task_score_name(token.text) or (self._findings and not is_measure):
             return token.text
         return token.match(self._measures, "metric")
 
     def find_reference(self, token: ExpressionToken) -> str:
         from luthier.eval.baseline import Baseline
 
-        return token.match(["base", "against", *members(Baseline)], "model")
+        return token.match(["base", "against", *components_by_kind(Baseline)], "model")
 
     def severities(self, token: ExpressionToken) -> Collection[str]:
         if not self._findings:
@@ -67,16 +67,16 @@ class GateVocabulary(Vocabulary):
         """What a whole is of a metric or of a task's score: 100 of those that are written from 0 to 100, else 1."""
         from luthier.metrics.metric import Metric
 
-        found = members(Metric).get(name.rpartition(".")[2])
+        found = components_by_kind(Metric).get(name.rpartition(".")[2])
         return found.whole() if found is not None else 1.0
 
 
 def is_about_models(rule: Expression) -> bool:
     """Whether a rule is about an evaluation, rather than about what was found in data."""
-    return rule.name in _measures() or is_of_a_task(rule.name)
+    return rule.name in _measures() or is_task_score_name(rule.name)
 
 
-def is_of_a_task(name: str) -> bool:
+def is_task_score_name(name: str) -> bool:
     """Whether a name is that of a task's score, such as `arc_easy.acc`: which tasks there are, the evaluation knows."""
     return any(part in SCORES for part in name.split(".")[1:])
 
@@ -91,6 +91,6 @@ def _measures() -> list[str]:
     from luthier.eval.probe import Probe
     from luthier.metrics.metric import Metric
 
-    probes = members(Probe).values()
-    metrics = members(Metric)
+    probes = components_by_kind(Probe).values()
+    metrics = components_by_kind(Metric)
     return [*metrics, *(name for probe in probes for name in probe.measures)]

@@ -13,9 +13,9 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, did_you_mean
-from luthier.core.files import writing
-from luthier.core.hashing import canonical
-from luthier.eval.task import Reply, Task, columns_of, conversations
+from luthier.core.files import translate_write_errors
+from luthier.core.hashing import canonical_json
+from luthier.eval.task import Reply, Task, list_conversation_ids, rows_to_columns
 from luthier.metrics.metric import EvalPredictions
 
 PREDICTIONS = "predictions.parquet"
@@ -48,14 +48,14 @@ def write_predictions(path: Path, task: Task, replies: Mapping[str, Sequence[Rep
     }
     if any(reply.columns for model_replies in replies.values() for reply in model_replies):
         types["columns"] = text
-    with writing(path):
+    with translate_write_errors(path):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(types.items()))), path, compression="zstd")
 
 
 def _row(name: str, model: str, reference: str, reply: Reply, correct: bool | None) -> dict[str, Any]:
-    scores = None if reply.scores is None else canonical(dict(reply.scores))
+    scores = None if reply.scores is None else canonical_json(dict(reply.scores))
     fixed = {"id": name, "model": model, "reference": reference, "correct": correct}
-    columns = None if reply.columns is None else canonical(dict(reply.columns))
+    columns = None if reply.columns is None else canonical_json(dict(reply.columns))
     return {**vars(reply), **fixed, "scores": scores, "columns": columns}
 
 
@@ -80,14 +80,14 @@ def read_answers(evaluation: Artifact, model: str) -> tuple[list[str], EvalPredi
         label_scores=None if scores is None else [json.loads(row) for row in scores],
         logprobs=column("logprob"),
         tokens=column("reference_tokens"),
-        columns=columns_of([json.loads(row) for row in mine["columns"]]) if "columns" in mine.columns else None,
-        clusters=conversations(mine["id"].to_list()),
+        columns=rows_to_columns([json.loads(row) for row in mine["columns"]]) if "columns" in mine.columns else None,
+        clusters=list_conversation_ids(mine["id"].to_list()),
     )
     return mine["id"].to_list(), answers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
+class ModelAnswer:
     """One model's answer to one example."""
 
     row: str
@@ -105,14 +105,14 @@ class Answered:
         return dict(vars(self))
 
 
-def answers(evaluation: Artifact, example_id: str) -> list[Answered]:
+def find_example_answers(evaluation: Artifact, example_id: str) -> list[ModelAnswer]:
     """How each model of an evaluation answered an example, in the evaluation's order; empty when it was not asked."""
     import polars as pl
 
     rows = pl.read_parquet(evaluation.path(PREDICTIONS))
     rows = rows.filter(pl.col("id").str.split("/").list.first() == example_id)
     return [
-        Answered(
+        ModelAnswer(
             row=row["id"],
             model=row["model"],
             reference=row["reference"],

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.task import Task, conversations, last_turns
+from luthier.eval.task import Task, find_last_turns, list_conversation_ids
 from luthier.eval.voice import Verb
 from luthier.metrics.metric import EvalPredictions
 from luthier.metrics.paired import PairedComparison
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class ProbeMeasure:
     """One number of one model, with its 95 % interval."""
 
     name: str
@@ -66,7 +66,7 @@ class ProbeContext:
     """The model that the evaluation is about."""
     base: Path = Path()
     """The recipe's folder: relative paths start here."""
-    kept: list[Probed] = field(default_factory=list)
+    kept: list[ProbeRow] = field(default_factory=list)
     """What was asked and said, row by row: a probe adds to it, and it is written beside the predictions."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how probes went."""
@@ -80,9 +80,9 @@ class ProbeContext:
 
     def of_last_turns(self) -> ProbeContext:
         """The same, each conversation with its last turn only: rows of their own, which is what probes look at."""
-        if conversations([example.id for example in self.task.examples]) is None:
+        if list_conversation_ids([example.id for example in self.task.examples]) is None:
             return self
-        rows = last_turns(self.task)
+        rows = find_last_turns(self.task)
         task = replace(self.task, examples=tuple(self.task.examples[row] for row in rows))
         answers = {
             name: replace(model_answers.select(rows), clusters=None) for name, model_answers in self.answers.items()
@@ -93,12 +93,12 @@ class ProbeContext:
     def read_trained_examples(self) -> list[Example]:
         """The training rows that the tuned model learnt from; all of them for a model that was not tuned."""
         from luthier.artifacts.dataset import has_split, read_examples
-        from luthier.eval.evaluator import learnt_rows
+        from luthier.eval.evaluator import select_trained_rows
 
         if not has_split(self.data, "train"):
             return []
         train = list(read_examples(self.data, "train"))
-        return train if self.model is None else learnt_rows(self.model, train)
+        return train if self.model is None else select_trained_rows(self.model, train)
 
 
 class Probe(Component):
@@ -110,18 +110,18 @@ class Probe(Component):
     """The names of what it measures: a gate's rules may use them."""
 
     @abstractmethod
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         """Measure every model."""
 
 
-def family(members: Sequence[Measure]) -> list[PairedComparison]:
+def correct_measure_comparisons(members: Sequence[ProbeMeasure]) -> list[PairedComparison]:
     """All comparisons of some measures, each with its p corrected for how many there are."""
     from luthier.metrics.paired import with_holm
 
     return with_holm([one for measure in members for one in measure.against.values()])
 
 
-def table(name: str) -> list[str]:
+def read_probe_table(name: str) -> list[str]:
     """The rows of a table by its place below this room, in order, without empty lines and those with # in front."""
     text = (Path(__file__).parent / f"{name}.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -12,28 +12,28 @@ if TYPE_CHECKING:
     from luthier.core.step import PlanContext
 
 
-def lacking_ahead(plan_context: PlanContext, normalize: str) -> frozenset[Need]:
+def predict_unavailable_needs(plan_context: PlanContext, normalize: str) -> frozenset[Need]:
     """The same of a model that may not be made yet."""
-    from luthier.models.load import is_remote
+    from luthier.models.load import is_remote_input
     from luthier.models.sources.endpoint import EndpointModelSource
 
     if (made := plan_context.inputs.get("model")) is not None:
-        return lacking(made, normalize)
-    if not is_remote(plan_context):
+        return find_unavailable_needs(made, normalize)
+    if not is_remote_input(plan_context):
         return frozenset()
     source = getattr(plan_context.upstream.get("model"), "source", None)
     return _untold(normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text")
 
 
-def lacking(model: Artifact, normalize: str) -> frozenset[Need]:
+def find_unavailable_needs(model: Artifact, normalize: str) -> frozenset[Need]:
     """What the answers of a model cannot have: nothing when its weights are here."""
     from luthier.models.load import is_endpoint
 
     if not is_endpoint(model):
         return frozenset()
-    from luthier.models.lm.openai_client import endpoint_of
+    from luthier.models.lm.openai_client import read_endpoint
 
-    return _untold(normalize, by_text=endpoint_of(model).labels == "text")
+    return _untold(normalize, by_text=read_endpoint(model).labels == "text")
 
 
 def _untold(normalize: str, *, by_text: bool) -> frozenset[Need]:

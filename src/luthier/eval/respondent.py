@@ -15,7 +15,7 @@ from luthier.core.errors import ModelError
 from luthier.core.events import StepEvents
 from luthier.eval import ask
 from luthier.eval.task import Reply, Task
-from luthier.eval.voice import LM, Verb
+from luthier.eval.voice import AnsweringModel, Verb
 from luthier.models.lm.base import (
     DIGITS,
     GenerateRequest,
@@ -41,7 +41,7 @@ TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingRequest:
 class CachedEvaluatedModel:
     """One contestant, asked chunk by chunk; finished chunks are kept in `kept`."""
 
-    voice: LM
+    voice: AnsweringModel
     task: Task
     kept: AnswerCache
     events: StepEvents
@@ -60,7 +60,7 @@ class CachedEvaluatedModel:
         """Answers to rows of the same task that are not held out, such as changed ones."""
         if not self.is_model:  # a baseline learns anew for each call, so it is called once
             return self.voice.answer(examples, self.task)
-        return self._each(_chunks(examples), lambda chunk: ask.replies(self.voice, chunk, self.task, self.kept))
+        return self._each(_chunks(examples), lambda chunk: ask.answer_chunk(self.voice, chunk, self.task, self.kept))
 
     def loglikelihoods(self, requests: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
         """For each prompt the log-likelihood of each of its continuations; after messages, to the end token."""

@@ -1,6 +1,6 @@
 """The metrics of an evaluation: values with intervals and power, and paired differences.
 
-Statistics of rows become the files `metrics.json`, `comparisons.json` and `summary.json`.
+Statistics of rows become the files `metrics.json`, `compare_with_models.json` and `summary.json`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MeasureScore, MetricScore
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.eval import analysis
 from luthier.eval.evaluator import ModelResult
-from luthier.eval.probe import Measure, ProbeContext, family
+from luthier.eval.probe import ProbeContext, ProbeMeasure, correct_measure_comparisons
 from luthier.eval.report.facts import models as facts
-from luthier.eval.report.wording import best_plain, verdict_sentence
-from luthier.eval.task import Task, conversations, last_turns
-from luthier.metrics.columns import paired_shares
+from luthier.eval.report.wording import find_best_baseline, verdict_sentence
+from luthier.eval.task import Task, find_last_turns, list_conversation_ids
+from luthier.metrics.columns import compare_paired_accuracy
 from luthier.metrics.metric import Metric
 from luthier.metrics.metric import MetricResult as Measured
-from luthier.metrics.paired import PairedComparison, contrast, detectable
+from luthier.metrics.paired import PairedComparison, compare_row_statistics, detectable_difference
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Message
@@ -40,14 +40,14 @@ class EvaluationOutcome:
     comparisons: Sequence[Mapping[str, Any]]
     summary: EvaluationSummary
     warnings: Sequence[str]
-    probed: Sequence[Probed]
+    probed: Sequence[ProbeRow]
     """What probes asked, row by row."""
 
 
-def measure(
+def measure_evaluation(
     metrics: Sequence[Metric],
     models: Sequence[ModelResult],
-    measures: Sequence[Measure],
+    measures: Sequence[ProbeMeasure],
     context: ProbeContext,
     *,
     name: str,
@@ -55,8 +55,8 @@ def measure(
 ) -> EvaluationOutcome:
     """Measure every model, compare the first with the others, add `measures`, and say it in plain words."""
     task, answers, seed = context.task, context.answers, context.seed
-    measured = analysis.scores(metrics, answers, seed)
-    compared = analysis.comparisons(metrics, answers, models[0].name, seed)
+    measured = analysis.compute_model_scores(metrics, answers, seed)
+    compared = analysis.compare_with_models(metrics, answers, models[0].name, seed)
     suffix = f"|rows:{task.digest[:12]}|asked:{digest_of(dict(request_settings))[:12]}"
     evaluation_facts = _facts(context, metrics, models, measured, compared, name)
     return EvaluationOutcome(
@@ -68,10 +68,10 @@ def measure(
     )
 
 
-def _probed(measures: Sequence[Measure], subject: str) -> list[dict[str, Any]]:
+def _probed(measures: Sequence[ProbeMeasure], subject: str) -> list[dict[str, Any]]:
     """The subject against every other model in every measure; Holm's correction goes over all of them."""
     others = [other for measure in measures for other in measure.against]
-    pairs = zip(others, family(measures), strict=True)
+    pairs = zip(others, correct_measure_comparisons(measures), strict=True)
     return [{"a": subject, "b": other, "family": "probes", **found.as_json()} for other, found in pairs]
 
 
@@ -85,7 +85,7 @@ def _scores(measured: Mapping[str, Mapping[str, Measured]], suffix: str) -> dict
     }
 
 
-def _measures(measures: Sequence[Measure], suffix: str) -> dict[str, dict[str, MeasureScore]]:
+def _measures(measures: Sequence[ProbeMeasure], suffix: str) -> dict[str, dict[str, MeasureScore]]:
     found: dict[str, dict[str, MeasureScore]] = {}
     for measure in measures:
         shown = {**measure.as_json(), "signature": measure.signature + suffix}
@@ -102,7 +102,7 @@ def _summary(
 ) -> EvaluationSummary:
     """The facts of the report, with how the rows were asked and the answer in plain words."""
     subject = models[0].name
-    best = best_plain(evaluation_facts)
+    best = find_best_baseline(evaluation_facts)
     against = [name for name in ("base", "against", best.name if best else "") if name and name != subject]
     headline = [
         evaluation_facts.compared(subject, other, evaluation_facts.main_metric) for other in dict.fromkeys(against)
@@ -137,8 +137,8 @@ def _facts(
     task, answers = context.task, context.answers
     is_label = task.kind == "label"
     subject, rival = models[0], next((model for model in models[1:] if model.role == "base"), None)
-    fixed, broken = analysis.flips(task, subject, rival) if is_label and rival else ([], [])
-    columns = analysis.slicing(task.examples, attributes(context.data))
+    fixed, broken = analysis.find_flipped_rows(task, subject, rival) if is_label and rival else ([], [])
+    columns = analysis.find_slicing_columns(task.examples, read_row_attributes(context.data))
     return facts.EvaluationFacts(
         name=name,
         task=task.kind,
@@ -146,21 +146,21 @@ def _facts(
         main_metric=metrics[0].kind,
         models=tuple(_model_facts(model, measured[model.name]) for model in models),
         comparisons=analysis.comparison_facts(compared),
-        confusions=analysis.confusions(task, models) if is_label else (),
-        classes=analysis.classes(task, models) if is_label else (),
-        reliability=analysis.reliability(answers, measured) if is_label else (),
-        slices=analysis.slices(
+        confusions=analysis.count_confusions(task, models) if is_label else (),
+        classes=analysis.compute_class_f1(task, models) if is_label else (),
+        reliability=analysis.compute_reliability_bins(answers, measured) if is_label else (),
+        slices=analysis.compute_slice_scores(
             columns, metrics[0], answers, context.seed, subject=subject.name, rival=rival.name if rival else None
         ),
         fixed=analysis.row_facts(task, models, fixed[: analysis.SHOWN]),
         broken=analysis.row_facts(task, models, broken[: analysis.SHOWN]),
-        samples=analysis.row_facts(task, models, analysis.spread(len(task.examples), SAMPLES)),
+        samples=analysis.row_facts(task, models, analysis.spread_row_numbers(len(task.examples), SAMPLES)),
         notes=(*_notes(task, models), *context.notes),
     )
 
 
 def _model_facts(model: ModelResult, measured: Mapping[str, Measured]) -> facts.ModelFacts:
-    shown = {kind: analysis.fact(score) for kind, score in measured.items()}
+    shown = {kind: analysis.score_to_fact(score) for kind, score in measured.items()}
     return facts.ModelFacts(name=model.name, title=model.title, role=model.role, metrics=shown)
 
 
@@ -170,12 +170,13 @@ def _notes(task: Task, models: Sequence[ModelResult]) -> list[str]:
     if task.pairs:
         notes.append("Each row holds two answers, first or second by chance; asked is which of them people preferred.")
     notes.extend(
-        f"{counted(count, 'pair was', 'pairs were')} left out: {why}." for why, count in sorted(task.left.items())
+        f"{format_counted_noun(count, 'pair was', 'pairs were')} left out: {why}."
+        for why, count in sorted(task.left.items())
     )
-    asked_count = len(last_turns(task))
+    asked_count = len(find_last_turns(task))
     if asked_count < task.available:
         notes.append(f"{asked_count:,} of the {task.available:,} rows of {task.split} were asked.")
-    if conversations([example.id for example in task.examples]):
+    if list_conversation_ids([example.id for example in task.examples]):
         notes.append(
             f"{len(task.examples):,} turns of {asked_count:,} conversations: intervals and tests are computed over "
             "conversations."
@@ -190,7 +191,7 @@ def _notes(task: Task, models: Sequence[ModelResult]) -> list[str]:
     return notes
 
 
-def attributes(data: Artifact) -> dict[str, dict[str, Any]]:
+def read_row_attributes(data: Artifact) -> dict[str, dict[str, Any]]:
     """Columns that operators wrote, by row id; lists and texts that are not short are of no use here."""
     import polars as pl
 
@@ -205,7 +206,7 @@ def attributes(data: Artifact) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistic:
+class SummedStatistic:
     """A value of summed statistics of rows; the same rows for every model."""
 
     name: str
@@ -224,7 +225,7 @@ class Statistic:
     """Settings that decide the value."""
 
 
-def share(sums: Floats) -> Floats:
+def compute_share(sums: Floats) -> Floats:
     """The first column as a share of the second, (b, 2) to (b,); 0 for no rows."""
     import numpy as np
 
@@ -232,15 +233,15 @@ def share(sums: Floats) -> Floats:
     return found
 
 
-def measured(
-    statistic: Statistic,
+def measure_statistic(
+    statistic: SummedStatistic,
     blocks: Mapping[str, Floats],
     context: ProbeContext,
     details: Mapping[str, Mapping[str, float]] | None = None,
-) -> list[Measure]:
+) -> list[ProbeMeasure]:
     """A measure for each model from (rows, k) statistics; the model that the evaluation is about is compared with all
     others. Nothing comes of no rows."""
-    from luthier.metrics.intervals import ResampleJob, intervals
+    from luthier.metrics.intervals import ResampleJob, compute_intervals
 
     if not blocks or not len(next(iter(blocks.values()))):
         return []
@@ -249,11 +250,13 @@ def measured(
         ResampleJob(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span)
         for block in blocks.values()
     ]
-    found = [_ended(statistic, job, one) for job, one in zip(jobs, intervals(jobs, seed=context.seed), strict=True)]
+    found = [
+        _ended(statistic, job, one) for job, one in zip(jobs, compute_intervals(jobs, seed=context.seed), strict=True)
+    ]
     subject = next(iter(context.answers))
     method = "score" if statistic.ends else "wilson" if statistic.proportion else "bca"
     return [
-        Measure(
+        ProbeMeasure(
             name=statistic.name,
             model=model,
             value=one.value,
@@ -262,14 +265,14 @@ def measured(
             rows=len(block),
             signature=f"{statistic.name}|v:1|{statistic.signature}|interval:{method}95".replace("||", "|"),
             detail=(details or {}).get(model, {}),
-            detectable=detectable(one.standard_error),
+            detectable=detectable_difference(one.standard_error),
             against=_against(statistic, blocks, subject, context.seed) if model == subject else {},
         )
         for (model, block), one in zip(blocks.items(), found, strict=True)
     ]
 
 
-def _ended(statistic: Statistic, job: ResampleJob, found: Interval) -> Interval:
+def _ended(statistic: SummedStatistic, job: ResampleJob, found: Interval) -> Interval:
     """The interval with the statistic's own ends, when it has some."""
     from luthier.metrics.intervals import totals
 
@@ -279,8 +282,8 @@ def _ended(statistic: Statistic, job: ResampleJob, found: Interval) -> Interval:
     return replace(found, low=min(low, found.value), high=max(high, found.value))
 
 
-def judged_answers(
-    statistic: Statistic,
+def measure_written_answers(
+    statistic: SummedStatistic,
     context: ProbeContext,
     probe: str,
     prompts: Mapping[str, tuple[Message, ...]],
@@ -289,7 +292,7 @@ def judged_answers(
     counts: Callable[[str], bool],
     fails: Callable[[str], bool],
     expected: str | None,
-) -> list[Measure]:
+) -> list[ProbeMeasure]:
     """Let each model write answers of at most `limit` tokens, and measure the share that counts.
 
     `prompts` are by the row's name; `fails` says which answers are held against a model, and `expected` what would have
@@ -302,7 +305,7 @@ def judged_answers(
         completions = [one.strip() for one in respondent.generate(list(prompts.values()), limit)]
         blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in completions])
         context.kept.extend(
-            Probed(
+            ProbeRow(
                 probe=probe,
                 model=model,
                 row=row,
@@ -313,26 +316,26 @@ def judged_answers(
             )
             for (row, prompt), answer in zip(prompts.items(), completions, strict=True)
         )
-    return measured(statistic, blocks, context)
+    return measure_statistic(statistic, blocks, context)
 
 
 def _against(
-    statistic: Statistic, blocks: Mapping[str, Floats], subject: str, seed: int
+    statistic: SummedStatistic, blocks: Mapping[str, Floats], subject: str, seed: int
 ) -> dict[str, PairedComparison]:
     return {
         other: _compared(statistic, blocks[subject], block, seed) for other, block in blocks.items() if other != subject
     }
 
 
-def _compared(statistic: Statistic, mine: Floats, its: Floats, seed: int) -> PairedComparison:
+def _compared(statistic: SummedStatistic, mine: Floats, its: Floats, seed: int) -> PairedComparison:
     """Right and wrong rows that count for both by McNemar's test, all else by the bootstrap."""
     lower = statistic.lower_is_better
     if statistic.proportion and (mine[:, 1] == its[:, 1]).all():
         counted = mine[:, 1] > 0
-        found = paired_shares(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
+        found = compare_paired_accuracy(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
         return replace(found, fixed=found.broken, broken=found.fixed, lower_is_better=True) if lower else found
     width = statistic.bounds[1] - statistic.bounds[0]
-    return contrast(
+    return compare_row_statistics(
         statistic.name,
         (mine, its),
         statistic.value,

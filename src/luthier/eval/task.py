@@ -20,12 +20,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from luthier.chat.messages import Message, answer_of, as_openai, prompt_of, said_for, spelled_out
+from luthier.chat.messages import (
+    Message,
+    answer_of,
+    answer_text_by_label,
+    messages_to_openai,
+    prompt_of,
+    render_message_text,
+)
 from luthier.chat.preference import PreferencePair, is_pair, pair_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import DataError, RecipeError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.metrics.columns import TaskScores
 from luthier.metrics.metric import EvalPredictions
@@ -114,7 +121,7 @@ def _named(request: Request) -> list[Any]:
 
 
 def _plain(prompt: str | tuple[Message, ...]) -> Any:
-    return prompt if isinstance(prompt, str) else as_openai(prompt)
+    return prompt if isinstance(prompt, str) else messages_to_openai(prompt)
 
 
 DROP = "drop"
@@ -174,23 +181,23 @@ Turns = Literal["last", "all"]
 _MARK = "/"
 
 
-def conversation_of(row: str) -> str:
+def get_conversation_id(row: str) -> str:
     """The id of the example that a row is of."""
     return row.split(_MARK, 1)[0]
 
 
-def conversations(rows: Sequence[str]) -> list[str] | None:
+def list_conversation_ids(rows: Sequence[str]) -> list[str] | None:
     """The conversation of each row; None when rows are whole examples, each for itself."""
-    return [conversation_of(row) for row in rows] if any(_MARK in row for row in rows) else None
+    return [get_conversation_id(row) for row in rows] if any(_MARK in row for row in rows) else None
 
 
-def together(examples: Sequence[Example]) -> Iterator[list[Example]]:
+def group_by_conversation(examples: Sequence[Example]) -> Iterator[list[Example]]:
     """The rows of one conversation after those of the other; rows that are whole examples one by one."""
-    for _, run in groupby(examples, key=lambda example: conversation_of(example.id)):
+    for _, run in groupby(examples, key=lambda example: get_conversation_id(example.id)):
         yield list(run)
 
 
-def turn_by_turn(task: Task) -> Task:
+def expand_task_turns(task: Task) -> Task:
     """The same conversations with a row for each turn of the assistant's that is to be learnt and says something."""
     if task.kind == "label":
         what = "`turns: all` asks every turn of conversations, and this data holds labels, which the last turn says"
@@ -198,20 +205,20 @@ def turn_by_turn(task: Task) -> Task:
     return replace(task, examples=tuple(turn for example in task.examples for turn in _turns(example)))
 
 
-def as_asked(examples: Iterable[Example]) -> Iterator[Example]:
+def expand_example_turns(examples: Iterable[Example]) -> Iterator[Example]:
     """Each example, and after it its turns: whichever of them a row of an evaluation is of bears the row's id."""
     for example in examples:
         yield example
         yield from _turns(example)
 
 
-def last_turns(task: Task) -> list[int]:
+def find_last_turns(task: Task) -> list[int]:
     """Row numbers of each conversation's last turn."""
-    lasts = {conversation_of(example.id): row for row, example in enumerate(task.examples)}
+    lasts = {get_conversation_id(example.id): row for row, example in enumerate(task.examples)}
     return list(lasts.values())
 
 
-def silent_turns(examples: Sequence[Example]) -> int:
+def count_silent_turns(examples: Sequence[Example]) -> int:
     """How many turns of the assistant's are not asked: those that say and call nothing, or are only to be read."""
     turn_count = sum(message.role == "assistant" for example in examples for message in example.messages)
     return turn_count - sum(len(_turns(example)) for example in examples)
@@ -221,7 +228,7 @@ def _turns(example: Example) -> list[Example]:
     ends = [
         index + 1
         for index, message in enumerate(example.messages)
-        if message.role == "assistant" and message.learn and spelled_out(message).strip()
+        if message.role == "assistant" and message.learn and render_message_text(message).strip()
     ]
     return [
         example.model_copy(update={"id": f"{example.id}{_MARK}{number}", "messages": example.messages[:end]})
@@ -245,7 +252,7 @@ def are_pairs(examples: Sequence[Example]) -> bool:
     return bool(examples) and all(map(is_pair, examples))
 
 
-def labelled(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
+def label_preference_pairs(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
     """The rows of which one answer can be preferred, each with where that one stands; and why others are left out."""
     found: list[Example] = []
     left: Counter[str] = Counter()
@@ -255,13 +262,13 @@ def labelled(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
         else:
             left[pair] += 1
     if not found:
-        why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in sorted(left.items()))
+        why = "; ".join(f"{format_counted_noun(count, 'row')}: {reason}" for reason, count in sorted(left.items()))
         raise DataError(f"no held-out pair can be ranked ({why})", where=SourceLocation(field="data"))
     return found, left
 
 
-def offer_of(example: Example) -> AnswerPair:
-    """What is asked of a row of `labelled`."""
+def build_answer_pair(example: Example) -> AnswerPair:
+    """What is asked of a row of `label_preference_pairs`."""
     pair = pair_of(example)
     assert isinstance(pair, PreferencePair), "rows without two answers were left out"
     answers = (pair.chosen.content, pair.rejected.content)
@@ -341,7 +348,7 @@ class Task:
             [[message.model_dump(mode="json", exclude_defaults=True) for message in prompt_of(example)], reference]
             for example, reference in zip(self.examples, self.references, strict=True)
         ]
-        offered = [offer_of(one).answers for one in self.examples] if self.pairs else []
+        offered = [build_answer_pair(one).answers for one in self.examples] if self.pairs else []
         return digest_of([self.kind, dict(self.options), questions, *([offered] if offered else [])])
 
     def answers(self, replies: Sequence[Reply]) -> EvalPredictions:
@@ -352,8 +359,8 @@ class Task:
             label_scores=_column([reply.scores for reply in replies]),
             logprobs=_column([reply.logprob for reply in replies]),
             tokens=_column([reply.reference_tokens for reply in replies]),
-            columns=columns_of([reply.columns for reply in replies]),
-            clusters=conversations([example.id for example in self.examples]),
+            columns=rows_to_columns([reply.columns for reply in replies]),
+            clusters=list_conversation_ids([example.id for example in self.examples]),
         )
 
     def correct(self, replies: Sequence[Reply]) -> list[bool | None]:
@@ -363,7 +370,7 @@ class Task:
         return [reply.prediction == label for reply, label in zip(replies, self.references, strict=True)]
 
 
-def choose(data: Artifact, split: str, limit: int | None, *, pairs: bool = False) -> Task:
+def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: bool = False) -> Task:
     """Read the held-out rows; `limit` takes those whose ids sort first, which is a draw by content.
 
     With `pairs`, rows that all hold two answers are a task of telling which one people preferred.
@@ -379,7 +386,7 @@ def choose(data: Artifact, split: str, limit: int | None, *, pairs: bool = False
     kept = {example.id for example in sorted(every, key=lambda example: example.id)[:limit]}
     examples = tuple(example for example in every if example.id in kept)
     if pairs and are_pairs(examples):
-        ranked, left = labelled(examples)
+        ranked, left = label_preference_pairs(examples)
         return Task(
             kind="label",
             split=split,
@@ -391,13 +398,15 @@ def choose(data: Artifact, split: str, limit: int | None, *, pairs: bool = False
         )
     kind: TaskKind = "label" if about.task == "label" else "text"
     teachers = [*read_examples(data, "train"), *every] if kind == "label" else []
-    options = said_for(about.labels, teachers) if kind == "label" else {}
+    options = answer_text_by_label(about.labels, teachers) if kind == "label" else {}
     if kind == "label" and len(options) < 2:
-        raise DataError(f"the data has {counted(len(options), 'label')}", hint="a task of labels needs at least two")
+        raise DataError(
+            f"the data has {format_counted_noun(len(options), 'label')}", hint="a task of labels needs at least two"
+        )
     return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)
 
 
-def columns_of(rows: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:
+def rows_to_columns(rows: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:
     """Numbers row by row as columns by name."""
     names = sorted({name for row in rows for name in row or {}})
     return {name: [(row or {}).get(name) for row in rows] for name in names}

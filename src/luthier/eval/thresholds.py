@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import described
-from luthier.eval.bias.scores import probabilities
+from luthier.core.component import add_field_descriptions
+from luthier.eval.bias.scores import softmax_scores
 from luthier.eval.task import Reply, Task
-from luthier.eval.voice import LM
+from luthier.eval.voice import AnsweringModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ Constraint = Literal["demographic_parity", "equal_opportunity"]
 class Thresholds(BaseModel):
     """A threshold for each group by name; others keep the likeliest label."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     column: str
     positive: str
@@ -53,15 +53,15 @@ class Thresholds(BaseModel):
         scores = reply.scores
         others = [label for label in scores if label != self.positive]
         chosen = max(others, key=lambda label: scores[label])
-        if probabilities(scores)[self.positive] >= threshold:
+        if softmax_scores(scores)[self.positive] >= threshold:
             chosen = self.positive
         return Reply(**{**vars(reply), "prediction": chosen})
 
 
-class Adjusted(LM):
+class ThresholdedModel(AnsweringModel):
     """A voice whose labels are decided by thresholds."""
 
-    def __init__(self, voice: LM, thresholds: Thresholds) -> None:
+    def __init__(self, voice: AnsweringModel, thresholds: Thresholds) -> None:
         from luthier.core.hashing import digest_of
 
         self.name, self.title, self.lm = voice.name, voice.title, voice.lm
@@ -74,12 +74,12 @@ class Adjusted(LM):
         return [self._thresholds.applied(one, reply) for one, reply in zip(examples, replies, strict=True)]
 
 
-def fit(
+def fit_thresholds(
     probabilities: Mapping[str, NDArray[np.float64]], real: Mapping[str, NDArray[np.bool_]], constraint: Constraint
 ) -> dict[str, float]:
     """The thresholds of each group with which most answers are right while all groups have the same rate.
 
-    `probabilities` are probabilities of the positive label and `real` whether it is right, by group. The rate is the
+    `softmax_scores` are probabilities of the positive label and `real` whether it is right, by group. The rate is the
     share that gets the label (demographic parity), or the share of those who should that do (equal opportunity).
     """
     import numpy as np

@@ -18,7 +18,7 @@ Verb = Literal["answer"] | Ability
 """What may be asked of a contestant: to answer rows, or what its language model can do."""
 
 
-class LM(ABC):
+class AnsweringModel(ABC):
     """One contestant that answers rows; it may be asked more where it has a language model."""
 
     is_model: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class LM(ABC):
         return frozenset({"answer", *(self.lm.abilities if self.lm is not None else ())})
 
 
-class BaselineLM(LM):
+class TrainedBaseline(AnsweringModel):
     """A baseline that has its training rows."""
 
     is_model = False

@@ -50,7 +50,7 @@ def is_refusal(answer: str) -> bool:
     return _DECLINES.search(text) is not None
 
 
-def swear_words(texts: Sequence[str], languages: Sequence[str], ignore: Sequence[str] = ()) -> list[int]:
+def count_swear_words(texts: Sequence[str], languages: Sequence[str], ignore: Sequence[str] = ()) -> list[int]:
     """How many listed words each text has; `MissingExtra` where the package `badwords-py` is not installed."""
     lists = _lists(tuple(languages), tuple(ignore))
     plain = [text.encode("utf-8", "replace").decode() for text in texts]

@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
-from luthier.metrics.intervals import Block, Floats, Method, ResampleJob, Value, intervals
+from luthier.metrics.intervals import Block, Floats, Method, ResampleJob, Value, compute_intervals
 
 _BEGIN = re.compile(r"-?\d+(\.\d+)?")
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 Weights = Literal["identity", "linear", "quadratic"]
 
 
-def distances(level: Level, categories: Sequence[Any]) -> NDArray[np.float64]:
+def krippendorff_distances(level: Level, categories: Sequence[Any]) -> NDArray[np.float64]:
     """(categories, categories): Krippendorff's squared difference; that of ordinal data needs counts, too."""
     number = len(categories)
     if level == "nominal":
@@ -42,17 +42,17 @@ def distances(level: Level, categories: Sequence[Any]) -> NDArray[np.float64]:
     return np.asarray(apart**2)
 
 
-def agreements(weights: Weights, categories: Sequence[Any]) -> NDArray[np.float64]:
+def agreement_weights(weights: Weights, categories: Sequence[Any]) -> NDArray[np.float64]:
     """(categories, categories): 1 for the same category, less the more categories lie between two."""
     number = len(categories)
     if weights == "identity":
         return np.eye(number)
-    in_order(categories)
+    check_categories_ordered(categories)
     steps = np.abs(np.arange(number)[:, None] - np.arange(number)[None, :]) / (number - 1)
     return np.asarray(1.0 - steps ** (1 if weights == "linear" else 2))
 
 
-def in_order(categories: Sequence[Any]) -> None:
+def check_categories_ordered(categories: Sequence[Any]) -> None:
     """Refuse categories whose order nobody can know: numbers have one, single signs, and names that begin with
     numbers."""
     begins = [_BEGIN.match(str(category)) for category in categories]
@@ -91,7 +91,7 @@ Table = Sequence[Sequence[JudgmentValue]]
 
 
 @dataclass(frozen=True)
-class Coded:
+class CodedTable:
     """A table as numbers of categories, -1 for what is missing; only items with two judgments and more, or with one."""
 
     codes: NDArray[np.int64]
@@ -100,7 +100,7 @@ class Coded:
     """In their order."""
 
     @classmethod
-    def of(cls, table: Table, *, least: int = 2) -> Coded:
+    def of(cls, table: Table, *, least: int = 2) -> CodedTable:
         """Read a table, items with at least so many judgments; `DataError` when nothing in it can be compared."""
         if len({len(row) for row in table}) > 1:
             raise DataError("rows of judgments have different lengths", hint="give one column an annotator")
@@ -128,7 +128,7 @@ class Coded:
         """(items, 2): one, and the mean agreement of the item's pairs; nothing of an item that has none."""
         counts = self.counts
         many = counts.sum(axis=1)
-        alike = (counts * (counts @ agreements(weights, self.categories) - 1)).sum(axis=1)
+        alike = (counts * (counts @ agreement_weights(weights, self.categories) - 1)).sum(axis=1)
         return [np.stack([(many > 1).astype(np.float64), alike / np.maximum(many * (many - 1), 1)], axis=1)]
 
     def confusions(self, first: int, second: int) -> Block:
@@ -174,7 +174,7 @@ class InterAnnotatorAgreement:
 
 def percent(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
     """The share of pairs of judgments of the same item that are equal, averaged over items: chance is not taken out."""
-    coded = Coded.of(table)
+    coded = CodedTable.of(table)
     return _measured(coded, "percent", coded.equal_pairs("identity"), _equal, seed, "bca")
 
 
@@ -183,8 +183,8 @@ def cohen(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Inte
 
     `linear` and `quadratic` weigh how many categories lie between two judgments, in the categories' order.
     """
-    coded = Coded.of(table)
-    apart = 1 - agreements(weights, coded.categories)
+    coded = CodedTable.of(table)
+    apart = 1 - agreement_weights(weights, coded.categories)
     pairs = [coded.confusions(a, b) for a, b in combinations(range(coded.codes.shape[1]), 2)]
     kept = [pair for pair in pairs if pair.sum() > 0]
 
@@ -199,7 +199,7 @@ def scott(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
     if len(table) and len(table[0]) != 2:
         raise DataError(f"Scott's pi is for two annotators; {len(table[0])} came", hint="use fleiss or krippendorff")
     both = [row for row in table if None not in row]
-    return _chance_corrected(Coded.of(both), "scott", "identity", _shared_chance, seed)
+    return _chance_corrected(CodedTable.of(both), "scott", "identity", _shared_chance, seed)
 
 
 def fleiss(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
@@ -207,7 +207,7 @@ def fleiss(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
 
     An item that one annotator judged cannot be compared, but says how often each category is used.
     """
-    return _chance_corrected(Coded.of(table, least=1), "fleiss", "identity", _shared_chance, seed)
+    return _chance_corrected(CodedTable.of(table, least=1), "fleiss", "identity", _shared_chance, seed)
 
 
 def gwet(table: Table, *, weights: Weights = "identity", seed: int = 0) -> InterAnnotatorAgreement:
@@ -215,8 +215,8 @@ def gwet(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Inter
 
     An item that one annotator judged cannot be compared, but says how often each category is used.
     """
-    coded = Coded.of(table, least=1)
-    spread = float(agreements(weights, coded.categories).sum())
+    coded = CodedTable.of(table, least=1)
+    spread = float(agreement_weights(weights, coded.categories).sum())
     number = len(coded.categories)
 
     def chance(shares: Floats) -> Floats:
@@ -227,7 +227,7 @@ def gwet(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Inter
 
 def krippendorff(table: Table, *, level: Level = "nominal", seed: int = 0) -> InterAnnotatorAgreement:
     """Krippendorff's alpha: any number of annotators, missing judgments, and four levels of measurement."""
-    coded = Coded.of(table)
+    coded = CodedTable.of(table)
     blocks, value = _alpha(coded, level)
     return _measured(coded, f"krippendorff|level:{level}", blocks, value, seed)
 
@@ -253,9 +253,11 @@ def measure(
 
 
 def _measured(
-    coded: Coded, signature: str, blocks: Sequence[Block], value: Value, seed: int, method: Method = "logit"
+    coded: CodedTable, signature: str, blocks: Sequence[Block], value: Value, seed: int, method: Method = "logit"
 ) -> InterAnnotatorAgreement:
-    found = intervals([ResampleJob(blocks=tuple(blocks), value=value, span=(-1.0, 1.0), method=method)], seed=seed)[0]
+    found = compute_intervals(
+        [ResampleJob(blocks=tuple(blocks), value=value, span=(-1.0, 1.0), method=method)], seed=seed
+    )[0]
     return InterAnnotatorAgreement(
         value=found.value,
         low=found.low,
@@ -287,7 +289,7 @@ def _shared_chance(shares: Floats) -> Floats:
 
 
 def _chance_corrected(
-    coded: Coded, name: str, weights: Weights, chance: Callable[[Floats], Floats], seed: int
+    coded: CodedTable, name: str, weights: Weights, chance: Callable[[Floats], Floats], seed: int
 ) -> InterAnnotatorAgreement:
     """Agreement of pairs against what the categories' shares would give, an item's judgments weighing one together."""
     counts = coded.counts
@@ -310,7 +312,7 @@ def _kappa(sums: Floats, apart: Floats) -> Floats:
     return np.asarray(1 - np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 1e-12))
 
 
-def _alpha(coded: Coded, level: Level) -> tuple[list[Block], Callable[[Sequence[Floats]], Floats]]:
+def _alpha(coded: CodedTable, level: Level) -> tuple[list[Block], Callable[[Sequence[Floats]], Floats]]:
     """What alpha is made of: an item's counts, and the disagreement of its pairs.
 
     Ordinal distances depend on how often each category was used in all, so that the pairs themselves are kept there.
@@ -320,10 +322,10 @@ def _alpha(coded: Coded, level: Level) -> tuple[list[Block], Callable[[Sequence[
     counts = coded.counts
     many = counts.sum(axis=1)
     if level == "ordinal":
-        in_order(coded.categories)
+        check_categories_ordered(coded.categories)
         pairs = counts[:, :, None] * (counts[:, None, :] - np.eye(counts.shape[1]))
         return [counts, csr_matrix((pairs / (many - 1)[:, None, None]).reshape(len(counts), -1))], _ordinal_alpha
-    apart = distances(level, coded.categories)
+    apart = krippendorff_distances(level, coded.categories)
     own = (counts * (counts @ apart)).sum(axis=1) / (many - 1)
 
     def value(sums: Sequence[Floats]) -> Floats:

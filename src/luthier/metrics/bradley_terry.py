@@ -27,7 +27,7 @@ _FAR = 15.0
 """A strength as far from another as this would lose once in three million: it is on its way to infinity."""
 
 
-class Duel(NamedTuple):
+class PairwiseComparison(NamedTuple):
     """One judgment of a pair."""
 
     a: str
@@ -65,7 +65,9 @@ class Strengths:
         return weights[0] / total, weights[1] / total, weights[2] / total
 
 
-def strengths(duels: Sequence[Duel], *, against: str | None = None, smoothing: float = 0.5) -> Strengths:
+def fit_bradley_terry(
+    duels: Sequence[PairwiseComparison], *, against: str | None = None, smoothing: float = 0.5
+) -> Strengths:
     """The likeliest strengths.
 
     `against` is the model whose strength is zero (the first by name when left out). Each pair that met is given
@@ -88,7 +90,7 @@ def strengths(duels: Sequence[Duel], *, against: str | None = None, smoothing: f
     return Strengths(against=names[base], of=of, tie=tie)
 
 
-def _check_joined(names: Sequence[str], duels: Sequence[Duel]) -> None:
+def _check_joined(names: Sequence[str], duels: Sequence[PairwiseComparison]) -> None:
     group = {name: name for name in names}
 
     def head(name: str) -> str:
@@ -105,7 +107,9 @@ def _check_joined(names: Sequence[str], duels: Sequence[Duel]) -> None:
         )
 
 
-def _rows(names: Sequence[str], duels: Sequence[Duel], smoothing: float) -> tuple[Floats, NDArray[np.int64], Floats]:
+def _rows(
+    names: Sequence[str], duels: Sequence[PairwiseComparison], smoothing: float
+) -> tuple[Floats, NDArray[np.int64], Floats]:
     """Linear predictors of the three outcomes, (rows, 3, names + 1); which came, 0 a, 1 a tie, 2 b; and weights.
 
     Smoothing comes behind the duels, two rows for each pair that met.

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 from luthier.core.errors import DataError
 from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
-from luthier.metrics.paired import PairedComparison, bonett_price, compare, contrast, detectable, mcnemar
+from luthier.metrics.paired import (
+    PairedComparison,
+    bonett_price,
+    compare_paired,
+    compare_row_statistics,
+    detectable_difference,
+    mcnemar,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +85,7 @@ class TaskScores(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column(TaskScores):
+class WeightedColumn(TaskScores):
     """Amounts and weights, row by row."""
 
     how: How
@@ -88,7 +95,7 @@ class Column(TaskScores):
     weights: tuple[float, ...]
 
     @classmethod
-    def of(cls, how: How, amounts: Sequence[float], weights: Sequence[float] | None = None) -> Column:
+    def of(cls, how: How, amounts: Sequence[float], weights: Sequence[float] | None = None) -> WeightedColumn:
         """A column; without weights each row counts once."""
         if not amounts:
             raise DataError("there are no rows to measure", hint="give the task at least one row")
@@ -107,9 +114,9 @@ class Column(TaskScores):
     def lower_is_better(self) -> bool:
         return self.how in _LOWER
 
-    def joined(self, other: TaskScores) -> Column:
+    def joined(self, other: TaskScores) -> WeightedColumn:
         other = self.alike(other)
-        return Column.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
+        return WeightedColumn.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
 
     def statistics(self) -> NDArray[np.float64]:
         """(rows, 2): amount and weight."""
@@ -131,22 +138,24 @@ class Column(TaskScores):
 
     def measured(self, seed: int) -> Interval:
         """The value with its 95 % interval: Wilson's for a share, else the bootstrap's (BCa)."""
-        from luthier.metrics.intervals import ResampleJob, intervals
+        from luthier.metrics.intervals import ResampleJob, compute_intervals
 
         span = None if self.how == "share" else _USUAL[self.how]
         job = ResampleJob(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
-        return intervals([job], seed=seed)[0]
+        return compute_intervals([job], seed=seed)[0]
 
     def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
         other = self.alike(other)
         if self.how == "share":
-            return paired_shares(name, self.amounts, other.amounts)
+            return compare_paired_accuracy(name, self.amounts, other.amounts)
         low, high = _USUAL[self.how]
         blocks = self.statistics(), other.statistics()
-        return contrast(name, blocks, self.value, width=high - low, lower_is_better=self.lower_is_better, seed=seed)
+        return compare_row_statistics(
+            name, blocks, self.value, width=high - low, lower_is_better=self.lower_is_better, seed=seed
+        )
 
 
-def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> PairedComparison:
+def compare_paired_accuracy(name: str, a: Sequence[float], b: Sequence[float]) -> PairedComparison:
     """The share of right rows of one model minus another's, from 1 for each right row and 0 for each wrong one."""
     fixed = sum(mine > its for mine, its in zip(a, b, strict=True))
     broken = sum(mine < its for mine, its in zip(a, b, strict=True))
@@ -161,7 +170,7 @@ def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> PairedCo
         rows=len(a),
         fixed=fixed,
         broken=broken,
-        detectable=detectable(found.standard_error),
+        detectable=detectable_difference(found.standard_error),
         note=found.note,
     )
 
@@ -200,11 +209,11 @@ class CorpusScores(TaskScores):
         return measure_all([self.metric], self.answers, seed=seed)[0]
 
     def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
-        found = compare(self.metric, self.answers, self.alike(other).answers, seed=seed)
+        found = compare_paired(self.metric, self.answers, self.alike(other).answers, seed=seed)
         return replace(found, metric=name)
 
 
-class Pulled(NamedTuple):
+class ValueWithInfluence(NamedTuple):
     """A value, and how far each row pulls it from what it would be without that row's weight."""
 
     value: float
@@ -218,7 +227,7 @@ class LinearMetric(Metric):
     interval: ClassVar[str] = "bca95 of jackknife pulls"
 
     @abstractmethod
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         """The value on these rows, and each row's pull."""
 
     def statistics(self, answers: EvalPredictions) -> Block:
@@ -236,7 +245,7 @@ class LinearMetric(Metric):
         return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
 
 
-def above(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def weight_at_or_above(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """For each row, the summed weights of the rows with at least its score, its equals included."""
     import numpy as np
 
@@ -244,12 +253,14 @@ def above(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[
     return np.asarray(np.cumsum(np.bincount(inverse, weights)[::-1])[::-1][inverse])
 
 
-def below(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def weight_at_or_below(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """For each row, the summed weights of the rows with at most its score, its equals included."""
-    return above(-scores, weights)
+    return weight_at_or_above(-scores, weights)
 
 
-def area_under_shares(scores: NDArray[np.float64], hits: NDArray[np.float64], over: NDArray[np.float64]) -> Pulled:
+def mean_hit_share(
+    scores: NDArray[np.float64], hits: NDArray[np.float64], over: NDArray[np.float64]
+) -> ValueWithInfluence:
     """Mean, over the rows in `over` (0 or 1), of the share of hits among the rows with at least a row's score.
 
     Over the hits themselves it is average precision; over all rows, with errors for hits, the area under the
@@ -257,32 +268,32 @@ def area_under_shares(scores: NDArray[np.float64], hits: NDArray[np.float64], ov
     """
     import numpy as np
 
-    deep = above(scores, np.ones(len(scores)))
-    share = above(scores, hits) / deep
+    deep = weight_at_or_above(scores, np.ones(len(scores)))
+    share = weight_at_or_above(scores, hits) / deep
     number = over.sum()
     value = float((share * over).sum() / number)
     own = over * (share - value)
-    others = hits * below(scores, over / deep) - below(scores, over * share / deep)
-    return Pulled(value, len(scores) / number * (own + others))
+    others = hits * weight_at_or_below(scores, over / deep) - weight_at_or_below(scores, over * share / deep)
+    return ValueWithInfluence(value, len(scores) / number * (own + others))
 
 
-def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
+def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.float64]) -> ValueWithInfluence:
     """How often a positive row has a higher score than a negative one, ties counting half."""
     import numpy as np
 
     negative = 1 - positive
     number, others = positive.sum(), negative.sum()
-    lower = (below(scores, negative) + others - above(scores, negative)) / 2
-    higher = (above(scores, positive) + number - below(scores, positive)) / 2
+    lower = (weight_at_or_below(scores, negative) + others - weight_at_or_above(scores, negative)) / 2
+    higher = (weight_at_or_above(scores, positive) + number - weight_at_or_below(scores, positive)) / 2
     value = float((lower * positive).sum() / number / others)
     pulls = np.where(positive > 0, (lower / others - value) / number, (higher / number - value) / others)
-    return Pulled(value, len(scores) * pulls)
+    return ValueWithInfluence(value, len(scores) * pulls)
 
 
-def left_out(value: float, without: NDArray[np.float64]) -> Pulled:
+def influence_from_jackknife(value: float, without: NDArray[np.float64]) -> ValueWithInfluence:
     """Pulls from the value with each row left out in turn, (rows,)."""
     import numpy as np
 
     if len(without) < 2:
-        return Pulled(value, np.zeros(len(without)))
-    return Pulled(value, (len(without) - 1) * (without.mean() - without))
+        return ValueWithInfluence(value, np.zeros(len(without)))
+    return ValueWithInfluence(value, (len(without) - 1) * (without.mean() - without))

@@ -21,9 +21,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from luthier.core.component import Role, described, descriptions, member, members
-from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean, not_json
-from luthier.core.scorer import Scored, Scorer, ScorerContext
+from luthier.core.component import (
+    Role,
+    add_field_descriptions,
+    component_of_kind,
+    components_by_kind,
+    field_descriptions,
+)
+from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, describe_json_error, did_you_mean
+from luthier.core.scorer import Scorer, ScorerContext, ScorerRow
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 
 _COLUMNS = ("id", "group", "label_scores", "logprob", "tokens", "question", "samples", "scores")
@@ -32,7 +38,9 @@ _COLUMNS = ("id", "group", "label_scores", "logprob", "tokens", "question", "sam
 class PredictionLine(BaseModel):
     """One line of a file of predictions."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, json_schema_extra=described)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, json_schema_extra=add_field_descriptions
+    )
 
     prediction: str
     """What the model answered; may be empty."""
@@ -69,18 +77,18 @@ class ScoreFile:
     questions: tuple[str, ...] | None
     samples: tuple[tuple[str, ...], ...] | None
 
-    def rows(self) -> list[Scored]:
+    def rows(self) -> list[ScorerRow]:
         """The rows as scorers read them."""
         nothing = [None] * len(self.answers)
         columns = zip(self.questions or nothing, self.answers.predictions, self.answers.references,
                    self.samples or nothing, strict=True)  # fmt: skip
         return [
-            Scored(question=question or "", prediction=prediction, references=references, samples=samples or ())
+            ScorerRow(question=question or "", prediction=prediction, references=references, samples=samples or ())
             for question, prediction, references, samples in columns
         ]
 
 
-def read(path: Path) -> ScoreFile:
+def read_prediction_file(path: Path) -> ScoreFile:
     """Read a file of predictions; `DataError` names the line of the first fault."""
     lines = list(_lines(path))
     if not lines:
@@ -94,7 +102,7 @@ def read(path: Path) -> ScoreFile:
         values = [getattr(line, name) for _, line in lines]
         return None if values[0] is None else values
 
-    with about(path):
+    with attribute_errors_to_file(path):
         answers = EvalPredictions.of(
             [line.prediction for _, line in lines],
             [line.references or line.reference or "" for _, line in lines],
@@ -133,7 +141,7 @@ def with_scores(file: ScoreFile, scorers: Sequence[Scorer], context: ScorerConte
 
 
 @contextmanager
-def about(path: Path) -> Iterator[None]:
+def attribute_errors_to_file(path: Path) -> Iterator[None]:
     """What is wrong with the answers is wrong in this file."""
     try:
         yield
@@ -159,7 +167,7 @@ def _line(text: str, where: SourceLocation) -> PredictionLine:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(not_json(error, column=True), where=where, hint=_WANTED) from error
+        raise DataError(describe_json_error(error, column=True), where=where, hint=_WANTED) from error
     except (ValueError, RecursionError) as error:
         raise DataError("is not JSON: it is too large", where=where, hint=_WANTED) from error
     if not isinstance(row, dict):
@@ -175,7 +183,7 @@ def _line(text: str, where: SourceLocation) -> PredictionLine:
         expected = (
             first["msg"].replace("Input should be", "expected").replace("a valid string", "text").partition(", ")[0]
         )
-        about = descriptions(PredictionLine).get(str(first["loc"][0]), "")
+        about = field_descriptions(PredictionLine).get(str(first["loc"][0]), "")
         raise DataError(
             f"{expected}, got {first['input']!r}"[:300], where=location, hint=f"{field}: {about}"
         ) from error
@@ -231,14 +239,14 @@ def score(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) ->
 
     Without metrics, those that fit the rows are chosen. Rows with a `group` are also scored by group.
     """
-    return score_rows(read(path), metrics, seed=seed)
+    return score_rows(read_prediction_file(path), metrics, seed=seed)
 
 
 def score_rows(file: ScoreFile, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
     """The same for a file that was read."""
     path = file.path
-    chosen = named(metrics) or fitting(file.answers)
-    with about(path):
+    chosen = metrics_by_name(metrics) or choose_metrics(file.answers)
+    with attribute_errors_to_file(path):
         result = _measured(chosen, file.answers, seed)
     if file.groups is None:
         return result
@@ -251,19 +259,21 @@ def score_rows(file: ScoreFile, metrics: Sequence[str | Metric] = (), *, seed: i
     return {**result, "groups": groups}
 
 
-def compare(a: Path, b: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
+def compare_prediction_files(
+    a: Path, b: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0
+) -> dict[str, Any]:
     """Compare two files on the rows that both have, paired by id (by line when neither has ids).
 
     `{"rows", "only_a", "only_b", "comparisons": [...]}`; each comparison is `a` minus `b`, p corrected by Holm.
     """
-    from luthier.metrics.paired import compare as compared
+    from luthier.metrics.paired import compare_paired as compared
     from luthier.metrics.paired import with_holm
 
-    left, right = read(a), read(b)
+    left, right = read_prediction_file(a), read_prediction_file(b)
     pairs = _paired(left, right)
     answers = (left.answers.select([i for i, _ in pairs]), right.answers.select([j for _, j in pairs]))
     _same_references(left, right, pairs)
-    chosen = named(metrics) or fitting(answers[0])
+    chosen = metrics_by_name(metrics) or choose_metrics(answers[0])
     found = [replace(compared(metric, *answers, seed=seed), metric=name) for name, metric in chosen.items()]
     family = with_holm(found)
     return {
@@ -274,7 +284,7 @@ def compare(a: Path, b: Path, metrics: Sequence[str | Metric] = (), *, seed: int
     }
 
 
-def fitting(answers: EvalPredictions) -> dict[str, Metric]:
+def choose_metrics(answers: EvalPredictions) -> dict[str, Metric]:
     """Metrics that fit the rows: those of labels where few different references recur, else those of texts."""
     different = {row[0] for row in answers.references}
     labels = len(different) <= min(MOST_LABELS, max(2, len(answers) // 2)) and all(
@@ -285,9 +295,9 @@ def fitting(answers: EvalPredictions) -> dict[str, Metric]:
         names += _SCORE_METRICS
     if answers.logprobs is not None and answers.tokens is not None:
         names.append("perplexity")
-    kinds = members(Metric)
+    kinds = components_by_kind(Metric)
     names += [kind for kind in sorted(kinds) if kinds[kind].scored and not kinds[kind].model_construct().lacks(answers)]
-    return named(names)
+    return metrics_by_name(names)
 
 
 def _measured(metrics: Mapping[str, Metric], answers: EvalPredictions, seed: int) -> dict[str, Any]:
@@ -329,22 +339,22 @@ def _same_references(a: ScoreFile, b: ScoreFile, pairs: Sequence[tuple[int, int]
 _WHERE = SourceLocation(field="metric")
 
 
-def named(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
+def metrics_by_name(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
     """Metrics by the words that asked for them; `InputError` when a word is wrong or comes twice."""
     found: dict[str, Metric] = {}
     for word in metrics:
         name = word.kind if isinstance(word, Metric) else word
         if name in found:
             raise InputError(f"{name} is named twice", where=_WHERE, hint="keep one, or give them other settings")
-        found[name] = word if isinstance(word, Metric) else part_of(Metric, word)
+        found[name] = word if isinstance(word, Metric) else parse_component_spec(Metric, word)
     return found
 
 
-def part_of(role: type[Role], word: str) -> Role:
+def parse_component_spec(role: type[Role], word: str) -> Role:
     """One part of a role by its kind and settings; `InputError` says what is wrong with the word."""
     kind, _, settings = word.partition(":")
     try:
-        part = member(role, kind)
+        part = component_of_kind(role, kind)
     except UnknownName as error:
         raise UnknownName(error.message, where=SourceLocation(field=role.role), hint=error.hint) from error
     values = _settings(word, settings) if settings else {}

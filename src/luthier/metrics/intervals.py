@@ -69,7 +69,7 @@ class Interval:
     note: str = ""
 
 
-def intervals(jobs: Sequence[ResampleJob], *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
+def compute_intervals(jobs: Sequence[ResampleJob], *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
     """A 95 % interval for each job; all jobs must be about equally many rows, and share their resamples."""
     sampled = [job for job in jobs if job.span is not None and job.method not in _ALONE]
     ordered = [_canonical(job.blocks) for job in sampled]
@@ -84,7 +84,7 @@ def totals(block: Block) -> Floats:
     return np.asarray(block.sum(axis=0), dtype=np.float64).reshape(1, -1)
 
 
-def summed(block: Block, clusters: Sequence[str] | None) -> Block:
+def sum_by_cluster(block: Block, clusters: Sequence[str] | None) -> Block:
     """The statistics of rows that hang together, added up: (clusters, k); the rows themselves without clusters."""
     if clusters is None:
         return block
@@ -94,7 +94,7 @@ def summed(block: Block, clusters: Sequence[str] | None) -> Block:
     return csr_array((np.ones(len(of)), (of, np.arange(len(of)))), shape=(of.max() + 1, len(of))) @ block
 
 
-def stacked(*blocks: Block) -> Block:
+def stack_blocks(*blocks: Block) -> Block:
     """Rows below each other."""
     if hasattr(blocks[0], "toarray"):
         from scipy.sparse import vstack
@@ -103,12 +103,12 @@ def stacked(*blocks: Block) -> Block:
     return np.concatenate(blocks)
 
 
-def each_row(block: Block, value: Callable[[Floats], Floats]) -> Floats:
+def value_per_row(block: Block, value: Callable[[Floats], Floats]) -> Floats:
     """A value computed for each row alone, (rows,)."""
     return np.concatenate([value(rows) for rows in _dense_pieces(block)])
 
 
-def wilson(right: float, rows: float, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(right: float, rows: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a proportion, of 95 % unless `z` says otherwise; `right` may be a sum of shares."""
     share = right / rows
     centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
@@ -118,7 +118,7 @@ def wilson(right: float, rows: float, z: float = Z95) -> tuple[float, float]:
 
 def _wilson(job: ResampleJob) -> Interval:
     right, rows = (float(x) for x in totals(job.blocks[0])[0])
-    share, ends = (right / rows, wilson(right, rows)) if rows else (0.0, (0.0, 1.0))
+    share, ends = (right / rows, wilson_interval(right, rows)) if rows else (0.0, (0.0, 1.0))
     low, high = (job.of_share(end) for end in ends)
     return Interval(value=job.of_share(share), low=low, high=high, standard_error=(high - low) / (2 * Z95))
 
@@ -145,7 +145,7 @@ def _share(job: ResampleJob) -> Interval:
     if not 0 < value < 1 or error <= 1e-12:
         return _without_variance(value, job.span, free + 1)
     rows = value * (1 - value) / error**2 * (Z95 / _student(free)) ** 2
-    low, high = wilson(value * rows, rows)
+    low, high = wilson_interval(value * rows, rows)
     return Interval(value=value, low=low, high=high, standard_error=error)
 
 
@@ -155,12 +155,12 @@ _ALONE: dict[Method, Callable[[ResampleJob], Interval]] = {"logit": _logit, "sha
 
 def _jackknifed(job: ResampleJob) -> tuple[float, float, int]:
     """A value, the jackknife's standard error, and how many rows tell of it beyond one."""
-    left_out = jackknife(job, job.blocks)[telling(job.blocks)]
+    left_out = jackknife(job, job.blocks)[rows_with_statistics(job.blocks)]
     free = len(left_out) - 1
     return float(job.value([totals(block) for block in job.blocks])[0]), float(left_out.std()) * math.sqrt(free), free
 
 
-def telling(blocks: Sequence[Block]) -> NDArray[np.bool_]:
+def rows_with_statistics(blocks: Sequence[Block]) -> NDArray[np.bool_]:
     """Which rows tell anything, (rows,): one whose statistics are all zero is a gap; every row where none does."""
     found = np.zeros(blocks[0].shape[0], dtype=bool)
     for block in blocks:
@@ -202,7 +202,7 @@ def _bootstrapped(job: ResampleJob, blocks: Sequence[Block], values: Floats) -> 
     value = float(job.value([totals(block) for block in blocks])[0])
     if np.ptp(values) <= 1e-12 * max(1.0, abs(value)):
         assert job.span is not None
-        return _without_variance(value, job.span, int(telling(blocks).sum()))
+        return _without_variance(value, job.span, int(rows_with_statistics(blocks).sum()))
     left_out, error = jackknife(job, blocks), float(values.std(ddof=1))
     if job.method == "t":
         assert job.span is not None
@@ -216,7 +216,7 @@ def _bootstrapped(job: ResampleJob, blocks: Sequence[Block], values: Floats) -> 
 def _without_variance(value: float, span: tuple[float, float], rows: int) -> Interval:
     """All rows agree: assume the worst that they could hide, rows that are wholly right or wholly wrong."""
     least, most = min(span[0], value), max(span[1], value)
-    low, high = wilson(rows * (value - least) / (most - least), rows)
+    low, high = wilson_interval(rows * (value - least) / (most - least), rows)
     low, high = least + low * (most - least), least + high * (most - least)
     note = "the rows show no variance; the interval assumes that each is wholly right or wholly wrong"
     return Interval(

@@ -31,7 +31,7 @@ stake is to lose it, so that false alarms only become rarer; a change that is to
 not found."""
 
 
-class Exchange:
+class ConformalMartingale:
     """Evidence, point by point, that a stream is not drawn as the reference was.
 
     `reference` is (rows, scores): points that the scores were not made from. After `points` points a new round begins

@@ -222,9 +222,9 @@ class Metric(Component):
 
     def contributions(self, statistics: Block) -> NDArray[np.float64]:
         """The metric on each row alone, (rows,)."""
-        from luthier.metrics.intervals import each_row
+        from luthier.metrics.intervals import value_per_row
 
-        return each_row(statistics, self.value)
+        return value_per_row(statistics, self.value)
 
     def counted(self, answers: EvalPredictions) -> Sequence[bool] | None:
         """Which rows count; None for all."""
@@ -292,7 +292,7 @@ class Metric(Component):
 
 def measure_all(metrics: Sequence[Metric], answers: EvalPredictions, *, seed: int = 0) -> list[MetricResult]:
     """Measure several metrics on the same answers; resamples are drawn once and shared."""
-    from luthier.metrics.intervals import ResampleJob, intervals, summed
+    from luthier.metrics.intervals import ResampleJob, compute_intervals, sum_by_cluster
 
     jobs, blocks = [], []
     for metric in metrics:
@@ -301,11 +301,11 @@ def measure_all(metrics: Sequence[Metric], answers: EvalPredictions, *, seed: in
         span = None if metric.proportion and answers.clusters is None else usual
         block = metric.statistics(answers)
         blocks.append(block)
-        sums = (summed(block, answers.clusters),)
+        sums = (sum_by_cluster(block, answers.clusters),)
         jobs.append(
             ResampleJob(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method)
         )
-    found = intervals(jobs, seed=seed)
+    found = compute_intervals(jobs, seed=seed)
     return [_scored(*triple, answers) for triple in zip(metrics, blocks, found, strict=True)]
 
 

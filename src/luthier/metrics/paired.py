@@ -69,13 +69,13 @@ class PairedComparison:
         return {name: value for name, value in vars(self).items() if name not in ("note", "lower_is_better") or value}
 
 
-def compare(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> PairedComparison:
+def compare_paired(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> PairedComparison:
     """Compare two models' answers to the same rows; the seed draws resamples and permutations."""
     if len(a) != len(b) or [set(row) for row in a.references] != [set(row) for row in b.references]:
         raise DataError("the two models did not answer the same rows", hint="pair them by id first")
     metric.check(a)
     metric.check(b)
-    a, b, gaps = both_counted(metric, a, b)
+    a, b, gaps = select_rows_counted_for_both(metric, a, b)
     if not len(a):
         return _nothing(metric)
     blocks = metric.together(a, b)
@@ -96,18 +96,18 @@ def compare(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int
         rows=len(a),
         fixed=fixed,
         broken=broken,
-        detectable=detectable(found.standard_error),
+        detectable=detectable_difference(found.standard_error),
         note="; ".join(filter(None, (gaps, found.note))),
     )
 
 
 def difference(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> Interval:
     """Only the difference between two models with its interval, without a test."""
-    a, b, _ = both_counted(metric, a, b)
+    a, b, _ = select_rows_counted_for_both(metric, a, b)
     return _difference(metric, metric.together(a, b), a.clusters, seed)
 
 
-def both_counted(
+def select_rows_counted_for_both(
     metric: Metric, a: EvalPredictions, b: EvalPredictions
 ) -> tuple[EvalPredictions, EvalPredictions, str]:
     """The rows that have a number for both models, and a note of those that do not."""
@@ -142,12 +142,12 @@ def _is_mcnemars(metric: Metric, clusters: Sequence[str] | None) -> bool:
 
 
 def _summed(blocks: tuple[Block, Block], clusters: Sequence[str] | None) -> tuple[Block, Block]:
-    from luthier.metrics.intervals import summed
+    from luthier.metrics.intervals import sum_by_cluster
 
-    return summed(blocks[0], clusters), summed(blocks[1], clusters)
+    return sum_by_cluster(blocks[0], clusters), sum_by_cluster(blocks[1], clusters)
 
 
-def contrast(
+def compare_row_statistics(
     name: str,
     blocks: tuple[Block, Block],
     value: OfSums,
@@ -162,11 +162,11 @@ def contrast(
     `width` is how far apart two rows can be at most, `method` how the interval is made (`Job`). `fixed` and `broken`
     count the rows of which `a`'s own statistics give the better or the worse value.
     """
-    from luthier.metrics.intervals import each_row
+    from luthier.metrics.intervals import value_per_row
 
     added = 0.5 if method == "t" else 1.0  # a row of a ratio of groups weighs on its own group's share
     found = _bootstrap(value, blocks, width, seed, method, added)
-    gain = each_row(blocks[0], value) - each_row(blocks[1], value)
+    gain = value_per_row(blocks[0], value) - value_per_row(blocks[1], value)
     gain = -gain if lower_is_better else gain
     return PairedComparison(
         metric=name,
@@ -179,7 +179,7 @@ def contrast(
         rows=blocks[0].shape[0],
         fixed=int((gain > 1e-12).sum()),
         broken=int((gain < -1e-12).sum()),
-        detectable=detectable(found.standard_error),
+        detectable=detectable_difference(found.standard_error),
         note=found.note,
     )
 
@@ -239,7 +239,7 @@ def with_holm(family: Sequence[PairedComparison]) -> list[PairedComparison]:
     return [replace(comparison, p_holm=p) for comparison, p in zip(family, adjusted, strict=True)]
 
 
-def detectable(standard_error: float) -> float:
+def detectable_difference(standard_error: float) -> float:
     """The smallest true difference that would be found at the 5 % level four times out of five."""
     return (Z95 + Z80) * standard_error
 
@@ -264,17 +264,17 @@ def check_signatures(a: str, b: str, what: str) -> None:
 def _bootstrap(
     value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca", added: float = 1.0
 ) -> Interval:
-    from luthier.metrics.intervals import ResampleJob, intervals, telling
+    from luthier.metrics.intervals import ResampleJob, compute_intervals, rows_with_statistics
 
     job = ResampleJob(
         blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method
     )
-    found = intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
+    found = compute_intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
     observed = _value(job)
     found = replace(found, value=observed, low=min(found.low, observed), high=max(found.high, observed))
     if not found.note or found.value != 0:
         return found
-    rows = int(telling(blocks).sum())
+    rows = int(rows_with_statistics(blocks).sum())
     unchanged = bonett_price(0, 0, rows)  # no row tells the models apart: as for right and wrong rows
     note = "no row tells the two apart; the interval is that of rows that are wholly right or wholly wrong"
     scaled = {name: width * getattr(unchanged, name) for name in ("low", "high", "standard_error")}
@@ -290,7 +290,7 @@ def _with_mirrored(job: ResampleJob, weight: float) -> tuple[Block, Block]:
     """
     import numpy as np
 
-    from luthier.metrics.intervals import jackknife, stacked
+    from luthier.metrics.intervals import jackknife, stack_blocks
 
     a, b = job.blocks
     changed = np.flatnonzero(np.asarray(abs(b - a).sum(axis=1)).ravel())
@@ -301,7 +301,7 @@ def _with_mirrored(job: ResampleJob, weight: float) -> tuple[Block, Block]:
     typical = np.sqrt((moves**2).mean()) * (1 - 1e-12)
     row = changed[order[min(int(np.searchsorted(moves[order], typical)), len(order) - 1)]]
     one, other = weight * a[[row]], weight * b[[row]]
-    return stacked(a, one, other), stacked(b, other, one)
+    return stack_blocks(a, one, other), stack_blocks(b, other, one)
 
 
 def _value(job: ResampleJob) -> float:

@@ -2,7 +2,8 @@
 
 The two models of a canary answer different users, so rows are not paired. Shares are compared by Newcombe's hybrid
 score interval and Fisher's exact test, other means by Welch's interval and t-test. Where users return, the means of
-users are compared, since requests of one user are not independent. A shadow answers the same requests: use `paired`.
+users are compared, since requests of one user are not independent. A shadow answers the same requests: use
+`compare_same_requests`.
 
 Newcombe 1998, Stat. Med. 17 (method 10); Welch 1947; Fisher 1922.
 
@@ -51,7 +52,7 @@ class Difference:
         return {**vars(self), "rows": list(self.rows), "people": list(self.people)}
 
 
-def between(first: Sequence[Observation], second: Sequence[Observation]) -> Difference | None:
+def compare_unpaired(first: Sequence[Observation], second: Sequence[Observation]) -> Difference | None:
     """Compare two arms; None when one of them has nothing to show."""
     a, b = _people(first), _people(second)
     if not a or not b:
@@ -89,10 +90,10 @@ def _people(observations: Sequence[Observation]) -> list[float]:
 
 def newcombe(right_a: float, rows_a: int, right_b: float, rows_b: int) -> tuple[float, float]:
     """The 95 % interval of a difference of two independent shares, from Wilson's of each."""
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
 
     a, b = right_a / rows_a, right_b / rows_b
-    (low_a, high_a), (low_b, high_b) = wilson(right_a, rows_a), wilson(right_b, rows_b)
+    (low_a, high_a), (low_b, high_b) = wilson_interval(right_a, rows_a), wilson_interval(right_b, rows_b)
     difference = a - b
     low = difference - math.sqrt((a - low_a) ** 2 + (high_b - b) ** 2)
     high = difference + math.sqrt((high_a - a) ** 2 + (b - low_b) ** 2)
@@ -126,7 +127,7 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]
     return float(ends.low), float(ends.high), float(found.pvalue)
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
+def compare_same_requests(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Compare two models on the very same requests.
 
     Shares by Bonett and Price's interval and McNemar's test, other means by the t interval and test of the differences.

@@ -172,7 +172,7 @@ class SoftPrompt:
         """A cache that holds nothing but the virtual tokens' keys and values, when they have any, as an argument."""
         from transformers import DynamicCache
 
-        return {cache_name(model): self.fill(DynamicCache(), rows)} if self.cached else {}
+        return {get_cache_argument_name(model): self.fill(DynamicCache(), rows)} if self.cached else {}
 
     def fill(self, cache: Any, rows: int) -> Any:
         """The cache, begun with the keys and values that the virtual tokens have, for each row."""
@@ -181,7 +181,7 @@ class SoftPrompt:
         return cache
 
 
-def cache_name(model: Any) -> str:
+def get_cache_argument_name(model: Any) -> str:
     """What a model calls its cache: transformers renamed the argument."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
@@ -189,7 +189,7 @@ def cache_name(model: Any) -> str:
 NO_PROMPT = SoftPrompt()
 
 
-def soft_prompt(model: Any) -> SoftPrompt:
+def compute_soft_prompt(model: Any) -> SoftPrompt:
     """The virtual tokens of PEFT's model as its encoder gives them now; none for other models, or when switched off."""
     config = getattr(model, "active_peft_config", None)
     if config is None or not config.is_prompt_learning or model._adapters_disabled:

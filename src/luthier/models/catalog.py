@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
-from luthier.core.files import locate
+from luthier.core.files import resolve_path
 from luthier.models.source import ModelSource, is_hub_id
 
 
@@ -79,7 +79,7 @@ ENCODERS: Mapping[str, CatalogEntry] = {
 """Models that make points of texts, for `embedder: {kind: encoder, model: …}`."""
 
 
-def resolve(
+def resolve_model_source(
     value: str | Mapping[str, Any] | ModelSource, base: Path, known: Mapping[str, CatalogEntry] = CATALOG
 ) -> ModelSource:
     """The source that a recipe's `model` means, by the names of one of the catalogues.
@@ -93,7 +93,7 @@ def resolve(
         return _parse(value)
     if value in known:
         return _parse(known[value].source)
-    path = locate(value, base)
+    path = resolve_path(value, base)
     if value.endswith(".gguf") or (value and path.is_dir()):
         return _local(value, path)
     if is_hub_id(value) and not value.startswith((".", "~")):
@@ -105,7 +105,7 @@ def resolve(
     raise ModelError(f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, hint=hint)
 
 
-def entry_of(source: ModelSource) -> tuple[str, CatalogEntry] | None:
+def find_catalog_entry(source: ModelSource) -> tuple[str, CatalogEntry] | None:
     """The catalog's name and entry for a source, when it is the same one."""
     settings = source.settings()
     for name, entry in CATALOG.items():

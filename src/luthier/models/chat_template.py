@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.files import locate, writing
-from luthier.models.describe import read_object, read_template
+from luthier.core.files import resolve_path, translate_write_errors
+from luthier.models.describe import read_json_object, read_template
 
 SHIPPED: Mapping[str, tuple[str, ...]] = {"hermes": ("<|im_start|>", "<|im_end|>")}
 """Chat templates that come with Luthier, by name, and the special tokens that a tokenizer must have for each."""
@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 """A turn, or one example: its `messages` and `tools`."""
 
 
-class ToolPlaces(NamedTuple):
+class ToolSupport(NamedTuple):
     """What of tools a chat template has a place for."""
 
     offers: bool
@@ -54,11 +54,11 @@ _TOOL: Row = {
 }
 
 
-def chat_template_text(word: str, base: Path) -> str:
+def load_chat_template(word: str, base: Path) -> str:
     """The text of a chat template: one that ships, by its name, or a Jinja file; relative paths start at `base`."""
     if word in SHIPPED:
         return (_SHIPPED / f"{word}.jinja").read_text(encoding="utf-8")
-    path = locate(word, base)
+    path = resolve_path(word, base)
     if not path.is_file():
         if "/" not in word and not word.endswith((".jinja", ".jinja2", ".j2")):
             hint = f"{did_you_mean(word, SHIPPED)}, or give a Jinja file"
@@ -90,7 +90,7 @@ def missing_tokens(word: str, folder: Path) -> list[str]:
     return sorted(set(SHIPPED.get(word, ())) - special_tokens(folder)) if has_tokenizer(folder) else []
 
 
-def fitting_templates(folder: Path | None) -> list[str]:
+def list_fitting_templates(folder: Path | None) -> list[str]:
     """The templates that ship and go with the tokenizer in a folder; all of them where it is not here."""
     return [name for name in SHIPPED if folder is None or not missing_tokens(name, folder)]
 
@@ -102,13 +102,13 @@ def has_tokenizer(folder: Path) -> bool:
 
 def special_tokens(folder: Path) -> set[str]:
     """The added special tokens of the tokenizer in a folder."""
-    added = read_object(folder / "tokenizer.json").get("added_tokens") or ()
+    added = read_json_object(folder / "tokenizer.json").get("added_tokens") or ()
     return {str(one.get("content")) for one in added if isinstance(one, Mapping) and one.get("special")}
 
 
 def replace_template(folder: Path, text: str) -> None:
     """Make `text` the one chat template of a Hugging Face folder."""
-    with writing(folder):
+    with translate_write_errors(folder):
         for other in sorted((folder / _MORE).glob("*.jinja")):
             other.unlink()
         if (folder / _MORE).is_dir():
@@ -116,22 +116,22 @@ def replace_template(folder: Path, text: str) -> None:
         (folder / FILE).write_text(text, encoding="utf-8")
 
 
-def tool_places(folder: Path) -> ToolPlaces:
+def read_tool_support(folder: Path) -> ToolSupport:
     """What of tools the chat template in a folder has a place for."""
-    return tool_places_of(_tool_template(folder), template_words(folder))
+    return detect_tool_support(_tool_template(folder), list_template_tokens(folder))
 
 
-def tool_places_of(source: str | None, words: Mapping[str, str]) -> ToolPlaces:
+def detect_tool_support(source: str | None, words: Mapping[str, str]) -> ToolSupport:
     """What of tools a chat template has a place for; nothing where there is none. `words` are the special tokens that
     it writes, by name."""
     from jinja2.exceptions import TemplateError
 
     if source is None:
-        return ToolPlaces(offers=False, calls=False)
+        return ToolSupport(offers=False, calls=False)
     try:
         return ChatTemplate(source, words).tool_places()
     except TemplateError:
-        return ToolPlaces(offers=False, calls=False)
+        return ToolSupport(offers=False, calls=False)
 
 
 def _tool_template(folder: Path) -> str | None:
@@ -140,7 +140,7 @@ def _tool_template(folder: Path) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    named = read_object(config).get("chat_template") if config.is_file() else None
+    named = read_json_object(config).get("chat_template") if config.is_file() else None
     if isinstance(named, list) and not (folder / FILE).is_file():
         found = next((one.get("template") for one in named if one.get("name") == _FOR_TOOLS), None)
         if isinstance(found, str):
@@ -148,10 +148,10 @@ def _tool_template(folder: Path) -> str | None:
     return read_template(folder)
 
 
-def template_words(folder: Path) -> dict[str, str]:
+def list_template_tokens(folder: Path) -> dict[str, str]:
     """The special tokens that templates write, by name."""
     file = folder / "tokenizer_config.json"
-    config = read_object(file) if file.is_file() else {}
+    config = read_json_object(file) if file.is_file() else {}
     found = {name: config.get(name) for name in _TOKENS}
     texts = {name: one.get("content") if isinstance(one, Mapping) else one for name, one in found.items()}
     return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
@@ -179,13 +179,13 @@ class ChatTemplate:
         messages = [self._form(turn) for turn in turns]
         return self._template.render(messages=messages, tools=tools, add_generation_prompt=False, **self._words)
 
-    def tool_places(self) -> ToolPlaces:
+    def tool_places(self) -> ToolSupport:
         """What of tools it has a place for."""
         offers = self._shows({"content": "Yes."}, [_TOOL], of=_CALLED)
-        return ToolPlaces(offers=offers, calls=self._shows(_CALL, [_TOOL]))
+        return ToolSupport(offers=offers, calls=self._shows(_CALL, [_TOOL]))
 
     def _form(self, turn: Row) -> Row:
-        content, found = turn["content"] if self._thinks else inlined(turn), dict(turn)
+        content, found = turn["content"] if self._thinks else inline_turn_reasoning(turn), dict(turn)
         if "tool_calls" in turn and self._texts:
             tool_calls = [{**call, "function": _as_text(call["function"])} for call in turn["tool_calls"]]
             found["tool_calls"] = tool_calls
@@ -210,7 +210,7 @@ _CALL: Row = {
 }
 
 
-def inlined(turn: Row) -> str:
+def inline_turn_reasoning(turn: Row) -> str:
     """A turn's content with its reasoning in front, as most models write it."""
     thought = turn.get("reasoning_content")
     return f"<think>\n{thought}\n</think>\n\n{turn['content']}" if thought else str(turn["content"])

@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.errors import DataError
-from luthier.core.events import spread
+from luthier.core.events import take_evenly_spaced
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.core.timings import remember, remembered
-from luthier.models.chat_template import ToolPlaces, template_words, tool_places, tool_places_of
-from luthier.models.describe import Description, describe
-from luthier.models.kernels.compile import compiler
+from luthier.core.timings import read_timings, record_timing
+from luthier.models.chat_template import ToolSupport, detect_tool_support, list_template_tokens, read_tool_support
+from luthier.models.describe import ModelDescription, describe_model_folder
+from luthier.models.kernels.compile import find_c_compiler
 from luthier.models.load import (
     base_folder,
+    cpu_has_amx,
+    cpu_has_avx512_bf16,
     cpu_has_bf16,
-    cpu_has_tiles,
-    cpu_multiplies_pairs,
+    get_output_classes,
     has_network,
-    is_remote,
-    no_network,
-    outputs_of,
+    is_remote_input,
+    no_network_error,
 )
-from luthier.models.token_counts import counts_of
+from luthier.models.token_counts import count_row_tokens
 
 BF16_OVER_FP32 = 2.0
 """How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
@@ -52,28 +52,28 @@ def has_gpu() -> bool:
     return Path("/dev/nvidia0").exists()
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processors that this process may use; `OMP_NUM_THREADS` says how many when it is set."""
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(threads) > 0:
         return int(threads)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
+def measure_flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
     """What this machine's processors reach together, from matrix products measured just now and before."""
-    reached = over_fp32(bf16=bf16, tiles=tiles, narrow=narrow)
-    return _steady("product", _matrix_flops) * float(cores() ** MORE_CORES) * reached
+    reached = estimate_speed_over_fp32(bf16=bf16, tiles=tiles, narrow=narrow)
+    return _steady("product", _matrix_flops) * float(count_cores() ** MORE_CORES) * reached
 
 
-def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
+def estimate_speed_over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
     """What models reach here on a processor over numpy's fp32 product; `tiles` is bf16's gain where it has tiles, and
     `narrow` where it has not."""
-    return ((tiles if cpu_has_tiles() else narrow) if bf16 else 1.0) * REACHED
+    return ((tiles if cpu_has_amx() else narrow) if bf16 else 1.0) * REACHED
 
 
-def bytes_per_s() -> float:
+def measure_memory_bandwidth() -> float:
     """How quickly this machine reads what lies in memory, from reads measured just now and before."""
-    return _steady("reading", _read_bytes) * float(cores() ** MORE_CORES)
+    return _steady("reading", _read_bytes) * float(count_cores() ** MORE_CORES)
 
 
 def _steady(kind: str, probe: Callable[[], float]) -> float:
@@ -82,8 +82,8 @@ def _steady(kind: str, probe: Callable[[], float]) -> float:
     What a shared machine gives in one second may be a third of what it gives in the next.
     """
     now = probe()
-    remember(kind, {"per_s": now})
-    return harmonic_mean([float(one["per_s"]) for one in remembered(kind) if one.get("per_s")] or [now])
+    record_timing(kind, {"per_s": now})
+    return harmonic_mean([float(one["per_s"]) for one in read_timings(kind) if one.get("per_s")] or [now])
 
 
 def _read_bytes() -> float:
@@ -98,10 +98,12 @@ def _read_bytes() -> float:
     return float(held.nbytes / best)
 
 
-def writing_pass_s(parameters: int, layers: int, lines: float, flops_per_s: float, *, bf16: bool) -> float:
+def estimate_decode_step_seconds(
+    parameters: int, layers: int, lines: float, flops_per_s: float, *, bf16: bool
+) -> float:
     """Seconds in which a model writes the next token of some lines: its weights are read once, each line is computed,
     and every layer is called."""
-    read = parameters * (2 if bf16 else 4) / bytes_per_s()
+    read = parameters * (2 if bf16 else 4) / measure_memory_bandwidth()
     return read + lines * 2 * parameters / flops_per_s + layers * CALL_S
 
 
@@ -170,27 +172,27 @@ class RowEstimate(NamedTuple):
     """Of its turns."""
 
 
-def model_of(plan_context: PlanContext, field: str = "model") -> Description | None:
+def describe_step_model(plan_context: PlanContext, field: str = "model") -> ModelDescription | None:
     """The model that a field names (the one to be tuned by default): from its files, else from what is known of it;
     `ModelError` for one that is no network."""
     if not has_network(plan_context, field):
-        raise no_network(f"the {field}")
+        raise no_network_error(f"the {field}")
     if (made := plan_context.inputs.get(field)) is not None:
-        return describe(base_folder(made))
+        return describe_model_folder(base_folder(made))
     expected = plan_context.outlines.get(field)
     if expected is not None and expected.tokenizer is not None:
-        return describe(expected.tokenizer)  # what it stands on has its size
+        return describe_model_folder(expected.tokenizer)  # what it stands on has its size
     return _typical(expected.parameters) if expected and expected.parameters else None
 
 
-def has_head(plan_context: PlanContext, field: str = "model") -> bool:
+def has_sequence_head(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether the model that a field names chooses among classes, or gives a number, by a head of its own."""
     if (made := plan_context.inputs.get(field)) is not None:
-        return bool(outputs_of(made))
+        return bool(get_output_classes(made))
     return plan_context.outlines.get(field, ArtifactSpec()).headed
 
 
-def pace_of(plan_context: PlanContext, model: Description, **alike: Any) -> Mapping[str, Any]:
+def find_past_timing(plan_context: PlanContext, model: ModelDescription, **alike: Any) -> Mapping[str, Any]:
     """What a step of this kind measured with a model of about this size and with what is alike: the last one of this
     project's, else the newest of any on this machine; empty where there was none."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
@@ -201,14 +203,14 @@ def pace_of(plan_context: PlanContext, model: Description, **alike: Any) -> Mapp
     return {}
 
 
-def undisturbed(measures: Mapping[str, Any]) -> float:
+def estimate_idle_flops_per_s(measures: Mapping[str, Any]) -> float:
     """Operations a second that were measured, or would have been with the processors for itself; 0 of nothing."""
-    by_processor = float(measures.get("flops_per_cpu_s", 0.0)) * cores() * BUSY
+    by_processor = float(measures.get("flops_per_cpu_s", 0.0)) * count_cores() * BUSY
     return max(float(measures.get("flops_per_s", 0.0)), by_processor)
 
 
-def kernel_bytes(
-    packs: float, model: Description, *, bf16: bool, learns: bool = True, tokens: float = USUAL_TOKENS
+def estimate_kernel_bytes(
+    packs: float, model: ModelDescription, *, bf16: bool, learns: bool = True, tokens: float = USUAL_TOKENS
 ) -> int:
     """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read, and so many
     tokens at once."""
@@ -216,31 +218,31 @@ def kernel_bytes(
         return 0
     tiled = TILED_KERNEL_BYTES * min(_MOST_KERNELS, tokens / USUAL_TOKENS)
     most = tiled if has_tile_attention(model) else KERNEL_BYTES
-    return round(most * grown(packs, model) * (1 if learns else 0.5))
+    return round(most * estimate_kernel_share(packs, model) * (1 if learns else 0.5))
 
 
-def grown(packs: float, model: Description) -> float:
+def estimate_kernel_share(packs: float, model: ModelDescription) -> float:
     """Share of what packs of many sizes leave in the end that so many have left."""
     return 1 - math.exp(-packs / (_TILED_SHAPES if has_tile_attention(model) else _SHAPES))
 
 
-def has_tile_attention(model: Description) -> bool:
+def has_tile_attention(model: ModelDescription) -> bool:
     """Whether a model that computes in bf16 has its attention from compiled kernels, if they pass their trial."""
-    return model.head_dim % 32 == 0 and cpu_multiplies_pairs() and compiler() is not None
+    return model.head_dim % 32 == 0 and cpu_has_avx512_bf16() and find_c_compiler() is not None
 
 
-def multiplies_at_once(model: Description) -> bool:
+def has_fused_lora(model: ModelDescription) -> bool:
     """Whether layers with adapters of a model that computes in bf16 are read in one call of compiled kernels, if they
     pass their trial."""
     is_whole = model.hidden_size % 32 == 0 and model.intermediate_size % 32 == 0
-    return is_whole and cpu_multiplies_pairs() and not cpu_has_tiles() and compiler() is not None
+    return is_whole and cpu_has_avx512_bf16() and not cpu_has_amx() and find_c_compiler() is not None
 
 
-def _typical(parameters: int) -> Description:
+def _typical(parameters: int) -> ModelDescription:
     """A gated transformer of a size, in the usual proportions."""
     layers = max(2, round(30 * (parameters / 135e6) ** 0.25))
     hidden = 64 * max(1, round((parameters / (12.5 * layers)) ** 0.5 / 64))
-    return Description(
+    return ModelDescription(
         architecture="typical", model_type="typical", parameters=parameters, embedding_parameters=parameters // 5,
         tied=True, hidden_size=hidden, intermediate_size=8 * hidden // 3, layers=layers, heads=max(1, hidden // 64),
         kv_heads=max(1, hidden // 192), head_dim=64, vocab=parameters // 5 // hidden, context=8192, dtype="bfloat16",
@@ -248,7 +250,7 @@ def _typical(parameters: int) -> Description:
     )  # fmt: skip
 
 
-class Longest(NamedTuple):
+class LengthLimit(NamedTuple):
     """How many tokens a row may have, and whether a longer one is cut; else it is left out."""
 
     tokens: int
@@ -265,16 +267,16 @@ class Longest(NamedTuple):
         return fitting, f", without those above {self.tokens}"
 
 
-def tokenizer_of(plan_context: PlanContext, field: str = "model") -> Path | None:
+def find_tokenizer_folder(plan_context: PlanContext, field: str = "model") -> Path | None:
     """The folder with the tokenizer of the model that a field names, made or not; None where it is not here."""
-    if is_remote(plan_context, field) or not has_network(plan_context, field):
+    if is_remote_input(plan_context, field) or not has_network(plan_context, field):
         return None
     if (made := plan_context.inputs.get(field)) is not None:
         return base_folder(made)
     return plan_context.outlines.get(field, ArtifactSpec()).tokenizer
 
 
-def template_ahead(plan_context: PlanContext, field: str = "model") -> str | None:
+def get_planned_template(plan_context: PlanContext, field: str = "model") -> str | None:
     """The chat template that takes the place of the model's own, for a model that is not made yet; a made one has it
     in its folder."""
     return (
@@ -284,7 +286,7 @@ def template_ahead(plan_context: PlanContext, field: str = "model") -> str | Non
     )
 
 
-def told_of_template(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
+def outline_chat_template(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
     """What is known of the chat template of the model that a field names, for a model that is made from it."""
     if plan_context.inputs.get(field) is not None:
         return ArtifactSpec()
@@ -292,27 +294,29 @@ def told_of_template(plan_context: PlanContext, field: str = "model") -> Artifac
     return ArtifactSpec(chat_template=expected.chat_template, tools=expected.tools)
 
 
-def tool_places_ahead(plan_context: PlanContext, field: str = "model") -> ToolPlaces | None:
+def predict_tool_support(plan_context: PlanContext, field: str = "model") -> ToolSupport | None:
     """What of tools the chat template of the model that a field names has a place for; None where that is not known
     yet."""
-    if is_remote(plan_context, field):
+    if is_remote_input(plan_context, field):
         return None
     if (made := plan_context.inputs.get(field)) is not None:
-        return tool_places(base_folder(made))
-    return outlined_places(plan_context.outlines.get(field, ArtifactSpec()))
+        return read_tool_support(base_folder(made))
+    return get_planned_tool_support(plan_context.outlines.get(field, ArtifactSpec()))
 
 
-def outlined_places(expected: ArtifactSpec) -> ToolPlaces | None:
+def get_planned_tool_support(expected: ArtifactSpec) -> ToolSupport | None:
     """The same of a model that is not made yet."""
     if expected.chat_template is not None:
-        return tool_places_of(expected.chat_template, template_words(expected.tokenizer) if expected.tokenizer else {})
+        return detect_tool_support(
+            expected.chat_template, list_template_tokens(expected.tokenizer) if expected.tokenizer else {}
+        )
     if expected.tokenizer is not None:
-        return tool_places(expected.tokenizer)
-    return None if expected.tools is None else ToolPlaces(offers=expected.tools, calls=expected.tools)
+        return read_tool_support(expected.tokenizer)
+    return None if expected.tools is None else ToolSupport(offers=expected.tools, calls=expected.tools)
 
 
-def rows_of(
-    requested: int | None, plan_context: PlanContext, split: str = "train", longest: Longest | None = None
+def estimate_rows(
+    requested: int | None, plan_context: PlanContext, split: str = "train", longest: LengthLimit | None = None
 ) -> RowEstimate | None:
     """The rows of a split that will be read, at most `requested`; None when nothing says how many."""
     made, expected = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
@@ -324,10 +328,14 @@ def rows_of(
     if (known := counts.get(split, requested)) is None:
         return None
     number = int(known) if requested is None else min(requested, int(known))
-    sample = _sample(made.path(f"examples/{split}.parquet")) if made is not None else spread(expected.examples, SAMPLE)
+    sample = (
+        _sample(made.path(f"examples/{split}.parquet"))
+        if made is not None
+        else take_evenly_spaced(expected.examples, SAMPLE)
+    )
     if not sample:
         return RowEstimate(number, 100.0, 0.0, "100 tokens a row assumed")
-    found, rest = counts_of(sample, tokenizer_of(plan_context), template_ahead(plan_context)), ""
+    found, rest = count_row_tokens(sample, find_tokenizer_folder(plan_context), get_planned_template(plan_context)), ""
     lengths: Sequence[float] = found.lengths
     if longest is not None:
         lengths, rest = longest.kept(lengths)
@@ -349,7 +357,7 @@ def _sample(path: Path) -> list[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
-        groups = spread(range(file.num_row_groups), _GROUPS)
+        groups = take_evenly_spaced(range(file.num_row_groups), _GROUPS)
         table = file.read_row_groups(groups, columns=["messages", "tools"])
-    rows = table.take(spread(range(table.num_rows), SAMPLE)).to_pylist()
+    rows = table.take(take_evenly_spaced(range(table.num_rows), SAMPLE)).to_pylist()
     return [{name: json.loads(text) for name, text in row.items()} for row in rows]

@@ -57,7 +57,7 @@ class TemplateDescription(BaseModel):
     """Whether it renders tools."""
 
 
-class Description(BaseModel):
+class ModelDescription(BaseModel):
     """A model, told by its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -91,7 +91,7 @@ class Description(BaseModel):
         return self.model_dump(mode="json")
 
 
-class Memory(NamedTuple):
+class TrainingMemory(NamedTuple):
     """Estimated bytes at the peak of training, by what holds them."""
 
     weights: int
@@ -106,7 +106,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-class Tensor(NamedTuple):
+class TensorHeader(NamedTuple):
     """One tensor's entry in a safetensors header."""
 
     dtype: str
@@ -118,7 +118,7 @@ class Tensor(NamedTuple):
         return math.prod(self.shape)
 
 
-def describe(folder: Path) -> Description:
+def describe_model_folder(folder: Path) -> ModelDescription:
     """Describe a Hugging Face folder from `config.json` and the safetensors headers; loads no weights."""
     config = read_config(folder)
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
@@ -129,7 +129,7 @@ def describe(folder: Path) -> Description:
     heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
     duplicate = _duplicate_head(tensors) if tied else 0
-    return Description(
+    return ModelDescription(
         architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
         model_type=config.get("model_type", "unknown"),
         parameters=sum(one.numbers for one in tensors.values()) - duplicate,
@@ -188,8 +188,8 @@ def describe_template(source: str | None) -> TemplateDescription | None:
 
 
 def training_memory(
-    description: Description, technique: str, trainable: int, tokens: int, *, head_rows: int | None = None
-) -> Memory:
+    description: ModelDescription, technique: str, trainable: int, tokens: int, *, head_rows: int | None = None
+) -> TrainingMemory:
     """Bytes that training with AdamW holds at its peak, by plain arithmetic.
 
     `tokens` is what one forward pass sees, `head_rows` how many positions the output head computes at once (all of
@@ -197,10 +197,10 @@ def training_memory(
     itself or an adapter, which is. While gradients of the model's own dtype come into being,
     activations go: the larger of both counts.
     """
-    trainable, width = int(trainable), bytes_a_number(description)
+    trainable, width = int(trainable), get_bytes_per_weight(description)
     weights = description.weight_bytes
     within = technique in ("full", "layers")
-    return Memory(
+    return TrainingMemory(
         weights=weights + (0 if within and width >= 4 else 4 * trainable),
         gradients=4 * trainable,
         optimizer=8 * trainable,
@@ -209,7 +209,7 @@ def training_memory(
     )
 
 
-def activation_bytes(description: Description, tokens: int, width: int = 2) -> int:
+def activation_bytes(description: ModelDescription, tokens: int, width: int = 2) -> int:
     """Bytes that autograd keeps between forward and backward, without checkpointing (`width` bytes a number).
 
     Per token of a gated-MLP layer, in numbers: the inputs of two norms and of what follows them (4 hidden), scaled q,
@@ -222,23 +222,23 @@ def activation_bytes(description: Description, tokens: int, width: int = 2) -> i
     return tokens * width * (description.layers * numbers + 3 * description.hidden_size)
 
 
-def attention_bytes(description: Description, tokens: int, keys: float) -> int:
+def attention_bytes(description: ModelDescription, tokens: int, keys: float) -> int:
     """Bytes of the attention shares that are kept for the backward, when a token sees `keys` others on average."""
-    layer = tokens * description.heads * keys * bytes_a_number(description)
+    layer = tokens * description.heads * keys * get_bytes_per_weight(description)
     return int(description.layers * layer) if layer <= KEEP_BYTES else 0
 
 
-def bytes_a_number(description: Description) -> int:
+def get_bytes_per_weight(description: ModelDescription) -> int:
     """Width of the weights' dtype."""
     return {"float64": 8, "float32": 4}.get(description.dtype, 2)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, read; `ModelError` when it is missing or not an object."""
-    return read_object(folder / "config.json")
+    return read_json_object(folder / "config.json")
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file that must hold an object."""
     where = SourceLocation(file=str(path))
     try:
@@ -264,7 +264,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.is_file():
         return []
-    names = sorted(set(read_object(index).get("weight_map", {}).values()))
+    names = sorted(set(read_json_object(index).get("weight_map", {}).values()))
     if unsafe := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
         message = f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}"
         raise ModelError(
@@ -276,9 +276,9 @@ def weight_files(folder: Path) -> list[Path]:
     return [index, *(folder / name for name in names)]
 
 
-def read_headers(folder: Path) -> dict[str, Tensor]:
+def read_headers(folder: Path) -> dict[str, TensorHeader]:
     """Every tensor of the folder's safetensors files by name, from their headers; each file's length is checked."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, TensorHeader] = {}
     for path in weight_files(folder):
         if path.suffix == ".safetensors":
             found.update(_read_header(path))
@@ -288,7 +288,7 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _read_header(path: Path) -> dict[str, Tensor]:
+def _read_header(path: Path) -> dict[str, TensorHeader]:
     where = SourceLocation(file=str(path))
     broken = ModelError("is not a whole safetensors file", where=where, hint="fetch it again")
     with path.open("rb") as file:
@@ -305,7 +305,7 @@ def _read_header(path: Path) -> dict[str, Tensor]:
     header.pop("__metadata__", None)
     try:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        found = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        found = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
     except (KeyError, TypeError, IndexError) as error:
         raise broken from error
     if path.stat().st_size != 8 + size + end:
@@ -319,7 +319,7 @@ def read_template(folder: Path) -> str | None:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    template = read_object(config).get("chat_template") if config.is_file() else None
+    template = read_json_object(config).get("chat_template") if config.is_file() else None
     if isinstance(template, list):
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
     return template if isinstance(template, str) else None
@@ -329,7 +329,7 @@ def read_licence(folder: Path) -> str | None:
     """The licence: from our own `model.json`, else from the model card's header."""
     own, card = folder / "model.json", folder / "README.md"
     if own.is_file():
-        licence = read_object(own).get("licence")
+        licence = read_json_object(own).get("licence")
         return licence if isinstance(licence, str) else None
     if card.is_file():
         head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.S)
@@ -338,19 +338,19 @@ def read_licence(folder: Path) -> str | None:
     return None
 
 
-def _tied(config: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+def _tied(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> bool:
     """What the config says; when it is silent, whether the weights lack a head of their own."""
     text = config.get("text_config") or {}
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     return bool(tied) if tied is not None else not any(name.endswith("lm_head.weight") for name in tensors)
 
 
-def _duplicate_head(tensors: dict[str, Tensor]) -> int:
+def _duplicate_head(tensors: dict[str, TensorHeader]) -> int:
     """Numbers of an output head that lies in the file though it is tied to the embeddings."""
     return sum(one.numbers for name, one in tensors.items() if name.endswith("lm_head.weight"))
 
 
-def main_dtype(tensors: dict[str, Tensor]) -> str:
+def main_dtype(tensors: dict[str, TensorHeader]) -> str:
     """The dtype that most numbers have."""
     counts: dict[str, int] = {}
     for one in tensors.values():

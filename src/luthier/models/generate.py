@@ -21,16 +21,16 @@ from luthier.models.generation.engine import (
     TOKENS,
     Decoder,
     GenerationRequest,
-    Sampling,
+    SamplingParams,
     Stop,
     TokenOutput,
 )
 from luthier.models.load import LoadedModel
-from luthier.models.packing.logprobs import logprobs, ranked
+from luthier.models.packing.logprobs import compute_pack_logprobs, compute_ranked_logprobs
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow
 from luthier.models.packing.parallel import read_packs
-from luthier.models.packing.prefix_cache import Beginnings, read_once
-from luthier.models.sequence_head import names_of, plain_model, refuse_sequence, without_padding
+from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
+from luthier.models.sequence_head import get_head_outputs, refuse_sequence_head, strip_padding, unwrap_peft_model
 
 PACK_TOKENS = 4096
 """Tokens read at once when answers are scored."""
@@ -44,7 +44,7 @@ def generate(
     max_new_tokens: int,
     stop: Stop,
     *,
-    sampling: Sampling = GREEDY,
+    sampling: SamplingParams = GREEDY,
     streams: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     tokens: int = TOKENS,
@@ -67,7 +67,7 @@ def generate(
     decoder = Decoder(loaded, tokens=room, portion=PORTION_ALONE)  # nobody waits for a single token
     _refuse(decoder.context, prompts)
     done = 0
-    for index, output in decode(decoder, asks):
+    for index, output in decode_requests(decoder, asks):
         written[index].append(output.token)
         if output.finish is not None:
             done += 1
@@ -76,7 +76,7 @@ def generate(
     return written
 
 
-def decode(decoder: Decoder, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, TokenOutput]]:
+def decode_requests(decoder: Decoder, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, TokenOutput]]:
     """Each token that is generated for some requests, with the request's index, until all are finished."""
     # those that begin alike meet
     waiting = sorted(range(len(requests)), key=lambda index: list(requests[index].ids), reverse=True)
@@ -90,13 +90,13 @@ def decode(decoder: Decoder, requests: Sequence[GenerationRequest]) -> Iterator[
                 del indices[output.ticket]
 
 
-def stream(
+def stream_token_ids(
     loaded: LoadedModel,
     prompt: Sequence[int],
     max_new_tokens: int,
     stop: Stop,
     *,
-    sampling: Sampling = GREEDY,
+    sampling: SamplingParams = GREEDY,
 ) -> Iterator[int]:
     """The same ids as `generate` writes after one prompt, one by one as they come."""
     if max_new_tokens < 1:
@@ -118,7 +118,7 @@ def _refuse(context: int, prompts: Sequence[Sequence[int]]) -> None:
             raise DataError(f"prompt {at} has {len(prompt)} tokens; the model reads 1 to {context - 1}")
 
 
-class Likely(NamedTuple):
+class TokenLoglikelihood(NamedTuple):
     """The natural log-likelihood of some tokens."""
 
     logprob: float
@@ -127,39 +127,39 @@ class Likely(NamedTuple):
     """Whether each of them is the likeliest where it stands; None when it was not asked."""
 
 
-def likelihoods(
+def compute_loglikelihoods(
     model: torch.nn.Module,
     requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     *,
     tokens: int = PACK_TOKENS,
     greedy: bool = False,
-    kept: Beginnings | None = None,
-) -> list[Likely]:
+    kept: PrefixCache | None = None,
+) -> list[TokenLoglikelihood]:
     """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a
     pack, what all of them begin with once, and with `kept` once for all calls."""
     rows = [
         TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
         for at, (before, after) in enumerate(requests)
     ]
-    refuse_sequence(plain_model(model))
-    with torch.no_grad(), read_once(model, rows, kept):
-        return row_likelihoods(model, rows, tokens=tokens, greedy=greedy, share_from=OPTIONS_SHARE_FROM)
+    refuse_sequence_head(unwrap_peft_model(model))
+    with torch.no_grad(), share_prefixes(model, rows, kept):
+        return compute_row_loglikelihoods(model, rows, tokens=tokens, greedy=greedy, share_from=OPTIONS_SHARE_FROM)
 
 
-def row_likelihoods(
+def compute_row_loglikelihoods(
     model: torch.nn.Module,
     rows: Sequence[TokenRow],
     *,
     tokens: int = PACK_TOKENS,
     greedy: bool = False,
     share_from: int = SHARE_FROM,
-) -> list[Likely]:
+) -> list[TokenLoglikelihood]:
     """For each row, whose key is its own, the summed log-probability of the tokens that it marks."""
-    refuse_sequence(plain_model(model))
-    found: dict[str, Likely] = {}
+    refuse_sequence_head(unwrap_peft_model(model))
+    found: dict[str, TokenLoglikelihood] = {}
 
     def told_of(pack: Pack) -> tuple[Tensor, Tensor | None]:
-        return ranked(model, pack) if greedy else (logprobs(model, pack), None)
+        return compute_ranked_logprobs(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
 
     with torch.no_grad():
         for pack, (record, first) in read_packs(model, rows, tokens, told_of, share_from):
@@ -168,7 +168,9 @@ def row_likelihoods(
             counts = torch.bincount(path, minlength=pack.rows)
             hits = None if first is None else torch.bincount(path[first.cpu()], minlength=pack.rows) == counts
             for at, key in enumerate(pack.keys):
-                found[key] = Likely(float(totals[at]), int(counts[at]), None if hits is None else bool(hits[at]))
+                found[key] = TokenLoglikelihood(
+                    float(totals[at]), int(counts[at]), None if hits is None else bool(hits[at])
+                )
     return [found[row.key] for row in rows]
 
 
@@ -178,49 +180,49 @@ def score_options(
     options: Sequence[Sequence[Sequence[int]]],
     *,
     tokens: int = PACK_TOKENS,
-    kept: Beginnings | None = None,
+    kept: PrefixCache | None = None,
 ) -> list[list[float]]:
     """For each prompt, the summed log-probability of each of its options; `kept` as for likelihoods."""
     pairs = [(prompt, option) for prompt, own in zip(prompts, options, strict=True) for option in own]
-    found = iter(likelihoods(model, pairs, tokens=tokens, kept=kept))
+    found = iter(compute_loglikelihoods(model, pairs, tokens=tokens, kept=kept))
     return [[next(found).logprob for _ in own] for own in options]
 
 
-def label_scores(
+def score_labels(
     model: torch.nn.Module,
     prompts: Sequence[Sequence[int]],
     *,
     tokens: int = PACK_TOKENS,
-    kept: Beginnings | None = None,
+    kept: PrefixCache | None = None,
 ) -> list[list[float]]:
     """For each prompt, the log-probability of each output of a model with a sequence head; `kept` as for options."""
-    outputs = torch.arange(len(names_of(plain_model(model))))
+    outputs = torch.arange(len(get_head_outputs(unwrap_peft_model(model))))
     rows = [TokenRow([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
     found: dict[str, list[float]] = {}
 
     def scored(made: Pack) -> Tensor:
-        return logprobs(model, replace(made, choices=outputs.expand(made.rows, -1)))[:, 1:]
+        return compute_pack_logprobs(model, replace(made, choices=outputs.expand(made.rows, -1)))[:, 1:]
 
-    with torch.no_grad(), read_once(model, rows, kept):
+    with torch.no_grad(), share_prefixes(model, rows, kept):
         for made, scores in read_packs(model, rows, tokens, scored):
             found |= dict(zip(made.keys, scores.double().cpu().tolist(), strict=True))
     return [found[str(at)] for at in range(len(prompts))]
 
 
-def rewards(
+def compute_model_rewards(
     model: torch.nn.Module,
     conversations: Sequence[Sequence[int]],
     *,
     tokens: int = PACK_TOKENS,
-    kept: Beginnings | None = None,
+    kept: PrefixCache | None = None,
 ) -> list[float]:
     """For each conversation, the one output of a model with a sequence head, read as transformers reads it: after the
     last token that is no padding."""
-    pad = plain_model(model).config.get_text_config().pad_token_id
-    read = [without_padding(ids, pad) for ids in conversations]
+    pad = unwrap_peft_model(model).config.get_text_config().pad_token_id
+    read = [strip_padding(ids, pad) for ids in conversations]
     rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
     found: dict[str, float] = {}
-    with torch.no_grad(), read_once(model, rows, kept):
-        for made, scores in read_packs(model, rows, tokens, partial(logprobs, model), OPTIONS_SHARE_FROM):
+    with torch.no_grad(), share_prefixes(model, rows, kept):
+        for made, scores in read_packs(model, rows, tokens, partial(compute_pack_logprobs, model), OPTIONS_SHARE_FROM):
             found |= dict(zip(made.keys, scores.double().tolist(), strict=True))
     return [found[str(at)] for at in range(len(rows))]

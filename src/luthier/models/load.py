@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.artifacts.training import TrainingRecord, kind_of
+from luthier.artifacts.training import TrainingRecord, kind_of_part
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.core.system.process import no_bars
-from luthier.models.describe import describe, read_object
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import describe_model_folder, read_json_object
 from luthier.models.open_classifier import SETTINGS_FILE
-from luthier.models.quiet import no_peft_warning
-from luthier.models.source import Scheme
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.source import QuantizationScheme
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class LoadedModel:
     digest: str
 
 
-def load(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
+def load_model(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
     """Open a model artifact, on this machine's GPU when there is one.
 
     `auto` is bfloat16 where this machine computes in it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
@@ -57,28 +57,30 @@ def load(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
     it was learnt.
     """
     kind = pick_dtype(dtype)
-    model = placed(_open(artifact, kind)).requires_grad_(requires_grad=False)
-    if is_adapter(weights_of(artifact)):
-        from luthier.models.kernels.lora import one_product
+    model = move_to_gpu(_open(artifact, kind)).requires_grad_(requires_grad=False)
+    if is_adapter(get_weights_artifact(artifact)):
+        from luthier.models.kernels.lora import install_fused_lora
 
-        one_product(model)
-    return LoadedModel(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
+        install_fused_lora(model)
+    return LoadedModel(
+        model=model.eval(), folder=base_folder(artifact), name=get_model_name(artifact), digest=artifact.digest
+    )
 
 
 def load_base(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
     """Open what a model stands on."""
-    under = base_of(artifact)
-    model = placed(open_merged(under, pick_dtype(dtype)))
-    return LoadedModel(model=model.eval(), folder=base_folder(under), name=name_of(under), digest=under.digest)
+    under = get_adapter_base(artifact)
+    model = move_to_gpu(open_merged(under, pick_dtype(dtype)))
+    return LoadedModel(model=model.eval(), folder=base_folder(under), name=get_model_name(under), digest=under.digest)
 
 
-def base_of(artifact: Artifact) -> Artifact:
+def get_adapter_base(artifact: Artifact) -> Artifact:
     """What a model stands on: its own weights when they are whole, else the model that its adapter was learnt over."""
-    own = weights_of(artifact)
-    return weights_of(own.parent("model")) if is_adapter(own) else own
+    own = get_weights_artifact(artifact)
+    return get_weights_artifact(own.parent("model")) if is_adapter(own) else own
 
 
-def weights_digest(artifact: Artifact) -> str:
+def digest_base_weights(artifact: Artifact) -> str:
     """The same for a base by whatever name or folder it came: digest of its weights and their architecture."""
     if is_adapter(artifact):
         return artifact.digest
@@ -87,7 +89,7 @@ def weights_digest(artifact: Artifact) -> str:
     return digest_of([[one.path, one.digest] for one in entries])
 
 
-def placed(model: Any) -> Any:
+def move_to_gpu(model: Any) -> Any:
     """The same model on this machine's GPU when torch sees one (`CUDA_VISIBLE_DEVICES=` hides it), else where it is."""
     import torch
 
@@ -96,7 +98,7 @@ def placed(model: Any) -> Any:
 
 def open_model(artifact: Artifact, dtype: Dtype = "auto") -> Any:
     """The plain transformers model, or PEFT model, of an artifact."""
-    return load(artifact, dtype).model
+    return load_model(artifact, dtype).model
 
 
 def is_adapter(artifact: Artifact) -> bool:
@@ -109,17 +111,17 @@ def is_endpoint(artifact: Artifact) -> bool:
     return any(entry.path == ENDPOINT for entry in origin_artifact(artifact).manifest.files)
 
 
-def is_plain(artifact: Artifact) -> bool:
+def is_text_classifier(artifact: Artifact) -> bool:
     """Whether the model is a plain classifier of words, without a network (`technique: plain`)."""
     return any(entry.path == SETTINGS_FILE for entry in artifact.manifest.files)
 
 
 def is_tuned(artifact: Artifact) -> bool:
     """Whether the model was made from training rows here, rather than brought as it is."""
-    return "model" in artifact.manifest.inputs or is_plain(artifact)
+    return "model" in artifact.manifest.inputs or is_text_classifier(artifact)
 
 
-def is_remote(plan_context: PlanContext, field: str = "model") -> bool:
+def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
     """The same of a step's input, made or not."""
     if (made := plan_context.inputs.get(field)) is not None:
         return is_endpoint(made)
@@ -130,27 +132,27 @@ def is_remote(plan_context: PlanContext, field: str = "model") -> bool:
 def has_network(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether a step's model, made or not, is a neural network; one behind an endpoint is."""
     if (made := plan_context.inputs.get(field)) is not None:
-        return not is_plain(made)
+        return not is_text_classifier(made)
     return plan_context.outlines.get(field, ArtifactSpec()).network
 
 
 def refuse_without_weights(plan_context: PlanContext, field: str = "model") -> None:
     """`ModelError` when a network's weights are wanted of a step's model, made or not, that has none here."""
-    if is_remote(plan_context, field):
-        raise no_weights(f"the {field}")
+    if is_remote_input(plan_context, field):
+        raise no_weights_error(f"the {field}")
     if not has_network(plan_context, field):
-        raise no_network(f"the {field}")
+        raise no_network_error(f"the {field}")
 
 
 def refuse_endpoint(artifact: Artifact) -> None:
     """`ModelError` when weights are wanted of a model that has none here."""
-    if is_plain(artifact):
-        raise no_network(name_of(artifact))
+    if is_text_classifier(artifact):
+        raise no_network_error(get_model_name(artifact))
     if is_endpoint(artifact):
-        raise no_weights(name_of(artifact))
+        raise no_weights_error(get_model_name(artifact))
 
 
-def no_network(name: str) -> ModelError:
+def no_network_error(name: str) -> ModelError:
     """What is said when a network is wanted of a plain classifier."""
     hint = "take a base model (`luthier models list`), or a step that tunes one"
     return ModelError(
@@ -158,7 +160,7 @@ def no_network(name: str) -> ModelError:
     )
 
 
-def no_weights(name: str) -> ModelError:
+def no_weights_error(name: str) -> ModelError:
     """What is said when weights are wanted of an endpoint."""
     hint = "take a model whose weights are here (`luthier models list`), or `technique: prompt_search`"
     return ModelError(
@@ -166,7 +168,7 @@ def no_weights(name: str) -> ModelError:
     )
 
 
-def weights_of(artifact: Artifact) -> Artifact:
+def get_weights_artifact(artifact: Artifact) -> Artifact:
     """The artifact whose weights or adapter a model uses: itself, or what it is only a prompt in front of."""
     refuse_endpoint(artifact)
     while not is_adapter(artifact) and not any(
@@ -183,7 +185,7 @@ def base_folder(artifact: Artifact) -> Path:
 
 def base_artifact(artifact: Artifact) -> Artifact:
     """The artifact with whole weights at the bottom of a chain of adapters and prompts."""
-    own = weights_of(artifact)
+    own = get_weights_artifact(artifact)
     return base_artifact(own.parent("model")) if is_adapter(own) else own
 
 
@@ -192,19 +194,19 @@ def origin_artifact(artifact: Artifact) -> Artifact:
     return origin_artifact(artifact.parent("model")) if "model" in artifact.manifest.inputs else artifact
 
 
-def data_of(artifact: Artifact) -> Artifact | None:
+def get_training_data(artifact: Artifact) -> Artifact | None:
     """The data set that a model was tuned on; for one of a training's epochs, that training's."""
     if "data" in artifact.manifest.inputs:
         return artifact.parent("data")
-    return data_of(artifact.parent("tuned")) if "tuned" in artifact.manifest.inputs else None
+    return get_training_data(artifact.parent("tuned")) if "tuned" in artifact.manifest.inputs else None
 
 
-def name_of(artifact: Artifact) -> str:
+def get_model_name(artifact: Artifact) -> str:
     """The base model's name; for a tuned one followed by its technique, once for each time it was tuned."""
     if "model" not in artifact.manifest.inputs:
         return str(artifact.read_json(MODEL_CARD)["name"])
-    kind = kind_of(TrainingRecord.read(artifact).technique)
-    return f"{name_of(artifact.parent('model'))}+{kind or 'tuned'}"
+    kind = kind_of_part(TrainingRecord.read(artifact).technique)
+    return f"{get_model_name(artifact.parent('model'))}+{kind or 'tuned'}"
 
 
 def pick_dtype(dtype: Dtype = "auto") -> torch.dtype:
@@ -223,12 +225,12 @@ def cpu_has_bf16() -> bool:
     return not _CPU_WITH_BF16.isdisjoint(_cpu_says())
 
 
-def cpu_multiplies_pairs() -> bool:
+def cpu_has_avx512_bf16() -> bool:
     """Whether it has AVX-512's products of pairs of bfloat16, which the compiled attention needs at least."""
     return "avx512_bf16" in _cpu_says()
 
 
-def cpu_has_tiles() -> bool:
+def cpu_has_amx() -> bool:
     """Whether it multiplies whole tiles of bfloat16 at once (AMX)."""
     return "amx_bf16" in _cpu_says()
 
@@ -238,7 +240,7 @@ def _cpu_says() -> list[str]:
     return flags.read_text(encoding="utf-8", errors="replace").split() if flags.is_file() else []
 
 
-def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) -> Any:
+def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
     """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
     A causal language model, or the sequence head over one when that is what the folder holds. With a scheme the linear
@@ -247,16 +249,16 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) 
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    named = read_object(folder / "config.json").get("architectures") or [""]
+    named = read_json_object(folder / "config.json").get("architectures") or [""]
     sequence = str(named[0]).endswith("ForSequenceClassification")
     where = SourceLocation(file=str(folder))
     more: dict[str, Any] = {"dtype": dtype}
     if scheme:
         from luthier.models.quantization import PackedConfig
 
-        more = {"dtype": describe(folder).dtype, "quantization_config": PackedConfig(*scheme)}
+        more = {"dtype": describe_model_folder(folder).dtype, "quantization_config": PackedConfig(*scheme)}
     try:
-        with no_bars():
+        with hide_transformers_output():
             model, info = (AutoModelForSequenceClassification if sequence else AutoModelForCausalLM).from_pretrained(
                 folder,
                 **more,
@@ -272,10 +274,10 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) 
     if wrong:
         what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
         raise ModelError(f"the weights do not fit the architecture: {what}", where=where, hint=_ANOTHER)
-    return cast(model, dtype).eval()
+    return cast_parameters(model, dtype).eval()
 
 
-def cast(model: Any, dtype: torch.dtype) -> Any:
+def cast_parameters(model: Any, dtype: torch.dtype) -> Any:
     """The same model with its parameters in a dtype; buffers such as rotary frequencies keep their own."""
     for parameter in model.parameters():
         if parameter.dtype != dtype and parameter.is_floating_point():
@@ -283,24 +285,24 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def open_quantized(artifact: Artifact, dtype: torch.dtype, scheme: Scheme) -> Any:
+def open_quantized(artifact: Artifact, dtype: torch.dtype, scheme: QuantizationScheme) -> Any:
     """The plain transformers model of an artifact with its linear layers packed; what moves over it is added later."""
-    own = weights_of(artifact)
+    own = get_weights_artifact(artifact)
     if not is_adapter(own):
         return open_folder(own.folder, dtype, scheme)
     import torch
 
     from luthier.models.quantization import quantize
 
-    return cast(quantize(open_merged(own, torch.float32), scheme), dtype)
+    return cast_parameters(quantize(open_merged(own, torch.float32), scheme), dtype)
 
 
-def scheme_of(artifact: Artifact) -> Scheme | None:
+def get_quantization_scheme(artifact: Artifact) -> QuantizationScheme | None:
     """How the model under an adapter was packed while it was tuned; None when it was whole."""
     technique = TrainingRecord.read(artifact).technique if "model" in artifact.manifest.inputs else ""
     if isinstance(technique, str) or technique.get("kind") != "qlora":
         return None
-    return Scheme(technique["bits"], technique["group"])
+    return QuantizationScheme(technique["bits"], technique["group"])
 
 
 _ANOTHER = "fetch the model again, or take another release of it"
@@ -323,21 +325,21 @@ def open_adapter(model: Any, folder: Path) -> Any:
     """PEFT's model: an adapter's folder over an open model; `ModelError` when they do not belong together."""
     from peft import PeftModel
 
-    with fitting(folder):
+    with check_adapter_fits(folder):
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
         config = adapter_config(model, folder)
         return PeftModel.from_pretrained(model, folder, config=config, is_trainable=False).eval()
 
 
 @contextmanager
-def fitting(folder: Path) -> Iterator[None]:
+def check_adapter_fits(folder: Path) -> Iterator[None]:
     """Let PEFT read an adapter's folder; `ModelError` in place of what it raises when it does not fit."""
     where = SourceLocation(file=str(folder))
-    config = read_object(folder / "adapter_config.json")
+    config = read_json_object(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("holds no adapter_model.safetensors", where=where)
     try:
-        with no_peft_warning():
+        with silence_peft_warnings():
             yield
     except (ValueError, RuntimeError, KeyError, UserWarning) as error:
         first = str(error).strip().split("\n", 1)[0]
@@ -358,7 +360,7 @@ def adapter_config(model: Any, folder: Path) -> Any:
     return config
 
 
-def merge(model: Any, path: Path, *, dequantize: bool = False) -> Any:
+def merge_adapter(model: Any, path: Path, *, dequantize: bool = False) -> Any:
     """PEFT's model with the adapter added into its weights; `ModelError` for adapters that are not weights.
 
     An adapter that was learnt over a quantized base is merged only with `dequantize`, into weights that are brought
@@ -408,39 +410,39 @@ def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantize: bool = Fa
 
     `dequantize` allows it where a base was quantized for tuning; the weights are then what its codes stand for.
     """
-    artifact = weights_of(artifact)
+    artifact = get_weights_artifact(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
     import torch
 
-    return cast(merge(_open(artifact, torch.float32), artifact.folder, dequantize=dequantize), dtype)
+    return cast_parameters(merge_adapter(_open(artifact, torch.float32), artifact.folder, dequantize=dequantize), dtype)
 
 
-def open_parent(artifact: Artifact, dtype: torch.dtype) -> Any:
+def open_adapter_base(artifact: Artifact, dtype: torch.dtype) -> Any:
     """What an adapter stands on: a plain model, under a sequence head when the adapter was tuned with one."""
-    from luthier.models.sequence_head import with_outputs
+    from luthier.models.sequence_head import add_sequence_head
 
-    parent, scheme, outputs = artifact.parent("model"), scheme_of(artifact), outputs_of(artifact)
+    parent, scheme, outputs = artifact.parent("model"), get_quantization_scheme(artifact), get_output_classes(artifact)
     model = open_quantized(parent, dtype, scheme) if scheme else open_merged(parent, dtype)
-    return with_outputs(model, outputs) if outputs else model
+    return add_sequence_head(model, outputs) if outputs else model
 
 
-def outputs_of(artifact: Artifact) -> tuple[str, ...]:
+def get_output_classes(artifact: Artifact) -> tuple[str, ...]:
     """The classes that a model names by a sequence head, whether it was tuned here or came with it, or as a plain
     classifier; none for a language model."""
-    from luthier.models.sequence_head import outputs_in
+    from luthier.models.sequence_head import read_head_outputs
 
     if is_endpoint(artifact):
         return ()
-    if is_plain(artifact):
+    if is_text_classifier(artifact):
         return TrainingRecord.read(artifact).classes
-    own = weights_of(artifact)
+    own = get_weights_artifact(artifact)
     classes = TrainingRecord.read(own).classes if "model" in own.manifest.inputs else ()
-    return classes or (() if is_adapter(own) else outputs_in(own.folder))
+    return classes or (() if is_adapter(own) else read_head_outputs(own.folder))
 
 
 def _open(artifact: Artifact, dtype: torch.dtype) -> Any:
-    artifact = weights_of(artifact)
+    artifact = get_weights_artifact(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
-    return open_adapter(open_parent(artifact, dtype), artifact.folder / ADAPTER)
+    return open_adapter(open_adapter_base(artifact, dtype), artifact.folder / ADAPTER)

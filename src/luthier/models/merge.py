@@ -16,9 +16,9 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
-from luthier.core.system.process import no_bars
-from luthier.models.describe import INDEX, read_headers, read_object, weight_files
-from luthier.models.load import is_adapter, open_folder, open_merged, pick_dtype, weights_of
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import INDEX, read_headers, read_json_object, weight_files
+from luthier.models.load import get_weights_artifact, is_adapter, open_folder, open_merged, pick_dtype
 from luthier.models.source import write_json
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ class Merger(Component):
         """The weight of each of `number` models when none are given."""
 
 
-def weighted(changes: Tensor, weights: Tensor) -> Tensor:
+def weight_changes(changes: Tensor, weights: Tensor) -> Tensor:
     """Each model's change times the model's weight."""
     return changes * weights.view(-1, *[1] * (changes.dim() - 1))
 
 
-def agreed(changes: Tensor, weights: Tensor, sign: Sign) -> Tensor:
+def average_majority_sign(changes: Tensor, weights: Tensor, sign: Sign) -> Tensor:
     """The mean of those weighted changes whose sign is the majority's, number by number.
 
     The second half of TIES (Yadav et al., 2023), as PEFT 0.21 computes it: signs are those of the changes before they
@@ -61,7 +61,7 @@ def agreed(changes: Tensor, weights: Tensor, sign: Sign) -> Tensor:
     signs = changes.sign()
     balance = changes.sum(dim=0) if sign == "total" else signs.sum(dim=0)
     kept = signs == torch.where(balance >= 0, 1, -1)
-    return (weighted(changes, weights) * kept).sum(dim=0) / kept.sum(dim=0).clamp(min=1)
+    return (weight_changes(changes, weights) * kept).sum(dim=0) / kept.sum(dim=0).clamp(min=1)
 
 
 Progress = Callable[[int, int], object]
@@ -69,7 +69,7 @@ Combine = Callable[[str, "Tensor"], "Tensor"]
 """Takes a weight's name and its changes (models, …)."""
 
 
-def stands_on(model: Artifact, base: Artifact) -> bool:
+def is_tuned_from(model: Artifact, base: Artifact) -> bool:
     """Whether a model was tuned from the base, at once or over others."""
     while model.digest != base.digest and "model" in model.manifest.inputs:
         model = model.parent("model")
@@ -108,11 +108,11 @@ def merge_weights(
         save_file(merged, folder / path.name, metadata={"format": "pt"})
     if weight_files(folders[0])[0].name == INDEX:
         size = sum(4 * tensor.numbers for tensor in read_headers(folders[0]).values())
-        write_json(folder / INDEX, {**read_object(folders[0] / INDEX), "metadata": {"total_size": size}})
+        write_json(folder / INDEX, {**read_json_object(folders[0] / INDEX), "metadata": {"total_size": size}})
     return differs
 
 
-def combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
+def build_change_combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
     """How the changes of a weight become one; each weight has dice of its own."""
     import torch
 
@@ -122,10 +122,10 @@ def combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
 
 def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> list[Path]:
     """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
-    found = [_whole(weights_of(artifacts[0]), scratch, dequantize)]
+    found = [_whole(get_weights_artifact(artifacts[0]), scratch, dequantize)]
     for at, one in enumerate(artifacts[1:]):
         try:
-            found.append(_whole(weights_of(one), scratch, dequantize))
+            found.append(_whole(get_weights_artifact(one), scratch, dequantize))
         except ModelError as error:
             raise ModelError(error.message, where=SourceLocation(field=f"models.{at}"), hint=error.hint) from error
     if len({frozenset(_files(folder)) for folder in found}) > 1:
@@ -166,7 +166,7 @@ def _saved(folder: Path, opened: Callable[[], Any]) -> Path:
     if not folder.exists():
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        with no_bars():
+        with hide_transformers_output():
             opened().save_pretrained(part)
         part.replace(folder)
     return folder

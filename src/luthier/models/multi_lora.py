@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.models.describe import read_object
-from luthier.models.load import ADAPTER, adapter_config, fitting, is_adapter, outputs_of, scheme_of, weights_of
+from luthier.models.describe import read_json_object
+from luthier.models.load import (
+    ADAPTER,
+    adapter_config,
+    check_adapter_fits,
+    get_output_classes,
+    get_quantization_scheme,
+    get_weights_artifact,
+    is_adapter,
+)
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.{1,500})\.lora_[AB]\.weight")
 _NUMBERED = re.compile(r".\.\d{1,6}\..")
@@ -20,20 +28,25 @@ _FREE = frozenset({
 """Settings of LoRA that leave it plain, whatever they are."""
 
 
-def can_share(artifact: Artifact) -> bool:
+def can_share_base(artifact: Artifact) -> bool:
     """Whether a model's weights may be open under others: a whole model, or plain LoRA in the layers of one."""
-    own = weights_of(artifact)
+    own = get_weights_artifact(artifact)
     if not is_adapter(own):
         return True
     folder = own.folder / ADAPTER
-    return scheme_of(own) is None and not outputs_of(own) and _is_plain(folder) and _is_in_layers(folder)
+    return (
+        get_quantization_scheme(own) is None
+        and not get_output_classes(own)
+        and _is_plain(folder)
+        and _is_in_layers(folder)
+    )
 
 
 def add_adapter(model: Any, folder: Path, name: str) -> Any:
     """PEFT's model with one more adapter over it; `ModelError`, and all as it was, when that does not fit."""
     from peft import PeftModel, PeftModelForCausalLM
 
-    with fitting(folder):
+    with check_adapter_fits(folder):
         config = adapter_config(model, folder)
         if isinstance(model, PeftModel):
             whole = model
@@ -46,12 +59,12 @@ def add_adapter(model: Any, folder: Path, name: str) -> Any:
             if missing := [key for key in result.missing_keys if f".{name}." in key]:
                 raise ValueError(f"{missing[0]} is missing")
         except (ValueError, RuntimeError, KeyError):
-            take_adapter(whole, name)
+            remove_adapter(whole, name)
             raise
     return whole.eval()
 
 
-def take_adapter(model: Any, name: str) -> Any:
+def remove_adapter(model: Any, name: str) -> Any:
     """The model without one of its adapters; without PEFT when that was the last."""
     if list(model.peft_config) == [name]:
         return model.unload()
@@ -64,7 +77,7 @@ def take_adapter(model: Any, name: str) -> Any:
 def _is_plain(folder: Path) -> bool:
     from peft import LoraConfig
 
-    config = read_object(folder / "adapter_config.json")
+    config = read_json_object(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA" or config.get("init_lora_weights", True) not in (True, False, "gaussian"):
         return False
     usual = LoraConfig().to_dict()

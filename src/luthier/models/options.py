@@ -11,7 +11,7 @@ Sums = Sequence[tuple[float, int]]
 """For each answer, its summed log-probability and how many tokens that is a sum over."""
 
 
-def normalize(how: Normalize, row: Sums, prior: Sums = ()) -> list[float]:
+def normalize_option_scores(how: Normalize, row: Sums, prior: Sums = ()) -> list[float]:
     """A score for each answer: the sum, the mean a token, or the sum less the answer's when the question is empty
     (`prior`; Zhao et al. 2021, contextual calibration), shifted to log-probabilities."""
     match how:
@@ -20,10 +20,10 @@ def normalize(how: Normalize, row: Sums, prior: Sums = ()) -> list[float]:
         case "mean":
             return [score / tokens for score, tokens in row]
         case "prior":
-            return log_shares([score - before for (score, _), (before, _) in zip(row, prior, strict=True)])
+            return normalize_log_scores([score - before for (score, _), (before, _) in zip(row, prior, strict=True)])
 
 
-def log_shares(scores: Sequence[float]) -> list[float]:
+def normalize_log_scores(scores: Sequence[float]) -> list[float]:
     """Log-scores shifted so that their shares add up to one: log-probabilities again."""
     most = max(scores)
     total = most + math.log(sum(math.exp(score - most) for score in scores))

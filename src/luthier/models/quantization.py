@@ -29,8 +29,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luthier.core.errors import ModelError
-from luthier.models.sequence_head import is_sequence
-from luthier.models.source import Scheme
+from luthier.models.sequence_head import ends_in_sequence_head
+from luthier.models.source import QuantizationScheme
 
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -50,7 +50,7 @@ BringBack = Callable[[Tensor, Tensor], Tensor]
 """Codes (numbers / 2,) and an fp32 scale for each block, to numbers (numbers,)."""
 
 
-def by_torch(codes: Tensor, scales: Tensor) -> Tensor:
+def dequantize_with_torch(codes: Tensor, scales: Tensor) -> Tensor:
     """The fp32 numbers that codes (numbers / 2,) and scales (blocks,) stand for."""
     levels = torch.tensor(NF4, device=codes.device)
     pairs = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1)  # (256, 2)
@@ -58,7 +58,7 @@ def by_torch(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 @cache
-def by_library(device: torch.device, dtype: torch.dtype, group: int) -> BringBack | None:
+def get_library_dequantizer(device: torch.device, dtype: torch.dtype, group: int) -> BringBack | None:
     """The library's way to numbers of a type, for blocks of a size; None where it has none, or other bits."""
     if dtype not in TYPES or group not in GROUPS or find_spec(LIBRARY) is None:
         return None
@@ -78,7 +78,7 @@ def _same(quick: BringBack, device: torch.device, dtype: torch.dtype, group: int
     draws = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (_BLOCKS * group // 2,), dtype=torch.uint8, generator=draws).to(device)
     scales = torch.logspace(-6, 2, _BLOCKS).to(device)
-    return torch.equal(quick(codes, scales), by_torch(codes, scales).to(dtype))
+    return torch.equal(quick(codes, scales), dequantize_with_torch(codes, scales).to(dtype))
 
 
 PIECE = 1 << 18
@@ -105,7 +105,7 @@ class PackedLinear(nn.Module):
     qweight: Tensor  # codes: int8 (numbers,), or uint8 (numbers / 2,) with the even place in the high half
     scale_bits: Tensor  # int32 (blocks,): the bits of the fp32 scales, so that no cast of a model rounds them
 
-    def __init__(self, layer: Any, scheme: Scheme, room: ScratchBuffer) -> None:
+    def __init__(self, layer: Any, scheme: QuantizationScheme, room: ScratchBuffer) -> None:
         """In the place of a linear layer (or GPT-2's transposed one) whose weight is yet to be taken."""
         super().__init__()
         self.scheme, self.room = scheme, room
@@ -127,7 +127,7 @@ class PackedLinear(nn.Module):
         scales = self.scale_bits.view(torch.float32)
         if self.in_features % self.scheme.group:
             return out.copy_(unpack_numbers(self.qweight, scales, self.scheme)[: out.numel()].view_as(out))
-        quick = by_library(out.device, out.dtype, self.scheme.group) if self.scheme.bits == 4 else None
+        quick = get_library_dequantizer(out.device, out.dtype, self.scheme.group) if self.scheme.bits == 4 else None
         rows = max(1, PIECE // self.in_features)
         for begin in range(0, self.out_features, rows):
             piece = slice(begin * self.in_features, min(begin + rows, self.out_features) * self.in_features)
@@ -156,7 +156,7 @@ class PackedLinear(nn.Module):
         return x @ weight.t() if self.bias is None else torch.addmm(self.bias, x, weight.t())
 
 
-def pack_numbers(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+def pack_numbers(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
     """Codes and the fp32 scale of each block, of a weight read row by row (the last block is filled with zeros)."""
     flat = weight.detach().reshape(-1).float()
     blocks = nn.functional.pad(flat, (0, -flat.numel() % scheme.group)).view(-1, scheme.group)
@@ -172,11 +172,11 @@ def pack_numbers(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     return pairs[:, 0] << 4 | pairs[:, 1], scales
 
 
-def unpack_numbers(codes: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
+def unpack_numbers(codes: Tensor, scales: Tensor, scheme: QuantizationScheme) -> Tensor:
     """The numbers that codes and scales stand for, in fp32."""
     if scheme.bits == 8:
         return (codes.view(-1, scheme.group) * (scales / 127)[:, None]).view(-1)
-    return by_torch(codes, scales)
+    return dequantize_with_torch(codes, scales)
 
 
 class _Frozen(torch.autograd.Function):
@@ -265,7 +265,7 @@ def is_quantized(model: nn.Module) -> bool:
     return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
-def quantize(model: Any, scheme: Scheme) -> Any:
+def quantize(model: Any, scheme: QuantizationScheme) -> Any:
     """The same model with every linear layer packed, except the output head, of words or of classes."""
     for packed in _prepared(model, scheme):
         packed.take(packed.weight.data)
@@ -282,9 +282,9 @@ def dequantize(model: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, child.plain(dtype))
 
 
-def _prepared(model: Any, scheme: Scheme) -> Iterator[PackedLinear]:
+def _prepared(model: Any, scheme: QuantizationScheme) -> Iterator[PackedLinear]:
     """Put a packed layer, its weight not yet taken, in the place of each linear one, one after another."""
-    room, head = ScratchBuffer(), model.score if is_sequence(model) else model.get_output_embeddings()
+    room, head = ScratchBuffer(), model.score if ends_in_sequence_head(model) else model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D) and child is not head:
@@ -308,7 +308,7 @@ class _Quantizer(HfQuantizer):  # type: ignore[misc]  # transformers has no type
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
-        list(_prepared(model, Scheme(config.bits, config.group)))
+        list(_prepared(model, QuantizationScheme(config.bits, config.group)))
         for module in model.modules():
             if any(isinstance(child, PackedLinear) for child in module.children()):
                 module._is_hf_initialized = True  # GPT-2's attention would draw anew what its layers no longer have

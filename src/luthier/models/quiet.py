@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from luthier.core.system.process import no_bars
+from luthier.core.system.process import hide_transformers_output
 
 
 @contextmanager
-def no_gguf_bar() -> Iterator[None]:
+def silence_gguf_progress() -> Iterator[None]:
     """The same for transformers' GGUF reader, which has a bar of its own that no setting reaches."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     bar = reader.tqdm
     reader.tqdm = partial(bar, disable=True)
     try:
-        with no_bars():
+        with hide_transformers_output():
             yield
     finally:
         reader.tqdm = bar
 
 
 @contextmanager
-def no_peft_warning() -> Iterator[None]:
+def silence_peft_warnings() -> Iterator[None]:
     """Silence while PEFT wraps or asks a model, about what it does itself and does right.
 
     It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.lm.base import LanguageModel, LoglikelihoodRequest
 from luthier.models.lm.local import LocalLM
-from luthier.models.sequence_head import names_of, plain_model
+from luthier.models.sequence_head import get_head_outputs, unwrap_peft_model
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Message
@@ -23,7 +23,7 @@ class RewardModel:
     """Gives a number for each conversation that ends with an answer; its weights are read when it is made."""
 
     def __init__(self, artifact: Artifact, precision: Dtype) -> None:
-        self._lm, self._verdict = LocalLM(artifact, precision), verdict_of(artifact)
+        self._lm, self._verdict = LocalLM(artifact, precision), get_judge_rubric(artifact)
         self._model = self._lm.loaded.model
 
     def __call__(
@@ -34,21 +34,23 @@ class RewardModel:
 
         if self._verdict is not None:
             return self.odds(conversations, self._verdict)
-        if len(names_of(plain_model(self._model))) != 1:
+        if len(get_head_outputs(unwrap_peft_model(self._model))) != 1:
             hint = "name a step that tunes with the objective `reward`, or ask it by a rubric: the reward `verdict`"
             raise ModelError(
                 f"{self._lm.name} is no reward model", where=SourceLocation(field="reward_model"), hint=hint
             )
         return self._lm.reward(list(zip(conversations, tools or [()] * len(conversations), strict=True)))
 
-    def odds(self, conversations: Conversations, verdict: Verdict | Mapping[str, Any]) -> list[float]:
+    def odds(self, conversations: Conversations, verdict: YesNoJudgePrompt | Mapping[str, Any]) -> list[float]:
         """log p(yes) - log p(no), asked by a rubric."""
-        return odds(self._lm, conversations, verdict)
+        return compute_verdict_log_odds(self._lm, conversations, verdict)
 
 
-def odds(lm: LanguageModel, conversations: Conversations, verdict: Verdict | Mapping[str, Any]) -> list[float]:
+def compute_verdict_log_odds(
+    lm: LanguageModel, conversations: Conversations, verdict: YesNoJudgePrompt | Mapping[str, Any]
+) -> list[float]:
     """log p(yes) - log p(no) for the last turn of each conversation, asked by a rubric."""
-    how = Verdict.model_validate(verdict)
+    how = YesNoJudgePrompt.model_validate(verdict)
     found = lm.loglikelihood(
         [
             LoglikelihoodRequest(prompt=request, continuation=word, truncate_prompt=False)
@@ -59,10 +61,10 @@ def odds(lm: LanguageModel, conversations: Conversations, verdict: Verdict | Map
     return [(yes.logprob or 0.0) - (no.logprob or 0.0) for yes, no in zip(found[::2], found[1::2], strict=True)]
 
 
-def verdict_of(artifact: Artifact) -> Any:
+def get_judge_rubric(artifact: Artifact) -> Any:
     """What a generative judge was taught to be asked; None for any other model."""
     from luthier.artifacts.training import TrainingRecord
-    from luthier.models.load import is_endpoint, weights_of
+    from luthier.models.load import get_weights_artifact, is_endpoint
 
-    own = artifact if is_endpoint(artifact) else weights_of(artifact)
+    own = artifact if is_endpoint(artifact) else get_weights_artifact(artifact)
     return TrainingRecord.read(own).verdict if "model" in own.manifest.inputs else None

@@ -1,7 +1,7 @@
 """Models with a sequence head, which returns a few scores after a row's last token.
 
-They are transformers' `...ForSequenceClassification`: a decoder and a linear layer `score`. Several outputs are
-classes, read as log-probabilities. A single output is read as it is (a reward).
+They are transformers' `...ForSequenceClassification`: a decoder and a linear layer `score_hidden_states`. Several
+outputs are classes, read as log-probabilities. A single output is read as it is (a reward).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
-from luthier.core.system.process import no_bars
-from luthier.models.describe import read_object
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,30 +27,30 @@ SCORE = "score."
 """How the names of a sequence head's parameters begin."""
 
 
-def plain_model(model: Any) -> Any:
+def unwrap_peft_model(model: Any) -> Any:
     """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def is_sequence(model: Any) -> bool:
+def ends_in_sequence_head(model: Any) -> bool:
     """Whether a plain model ends in a sequence head."""
     return type(model).__name__.endswith("ForSequenceClassification")
 
 
-def task_type(model: Any) -> str:
+def get_peft_task_type(model: Any) -> str:
     """What PEFT calls a model's task: with SEQ_CLS it trains and saves the sequence head beside the adapter."""
-    return "SEQ_CLS" if is_sequence(model) else "CAUSAL_LM"
+    return "SEQ_CLS" if ends_in_sequence_head(model) else "CAUSAL_LM"
 
 
-def names_of(model: Any) -> tuple[str, ...]:
+def get_head_outputs(model: Any) -> tuple[str, ...]:
     """The outputs of a plain model's sequence head, in order; none for a language model. One alone is a reward,
     whatever its settings call it (transformers, unasked, `LABEL_0`)."""
-    return _named(model.config.id2label) if is_sequence(model) else ()
+    return _named(model.config.id2label) if ends_in_sequence_head(model) else ()
 
 
-def outputs_in(folder: Path) -> tuple[str, ...]:
+def read_head_outputs(folder: Path) -> tuple[str, ...]:
     """The same of a Hugging Face folder, as its `config.json` says."""
-    config = read_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     kind = str((config.get("architectures") or [""])[0])
     if not kind.endswith("ForSequenceClassification"):
         return ()
@@ -63,7 +63,7 @@ def _named(names: Mapping[int, Any]) -> tuple[str, ...]:
     return (REWARD,) if len(found) == 1 else found
 
 
-def padding_of(tokenizer: Any) -> int | None:
+def get_padding_id(tokenizer: Any) -> int | None:
     """The id by which rows are padded, before which transformers reads a sequence head: the tokenizer's own, or its end
     of text where it has none (as TRL has it). Training, judging and other programs must mean the same by it."""
     pad: int | None = tokenizer.pad_token_id
@@ -71,18 +71,18 @@ def padding_of(tokenizer: Any) -> int | None:
     return end if pad is None else pad
 
 
-def padding_in(folder: Path) -> int | None:
+def read_padding_id(folder: Path) -> int | None:
     """The same of the tokenizer in a model's folder; None where there is none."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file():
         return None
-    return padding_of(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    return get_padding_id(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
 
 
 def _padding(model: Any) -> int | None:
     """The same for an open model, whose folder holds its tokenizer; else what its settings say."""
-    if (found := padding_in(Path(model.name_or_path))) is not None:
+    if (found := read_padding_id(Path(model.name_or_path))) is not None:
         return found
     config = model.config.get_text_config()
     ends = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
@@ -90,7 +90,7 @@ def _padding(model: Any) -> int | None:
     return first
 
 
-def with_outputs(model: Any, outputs: Sequence[str]) -> Any:
+def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
     """A plain language model with a sequence head in place of its language head, over the very same decoder.
 
     The head begins at zero: all outputs alike, and no random number needed. A model that has these outputs already is
@@ -99,14 +99,14 @@ def with_outputs(model: Any, outputs: Sequence[str]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    if is_sequence(model):
+    if ends_in_sequence_head(model):
         return _kept(model, outputs)
     config = model.config.__class__.from_dict({**model.config.to_dict(), **_labels(outputs)})
     config.get_text_config().pad_token_id = _padding(model)
     config._name_or_path = model.config._name_or_path
     config._attn_implementation = model.config._attn_implementation
     try:
-        with torch.device("meta"), no_bars():
+        with torch.device("meta"), hide_transformers_output():
             made: Any = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise _headless(model) from error
@@ -129,8 +129,8 @@ def with_outputs(model: Any, outputs: Sequence[str]) -> Any:
 
 
 def _kept(model: Any, outputs: Sequence[str]) -> Any:
-    if names_of(model) != tuple(outputs):
-        has, expected = ", ".join(names_of(model)), ", ".join(outputs) or "none"
+    if get_head_outputs(model) != tuple(outputs):
+        has, expected = ", ".join(get_head_outputs(model)), ", ".join(outputs) or "none"
         hint = "begin with the base model, or with data of the same classes and `head: sequence`"
         raise ModelError(f"this model has a sequence head for {has}; wanted are {expected}", hint=hint)
     return model
@@ -149,10 +149,10 @@ def _labels(outputs: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def head_settings(model: Any) -> dict[str, Any]:
+def get_head_settings(model: Any) -> dict[str, Any]:
     """What stands otherwise in the config.json of a model with a sequence head than in its base's."""
     config = model.config
-    names = list(names_of(model))
+    names = list(get_head_outputs(model))
     return {
         "architectures": [type(model).__name__],
         "pad_token_id": config.get_text_config().pad_token_id,
@@ -160,7 +160,7 @@ def head_settings(model: Any) -> dict[str, Any]:
     }
 
 
-def without_padding(ids: Sequence[int], pad: int | None) -> list[int]:
+def strip_padding(ids: Sequence[int], pad: int | None) -> list[int]:
     """Ids up to the last one that is no padding, after which transformers reads a sequence head."""
     kept = list(ids)
     while len(kept) > 1 and kept[-1] == pad:
@@ -168,7 +168,7 @@ def without_padding(ids: Sequence[int], pad: int | None) -> list[int]:
     return kept
 
 
-def score(model: Any, hidden: Tensor) -> Tensor:
+def score_hidden_states(model: Any, hidden: Tensor) -> Tensor:
     """(N, width) hidden states of a plain model to (N, outputs) scores, in at least fp32."""
     import torch
 
@@ -178,10 +178,10 @@ def score(model: Any, hidden: Tensor) -> Tensor:
     return torch.nn.functional.linear(hidden.to(wide), head.weight.to(wide), bias)
 
 
-def refuse_sequence(model: Any) -> None:
+def refuse_sequence_head(model: Any) -> None:
     """`ModelError` for a plain model that writes no text."""
-    if is_sequence(model):
+    if ends_in_sequence_head(model):
         raise ModelError(
-            f"this model names one of {len(names_of(model))} classes and writes no text",
+            f"this model names one of {len(get_head_outputs(model))} classes and writes no text",
             hint="evaluate it, or tune with `head: label` for a model that can be talked with",
         )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from luthier.models.describe import Description
+from luthier.models.describe import ModelDescription
 
 HEADS = ("lm_head", "embed_out", "output_projection")
 """What output heads are called."""
@@ -49,7 +49,7 @@ class LinearLayerSpec(NamedTuple):
         return self.name == name or self.name.endswith(f".{name}")
 
 
-def linears(model: Description) -> list[LinearLayerSpec]:
+def list_linear_layers(model: ModelDescription) -> list[LinearLayerSpec]:
     """Every linear layer except the output head, in the order of their names."""
     if not model.tensors:
         return _usual(model)
@@ -58,20 +58,22 @@ def linears(model: Description) -> list[LinearLayerSpec]:
         if len(shape) == 2 and name.endswith(".weight") and not _is_other(name):
             outputs, inputs = shape[::-1] if model.model_type in _TRANSPOSED else shape
             path = name.removesuffix(".weight")
-            found.append(LinearLayerSpec(path, inputs, outputs, block_of(name), f"{path}.bias" in model.tensors))
+            found.append(
+                LinearLayerSpec(path, inputs, outputs, parse_layer_index(name), f"{path}.bias" in model.tensors)
+            )
     return found
 
 
-def targeted(model: Description, targets: str | Sequence[str]) -> list[LinearLayerSpec]:
+def select_target_layers(model: ModelDescription, targets: str | Sequence[str]) -> list[LinearLayerSpec]:
     """The linear layers that targets mean: all of them for `all-linear`, else those called by one of the names."""
     if isinstance(targets, str):
-        return [one for one in linears(model) if not _means_experts(one.name, model)]
-    every = [*linears(model), LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None)]
+        return [one for one in list_linear_layers(model) if not _means_experts(one.name, model)]
+    every = [*list_linear_layers(model), LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None)]
     chosen = [one for one in every if any(one.called(name) for name in targets)]
     return [one for one in chosen if not _means_experts(one.name, model)]
 
 
-def expert_numbers(model: Description, targets: str | Sequence[str], rank: int) -> int:
+def count_expert_lora_parameters(model: ModelDescription, targets: str | Sequence[str], rank: int) -> int:
     """Numbers of the LoRA factors that PEFT gives a mixture's routers and experts, which are fused once open.
 
     Gate and up are one matrix, and its rank is twice as large: r · inputs + 2 r · outputs for each of the two.
@@ -94,14 +96,14 @@ def expert_numbers(model: Description, targets: str | Sequence[str], rank: int) 
     return total
 
 
-def frozen_experts(model: Description) -> int:
+def count_frozen_expert_parameters(model: ModelDescription) -> int:
     """Numbers of a mixture's experts when PEFT gives them no adapter, whatever the targets."""
     if model.model_type in ADAPTED_EXPERTS:
         return 0
     return sum(math.prod(shape) for name, shape in model.tensors.items() if ".experts." in name)
 
 
-def parameters(model: Description) -> dict[str, int]:
+def count_parameters(model: ModelDescription) -> dict[str, int]:
     """Numbers of each parameter by its name on the disk: buffers, and a head that is tied, left out."""
     tied = {f"{head}.weight" for head in HEADS} if model.tied else set()
     return {
@@ -111,25 +113,29 @@ def parameters(model: Description) -> dict[str, int]:
     }
 
 
-def block_of(name: str) -> int | None:
+def parse_layer_index(name: str) -> int | None:
     """The decoder layer that a parameter belongs to; None outside of them."""
     found = re.search(r"(?:^|\.)(\d+)\.", name)
     return int(found[1]) if found else None
 
 
-def matches(name: str, glob: str) -> bool:
+def matches_parameter_pattern(name: str, glob: str) -> bool:
     """Whether a parameter's name, or the end of it from some dot on, is what a pattern such as `*.mlp.*` means."""
     return fnmatchcase(name, glob) or fnmatchcase(name, f"*.{glob}")
 
 
 def is_embedding(name: str) -> bool:
     """Whether a parameter outside the decoder layers embeds tokens or places."""
-    return block_of(name) is None and _EMBEDDING.search(name.removesuffix(".weight")) is not None and not is_head(name)
+    return (
+        parse_layer_index(name) is None
+        and _EMBEDDING.search(name.removesuffix(".weight")) is not None
+        and not is_head(name)
+    )
 
 
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the output head."""
-    return block_of(name) is None and any(part in (*HEADS, "score") for part in name.split("."))
+    return parse_layer_index(name) is None and any(part in (*HEADS, "score") for part in name.split("."))
 
 
 def is_norm(name: str) -> bool:
@@ -142,16 +148,16 @@ def _is_other(name: str) -> bool:
     return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
 
 
-def _means_experts(path: str, model: Description) -> bool:
+def _means_experts(path: str, model: ModelDescription) -> bool:
     """Whether PEFT takes a name to mean the experts, and so leaves out dense layers that are called the same."""
     return model.model_type in ADAPTED_EXPERTS and path.rpartition(".")[2] in _OF_EXPERTS
 
 
-def _head_name(model: Description) -> str:
+def _head_name(model: ModelDescription) -> str:
     return next((head for head in HEADS if f"{head}.weight" in model.tensors), HEADS[0])
 
 
-def _usual(model: Description) -> list[LinearLayerSpec]:
+def _usual(model: ModelDescription) -> list[LinearLayerSpec]:
     """The layers of a gated transformer, for a model that is not here yet."""
     q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
     wide, narrow = model.intermediate_size, model.hidden_size

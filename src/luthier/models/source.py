@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.files import writing
-from luthier.core.system.process import no_bars
-from luthier.models.describe import DTYPE_NAMES, main_dtype, read_headers, read_object, weight_files
+from luthier.core.files import translate_write_errors
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import DTYPE_NAMES, main_dtype, read_headers, read_json_object, weight_files
 
 Say = Callable[[str], None]
 """Takes a sentence about something that was decided for the user."""
@@ -87,10 +87,10 @@ class ModelSource(Component):
 
     def headed(self, base: Path) -> bool:
         """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
-        from luthier.models.sequence_head import outputs_in
+        from luthier.models.sequence_head import read_head_outputs
 
         here = self.here(base)
-        return here is not None and bool(outputs_in(here))
+        return here is not None and bool(read_head_outputs(here))
 
     def fingerprint(self, base: Path) -> str | None:
         """The identity: what makes a base model's artifact another one."""
@@ -127,10 +127,10 @@ def check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         hint = "give the folder that holds config.json, tokenizer.json and model.safetensors"
         raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where, hint=hint)
-    config = read_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     _refuse_code(config, folder / "config.json")
     if (folder / "tokenizer_config.json").is_file():
-        _refuse_code(read_object(folder / "tokenizer_config.json"), folder / "tokenizer_config.json")
+        _refuse_code(read_json_object(folder / "tokenizer_config.json"), folder / "tokenizer_config.json")
     if (quantized := config.get("quantization_config")) is not None:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
         hint = "take the model that it was quantized from; `qlora` quantizes it for training"
@@ -142,20 +142,20 @@ def check_folder(folder: Path) -> None:
         raise ModelError("holds no tokenizer", where=where, hint="put tokenizer.json beside config.json")
 
 
-def adopt(source: Path, folder: Path, say: Say) -> None:
+def copy_model_folder(source: Path, folder: Path, say: Say) -> None:
     """Copy a checked Hugging Face folder into an artifact's, and complete what it lacks."""
     left = sorted(path.name for pattern in _PICKLES for path in source.glob(pattern))
     for path in model_files(source):
         target = folder / path.relative_to(source)
-        with writing(target):
+        with translate_write_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     if left:
         say(f"left behind {', '.join(left)}: pickle files are never read")
-    complete(folder, say)
+    complete_model_folder(folder, say)
 
 
-def complete(folder: Path, say: Say) -> None:
+def complete_model_folder(folder: Path, say: Say) -> None:
     """Bring a folder to the one layout: `tokenizer.json`, `chat_template.jinja`, `generation_config.json`."""
     if not (folder / "tokenizer.json").is_file():
         _write_fast_tokenizer(folder, say)
@@ -163,7 +163,7 @@ def complete(folder: Path, say: Say) -> None:
     if not (folder / "chat_template.jinja").is_file():
         say("the model has no chat template: it is a plain text model")
     if not (folder / "generation_config.json").is_file():
-        config = read_object(folder / "config.json")
+        config = read_json_object(folder / "config.json")
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         write_json(folder / "generation_config.json", {name: config[name] for name in names if name in config})
         say("the model has no generation_config.json: its end-of-text tokens are taken from config.json")
@@ -171,14 +171,14 @@ def complete(folder: Path, say: Say) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object with sorted keys, the same bytes every time."""
-    with writing(path):
+    with translate_write_errors(path):
         path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def tell_dtype(folder: Path) -> None:
+def write_config_dtype(folder: Path) -> None:
     """Have `config.json` name the dtype in which the weights of a folder lie, wherever it names one: transformers,
     asked for no dtype, opens a model in the one that is named, and would round weights that are wider."""
-    config, stored = read_object(folder / "config.json"), main_dtype(read_headers(folder))
+    config, stored = read_json_object(folder / "config.json"), main_dtype(read_headers(folder))
     if stored not in DTYPE_NAMES.values():
         return
     updated = {name: _telling(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()}
@@ -220,7 +220,7 @@ def _split_template(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
-    config = read_object(path)
+    config = read_json_object(path)
     template = config.pop("chat_template", None)
     named = {"default": template} if isinstance(template, str) else {}
     if isinstance(template, list):
@@ -241,7 +241,7 @@ def _write_fast_tokenizer(folder: Path, say: Say) -> None:
     from transformers import AutoTokenizer
 
     try:
-        with no_bars():
+        with hide_transformers_output():
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, use_fast=True, trust_remote_code=False, local_files_only=True
             )
@@ -251,7 +251,7 @@ def _write_fast_tokenizer(folder: Path, say: Say) -> None:
     say("the tokenizer was written anew as tokenizer.json")
 
 
-class Scheme(NamedTuple):
+class QuantizationScheme(NamedTuple):
     """How frozen weights are packed: bits a number, and how many numbers share a scale."""
 
     bits: Literal[4, 8]
@@ -263,13 +263,13 @@ class Scheme(NamedTuple):
         return self.bits / 8 + 4 / self.group
 
 
-def opened(folder: Path, what: Any, **more: Any) -> Any:
+def load_with_auto_class(folder: Path, what: Any, **more: Any) -> Any:
     """What one of transformers' Auto classes reads from a folder; no code that came with it is run."""
     where, hint = SourceLocation(file=str(folder)), "give a model's whole folder, in Hugging Face's layout"
     if not (folder / "config.json").is_file():
         raise ModelError("there is no model here: config.json is missing", where=where, hint=hint)
     try:
-        with no_bars():
+        with hide_transformers_output():
             return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         message = str(error).strip().split("\n", 1)[0]

@@ -1,8 +1,9 @@
 """The plain text classifier (TF-IDF of words and word pairs, logistic regression): fit, save, open, export and test.
 
-A folder holds `classifier.json` (settings, classes and vocabulary) and `classifier.safetensors` (`idf`, `coef` and
-`intercept` in float64), without pickle. `open_classifier` restores the fitted scikit-learn pipeline bit for bit. An
-export holds the two files, a script that opens them in scikit-learn, and a card.
+A folder holds `build_logistic_regression.json` (settings, classes and vocabulary) and
+`build_logistic_regression.safetensors` (`idf`, `coef` and `intercept` in float64), without pickle. `open_classifier`
+restores the fitted scikit-learn pipeline bit for bit. An export holds the two files, a script that opens them in
+scikit-learn, and a card.
 
 Several checks use the out-of-fold probabilities. The two-sample test returns the area under the ROC curve of a
 classifier that separates two sets of rows: 0.5 is chance, 1 is perfect separation.
@@ -25,7 +26,7 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.models import open_classifier
-from luthier.models.export.model_card import data_licences, history, lineage
+from luthier.models.export.model_card import data_licences, lineage, render_history_sections
 from luthier.models.open_classifier import FORMAT, SETTINGS_FILE, WEIGHTS_FILE, open_pipeline
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class OutOfFoldProbabilities(NamedTuple):
     accuracy: float
 
 
-def features(texts: Sequence[str]) -> Any:
+def compute_tfidf_features(texts: Sequence[str]) -> Any:
     """(texts, terms): sparse TF-IDF; one empty column when no text has a word."""
     import numpy as np
     from scipy.sparse import csr_matrix
@@ -194,14 +195,14 @@ def features(texts: Sequence[str]) -> Any:
         return csr_matrix((len(texts), 1), dtype=np.float64)
 
 
-def classifier() -> Any:
+def build_logistic_regression() -> Any:
     """The logistic regression itself, not fitted yet."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=C, max_iter=200, tol=1e-3)
 
 
-def folds(
+def assign_folds(
     codes: NDArray[np.int64], count: int, seed: int, families: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
     """(rows,): the fold of each row, with each class spread evenly over the folds.
@@ -221,7 +222,7 @@ def folds(
     return found[stands]
 
 
-def held(
+def predict_texts_out_of_fold(
     texts: Sequence[str],
     codes: NDArray[np.int64],
     *,
@@ -229,11 +230,11 @@ def held(
     count: int = FOLDS,
     families: NDArray[np.int64] | None = None,
 ) -> OutOfFoldProbabilities:
-    """Probabilities of every class for each row by its words, from the other folds; see `folds` for families."""
-    return held_on(features(texts), codes, seed=seed, count=count, families=families)
+    """Probabilities of every class for each row by its words, from the other folds; see `assign_folds` for families."""
+    return predict_out_of_fold(compute_tfidf_features(texts), codes, seed=seed, count=count, families=families)
 
 
-def held_on(
+def predict_out_of_fold(
     matrix: Any,
     codes: NDArray[np.int64],
     *,
@@ -244,7 +245,7 @@ def held_on(
     """The same by any features, (rows, width); classes unseen in the other folds have no probability."""
     import numpy as np
 
-    part = folds(codes, count, seed, families)
+    part = assign_folds(codes, count, seed, families)
     probabilities = np.zeros((len(codes), int(codes.max()) + 1))
     for fold in range(count):
         learn, ask = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
@@ -254,13 +255,13 @@ def held_on(
         if len(known) < 2:
             probabilities[np.ix_(ask, known)] = 1.0
             continue
-        model = classifier().fit(matrix[learn], codes[learn])
+        model = build_logistic_regression().fit(matrix[learn], codes[learn])
         probabilities[np.ix_(ask, model.classes_)] = model.predict_proba(matrix[ask])
     probabilities = np.round(probabilities, 9)
     return OutOfFoldProbabilities(probabilities, float((probabilities.argmax(axis=1) == codes).mean()))
 
 
-def told_apart(features: Any, first: int, second: int, seed: int) -> tuple[float, float, float]:
+def measure_separability(features: Any, first: int, second: int, seed: int) -> tuple[float, float, float]:
     """Area under the curve of a classifier that tells the first rows from the second, out of fold, with its 95 %
     interval."""
     import numpy as np
@@ -268,7 +269,7 @@ def told_apart(features: Any, first: int, second: int, seed: int) -> tuple[float
     codes = np.array([0] * first + [1] * second, dtype=np.int64)
     if min(first, second) < 2:
         return 0.5, 0.0, 1.0
-    scores = held_on(features, codes, seed=seed).probabilities[:, 1]
+    scores = predict_out_of_fold(features, codes, seed=seed).probabilities[:, 1]
     area = _area(scores, codes)
     spread = 1.959964 * _standard_error(area, second, first)
     return round(area, 4), round(max(0.0, area - spread), 4), round(min(1.0, area + spread), 4)
@@ -338,7 +339,7 @@ def _card(artifact: Artifact, measures: ModelMeasures | None, checked: str) -> s
         "```python\nfrom open_classifier import open_pipeline  # needs scikit-learn and safetensors\n\n"
         'pipeline = open_pipeline(".")\npipeline.predict_proba(["..."])\n```\n',
         f"Written as `sklearn`, opened again by `open_classifier.py` and checked: {checked}.\n",
-        *history(artifact, measures),
+        *render_history_sections(artifact, measures),
         "## Licence\n\n" + "\n".join(data_licences(lineage(artifact))) + "\n",
     ]
     return "\n".join(part for part in parts if part)

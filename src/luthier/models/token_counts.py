@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.core.events import spread
-from luthier.models.chat_template import REFUSALS, ChatTemplate, Row, inlined, template_words
+from luthier.core.events import take_evenly_spaced
+from luthier.models.chat_template import REFUSALS, ChatTemplate, Row, inline_turn_reasoning, list_template_tokens
 from luthier.models.describe import read_template
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TokenCounts(NamedTuple):
     """How they were counted, and in how many."""
 
 
-def counts_of(rows: Sequence[Row], folder: Path | None, template: str | None = None) -> TokenCounts:
+def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | None = None) -> TokenCounts:
     """What rows come to by the tokenizer in a folder, and by its chat template unless another takes its place; by
     their words where it is not here."""
     rows = _bounded(rows)
@@ -75,7 +75,7 @@ def counts_of(rows: Sequence[Row], folder: Path | None, template: str | None = N
     )
 
 
-def branches(texts: Sequence[str], folder: Path | None) -> float:
+def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:
     """Tokens of texts to their ends, the ends included, where what several begin with is read once."""
     if folder is None or _tokenizer(folder) is None:
         characters = len({text[:at] for text in texts for at in range(1, len(text) + 1)})
@@ -123,14 +123,18 @@ def _ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
 def _bounded(rows: Sequence[Row]) -> Sequence[Row]:
     """As many of some rows as are counted soon."""
     characters = sum(len(turn.get("content", "")) for row in rows for turn in row["messages"])
-    return rows if characters <= _MOST_CHARACTERS else spread(rows, max(1, len(rows) * _MOST_CHARACTERS // characters))
+    return (
+        rows
+        if characters <= _MOST_CHARACTERS
+        else take_evenly_spaced(rows, max(1, len(rows) * _MOST_CHARACTERS // characters))
+    )
 
 
 def _rendered(folder: Path, source: str | None, turns: Sequence[Sequence[Row]], rows: Sequence[Row]) -> list[str]:
     """Rows by a chat template; one after another's turns where there is none, or it refuses them."""
     from jinja2.exceptions import TemplateError
 
-    words = template_words(folder)
+    words = list_template_tokens(folder)
     if source is None:
         return [_plain(some, words.get("eos_token", "")) for some in turns]
     try:
@@ -142,7 +146,7 @@ def _rendered(folder: Path, source: str | None, turns: Sequence[Sequence[Row]], 
 
 def _plain(turns: Sequence[Row], end: str) -> str:
     """Turns one after another, an end after each answer: how a model is spoken to that has no template."""
-    return "".join(inlined(turn) + (end if turn["role"] == "assistant" else "\n") for turn in turns)
+    return "".join(inline_turn_reasoning(turn) + (end if turn["role"] == "assistant" else "\n") for turn in turns)
 
 
 def _turn(turn: Row) -> dict[str, Any]:

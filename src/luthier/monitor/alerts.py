@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.core.expressions import Expression, Seconds
 from luthier.monitor.signal import SignalRow, SignalState, WindowSpan
 
@@ -28,7 +28,9 @@ class Alert(BaseModel):
     its `expr`. The states are those of Prometheus: inactive, pending while `for` runs, firing, and inactive again.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     expr: str = Field(min_length=1)
     """The condition, such as `accuracy < 0.9 on 200 labels`, `latency.p95 > 2 over 10m`, `macro_f1 < report - 0.03`."""
@@ -89,7 +91,7 @@ class AlertState(NamedTuple):
     """Since when the condition of a firing alert holds no more."""
 
 
-def step(alert: Alert, state: AlertState, *, holds: bool, at: float) -> AlertState:
+def advance_alert_state(alert: Alert, state: AlertState, *, holds: bool, at: float) -> AlertState:
     """The state after a look at a time."""
     if holds:
         return _on(alert, state, at)
@@ -116,7 +118,7 @@ Tells = Literal["firing", "resolved", "test"]
 class TrafficSlice(BaseModel):
     """The part of the traffic on which a number is worst."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     column: str
     """`release`, `model`, `label`, or what the application says of requests."""
     value: str
@@ -127,7 +129,7 @@ class TrafficSlice(BaseModel):
 class AlertMessage(BaseModel):
     """One message; the same alert firing once is told once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     id: str
     """Names this message: one that is sent again after a kill bears the same."""
     tells: Tells
@@ -233,7 +235,7 @@ def _slices(rows: Sequence[SignalRow]) -> dict[tuple[str, str], list[SignalRow]]
     return dict(sorted(able, key=lambda one: (-len(one[1]), one[0]))[:_MOST_SLICES])
 
 
-def examples(eye: SignalState, when: Expression, rows: Sequence[SignalRow]) -> tuple[str, ...]:
+def find_example_requests(eye: SignalState, when: Expression, rows: Sequence[SignalRow]) -> tuple[str, ...]:
     """The ids of the requests that are farthest on the wrong side, the latest first among equals."""
     each = eye.each(rows)
     if each is None:

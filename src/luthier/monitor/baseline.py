@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
-from luthier.metrics.martingale import Exchange
+from luthier.metrics.martingale import ConformalMartingale
 from luthier.monitor.signal import SignalRow, SignalValue, TrainingSample, WindowSpan
-from luthier.monitor.windows import lot_of, lots_of
+from luthier.monitor.windows import hash_to_unit_interval, hash_to_unit_intervals
 from luthier.traces.record import Feedback, Trace
 
 if TYPE_CHECKING:
-    from luthier.models.embeddings.base import Points, Space
+    from luthier.models.embeddings.base import EmbeddingSpace, Points
 
 FEWEST = 40
 """With fewer rows of the report nothing can be said."""
@@ -37,9 +37,9 @@ Numbers = tuple[float, ...]
 Take = Callable[[Trace, Feedback | None], Numbers | None]
 
 
-def keep(numbers: Sequence[Numbers], training: TrainingSample, folder: Path, called: str) -> None:
+def write_reference_numbers(numbers: Sequence[Numbers], training: TrainingSample, folder: Path, called: str) -> None:
     """Write the numbers of the report's rows, in an order of their own; `DataError` for too few."""
-    drawn = sorted((lot_of(f"{training.seed} {row}"), row) for row in numbers)[:MOST]
+    drawn = sorted((hash_to_unit_interval(f"{training.seed} {row}"), row) for row in numbers)[:MOST]
     if len(drawn) < FEWEST:
         what = f"the report has {len(drawn)} rows with probabilities of classes; {FEWEST} are needed"
         raise DataError(what, hint=f"leave the signal `{called}` out, or hold more rows out")
@@ -54,7 +54,7 @@ class ReferenceSignalState:
     def __init__(self, names: Sequence[str], take: Take, folder: Path, *, points: int, seed: int) -> None:
         self._names, self._take, self._seed = names, take, seed
         self._reference: NDArray[np.float64] = np.load(folder / _FILE)
-        self._exchange = Exchange(self._reference, points=points)
+        self._exchange = ConformalMartingale(self._reference, points=points)
         self._counted: OrderedDict[str, None] = OrderedDict()
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Numbers | None:
@@ -64,7 +64,7 @@ class ReferenceSignalState:
             self._counted[trace.id] = None
             if len(self._counted) > _KNOWN:
                 self._counted.popitem(last=False)
-            self._exchange.add(found, lots_of(f"{self._seed} {trace.id}", len(found)))
+            self._exchange.add(found, hash_to_unit_intervals(f"{self._seed} {trace.id}", len(found)))
         return found
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
@@ -113,13 +113,13 @@ class PredictionConfidence(NamedTuple):
     """How evenly the classes share the probability, in nats."""
 
 
-def sure(probabilities: Sequence[float]) -> PredictionConfidence:
+def compute_confidence(probabilities: Sequence[float]) -> PredictionConfidence:
     """Of the probabilities of all classes, rounded so that a last bit decides nothing."""
     entropy = -math.fsum(share * math.log(share) for share in probabilities if share > 0)
     return PredictionConfidence(round(max(probabilities), 9), round(entropy, 9))
 
 
-def stated(trace: Trace) -> dict[str, float] | None:
+def undo_temperature(trace: Trace) -> dict[str, float] | None:
     """The classes' probabilities as an evaluation has them: before the served model's temperature made them mean what
     they say. None where the model chose no class."""
     if trace.scores is None or len(trace.scores) < 2 or not all(share >= 0 for share in trace.scores.values()):
@@ -140,7 +140,7 @@ _AT_ONCE = 512
 class DriftScorer:
     """The numbers of texts, after a part of the reference was seen."""
 
-    def __init__(self, space: Space, known: Points, words: Iterable[str]) -> None:
+    def __init__(self, space: EmbeddingSpace, known: Points, words: Iterable[str]) -> None:
         self._space = space
         self._points = known
         self._middle = known.mean(axis=0)

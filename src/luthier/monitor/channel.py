@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from luthier.core.component import Component
 from luthier.core.errors import InputError
-from luthier.core.files import filled
+from luthier.core.files import expand_env_vars
 from luthier.monitor.alerts import AlertMessage, Severity
 
 _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
@@ -26,7 +26,7 @@ class DeliveryError(Exception):
 
 
 @dataclass(frozen=True)
-class Post:
+class ChannelContext:
     """Where a channel works."""
 
     base: Path
@@ -43,7 +43,7 @@ class Channel(Component):
     """Less severe alerts are not told here."""
 
     @abstractmethod
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         """Tell; `DeliveryError` says why it could not be. A message with an id that was sent before is the same
         message."""
 
@@ -64,11 +64,11 @@ def post_json(
     """
     import httpcore
 
-    from luthier.core.system.net import Guarded, PrivateAddressError
+    from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend
 
     address = _address(url)
     host = urlsplit(address).hostname or ""
-    guard = Guarded(allowed)
+    guard = PublicOnlyBackend(allowed)
     guard.deadline = time.monotonic() + timeout_s
     sent = {"Host": urlsplit(address).netloc.rpartition("@")[2], "Content-Type": "application/json", **(headers or {})}
     pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()]
@@ -93,7 +93,7 @@ def post_json(
 
 def _address(url: str) -> str:
     try:
-        address = filled(url)
+        address = expand_env_vars(url)
     except InputError as error:
         raise DeliveryError(error.message) from None
     parts = urlsplit(address)

@@ -16,14 +16,22 @@ from typing import TYPE_CHECKING
 
 from luthier.core.expressions import Window
 from luthier.core.hashing import digest_of
-from luthier.monitor.alerts import LABEL, AlertMessage, AlertState, Tells, examples, step, worst_slice
+from luthier.monitor.alerts import (
+    LABEL,
+    AlertMessage,
+    AlertState,
+    Tells,
+    advance_alert_state,
+    find_example_requests,
+    worst_slice,
+)
 from luthier.monitor.plan import AlertRule, MonitorPlan
 from luthier.monitor.signal import Signal, SignalContext, SignalRow, SignalState, SignalValue, WindowSpan
-from luthier.monitor.windows import RowWindow, key_of, window
+from luthier.monitor.windows import RowWindow, build_window, hash_text_key
 from luthier.traces.record import Feedback, Trace
 
 if TYPE_CHECKING:
-    from luthier.traces.stream import Arrivals
+    from luthier.traces.stream import TraceTail
 
 REMEMBERED = 100_000
 """Requests that wait for what people say of them; of older ones it comes too late."""
@@ -54,7 +62,7 @@ class AlertEvaluator:
             if signal.called not in self._watched:
                 eye = signal.open(plan.references / signal.called, context)
                 self._watched[signal.called] = _Watched(signal, eye, {}, {})
-            self._watched[signal.called].windows[spec] = window(spec)
+            self._watched[signal.called].windows[spec] = build_window(spec)
         self._traces: OrderedDict[str, Trace | None] = OrderedDict()
         """By id, what was asked of a model that is watched; None for others."""
         self._begun: float | None = None
@@ -95,7 +103,7 @@ class AlertEvaluator:
         for rule in self.plan.rules:
             before = self.states[rule.name]
             reading = self.reading(rule.when.name, rule.when.window, at, ends=rule.alert.significant)
-            after = step(rule.alert, before, holds=holds(rule, before, reading), at=at)
+            after = advance_alert_state(rule.alert, before, holds=condition_holds(rule, before, reading), at=at)
             self.states[rule.name] = after
             if after.status == "firing" and before.status != "firing":
                 messages.append(self._message(rule, after, at, "firing"))
@@ -165,7 +173,7 @@ class AlertEvaluator:
         reading = self.reading(rule.when.name, rule.when.window, at)
         watched = self._watched[self._number_of[rule.when.name]]
         rows = watched.windows[rule.when.window].rows(at) if tells == "firing" else []
-        shown = examples(watched.eye, rule.when, rows) if rows else ()
+        shown = find_example_requests(watched.eye, rule.when, rows) if rows else ()
         found = reading._asdict() if reading is not None else {"value": None}
         since = state.active_at if state.active_at is not None else at
         return AlertMessage(
@@ -187,7 +195,7 @@ class AlertEvaluator:
         )
 
 
-def holds(rule: AlertRule, before: AlertState, reading: SignalValue | None) -> bool:
+def condition_holds(rule: AlertRule, before: AlertState, reading: SignalValue | None) -> bool:
     """Whether an alert's condition holds, given its state and what is read; without data, as the alert says."""
     firing = before.status == "firing"
     if reading is None or reading.events < rule.enough:
@@ -207,7 +215,7 @@ def _act(signal: Signal, shown: Sequence[str]) -> str:
 
 
 def _key(trace: Trace, feedback: Feedback | None) -> int:
-    return key_of(trace.id if feedback is None else f"{trace.id} {feedback.by}")
+    return hash_text_key(trace.id if feedback is None else f"{trace.id} {feedback.by}")
 
 
 def _about(trace: Trace, feedback: Feedback | None) -> tuple[tuple[str, str], ...]:
@@ -222,7 +230,7 @@ LATE = timedelta(minutes=5)
 """A request is written when it is answered, under the time at which it came: so much later at most."""
 
 
-class Following:
+class EventFollower:
     """Reads what was not read yet."""
 
     def __init__(self, folder: Path, since: datetime) -> None:
@@ -231,7 +239,7 @@ class Following:
         self._seen: dict[tuple[str, str, datetime], None] = {}
         self._ahead: list[Trace | Feedback] = []
         """What came under a time that is still to come."""
-        self._arrivals: Arrivals | None = None
+        self._arrivals: TraceTail | None = None
 
     def fresh(self, until: datetime) -> Iterator[Trace | Feedback]:
         """Everything before a time that was not given out yet."""
@@ -250,14 +258,14 @@ class Following:
 
     def _come(self, ahead: Iterable[Trace | Feedback]) -> Iterable[Trace | Feedback]:
         """What may be new, in order of time: of a folder, what was written since; of a file, all of it."""
-        from luthier.traces.stream import Arrivals, events
+        from luthier.traces.stream import TraceTail, iter_trace_events
 
         if self._folder.is_dir():
-            self._arrivals = self._arrivals or Arrivals(self._folder)
+            self._arrivals = self._arrivals or TraceTail(self._folder)
             if self._arrivals.goes_on:
                 return sorted((*ahead, *self._arrivals.fresh()), key=lambda event: event.at)
             self._arrivals.skip()  # first: what is written while the folder is read comes twice, and is known
-        return events(self._folder, self._since)
+        return iter_trace_events(self._folder, self._since)
 
 
 def _name(event: Trace | Feedback) -> tuple[str, str, datetime]:
@@ -268,15 +276,15 @@ def _name(event: Trace | Feedback) -> tuple[str, str, datetime]:
 Z95 = 1.959963984540054
 
 
-def share(rows: Sequence[SignalRow], span: WindowSpan) -> SignalValue:
+def estimate_share(rows: Sequence[SignalRow], span: WindowSpan) -> SignalValue:
     """The part of the rows that are 1 (Wilson's interval)."""
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
 
     right = sum(row.value for row in rows)
-    return SignalValue(right / len(rows), *wilson(right, len(rows)), span.events)
+    return SignalValue(right / len(rows), *wilson_interval(right, len(rows)), span.events)
 
 
-def mean(values: Sequence[float], span: WindowSpan) -> SignalValue:
+def estimate_mean(values: Sequence[float], span: WindowSpan) -> SignalValue:
     """The mean, with Student's interval; of one value, all that there is."""
     from scipy.special import stdtrit
 
@@ -288,7 +296,7 @@ def mean(values: Sequence[float], span: WindowSpan) -> SignalValue:
     return SignalValue(middle, middle - half, middle + half, span.events)
 
 
-def quantile(ordered: Sequence[float], part: float, span: WindowSpan) -> SignalValue:
+def estimate_quantile(ordered: Sequence[float], part: float, span: WindowSpan) -> SignalValue:
     """A quantile of sorted values, as numpy's default; its interval lies between two of them (binomial ranks)."""
     last = len(ordered) - 1
     spread = Z95 * math.sqrt(part * (1 - part) * len(ordered))
@@ -304,7 +312,7 @@ def _between(ordered: Sequence[float], rank: float) -> float:
     return ordered[below] + (rank - below) * (ordered[above] - ordered[below])
 
 
-def rate(span: WindowSpan) -> SignalValue:
+def estimate_rate(span: WindowSpan) -> SignalValue:
     """Events in a second, with the interval of a Poisson count (Garwood 1936)."""
     from scipy.special import chdtri
 

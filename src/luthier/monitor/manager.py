@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.core.files import seal, unseal, write_aside
+from luthier.core.files import seal, unseal, write_atomically
 from luthier.monitor.alerts import AlertMessage, AlertState
-from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
 from luthier.monitor.evaluator import AlertEvaluator
 from luthier.traces.record import Feedback, Trace
 
@@ -30,7 +30,7 @@ class AlertManager:
 
     watcher: AlertEvaluator
     channels: Sequence[Channel]
-    post: Post
+    post: ChannelContext
     file: Path
     say: Say
     _waiting: list[tuple[int, AlertMessage]] = field(default_factory=list)
@@ -106,4 +106,4 @@ class AlertManager:
             "states": {name: list(state) for name, state in self.watcher.states.items()},
             "waiting": [[channel_index, json.loads(message.model_dump_json())] for channel_index, message in waiting],
         }
-        write_aside(self.file, seal(record))
+        write_atomically(self.file, seal(record))

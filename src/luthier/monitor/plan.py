@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.core.artifact import Artifact
 from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, Window, parse_expression
 from luthier.monitor.alerts import Alert
-from luthier.monitor.signal import Signal, all_numbers
+from luthier.monitor.signal import Signal, map_number_to_signal
 
 FILE = "monitor.json"
 REFERENCES = "references"
@@ -52,7 +52,7 @@ class MonitorPlan:
 
     def watched(self) -> Iterator[tuple[Signal, Window]]:
         """Each signal and window that is looked at: those of alerts, and each signal's usual one."""
-        numbers = all_numbers(self.signals)
+        numbers = map_number_to_signal(self.signals)
         requested = [(numbers[rule.when.name], rule.when.window) for rule in self.rules]
         usual = [(signal, signal.usual) for signal in self.signals]
         yield from {(signal.called, spec): (signal, spec) for signal, spec in (*requested, *usual)}.values()
@@ -84,9 +84,11 @@ class AlertVocabulary(Vocabulary):
         return self._windows.get(name) or self._numbers[name].usual
 
 
-def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> list[AlertRule]:
+def parse_alert_rules(
+    alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]
+) -> list[AlertRule]:
     """Alerts with their conditions read; `ValueError` (an `ExpressionError` among them) says what is wrong with one."""
-    numbers = all_numbers(signals)
+    numbers = map_number_to_signal(signals)
     found = []
     for alert in alerts:
         when = parse_expression(alert.expr, AlertVocabulary(numbers))
@@ -133,7 +135,7 @@ def read_plan(artifact: Artifact, name: str) -> MonitorPlan:
         name=name,
         every_s=record["interval"],
         signals=signals,
-        rules=rules_of(alerts, signals, record["report"]),
+        rules=parse_alert_rules(alerts, signals, record["report"]),
         references=artifact.folder / REFERENCES,
         report=record["report"],
         seed=artifact.manifest.seed,

@@ -33,7 +33,7 @@ def window_label(spec: Window) -> str:
     return f"{spec.events} events" if spec.events else format_duration(spec.seconds)
 
 
-def rules(plan: MonitorPlan) -> dict[str, Any]:
+def render_prometheus_rules(plan: MonitorPlan) -> dict[str, Any]:
     """A file of rules as Prometheus loads it."""
     alerts = [_alert(plan, rule) for rule in plan.rules]
     group = {"name": f"luthier {plan.name}", "interval": format_duration(plan.every_s), "rules": alerts}
@@ -43,7 +43,7 @@ def rules(plan: MonitorPlan) -> dict[str, Any]:
 def _alert(plan: MonitorPlan, rule: AlertRule) -> dict[str, Any]:
     alert = rule.alert
     description = f"{rule.when.name} is {{{{ $value | humanize }}}}; the limit is {rule.limit:.6g}"
-    found: dict[str, Any] = {"alert": rule.name, "expr": expression(plan, rule)}
+    found: dict[str, Any] = {"alert": rule.name, "expr": render_promql(plan, rule)}
     if alert.hold:
         found["for"] = format_duration(alert.hold)
     if alert.keep_firing_for:
@@ -55,7 +55,7 @@ def _alert(plan: MonitorPlan, rule: AlertRule) -> dict[str, Any]:
     return {**found, "labels": labels, "annotations": annotations}
 
 
-def expression(plan: MonitorPlan, rule: AlertRule) -> str:
+def render_promql(plan: MonitorPlan, rule: AlertRule) -> str:
     """The condition in PromQL; each part is of one series without labels, so that they can be joined."""
     enough = f"{_series(plan, rule.when, '_events')} >= {rule.enough}"
     start = _series(plan, rule.when, _end(rule))
@@ -90,7 +90,7 @@ def _number(value: float) -> str:
     return repr(float(value))
 
 
-def dashboard(plan: MonitorPlan) -> dict[str, Any]:
+def render_grafana_dashboard(plan: MonitorPlan) -> dict[str, Any]:
     """A Grafana dashboard: one panel a number, with its interval and the limits of its alerts."""
     numbers: dict[tuple[str, Window], list[AlertRule]] = {}
     for signal, spec in plan.watched():
@@ -146,7 +146,7 @@ _LABELS = ("monitor", "signal", "window")
 _STATES = {"inactive": 0, "pending": 1, "firing": 2}
 
 
-class Exposed(Collector):
+class MonitorCollector(Collector):
     """The numbers of the last look; a number that cannot be told is absent, its events are 0."""
 
     def __init__(self, watcher: AlertEvaluator) -> None:
@@ -192,7 +192,7 @@ class Exposed(Collector):
             yield from self._families
 
 
-def serve(exposed: Exposed, host: str, port: int) -> Any:
+def serve_prometheus_metrics(exposed: MonitorCollector, host: str, port: int) -> Any:
     """Answer `/metrics` in a thread; returns what shuts it down."""
     from prometheus_client import start_http_server
 

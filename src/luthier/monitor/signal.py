@@ -164,7 +164,7 @@ class Signal(Component):
         return ""
 
 
-def all_numbers(signals: Iterable[Signal]) -> dict[str, Signal]:
+def map_number_to_signal(signals: Iterable[Signal]) -> dict[str, Signal]:
     """Every number that signals give, and which gives it."""
     return {number: signal for signal in signals for number in signal.numbers()}
 

@@ -21,19 +21,19 @@ ROWS_OF_PART = 400
 _WHOLE = float(1 << 64)
 
 
-def key_of(text: str) -> int:
+def hash_text_key(text: str) -> int:
     """64 bits that a text decides."""
     return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
-def lot_of(text: str) -> float:
+def hash_to_unit_interval(text: str) -> float:
     """A number from [0, 1) that a text decides, and nothing else."""
-    return key_of(text) / _WHOLE
+    return hash_text_key(text) / _WHOLE
 
 
-def lots_of(text: str, count: int) -> list[float]:
+def hash_to_unit_intervals(text: str, count: int) -> list[float]:
     """Several such numbers."""
-    return [lot_of(f"{number} {text}") for number in range(count)]
+    return [hash_to_unit_interval(f"{number} {text}") for number in range(count)]
 
 
 class RowWindow(Protocol):
@@ -56,12 +56,12 @@ class RowWindow(Protocol):
         ...
 
 
-def window(spec: Window) -> RowWindow:
+def build_window(spec: Window) -> RowWindow:
     """The window that a rule names."""
-    return Last(spec.events) if spec.events else Lately(spec.seconds)
+    return CountWindow(spec.events) if spec.events else TimeWindow(spec.seconds)
 
 
-class Last:
+class CountWindow:
     """The last so many rows; a later word of one person about one answer takes the place of the former."""
 
     def __init__(self, events: int) -> None:
@@ -111,7 +111,7 @@ def _mixed(key: int) -> int:
     return xxhash.xxh3_64_intdigest(key.to_bytes(8, "little"), seed=1)
 
 
-class Lately:
+class TimeWindow:
     """The rows of the last seconds."""
 
     def __init__(self, seconds: int) -> None:

@@ -15,7 +15,14 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from luthier.pii import words
-from luthier.pii.span import CandidateSpan, Marks, Spans, areas, near, small_words
+from luthier.pii.span import (
+    CandidateSpan,
+    Spans,
+    TextMarks,
+    find_number_areas,
+    lowercase_and_split_identifiers,
+    match_near_numbers,
+)
 
 _CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
 _FEWEST = 12
@@ -49,9 +56,9 @@ _IBAN_LENGTHS = {
 """Lengths by country, from the SWIFT IBAN registry."""
 
 
-def cards(text: str, marks: Marks) -> Spans:
+def cards(text: str, marks: TextMarks) -> Spans:
     """Card numbers of 12 to 19 digits that pass Luhn, in one piece or in groups."""
-    for found in near(_CARD, text, marks, _FEWEST):
+    for found in match_near_numbers(_CARD, text, marks, _FEWEST):
         written = found[0]
         if len(written) - written.count(" ") - written.count("-") < _FEWEST:
             continue
@@ -89,7 +96,7 @@ def _is_scheme(written: str) -> bool:
 
 def _is_other(text: str, start: int) -> bool:
     """Whether a word just before says that it is the number of an order, a parcel or the like."""
-    spoken = _WORD.findall(small_words(text[max(0, start - 40) : start]))[-4:]
+    spoken = _WORD.findall(lowercase_and_split_identifiers(text[max(0, start - 40) : start]))[-4:]
     return not (words.OTHER_NUMBER | words.OTHER_THAN_PHONE).isdisjoint(spoken)
 
 
@@ -102,9 +109,9 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-def ibans(text: str, marks: Marks) -> Spans:
+def ibans(text: str, marks: TextMarks) -> Spans:
     """Account numbers with the country's length and right check digits."""
-    for found in near(_IBAN, text, marks, 4):
+    for found in match_near_numbers(_IBAN, text, marks, 4):
         start = found.start() - 2
         length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
         if length is None:
@@ -214,10 +221,10 @@ _OWN = {
 _DRESS = re.compile(r"[\s.\u00a0-]")
 
 
-def national_ids(text: str, marks: Marks) -> Spans:
+def national_ids(text: str, marks: TextMarks) -> Spans:
     """Numbers of citizens and taxpayers, each with its form; that of the United States is a kind of its own."""
     done = 0
-    for candidate in near(_CANDIDATE, text, marks, 6):
+    for candidate in match_near_numbers(_CANDIDATE, text, marks, 6):
         at = candidate.start()
         if at >= done and _ANY_SHAPE.match(text, at) and (found := _judged(text, at)) is not None:
             done = found.end
@@ -239,7 +246,7 @@ def _module(name: str) -> Any:
 
 def _judged(text: str, digit: int) -> CandidateSpan | None:
     """The form that the number at this digit has: the one that most words name, or the first that needs no name."""
-    spoken = _WORD.findall(small_words(text[max(0, digit - _REACH) : digit]))[-_WORDS_BEFORE:]
+    spoken = _WORD.findall(lowercase_and_split_identifiers(text[max(0, digit - _REACH) : digit]))[-_WORDS_BEFORE:]
     general = not words.CITIZEN.isdisjoint(spoken)
     alone: CandidateSpan | None = None
     named: CandidateSpan | None = None
@@ -321,14 +328,14 @@ _SHORTEST_DATE = 6
 _DATE_NAMES = ("date", "datum")
 
 
-def birth_dates(text: str, marks: Marks) -> Spans:
+def birth_dates(text: str, marks: TextMarks) -> Spans:
     """Dates that a word such as `born` or `DOB` stands before, or `is my birthday` behind."""
-    for start, end, length in areas(text) if marks.areas is None else marks.areas:
+    for start, end, length in find_number_areas(text) if marks.areas is None else marks.areas:
         if length == _YEAR_CHARS or length >= _SHORTEST_DATE:
             for date in _dates(text, start, end):
-                spoken = _BIRTHS_WORD.findall(small_words(text[max(0, date.start - _BIRTHS_REACH) : date.start]))[
-                    -_BIRTHS_WORDS_BEFORE:
-                ]
+                spoken = _BIRTHS_WORD.findall(
+                    lowercase_and_split_identifiers(text[max(0, date.start - _BIRTHS_REACH) : date.start])
+                )[-_BIRTHS_WORDS_BEFORE:]
                 if _is_said_of(spoken) or _BORN_AFTER.match(text, date.end):
                     yield date
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from luthier.pii.span import PiiSpan
-from luthier.pii.token_classifier import Tuned, trimmed
+from luthier.pii.token_classifier import FineTunedMiniLM, trim_span
 
 CHANGE = Path(__file__).with_name("addresses.safetensors")
 _BELONGS = 0.5
@@ -21,7 +21,7 @@ class AddressReader:
     """An open model; the same text always gives the same addresses."""
 
     def __init__(self, change: Path = CHANGE) -> None:
-        self._tuned = Tuned(change)
+        self._tuned = FineTunedMiniLM(change)
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
 
     def find(self, text: str, at_least: float) -> tuple[PiiSpan, ...]:
@@ -31,7 +31,7 @@ class AddressReader:
     def _find(self, text: str, at_least: float) -> tuple[PiiSpan, ...]:
         return tuple(
             PiiSpan(start, end, "address", text[start:end])
-            for start, end in (trimmed(text, *span, _EDGES) for span in self._spans(text, at_least))
+            for start, end in (trim_span(text, *span, _EDGES) for span in self._spans(text, at_least))
             if _may_be_one(text[start:end])
         )
 

@@ -79,7 +79,7 @@ class ConcatenatedTexts:
         found = sums[self.ends]
         found -= sums[self.starts]
         found *= inverses[self.starts]
-        return mixed(found)
+        return mix_hash_bits(found)
 
     def total(self, of_words: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
         """(texts,): the sum of a number of each word."""
@@ -145,7 +145,7 @@ class ConcatenatedTexts:
         return found
 
 
-def blocks(texts: Sequence[str]) -> Iterator[tuple[int, ConcatenatedTexts | None]]:
+def concatenate_into_blocks(texts: Sequence[str]) -> Iterator[tuple[int, ConcatenatedTexts | None]]:
     """Texts cut into blocks, each with the place of its first text; None stands for one text too long for a block."""
     begin = chars = 0
     for index, text in enumerate(texts):
@@ -162,7 +162,7 @@ def _block(texts: Sequence[str]) -> ConcatenatedTexts | None:
     return None if len(texts) == 1 and len(texts[0]) >= MOST_CHARS else ConcatenatedTexts(texts)
 
 
-def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix_hash_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The same array with every bit of a number spread over all of it."""
     values ^= values >> np.uint64(32)
     values *= np.uint64(0xD6E8FEB86659FD93)
@@ -170,7 +170,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values
 
 
-def in_company(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
+def share_hash_bin(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
     """Which numbers share a bin, of 2^bits, with another: all that come more than once, and few others to be sorted."""
     bins = numbers * np.uint64(_MULTIPLIER)
     bins >>= np.uint64(64 - bits)

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from luthier.pii import accounts, patterns, secrets
 from luthier.pii.addresses import detect
-from luthier.pii.patterns import apart
-from luthier.pii.span import ANY, PATTERN_KINDS, Mark, Marks, PiiKind, PiiSpan, Spans, areas
+from luthier.pii.patterns import separate_digits_and_signs
+from luthier.pii.span import ANY, PATTERN_KINDS, Mark, PiiKind, PiiSpan, Spans, TextMarks, find_number_areas
 
 
 class _Finder(NamedTuple):
     kind: PiiKind
     """What it finds; that of national numbers finds `ssn`, too."""
-    spans: Callable[[str, Marks], Spans]
+    spans: Callable[[str, TextMarks], Spans]
     needs: Mark | None = None
     """Without this mark it finds nothing."""
     longest: int = 0
@@ -27,26 +27,26 @@ class _Finder(NamedTuple):
 
 _FINDERS = (
     _Finder("url_secret", secrets.logins, sign="://"),
-    _Finder("url_secret", secrets.queries, sign="="),
-    _Finder("secret", secrets.published, "long"),
-    _Finder("secret", secrets.named, "keys"),
+    _Finder("url_secret", secrets.find_url_query_tokens, sign="="),
+    _Finder("secret", secrets.find_provider_keys, "long"),
+    _Finder("secret", secrets.find_named_secrets, "keys"),
     _Finder("email", patterns.emails, sign="@"),
     _Finder("mac", patterns.macs),
-    _Finder("ip", patterns.fours, "digits", 7),
-    _Finder("ip", patterns.sixes, sign=":"),
+    _Finder("ip", patterns.find_ipv4_addresses, "digits", 7),
+    _Finder("ip", patterns.find_ipv6_addresses, sign=":"),
     _Finder("iban", accounts.ibans, "mixed", 4),
     _Finder("card", accounts.cards, "digits", 12),
     _Finder("national_id", accounts.national_ids, "digits", 6),
     _Finder("birth_date", accounts.birth_dates, "digits", 4),
     _Finder("phone", patterns.phones, "digits", 7),
-    _Finder("address", detect.numbered, "digits"),
-    _Finder("address", detect.unnumbered, "places"),
+    _Finder("address", detect.find_numbered_addresses, "digits"),
+    _Finder("address", detect.find_unnumbered_addresses, "places"),
 )
 """In the order of their claims."""
 
 
-def find(
-    text: str, kinds: Collection[PiiKind] = PATTERN_KINDS, more: Sequence[PiiSpan] = (), marks: Marks = ANY
+def find_pii(
+    text: str, kinds: Collection[PiiKind] = PATTERN_KINDS, more: Sequence[PiiSpan] = (), marks: TextMarks = ANY
 ) -> list[PiiSpan]:
     """Everything of these kinds in a text, in order, without overlaps.
 
@@ -54,7 +54,7 @@ def find(
     what patterns see of it are one.
     """
     taken: list[PiiSpan] = []
-    if (plainer := apart(text)) is not None:
+    if (plainer := separate_digits_and_signs(text)) is not None:
         for found in _found(plainer, frozenset(kinds) - {"address"}, ANY):
             _take(taken, found._replace(text=text[found.start : found.end]))
     for found in _found(text, frozenset(kinds), marks):
@@ -79,10 +79,10 @@ def _whole(text: str, taken: list[PiiSpan], found: PiiSpan) -> PiiSpan:
     return PiiSpan(start, end, "address", text[start:end])
 
 
-def _found(text: str, kinds: frozenset[PiiKind], marks: Marks) -> Iterator[PiiSpan]:
+def _found(text: str, kinds: frozenset[PiiKind], marks: TextMarks) -> Iterator[PiiSpan]:
     """What each finder claims, in the order of their claims."""
     if marks.areas is None:
-        marks = marks._replace(areas=areas(text))
+        marks = marks._replace(areas=find_number_areas(text))
     longest = max([length for _, _, length in marks.areas or ()], default=0)
     for kind, spans, _, least, sign in _finders(kinds, marks.missing):
         if longest >= least and sign in text:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.errors import RecipeError, SourceLocation, Unwritable
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 
 KEY_VARIABLE = "LUTHIER_PII_KEY"
 
@@ -63,7 +63,7 @@ def _own_key() -> bytes:
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "luthier"
     path = folder / "pii.key"
     try:
-        with writing(path):
+        with translate_write_errors(path):
             if not path.exists():
                 _make_key(path)
             return path.read_bytes()

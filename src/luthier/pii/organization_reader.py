@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from luthier.pii.span import PiiSpan
-from luthier.pii.token_classifier import Tuned, WordSpan, trimmed
+from luthier.pii.token_classifier import FineTunedMiniLM, WordSpan, trim_span
 
 CHANGE = Path(__file__).with_name("organisations.safetensors")
 _REMEMBERED = 8192
@@ -22,11 +22,11 @@ _SURE_IN_SMALL_LETTERS = 0.9
 _LETTER = re.compile(r"[A-Za-zÀ-ÖØ-öø-žȘșȚț]")
 
 
-class OrganisationReader:
+class OrganizationReader:
     """An open model; the same text always gives the same names."""
 
     def __init__(self, change: Path = CHANGE) -> None:
-        self._tuned = Tuned(change)
+        self._tuned = FineTunedMiniLM(change)
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
 
     def find(self, text: str, at_least: float) -> tuple[tuple[PiiSpan, float], ...]:
@@ -92,7 +92,7 @@ def _apart(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     index = 0
     while index < len(parts):
         last = index + 2 if _is_firm(text, parts[index : index + 3]) else index
-        yield trimmed(text, parts[index][0], parts[last][1], _EDGES)
+        yield trim_span(text, parts[index][0], parts[last][1], _EDGES)
         index = last + 1
 
 

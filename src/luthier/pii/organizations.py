@@ -39,7 +39,7 @@ class NameMatch(NamedTuple):
     is_sure: bool
 
 
-def known(text: str) -> Iterator[NameMatch]:
+def find_listed_organizations(text: str) -> Iterator[NameMatch]:
     """Names of the list, in order and apart, the longest at each place."""
     tokens = [(one.start(), one.end(), one[0].replace("’", "'")) for one in _TOKEN.finditer(text)]
     index = 0
@@ -177,9 +177,9 @@ _LONGEST_HEAD = 4
 _HEAD_REACH = 60
 
 
-def organisations(text: str, *, listed: bool = True) -> list[PiiSpan]:
+def find_organizations(text: str, *, listed: bool = True) -> list[PiiSpan]:
     """Organisations, in order and apart, those of the list among them unless they are not asked for."""
-    by_list = ((one.start, one.end) for one in (known(text) if listed else ()) if one.is_sure)
+    by_list = ((one.start, one.end) for one in (find_listed_organizations(text) if listed else ()) if one.is_sure)
     found: list[PiiSpan] = []
     for start, end in sorted((*by_list, *_spans(text)), key=lambda one: (one[0], -one[1])):
         if not found or start >= found[-1].end:

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 
 from luthier.pii import words
-from luthier.pii.span import CandidateSpan, Marks, Spans, near, small_words
+from luthier.pii.span import CandidateSpan, Spans, TextMarks, lowercase_and_split_identifiers, match_near_numbers
 
 _EMAIL_HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
 _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
@@ -84,7 +84,7 @@ _GROUPED = ("ES", "IT", "PT", "PL", "NO", "DK", "SE", "CZ", "GR", "HU", "IN", "B
 """Countries whose national numbers need no 0 before them: in groups they count when the country gives such numbers."""
 
 
-def emails(text: str, _marks: Marks) -> Spans:
+def emails(text: str, _marks: TextMarks) -> Spans:
     """From each @ to the left as far as a local part reaches (64 characters), to the right as far as a host does."""
     at = text.find("@")
     while at >= 0:
@@ -103,9 +103,9 @@ def _is_local(char: str) -> bool:
     return char in _LOCAL_CHARS or (char > "\x7f" and char.isalnum())
 
 
-def phones(text: str, marks: Marks) -> Spans:
+def phones(text: str, marks: TextMarks) -> Spans:
     """Numbers with an international prefix, in a national shape, or named as telephone numbers."""
-    for found in near(_PHONE, text, marks, _FEWEST):
+    for found in match_near_numbers(_PHONE, text, marks, _FEWEST):
         start = found.start()
         written = found[0].rstrip(" (.-/")
         if written.startswith("(") and ")" not in written:
@@ -131,7 +131,7 @@ def _is_phone(written: str, before: str, after: str) -> bool:
         return 8 <= len(digits) <= 17
     if _ABROAD.match(written) and len(digits) >= 11:
         return len(digits) <= 17
-    spoken = _WORD.findall(small_words(before))[-_WORDS_BEFORE:]
+    spoken = _WORD.findall(lowercase_and_split_identifiers(before))[-_WORDS_BEFORE:]
     if not before.isascii() and _PHONE_SIGNS.search(before[-_SIGNS_BEFORE:].lower()):
         return len(digits) <= 15
     if _said(spoken[-_WORDS_BEFORE + 1 :], words.PHONE, _PHONE_STEMS):
@@ -224,7 +224,7 @@ _VERSION_BEFORE = re.compile(
 )
 
 
-def macs(text: str, _marks: Marks) -> Spans:
+def macs(text: str, _marks: TextMarks) -> Spans:
     """Hardware addresses in pairs; letters tell them from times."""
     if text.count(":") >= 5 or text.count("-") >= 5:
         for found in _MAC.finditer(text):
@@ -232,15 +232,15 @@ def macs(text: str, _marks: Marks) -> Spans:
                 yield CandidateSpan(*found.span())
 
 
-def fours(text: str, marks: Marks) -> Spans:
+def find_ipv4_addresses(text: str, marks: TextMarks) -> Spans:
     """Addresses of version 4, where no word says that it is a version."""
-    for found in near(_IPV4, text, marks, 7):
+    for found in match_near_numbers(_IPV4, text, marks, 7):
         before = text[max(0, found.start() - 50) : found.start()]
         if is_ip(found[0]) and not _VERSION_BEFORE.search(before):
             yield CandidateSpan(*found.span(), "4")
 
 
-def sixes(text: str, _marks: Marks) -> Spans:
+def find_ipv6_addresses(text: str, _marks: TextMarks) -> Spans:
     """Addresses of version 6: from each pair of colons as far as hexadecimal digits and colons reach."""
     if text.count(":") < _COLONS:
         return
@@ -284,7 +284,7 @@ _BORDER = "、"
 """No pattern takes it for a part of anything."""
 
 
-def apart(text: str) -> str | None:
+def separate_digits_and_signs(text: str) -> str | None:
     """A text of the same length with plain digits and with borders where signs touch letters and digits; None where
     nothing changes."""
     if text.isascii() or not _IS_OTHER.search(text):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from luthier.core.component import Component
-from luthier.pii.reply_prefixes import without_reply_prefixes
+from luthier.pii.reply_prefixes import blank_reply_prefixes
 from luthier.pii.span import PiiKind, PiiSpan
 
 TextPart = Literal["system", "prompt", "answer", "meta", "group"]
@@ -16,7 +16,7 @@ TextPart = Literal["system", "prompt", "answer", "meta", "group"]
 TEXT_PARTS: tuple[TextPart, ...] = get_args(TextPart)
 
 
-class Recogniser(Component):
+class Recognizer(Component):
     """A model that finds what no pattern can: names."""
 
     role: ClassVar[str] = "recogniser"
@@ -26,13 +26,13 @@ class Recogniser(Component):
     seconds_a_byte: ClassVar[float] = 0.0
     """About what it takes of one core of a common server."""
 
-    def at(self, base: Path) -> Recogniser:
+    def at(self, base: Path) -> Recognizer:
         """The recogniser as it works for a recipe in this folder, where the path of its model starts."""
         return self
 
     def find_names(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         """What `recognise` finds in each text when it reads no prefixes of replies (`WG: `), which are no names."""
-        read = self.recognise([without_reply_prefixes(text) for text in texts])
+        read = self.recognise([blank_reply_prefixes(text) for text in texts])
         return [
             [one._replace(text=text[one.start : one.end]) for one in found]
             for text, found in zip(texts, read, strict=True)

@@ -20,7 +20,7 @@ _FIELD_BEGINS = "\n\t|;,:"
 _GAP = 4
 
 
-def without_reply_prefixes(text: str) -> str:
+def blank_reply_prefixes(text: str) -> str:
     """A text of the same length with spaces in place of prefixes: what is found in it stands where it stood."""
     return _PREFIX.sub(lambda found: " " * len(found[0]) if _is_prefix(text, found) else found[0], text)
 

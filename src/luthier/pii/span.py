@@ -62,7 +62,7 @@ Mark = Literal["digits", "long", "keys", "places", "mixed"]
 or a box of the post office is told by; one with letters and digits that may be shorter, as accounts of banks begin."""
 
 
-class Marks(NamedTuple):
+class TextMarks(NamedTuple):
     """What is known of one text before finders look at it."""
 
     missing: frozenset[Mark] = frozenset()
@@ -75,7 +75,7 @@ class Marks(NamedTuple):
     """Its words that are as long as keys; None: that was not looked for."""
 
 
-ANY = Marks()
+ANY = TextMarks()
 _NUMBER = re.compile(r"\d(?:[^\w\n]{0,3}[A-Za-z]?\d){3,}")
 """At least four digits (`DIGITS`) with little between them: no numbered list, and every number that is looked for."""
 DIGITS = 4
@@ -85,7 +85,7 @@ BEHIND = 24
 """So far a number's end may reach behind them."""
 
 
-def areas(text: str) -> list[Area]:
+def find_number_areas(text: str) -> list[Area]:
     """Where numbers of some length stand, with what may belong to them; no area reaches into the next one's number."""
     spans = [one.span() for one in _NUMBER.finditer(text)]
     found: list[Area] = []
@@ -105,19 +105,19 @@ def _apart(text: str) -> str:
     return _JOINT.sub(" ", text)
 
 
-def context_of(name: str) -> str:
+def field_context_of(name: str) -> str:
     """What a value is read with: the words of its field's name, and a colon."""
     return _apart(_NO_WORD.sub(" ", name)) + ": "
 
 
-def small_words(text: str) -> str:
+def lowercase_and_split_identifiers(text: str) -> str:
     """A text in small letters; where a sign of code says that there may be names of fields, their words are apart."""
     is_code = "_" in text or '"' in text or "=" in text or "':" in text
     return (_apart(text) if is_code else text).lower()
 
 
-def near(pattern: re.Pattern[str], text: str, marks: Marks, least: int) -> Iterator[re.Match[str]]:
+def match_near_numbers(pattern: re.Pattern[str], text: str, marks: TextMarks, least: int) -> Iterator[re.Match[str]]:
     """Matches of a pattern in areas whose number is `least` characters long or longer."""
-    for start, end, length in areas(text) if marks.areas is None else marks.areas:
+    for start, end, length in find_number_areas(text) if marks.areas is None else marks.areas:
         if length >= least:
             yield from pattern.finditer(text, start, end)

@@ -13,8 +13,8 @@ import numpy as np
 
 from luthier.pii import accounts, secrets
 from luthier.pii.addresses import streets
-from luthier.pii.batch import ConcatenatedTexts, blocks
-from luthier.pii.span import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, Marks
+from luthier.pii.batch import ConcatenatedTexts, concatenate_into_blocks
+from luthier.pii.span import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, TextMarks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,15 +62,15 @@ Item = TypeVar("Item")
 _MOST_BETWEEN = 4
 
 
-def marks(texts: Sequence[str]) -> list[Marks]:
+def compute_text_marks(texts: Sequence[str]) -> list[TextMarks]:
     """The marks of each text."""
-    found: list[Marks] = []
-    for _, flat in blocks(texts):
+    found: list[TextMarks] = []
+    for _, flat in concatenate_into_blocks(texts):
         found += [ANY] if flat is None else _of_block(flat)
     return found
 
 
-def _of_block(flat: ConcatenatedTexts) -> list[Marks]:
+def _of_block(flat: ConcatenatedTexts) -> list[TextMarks]:
     digits = flat.has("digit")
     long = flat.lengths >= secrets.SHORTEST_KEY
     mixed = digits & (flat.lengths >= accounts.IBAN_BEGINS)
@@ -82,7 +82,7 @@ def _of_block(flat: ConcatenatedTexts) -> list[Marks]:
     for bit, words in enumerate((digits, long, keys, _may_name_a_place(flat), mixed)):
         bits |= words.view(np.uint8) << np.uint8(bit)
     missing = [_MISSING[code] for code in flat.union(bits).tolist()]
-    return list(map(Marks, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))
+    return list(map(TextMarks, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))
 
 
 def _may_name_a_place(flat: ConcatenatedTexts) -> NDArray[np.bool_]:

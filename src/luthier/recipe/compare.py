@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.events import counted
-from luthier.recipe.locate import ArtifactRef, Target, find_artifact, find_plan
+from luthier.core.events import format_counted_noun
+from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact, find_plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class TwoWayComparison:
     """What was found between two things."""
 
     facts: dict[str, Any]
@@ -23,7 +23,7 @@ class Compared:
         if "identical" in self.facts:
             yield f"both are the same {self.facts['identical']}: nothing can differ"
         if "comparisons" in self.facts:
-            yield f"{counted(self.facts['rows'], 'row')} that both have; differences are A minus B"
+            yield f"{format_counted_noun(self.facts['rows'], 'row')} that both have; differences are A minus B"
             for row in self.facts["comparisons"]:
                 yield _difference(row)
             for name in ("fixed", "broken"):
@@ -38,14 +38,14 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedMany(Compared):
+class ManyWayComparison(TwoWayComparison):
     """What was found between one thing and several others."""
 
     def lines(self) -> Iterator[str]:
         """One paragraph for each of the others."""
         yield f"{self.facts['first']} minus each of the others; p is corrected for all comparisons together"
         for other, found in self.facts["others"].items():
-            yield f"minus {other}, {counted(found['rows'], 'row')} that both have"
+            yield f"minus {other}, {format_counted_noun(found['rows'], 'row')} that both have"
             for row in found["comparisons"]:
                 yield f"  {_difference(row)}"
             flips = [f"{name} {len(found[name])}" for name in ("fixed", "broken") if found.get(name)]
@@ -61,7 +61,7 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']}{power})"
 
 
-def compare_all(targets: Sequence[Target], metrics: Sequence[str] = ()) -> Compared:
+def compare_targets(targets: Sequence[CommandTarget], metrics: Sequence[str] = ()) -> TwoWayComparison:
     """Two things, or the first against each of the others."""
     if len(targets) < 2:
         hint = "name two; PATH=VALUE belongs to the recipe before it"
@@ -72,7 +72,9 @@ def compare_all(targets: Sequence[Target], metrics: Sequence[str] = ()) -> Compa
     return compare_two(first, others[0], metrics) if len(others) == 1 else compare_many(first, others, metrics)
 
 
-def compare_many(first: Target | str, others: Sequence[Target | str], metrics: Sequence[str] = ()) -> Compared:
+def compare_many(
+    first: CommandTarget | str, others: Sequence[CommandTarget | str], metrics: Sequence[str] = ()
+) -> TwoWayComparison:
     """The first against each of the others, on the rows that both have; Holm's correction goes over all of them."""
     from luthier.metrics.paired import holm
 
@@ -86,18 +88,18 @@ def compare_many(first: Target | str, others: Sequence[Target | str], metrics: S
     rows = [row for facts in found.values() for row in facts["comparisons"]]
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
-    return ComparedMany(facts={"first": str(first), "others": found})
+    return ManyWayComparison(facts={"first": str(first), "others": found})
 
 
-def compare_two(one: Target | str, other: Target | str, metrics: Sequence[str] = ()) -> Compared:
+def compare_two(one: CommandTarget | str, other: CommandTarget | str, metrics: Sequence[str] = ()) -> TwoWayComparison:
     """Compare files of predictions (in the named metrics), or artifacts named by recipe, RECIPE:STEP, run or digest."""
-    targets = Target.of(one), Target.of(other)
+    targets = CommandTarget.of(one), CommandTarget.of(other)
     first, second = (target.word or "" for target in targets)
     if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
-        from luthier.metrics.files import compare
+        from luthier.metrics.files import compare_prediction_files
 
         same = {"identical": "file"} if Path(first).resolve() == Path(second).resolve() else {}
-        return Compared(facts={**compare(Path(first), Path(second), metrics), **same})
+        return TwoWayComparison(facts={**compare_prediction_files(Path(first), Path(second), metrics), **same})
     if metrics:
         hint = "leave --metric out: evaluations are compared in the metrics that they were made with"
         raise InputError("is for two files of predictions", where=SourceLocation(field="--metric"), hint=hint)
@@ -107,27 +109,27 @@ def compare_two(one: Target | str, other: Target | str, metrics: Sequence[str] =
             raise InputError(
                 what, where=SourceLocation(file=word), hint="compare two files, or two steps as RECIPE:STEP"
             )
-    a, b = map(find_compared, targets)
+    a, b = map(find_comparable_artifact, targets)
     kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
     same = {"identical": "artifact"} if a.artifact.digest == b.artifact.digest else {}
     if kinds == ("evaluation", "evaluation"):
         from luthier.eval.comparison import compare_evaluations
 
-        return Compared(facts={**compare_evaluations(a.artifact, b.artifact), **same})
+        return TwoWayComparison(facts={**compare_evaluations(a.artifact, b.artifact), **same})
     if kinds == ("dataset", "dataset"):
-        from luthier.data.history.compare import compare as compare_data
+        from luthier.data.history.compare import compare_datasets as compare_data
 
         found = compare_data(a.artifact, b.artifact)
-        return Compared(facts={**found.model_dump(mode="json"), "counts": found.counts(), **same})
+        return TwoWayComparison(facts={**found.model_dump(mode="json"), "counts": found.counts(), **same})
     message = f"expected two evaluations, two data sets or two files of predictions; got a {kinds[0]} and a {kinds[1]}"
     raise InputError(
         message, where=SourceLocation(field=f"{first} {second}"), hint="name steps of the same kind, as RECIPE:STEP"
     )
 
 
-def find_compared(named: Target | str) -> ArtifactRef:
+def find_comparable_artifact(named: CommandTarget | str) -> ArtifactRef:
     """An artifact by its word; a whole recipe, or a run, stands for its evaluation."""
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     word = target.word or ""
     if not target.is_recipe:
         return find_artifact(target)

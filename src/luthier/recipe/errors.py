@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from luthier.core.component import CALLED_HERE, Component, all_other_names, members
+from luthier.core.component import CALLED_HERE, Component, components_by_kind, setting_aliases
 from luthier.core.errors import RecipeError, did_you_mean
 from luthier.core.step import Step
-from luthier.recipe.yaml import Key, SourceText, dotted
+from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _NAME_WORDS = "a name of small letters, digits, - and _ (at most 64, a letter or digit first)"
@@ -43,7 +43,7 @@ _WANTED: Mapping[str, str] = {
 """What was wanted, by pydantic's word for the mistake."""
 
 
-def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) -> RecipeError:
+def explain_validation_error(error: ValidationError, source: LocatedYaml, model: type[BaseModel]) -> RecipeError:
     """The first thing that is wrong, with its place and remedy, and the places of the others."""
     groups = _by_place(error.errors(include_url=False), source.data)
     first, *others = groups
@@ -62,12 +62,14 @@ def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) 
     return RecipeError(message, where=source.where(_given_below(first, groups[first][0], source)), hint=hint)
 
 
-def _to_replace(key: Key, source: SourceText) -> str:
+def _to_replace(key: Key, source: LocatedYaml) -> str:
     """What to write where the command line gave a part another kind, and the file's settings of the old one stayed."""
     part = key[:-1]
     if (*part, "kind") not in source.given:
         return ""
-    return f"`{dotted(part)}={_at(part, source.data)['kind']}` replaces the part as a whole, with its settings"
+    return (
+        f"`{join_dotted_path(part)}={_at(part, source.data)['kind']}` replaces the part as a whole, with its settings"
+    )
 
 
 def _to_step(key: Key, data: Any) -> str:
@@ -75,12 +77,12 @@ def _to_step(key: Key, data: Any) -> str:
     steps = data.get("steps") if len(key) == 1 and isinstance(data, dict) else None
     if not isinstance(steps, dict):
         return ""
-    kinds, setting = members(Step), str(key[0])
+    kinds, setting = components_by_kind(Step), str(key[0])
     found = []
     for name, step in steps.items():
         kind = step.get("kind") if isinstance(step, dict) else None
         part = kinds.get(kind) if isinstance(kind, str) else None
-        own = all_other_names(part).get(setting, setting) if part is not None else ""
+        own = setting_aliases(part).get(setting, setting) if part is not None else ""
         if part is not None and own.partition(".")[0] in part.model_fields:
             found.append(f"steps.{name}.{own}")
     return f"did you mean {' or '.join(map(repr, found[:3]))}?" if found else ""
@@ -91,7 +93,7 @@ def _to_move(key: Key, data: Any, model: type[BaseModel], *, typed: bool) -> str
 
     Parts of another kind than is written are looked at unless it is one of the step's own settings, mistyped.
     """
-    owner, _ = field_at(key, data, model)
+    owner, _ = find_field_at(key, data, model)
     for name, field in owner.model_fields.items() if owner is not None else ():
         written = _at((*key[:-1], name), data)
         if written is None and isinstance(field.default, Component):
@@ -99,7 +101,7 @@ def _to_move(key: Key, data: Any, model: type[BaseModel], *, typed: bool) -> str
         inner = _class_of(field, written)
         if inner is None or not issubclass(inner, Component):
             continue
-        setting = all_other_names(inner).get(str(key[-1]), str(key[-1]))
+        setting = setting_aliases(inner).get(str(key[-1]), str(key[-1]))
         if setting in inner.model_fields:
             kind = inner.model_fields["kind"].default
             return f"it is a setting of `{name}`: write `{name}: {{kind: {kind}, {setting}: …}}`"
@@ -114,14 +116,14 @@ def _to_choose(setting: str, owner: type[BaseModel]) -> str:
         for role in _classes(field.annotation):
             if not (issubclass(role, Component) and "role" in role.__dict__):
                 continue
-            if kinds := sorted(kind for kind, part in members(role).items() if setting in part.model_fields):
+            if kinds := sorted(kind for kind, part in components_by_kind(role).items() if setting in part.model_fields):
                 named = [*kinds[:3], *["others"] * (len(kinds) > 3)]
                 where = f"`{name}` where that is {' or '.join(named)}"
                 return f"it is a setting of {where}: write `{name}: {{kind: {kinds[0]}, {setting}: …}}`"
     return ""
 
 
-def _given_below(key: Key, problem: ErrorDetails, source: SourceText) -> Key:
+def _given_below(key: Key, problem: ErrorDetails, source: LocatedYaml) -> Key:
     """The setting that the command line gave where several that do not go together were found at their part."""
     given = [path for path in source.given if path[:-1] == key]
     return given[-1] if problem["type"] == "value_error" and given else key
@@ -167,7 +169,7 @@ def _written_key(loc: tuple[int | str, ...], data: Any) -> Key:
 def _words(problems: list[ErrorDetails], key: Key, data: Any, model: type[BaseModel]) -> tuple[str, str]:
     """A sentence and a remedy for the problems of one place."""
     first = problems[0]
-    owner, field = field_at(key, data, model)
+    owner, field = find_field_at(key, data, model)
     if first["type"] == "missing":
         return "is required", _to_add(str(key[-1]), owner, data)
     wants = list(dict.fromkeys(want for problem in problems if (want := _wanted(problem))))
@@ -227,9 +229,9 @@ def _to_add(name: str, owner: type[BaseModel] | None, data: Any) -> str:
     if mark is None:
         return f"add `{name}: …`; {_manual(owner)}"
     steps = data.get("steps", {}) if isinstance(data, dict) else {}
-    made = {key: members(Step).get(_kind(step) or "") for key, step in steps.items()}
+    made = {key: components_by_kind(Step).get(_kind(step) or "") for key, step in steps.items()}
     able = [key for key, step in made.items() if step is not None and step.makes == mark]
-    return f"write `{name}: STEP`, a step that makes {a(mark)}; {did_you_mean('', able)}"
+    return f"write `{name}: STEP`, a step that makes {add_indefinite_article(mark)}; {did_you_mean('', able)}"
 
 
 def _reads(owner: type[BaseModel] | None, name: str) -> str | None:
@@ -246,7 +248,7 @@ def _manual(owner: type[BaseModel] | None) -> str:
     return "`luthier components` and `luthier schema` explain every setting"
 
 
-def field_at(key: Key, data: Any, model: type[BaseModel]) -> tuple[type[BaseModel] | None, FieldInfo | None]:
+def find_field_at(key: Key, data: Any, model: type[BaseModel]) -> tuple[type[BaseModel] | None, FieldInfo | None]:
     """The part that a path's last name belongs to, and that setting, as far as the kinds written down tell."""
     owner: type[BaseModel] | None = model
     field: FieldInfo | None = None
@@ -259,9 +261,9 @@ def field_at(key: Key, data: Any, model: type[BaseModel]) -> tuple[type[BaseMode
     return owner, field
 
 
-def role_at(key: Key, data: Any, model: type[BaseModel]) -> type[Component] | None:
+def find_role_at(key: Key, data: Any, model: type[BaseModel]) -> type[Component] | None:
     """The role of the part at a path; None where there is no part."""
-    _, field = field_at(key, data, model)
+    _, field = find_field_at(key, data, model)
     roles = _classes(field.annotation) if field is not None else ()
     return next((role for role in roles if issubclass(role, Component) and "role" in role.__dict__), None)
 
@@ -270,7 +272,7 @@ def _class_of(field: FieldInfo, value: Any) -> type[BaseModel] | None:
     """The class behind a value: a member of the field's role by its kind, or a group of settings."""
     for found in _classes(field.annotation):
         if issubclass(found, Component) and "role" in found.__dict__:
-            return members(found).get(_kind(value) or "")
+            return components_by_kind(found).get(_kind(value) or "")
         return found
     return None
 
@@ -299,11 +301,11 @@ def _at(key: Key, data: Any) -> Any:
     return data
 
 
-def a(noun: str) -> str:
+def add_indefinite_article(noun: str) -> str:
     """A noun with its article; a plural has none."""
     if noun.endswith("s"):
         return noun
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
-__all__ = ["NAME_PATTERN", "a", "dotted", "explain"]
+__all__ = ["NAME_PATTERN", "add_indefinite_article", "explain_validation_error", "join_dotted_path"]

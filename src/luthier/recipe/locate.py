@@ -24,16 +24,16 @@ from typing import Any, Self
 from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger, Run, ledger_url
 from luthier.core.errors import InputError, RecipeError, SourceLocation, UnknownName
-from luthier.recipe.planner import Planned, RecipePlan, has_ledger, plan, recipe_store
+from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, has_ledger, open_recipe_store
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import find_digest, find_recipe, find_run, folder_here
+from luthier.recipe.workspace import find_digest, find_recipe, find_run, find_workspace_folder
 from luthier.recipe.yaml import override, parse_yaml
 
 
 def list_runs(recipe: Path | None, *, limit: int) -> list[Run]:
     """The latest runs in the folder that is meant, or those of one recipe in it; the latest first."""
     loaded = Recipe.load(find_recipe(recipe)) if recipe is not None else None
-    store = recipe_store(loaded.base if loaded is not None else folder_here())
+    store = open_recipe_store(loaded.base if loaded is not None else find_workspace_folder())
     if not has_ledger(store):
         return []
     with Ledger(ledger_url(store.root)) as ledger:
@@ -42,12 +42,12 @@ def list_runs(recipe: Path | None, *, limit: int) -> list[Run]:
         return ledger.runs_of(loaded.name, str(loaded.base.absolute()), limit=limit)
 
 
-def run_facts(run: Run) -> dict[str, Any]:
+def run_to_facts(run: Run) -> dict[str, Any]:
     """A run as `luthier runs --json` prints it."""
     return run.model_dump(mode="json", exclude={"recipe_text", "recipe_digest"})
 
 
-def recipe_of_run(run: Run) -> Recipe:
+def load_run_recipe(run: Run) -> Recipe:
     """The recipe of a run as it was then, with its overrides."""
     if run.recipe_text is None:
         what = "was recorded by an earlier version of Luthier, which did not keep the recipe"
@@ -60,10 +60,10 @@ def recipe_of_run(run: Run) -> Recipe:
     return Recipe.of(override(parse_yaml(run.recipe_text, shown), tuple(run.overrides or ())), base)
 
 
-def plan_of_run(run: Run) -> RecipePlan:
+def load_run_plan(run: Run) -> RecipePlan:
     """The steps that a run made or found, with the artifacts that it recorded, whatever became of recipe and data."""
-    recipe = recipe_of_run(run)
-    store = recipe_store(recipe.base)
+    recipe = load_run_recipe(run)
+    store = open_recipe_store(recipe.base)
     steps, made = recipe.all_steps(), {step.name: step.artifact for step in run.steps}
     planned = []
     for name in recipe.order():
@@ -71,7 +71,7 @@ def plan_of_run(run: Run) -> RecipePlan:
             continue
         manifest = store.open(digest).manifest if store.has(digest) else None
         planned.append(
-            Planned(
+            PlannedStep(
                 name=name,
                 step=steps[name],
                 digest=digest,
@@ -85,7 +85,7 @@ def plan_of_run(run: Run) -> RecipePlan:
 
 
 @dataclass(frozen=True)
-class Target:
+class CommandTarget:
     """A word of the command line, and the overrides behind it."""
 
     word: str | None = None
@@ -94,9 +94,9 @@ class Target:
     """The command that it was given to, with `{}` in its place: for the words to type in an error."""
 
     @classmethod
-    def of(cls, named: Target | Path | str | None) -> Target:
+    def of(cls, named: CommandTarget | Path | str | None) -> CommandTarget:
         """A target, or a word without overrides."""
-        if isinstance(named, Target):
+        if isinstance(named, CommandTarget):
             return named
         return cls(str(named) if named is not None else None)
 
@@ -173,31 +173,31 @@ def step_name(what: RecipePlan, step: str) -> str:
     return " ".join([f"{what.run or what.recipe.name}:{step}", *(() if what.run else what.recipe.overrides)])
 
 
-def find_plan(named: Target | str | None, *, step: str = "") -> RecipePlan:
+def find_plan(named: CommandTarget | str | None, *, step: str = "") -> RecipePlan:
     """The plan of a recipe with its overrides, or of a run: what each step's artifact is, and whether it is made.
 
     `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
     """
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     run = find_run(target.word) if target.word else None
     if run is not None:
         if target.overrides:
             what = "a run has its overrides already"
             hint = f"leave {' '.join(target.overrides)} out, or name the recipe"
             raise InputError(what, where=SourceLocation(field=str(target)), hint=hint)
-        return plan_of_run(run)
+        return load_run_plan(run)
     file = find_recipe(Path(target.word) if target.word else None, step=step)
-    return plan(Recipe.load(file, target.overrides), costs_of=())
+    return build_recipe_plan(Recipe.load(file, target.overrides), costs_of=())
 
 
-def find_artifact(named: Target | str | None) -> ArtifactRef:
+def find_artifact(named: CommandTarget | str | None) -> ArtifactRef:
     """`RECIPE:STEP` with its overrides, `:STEP` (of the recipe here), `RUN:STEP`, or the beginning of an artifact's
     digest."""
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     text = target.word or ""
     file, colon, step = text.rpartition(":")
     if colon:
-        what = find_plan(Target(file or None, target.overrides), step=f":{step}")
+        what = find_plan(CommandTarget(file or None, target.overrides), step=f":{step}")
         return ArtifactRef(what.artifact(step, target.command), what, step)
     if re.fullmatch(r"[0-9a-f]{6,32}", text):
         if (run := find_run(text)) is not None:

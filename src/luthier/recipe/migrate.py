@@ -9,14 +9,14 @@ import yaml
 from pydantic import BaseModel
 
 from luthier.core.former_names import FORMER_KINDS, former_settings
-from luthier.recipe.errors import field_at, role_at
-from luthier.recipe.yaml import Key, dotted, parse_yaml
+from luthier.recipe.errors import find_field_at, find_role_at
+from luthier.recipe.yaml import Key, join_dotted_path, parse_yaml
 
 _ROUNDS = 12
 """A setting inside a renamed one is only known once the outer one has its new name."""
 
 
-class Renamed(NamedTuple):
+class RenamedField(NamedTuple):
     """One name that was replaced: its path, the old name and the new one."""
 
     path: str
@@ -30,16 +30,16 @@ class Renamed(NamedTuple):
 class _Edit(NamedTuple):
     start: int
     end: int
-    renamed: Renamed
+    renamed: RenamedField
 
 
-def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, list[Renamed]]:
+def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, list[RenamedField]]:
     """A recipe's text with present names, and what was replaced; `model` is the recipe's schema.
 
     Raises:
         RecipeError: the text is no YAML mapping.
     """
-    done: list[Renamed] = []
+    done: list[RenamedField] = []
     for _ in range(_ROUNDS):
         data = parse_yaml(text, file).data
         edits = sorted(set(_edits(yaml.compose(text, Loader=yaml.SafeLoader), (), data, model)), reverse=True)
@@ -68,7 +68,7 @@ def _edits(node: yaml.Node | None, key: Key, data: Any, model: type[BaseModel]) 
 
 def _setting(node: yaml.Node, key: Key, data: Any, model: type[BaseModel]) -> _Edit | None:
     """A key of a mapping that was the name of a setting."""
-    owner, _ = field_at(key, data, model)
+    owner, _ = find_field_at(key, data, model)
     new = former_settings(owner).get(str(key[-1])) if owner is not None else None
     if new is None or owner is None or key[-1] in owner.model_fields:
         return None
@@ -78,7 +78,7 @@ def _setting(node: yaml.Node, key: Key, data: Any, model: type[BaseModel]) -> _E
 def _kind(node: yaml.ScalarNode, key: Key, data: Any, model: type[BaseModel]) -> Iterator[_Edit]:
     """A value that was the kind of a part: after `kind:`, or alone in the part's place."""
     path = key[:-1] if key and key[-1] == "kind" else key
-    role = role_at(path, data, model)
+    role = find_role_at(path, data, model)
     kinds: Mapping[str, str] = FORMER_KINDS.get(getattr(role, "role", ""), {})
     if node.value in kinds:
         yield _edit(node, key, kinds[node.value])
@@ -88,4 +88,4 @@ def _edit(node: yaml.Node, key: Key, new: str) -> _Edit:
     start, end = node.start_mark.index, node.end_mark.index
     old = str(node.value)
     quoted = isinstance(node, yaml.ScalarNode) and node.style in ("'", '"')
-    return _Edit(start + quoted, end - quoted, Renamed(dotted(key), old, new))
+    return _Edit(start + quoted, end - quoted, RenamedField(join_dotted_path(key), old, new))

@@ -11,33 +11,33 @@ from typing import Any
 
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError, RecipeError, SourceLocation, UnknownName
 from luthier.core.events import RunEvents
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.models.catalog import CATALOG, ENCODERS, resolve
-from luthier.models.describe import describe
-from luthier.models.load import base_folder, data_of, is_plain, refuse_endpoint
+from luthier.models.catalog import CATALOG, ENCODERS, resolve_model_source
+from luthier.models.describe import describe_model_folder
+from luthier.models.load import base_folder, get_training_data, is_text_classifier, refuse_endpoint
 from luthier.models.source import is_hub_id
 from luthier.models.sources.hub import HubModelSource
 from luthier.models.steps.base import BaseModelStep
-from luthier.recipe.locate import Target, find_artifact, find_plan, step_name
-from luthier.recipe.planner import plan, shared_store
-from luthier.recipe.runner import run
+from luthier.recipe.locate import CommandTarget, find_artifact, find_plan, step_name
+from luthier.recipe.planner import build_recipe_plan, open_shared_store
+from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import find_run, recipes_here
 
 
 def _recipe(name: str) -> Recipe:
     """The smallest recipe there is: bring one model."""
-    return Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=resolve(name, Path()))})
+    return Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=resolve_model_source(name, Path()))})
 
 
 def list_models() -> list[dict[str, Any]]:
     """The catalogue, and which of it is here."""
     rows = []
     for name, entry in CATALOG.items():
-        here = plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+        here = build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP].cached
         source = " ".join(
             str(value) for key, value in entry.source.items() if key in ("kind", "package", "version", "id")
         )
@@ -54,16 +54,16 @@ def is_base_model(word: str) -> bool:
     return is_hub_id(word) and not path.exists()
 
 
-def base_model(name: str, events: RunEvents | None = None) -> Artifact:
+def open_base_model(name: str, events: RunEvents | None = None) -> Artifact:
     """The artifact of a base model; taken from its source when it is not here."""
-    return run(_recipe(name), events)[MODEL_STEP].artifact
+    return run_recipe(_recipe(name), events)[MODEL_STEP].artifact
 
 
 def known_base(name: str) -> ArtifactSpec:
     """What is known of a base model without bringing it here: by its files where they are, else by the catalogue."""
-    what = plan(_recipe(name), costs_of=())[MODEL_STEP]
+    what = build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP]
     if what.cached:
-        return ArtifactSpec(tokenizer=shared_store().open(what.digest).folder)
+        return ArtifactSpec(tokenizer=open_shared_store().open(what.digest).folder)
     return what.step.outline(PlanContext(inputs={}, upstream={}, base=Path()))
 
 
@@ -73,19 +73,19 @@ def get_model(name: str, events: RunEvents | None = None) -> Path:
     Files that are here are not fetched again.
     """
     step_events, is_encoder = (events or RunEvents()).of(name), name in ENCODERS
-    source = resolve(name, Path(), ENCODERS) if is_encoder else resolve(name, Path())
-    is_here = not is_encoder and plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+    source = resolve_model_source(name, Path(), ENCODERS) if is_encoder else resolve_model_source(name, Path())
+    is_here = not is_encoder and build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP].cached
     if isinstance(source, HubModelSource) and not is_here:
         step_events.note(f"fetching {source.id} (revision {source.revision}) from the hub")
         source.bring(lambda done, total: step_events.progress(done / 1e6, total / 1e6, "MB"), encoder=is_encoder)
     if is_encoder:
         return source.in_place(Path(), step_events.note)
-    return base_model(name, events).folder
+    return open_base_model(name, events).folder
 
 
-def find_model(named: Target | str | None) -> tuple[str, Artifact]:
+def find_model(named: CommandTarget | str | None) -> tuple[str, Artifact]:
     """What to call it, and the model."""
-    target = Target.of(named)
+    target = CommandTarget.of(named)
     word = target.word or ""
     if target.word is None or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
         return _last_model(target)
@@ -94,14 +94,14 @@ def find_model(named: Target | str | None) -> tuple[str, Artifact]:
     except UnknownName:
         if ":" in word:
             raise
-        return target.plain(), base_model(word)
+        return target.plain(), open_base_model(word)
     if found.artifact.manifest.makes != "model":
         message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
         raise ModelError(message, where=SourceLocation(field=word), hint="name the step that tunes, as RECIPE:STEP")
     return found.name, found.artifact
 
 
-def _last_model(target: Target) -> tuple[str, Artifact]:
+def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
     if target.word is None and not recipes_here():
         hint = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
@@ -122,7 +122,7 @@ def chooses_classes(artifact: Artifact) -> bool:
     """Whether a model was tuned on rows that are answered with one of a few classes."""
     from luthier.artifacts.dataset import DatasetSummary
 
-    data = data_of(artifact)
+    data = get_training_data(artifact)
     return data is not None and DatasetSummary.read(data).task == "label"
 
 
@@ -135,20 +135,20 @@ def describe_model(word: str) -> dict[str, Any]:
     from luthier.tune.technique import AnyTechnique
 
     name, artifact = find_model(word)
-    if is_plain(artifact):
+    if is_text_classifier(artifact):
         tuned = TrainingRecord.read(artifact).as_json()
         sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}
         size = sum(entry.size for entry in artifact.manifest.files)
         return {"name": name, "folder": str(artifact.folder), "technique": "plain", **sizes, "disk_bytes": size}
     refuse_endpoint(artifact)
-    description = describe(base_folder(artifact))
+    description = describe_model_folder(base_folder(artifact))
     facts = {"name": name, "folder": str(artifact.folder)}
     if "model" in artifact.manifest.inputs:
         tuned = TrainingRecord.read(artifact).as_json()
         facts |= {key: tuned[key] for key in ("base", "trainable_parameters") if key in tuned}
         facts["technique"] = tuned["technique"]["kind"]
     memory = {}
-    for kind, technique in sorted(members(AnyTechnique).items()):
+    for kind, technique in sorted(components_by_kind(AnyTechnique).items()):
         if technique.reads_model:
             memory[kind] = f"{technique.model_validate({}).footprint(description, _TOKENS_A_PASS) / 1e9:.2f} GB"
     return {**facts, **description.as_json(), f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import check_installed, nested
+from luthier.core.component import check_installed, iter_components
 from luthier.core.db import Ledger, Run, ledger_url
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import cache_folder
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step
 from luthier.core.store import Store
 from luthier.core.system.process import release_memory
-from luthier.core.timings import remembered
+from luthier.core.timings import read_timings
 from luthier.recipe.schema import MODEL_STEP, Recipe
 
 STORE = ".luthier"
@@ -34,7 +34,7 @@ MOST_RUNS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedStep:
     """One step of a plan."""
 
     name: str
@@ -62,14 +62,14 @@ class RecipePlan:
     recipe: Recipe
     store: Store
     shared: Store
-    steps: tuple[Planned, ...]
+    steps: tuple[PlannedStep, ...]
     run: str | None = None
     """The id of the run whose artifacts these are; None for what the recipe means now."""
 
-    def __iter__(self) -> Iterator[Planned]:
+    def __iter__(self) -> Iterator[PlannedStep]:
         return iter(self.steps)
 
-    def __getitem__(self, name: str) -> Planned:
+    def __getitem__(self, name: str) -> PlannedStep:
         for planned in self.steps:
             if planned.name == name:
                 return planned
@@ -79,7 +79,7 @@ class RecipePlan:
             raise UnknownName(f"run {self.run} did not make the step {name!r}", where=where, hint=hint)
         raise UnknownName(f"there is no step {name!r}", where=where, hint=hint)
 
-    def store_of(self, planned: Planned) -> Store:
+    def store_of(self, planned: PlannedStep) -> Store:
         """Where a step's artifact is kept: the recipe's store, or the user's shared one."""
         return self.shared if planned.step.shared else self.store
 
@@ -136,14 +136,14 @@ class RecipePlan:
         the run."""
         overrides = run.overrides or []
         try:
-            again = plan(Recipe.load(self.recipe.file, overrides), self.store, costs_of=())
+            again = build_recipe_plan(Recipe.load(self.recipe.file, overrides), self.store, costs_of=())
             same = again[step].digest == digest
         except LuthierError:
             same = False  # the recipe changed so much that the run's overrides do not fit it
         named = "" if whole else f":{step}"
         return shlex.join([f"{self.recipe.file}{named}", *overrides] if same else [f"{run.id}{named}"])
 
-    def estimate_cost(self, planned: Planned) -> Forecast:
+    def estimate_cost(self, planned: PlannedStep) -> Forecast:
         """What making a step is expected to cost, told anew: its inputs may stand by now."""
         known = {each.name: each for each in self.steps}
         history = newest_timings(self.store).get(planned.step.kind, {})
@@ -161,7 +161,7 @@ class RecipePlan:
         return {"recipe": self.recipe.name, "steps": {planned.name: planned.as_json() for planned in self.steps}}
 
 
-def store_place(base: Path) -> str:
+def locate_store(base: Path) -> str:
     """Where a recipe's store is: `LUTHIER_STORE` (path or URL), the store that the recipe lies in (as a job's does), or
     `.luthier` beside it."""
     start = base.absolute()
@@ -169,7 +169,7 @@ def store_place(base: Path) -> str:
     return os.environ.get("LUTHIER_STORE") or str(around)
 
 
-def shared_store() -> Store:
+def open_shared_store() -> Store:
     """The store of this user in which converted base models are kept."""
     return Store(cache_folder() / "store")
 
@@ -187,19 +187,21 @@ def _settings_of(run: Run) -> str:
     return f"{run.started_at:%Y-%m-%d %H:%M} UTC, {shlex.join(run.overrides) or 'without overrides'}"
 
 
-def recipe_store(base: Path) -> Store:
+def open_recipe_store(base: Path) -> Store:
     """The store of the recipes in a folder, with the user's shared store behind it."""
     from luthier.core.remote_store import open_store
 
-    return open_store(store_place(base), shared=shared_store())
+    return open_store(locate_store(base), shared=open_shared_store())
 
 
-def plan(recipe: Recipe, store: Store | None = None, costs_of: Collection[str] | None = None) -> RecipePlan:
+def build_recipe_plan(
+    recipe: Recipe, store: Store | None = None, costs_of: Collection[str] | None = None
+) -> RecipePlan:
     """Digest every step, look each up, and ask those that must be made what they will cost: all, or `costs_of` some.
 
     A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it.
     """
-    planner = _Planner(recipe, store or recipe_store(recipe.base), costs_of)
+    planner = _Planner(recipe, store or open_recipe_store(recipe.base), costs_of)
     for name in recipe.order():
         try:
             planner.take(name)
@@ -215,7 +217,7 @@ class _Planner:
     def __init__(self, recipe: Recipe, store: Store, costs_of: Collection[str] | None) -> None:
         self.recipe = recipe
         self.store = store
-        self.planned: dict[str, Planned] = {}
+        self.planned: dict[str, PlannedStep] = {}
         self._steps = recipe.all_steps()
         self._costs_of = self._steps if costs_of is None else costs_of
         self._outlines: dict[str, ArtifactSpec] = {}
@@ -243,10 +245,10 @@ class _Planner:
             forecast = step.estimate_cost(replace(plan_context, outline=self._outlines[name])).add_held_bytes(
                 self._left_bytes
             )
-            if size := sum(part.download_bytes() for part in nested(step)):
+            if size := sum(part.download_bytes() for part in iter_components(step)):
                 forecast = replace(forecast, how=f"{forecast.how}; the run fetches {size / 1e6:.0f} MB first")
             self._left_bytes = max(self._left_bytes, forecast.left_bytes)
-        self.planned[name] = Planned(
+        self.planned[name] = PlannedStep(
             name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
         )
 
@@ -259,7 +261,7 @@ def _outlook(
     recipe: Recipe,
     store: Store,
     step: Step,
-    planned: Mapping[str, Planned],
+    planned: Mapping[str, PlannedStep],
     history: Mapping[str, Any],
     outlines: Mapping[str, ArtifactSpec] | None = None,
 ) -> PlanContext:
@@ -279,7 +281,7 @@ def _outlook(
         outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
         stands_on={field: lineage(name) for field, name in references.items()},
         history=history,
-        paces=remembered(step.kind) if step.tells_of_machine else (),
+        paces=read_timings(step.kind) if step.tells_of_machine else (),
     )
 
 

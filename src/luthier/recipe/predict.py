@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.dataset import DatasetSummary
-from luthier.chat.messages import Example, ExampleOrigin, Message, said_for
+from luthier.chat.messages import Example, ExampleOrigin, Message, answer_text_by_label
 from luthier.core.artifact import Artifact
 from luthier.core.errors import (
     DataError,
@@ -31,9 +31,9 @@ from luthier.core.errors import (
     did_you_mean,
 )
 from luthier.core.events import RunEvents
-from luthier.models.load import data_of
-from luthier.recipe.workspace import find_digest, learnt_system
-from luthier.traces.record import Feedback, Trace, label_meant
+from luthier.models.load import get_training_data
+from luthier.recipe.workspace import find_digest, get_training_system_message
+from luthier.traces.record import Feedback, Trace, match_label_spelling
 
 if TYPE_CHECKING:
     from luthier.data.ops.label_spelling import LabelSpelling
@@ -82,13 +82,13 @@ def predict(
     recipe that made the model. Answers are kept in the folder `kept`, when one is given, so that a stopped call goes
     on where it was. `DataError` names the row that cannot be asked.
     """
-    asking = Asking.of(model, prompt)
+    asking = RowPromptSettings.of(model, prompt)
     examples = [asking.example(row, number) for number, row in enumerate(rows, start=1)]
     return _answers(model, examples, max_new_tokens, events or RunEvents(), kept)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class RowPromptSettings:
     """How a row becomes what the model is asked."""
 
     prompt: str | None
@@ -100,12 +100,12 @@ class Asking:
     """How that step wrote classes."""
 
     @classmethod
-    def of(cls, model: Artifact, prompt: str | None) -> Asking:
+    def of(cls, model: Artifact, prompt: str | None) -> RowPromptSettings:
         """By the data set that a model was trained on; a base model is asked plainly."""
         source, spelling = _source_of(model)
         return cls(
             prompt=prompt or (source.prompt if source else None),
-            system=learnt_system(model),
+            system=get_training_system_message(model),
             system_column=source.system_column if source else None,
             source=source,
             spelling=spelling,
@@ -125,13 +125,13 @@ class Asking:
     def _turns(self, row: Row, location: SourceLocation) -> tuple[Message, ...]:
         from luthier.data.columns.cells import UnusableRowError
         from luthier.data.columns.mapping import ColumnTemplate
-        from luthier.data.columns.turns import as_turns, conversation
+        from luthier.data.columns.turns import as_turns, parse_conversation_cell
 
         try:
             if isinstance(row, str):
                 return (Message(role="user", content=row),)
             if not isinstance(row, Mapping):
-                return conversation([_plain(turn) for turn in row], "messages")
+                return parse_conversation_cell([_plain(turn) for turn in row], "messages")
             if self.prompt is not None:
                 template = ColumnTemplate.parse(self.prompt, "prompt")
                 if lacking := [name for name in template.columns if name not in row]:
@@ -147,11 +147,11 @@ class Asking:
 
     def _recognized(self, row: Mapping[str, Any], location: SourceLocation) -> tuple[Message, ...]:
         """The turns of a row in a layout that is known, or of its only column."""
-        from luthier.data.columns.layouts import TEXT_NAMES, recognise
+        from luthier.data.columns.layouts import TEXT_NAMES, recognize_layout
         from luthier.data.columns.mapping import Mapping as ColumnMapping
         from luthier.data.columns.turns import as_turns
 
-        layout = recognise(list(row), [dict(row)])
+        layout = recognize_layout(list(row), [dict(row)])
         if layout is not None and (layout.prompt or layout.messages):
             return ColumnMapping(layout, system=None, group=None, key=None).parts(dict(row)).messages
         column = next((name for name in TEXT_NAMES if name in row), next(iter(row)) if len(row) == 1 else None)
@@ -176,13 +176,13 @@ def _plain(turn: Mapping[str, Any] | Message) -> dict[str, Any]:
 def _source_of(model: Artifact) -> tuple[Source | None, LabelSpelling | None]:
     """The source of the rows that a model was trained on, and how classes were spelled, where a step of its data's
     lineage read them."""
-    from luthier.artifacts.dataset import lineage
+    from luthier.artifacts.dataset import list_source_datasets
     from luthier.data.operator import Operator
     from luthier.data.ops.label_spelling import LabelSpelling
     from luthier.data.source import Source as AnySource
 
-    data = data_of(model)
-    for one in lineage(data) if data is not None else ():
+    data = get_training_data(model)
+    for one in list_source_datasets(data) if data is not None else ():
         if isinstance(settings := one.manifest.settings.get("source"), dict):
             ops = one.manifest.settings.get("ops")
             named = (
@@ -199,16 +199,16 @@ def _answers(
     model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: RunEvents, kept: Path | None
 ) -> list[Prediction]:
     from luthier.core.step import StepContext
-    from luthier.eval.ask import InferenceSettings, answer_cache, ask
-    from luthier.eval.evaluator import TUNED, voices
+    from luthier.eval.ask import InferenceSettings, collect_model_replies, open_answer_cache
+    from luthier.eval.evaluator import TUNED, build_evaluated_models
     from luthier.eval.steps.evaluate import Evaluate
     from luthier.eval.task import Task
-    from luthier.models.load import outputs_of
+    from luthier.models.load import get_output_classes
     from luthier.models.sequence_head import REWARD
 
     if not examples:
         return []
-    if outputs_of(model) == (REWARD,):
+    if get_output_classes(model) == (REWARD,):
         hint = "rank answers with a step `evaluate` over rows of `prompt`, `chosen` and `rejected`"
         raise ModelError("a reward model scores answers and predicts none", hint=hint)
     options = _classes(model)
@@ -219,7 +219,7 @@ def _answers(
         )
         usual = {name: Evaluate.model_fields[name].default for name in ("normalize", "dtype")}
         question = InferenceSettings(**usual, max_new_tokens=max_new_tokens, likelihood=False)
-        voice = voices({TUNED: model}, question, work)[0]
+        voice = build_evaluated_models({TUNED: model}, question, work)[0]
         task = Task(
             kind="label" if options else "text",
             split="test",
@@ -227,7 +227,7 @@ def _answers(
             available=len(examples),
             options=options,
         )
-        replies = ask(voice, task, answer_cache(kept or folder / "answers"), work.events)
+        replies = collect_model_replies(voice, task, open_answer_cache(kept or folder / "answers"), work.events)
     return [_prediction(reply) for reply in replies]
 
 
@@ -235,11 +235,11 @@ def _classes(model: Artifact) -> dict[str, str]:
     """The classes that a model chooses among, each with what the assistant says for it; empty for one that writes."""
     from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
 
-    data = data_of(model)
+    data = get_training_data(model)
     about = DatasetSummary.read(data) if data is not None else None
     if data is None or about is None or about.task != "label":
         return {}
-    return said_for(about.labels, read_examples(data, "train") if has_split(data, "train") else ())
+    return answer_text_by_label(about.labels, read_examples(data, "train") if has_split(data, "train") else ())
 
 
 def _prediction(reply: Reply) -> Prediction:
@@ -276,20 +276,20 @@ class PredictedFile:
 
     def write(self, path: Path) -> None:
         """Write `.jsonl` for `luthier score`, or `.csv`: the columns of the file, then prediction and probability."""
-        from luthier.core.files import write_aside, writing
+        from luthier.core.files import translate_write_errors, write_atomically
 
-        check_form(path)
-        with writing(path):
+        check_prediction_format(path)
+        with translate_write_errors(path):
             if path.suffix == ".jsonl":
                 text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines())
-                write_aside(path, text.encode())
+                write_atomically(path, text.encode())
             else:
-                write_aside(path, self._table().encode("utf-8-sig"))
+                write_atomically(path, self._table().encode("utf-8-sig"))
 
     def _table(self) -> str:
         import io
 
-        from luthier.data.exporters.csv import harmless
+        from luthier.data.exporters.csv import escape_formula
 
         columns = list(dict.fromkeys(name for record in self.records for name in record.values))
         file = io.StringIO()
@@ -298,11 +298,11 @@ class PredictedFile:
         for record, prediction in zip(self.records, self.predictions, strict=True):
             cells = [record.values.get(name, "") for name in columns]
             share = "" if prediction.probability is None else round(prediction.probability, 4)
-            writer.writerow([harmless(cell) for cell in (*cells, prediction.prediction, share)])
+            writer.writerow([escape_formula(cell) for cell in (*cells, prediction.prediction, share)])
         return file.getvalue()
 
 
-def check_form(path: Path) -> None:
+def check_prediction_format(path: Path) -> None:
     """`InputError` for a file whose ending names no form of predictions."""
     if path.suffix not in FORMS:
         what = f"cannot write predictions as {path.suffix or 'a file without an ending'}"
@@ -321,19 +321,19 @@ def predict_file(
     """Read a file of any kind that a source reads, and predict each row; rows that cannot be asked are named by a
     warning and left out."""
     from luthier.data.columns.recognize import source_at
-    from luthier.data.row import Broken, Record
+    from luthier.data.row import BrokenRow, Record
 
     if not path.exists():
         raise DataError(
             "there is no such file", where=SourceLocation(file=str(path)), hint="name a file of rows to predict"
         )
     stream = (events or RunEvents()).of("predict")
-    asking = Asking.of(model, prompt)
+    asking = RowPromptSettings.of(model, prompt)
     records, examples, broken = list[Record](), list[Example](), 0
     reader, base = source_at(path)
     for one in reader.read(base, stream.note):
         try:
-            if isinstance(one, Broken):
+            if isinstance(one, BrokenRow):
                 raise one.error()
             where = SourceLocation(file=one.file, line=one.line)
             examples.append(asking.example(one.values, len(examples) + 1, where))
@@ -394,8 +394,8 @@ def check_label(feedback: Feedback, trace: Trace, *, option: str) -> Feedback:
     given = getattr(feedback, field)
     if given is None or (field == "correction" and trace.operation != "label"):
         return feedback
-    classes = classes_of(trace)
-    meant = label_meant(trace, given)
+    classes = get_trace_classes(trace)
+    meant = match_label_spelling(trace, given)
     if not classes or meant in classes or (trace.answer is not None and meant == trace.answer.content):
         return feedback if meant == given else feedback.model_copy(update={field: meant})
     raise UnknownClass(
@@ -405,7 +405,7 @@ def check_label(feedback: Feedback, trace: Trace, *, option: str) -> Feedback:
     )
 
 
-def classes_of(trace: Trace) -> Sequence[str]:
+def get_trace_classes(trace: Trace) -> Sequence[str]:
     """The classes among which the model that answered chooses; none where it writes text, or is not known."""
     if trace.scores:
         return sorted(trace.scores)
@@ -418,13 +418,13 @@ def classes_of(trace: Trace) -> Sequence[str]:
 
 def _learnt_classes(artifact: Artifact) -> Sequence[str]:
     """The classes that a model was tuned on."""
-    from luthier.models.load import data_of, outputs_of
+    from luthier.models.load import get_output_classes, get_training_data
 
     if artifact.manifest.makes != "model":
         return ()
-    if heads := outputs_of(artifact):
+    if heads := get_output_classes(artifact):
         return heads
-    data = data_of(artifact)
+    data = get_training_data(artifact)
     dataset = DatasetSummary.read(data) if data is not None else None
     return dataset.labels if dataset is not None and dataset.task == "label" else ()
 
@@ -440,7 +440,7 @@ def _listed(given: str, classes: Sequence[str]) -> str:
     return ", ".join(ranked[:_SHOWN]) + more
 
 
-def check_served(recorder: TraceRecorder, feedback: Feedback) -> Feedback:
+def check_served_feedback(recorder: TraceRecorder, feedback: Feedback) -> Feedback:
     """The same for what comes over HTTP, as a refusal with status 422; a request of which no trace is kept may be about
     anything."""
     from luthier.serve.openai.protocol import APIError
@@ -458,9 +458,9 @@ def check_served(recorder: TraceRecorder, feedback: Feedback) -> Feedback:
 
 
 def _kept(folder: Path, id: str) -> Trace | None:
-    from luthier.traces.store import find
+    from luthier.traces.store import read_trace_by_id
 
     try:
-        return find(folder, id).trace
+        return read_trace_by_id(folder, id).trace
     except InputError:
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation, UnknownName, Unwritable
-from luthier.core.files import write_aside
+from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import Forecast
 from luthier.recipe.planner import STORE, RecipePlan
@@ -27,12 +27,12 @@ def report_facts(plan: RecipePlan, compare_with: Sequence[str] = ()) -> ReportFa
 
     `beside` names evaluations of other recipes, as recipes, RECIPE:STEP or digests.
     """
-    from luthier.eval.report.collect import collect
+    from luthier.eval.report.collect import collect_report_facts
 
     artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
     if not any(planned.cached and not planned.step.shared for planned in plan):
         raise _nothing_made(plan)
-    return collect(
+    return collect_report_facts(
         plan.recipe.name,
         plan.recipe.text,
         artifacts,
@@ -58,7 +58,7 @@ def _unmade(plan: RecipePlan) -> UnknownName:
     return plan.not_made(last, "report {}", whole=True)
 
 
-def tell_unmade(plan: RecipePlan) -> str:
+def describe_missing_steps(plan: RecipePlan) -> str:
     """Which steps a report lacks, and the command that reports the run that made them; empty where it lacks none."""
     if not plan.unmade:
         return ""
@@ -68,9 +68,9 @@ def tell_unmade(plan: RecipePlan) -> str:
 
 def _evaluation(word: str) -> tuple[str, Artifact]:
     """An evaluation by its word, and what to call it."""
-    from luthier.recipe.compare import find_compared
+    from luthier.recipe.compare import find_comparable_artifact
 
-    found = find_compared(word)
+    found = find_comparable_artifact(word)
     makes = found.artifact.manifest.makes
     if makes != "evaluation":
         what = f"expected an evaluation to compare with, got a {makes}"
@@ -103,7 +103,7 @@ def write_report(
     if to is None:
         return _write_page(plan, _ending(plan), report_text(plan, form or "html", compare_with))
     text = report_text(plan, form or _FORMS.get(to.suffix.lower(), "html"), compare_with)
-    write_aside(to, text.encode(), _elsewhere(plan))
+    write_atomically(to, text.encode(), _elsewhere(plan))
     return to
 
 
@@ -119,13 +119,13 @@ def _write_page(plan: RecipePlan, ending: str, text: str) -> Path:
     recipe = plan.recipe
     path = recipe.base / STORE / "reports" / f"{recipe.name}{ending}"
     try:
-        write_aside(path, text.encode(), _elsewhere(plan))
+        write_atomically(path, text.encode(), _elsewhere(plan))
     except Unwritable:
         if plan.store.root.absolute() == (recipe.base / STORE).absolute():
             raise
         of_folder = digest_of(str(recipe.base.absolute()))[:8]  # recipes of other folders may have the same name
         page = plan.store.root / "reports" / f"{recipe.name}-{of_folder}{ending}"
-        write_aside(page, text.encode(), _elsewhere(plan))
+        write_atomically(page, text.encode(), _elsewhere(plan))
         return page
     return path
 
@@ -136,9 +136,9 @@ def _elsewhere(plan: RecipePlan) -> str:
 
 def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) -> str:
     """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
-    from luthier.eval.report.html import as_json, render
-    from luthier.eval.report.markdown import markdown
-    from luthier.eval.report.verdicts import junit, workflow_commands
+    from luthier.eval.report.html import render_report_page, report_facts_to_json
+    from luthier.eval.report.markdown import render_report_markdown
+    from luthier.eval.report.verdicts import render_junit_xml, workflow_commands
 
     facts = report_facts(plan, compare_with)
     if form in ("junit", "github") and not facts.gates:
@@ -146,10 +146,10 @@ def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) 
         where = SourceLocation(file=plan.recipe.file)
         raise InputError(f"{form} shows the rules of gates, and none is made", where=where, hint=hint)
     writers: Mapping[Form, Callable[[ReportFacts], str]] = {
-        "html": render,
-        "markdown": markdown,
-        "json": as_json,
-        "junit": junit,
+        "html": render_report_page,
+        "markdown": render_report_markdown,
+        "json": report_facts_to_json,
+        "junit": render_junit_xml,
         "github": lambda record: workflow_commands(record, _places(plan)),
     }
     return writers[form](facts)
@@ -169,11 +169,11 @@ def write_run_report(result: RunResult) -> Path | None:
 
     A report that lacks steps is a page of its own, so that it never takes the place of a whole run's.
     """
-    from luthier.recipe.planner import plan
+    from luthier.recipe.planner import build_recipe_plan
 
     if all(result.plan[name].step.shared for name in result.steps):
         return None
-    now = plan(result.recipe, result.plan.store, ())
+    now = build_recipe_plan(result.recipe, result.plan.store, ())
     return _write_page(now, ".part.html" if result.unmade else ".html", report_text(now, "html"))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.component import nested
+from luthier.core.component import iter_components
 from luthier.core.db import Ledger, RunStep, State, ledger_url
 from luthier.core.errors import (
     FAULT_EXIT_CODE,
@@ -30,13 +30,13 @@ from luthier.core.errors import (
     did_you_mean,
 )
 from luthier.core.events import Listener, RunEvent, RunEvents
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.core.hashing import digest_of
 from luthier.core.render import duration
 from luthier.core.step import Forecast, StepContext
-from luthier.core.system.process import resident_bytes, share_processors
-from luthier.core.timings import LEAST_S, remember
-from luthier.recipe.planner import Planned, RecipePlan, peak_bytes, plan, recipe_store, reset_peak
+from luthier.core.system.process import resident_bytes, set_thread_wait_policy
+from luthier.core.timings import LEAST_S, record_timing
+from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, open_recipe_store, peak_bytes, reset_peak
 from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -64,12 +64,16 @@ class StepResult:
 
     def model(self) -> Any:
         """The model as a plain transformers or PEFT object; a plain classifier as scikit-learn's pipeline."""
-        from luthier.models.load import is_plain, load
+        from luthier.models.load import is_text_classifier, load_model
         from luthier.models.open_classifier import open_pipeline
 
         if (makes := self.artifact.manifest.makes) != "model":
             raise ModelError(f"this step makes a {makes}, not a model", hint="take the step that tunes")
-        return open_pipeline(self.artifact.folder) if is_plain(self.artifact) else load(self.artifact).model
+        return (
+            open_pipeline(self.artifact.folder)
+            if is_text_classifier(self.artifact)
+            else load_model(self.artifact).model
+        )
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -138,20 +142,20 @@ class RunResult:
         return {"recipe": self.recipe.name, "exit": self.exit_code, "steps": steps}
 
 
-def run(
+def run_recipe(
     recipe: Recipe,
     events: RunEvents | None = None,
     only: Sequence[str] = (),
     *,
-    on_step: Callable[[Planned, StepResult], None] = lambda planned, result: None,
+    on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
 ) -> RunResult:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
     waited for, not made twice. `on_step` is called with each step as soon as its artifact is there."""
-    share_processors()
+    set_thread_wait_policy()
     events = events or RunEvents()
     needed = recipe.needed(only)
     _gather(recipe, needed, events)
-    what = plan(recipe, costs_of=needed)
+    what = build_recipe_plan(recipe, costs_of=needed)
     requested = [planned for planned in what if planned.name in needed]
     _download(requested, recipe, events)
     events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
@@ -180,34 +184,34 @@ def _gather(recipe: Recipe, names: Collection[str], events: RunEvents) -> None:
     steps = recipe.all_steps()
     for name in names:
         try:
-            for part in nested(steps[name]):
+            for part in iter_components(steps[name]):
                 part.gather(recipe.base, events.of(name).note)
         except LuthierError as error:
             raise recipe.placed(error, name) from error
 
 
-def _download(requested: Sequence[Planned], recipe: Recipe, events: RunEvents) -> None:
+def _download(requested: Sequence[PlannedStep], recipe: Recipe, events: RunEvents) -> None:
     """Fetch what the steps that must be made work with, so that none ends for want of it when others are made."""
     for planned in requested:
         if not planned.cached:
             try:
-                for part in nested(planned.step):
+                for part in iter_components(planned.step):
                     part.download(events.of(planned.name).note)
             except LuthierError as error:
                 raise recipe.placed(error, planned.name) from error
 
 
-def _is_ready(planned: Planned, what: RecipePlan, done: Mapping[str, StepResult]) -> bool:
+def _is_ready(planned: PlannedStep, what: RecipePlan, done: Mapping[str, StepResult]) -> bool:
     return all(other in done for other in what.recipe.references(planned.step).values())
 
 
-def _wait(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
+def _wait(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
     result = _take(planned, what, events, wait=True)
     assert result is not None, "a lock that was waited for is held"
     return result
 
 
-def _take(planned: Planned, what: RecipePlan, events: RunEvents, *, wait: bool) -> StepResult | None:
+def _take(planned: PlannedStep, what: RecipePlan, events: RunEvents, *, wait: bool) -> StepResult | None:
     """The step's artifact: found, or made under its lock; None when another process holds the lock."""
     store = what.store_of(planned)
     if store.has(planned.digest):
@@ -220,12 +224,12 @@ def _take(planned: Planned, what: RecipePlan, events: RunEvents, *, wait: bool) 
         return _make(planned, what, events)
 
 
-def _found(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
+def _found(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
     events.emit(RunEvent(kind="cached", step=planned.name, text=planned.step.kind))
     return StepResult(artifact=what.store.open(planned.digest), cached=True, seconds=0.0)
 
 
-def _make(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
+def _make(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
     store = what.store_of(planned)
     events.emit(RunEvent(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
@@ -247,15 +251,15 @@ def _make(planned: Planned, what: RecipePlan, events: RunEvents) -> StepResult:
         _check_still(planned, what)
         seconds = time.perf_counter() - started
         if planned.step.tells_of_machine and measures.get("train_s", seconds) >= LEAST_S:
-            remember(planned.step.kind, measures)
+            record_timing(planned.step.kind, measures)
         artifact = store.finish(_manifest(planned, what), _timing(planned, expected, measures, seconds))
     events.emit(RunEvent(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
     return StepResult(artifact=artifact, cached=False, seconds=seconds)
 
 
-def _check_still(planned: Planned, what: RecipePlan) -> None:
+def _check_still(planned: PlannedStep, what: RecipePlan) -> None:
     """What was read must be what the artifact is named by."""
-    if not any(part.living for part in nested(planned.step)):
+    if not any(part.living for part in iter_components(planned.step)):
         return
     if planned.step.contents(what.recipe.base) != planned.contents:
         hint = "run it again; for a table that always grows, read below a bound: `until`"
@@ -263,7 +267,7 @@ def _check_still(planned: Planned, what: RecipePlan) -> None:
         raise DataError(message, where=SourceLocation(field="source"), hint=hint)
 
 
-def _manifest(planned: Planned, what: RecipePlan) -> Manifest:
+def _manifest(planned: PlannedStep, what: RecipePlan) -> Manifest:
     step = planned.step
     return Manifest(
         digest=planned.digest,
@@ -278,7 +282,7 @@ def _manifest(planned: Planned, what: RecipePlan) -> Manifest:
     )
 
 
-def _expect(planned: Planned, what: RecipePlan, events: RunEvents) -> Forecast:
+def _expect(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Forecast:
     """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
     now = what.estimate_cost(planned).add_held_bytes(resident_bytes())
     if now.seconds is not None:
@@ -293,7 +297,7 @@ def _cost(forecast: Forecast) -> str:
     return f"{duration(forecast.seconds or 0)}{memory}"
 
 
-def _timing(planned: Planned, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _timing(planned: PlannedStep, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
     planned_cost = planned.forecast or expected
     return {
@@ -306,10 +310,10 @@ def _timing(planned: Planned, expected: Forecast, measures: Mapping[str, Any], s
 
 
 @contextmanager
-def _refusals(planned: Planned, what: RecipePlan, events: RunEvents) -> Iterator[None]:
+def _refusals(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Iterator[None]:
     """Say which step failed, and turn the machine's refusals into one clear error."""
     try:
-        with writing(what.store_of(planned).root):
+        with translate_write_errors(what.store_of(planned).root):
             yield
     except KeyboardInterrupt as error:
         events.emit(RunEvent(kind="failed", step=planned.name, text="interrupted"))
@@ -354,17 +358,17 @@ class RecordedRun:
         return f", without {', '.join(unmade)}: not made as the recipe stands" if unmade else ""
 
 
-def recorded_run(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> RecordedRun:
+def run_and_record(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> RecordedRun:
     """Run a recipe, or only some of its steps: events are shown and logged, the run stands in the ledger, and what is
     made is reported at the end. What ended a run before that stands in the ledger and in its log, too."""
-    from luthier.core.render import ToFile
+    from luthier.core.render import LogFileRenderer
     from luthier.recipe.report import write_run_report
 
-    store = recipe_store(recipe.base)
+    store = open_recipe_store(recipe.base)
     with Ledger(ledger_url(store.root)) as ledger:
         record = _Record.begin(ledger, recipe)
-        with ToFile(run_log(store, record.run)) as log, record.failures(log):
-            result = run(recipe, RunEvents(listener, log), only, on_step=record.add)
+        with LogFileRenderer(run_log(store, record.run)) as log, record.failures(log):
+            result = run_recipe(recipe, RunEvents(listener, log), only, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))
 
@@ -397,7 +401,7 @@ class _Record:
         )
         return cls(ledger=ledger, run=run)
 
-    def add(self, planned: Planned, result: StepResult) -> None:
+    def add(self, planned: PlannedStep, result: StepResult) -> None:
         """A step whose artifact is there."""
         kind, digest = planned.step.kind, result.artifact.digest
         step = RunStep(name=planned.name, kind=kind, artifact=digest, cached=result.cached, seconds=result.seconds)

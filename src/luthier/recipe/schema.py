@@ -27,14 +27,14 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 from luthier.core.artifact_type import ArtifactType
-from luthier.core.component import described, full_schema, members, refuse_unknown_settings
+from luthier.core.component import add_field_descriptions, components_by_kind, full_schema, refuse_unknown_settings
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import PathText
 from luthier.core.step import Step
-from luthier.models.catalog import resolve
+from luthier.models.catalog import resolve_model_source
 from luthier.models.source import ModelSource
-from luthier.recipe.errors import NAME_PATTERN, a, explain
-from luthier.recipe.yaml import Key, SourceText, dotted, override, read_yaml
+from luthier.recipe.errors import NAME_PATTERN, add_indefinite_article, explain_validation_error
+from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path, override, read_yaml
 
 if TYPE_CHECKING:
     from luthier.core.events import RunEvents
@@ -49,13 +49,15 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 def _resolve_model(value: Any, info: ValidationInfo) -> Any:
     """A text becomes the source that it means; a mapping is read as any other part."""
     base = (info.context or {}).get("base", Path())
-    return resolve(value, base) if isinstance(value, str) else value
+    return resolve_model_source(value, base) if isinstance(value, str) else value
 
 
 class Recipe(BaseModel):
     """From raw data to a measured model, in one document."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, validate_default=True
+    )
 
     luthier: Literal[1] = 1
     """Version of the recipe format."""
@@ -73,7 +75,7 @@ class Recipe(BaseModel):
     """The steps by name; a step names those whose artifacts it reads."""
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
-    _source: SourceText | None = PrivateAttr(default=None)
+    _source: LocatedYaml | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, path: Path | str, overrides: Iterable[str] = ()) -> Self:
@@ -84,12 +86,12 @@ class Recipe(BaseModel):
         return cls.of(source, file.parent)
 
     @classmethod
-    def of(cls, source: SourceText, base: Path) -> Self:
+    def of(cls, source: LocatedYaml, base: Path) -> Self:
         """A recipe from what was read; relative paths start at `base`."""
         try:
             recipe = cls.model_validate(source.data, context={"base": base})
         except ValidationError as error:
-            raise _former_names(source, cls) or explain(error, source, cls) from error
+            raise _former_names(source, cls) or explain_validation_error(error, source, cls) from error
         except LuthierError as error:
             raise _placed(error, source) from error
         recipe._base, recipe._source = base, source
@@ -104,10 +106,10 @@ class Recipe(BaseModel):
     def _references(self) -> Self:
         self._check_chat_template()
         for name, step in self.all_steps().items():
-            if step.makes not in members(ArtifactType):
+            if step.makes not in components_by_kind(ArtifactType):
                 where, hint = (
                     SourceLocation(field=f"steps.{name}.kind"),
-                    did_you_mean(step.makes, members(ArtifactType)),
+                    did_you_mean(step.makes, components_by_kind(ArtifactType)),
                 )
                 raise RecipeError(f"makes {step.makes!r}, which is no artifact type", where=where, hint=hint)
             for field, other in self.references(step).items():
@@ -127,7 +129,7 @@ class Recipe(BaseModel):
 
     def where(self, key: Key) -> SourceLocation:
         """The place at which a path of it was written, or its nearest parent."""
-        return self._source.where(key) if self._source else SourceLocation(field=dotted(key))
+        return self._source.where(key) if self._source else SourceLocation(field=join_dotted_path(key))
 
     @property
     def written(self) -> str:
@@ -202,7 +204,8 @@ class Recipe(BaseModel):
         made = steps[other].makes
         if made != expected:
             able = [key for key, step in steps.items() if step.makes == expected and key != name]
-            message = f"expected a step that makes {a(expected)}; {other!r} makes {a(made)}"
+            needed, found = add_indefinite_article(expected), add_indefinite_article(made)
+            message = f"expected a step that makes {needed}; {other!r} makes {found}"
             raise RecipeError(message, where=where, hint=did_you_mean(other, able))
 
     def order(self) -> list[str]:
@@ -271,15 +274,15 @@ class Recipe(BaseModel):
 
         They are checked as the recipe is, and stand among its `overrides`.
         """
-        source = self._source or SourceText(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
+        source = self._source or LocatedYaml(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
         texts = tuple(f"{path}={_as_override(value)}" for path, value in values.items())
         return type(self).of(override(source, texts), self.base)
 
     def plan(self) -> RecipePlan:
         """What is cached, what will be made, and what it will cost."""
-        from luthier.recipe.planner import plan
+        from luthier.recipe.planner import build_recipe_plan
 
-        return plan(self)
+        return build_recipe_plan(self)
 
     def run(self, events: RunEvents | None = None, only: Sequence[str] = (), *, progress: bool = True) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
@@ -288,12 +291,12 @@ class Recipe(BaseModel):
         """
         from luthier.core.events import RunEvents
         from luthier.core.render import choose
-        from luthier.recipe.runner import run
+        from luthier.recipe.runner import run_recipe
 
         if events is not None or not progress:
-            return run(self, events, only)
+            return run_recipe(self, events, only)
         with choose() as listener:
-            return run(self, RunEvents(listener), only)
+            return run_recipe(self, RunEvents(listener), only)
 
 
 def _as_override(value: Any) -> str:
@@ -317,7 +320,7 @@ def _path_to(step: Step, setting: str) -> Iterator[str]:
             return
 
 
-def _placed(error: LuthierError, source: SourceText) -> LuthierError:
+def _placed(error: LuthierError, source: LocatedYaml) -> LuthierError:
     """The same error with its line in the recipe."""
     if error.where.file is not None or error.where.field is None:
         return error
@@ -325,7 +328,7 @@ def _placed(error: LuthierError, source: SourceText) -> LuthierError:
     return type(error)(error.message, where=source.where(key), hint=error.hint)
 
 
-__all__ = ["MODEL_STEP", "Recipe", "dotted"]
+__all__ = ["MODEL_STEP", "Recipe", "join_dotted_path"]
 
 
 SCHEMA_FILE = "recipe.schema.json"
@@ -343,7 +346,7 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A Luthier recipe", **rest}
 
 
-def _former_names(source: SourceText, model: type[BaseModel]) -> RecipeError | None:
+def _former_names(source: LocatedYaml, model: type[BaseModel]) -> RecipeError | None:
     """The error about a file with former names of settings or kinds; None where it has none."""
     from luthier.recipe.migrate import migrate_text
 

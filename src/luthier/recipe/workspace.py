@@ -17,22 +17,22 @@ from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger, Run, ledger_url
 from luthier.core.errors import RecipeError, SourceLocation, UnknownName
 from luthier.core.store import Store
-from luthier.models.load import data_of
-from luthier.recipe.planner import SQLITE, STORE, has_ledger, recipe_store
-from luthier.recipe.yaml import is_step, read_yaml
+from luthier.models.load import get_training_data
+from luthier.recipe.planner import SQLITE, STORE, has_ledger, open_recipe_store
+from luthier.recipe.yaml import has_step, read_yaml
 from luthier.traces.api_keys import Scope, add_key, list_keys, revoke_key
 
 
-def learnt_system(artifact: Artifact) -> str | None:
+def get_training_system_message(artifact: Artifact) -> str | None:
     """The system message with which all training rows of a tuned model began; None where they share none, or where the
     model has a chosen prompt in its place."""
-    from luthier.artifacts.dataset import batches, has_split
+    from luthier.artifacts.dataset import has_split, read_example_batches
 
-    data = data_of(artifact)
+    data = get_training_data(artifact)
     if data is None or PromptPrefix.of(artifact).instruction is not None or not has_split(data, "train"):
         return None
     shared: str | None = None
-    for example in (example for batch in batches(data, "train") for example in batch):
+    for example in (example for batch in read_example_batches(data, "train") for example in batch):
         first = example.messages[0]
         if first.role != "system" or shared not in (None, first.content):
             return None
@@ -68,7 +68,7 @@ def find_recipe(given: Path | None, *, step: str = "") -> Path:
 def _refuse_step(name: str) -> None:
     """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` means two steps."""
     for recipe in sorted(recipes_here(), key=lambda path: path != Path("recipe.yaml")):
-        if is_step(name, _content(recipe)):
+        if has_step(name, _content(recipe)):
             what = f"there is no such recipe; it is the name of a step of {recipe}"
             hint = f"`--only` stands before every step: luthier run {recipe} --only {name}"
             raise RecipeError(what, where=SourceLocation(file=name), hint=hint)
@@ -87,7 +87,7 @@ def recipes_here() -> list[Path]:
     return sorted({path for pattern in _RECIPE_FILES for path in Path().glob(pattern) if _is_recipe(path)})
 
 
-def recipes_near(store: Store) -> list[Path]:
+def list_store_recipes(store: Store) -> list[Path]:
     """The recipes whose artifacts a store holds: those in the folder that the store is in."""
     folder = store.root.parent
     return sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern) if _is_recipe(path))
@@ -102,7 +102,7 @@ def _is_recipe(path: Path) -> bool:
         return False
 
 
-def folder_here(words: Iterable[str] = ()) -> Path:
+def find_workspace_folder(words: Iterable[str] = ()) -> Path:
     """The folder that is meant: that of the recipe in the words (`RECIPE:STEP`, `recipe.yaml`); else that of the recipe
     here; else, among several, the one from which models are served; else this one.
 
@@ -151,7 +151,7 @@ def find_run(beginning: str) -> Run | None:
 
 def _ledgers_near() -> Iterator[Ledger]:
     """The ledgers of the folders nearby that have one."""
-    stores = [store for folder in [*folders_near(), Path()] if has_ledger(store := recipe_store(folder))]
+    stores = [store for folder in [*folders_near(), Path()] if has_ledger(store := open_recipe_store(folder))]
     for url in sorted({ledger_url(store.root) for store in stores}):
         with Ledger(url) as ledger:
             yield ledger
@@ -160,26 +160,26 @@ def _ledgers_near() -> Iterator[Ledger]:
 def _serves(folder: Path) -> bool:
     """Whether a folder holds what serving leaves there: traffic, jobs, names of models, keys."""
     from luthier.traces.api_keys import list_keys
-    from luthier.traces.releases import current
+    from luthier.traces.releases import current_releases
 
     kept = folder / STORE
     if (kept / "traffic").is_dir() or (kept / "jobs").is_dir():
         return True
-    file = recipe_store(folder).root.absolute() / "ledger.db"
+    file = open_recipe_store(folder).root.absolute() / "ledger.db"
     if not file.is_file() or ledger_url(file.parent) != f"{SQLITE}{file}":
         return False  # there is none, or one for all folders
     with ledger_of(folder) as ledger:
-        return bool(current(ledger) or list_keys(ledger))
+        return bool(current_releases(ledger) or list_keys(ledger))
 
 
 def store_here(words: Iterable[str] = ()) -> Store:
     """The store of the folder that is meant."""
-    return recipe_store(folder_here(words))
+    return open_recipe_store(find_workspace_folder(words))
 
 
 def ledger_of(folder: Path) -> Ledger:
     """The ledger of a folder's store."""
-    return Ledger(ledger_url(recipe_store(folder).root))
+    return Ledger(ledger_url(open_recipe_store(folder).root))
 
 
 def folders_near() -> list[Path]:
@@ -188,26 +188,26 @@ def folders_near() -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
 
 
-def folders_above() -> list[Path]:
+def list_enclosing_folders() -> list[Path]:
     """Folders that may have this one nearby, as far as they were ever used."""
     here = Path.cwd()
     return [folder for folder in here.parents[:2] if (folder / STORE).is_dir()]
 
 
-def folder_of_alias(alias: str, words: Iterable[str] = ()) -> Path:
+def find_alias_folder(alias: str, words: Iterable[str] = ()) -> Path:
     """The folder whose ledger knows a name; where none nearby does, the one that is meant."""
-    from luthier.traces.releases import current
+    from luthier.traces.releases import current_releases
 
     for folder in folders_near():
         with ledger_of(folder) as ledger:
-            if alias in current(ledger):
+            if alias in current_releases(ledger):
                 return folder
-    return folder_here(words)
+    return find_workspace_folder(words)
 
 
 def find_digest(beginning: str) -> Artifact:
     """A finished artifact by the beginning of its digest, in one of the stores nearby."""
-    stores = {store.location: store for store in map(recipe_store, [*folders_near(), Path()])}
+    stores = {store.location: store for store in map(open_recipe_store, [*folders_near(), Path()])}
     missed: list[UnknownName] = []
     for store in stores.values():
         try:
@@ -217,23 +217,23 @@ def find_digest(beginning: str) -> Artifact:
     raise missed[0]
 
 
-def add(name: str, scopes: Sequence[str], requests_per_minute: int | None) -> str:
+def create_api_key(name: str, scopes: Sequence[str], requests_per_minute: int | None) -> str:
     """Make a key; unknown scopes are refused there."""
     with _ledger() as ledger:
         return add_key(ledger, name, cast("Sequence[Scope]", scopes), requests_per_minute)
 
 
-def listed() -> list[dict[str, Any]]:
+def list_api_keys() -> list[dict[str, Any]]:
     """All keys."""
     with _ledger() as ledger:
         return [vars(key) for key in list_keys(ledger)]
 
 
-def revoke(name: str) -> None:
+def revoke_api_key(name: str) -> None:
     """Let a key open nothing any more."""
     with _ledger() as ledger:
         revoke_key(ledger, name)
 
 
 def _ledger() -> Ledger:
-    return ledger_of(folder_here())
+    return ledger_of(find_workspace_folder())

@@ -23,7 +23,7 @@ _TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timesta
 
 
 @dataclass(frozen=True)
-class SourceText:
+class LocatedYaml:
     """A recipe's data, and where in which file each part of it was written."""
 
     file: str
@@ -38,7 +38,7 @@ class SourceText:
 
     def where(self, key: Key) -> SourceLocation:
         """The place of a path, or of its nearest parent that was written down."""
-        field = dotted(key)
+        field = join_dotted_path(key)
         if any(self._gave(path, key) for path in self.given):
             return SourceLocation(file=COMMAND_LINE, field=field)
         while key and key not in self.lines:
@@ -51,12 +51,12 @@ class SourceText:
         return key[:new] == path[:new]
 
 
-def dotted(key: Key) -> str:
+def join_dotted_path(key: Key) -> str:
     """`("steps", "tune", "r")` as `steps.tune.r`."""
     return ".".join(str(part) for part in key)
 
 
-def read_yaml(path: Path) -> SourceText:
+def read_yaml(path: Path) -> LocatedYaml:
     """Read a recipe file; `RecipeError` with file and line for whatever is wrong with it."""
     return parse_yaml(_text(path), str(path))
 
@@ -92,7 +92,7 @@ def _decoded(data: bytes, where: SourceLocation) -> str:
         raise RecipeError(message, where=at, hint="save it as UTF-8, or name the recipe's file") from error
 
 
-def parse_yaml(text: str, file: str) -> SourceText:
+def parse_yaml(text: str, file: str) -> LocatedYaml:
     """Parse YAML text; duplicate keys, tags, control characters and alias bombs are errors."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -114,7 +114,7 @@ def parse_yaml(text: str, file: str) -> SourceText:
         raise RecipeError(
             f"expected a recipe (a mapping), got {came}", where=SourceLocation(file=file, line=1), hint=hint
         )
-    return SourceText(file, data, reader.lines, text)
+    return LocatedYaml(file, data, reader.lines, text)
 
 
 def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> RecipeError:
@@ -192,7 +192,7 @@ class _Reader:
         return value
 
     def error(self, node: yaml.Node, key: Key, message: str, hint: str) -> RecipeError:
-        shown = dotted(key[:_SHOWN_PARTS]) + (".…" if len(key) > _SHOWN_PARTS else "")
+        shown = join_dotted_path(key[:_SHOWN_PARTS]) + (".…" if len(key) > _SHOWN_PARTS else "")
         where = SourceLocation(file=self.file, line=node.start_mark.line + 1, field=shown or None)
         return RecipeError(message, where=where, hint=hint)
 
@@ -201,14 +201,14 @@ def _tag(node: yaml.Node) -> str:
     return node.tag.replace(_YAML, "!!", 1)
 
 
-def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
+def override(source: LocatedYaml, assignments: tuple[str, ...]) -> LocatedYaml:
     """Apply `steps.tune.technique.r=32`: the value is YAML; a bare kind on the way becomes a mapping with that kind."""
     data = source.data
     given: list[Key] = []
     for text in assignments:
         path, sign, value = text.partition("=")
         where = SourceLocation(file=COMMAND_LINE, field=text)
-        if is_step(text, data):
+        if has_step(text, data):
             hint = f"`--only` stands before every step: --only {text}"
             raise RecipeError("expected PATH=VALUE, got the name of a step", where=where, hint=hint)
         if not sign or not all(path.split(".")):
@@ -217,7 +217,7 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
         given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
     _refuse_unknown_steps(data, given, given_as=assignments)
     given = [*source.given, *given]
-    return SourceText(source.file, data, source.lines, source.text, tuple(given), (*source.overrides, *assignments))
+    return LocatedYaml(source.file, data, source.lines, source.text, tuple(given), (*source.overrides, *assignments))
 
 
 def _refuse_unknown_steps(data: dict[str, Any], given: Sequence[Key], given_as: Sequence[str]) -> None:
@@ -233,7 +233,7 @@ def _refuse_unknown_steps(data: dict[str, Any], given: Sequence[Key], given_as: 
             raise RecipeError(f"there is no step {path[1]!r}", where=where, hint=did_you_mean(str(path[1]), known))
 
 
-def is_step(name: str, data: Any) -> bool:
+def has_step(name: str, data: Any) -> bool:
     """Whether what was read of a recipe has a step of this name."""
     steps = data.get("steps") if isinstance(data, dict) else None
     return isinstance(steps, dict) and name in steps

@@ -19,9 +19,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from luthier.core.errors import LuthierError
 from luthier.serve.auth import LOOPBACK, AuthMiddleware, RequestLimits, error_body, refusal_headers
-from luthier.serve.openai.protocol import APIError, Chat, Completion, EmbeddingsBody, as_refusal
-from luthier.serve.openai.responses import first_wrong, other_than_json
-from luthier.serve.openai.server import Gateway, caller_of, require
+from luthier.serve.openai.protocol import APIError, ChatRequestBody, CompletionRequestBody, EmbeddingsBody, to_api_error
+from luthier.serve.openai.responses import get_first_validation_error, wrong_content_type_error
+from luthier.serve.openai.server import Gateway, caller_of, require_scope
 from luthier.traces.api_keys import KeyStore, Scope
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _BODIES: dict[str, type[BaseModel]] = {
-    "/v1/chat/completions": Chat,
-    "/v1/completions": Completion,
+    "/v1/chat/completions": ChatRequestBody,
+    "/v1/completions": CompletionRequestBody,
     "/v1/embeddings": EmbeddingsBody,
 }
 _REFS = "#/components/schemas/{model}"
@@ -76,7 +76,7 @@ def build_app(
 
 def _needs(scope: Scope) -> Any:
     def check(request: Request) -> None:
-        require(request, scope)
+        require_scope(request, scope)
 
     return Depends(check)
 
@@ -147,7 +147,7 @@ def _page(openapi: dict[str, Any]) -> str:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LuthierError)
-    refusal = as_refusal(error)
+    refusal = to_api_error(error)
     return JSONResponse(error_body(refusal), status_code=refusal.status, headers=refusal_headers(refusal))
 
 
@@ -173,9 +173,9 @@ def _said(request: Request, error: HTTPException) -> str:
 async def _on_wrong(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    if found[0]["loc"] == ("body",) and (other := other_than_json(request)) is not None:
+    if found[0]["loc"] == ("body",) and (other := wrong_content_type_error(request)) is not None:
         return await _on_error(request, other)
-    return await _on_error(request, first_wrong([{**one, "loc": one["loc"][1:]} for one in found]))
+    return await _on_error(request, get_first_validation_error([{**one, "loc": one["loc"][1:]} for one in found]))
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

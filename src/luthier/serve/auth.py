@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
-from luthier.serve.openai.protocol import APIError, Busy
-from luthier.traces.api_keys import Caller, KeyStore, read_ring
+from luthier.serve.openai.protocol import APIError, ServerBusyError
+from luthier.traces.api_keys import Caller, KeyStore, load_key_store
 
 OPEN = frozenset({"/health", "/ready"})
 """What is told to anybody."""
@@ -114,7 +114,7 @@ class AuthMiddleware:
         wait_s = bucket.take(caller.requests_per_minute)
         if wait_s > 0:
             what = f"this key may ask {caller.requests_per_minute} times a minute"
-            raise Busy(what, retry_after_s=wait_s)
+            raise ServerBusyError(what, retry_after_s=wait_s)
 
 
 class _Bucket:
@@ -201,7 +201,7 @@ _LOG = logging.getLogger("luthier.serve")
 EVERY_S = 1.0
 
 
-class RingWatch:
+class KeyStoreRefresher:
     """Keeps the ring of keys fresh."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -211,7 +211,7 @@ class RingWatch:
 
     async def read(self) -> None:
         """Read the keys now."""
-        self.ring = await asyncio.to_thread(read_ring, self._ledger)
+        self.ring = await asyncio.to_thread(load_key_store, self._ledger)
 
     async def run(self) -> None:
         """Read them again and again."""

@@ -18,7 +18,7 @@ Key = TypeVar("Key", bound=Hashable)
 Kind = TypeVar("Kind", bound=SharedBase)
 
 
-class Bases(Generic[Key, Kind]):
+class SharedBasePool(Generic[Key, Kind]):
     """Bases of one kind, by what they are the same for; models come and go from several threads."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from luthier.chat.messages import ToolCall
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.chat.tool_calls import CallForm, CallReader, Read, held
+from luthier.chat.tool_calls import ParsedChunk, ToolCallFormat, ToolCallParser, partial_match_length
 from luthier.serve.request import Finish, OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class StopChecker:
         if positions:
             self.found = True
             return self._held[: min(positions)]
-        keep = max(held(self._held, stop) for stop in self._stops)
+        keep = max(partial_match_length(self._held, stop) for stop in self._stops)
         given, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return given
 
@@ -97,7 +97,7 @@ class StopChecker:
         return given
 
 
-class Spelling:
+class TokenDecoder:
     """How one model's tokens are spelled."""
 
     def __init__(self, text: ChatTokenizer, raw: Callable[[int], bytes]) -> None:
@@ -123,14 +123,14 @@ class OutputProcessor:
     """Writes one of the answers to a query."""
 
     def __init__(
-        self, answer: int, query: Query, spelling: Spelling, form: CallForm | None, prompt_tokens: int
+        self, answer: int, query: Query, spelling: TokenDecoder, form: ToolCallFormat | None, prompt_tokens: int
     ) -> None:
         self._answer, self._spelling, self._wanted = answer, spelling, query.logprobs
         self._by_id = query.by_id
         self._prompt_tokens = prompt_tokens
         tools = query.tools
         self._letters = spelling.letters(special=tools is not None)
-        self._calls = CallReader(form, set(tools.by_name)) if tools is not None and form is not None else None
+        self._calls = ToolCallParser(form, set(tools.by_name)) if tools is not None and form is not None else None
         self._alone = tools is not None and not tools.parallel
         self._ending = StopChecker(query.stop)
         self._tokens: deque[tuple[int, TokenLogprobs]] = deque()
@@ -166,7 +166,7 @@ class OutputProcessor:
 
     def _parted(self, text: str, *, last: bool) -> tuple[str, Sequence[ToolCall]]:
         """What of the text is said, and what is called."""
-        read = Read(text) if self._calls is None else self._calls.add(text)
+        read = ParsedChunk(text) if self._calls is None else self._calls.add(text)
         plain, calls = read.text, list(read.calls)
         if last and self._calls is not None:
             plain += self._calls.rest().text
@@ -210,7 +210,7 @@ class OutputProcessor:
 Pieces = AsyncGenerator[OutputChunk, None]
 
 
-async def together(streams: Sequence[Pieces], each: int) -> Pieces:
+async def merge_output_streams(streams: Sequence[Pieces], each: int) -> Pieces:
     """The pieces of several streams as they come; the answers of one (`each` of them) are counted on from those of the
     one before. With the first that fails, all end."""
     if len(streams) == 1:

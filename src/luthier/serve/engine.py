@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.serve.openai.protocol import APIError, without_parameter
+from luthier.serve.openai.protocol import APIError, unsupported_parameter_error
 from luthier.serve.request import OutputChunk, Query, Verb
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ModelRunner(ABC):
         """Settings of sampling that were asked for and change nothing for this model; `APIError` for one that should
         and cannot."""
         for name in query.unsupported:
-            raise without_parameter(name)
+            raise unsupported_parameter_error(name)
         return ()
 
     def apply_training_prompt(self, query: Query) -> Query:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError
-from luthier.core.system.process import fulfil
+from luthier.core.system.process import run_into_future
 from luthier.serve import base_models
-from luthier.serve.openai.protocol import APIError, Busy, Unavailable, as_refusal
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError, to_api_error
 
 if TYPE_CHECKING:
     from luthier.models.generation.engine import Decoder
@@ -86,13 +86,13 @@ class EngineLoop:
     def submit(
         self, asks: Sequence[GenerationRequest], tell: Callable[[DecodeJob, EngineOutput], None]
     ) -> list[DecodeJob]:
-        """Take all of several asks in, or none: `Busy` when too many wait."""
+        """Take all of several asks in, or none: `ServerBusyError` when too many wait."""
         jobs = [DecodeJob(ask, tell) for ask in asks]
         with self._lock:
             if self._closing:
-                raise Unavailable("the model is being closed")
+                raise ModelUnavailableError("the model is being closed")
             if len(self._line) + len(self._written) + len(jobs) > self._most_waiting + self._at_once:
-                raise Busy(f"{len(self._line)} answers wait already", retry_after_s=self._retry_after_s())
+                raise ServerBusyError(f"{len(self._line)} answers wait already", retry_after_s=self._retry_after_s())
             self._line.extend(jobs)
             self._lock.notify()
         return jobs
@@ -110,8 +110,8 @@ class EngineLoop:
         found = Future[T]()
         with self._lock:
             if self._closing:
-                raise Unavailable("the model is being closed")
-            self._works.append(lambda decoder: fulfil(found, lambda: verb(decoder)))
+                raise ModelUnavailableError("the model is being closed")
+            self._works.append(lambda decoder: run_into_future(found, lambda: verb(decoder)))
             self._lock.notify()
         return found.result()
 
@@ -138,7 +138,7 @@ class EngineLoop:
             work(self._decoder)
         self._decoder.close()
         for job in [*self._line, *self._written.values()]:
-            self._end(job, EngineOutput(refusal=Unavailable("the model was closed")))
+            self._end(job, EngineOutput(refusal=ModelUnavailableError("the model was closed")))
 
     def _await_work(self) -> bool:
         """Wait until there is something to do, and drop whom nobody listens to; False when it is time to end."""
@@ -166,7 +166,7 @@ class EngineLoop:
                 ticket = self._decoder.admit(job.ask)
             except LuthierError as error:
                 self._leave(job)
-                self._end(job, EngineOutput(refusal=as_refusal(error)))
+                self._end(job, EngineOutput(refusal=to_api_error(error)))
                 continue
             if ticket is None:
                 if not self._written:  # nothing will ever make room
@@ -209,7 +209,7 @@ class EngineLoop:
     def _fail(self, error: Exception) -> None:
         """Tell everybody who was being written, and go on with a new decoder."""
         for job in list(self._written.values()):
-            refusal = Unavailable(f"writing failed: {type(error).__name__}", status=500)
+            refusal = ModelUnavailableError(f"writing failed: {type(error).__name__}", status=500)
             refusal.__cause__ = error
             self._end(job, EngineOutput(refusal=refusal))
         self._decoder.close()
@@ -239,19 +239,19 @@ class DecoderBase(base_models.SharedBase):
 
     def add(self, artifact: Artifact) -> str:
         """Put an adapter over it, between two steps of what is being written, and name it."""
-        from luthier.models.load import ADAPTER, weights_of
+        from luthier.models.load import ADAPTER, get_weights_artifact
         from luthier.models.multi_lora import add_adapter
 
         name = f"over{next(_NUMBERS)}"
-        folder = weights_of(artifact).folder / ADAPTER
+        folder = get_weights_artifact(artifact).folder / ADAPTER
         self.writer.work(lambda decoder: self._adopt(decoder, add_adapter(self._model, folder, name)))
         return name
 
     def take(self, name: str) -> None:
         """Take an adapter away, for which nothing is written any more."""
-        from luthier.models.multi_lora import take_adapter
+        from luthier.models.multi_lora import remove_adapter
 
-        self.writer.work(lambda decoder: self._adopt(decoder, take_adapter(self._model, name)))
+        self.writer.work(lambda decoder: self._adopt(decoder, remove_adapter(self._model, name)))
 
     def _adopt(self, decoder: Decoder, model: object) -> None:
         self._model = model
@@ -278,23 +278,23 @@ class ModelHandle:
 
 
 _NUMBERS = count(1)
-_OPEN = base_models.Bases[tuple[str, EngineLimits], DecoderBase]()
+_OPEN = base_models.SharedBasePool[tuple[str, EngineLimits], DecoderBase]()
 """By the digest of its weights and by its room: the bases on which more than one model may stand."""
 
 
-def stand(model: Artifact, room: EngineLimits) -> ModelHandle:
+def open_decoder_model(model: Artifact, room: EngineLimits) -> ModelHandle:
     """Open a model: plain LoRA over a base that others may stand on, what can share none with weights of its own."""
     from luthier.models.generation.sampling import BASE
-    from luthier.models.load import is_adapter, load, weights_of
-    from luthier.models.multi_lora import can_share
+    from luthier.models.load import get_weights_artifact, is_adapter, load_model
+    from luthier.models.multi_lora import can_share_base
 
-    if not can_share(model):
-        base = DecoderBase(load(model, room.dtype), room)
+    if not can_share_base(model):
+        base = DecoderBase(load_model(model, room.dtype), room)
         base.standing = 1
         return ModelHandle(base, None)
     base = _shared(model, room)
     standing = ModelHandle(base, BASE)
-    if is_adapter(weights_of(model)):
+    if is_adapter(get_weights_artifact(model)):
         with ExitStack() as undo:
             undo.callback(standing.leave)
             standing.adapter = base.add(model)
@@ -304,7 +304,7 @@ def stand(model: Artifact, room: EngineLimits) -> ModelHandle:
 
 def _shared(model: Artifact, room: EngineLimits) -> DecoderBase:
     """The base of a model, on which one more stands."""
-    from luthier.models.load import base_of, load_base, weights_digest
+    from luthier.models.load import digest_base_weights, get_adapter_base, load_base
 
-    key = weights_digest(base_of(model)), room
+    key = digest_base_weights(get_adapter_base(model)), room
     return _OPEN.stand(key, lambda: DecoderBase(load_base(model, room.dtype), room))

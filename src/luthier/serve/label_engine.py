@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError
 from luthier.serve import base_models
-from luthier.serve.openai.protocol import Busy, Unavailable
+from luthier.serve.openai.protocol import ModelUnavailableError, ServerBusyError
 
 if TYPE_CHECKING:
     from luthier.models.load import Dtype, LoadedModel
@@ -38,23 +38,23 @@ class ClassifierBase(base_models.SharedBase):
 
     def add(self, artifact: Artifact) -> str:
         """Put an adapter over it, and name it."""
-        from luthier.models.kernels.lora import one_product
-        from luthier.models.load import ADAPTER, weights_of
+        from luthier.models.kernels.lora import install_fused_lora
+        from luthier.models.load import ADAPTER, get_weights_artifact
         from luthier.models.multi_lora import add_adapter
 
         name = f"reads{next(_NUMBERS)}"
         with self.lock:
-            self._model = add_adapter(self._model, weights_of(artifact).folder / ADAPTER, name)
+            self._model = add_adapter(self._model, get_weights_artifact(artifact).folder / ADAPTER, name)
             self._model.requires_grad_(requires_grad=False)
-            one_product(self._model)
+            install_fused_lora(self._model)
         return name
 
     def take(self, name: str) -> None:
         """Take an adapter away, when nobody reads."""
-        from luthier.models.multi_lora import take_adapter
+        from luthier.models.multi_lora import remove_adapter
 
         with self.lock:
-            self._model = take_adapter(self._model, name)
+            self._model = remove_adapter(self._model, name)
 
     @contextmanager
     def reading(self, adapter: str | None, *, shared: bool) -> Iterator[Any]:
@@ -86,23 +86,30 @@ class SharedClassifier:
 
 
 _NUMBERS = count(1)
-_OPEN = base_models.Bases[tuple[str, "Dtype"], ClassifierBase]()
+_OPEN = base_models.SharedBasePool[tuple[str, "Dtype"], ClassifierBase]()
 """By the digest of its weights and by what it computes in: the bases on which more than one model may stand."""
 
 
-def open_reader(model: Artifact, dtype: Dtype) -> SharedClassifier:
+def open_shared_classifier(model: Artifact, dtype: Dtype) -> SharedClassifier:
     """Open a model: plain LoRA over a base that others may stand on, what can share none with weights of its own."""
-    from luthier.models.load import base_of, is_adapter, load, load_base, weights_digest, weights_of
-    from luthier.models.multi_lora import can_share
+    from luthier.models.load import (
+        digest_base_weights,
+        get_adapter_base,
+        get_weights_artifact,
+        is_adapter,
+        load_base,
+        load_model,
+    )
+    from luthier.models.multi_lora import can_share_base
 
-    if not can_share(model):
-        base = ClassifierBase(load(model, dtype))
+    if not can_share_base(model):
+        base = ClassifierBase(load_model(model, dtype))
         base.standing = 1
         return SharedClassifier(base, None, shared=False)
-    key = weights_digest(base_of(model)), dtype
+    key = digest_base_weights(get_adapter_base(model)), dtype
     base = _OPEN.stand(key, lambda: ClassifierBase(load_base(model, dtype)))
     reader = SharedClassifier(base, None, shared=True)
-    if not is_adapter(weights_of(model)):
+    if not is_adapter(get_weights_artifact(model)):
         return reader
     with ExitStack() as undo:
         undo.callback(reader.leave)
@@ -139,7 +146,7 @@ class _One(Generic[Asked, Result]):
             self.future.set_result(cast("Result", found))
 
 
-class Gathering(Generic[Asked, Result]):
+class DynamicBatcher(Generic[Asked, Result]):
     """Answers what is asked one by one with a function that answers many at once."""
 
     def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Result]], *, at_once: int, waiting: int) -> None:
@@ -158,13 +165,13 @@ class Gathering(Generic[Asked, Result]):
         return len(self._line)
 
     async def ask(self, request: Asked) -> Result:
-        """The answer to one; `Busy` when too many wait."""
+        """The answer to one; `ServerBusyError` when too many wait."""
         one: _One[Asked, Result] = _One(request)
         with self._lock:
             if self._closing:
-                raise Unavailable("the model is being closed")
+                raise ModelUnavailableError("the model is being closed")
             if len(self._line) >= self._most:
-                raise Busy(f"{len(self._line)} requests wait already", retry_after_s=1.0)
+                raise ServerBusyError(f"{len(self._line)} requests wait already", retry_after_s=1.0)
             self._line.append(one)
             self._lock.notify()
         try:
@@ -189,7 +196,7 @@ class Gathering(Generic[Asked, Result]):
                     self._tell([one], *self._tried([one]))
             self.running = 0
         for one in self._line:
-            one.tell(None, Unavailable("the model was closed"))
+            one.tell(None, ModelUnavailableError("the model was closed"))
 
     def _tried(self, some: Sequence[_One[Asked, Result]]) -> tuple[Sequence[Result], Exception | None]:
         try:
@@ -224,7 +231,11 @@ class Gathering(Generic[Asked, Result]):
 
 
 def _told(error: Exception) -> Exception:
-    return error if isinstance(error, LuthierError) else Unavailable(f"{type(error).__name__}: {error}", status=500)
+    return (
+        error
+        if isinstance(error, LuthierError)
+        else ModelUnavailableError(f"{type(error).__name__}: {error}", status=500)
+    )
 
 
 _LEAST_ROWS = 20
@@ -232,7 +243,7 @@ _LEAST_ROWS = 20
 _BOUNDS = (0.05, 20.0)
 
 
-def probabilities(scores: Mapping[str, float], temperature: float) -> dict[str, float]:
+def softmax_label_scores(scores: Mapping[str, float], temperature: float) -> dict[str, float]:
     """The share of each label, from log-scores."""
     most = max(scores.values())
     shares = {label: math.exp((score - most) / temperature) for label, score in scores.items()}

@@ -25,7 +25,7 @@ _MOST_OVER = 64
 """So many requests are over and not counted, at most: those whose clients went away are told of by no answer."""
 
 
-class Over(Protocol):
+class FinishedRequest(Protocol):
     """A request that is over."""
 
     @property
@@ -49,7 +49,7 @@ class Over(Protocol):
         ...
 
 
-class Load(NamedTuple):
+class ModelLoad(NamedTuple):
     """How busy an open model is."""
 
     model: str
@@ -96,12 +96,12 @@ class Meter:
     """Counts finished requests, on the event loop's thread. A name that is not served counts as `unknown`, so that
     nobody can invent series."""
 
-    def __init__(self, loads: Callable[[], Iterable[Load]], knows: Callable[[str], bool]) -> None:
+    def __init__(self, loads: Callable[[], Iterable[ModelLoad]], knows: Callable[[str], bool]) -> None:
         self._found: dict[_Kind, _Counts] = {}
-        self._over: list[Over] = []
+        self._over: list[FinishedRequest] = []
         self._loads, self._knows = loads, knows
 
-    def add(self, over: Over) -> None:
+    def add(self, over: FinishedRequest) -> None:
         """A request is over. Its client may still wait, so that it is counted a little later: see `settle`."""
         self._over.append(over)
         if len(self._over) >= _MOST_OVER:
@@ -113,7 +113,7 @@ class Meter:
         for one in over:
             self._count(one)
 
-    def _count(self, over: Over) -> None:
+    def _count(self, over: FinishedRequest) -> None:
         assert over.end is not None, "what is over has an end"
         _, _, status, _, prompt, cached, completion, latency_s, first_s, _ = over.end
         found = self._found.get((over.model, over.operation, over.arm, status)) or self._new(over, status)
@@ -125,7 +125,7 @@ class Meter:
         found.cached += cached
         found.completion += completion
 
-    def _new(self, over: Over, status: int) -> _Counts:
+    def _new(self, over: FinishedRequest, status: int) -> _Counts:
         model = over.model if self._knows(over.model) else _UNKNOWN
         return self._found.setdefault((model, over.operation, over.arm, status), _Counts())
 
@@ -181,7 +181,7 @@ def _histogram(name: str, about: str, found: dict[tuple[str, str], _Times]) -> H
 class _Loads(Collector):
     """Tells how busy the models are."""
 
-    def __init__(self, loads: Iterable[Load]) -> None:
+    def __init__(self, loads: Iterable[ModelLoad]) -> None:
         self._loads = loads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -43,7 +43,7 @@ class _Held:
         self.idle.set()
 
 
-class Fleet:
+class ModelPool:
     """Keeps models open, each once, by whatever words it is wanted. It lives on one event loop."""
 
     def __init__(

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from luthier.core.errors import InputError, SourceLocation
 from luthier.serve.app import ExtraRoutes, build_app
-from luthier.serve.auth import LOOPBACK, RequestLimits, RingWatch
+from luthier.serve.auth import LOOPBACK, KeyStoreRefresher, RequestLimits
 from luthier.serve.openai.server import Gateway
 
 _HEAD_S = 30.0
@@ -40,7 +40,7 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listening:
+class ListeningServer:
     """Where it listens."""
 
     url: str
@@ -55,11 +55,11 @@ async def run_gateway(
     gateway: Gateway,
     models: Sequence[str],
     settings: ServerSettings,
-    watch: RingWatch,
+    watch: KeyStoreRefresher,
     *,
     limits: RequestLimits | None = None,
     extra_routes: ExtraRoutes | None = None,
-    tell: Callable[[Listening], None],
+    tell: Callable[[ListeningServer], None],
 ) -> bool:
     """Serve until told to stop (SIGTERM, Ctrl-C); False when requests were cut off, since they took too long or a
     second signal came."""
@@ -178,7 +178,7 @@ def _bind(settings: ServerSettings) -> socket.socket:
     return bound
 
 
-def _listening(bound: socket.socket, server: _Server) -> Listening:
+def _listening(bound: socket.socket, server: _Server) -> ListeningServer:
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     loop = asyncio.get_running_loop()
@@ -188,4 +188,4 @@ def _listening(bound: socket.socket, server: _Server) -> Listening:
             loop.call_soon_threadsafe(server.stop)
 
     models = server.gateway.names()
-    return Listening(url=f"http://{shown}:{port}/v1", host=host, port=port, models=models, stop=stop)
+    return ListeningServer(url=f"http://{shown}:{port}/v1", host=host, port=port, models=models, stop=stop)

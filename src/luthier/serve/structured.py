@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.chat.tool_calls import CallForm
+from luthier.chat.tool_calls import ToolCallFormat
 from luthier.serve.openai.protocol import APIError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MOST_BYTES = 100_000
 """The longest schema that is compiled."""
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles grammars for one model."""
 
     def __init__(self, text: ChatTokenizer, vocabulary: int) -> None:
@@ -49,7 +49,7 @@ class Grammars:
             raise APIError(f"the schema has {len(written)} bytes; {MOST_BYTES} are read", param="response_format")
         return self._checked(LLMatcher.grammar_from_json_schema(written, overrides=_COMPACT), "response_format")
 
-    def calls(self, form: CallForm, functions: Mapping[str, Mapping[str, Any]], *, many: bool) -> str:
+    def calls(self, form: ToolCallFormat, functions: Mapping[str, Mapping[str, Any]], *, many: bool) -> str:
         """The grammar of one call, or of several, of given functions with the schemas of their arguments."""
         from llguidance import LLMatcher
 

@@ -18,16 +18,16 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.chat.plain_text import begin_id, plain_ids
+from luthier.chat.plain_text import bos_or_eos_id, encode_plain_texts
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.chat.tool_calls import CallForm
+from luthier.chat.tool_calls import ToolCallFormat
 from luthier.core.errors import LuthierError, MissingExtra, ModelError, SourceLocation
-from luthier.serve.detokenizer import OutputProcessor, Spelling, together
+from luthier.serve.detokenizer import OutputProcessor, TokenDecoder, merge_output_streams
 from luthier.serve.engine import ModelRunner
 from luthier.serve.engine_loop import EngineOutput
-from luthier.serve.openai.protocol import APIError, Busy, Unavailable, as_refusal
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError, to_api_error
 from luthier.serve.request import Finish, OutputChunk, Query
-from luthier.serve.structured import Grammars
+from luthier.serve.structured import GrammarCompiler
 
 if TYPE_CHECKING:
     import httpx
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.1
 
 
-class Neighbour:
+class SubprocessServer:
     """A server program and the folder with what it reads."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Neighbour:
         self._folder.cleanup()
 
 
-def program(name: str, hint: str) -> str:
+def find_program(name: str, hint: str) -> str:
     """Where a program is; `MissingExtra` when it is not installed."""
     found = shutil.which(name)
     if found is None:
@@ -107,12 +107,12 @@ class LlamaServer(ModelRunner):
     """A model in llama.cpp's server."""
 
     def __init__(
-        self, settings: LlamaCpp, text: ChatTokenizer, root: str, server: Neighbour | None, digest: str
+        self, settings: LlamaCpp, text: ChatTokenizer, root: str, server: SubprocessServer | None, digest: str
     ) -> None:
         super().__init__(digest)
         self._settings, self._text, self._root, self._beside = settings, text, root, server
-        self._calls = CallForm.of(text)
-        self._spelling = Spelling(text, Grammars(text, text.vocabulary).raw)
+        self._calls = ToolCallFormat.of(text)
+        self._spelling = TokenDecoder(text, GrammarCompiler(text, text.vocabulary).raw)
         self._turns = asyncio.Semaphore(settings.max_num_seqs)
         self._asked = 0
         self._http: httpx.AsyncClient | None = None
@@ -135,11 +135,11 @@ class LlamaServer(ModelRunner):
         ids = await asyncio.to_thread(self._ids, query)
         body = self._body(ids, query)
         if self._asked + query.answers > self._settings.max_num_seqs + self._settings.max_queue_size:
-            raise Busy(f"{self.waiting} answers wait already", retry_after_s=2.0)
+            raise ServerBusyError(f"{self.waiting} answers wait already", retry_after_s=2.0)
         self._asked += query.answers
         try:
             streams = [self._one(number, ids, body, query) for number in range(query.answers)]
-            async with aclosing(together(streams, 0)) as pieces:
+            async with aclosing(merge_output_streams(streams, 0)) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
@@ -155,9 +155,9 @@ class LlamaServer(ModelRunner):
             try:
                 return self._text.prompt(query.messages, query.tools.offered if query.tools else ())
             except LuthierError as error:
-                raise as_refusal(error, "messages") from error
+                raise to_api_error(error, "messages") from error
         if isinstance(query.text, str):
-            return plain_ids(self._text, [query.text])[0] or [begin_id(self._text)]
+            return encode_plain_texts(self._text, [query.text])[0] or [bos_or_eos_id(self._text)]
         return list(query.text)
 
     def _body(self, ids: list[int], query: Query) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class LlamaServer(ModelRunner):
                     finish: Finish = "length" if event.get("stop_type") == "limit" else "stop"
                     yield scribe.end(finish, int((event.get("timings") or {}).get("cache_n") or 0))
                     return
-        raise Unavailable("llama.cpp's server ended in the middle of an answer", status=502)
+        raise ModelUnavailableError("llama.cpp's server ended in the middle of an answer", status=502)
 
     async def _events(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         import httpx
@@ -209,11 +209,15 @@ class LlamaServer(ModelRunner):
             async with self._http.stream("POST", f"{self._root}/completion", json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     message = (await response.aread())[:300].decode("utf-8", "replace")
-                    raise Unavailable(f"llama.cpp's server answered {response.status_code}: {message}", status=502)
+                    raise ModelUnavailableError(
+                        f"llama.cpp's server answered {response.status_code}: {message}", status=502
+                    )
                 async for event in _lines(response):
                     yield event
         except httpx.HTTPError as error:
-            raise Unavailable(f"llama.cpp's server gave no answer: {type(error).__name__}", status=502) from error
+            raise ModelUnavailableError(
+                f"llama.cpp's server gave no answer: {type(error).__name__}", status=502
+            ) from error
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

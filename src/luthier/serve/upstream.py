@@ -9,23 +9,23 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from luthier.chat.messages import ToolCall, as_openai
+from luthier.chat.messages import ToolCall, messages_to_openai
 from luthier.chat.prompt import PromptPrefix
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.serve.engine import ModelRunner
-from luthier.serve.openai.protocol import APIError, Busy, Unavailable
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError
 from luthier.serve.request import Finish, OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     import httpx
 
-    from luthier.serve.subprocess_server import Neighbour
+    from luthier.serve.subprocess_server import SubprocessServer
 
 Json = Mapping[str, Any]
 _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
-class Elsewhere(ModelRunner):
+class UpstreamModel(ModelRunner):
     """A model behind an endpoint."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Elsewhere(ModelRunner):
         at_once: int,
         waiting: int,
         digest: str,
-        server: Neighbour | None = None,
+        server: SubprocessServer | None = None,
     ) -> None:
         """`server` is the program that answers there, when it was started for this; it ends with it."""
         super().__init__(digest)
@@ -73,7 +73,7 @@ class Elsewhere(ModelRunner):
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         if self._asked >= self._most:
-            raise Busy(f"{self.waiting} requests wait already", retry_after_s=2.0)
+            raise ServerBusyError(f"{self.waiting} requests wait already", retry_after_s=2.0)
         self._asked += 1
         try:
             async with self._turns:
@@ -100,7 +100,10 @@ class Elsewhere(ModelRunner):
             body["logprobs"] = query.top_logprobs if query.logprobs else None
             body["return_tokens_as_token_ids"] = query.by_id or None
             return "completions", _given(body)
-        body |= {"messages": as_openai(self._before.wrap(query.messages)), self._settings.limit: query.max_tokens}
+        body |= {
+            "messages": messages_to_openai(self._before.wrap(query.messages)),
+            self._settings.limit: query.max_tokens,
+        }
         if query.logprobs:
             body |= {"logprobs": True, "top_logprobs": query.top_logprobs or None}
         if query.schema is not None:
@@ -123,7 +126,7 @@ class Elsewhere(ModelRunner):
                 yield _events(response)
         except httpx.HTTPError as error:
             what = f"{self._settings.url} gave no answer: {type(error).__name__}"
-            raise Unavailable(what, status=502) from error
+            raise ModelUnavailableError(what, status=502) from error
 
     def _client(self) -> httpx.AsyncClient:
         import httpx
@@ -140,7 +143,7 @@ class Elsewhere(ModelRunner):
         if name is None:
             return {}
         if not (key := os.environ.get(name, "").strip()):
-            raise Unavailable(f"the environment variable {name} is not set where this server runs")
+            raise ModelUnavailableError(f"the environment variable {name} is not set where this server runs")
         return {"Authorization": f"Bearer {key}"}
 
     def _refusal(self, status: int, body: bytes, headers: Mapping[str, str]) -> APIError:
@@ -150,9 +153,9 @@ class Elsewhere(ModelRunner):
         message = message.replace(key, "…") if key else message
         if status == 429:
             retry_after = headers.get("retry-after", "")
-            return Busy(message, retry_after_s=float(retry_after) if retry_after.isdigit() else 2.0)
+            return ServerBusyError(message, retry_after_s=float(retry_after) if retry_after.isdigit() else 2.0)
         if status in (401, 403) or status >= 500:
-            return Unavailable(f"{self._settings.url} answered {status}: {message}", status=502)
+            return ModelUnavailableError(f"{self._settings.url} answered {status}: {message}", status=502)
         return APIError(message, param=param, status=status)
 
 
@@ -179,7 +182,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Json]:
         try:
             payload = json.loads(data)
         except ValueError as error:
-            raise Unavailable("the other server sent what is no JSON", status=502) from error
+            raise ModelUnavailableError("the other server sent what is no JSON", status=502) from error
         if isinstance(payload, dict):
             yield payload
 
@@ -196,20 +199,22 @@ class _Reader:
     def read(self, chunk: Json) -> list[OutputChunk]:
         """The pieces of one chunk."""
         if "error" in chunk:
-            raise Unavailable(f"the other server broke off: {_why(json.dumps(chunk).encode())[0]}", status=502)
+            raise ModelUnavailableError(
+                f"the other server broke off: {_why(json.dumps(chunk).encode())[0]}", status=502
+            )
         try:
             if usage := chunk.get("usage"):
                 self._usage = _usage(usage)
             return [piece for choice in chunk.get("choices") or () for piece in self._piece(choice)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Unavailable("the other server answers in another form than OpenAI's", status=502) from error
+            raise ModelUnavailableError("the other server answers in another form than OpenAI's", status=502) from error
 
     def rest(self) -> list[OutputChunk]:
         """The ends of all answers."""
         found = []
         for answer, finish in self._finishes.items():
             if finish is None:
-                raise Unavailable("the other server ended in the middle of an answer", status=502)
+                raise ModelUnavailableError("the other server ended in the middle of an answer", status=502)
             calls = [_call(partial_call) for (whose, _), partial_call in sorted(self._calls.items()) if whose == answer]
             usage = self._usage if answer == 0 else Usage(prompt_tokens=self._usage.prompt_tokens)
             found.append(OutputChunk(answer=answer, calls=tuple(calls), finish=finish, usage=usage))
@@ -245,7 +250,7 @@ def _call(call: Mapping[str, str]) -> ToolCall:
     try:
         arguments = json.loads(call["arguments"] or "{}")
     except ValueError as error:
-        raise Unavailable("the other server wrote a call whose arguments are no JSON", status=502) from error
+        raise ModelUnavailableError("the other server wrote a call whose arguments are no JSON", status=502) from error
     return ToolCall(name=call["name"], arguments=arguments if isinstance(arguments, dict) else {}, id=call["id"])
 
 

@@ -123,7 +123,7 @@ def revoke_key(ledger: Ledger, name: str) -> None:
         row.revoked_at = row.revoked_at or datetime.now(UTC)
 
 
-def read_ring(ledger: Ledger) -> KeyStore:
+def load_key_store(ledger: Ledger) -> KeyStore:
     """The keys that open the gateway now."""
     rows = _rows(ledger)
     known = {

@@ -5,7 +5,7 @@
     client = watched(OpenAI())
 
 It works for the official `openai` clients, plain and asynchronous, and for Azure's, streams included, since it listens
-where they send: `listening` does the same for anything else that speaks OpenAI's API over httpx.
+where they send: `build_tracing_transport` does the same for anything else that speaks OpenAI's API over httpx.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from luthier.traces.record import RequestOutcome, assembled, trace_of
+from luthier.traces.record import RequestOutcome, assemble_stream_chunks, trace_of
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy, traffic_folder
 
@@ -38,7 +38,7 @@ _LONGEST = 64 << 20
 _LOG = logging.getLogger("luthier.traces")
 
 
-def watched(client: Client, folder: Path | str | None = None, keeping: RetentionPolicy | None = None) -> Client:
+def trace_client(client: Client, folder: Path | str | None = None, keeping: RetentionPolicy | None = None) -> Client:
     """The same client, whose requests are kept in a traffic folder (the one here, or `LUTHIER_TRAFFIC`)."""
     recorder = _recorder(Path(folder) if folder is not None else traffic_folder(Path()), keeping)
     openai: Any = importlib.import_module("openai")  # whoever has a client has it
@@ -100,7 +100,7 @@ class _Heard:
 
     def _trace(self, error: str) -> Trace:
         body = b"".join(self._pieces) if self._size <= _LONGEST else b""
-        whole = assembled(_events(body)) if self.is_stream else _json(body)
+        whole = assemble_stream_chunks(_events(body)) if self.is_stream else _json(body)
         if self.status >= 400 and not error:
             error = str(_mapping(whole.get("error")).get("message") or f"HTTP {self.status}")
         outcome = RequestOutcome(
@@ -137,7 +137,7 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
             yield _json(line[5:])
 
 
-def listening(record: Callable[[Trace], None], library: Any = httpx) -> Any:
+def build_tracing_transport(record: Callable[[Trace], None], library: Any = httpx) -> Any:
     """A transport for a client of `httpx` (or of what is like it): it sends on, and records what models are asked."""
     return _plain(library)(record)
 

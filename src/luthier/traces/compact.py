@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from luthier.core.errors import LuthierError
-from luthier.core.files import writing
-from luthier.traces.folder import Output, finish_all, replace, view, waiting
+from luthier.core.files import translate_write_errors
+from luthier.traces.folder import (
+    ReplacementFile,
+    read_folder_snapshot,
+    recover_replacements,
+    replace,
+    stage_replacement,
+)
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import TABLES, SegmentLine, Table, is_held, read_lines
+from luthier.traces.segment import TABLES, SegmentLine, Table, is_open_for_writing, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +41,7 @@ _MANY = 16
 """So many small files of a day become one while it lasts; afterwards, two are enough."""
 
 
-class Compacted(NamedTuple):
+class CompactionStats(NamedTuple):
     """What was done."""
 
     segments: int = 0
@@ -48,25 +54,25 @@ class Compacted(NamedTuple):
 
 def compact(
     folder: Path, keeping: RetentionPolicy, *, closed: Sequence[Path] = (), now: datetime | None = None
-) -> Compacted:
+) -> CompactionStats:
     """Tidy a traffic folder, unless another process is about it. `closed` are segments that are certainly done."""
-    with writing(folder):
+    with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "compact.lock", timeout=0):
-            finish_all(folder)
+            recover_replacements(folder)
             done = _segments(folder, _ready(folder, closed))
-            merge(folder, (now or datetime.now(UTC)).date())
+            merge_small_day_files(folder, (now or datetime.now(UTC)).date())
             return done._replace(removed=_retain(folder, keeping, (now or datetime.now(UTC)).date()))
     except Timeout:
-        return Compacted()
+        return CompactionStats()
 
 
 def _ready(folder: Path, closed: Sequence[Path]) -> list[Path]:
     """Segments whose writer is done with them, or dead for a while."""
     found = []
-    for path in view(folder).segments:
-        if path in closed or (not is_held(path) and _age_s(path) > _ORPHAN_S):
+    for path in read_folder_snapshot(folder).segments:
+        if path in closed or (not is_open_for_writing(path) and _age_s(path) > _ORPHAN_S):
             found.append(path)
     return found
 
@@ -78,8 +84,8 @@ def _age_s(path: Path) -> float:
         return 0.0
 
 
-def _segments(folder: Path, paths: Iterable[Path]) -> Compacted:
-    total = Compacted()
+def _segments(folder: Path, paths: Iterable[Path]) -> CompactionStats:
+    total = CompactionStats()
     for path in paths:
         name = f"{path.stem}-{secrets.token_hex(4)}"
         rows: dict[tuple[Table, date], list[dict[str, Any]]] = defaultdict(list)
@@ -114,15 +120,17 @@ def _keep_broken(folder: Path, lines: Sequence[bytes]) -> None:
             file.writelines(line + b"\n" for line in lines)
 
 
-def _written(folder: Path, table: Table, day: date, name: str, records: Sequence[dict[str, Any]]) -> Iterator[Output]:
+def _written(
+    folder: Path, table: Table, day: date, name: str, records: Sequence[dict[str, Any]]
+) -> Iterator[ReplacementFile]:
     """A file of records, and of requests their counts."""
     from luthier.traces.store import rollup
-    from luthier.traces.tables import table as made
+    from luthier.traces.tables import records_to_table as made
 
     rows = made(table, records)
     tables: list[tuple[Table, pa.Table]] = [(table, rows)]
     for one, content in [*tables, ("rollup", rollup(rows))] if table == "traces" else tables:
-        output = waiting(folder, folder / one / day.isoformat() / f"{name}.parquet")
+        output = stage_replacement(folder, folder / one / day.isoformat() / f"{name}.parquet")
         write_groups(output.aside, one, [content])
         yield output
 
@@ -133,7 +141,7 @@ def write_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> None:
 
     from luthier.traces.tables import SCHEMAS
 
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with ParquetWriter(path, SCHEMAS[table], compression="zstd") as file:
             waiting: list[pa.Table] = []
@@ -152,14 +160,14 @@ def _together(groups: Sequence[pa.Table]) -> pa.Table:
     return groups[0] if len(groups) == 1 else pa.concat_tables(groups).sort_by("at")
 
 
-def merge(folder: Path, today: date) -> None:
+def merge_small_day_files(folder: Path, today: date) -> None:
     """Make one file of a day's small ones: of two, once the day is over; of many while it lasts."""
-    for table, days in view(folder).days.items():
+    for table, days in read_folder_snapshot(folder).days.items():
         for day, paths in days.items():
             small = [path for path in paths if path.stat().st_size < _SMALL_BYTES]
             if len(small) >= (2 if day < today else _MANY):
                 name = f"merged-{time.time_ns():020}-{secrets.token_hex(4)}"
-                output = waiting(folder, folder / table / day.isoformat() / f"{name}.parquet")
+                output = stage_replacement(folder, folder / table / day.isoformat() / f"{name}.parquet")
                 write_groups(output.aside, table, _together_of(table, small))
                 replace(folder, name, small, [output])
 
@@ -168,9 +176,9 @@ def _together_of(table: Table, paths: Sequence[Path]) -> Iterable[pa.Table]:
     """What some files of a table hold: requests one group after another, counts added up."""
     if table != "rollup":
         return _groups(paths)
-    from luthier.traces.store import added
+    from luthier.traces.store import sum_rollups
 
-    return [added(_groups(paths))]
+    return [sum_rollups(_groups(paths))]
 
 
 def _groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
@@ -185,7 +193,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
 
 def _retain(folder: Path, keeping: RetentionPolicy, today: date) -> int:
     """Remove what is too old, then the oldest while there is too much; returns how many files went."""
-    days = view(folder).days
+    days = read_folder_snapshot(folder).days
     for path in [path for day, paths in days["rollup"].items() if day < today - _COUNTS_STAY for path in paths]:
         path.unlink(missing_ok=True)
     kept = (days[table] for table in TABLES if table != "rollup")

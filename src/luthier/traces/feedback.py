@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.files import write_aside, writing
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.traces.compact import compact
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.redact import Redactor
@@ -37,7 +37,7 @@ _SAID = ("thumb", "rating", "label", "correction", "comment")
 class Opinion(BaseModel):
     """What somebody says of one answer."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False)
 
     id: _Name
     """The id of the completion that it is about (`chatcmpl-…`)."""
@@ -109,10 +109,10 @@ class Opinion(BaseModel):
             ) from error
 
 
-class Received(BaseModel):
+class FeedbackResponse(BaseModel):
     """The answer to an opinion."""
 
-    model_config = ConfigDict(json_schema_extra=described)
+    model_config = ConfigDict(json_schema_extra=add_field_descriptions)
 
     id: str
     """Of the completion that it is about."""
@@ -142,9 +142,11 @@ def feedback_routes(
             async with one_at_a_time:
                 feedback = await asyncio.to_thread(check, feedback)
         await asyncio.to_thread(record, feedback)  # names are looked for before it is kept
-        return Received(id=opinion.id, created=int(now.timestamp()))
+        return FeedbackResponse(id=opinion.id, created=int(now.timestamp()))
 
-    routes.add_api_route("/v1/feedback", give, methods=["POST"], response_model=Received, operation_id="give_feedback")
+    routes.add_api_route(
+        "/v1/feedback", give, methods=["POST"], response_model=FeedbackResponse, operation_id="give_feedback"
+    )
     return routes
 
 
@@ -152,7 +154,9 @@ _PART = 5000
 """Records of a log that are taken in at once: a part is there as a whole or not at all."""
 
 
-def write(folder: Path, records: Iterable[Trace | Feedback], keeping: RetentionPolicy | None = None) -> int:
+def append_redacted_records(
+    folder: Path, records: Iterable[Trace | Feedback], keeping: RetentionPolicy | None = None
+) -> int:
     """Redact records and append them; returns how many."""
     keeping = keeping or RetentionPolicy.of(folder)
     lines = list(_lines(records, keeping))
@@ -164,7 +168,7 @@ def write(folder: Path, records: Iterable[Trace | Feedback], keeping: RetentionP
     return len(lines)
 
 
-def take_in(
+def import_log_records(
     folder: Path, digest: str, records: Iterator[Trace | Feedback], keeping: RetentionPolicy | None = None
 ) -> int:
     """Take in a log, known by the digest of its content: the same log again adds nothing, and a kill is gone on from.
@@ -188,8 +192,8 @@ def _part(folder: Path, mark: Path, lines: Sequence[SegmentLine]) -> None:
     path = folder / SEGMENTS / f"log-{mark.name}.jsonl"
     known = [*path.parent.glob(path.name), *(folder / "traces").glob(f"*/{path.stem}-*"), *_gone(folder, path)]
     if not known:
-        write_aside(path, encode_lines(lines))
-    with writing(mark):
+        write_atomically(path, encode_lines(lines))
+    with translate_write_errors(mark):
         mark.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(mark, os.O_CREAT | os.O_WRONLY, 0o600))
 

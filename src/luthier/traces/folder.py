@@ -21,8 +21,8 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.core.files import sync, write_aside
-from luthier.traces.segment import TABLES, Table, segments
+from luthier.core.files import sync, write_atomically
+from luthier.traces.segment import TABLES, Table, list_segments
 
 GRACE_S = 900.0
 """So long replaced files stay for readers that were on their way."""
@@ -35,14 +35,14 @@ class FolderSnapshot(NamedTuple):
     days: dict[Table, dict[date, list[Path]]]
 
 
-class Output(NamedTuple):
+class ReplacementFile(NamedTuple):
     """A file that a replacement makes: where it waits, and where it goes."""
 
     aside: Path
     final: Path
 
 
-def view(folder: Path) -> FolderSnapshot:
+def read_folder_snapshot(folder: Path) -> FolderSnapshot:
     """What counts now; looked at until two looks in a row saw the same."""
     snapshot = _look(folder)
     while (again := _look(folder)) != snapshot:
@@ -51,7 +51,7 @@ def view(folder: Path) -> FolderSnapshot:
 
 
 def _look(folder: Path) -> FolderSnapshot:
-    found, days = segments(folder), {table: _days(folder, table) for table in TABLES}
+    found, days = list_segments(folder), {table: _days(folder, table) for table in TABLES}
     for job in sorted((folder / "jobs").glob("*.json")):
         with suppress(FileNotFoundError):
             outputs, inputs = _read_job(folder, job)
@@ -72,7 +72,7 @@ def _days(folder: Path, table: Table) -> dict[date, list[Path]]:
     return dict(sorted(found.items()))
 
 
-def _count(days: dict[Table, dict[date, list[Path]]], output: Output) -> None:
+def _count(days: dict[Table, dict[date, list[Path]]], output: ReplacementFile) -> None:
     """An output of a decided job counts where it waits, until it lies where it goes."""
     final = output.final
     table = next(table for table in TABLES if table == final.parent.parent.name)
@@ -81,7 +81,7 @@ def _count(days: dict[Table, dict[date, list[Path]]], output: Output) -> None:
         paths.append(output.aside)
 
 
-def still(folder: Path, path: Path) -> Path:
+def current_location_of(folder: Path, path: Path) -> Path:
     """Where a file of a view lies now: it may have been moved or replaced since."""
     if path.exists():
         return path
@@ -91,21 +91,21 @@ def still(folder: Path, path: Path) -> Path:
     return folder / "gone" / _flat(folder, path)
 
 
-def replaced(folder: Path, part: str) -> list[Path]:
+def list_replaced_files(folder: Path, part: str) -> list[Path]:
     """Files of a part of the folder that were replaced, and are kept a while."""
     return sorted((folder / "gone").glob(f"{part}~*"))
 
 
-def waiting(folder: Path, final: Path) -> Output:
+def stage_replacement(folder: Path, final: Path) -> ReplacementFile:
     """Where a file waits before its job is decided."""
-    return Output(folder / "aside" / _flat(folder, final), final)
+    return ReplacementFile(folder / "aside" / _flat(folder, final), final)
 
 
 def _flat(folder: Path, path: Path) -> str:
     return "~".join(path.relative_to(folder).parts)
 
 
-def replace(folder: Path, name: str, inputs: Sequence[Path], outputs: Sequence[Output]) -> None:
+def replace(folder: Path, name: str, inputs: Sequence[Path], outputs: Sequence[ReplacementFile]) -> None:
     """Put outputs that wait in the place of inputs, all or nothing."""
     for output in outputs:
         sync(output.aside)
@@ -114,11 +114,11 @@ def replace(folder: Path, name: str, inputs: Sequence[Path], outputs: Sequence[O
         "inputs": [str(path.relative_to(folder)) for path in inputs],
     }
     job = folder / "jobs" / f"{name}.json"
-    write_aside(job, json.dumps(job_json).encode())
+    write_atomically(job, json.dumps(job_json).encode())
     _finish(folder, job)
 
 
-def finish_all(folder: Path) -> None:
+def recover_replacements(folder: Path) -> None:
     """Finish what a kill left decided, and remove what it left undecided; for the one who may replace."""
     for job in sorted((folder / "jobs").glob("*.json")):
         _finish(folder, job)
@@ -130,9 +130,11 @@ def finish_all(folder: Path) -> None:
                 path.unlink()
 
 
-def _read_job(folder: Path, job: Path) -> tuple[list[Output], list[Path]]:
+def _read_job(folder: Path, job: Path) -> tuple[list[ReplacementFile], list[Path]]:
     job_json = json.loads(job.read_bytes())
-    outputs = [Output(folder / "aside" / name, folder.joinpath(*name.split("~"))) for name in job_json["outputs"]]
+    outputs = [
+        ReplacementFile(folder / "aside" / name, folder.joinpath(*name.split("~"))) for name in job_json["outputs"]
+    ]
     return outputs, [folder / name for name in job_json["inputs"]]
 
 

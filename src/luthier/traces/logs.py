@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.traces.otel import is_otlp, spans
+from luthier.traces.otel import extract_model_spans, is_otlp
 from luthier.traces.record import Feedback, RequestOutcome, Trace, trace_of
 
 _MOMENTS = ("at", "timestamp", "time", "created_at", "startTime", "start_time", "created", "date", "datetime", "ts")
@@ -41,7 +41,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def records(path: Path, model: str = "unknown") -> Iterator[Trace | Feedback]:
+def read_log_records(path: Path, model: str = "unknown") -> Iterator[Trace | Feedback]:
     """Every request of a log, and what was said of it; `DataError` names the first line that cannot be used.
 
     `model` is the name of the model where a line has none.
@@ -72,16 +72,16 @@ def _records(value: Any, name: str, model: str) -> Iterator[Trace | Feedback]:
     if not isinstance(value, dict):
         raise TypeError(f"expected a mapping, got {type(value).__name__}")
     if is_otlp(value):
-        yield from spans(value)
+        yield from extract_model_spans(value)
     elif isinstance(value.get("trace"), str) or _is_own(value):
-        yield from own(value)
+        yield from parse_own_log_line(value)
     else:
         trace = _foreign(value, name, model)
         yield trace
         yield from _said(value, trace)
 
 
-def own(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
+def parse_own_log_line(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
     """A line of ours: a request with what was said of it, as `luthier traces export` writes it, or feedback alone."""
     if "trace" in value:
         yield Feedback.model_validate(value)

@@ -16,7 +16,7 @@ from typing import Any
 
 from luthier.chat.messages import Message, ToolCall
 from luthier.core.errors import MissingExtra
-from luthier.traces.record import Asked, Trace, Variant, finish, message
+from luthier.traces.record import Asked, Trace, Variant, normalize_finish_reason, parse_message
 
 _OPERATIONS: dict[Asked, str] = {
     "chat": "chat",
@@ -196,7 +196,7 @@ def is_otlp(value: Mapping[str, Any]) -> bool:
     return "resourceSpans" in value
 
 
-def spans(value: Mapping[str, Any]) -> Iterator[Trace]:
+def extract_model_spans(value: Mapping[str, Any]) -> Iterator[Trace]:
     """The requests to models among the spans of a line; other spans are passed over."""
     for resource in value.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
@@ -229,7 +229,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
         arm=_arm(attributes.get("luthier.arm")),
         messages=_asked_of(attributes),
         answer=_answer_of(attributes),
-        finish=finish(reasons[0] if isinstance(reasons, list) else reasons, failed=bool(error)),
+        finish=normalize_finish_reason(reasons[0] if isinstance(reasons, list) else reasons, failed=bool(error)),
         status=int(attributes.get("http.response.status_code", 500 if failed else 200)),
         error=error,
         prompt_tokens=int(attributes.get("gen_ai.usage.input_tokens", attributes.get("gen_ai.usage.prompt_tokens", 0))),
@@ -264,7 +264,8 @@ def _parameters(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _asked_of(attributes: Mapping[str, Any]) -> tuple[Message, ...]:
     system = [
-        message({"role": "system", "content": _said(part)}) for part in _list(attributes, "gen_ai.system_instructions")
+        parse_message({"role": "system", "content": _said(part)})
+        for part in _list(attributes, "gen_ai.system_instructions")
     ]
     turns = [_turn(turn) for turn in _list(attributes, "gen_ai.input.messages")]
     return (*system, *(turns or _flat(attributes, "prompt")))
@@ -290,10 +291,10 @@ def _list(attributes: Mapping[str, Any], name: str) -> list[Any]:
 
 def _turn(turn: Any, default: str = "user") -> Message:
     if not isinstance(turn, Mapping) or "parts" not in turn:
-        return message(turn)
+        return parse_message(turn)
     parts = [part for part in turn["parts"] if isinstance(part, Mapping)]
     answered = next((part for part in parts if part.get("type") == "tool_call_response"), None)
-    made = message({"role": turn.get("role", default), "content": "".join(map(_said, parts))})
+    made = parse_message({"role": turn.get("role", default), "content": "".join(map(_said, parts))})
     return made.model_copy(
         update={
             "thinking": "".join(str(part.get("content", "")) for part in parts if part.get("type") == "reasoning"),
@@ -316,7 +317,7 @@ def _said(part: Any) -> str:
 
 
 def _called(part: Mapping[str, Any]) -> ToolCall:
-    return message({"role": "assistant", "tool_calls": [{"id": part.get("id"), "function": part}]}).tool_calls[0]
+    return parse_message({"role": "assistant", "tool_calls": [{"id": part.get("id"), "function": part}]}).tool_calls[0]
 
 
 def _flat(attributes: Mapping[str, Any], which: str) -> list[Message]:
@@ -326,4 +327,4 @@ def _flat(attributes: Mapping[str, Any], which: str) -> list[Message]:
         if (found := _FLAT.fullmatch(name)) and found[1] == which:
             turns.setdefault(int(found[2]), {})[found[3]] = value
     default = "user" if which == "prompt" else "assistant"
-    return [message({"role": default} | turns[index]) for index in sorted(turns)]
+    return [parse_message({"role": default} | turns[index]) for index in sorted(turns)]

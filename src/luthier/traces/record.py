@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
 from luthier.chat.messages import Message, Role, ToolCall
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 
 Asked = Literal["chat", "completion", "embedding", "label"]
 Finish = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -28,7 +28,7 @@ Variant = Literal["stable", "canary", "shadow"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
 
 class Trace(_Record):
@@ -73,7 +73,7 @@ class Trace(_Record):
     """What the application said of the request (OpenAI's `metadata`)."""
 
 
-def label_meant(trace: Trace, label: str) -> str:
+def match_label_spelling(trace: Trace, label: str) -> str:
     """The class that a person named, as the model writes it: "Billing " is billing."""
     written = () if trace.answer is None else (trace.answer.content,)
     meant = label.strip().casefold()
@@ -179,7 +179,9 @@ def trace_of(request: Mapping[str, Any], response: Mapping[str, Any] | None, out
         model=str(request.get("model") or response.get("model") or "unknown"),
         messages=tuple(_asked_messages(request)),
         answer=answer,
-        finish=finish(choice.get("finish_reason"), failed=bool(outcome.error) or outcome.status >= 400),
+        finish=normalize_finish_reason(
+            choice.get("finish_reason"), failed=bool(outcome.error) or outcome.status >= 400
+        ),
         status=outcome.status,
         error=outcome.error,
         prompt_tokens=_count(usage, "prompt_tokens", "input_tokens"),
@@ -193,22 +195,22 @@ def trace_of(request: Mapping[str, Any], response: Mapping[str, Any] | None, out
     )
 
 
-def message(turn: Any, default: Role = "user") -> Message:
+def parse_message(turn: Any, default: Role = "user") -> Message:
     """One turn, as a mapping or a text."""
     if not isinstance(turn, Mapping):
-        return Message(role=default, content=text(turn))
+        return Message(role=default, content=content_to_text(turn))
     calls = turn.get("tool_calls") or ()
     return Message(
         role=_ROLES.get(str(turn.get("role", default)).lower(), default),
-        content=text(turn.get("content")),
-        thinking=text(turn.get("reasoning_content")),
+        content=content_to_text(turn.get("content")),
+        thinking=content_to_text(turn.get("reasoning_content")),
         tool_calls=tuple(_call(call) for call in calls if isinstance(call, Mapping)),
         tool_call_id=_optional(turn.get("tool_call_id")),
         name=_optional(turn.get("name")),
     )
 
 
-def text(content: Any) -> str:
+def content_to_text(content: Any) -> str:
     """The words of a content: a text, or parts of which those that are none leave a mark."""
     if content is None:
         return ""
@@ -221,21 +223,21 @@ def text(content: Any) -> str:
 
 def _part(part: Any) -> str:
     if not isinstance(part, Mapping):
-        return text(part)
+        return content_to_text(part)
     found = part.get("text", part.get("content"))
     if isinstance(found, str):
         return found
     return f"<{str(part.get('type', 'part')).removesuffix('_url').removeprefix('input_')}>"
 
 
-def finish(reason: Any, *, failed: bool = False) -> Finish:
+def normalize_finish_reason(reason: Any, *, failed: bool = False) -> Finish:
     """Why an answer ended."""
     if reason is None:
         return "error" if failed else "stop"
     return _FINISHES.get(str(reason).lower(), "stop")
 
 
-def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def assemble_stream_chunks(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What pieces of a stream come to, as if it had come at once (of several answers, the first)."""
     whole: dict[str, Any] = {}
     texts, thought, reason, calls = list[str](), list[str](), None, dict[int, dict[str, Any]]()
@@ -245,8 +247,8 @@ def assembled(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if choice.get("index", 0) != 0:
                 continue
             delta = _mapping(choice.get("delta"))
-            texts.append(text(choice.get("text") if "text" in choice else delta.get("content")))
-            thought.append(text(delta.get("reasoning_content")))
+            texts.append(content_to_text(choice.get("text") if "text" in choice else delta.get("content")))
+            thought.append(content_to_text(delta.get("reasoning_content")))
             reason = choice.get("finish_reason") or reason
             for call in delta.get("tool_calls") or ():
                 _join(calls.setdefault(int(call.get("index", 0)), {}), call)
@@ -266,8 +268,8 @@ def _join(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
 
 def _answer(choice: Mapping[str, Any]) -> Message | None:
     if "message" in choice:
-        return message(choice["message"], "assistant")
-    return Message(role="assistant", content=text(choice["text"])) if "text" in choice else None
+        return parse_message(choice["message"], "assistant")
+    return Message(role="assistant", content=content_to_text(choice["text"])) if "text" in choice else None
 
 
 def _asked(request: Mapping[str, Any]) -> Asked:
@@ -278,10 +280,10 @@ def _asked(request: Mapping[str, Any]) -> Asked:
 
 def _asked_messages(request: Mapping[str, Any]) -> list[Message]:
     if isinstance(request.get("messages"), Sequence) and not isinstance(request["messages"], str):
-        return [message(turn) for turn in request["messages"]]
+        return [parse_message(turn) for turn in request["messages"]]
     found = request.get("prompt", request.get("input", request.get("messages")))
     every = found if isinstance(found, list) and found and isinstance(found[0], str) else [found]
-    return [Message(role="user", content=text(one)) for one in every if one is not None]
+    return [Message(role="user", content=content_to_text(one)) for one in every if one is not None]
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
@@ -358,7 +360,7 @@ class Resolver(Protocol):
         ...
 
 
-class Models(Protocol):
+class OpenModels(Protocol):
     """The models that the gateway holds open, for whoever switches an alias."""
 
     async def prepare(self, model: str) -> str:

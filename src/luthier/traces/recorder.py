@@ -33,7 +33,7 @@ from luthier.core.errors import LuthierError
 from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, without_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import Segment, SegmentLine, dumps, encode_line, loads, make_folder, segments
+from luthier.traces.segment import Segment, SegmentLine, dumps, encode_line, list_segments, loads, make_folder
 
 _TICK_S = 1.0
 _WORDS = frozenset(("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment"))
@@ -83,7 +83,7 @@ class TraceRecorder:
         make_folder(folder)
         self.keeping.remember(folder)
         self._begin()
-        if segments(folder) or any(folder.glob("traces/*/*")):
+        if list_segments(folder) or any(folder.glob("traces/*/*")):
             self._compact()
         os.register_at_fork(after_in_child=partial(_begin_in_fork, weakref.ref(self)))
         atexit.register(self.close)

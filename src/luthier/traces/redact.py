@@ -12,10 +12,10 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.keeper import KEY_VARIABLE, SecretKey
 from luthier.pii.recognizer import TextPart
-from luthier.pii.span import ANY, Marks, PiiKind, PiiSpan, context_of
+from luthier.pii.span import ANY, PiiKind, PiiSpan, TextMarks, field_context_of
 from luthier.traces.retention import RetentionPolicy
 
 _REMEMBERED = 512
@@ -28,7 +28,7 @@ _SHORTEST_NUMBER = 9
 _SPOKEN = ("content", "thinking", "name")
 _PEOPLE = ("user", "by")
 _DIGIT = re.compile(r"\d")
-_NO_DIGITS = Marks(frozenset(("digits",)), [])
+_NO_DIGITS = TextMarks(frozenset(("digits",)), [])
 _PLAIN: dict[str, TextPart] = {"error": "prompt", "comment": "prompt", "correction": "answer", "label": "answer"}
 
 
@@ -82,7 +82,7 @@ class Redactor:
         if self.names and part in self._names_in:
             with self._one_at_a_time:
                 named = [found for model in self.names for found in model.find_names([whole])[0]]
-        finds = find(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
+        finds = find_pii(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
         return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
 
     def _message(self, message: Mapping[str, Any], part: TextPart | None = None) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Redactor:
         if not isinstance(value, str) and not (is_number and len(str(value)) >= _SHORTEST_NUMBER):
             return value
         text = str(value)
-        finds = self._finds(context_of(name) if name else "", text, part)
+        finds = self._finds(field_context_of(name) if name else "", text, part)
         return _put(text, finds, lambda kind, found: f"[{kind.upper()}]") if finds else value
 
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.metrics.unpaired import Difference, Observation, between
+from luthier.metrics.unpaired import Difference, Observation, compare_unpaired
 from luthier.traces.filter import TraceFilter
-from luthier.traces.record import Feedback, Trace, Variant, label_meant
+from luthier.traces.record import Feedback, Trace, Variant, match_label_spelling
 from luthier.traces.releases import Release
 from luthier.traces.store import TraceWithFeedback, read_traces_with_feedback
 
@@ -29,7 +29,7 @@ def _right(trace: Trace, feedback: Sequence[Feedback]) -> float | None:
     labels = [one.label for one in sorted(feedback, key=lambda one: one.at) if one.label]
     if not labels or trace.answer is None:
         return None
-    return float(trace.answer.content == label_meant(trace, labels[-1]))
+    return float(trace.answer.content == match_label_spelling(trace, labels[-1]))
 
 
 def _rating(trace: Trace, feedback: Sequence[Feedback]) -> float | None:
@@ -69,7 +69,7 @@ class VariantComparison:
         return {"arm": self.arm, "requests": list(self.requests), "measures": measures, "same": self.same}
 
 
-def compare(folder: Path, release: Release, since: datetime | None = None) -> list[VariantComparison]:
+def compare_with_stable(folder: Path, release: Release, since: datetime | None = None) -> list[VariantComparison]:
     """What is tried under a name beside what answers to it, since it is tried."""
     arms: dict[Variant, list[TraceWithFeedback]] = defaultdict(list)
     condition = TraceFilter(f"model = '{release.alias}'")
@@ -92,7 +92,9 @@ def _light(one: TraceWithFeedback) -> TraceWithFeedback:
 
 
 def _unpaired(tried: Sequence[TraceWithFeedback], stable: Sequence[TraceWithFeedback]) -> VariantComparison:
-    measures = {name: between(_seen(tried, measure), _seen(stable, measure)) for name, measure in _MEASURES.items()}
+    measures = {
+        name: compare_unpaired(_seen(tried, measure), _seen(stable, measure)) for name, measure in _MEASURES.items()
+    }
     known = {name: found for name, found in measures.items() if found is not None}
     return VariantComparison(arm="canary", requests=(len(tried), len(stable)), measures=known)
 
@@ -125,6 +127,6 @@ def _gain(pairs: Sequence[tuple[TraceWithFeedback, TraceWithFeedback]], measure:
     known = [(a, b) for a, b in both if a is not None and b is not None]
     if not known:
         return None
-    from luthier.metrics.unpaired import paired
+    from luthier.metrics.unpaired import compare_same_requests
 
-    return paired([a for a, _ in known], [b for _, b in known])
+    return compare_same_requests([a for a, _ in known], [b for _, b in known])

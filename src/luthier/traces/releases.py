@@ -25,7 +25,7 @@ import xxhash
 
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName, did_you_mean
-from luthier.traces.record import Models, Route
+from luthier.traces.record import OpenModels, Route
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -144,7 +144,7 @@ def forget(ledger: Ledger, alias: str) -> None:
     from luthier.core.db.tables.releases import ReleaseRow
 
     mine = {one.digest for change in history(ledger, alias) for one in change.models if one.digest}
-    for other, now in current(ledger).items():
+    for other, now in current_releases(ledger).items():
         if other != alias and mine & {one.digest for one in now.models}:
             hint = f"release another model as {other} first"
             raise InputError(f"{other} means this model", where=SourceLocation(field=alias), hint=hint)
@@ -152,7 +152,7 @@ def forget(ledger: Ledger, alias: str) -> None:
         session.execute(delete(ReleaseRow).where(ReleaseRow.alias == alias))
 
 
-def current(ledger: Ledger) -> dict[str, Release]:
+def current_releases(ledger: Ledger) -> dict[str, Release]:
     """What every name means now."""
     from sqlalchemy import func, select
 
@@ -262,7 +262,7 @@ class Follower:
     def __init__(
         self,
         opened: Callable[[], Ledger],
-        models: Models | None = None,
+        models: OpenModels | None = None,
         *,
         owners: Owners = _nobodys,
         every_s: float = 1.0,
@@ -388,5 +388,5 @@ class Follower:
     def _read(self) -> _Read:
         if self._ledger is None:
             self._ledger = self._opened()
-        releases = current(self._ledger)
+        releases = current_releases(self._ledger)
         return _Read(releases, self._find_owners(self._ledger, releases))

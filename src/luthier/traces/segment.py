@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.traces.retention import SEGMENTS
 
 Table = Literal["traces", "feedback", "rollup"]
@@ -38,7 +38,7 @@ class SegmentLine(NamedTuple):
 
 def make_folder(folder: Path) -> None:
     """Make a folder of traffic, which only its owner reads."""
-    with writing(folder):
+    with translate_write_errors(folder):
         if not folder.exists():
             folder.mkdir(parents=True, mode=0o700)
         (folder / SEGMENTS).mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ class Segment:
     def __init__(self, folder: Path, stream: str) -> None:
         make_folder(folder)
         self.path = folder / SEGMENTS / f"{stream}-{time.time_ns():020}.jsonl"
-        with writing(self.path):
+        with translate_write_errors(self.path):
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._opened = time.monotonic()
@@ -64,7 +64,7 @@ class Segment:
 
     def write(self, data: bytes) -> None:
         """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
-        with writing(self.path):
+        with translate_write_errors(self.path):
             try:
                 left = data
                 while left:
@@ -79,7 +79,7 @@ class Segment:
         """Flush to the disk, so that a power cut loses nothing either; `Unwritable` when it refuses."""
         if not self._is_synced:
             self._is_synced = True
-            with writing(self.path):
+            with translate_write_errors(self.path):
                 os.fsync(self._file)
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Segment:
         os.close(self._file)
 
 
-def is_held(path: Path) -> bool:
+def is_open_for_writing(path: Path) -> bool:
     """Whether a living process still writes a segment; one that is gone is not held."""
     try:
         file = os.open(path, os.O_RDONLY)
@@ -111,7 +111,7 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def segments(folder: Path) -> list[Path]:
+def list_segments(folder: Path) -> list[Path]:
     """All segments, in order of their names."""
     return sorted((folder / SEGMENTS).glob("*.jsonl"))
 

@@ -24,10 +24,10 @@ from pyarrow.parquet import ParquetFile
 
 from luthier.core.errors import InputError, SourceLocation
 from luthier.traces.compact import day_of
-from luthier.traces.folder import still, view
+from luthier.traces.folder import current_location_of, read_folder_snapshot
 from luthier.traces.record import Feedback, Trace
-from luthier.traces.segment import SegmentLine, Table, is_held, read_lines
-from luthier.traces.tables import SCHEMAS, as_feedback, as_traces, table
+from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines
+from luthier.traces.tables import SCHEMAS, as_feedback, as_traces, records_to_table
 
 if TYPE_CHECKING:
     from luthier.traces.filter import TraceFilter
@@ -50,13 +50,13 @@ class _Group(NamedTuple):
     read: Callable[[Sequence[str] | None], pa.Table]
 
 
-def traces(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Trace]:
+def read_traces(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Trace]:
     """Every request from `since` on and before `until`, in order of time."""
     for rows in _pieces(folder, "traces", since, until):
         yield from as_traces(rows)
 
 
-def feedback(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Feedback]:
+def read_feedback(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Feedback]:
     """All feedback in order of time."""
     for rows in _pieces(folder, "feedback", since, until):
         yield from as_feedback(rows)
@@ -67,7 +67,7 @@ def read_latest_feedback(
 ) -> dict[str, tuple[Feedback, ...]]:
     """What counts of all feedback, by request: what each person said last, field by field."""
     found: dict[str, dict[str, Feedback]] = {}
-    for one in feedback(folder, since, until):
+    for one in read_feedback(folder, since, until):
         people = found.setdefault(one.trace, {})
         people[one.by] = _after(people.get(one.by), one)
     return {trace: tuple(people.values()) for trace, people in found.items()}
@@ -91,13 +91,13 @@ def read_traces_with_feedback(
     """Requests with what was said of them (before `feedback_until`), in order of time; only those that a condition
     means."""
     about = read_latest_feedback(folder, since, feedback_until)
-    opinions = summed(about)
+    opinions = feedback_to_frame(about)
     for rows in _pieces(folder, "traces", since, until, where.expression(opinions) if where else None):
         for trace in as_traces(rows):
             yield TraceWithFeedback(trace, about.get(trace.id, ()))
 
 
-def summed(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
+def feedback_to_frame(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
     """Feedback as one row a request: the mean rating, the last label, correction and comment."""
     rows = [_summed(trace, every) for trace, every in about.items()]
     columns = {"id": pl.String, "rating": pl.Float64, "label": pl.String, "correction": pl.String, "comment": pl.String}
@@ -114,9 +114,9 @@ def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
     return (trace, mean, *(found[-1] if found else None for found in texts))
 
 
-def find(folder: Path, id: str) -> TraceWithFeedback:
+def read_trace_by_id(folder: Path, id: str) -> TraceWithFeedback:
     """One request by its id, looked for from the latest day back; `InputError` when it is not kept."""
-    for begin, end in days(folder):
+    for begin, end in list_days(folder):
         for rows in _pieces(folder, "traces", begin, end, pl.col("id") == id):
             for trace in as_traces(rows):
                 return TraceWithFeedback(trace, read_latest_feedback(folder, trace.at).get(id, ()))
@@ -125,9 +125,11 @@ def find(folder: Path, id: str) -> TraceWithFeedback:
     )
 
 
-def days(folder: Path, since: datetime | None = None, until: datetime | None = None) -> list[tuple[datetime, datetime]]:
+def list_days(
+    folder: Path, since: datetime | None = None, until: datetime | None = None
+) -> list[tuple[datetime, datetime]]:
     """Days that hold requests, the last first, each cut to what is asked for."""
-    snapshot = view(folder)
+    snapshot = read_folder_snapshot(folder)
     known = set(snapshot.days["traces"])
     for path in snapshot.segments:
         known |= {at.date() for at in _of_segment(folder, path, "traces").column("at").to_pylist()}
@@ -141,7 +143,7 @@ def days(folder: Path, since: datetime | None = None, until: datetime | None = N
     return found
 
 
-def latest(
+def read_latest_traces(
     folder: Path,
     count: int,
     since: datetime | None = None,
@@ -150,7 +152,7 @@ def latest(
 ) -> list[TraceWithFeedback]:
     """At most so many requests that a condition means, the latest last; found day by day, backwards."""
     found: deque[TraceWithFeedback] = deque()
-    for begin, end in days(folder, since, until):
+    for begin, end in list_days(folder, since, until):
         room = count - len(found)
         if room <= 0:
             break
@@ -158,11 +160,14 @@ def latest(
     return list(found)
 
 
-def frame(folder: Path, name: Table, since: datetime | None = None, until: datetime | None = None) -> pl.LazyFrame:
+def scan_table(folder: Path, name: Table, since: datetime | None = None, until: datetime | None = None) -> pl.LazyFrame:
     """A table as a lazy polars frame, for queries that polars pushes down into the files of the days asked for."""
-    snapshot = view(folder)
+    snapshot = read_folder_snapshot(folder)
     paths = [
-        still(folder, path) for day, paths in snapshot.days[name].items() if _meets(day, since, until) for path in paths
+        current_location_of(folder, path)
+        for day, paths in snapshot.days[name].items()
+        if _meets(day, since, until)
+        for path in paths
     ]
     lines = [found for path in snapshot.segments if (found := _of_segment(folder, path, name)).num_rows]
     empty = pl.DataFrame(SCHEMAS[name].empty_table()).lazy()
@@ -223,7 +228,7 @@ def _rows(group: _Group, conditions: Sequence[pl.Expr]) -> Iterator[dict[str, An
 
 
 def _groups(folder: Path, name: Table, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
-    snapshot = view(folder)
+    snapshot = read_folder_snapshot(folder)
     for path in snapshot.segments:
         rows = _of_segment(folder, path, name)
         if rows.num_rows:
@@ -237,7 +242,7 @@ def _groups(folder: Path, name: Table, since: datetime | None, until: datetime |
 def _of_file(folder: Path, path: Path, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
     """The groups of a file that may hold rows of a time; none when the file was too old and is gone."""
     try:
-        with ParquetFile(still(folder, path)) as file:
+        with ParquetFile(current_location_of(folder, path)) as file:
             metadata, column = file.metadata, file.schema_arrow.get_field_index("at")
             spans = [
                 metadata.row_group(row_index).column(column).statistics for row_index in range(metadata.num_row_groups)
@@ -255,7 +260,7 @@ def _from_memory(rows: pa.Table) -> Callable[[Sequence[str] | None], pa.Table]:
 
 def _from_file(folder: Path, path: Path, index: int) -> Callable[[Sequence[str] | None], pa.Table]:
     def read_group(columns: Sequence[str] | None) -> pa.Table:
-        with ParquetFile(still(folder, path)) as file:
+        with ParquetFile(current_location_of(folder, path)) as file:
             return file.read_row_group(index, columns=list(columns) if columns else None)
 
     return read_group
@@ -263,16 +268,18 @@ def _from_file(folder: Path, path: Path, index: int) -> Callable[[Sequence[str] 
 
 def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
     """What a segment holds of a table; lines that cannot be read are kept apart when it becomes Parquet."""
-    is_over = not is_held(path)
+    is_over = not is_open_for_writing(path)
     try:
-        data = still(folder, path).read_bytes()
+        data = current_location_of(folder, path).read_bytes()
     except FileNotFoundError:
         return SCHEMAS[name].empty_table()
     found = (line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine))
     if name == "rollup":
         records = _records(found, "traces")
-        return rollup(table("traces", ({one: record[one] for one in READS & record.keys()} for record in records)))
-    return table(name, _records(found, name))
+        return rollup(
+            records_to_table("traces", ({one: record[one] for one in READS & record.keys()} for record in records))
+        )
+    return records_to_table(name, _records(found, name))
 
 
 def _records(lines: Iterable[SegmentLine], name: Table) -> Iterator[dict[str, Any]]:
@@ -299,7 +306,7 @@ def rollup(traces: pa.Table) -> pa.Table:
     return pl.concat(parts).sort("at").collect().to_arrow().cast(SCHEMAS["rollup"])
 
 
-def added(parts: Iterable[pa.Table]) -> pa.Table:
+def sum_rollups(parts: Iterable[pa.Table]) -> pa.Table:
     """Counts of the same put together: a day is no longer for the files that it came in."""
     rows = pl.concat([pl.DataFrame(part).lazy() for part in parts])
     whole = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).sort(*_BY, "measure", "bucket")
@@ -314,12 +321,12 @@ def _counted(rows: pl.LazyFrame, measure: str, bucket: pl.Expr) -> pl.LazyFrame:
     )
 
 
-def dashboard(
+def read_dashboard_series(
     folder: Path, since: datetime | None = None, until: datetime | None = None, every: str = "1h"
 ) -> pl.DataFrame:
     """Requests, errors, tokens and quantiles of times, by a stretch of time, name, release and arm."""
 
-    rows = frame(folder, "rollup", since, until).with_columns(pl.col("at").dt.truncate(every))
+    rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("at").dt.truncate(every))
     added = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()
     shown = (
         _of(added, "status")

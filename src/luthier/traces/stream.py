@@ -18,22 +18,22 @@ from pydantic import ValidationError
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.traces.compact import day_of
-from luthier.traces.folder import GRACE_S, replaced
+from luthier.traces.folder import GRACE_S, list_replaced_files
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.retention import SEGMENTS
-from luthier.traces.segment import SegmentLine, is_held, read_lines, segments
+from luthier.traces.segment import SegmentLine, is_open_for_writing, list_segments, read_lines
 
 Event = Trace | Feedback
 _HELD = 10_000
 """Lines of a file that may stand out of order."""
 
 
-def events(log: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Event]:
+def iter_trace_events(log: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Event]:
     """Everything from `since` on and before `until`; `DataError` names what cannot be read."""
     if log.is_dir():
-        from luthier.traces.store import feedback, traces
+        from luthier.traces.store import read_feedback, read_traces
 
-        return heapq.merge(traces(log, since, until), feedback(log, since, until), key=lambda one: one.at)
+        return heapq.merge(read_traces(log, since, until), read_feedback(log, since, until), key=lambda one: one.at)
     if not log.exists():
         hint = "name a traffic folder, or a file with one JSON object a line"
         raise DataError("there is no such log", where=SourceLocation(file=str(log)), hint=hint)
@@ -56,10 +56,10 @@ def _lines(path: Path) -> Iterator[Event]:
 
 def _read(line: bytes, path: Path, number: int) -> list[Event]:
     """What a line holds: a request with what was said of it, or feedback about one; nothing where it is blank."""
-    from luthier.traces.logs import own
+    from luthier.traces.logs import parse_own_log_line
 
     try:
-        return list(own(json.loads(line))) if line.strip() else []
+        return list(parse_own_log_line(json.loads(line))) if line.strip() else []
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         hint = "each line is a request (`luthier traces export` writes such) or feedback about one"
         field, what = None, "no JSON object"
@@ -69,7 +69,7 @@ def _read(line: bytes, path: Path, number: int) -> list[Event]:
         raise DataError(what, where=SourceLocation(file=str(path), line=number, field=field), hint=hint) from None
 
 
-class Arrivals:
+class TraceTail:
     """What was written to a traffic folder since one last looked: each segment is read on from where one was.
 
     A segment that became Parquet meanwhile is read to its end where it is kept for those who began before.
@@ -104,10 +104,10 @@ class Arrivals:
         """The whole lines of each segment from where it was read to; segments that were replaced come after those that
         were not, so that one which moves meanwhile is not missed."""
         looked, known = time.monotonic(), dict[str, int]()
-        for path in (*segments(self._folder), *replaced(self._folder, SEGMENTS)):
+        for path in (*list_segments(self._folder), *list_replaced_files(self._folder, SEGMENTS)):
             name = path.name.rpartition("~")[2]
             if name not in known:
-                begin, is_over = self._read.get(name, 0), not is_held(path)
+                begin, is_over = self._read.get(name, 0), not is_open_for_writing(path)
                 data = self._bytes(path, begin)
                 whole = data[: data.rfind(b"\n") + 1]
                 known[name] = begin + len(whole)

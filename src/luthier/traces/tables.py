@@ -75,7 +75,7 @@ _DEFAULTS: dict[str, Any] = {
 _JSON = ("messages", "answer", "scores", "parameters", "meta")
 
 
-def table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+def records_to_table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Records as columns, in order of time."""
     rows = sorted((_flat(name, record) for record in records), key=lambda row: row["at"])
     schema = SCHEMAS[name]

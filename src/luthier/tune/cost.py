@@ -12,14 +12,14 @@ from luthier.core.errors import Interrupted
 from luthier.core.step import StepContext
 from luthier.models.cost import (
     BASE_BYTES,
-    cores,
-    flops_per_s,
+    count_cores,
+    estimate_speed_over_fp32,
     has_gpu,
     has_tile_attention,
-    over_fp32,
+    measure_flops_per_s,
 )
-from luthier.models.describe import Description, attention_bytes
-from luthier.models.load import cpu_has_bf16, cpu_has_tiles
+from luthier.models.describe import ModelDescription, attention_bytes
+from luthier.models.load import cpu_has_amx, cpu_has_bf16
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import AnyTechnique
@@ -49,7 +49,7 @@ TILES_ALONE = 1.45
 """The same on a processor with tiles, whose products are over sooner: up to 1.6 seen."""
 
 
-class Computed(NamedTuple):
+class PackWorkload(NamedTuple):
     """What is computed of packs that a model learns from."""
 
     packs: float = 0
@@ -61,16 +61,18 @@ class Computed(NamedTuple):
     """Tokens that each token sees, itself among them, added up."""
 
     @classmethod
-    def of(cls, pack: Pack, times: int = 1) -> Computed:
+    def of(cls, pack: Pack, times: int = 1) -> PackWorkload:
         """What one pack takes when it is read so many times."""
         return cls(times, times * pack.tokens, times * len(pack.targets), times * int((pack.positions + 1).sum()))
 
-    def and_of(self, other: Computed) -> Computed:
+    def and_of(self, other: PackWorkload) -> PackWorkload:
         """Both together."""
-        return Computed(*(one + more for one, more in zip(self, other, strict=True)))
+        return PackWorkload(*(one + more for one, more in zip(self, other, strict=True)))
 
 
-def operations_of(model: Description, trainable: int, *, bits: int, headed: bool) -> Callable[[Computed], float]:
+def build_flop_counter(
+    model: ModelDescription, trainable: int, *, bits: int, headed: bool
+) -> Callable[[PackWorkload], float]:
     """What tells the floating-point operations of one step's products, and those that would have been done in what
     packs take besides.
 
@@ -82,12 +84,12 @@ def operations_of(model: Description, trainable: int, *, bits: int, headed: bool
     layers = moving * (model.parameters - model.embedding_parameters)
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
-    narrow = bits == 16 and not cpu_has_tiles()
-    overhead_tokens = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * gain(bf16=bits == 16)
-    alone = TILES_ALONE if cpu_has_tiles() else ALONE
-    lanes = 1 if has_gpu() else cores()
+    narrow = bits == 16 and not cpu_has_amx()
+    overhead_tokens = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * estimate_gain_over_fp32(bf16=bits == 16)
+    alone = TILES_ALONE if cpu_has_amx() else ALONE
+    lanes = 1 if has_gpu() else count_cores()
 
-    def operations(computed: Computed) -> float:
+    def operations(computed: PackWorkload) -> float:
         read = layers * (computed.tokens + overhead_tokens * computed.packs)
         whole = read + head * computed.head_tokens + attention * computed.keys
         return whole * alone if computed.packs <= 1 < lanes else whole
@@ -95,14 +97,14 @@ def operations_of(model: Description, trainable: int, *, bits: int, headed: bool
     return operations
 
 
-def gain(*, bf16: bool) -> float:
+def estimate_gain_over_fp32(*, bf16: bool) -> float:
     """What trainings reach on this machine over numpy's fp32 product on one processor."""
-    return over_fp32(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
+    return estimate_speed_over_fp32(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
 
 
-def speed_here(*, bf16: bool) -> float:
+def measure_training_flops_per_s(*, bf16: bool) -> float:
     """Operations a second of trainings on this machine, from matrix products measured just now and before."""
-    return flops_per_s(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
+    return measure_flops_per_s(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
 
 
 SHARE = 0.5
@@ -133,8 +135,8 @@ def device_bytes() -> int:
     return machine_bytes()
 
 
-def footprint(
-    technique: AnyTechnique, optimizer: Optimizer, model: Description, tokens: int, keys: float = KEYS
+def estimate_peak_memory(
+    technique: AnyTechnique, optimizer: Optimizer, model: ModelDescription, tokens: int, keys: float = KEYS
 ) -> int:
     """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place.
 
@@ -146,13 +148,13 @@ def footprint(
     shapes = {"embed_tokens": (outer // width, width), "layers": ((moving - outer) // width, width)}
     saved = AdamW().state_bytes(shapes) - optimizer.state_bytes(shapes)
     gradient_bytes = (
-        moving * model.weight_bytes // max(1, model.parameters) if cores() > 1 else 0
+        moving * model.weight_bytes // max(1, model.parameters) if count_cores() > 1 else 0
     )  # gradients of a second pack
     shares = 0 if model.dtype == "bfloat16" and has_tile_attention(model) else attention_bytes(model, tokens, keys)
     return BASE_BYTES + technique.footprint(model, tokens) + shares + gradient_bytes - saved
 
 
-def computing_in(model: Description, precision: str) -> Description:
+def describe_in_dtype(model: ModelDescription, precision: str) -> ModelDescription:
     """The model as it lies in memory: in the numbers that it computes in."""
     wide = precision == "float32" or (precision == "auto" and not cpu_has_bf16())
     return model.model_copy(
@@ -160,10 +162,10 @@ def computing_in(model: Description, precision: str) -> Description:
     )
 
 
-def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: Description) -> int:
+def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: ModelDescription) -> int:
     """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
-    fixed = footprint(technique, optimizer, model, 0)
-    each = (footprint(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
+    fixed = estimate_peak_memory(technique, optimizer, model, 0)
+    each = (estimate_peak_memory(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
     room = int((device_bytes() * SHARE - fixed) / each)
     return max(LEAST_TOKENS, min(MOST_TOKENS, room))
 
@@ -172,10 +174,10 @@ SHOWN = ("token_accuracy", "reward", "kl", "entropy", "length")
 """Measures that stand beside the loss while a model learns."""
 
 
-class Speed:
+class TrainingSpeedMeter:
     """Tells of each step as it is done, and measures how fast they are; `operations` of what a step computed."""
 
-    def __init__(self, work: StepContext, sampler: BatchSampler, operations: Callable[[Computed], float]) -> None:
+    def __init__(self, work: StepContext, sampler: BatchSampler, operations: Callable[[PackWorkload], float]) -> None:
         self._work, self._course, self._operations = work, sampler, operations
         self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
         self._rows = self._computed = self._tokens = 0

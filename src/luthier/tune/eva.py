@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.packing.logprobs import forget, logprobs, reading
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode, forget_forward_mode
 from luthier.models.packing.pack import Pack
 from luthier.tune.techniques.lora import WATCHED
 
@@ -21,7 +21,7 @@ _NOTHING = 1e-12
 """Share of the largest square from which a direction is rounding."""
 
 
-def begin_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
+def initialize_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
     """Set every A to the first `rank` principal directions of its layer's inputs; B stays zero."""
     layer_inputs = _inputs(model, [pack for pack, _ in zip(packs, range(PACKS), strict=False)])
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -47,7 +47,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
             last[:] = [(given, rows[chosen])]
         layer_inputs.setdefault(name, []).append(last[0][1])
 
-    reading(model)
+    detect_forward_mode(model)
     with ExitStack() as undo, torch.no_grad(), model.disable_adapter():
         for name, module in model.named_modules():
             if isinstance(module, LoraLayer):
@@ -55,8 +55,8 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
                 undo.callback(hook.remove)
         for pack in packs:
             tokens = pack.tokens
-            logprobs(model, pack, whole=True)
-    forget(model)
+            compute_pack_logprobs(model, pack, whole=True)
+    forget_forward_mode(model)
     return layer_inputs
 
 

@@ -11,27 +11,36 @@ from luthier.core.step import ArtifactSpec, Forecast, PlanContext
 from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
-    Longest,
+    LengthLimit,
     RowEstimate,
-    cores,
-    grown,
+    count_cores,
+    describe_step_model,
+    estimate_idle_flops_per_s,
+    estimate_kernel_bytes,
+    estimate_kernel_share,
+    estimate_rows,
+    find_past_timing,
+    find_tokenizer_folder,
+    has_fused_lora,
     has_gpu,
-    kernel_bytes,
-    model_of,
-    multiplies_at_once,
-    pace_of,
-    rows_of,
-    tokenizer_of,
-    told_of_template,
-    undisturbed,
+    outline_chat_template,
 )
-from luthier.models.describe import Description
-from luthier.models.load import cpu_has_bf16, is_remote
+from luthier.models.describe import ModelDescription
+from luthier.models.load import cpu_has_bf16, is_remote_input
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.cost import AT_ONCE, MOST_TOKENS, Computed, computing_in, footprint, gain, operations_of, speed_here
-from luthier.tune.policy import Policy
+from luthier.tune.cost import (
+    AT_ONCE,
+    MOST_TOKENS,
+    PackWorkload,
+    build_flop_counter,
+    describe_in_dtype,
+    estimate_gain_over_fp32,
+    estimate_peak_memory,
+    measure_training_flops_per_s,
+)
+from luthier.tune.policy import PolicyObjective
 from luthier.tune.preference import PairObjective
-from luthier.tune.rollout.cost import drawing_s
+from luthier.tune.rollout.cost import estimate_rollout_seconds
 from luthier.tune.techniques.lora import Lora
 
 if TYPE_CHECKING:
@@ -56,8 +65,8 @@ _LARGE = 2048
 
 def estimate_cost(step: Tune, plan_context: PlanContext) -> Forecast:
     """Predict seconds, peak bytes and tokens of a training."""
-    model = model_of(plan_context)
-    rows = rows_of(step.max_train_samples, plan_context, longest=_longest(step))
+    model = describe_step_model(plan_context)
+    rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
     if model is None or rows is None:
         return Forecast(how="unknown until the model and the data are here")
     examples_seen = rows.number * step.epochs
@@ -75,42 +84,42 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> Forecast:
     )
 
 
-def _longest(step: Tune) -> Longest | None:
+def _longest(step: Tune) -> LengthLimit | None:
     """How long a row may be, and what becomes of a longer one; None where the objective does not say."""
     tokens = getattr(step.objective, "max_length", None)
-    return None if tokens is None else Longest(tokens, cut=getattr(step.objective, "truncation", "drop") != "drop")
+    return None if tokens is None else LengthLimit(tokens, cut=getattr(step.objective, "truncation", "drop") != "drop")
 
 
 def _drawn(step: Tune) -> int:
     """Tokens of the answers that a policy draws to each prompt, at most."""
-    drawing = step.objective.rollout if isinstance(step.objective, Policy) else None
+    drawing = step.objective.rollout if isinstance(step.objective, PolicyObjective) else None
     return drawing.num_generations * drawing.longest if drawing is not None else 0
 
 
 def _learnt(step: Tune) -> int:
     """Tokens of those of the answers that are learnt, at most."""
     policy = step.objective
-    return policy.trained_completions * policy.rollout.longest if isinstance(policy, Policy) else 0
+    return policy.trained_completions * policy.rollout.longest if isinstance(policy, PolicyObjective) else 0
 
 
 def _second(step: Tune, plan_context: PlanContext, rows: RowEstimate) -> float:
     """Tokens of the other answer of a pair, which stands beside the conversation that ends with the preferred one."""
     if not isinstance(step.objective, PairObjective):
         return 0.0
-    from luthier.artifacts.dataset import examples_ahead
+    from luthier.artifacts.dataset import preview_input_examples
 
-    return rows.tokens * rejected_share(examples_ahead(plan_context, "train", SAMPLE))
+    return rows.tokens * rejected_share(preview_input_examples(plan_context, "train", SAMPLE))
 
 
 def _beside(step: Tune, plan_context: PlanContext) -> int:
     """Bytes of a teacher that stays open while the model learns."""
-    teacher = model_of(plan_context, "teacher")
+    teacher = describe_step_model(plan_context, "teacher")
     if teacher is None or step.objective.stored:
         return 0
     return teacher.parameters * (2 if _narrow(step) else 4)
 
 
-def _critic(step: Tune, model: Description) -> int:
+def _critic(step: Tune, model: ModelDescription) -> int:
     """Bytes of a second adapter of the policy's size: weights, gradient and two moments in fp32."""
     return 16 * step.technique.trainable(model) if isinstance(step.objective, ActorCritic) else 0
 
@@ -137,7 +146,7 @@ def _steps(step: Tune, rows: RowEstimate) -> _Steps:
     return _Steps(rows.number * step.epochs / count, count, tokens, keys)
 
 
-def _computed(step: Tune, rows: RowEstimate) -> Computed:
+def _computed(step: Tune, rows: RowEstimate) -> PackWorkload:
     """What a step computes."""
     steps = _steps(step, rows)
     packs, _ = _packs(step, steps.tokens, rows)
@@ -145,7 +154,7 @@ def _computed(step: Tune, rows: RowEstimate) -> Computed:
     answers = rows.answers if getattr(step.objective, "train_on", "last") == "last" else rows.spoken
     head_tokens = steps.rows * (_learnt(step) or answers)
     times = 2 if isinstance(step.objective, ActorCritic) else 1  # the critic learns the same rows
-    return Computed(times * packs, times * tokens, times * head_tokens, times * tokens * steps.keys)
+    return PackWorkload(times * packs, times * tokens, times * head_tokens, times * tokens * steps.keys)
 
 
 def _packs(step: Tune, tokens: float, rows: RowEstimate) -> tuple[int, float]:
@@ -153,33 +162,35 @@ def _packs(step: Tune, tokens: float, rows: RowEstimate) -> tuple[int, float]:
     most = MOST_TOKENS if step.max_tokens_per_microbatch == "auto" else step.max_tokens_per_microbatch
     if has_gpu():  # packs are as large as may be there
         return 1, min(most, tokens)
-    from luthier.models.packing.parallel import at_once
+    from luthier.models.packing.parallel import plan_parallel_packs
 
-    return at_once(tokens, rows.shared, most, cores())
+    return plan_parallel_packs(tokens, rows.shared, most, count_cores())
 
 
-def _peak(step: Tune, model: Description, rows: RowEstimate) -> tuple[int, int]:
+def _peak(step: Tune, model: ModelDescription, rows: RowEstimate) -> tuple[int, int]:
     """Bytes at the peak, when the packs with most tokens are read; and those of the kernels by then, which come on top
     and stay."""
     steps = _steps(step, rows)
     packs, tokens = _packs(step, steps.tokens + _above(steps.number) * rows.spread * steps.rows**0.5, rows)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
-    held = computing_in(model, step.dtype)
-    fixed, whole = (footprint(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens)))
-    kernels = kernel_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
+    held = describe_in_dtype(model, step.dtype)
+    fixed, whole = (
+        estimate_peak_memory(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens))
+    )
+    kernels = estimate_kernel_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
     if _at_once(step, model):
         fixed -= _ONE_CALL_BYTES
         whole -= _ONE_CALL_BYTES + 2 * int(tokens) * model.layers * model.heads * model.head_dim
         kernels = round(_OTHER_SHAPES * kernels)
-    left = _LEFT * grown(packs * steps.number, model) if packs > 1 and tokens > _LARGE else 0
+    left = _LEFT * estimate_kernel_share(packs * steps.number, model) if packs > 1 and tokens > _LARGE else 0
     return fixed + round((whole - fixed) * (1 + left)), kernels
 
 
-def _at_once(step: Tune, model: Description) -> bool:
+def _at_once(step: Tune, model: ModelDescription) -> bool:
     """Whether all layers with adapters are read in one call of compiled kernels."""
     lora = step.technique
     is_plain = isinstance(lora, Lora) and not lora.use_dora and lora.target_modules == "all-linear" and lora.r % 8 == 0
-    return is_plain and _narrow(step) and multiplies_at_once(model)
+    return is_plain and _narrow(step) and has_fused_lora(model)
 
 
 def _above(steps: float) -> float:
@@ -194,36 +205,40 @@ def _narrow(step: Tune) -> bool:
     return step.dtype == "bfloat16" or (step.dtype == "auto" and cpu_has_bf16())
 
 
-def _seconds(step: Tune, plan_context: PlanContext, model: Description, rows: RowEstimate) -> tuple[float, str]:
+def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, rows: RowEstimate) -> tuple[float, str]:
     """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
     bf16 = _narrow(step)
     trainable, headed = step.technique.trainable(model), step.objective.wants_head()
-    operations = operations_of(model, trainable, bits=16 if bf16 else 32, headed=headed)
+    operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
     flops = _steps(step, rows).number * operations(_computed(step, rows))
-    before = pace_of(plan_context, model)
-    if rate := undisturbed(before):
+    before = find_past_timing(plan_context, model)
+    if rate := estimate_idle_flops_per_s(before):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
-        rate *= gain(bf16=bf16) / gain(bf16=was_bf16)
+        rate *= estimate_gain_over_fp32(bf16=bf16) / estimate_gain_over_fp32(bf16=was_bf16)
         begin_s, how = before.get("begin_s", _BEGIN_S), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
-        rate, begin_s, how = speed_here(bf16=bf16), _BEGIN_S, "speed from matrix products on this machine"
+        rate, begin_s, how = (
+            measure_training_flops_per_s(bf16=bf16),
+            _BEGIN_S,
+            "speed from matrix products on this machine",
+        )
         rate *= AT_ONCE if _at_once(step, model) else 1.0
         if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
             flops *= 1 + min(1.0, 1 / step.epochs) / 2
     seconds = flops / rate + begin_s + step.technique.before_s(model)
-    if isinstance(step.objective, Policy):
+    if isinstance(step.objective, PolicyObjective):
         drawing, prompts = step.objective.rollout, rows.number * step.epochs
-        seconds += drawing_s(drawing, model, rows, prompts, step.batch_size, rate, before, bf16=bf16)
+        seconds += estimate_rollout_seconds(drawing, model, rows, prompts, step.batch_size, rate, before, bf16=bf16)
         how += "; answers of another engine come when they come" if drawing.writer is not None else ""
     return seconds, how
 
 
-def outline(plan_context: PlanContext) -> ArtifactSpec:
+def outline_tuned_model(plan_context: PlanContext) -> ArtifactSpec:
     """What is known of the tuned model: the parameters of the one it stands on."""
-    if is_remote(plan_context):
+    if is_remote_input(plan_context):
         return ArtifactSpec(remote=True, how="an endpoint")
-    model = model_of(plan_context)
-    parameters, tokenizer = model.parameters if model else None, tokenizer_of(plan_context)
-    known = told_of_template(plan_context)
+    model = describe_step_model(plan_context)
+    parameters, tokenizer = model.parameters if model else None, find_tokenizer_folder(plan_context)
+    known = outline_chat_template(plan_context)
     return replace(known, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")

@@ -40,7 +40,7 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: ChatToke
     if objective.outputs(ObjectiveContext.of(examples)) or not _labels_suffice(objective, rows):
         raise InputError(
             f"{objective.kind} weighs or compares what it learns here, which labels cannot tell",
-            hint="train from packs: `steps_of` or `lightning_data`",
+            hint="train from packs: `build_optimizer_steps` or `lightning_data`",
         )
     return Dataset.from_list(
         [
@@ -89,7 +89,7 @@ def trainer_loss(objective: Objective) -> Callable[..., Tensor]:
     """
     import torch
 
-    from luthier.models.packing.pack import TokenRow, pack
+    from luthier.models.packing.pack import TokenRow, build_pack
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         mask = labels != IGNORED
@@ -98,7 +98,7 @@ def trainer_loss(objective: Objective) -> Callable[..., Tensor]:
         ]
         logits = outputs["logits"][:, :-1][mask[:, 1:]]
         logp = torch.log_softmax(logits.float(), -1).gather(1, labels[:, 1:][mask[:, 1:], None])[:, 0]
-        total = objective.loss(logp, pack(rows).on(labels.device), None).total
+        total = objective.loss(logp, build_pack(rows).on(labels.device), None).total
         return total / (objective.denominator(rows) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
@@ -124,25 +124,26 @@ class OptimizerStep:
         """
         import torch
 
-        from luthier.models.packing.logprobs import logprobs
-        from luthier.models.sequence_head import names_of, plain_model
-        from luthier.tune.training.reference_logprobs import learning
+        from luthier.models.packing.logprobs import compute_pack_logprobs
+        from luthier.models.sequence_head import get_head_outputs, unwrap_peft_model
+        from luthier.tune.training.reference_logprobs import enable_dropout
 
-        if (has := names_of(plain_model(model))) != self.outputs:
+        if (has := get_head_outputs(unwrap_peft_model(model))) != self.outputs:
             heads = [
                 f"a sequence head for {', '.join(names)}" if names else "a language head"
                 for names in (self.outputs, has)
             ]
             hint = "make it by `luthier.models.sequence_head.with_outputs(model, step.outputs)` before it is adapted"
             raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", hint=hint)
-        with learning(model, objective) if model.training and not objective.builtin_dropout else nullcontext():
+        with enable_dropout(model, objective) if model.training and not objective.builtin_dropout else nullcontext():
             sums = [
-                objective.loss(logprobs(model, one), one, one.token_values.get(REFERENCE)).total for one in self.packs
+                objective.loss(compute_pack_logprobs(model, one), one, one.token_values.get(REFERENCE)).total
+                for one in self.packs
             ]
         return torch.stack(sums).sum() / self.denominator
 
 
-class Steps(NamedTuple):
+class OptimizerStepSettings(NamedTuple):
     """How lessons are taken: epochs, rows of each step, and the most tokens of one pack."""
 
     epochs: float = 1.0
@@ -151,18 +152,22 @@ class Steps(NamedTuple):
     seed: int = 0
 
 
-USUAL = Steps()
+USUAL = OptimizerStepSettings()
 
 
-def steps_of(
-    objective: Objective, examples: Sequence[Example], text: ChatTokenizer, how: Steps = USUAL, reference: Any = None
+def build_optimizer_steps(
+    objective: Objective,
+    examples: Sequence[Example],
+    text: ChatTokenizer,
+    how: OptimizerStepSettings = USUAL,
+    reference: Any = None,
 ) -> list[OptimizerStep]:
     """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed.
 
     `reference` is the model before it moves, which an objective such as `dpo` compares with: it reads every row once,
     here. Raises `InputError` for an objective that asks a teacher, or the model itself on the way.
     """
-    from luthier.models.packing.pack import packs
+    from luthier.models.packing.pack import build_packs
 
     _refuse_own_loop(objective)
     about = ObjectiveContext.of(examples, seed=how.seed)
@@ -178,7 +183,7 @@ def steps_of(
     for number in range(sampler.steps):
         drawn = [row for lesson in sampler.lessons_of(number) for row in row_groups[lesson]]
         rows = objective.prepared(drawn, partial(_refuse_asking, objective))
-        read = packs(rows, how.max_tokens_per_microbatch)
+        read = build_packs(rows, how.max_tokens_per_microbatch)
         found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return found
 
@@ -187,12 +192,12 @@ def _referred(
     objective: Objective, row_groups: Sequence[list[TokenRow]], reference: Any, tokens: int
 ) -> list[list[TokenRow]]:
     """The lessons with what the reference finds of their learnt tokens."""
-    from luthier.tune.training.reference_logprobs import read_rows
+    from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
     if reference is None:
         what = f"{objective.kind} compares with the model as it was"
         raise InputError(what, hint="give that model, before its first step, as `reference`")
-    logps = iter(read_rows(reference, [row for rows in row_groups for row in rows], tokens))
+    logps = iter(compute_row_logprobs(reference, [row for rows in row_groups for row in rows], tokens))
     return [
         [replace(row, token_values={**row.token_values, REFERENCE: next(logps)}) for row in rows] for rows in row_groups
     ]
@@ -204,13 +209,17 @@ def _refuse_asking(objective: Objective, rows: Sequence[TokenRow]) -> Sequence[f
 
 
 def lightning_data(
-    objective: Objective, examples: Sequence[Example], text: ChatTokenizer, how: Steps = USUAL, reference: Any = None
+    objective: Objective,
+    examples: Sequence[Example],
+    text: ChatTokenizer,
+    how: OptimizerStepSettings = USUAL,
+    reference: Any = None,
 ) -> Any:
-    """The steps of `steps_of` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
+    """The steps of `build_optimizer_steps` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
     from lightning import LightningDataModule
     from torch.utils.data import DataLoader
 
-    steps = steps_of(objective, examples, text, how, reference)
+    steps = build_optimizer_steps(objective, examples, text, how, reference)
 
     class Packs(LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
         """Batches that are whole optimizer steps."""

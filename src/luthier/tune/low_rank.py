@@ -9,11 +9,17 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.core.step import Merging
-from luthier.models.describe import Description
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import task_type
-from luthier.models.shapes import LinearLayerSpec, expert_numbers, frozen_experts, is_head, targeted
-from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
+from luthier.models.describe import ModelDescription
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import get_peft_task_type
+from luthier.models.shapes import (
+    LinearLayerSpec,
+    count_expert_lora_parameters,
+    count_frozen_expert_parameters,
+    is_head,
+    select_target_layers,
+)
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
 
 BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -76,12 +82,12 @@ class LowRank(Technique):
             "exclude_modules": _routers(model) or None,
             "lora_dropout": self.lora_dropout,
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
-            "task_type": task_type(model),
+            "task_type": get_peft_task_type(model),
         }
         config = LoraConfig(**{**settings, **more})
         if register:
             config._register_custom_module(register)
-        with torch.random.fork_rng(devices=[]), no_peft_warning():
+        with torch.random.fork_rng(devices=[]), silence_peft_warnings():
             torch.manual_seed(seed)
             try:
                 return get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -96,41 +102,41 @@ class LowRank(Technique):
                 where = SourceLocation(field="technique.target_modules")
                 raise ModelError(f"no linear layer is called {name!r}", where=where, hint=did_you_mean(name, known))
 
-    def adapted(self, model: Description) -> list[LinearLayerSpec]:
+    def adapted(self, model: ModelDescription) -> list[LinearLayerSpec]:
         """The layers that get an adapter."""
-        return targeted(model, self.target_modules)
+        return select_target_layers(model, self.target_modules)
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""
         layers = sum(one.inputs + one.outputs for one in self.adapted(model))
-        return self.r * layers + expert_numbers(model, self.target_modules, self.r)
+        return self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
 
-    def warning(self, model: Description) -> str:
+    def warning(self, model: ModelDescription) -> str:
         """Which experts get no adapter, and where an adapter will not merge."""
         if self.at_tied_head(model):
             return "the output head is one with the embeddings: what is learnt there stays an adapter and never merges"
-        share = frozen_experts(model) / max(1, model.parameters)
+        share = count_frozen_expert_parameters(model) / max(1, model.parameters)
         return (
             f"the experts, {share:.0%} of this model's numbers, get no adapter (PEFT has none for them)"
             if share
             else ""
         )
 
-    def merges(self, model: Description | None) -> Merging:
+    def merges(self, model: ModelDescription | None) -> Merging:
         """Not where an adapter stands at a head that is one with the embeddings: they would move, too."""
         return "tied" if model is not None and self.at_tied_head(model) else self.merging
 
-    def at_tied_head(self, model: Description) -> bool:
+    def at_tied_head(self, model: ModelDescription) -> bool:
         """Whether the output head gets an adapter, and its weight is that of the embeddings."""
         return model.tied and any(is_head(one.name) for one in self.adapted(model))
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""
         value = rate_for_width(BEST_RATE, hidden_size)
         why = f"LoRA, hidden size {hidden_size}; ten times the rate of full fine-tuning, lower for larger hidden sizes"
         if self.loraplus_lr_ratio == 1:
-            return Rate(value, why)
-        return Rate(
+            return LearningRate(value, why)
+        return LearningRate(
             float(f"{value / self.loraplus_lr_ratio**0.5:.3g}"),
             f"{why}; A's, B learns {self.loraplus_lr_ratio:g} times quicker",
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsFloat
 
-from luthier.chat.messages import Example, said_for
+from luthier.chat.messages import Example, answer_text_by_label
 from luthier.core.component import Component
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ObjectiveContext:
     def of(cls, examples: Sequence[Example], seed: int = 0) -> ObjectiveContext:
         """What the examples tell of the classes that they bear."""
         labels = {example.label for example in examples if example.label}
-        return cls(classes=said_for(labels, examples), seed=seed)
+        return cls(classes=answer_text_by_label(labels, examples), seed=seed)
 
 
 NOTHING = ObjectiveContext()
@@ -171,7 +171,9 @@ class Objective(Component):
         """
 
 
-def asked_of(model: Any, objective: Objective, pack: Pack, read: Callable[..., Tensor]) -> tuple[Tensor, Pack]:
+def read_pack_logprobs(
+    model: Any, objective: Objective, pack: Pack, read: Callable[..., Tensor]
+) -> tuple[Tensor, Pack]:
     """What a model says of a pack when it is read by `luthier.models.packing.logprobs`; and the pack, where it says
     it, with what the loss needs to know of it."""
     import torch
@@ -191,7 +193,7 @@ def row_sums(logp: Tensor, pack: Pack) -> Tensor:
     return weighed.new_zeros(pack.rows).index_add(0, pack.path.to(logp.device), weighed)
 
 
-def by_lesson(values: Tensor, pack: Pack, missing: float) -> Tensor:
+def group_rows_by_example(values: Tensor, pack: Pack, missing: float) -> Tensor:
     """(lessons, most rows of one): each lesson's row values (R,) side by side in order, then `missing`."""
     counts = pack.lesson.bincount()
     column = pack.lesson.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.lesson]
@@ -204,7 +206,7 @@ def row_tokens(pack: Pack) -> Tensor:
     return pack.path.bincount(minlength=pack.rows)
 
 
-def of_rows(name: str, pack: Pack) -> Tensor:
+def get_row_values(name: str, pack: Pack) -> Tensor:
     """(R,) what a pack tells of each row: the same number at all of its learnt tokens."""
     values = pack.token_values[name]
     return values.new_zeros(pack.rows).index_copy(0, pack.path, values)
@@ -250,7 +252,7 @@ class BatchSource(ABC):
         return ""
 
 
-class Stored(BatchSource):
+class PreparedBatchSource(BatchSource):
     """Lessons that were written before training began."""
 
     def __init__(
@@ -265,16 +267,16 @@ class Stored(BatchSource):
 
     def draw(self, step: int) -> TrainingBatch:
         """The rows of the lessons that the course has for the step."""
-        from luthier.tune.training.memory import rows_of
+        from luthier.tune.training.memory import read_step_rows
 
-        rows = self._objective.prepared(rows_of(self._lessons, self._course, step), self._read)
+        rows = self._objective.prepared(read_step_rows(self._lessons, self._course, step), self._read)
         return TrainingBatch(rows, self._objective.denominator(rows))
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """Those of the steps that have most to read."""
-        from luthier.tune.training.memory import largest
+        from luthier.tune.training.memory import find_largest_packs
 
         def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:
             return self._objective.prepared(rows, lambda some: [0.0] * len(some))
 
-        return largest(self._lessons, self._course, tokens, lanes, prepared)
+        return find_largest_packs(self._lessons, self._course, tokens, lanes, prepared)

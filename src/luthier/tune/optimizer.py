@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from luthier.core.component import Component
-from luthier.tune.technique import Rate
+from luthier.tune.technique import LearningRate
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Optimizer(Component):
     def state_bytes(self, shapes: Shapes) -> int:
         """Bytes of what it remembers about weights of these shapes from step to step."""
 
-    def rate(self, technique: Rate) -> Rate:
+    def rate(self, technique: LearningRate) -> LearningRate:
         """The learning rate when none is given, from the technique's own, which was found with AdamW."""
         return technique
 
@@ -61,7 +61,7 @@ class Optimizer(Component):
         return weight
 
 
-def groups(moving: Sequence[TrainableParameter], weight_decay: float) -> list[dict[str, Any]]:
+def build_parameter_groups(moving: Sequence[TrainableParameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups by decay and factor; vectors (norms, biases, (IA)³ factors, which rest at 1) are not shrunk."""
     found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for one in moving:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.chat.messages import Example, prompt_of
 from luthier.tune.objective import NOTHING, REFERENCE, Loss, Objective, ObjectiveContext, TrainingExample, row_tokens
 from luthier.tune.reward import Reward
-from luthier.tune.rollout.settings import Kl, RolloutSettings, Stopping
+from luthier.tune.rollout.settings import EarlyStoppingSettings, KlSettings, RolloutSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.scores import RolloutBatch
 
 
-def clipped(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+def compute_clipped_loss(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
     """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), of any shape (Schulman et al., 2017)."""
     bounded = ratio.clamp(1 - low, 1 + high)
     return -(ratio * advantage).minimum(bounded * advantage)
 
 
-def outside(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+def mark_clipped_tokens(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
     """1 where the clipped surrogate has no gradient, else 0."""
     beyond = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
     return beyond.to(ratio)
 
 
-def of_sequence(log_ratio: Tensor, pack: Pack) -> Tensor:
+def average_row_log_ratio(log_ratio: Tensor, pack: Pack) -> Tensor:
     """(N,) each token's row's mean log-ratio, so that a whole answer has one ratio (GSPO, Zheng et al., 2025)."""
     total = log_ratio.new_zeros(pack.rows).index_add(0, pack.path, log_ratio)
     return (total / row_tokens(pack).clamp(min=1))[pack.path]
 
 
-def truncated(old: Tensor, written: Tensor, most: float) -> Tensor:
+def truncate_importance_ratio(old: Tensor, written: Tensor, most: float) -> Tensor:
     """(N,) min(p/q, most): how much likelier a token is to the reading that learns than it was to the writing that drew
     it, where the two compute otherwise (truncated importance sampling, Yao et al., 2025)."""
     return (old - written).exp().clamp(max=most)
 
 
-def divergence(logp: Tensor, reference: Tensor, estimator: str) -> Tensor:
+def estimate_kl(logp: Tensor, reference: Tensor, estimator: str) -> Tensor:
     """(N,) `k2` or `k3` of each token (Schulman, 2020)."""
     apart = logp - reference
     return 0.5 * apart**2 if estimator == "k2" else (-apart).expm1() + apart
@@ -62,7 +62,7 @@ step's tokens, times the denominator; what a nat of divergence costs; and what c
 expected before the token."""
 
 
-class Policy(Objective):
+class PolicyObjective(Objective):
     """Draws answers, has them judged, and makes those likelier that are better than expected."""
 
     draws: ClassVar[bool] = True
@@ -82,7 +82,7 @@ class Policy(Objective):
     gold: tuple[Reward, ...] = ()
     """What the held-out answers are judged by; `rewards` when not given. A policy cannot learn to please a reward that
     it never sees."""
-    stop: Stopping = Stopping()
+    stop: EarlyStoppingSettings = EarlyStoppingSettings()
     """When training ends before its last step."""
     shown: int = Field(default=2, ge=0)
     """Prompts whose greedy answer is written into the log now and then, to be read over time in the report."""
@@ -115,7 +115,7 @@ class Policy(Objective):
         return self.gold or self.rewards
 
     @property
-    def holding(self) -> Kl | None:
+    def holding(self) -> KlSettings | None:
         """What divergence from where the model began costs; None where it costs nothing."""
         return None
 
@@ -174,19 +174,19 @@ class Policy(Objective):
         return any(row.token_values.get(ADVANTAGE, ())) or any(row.token_values.get(KL, ()))
 
 
-class PolicyLoss(Policy):
+class PolicyLoss(PolicyObjective):
     """A policy whose every token is learnt by its advantage, and may be held near to where the model began."""
 
     other_names: ClassVar[Mapping[str, str]] = {"beta": "kl.coefficient"}
 
-    kl: Kl | None = None
+    kl: KlSettings | None = None
     """How the model is held near to where it began; not at all when not given."""
     correct: float | None = Field(default=2.0, gt=1)
     """Writing and training compute in another order, in bfloat16 by up to several per cent: a token counts by how much
     likelier it is to the reading that learns, at most so much (truncated importance sampling). None: all count 1."""
 
     @property
-    def holding(self) -> Kl | None:
+    def holding(self) -> KlSettings | None:
         """What is set."""
         return self.kl
 
@@ -196,11 +196,11 @@ class PolicyLoss(Policy):
         old = token_values.get(OLD, logp.detach())
         each, beyond = self.surrogate(logp, old, token_values[ADVANTAGE], pack)
         if self.correct is not None:
-            each = each * truncated(old, token_values[WRITTEN], self.correct)
+            each = each * truncate_importance_ratio(old, token_values[WRITTEN], self.correct)
         weights = pack.weights.to(logp)
         total = (weights * each).sum()
         if self.kl is not None and self.kl.estimator != "k1":
-            apart = divergence(logp, token_values[REFERENCE], self.kl.estimator)
+            apart = estimate_kl(logp, token_values[REFERENCE], self.kl.estimator)
             if self.kl.unbiased:
                 ratio = (logp - old).exp()
                 apart = apart * (ratio if self.kl.estimator == "k3" else ratio.detach())

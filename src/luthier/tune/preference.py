@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from luthier.chat.messages import Example, Message
-from luthier.chat.preference import PreferencePair, pair_of, wanted_of
-from luthier.tune.objective import NOTHING, Objective, ObjectiveContext, TrainingExample, by_lesson
+from luthier.chat.preference import PreferencePair, desirable_label_of, pair_of
+from luthier.tune.objective import NOTHING, Objective, ObjectiveContext, TrainingExample, group_rows_by_example
 from luthier.tune.objectives.sft import TOO_LONG
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
     from luthier.models.packing.pack import Pack, TokenRow
 
 SINGLE = "it has one answer with a yes or no"
@@ -24,7 +24,7 @@ NO_PAIR = "it has one answer, and none that was not preferred"
 RATE_SHARE = 0.05
 """Preferences want small steps: TRL's default rates are 2e-5 for supervised tuning and 1e-6 for pairs."""
 SHARE = "share"
-"""What `token_values` calls the factor of a preferred answer's plain loss (see `with_shares`)."""
+"""What `token_values` calls the factor of a preferred answer's plain loss (see `add_sft_weights`)."""
 
 
 class PairObjective(Objective):
@@ -40,11 +40,11 @@ class PairObjective(Objective):
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
         """For each example the rows of its two answers, the preferred one first."""
-        return pair_lessons(examples, text, self.max_length)
+        return build_pair_examples(examples, text, self.max_length)
 
     def hint(self, reasons: Collection[str]) -> str | None:
         """The objective that fits other data."""
-        return pair_remedy(reasons)
+        return suggest_pair_fix(reasons)
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """How many pairs there are."""
@@ -55,16 +55,16 @@ Read = tuple[Sequence[Message], tuple[dict[str, Any], ...]]
 """A conversation and the tools that are offered in it."""
 
 
-def both_answers(example: Example, pair: PreferencePair) -> list[Read]:
+def build_both_conversations(example: Example, pair: PreferencePair) -> list[Read]:
     """The preferred answer after the prompt, and the other one."""
     return [([*pair.prompt, answer], example.tools) for answer in (pair.chosen, pair.rejected)]
 
 
-def pair_lessons(
+def build_pair_examples(
     examples: Sequence[Example],
     text: ChatTokenizer,
     max_tokens: int,
-    read: Callable[[Example, PreferencePair], list[Read]] = both_answers,
+    read: Callable[[Example, PreferencePair], list[Read]] = build_both_conversations,
 ) -> list[TrainingExample]:
     """For each example the rows of what is read of its pair, every token of their last turns learnt."""
     found = [_pair(example) for example in examples]
@@ -76,17 +76,17 @@ def pair_lessons(
     return [
         TrainingExample(id=example.id, nothing=pair)
         if isinstance(pair, str)
-        else answer_lesson(example.id, [next(rows) for _ in some], max_tokens)
+        else build_answer_example(example.id, [next(rows) for _ in some], max_tokens)
         for example, pair, some in zip(examples, found, conversations, strict=True)
     ]
 
 
 def _pair(example: Example) -> PreferencePair | str:
     pair = pair_of(example)
-    return SINGLE if pair == NO_PAIR and wanted_of(example) is not None else pair
+    return SINGLE if pair == NO_PAIR and desirable_label_of(example) is not None else pair
 
 
-def answer_lesson(key: str, answers: Sequence[Encoded], max_tokens: int) -> TrainingExample:
+def build_answer_example(key: str, answers: Sequence[EncodedChat], max_tokens: int) -> TrainingExample:
     """The rows of some answers to one prompt, or why nothing can be learnt from them."""
     from luthier.models.packing.pack import TokenRow
 
@@ -99,7 +99,7 @@ def answer_lesson(key: str, answers: Sequence[Encoded], max_tokens: int) -> Trai
     return TrainingExample(id=key, rows=tuple(rows))
 
 
-def pair_remedy(reasons: Collection[str]) -> str | None:
+def suggest_pair_fix(reasons: Collection[str]) -> str | None:
     """What to do with data of which no row is a pair."""
     if SINGLE in reasons:
         return "learn such rows by `objective: kto`, or make pairs of them with the step `preferences`"
@@ -108,7 +108,7 @@ def pair_remedy(reasons: Collection[str]) -> str | None:
     return None
 
 
-def with_shares(rows: Sequence[TokenRow], weight: float) -> list[TokenRow]:
+def add_sft_weights(rows: Sequence[TokenRow], weight: float) -> list[TokenRow]:
     """The rows of one step with the factor of each preferred answer's tokens in a plain loss of its own.
 
     That loss is the mean over all preferred tokens of the step, as TRL takes it, though the step is divided by its
@@ -122,18 +122,18 @@ def with_shares(rows: Sequence[TokenRow], weight: float) -> list[TokenRow]:
     ]
 
 
-def plain_loss(logp: Tensor, pack: Pack) -> Tensor:
-    """The plain loss of the preferred answers, by the factors that `with_shares` wrote."""
+def compute_sft_loss(logp: Tensor, pack: Pack) -> Tensor:
+    """The plain loss of the preferred answers, by the factors that `add_sft_weights` wrote."""
     return -(logp * pack.token_values[SHARE].to(logp)).sum()
 
 
-def sides(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+def split_chosen_rejected(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
     """(R,) values of rows as (pairs,) of the preferred answers and (pairs,) of the others."""
-    table = by_lesson(values, pack, missing=0.0)
+    table = group_rows_by_example(values, pack, missing=0.0)
     return table[:, 0], table[:, 1]
 
 
-def ranking(better: Tensor, worse: Tensor) -> dict[str, float]:
+def count_correct_rankings(better: Tensor, worse: Tensor) -> dict[str, float]:
     """How many pairs are ranked as people did, and by how much in sum."""
     apart = (better - worse).detach()
     return {"accuracy": float((apart > 0).sum()), "margin": float(apart.sum())}

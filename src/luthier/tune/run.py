@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any
 from luthier.artifacts.training import TrainingRecord
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.errors import Interrupted, ModelError, SourceLocation
-from luthier.core.files import locate
+from luthier.core.files import resolve_path
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.core.system.process import release_memory
-from luthier.models.cost import cores
-from luthier.models.describe import describe, read_object
+from luthier.models.cost import count_cores
+from luthier.models.describe import describe_model_folder, read_json_object
 from luthier.models.load import ADAPTER
-from luthier.models.sequence_head import head_settings, is_sequence
-from luthier.models.source import tell_dtype
+from luthier.models.sequence_head import ends_in_sequence_head, get_head_settings
+from luthier.models.source import write_config_dtype
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.cost import Speed, operations_of, tokens_that_fit
+from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, tokens_that_fit
 from luthier.tune.dataset.preview import write_rendered
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.technique import Technique, write_settings
-from luthier.tune.tracker import RunStatus, Tracked, Tracker, TrackerWriter
+from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWriter
 from luthier.tune.training.schedule import DECAY, BatchSampler
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 Plain = str | int | float | bool | None
 
 
-class Watching:
+class TrackerCallback:
     """Hears of every step; writers are begun at the first, when it is known where the training goes on."""
 
     def __init__(
@@ -58,11 +58,11 @@ class Watching:
     ) -> None:
         self._trackers, self._base = trackers, work.base
         self._name = f"{work.name}-{work.digest[:8]}"
-        self._settings, self._told = dict(flat(settings)), on_log
+        self._settings, self._told = dict(flatten_tracked_settings(settings)), on_log
         self._writers: list[TrackerWriter] = []
         self._last = time.monotonic()
 
-    def __enter__(self) -> Watching:
+    def __enter__(self) -> TrackerCallback:
         return self
 
     def __call__(self, stepped: StepMetrics) -> None:
@@ -71,7 +71,7 @@ class Watching:
         if not self._trackers:
             return
         if not self._writers:
-            tracked = Tracked(name=self._name, settings=self._settings, done=stepped.step - 1)
+            tracked = TrackedTraining(name=self._name, settings=self._settings, done=stepped.step - 1)
             self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
         now = time.monotonic()
         values = {**_numbers(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
@@ -98,12 +98,12 @@ def _numbers(stepped: StepMetrics) -> dict[str, float]:
     }
 
 
-def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
+def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
     """Nested settings by dotted name; a list stands as JSON."""
     found: dict[str, Plain] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{before}{name}.")
+            found |= flatten_tracked_settings(value, f"{before}{name}.")
         else:
             found[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
     return found
@@ -116,7 +116,7 @@ _UP = ("lora_B", "lora_embedding_B")
 """The half of a low-rank product that begins at zero: while all of it is zero, the adapter changes nothing."""
 
 
-def refuse_idle(folder: Path) -> None:
+def refuse_empty_adapter(folder: Path) -> None:
     """`ModelError` when the adapter in a folder, if there is one, holds no weights, none that do anything, or a NaN."""
     from safetensors import safe_open
 
@@ -159,13 +159,13 @@ class TrainingRun:
     """One making of a tuned model."""
 
     def __init__(self, step: Tune, technique: Technique, work: StepContext) -> None:
-        from luthier.models.load import base_folder, name_of
+        from luthier.models.load import base_folder, get_model_name
 
         self._step, self._technique, self._work = step, technique, work
         self._model = work.inputs["model"]
         self._base = base_folder(self._model)
-        self._name = name_of(self._model)
-        self._description = describe(self._base)
+        self._name = get_model_name(self._model)
+        self._description = describe_model_folder(self._base)
         step.agree(self._description)
         self._rate = step.rate_for(technique, self._description)
         self._before = [0.0, 0.0]
@@ -175,7 +175,7 @@ class TrainingRun:
         """Rows, model, loop, files; returns measures."""
         start_clocks = _clocks()  # the first imports here load torch
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.kernels.lora import own_forward
+        from luthier.models.kernels.lora import restore_peft_forward
         from luthier.models.load import pick_dtype
 
         text = ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
@@ -187,12 +187,12 @@ class TrainingRun:
         wall, cpu = (now - then for now, then in zip(_clocks(), start_clocks, strict=True))
         begin = {"begin_s": wall - self._before[0], "begin_cpu_s": cpu - self._before[1]}
         bits, headed = 8 * pick_dtype(step.dtype).itemsize, step.objective.wants_head()
-        operations = operations_of(self._description, training.trainable, bits=bits, headed=headed)
-        speed = Speed(self._work, sampler, operations)
+        operations = build_flop_counter(self._description, training.trainable, bits=bits, headed=headed)
+        speed = TrainingSpeedMeter(self._work, sampler, operations)
         settings = {**step.hashed_settings(), "learning_rate": self._rate.value, "seed": self._work.seed}
-        with Watching(step.report_to, self._work, settings, speed) as on_step:
+        with TrackerCallback(step.report_to, self._work, settings, speed) as on_step:
             self._warn_unmoved(training.run(keeper, on_step, self._work.events.note), sampler)
-        own_forward(self.trained)
+        restore_peft_forward(self.trained)
         self._save(training, material, sampler)
         write_rendered(self._work.folder, material, step, text)
         self._save_epochs(keeper, training, material, sampler)
@@ -221,35 +221,35 @@ class TrainingRun:
     def _prepare(self, material: TrainingData, sampler: BatchSampler) -> tuple[Trainer, CheckpointManager]:
         import torch
 
-        from luthier.models.kernels.calls import how_computed
-        from luthier.models.kernels.lora import one_product
+        from luthier.models.kernels.calls import describe_kernels
+        from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.load import pick_dtype
-        from luthier.models.packing.logprobs import forget, reading
-        from luthier.models.quiet import no_peft_warning
-        from luthier.tune.training.memory import packs_of
+        from luthier.models.packing.logprobs import detect_forward_mode, forget_forward_mode
+        from luthier.models.quiet import silence_peft_warnings
+        from luthier.tune.training.memory import iterate_packs
         from luthier.tune.training.trainer import Trainer, TrainingArguments
 
-        torch.set_num_threads(cores())
+        torch.set_num_threads(count_cores())
         step = self._step
         dtype = pick_dtype(step.dtype)
         plain = self._open(dtype, material.about)
         if step.objective.needs_reference:
             material.refer(plain, sampler)
-            forget(plain)
-        with no_peft_warning():
+            forget_forward_mode(plain)
+        with silence_peft_warnings():
             model = self._technique.adapt(plain, self._work.seed)
         self._technique.check_saved(model)
         critic = self._critic(model)
         tokens = self._tokens(material.dataset)
         start_clocks = _clocks()
-        self._technique.begin(model, packs_of(material.dataset, sampler, tokens))
+        self._technique.begin(model, iterate_packs(material.dataset, sampler, tokens))
         self._before = [now - then for now, then in zip(_clocks(), start_clocks, strict=True)]
-        one_product(model)
+        install_fused_lora(model)
         release_memory()
-        how = reading(model)
+        how = detect_forward_mode(model)
         if warning := self._technique.warning(self._description):
             self._work.events.note(warning)
-        numbers = str(dtype).removeprefix("torch.") + how_computed(model)
+        numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
         self._say(how.why, numbers, tokens, sampler)
         args = TrainingArguments(
             rate=self._rate.value,
@@ -275,11 +275,11 @@ class TrainingRun:
         policy = self._step.objective
         if not isinstance(policy, ActorCritic):
             return None
-        from luthier.tune.training.critic import Critic, add_critic, start_of
+        from luthier.tune.training.critic import Critic, add_critic, find_critic_start
 
         start, why = None, "as asked for"
         if policy.value_start == "auto":
-            start, why = start_of(self._work.inputs.get("reward_model"), self._model, model)
+            start, why = find_critic_start(self._work.inputs.get("reward_model"), self._model, model)
         add_critic(model, self._work.seed, start)
         begins = "with the reward model's adapter and head" if start is not None else f"at zero: {why}"
         self._work.events.note(f"the critic is an adapter and a head over the same base; it begins {begins}")
@@ -290,25 +290,25 @@ class TrainingRun:
         own = self._technique.rate_of(name)
         policy = self._step.objective
         if isinstance(policy, ActorCritic):
-            from luthier.tune.training.critic import is_critics
+            from luthier.tune.training.critic import is_critic_parameter
 
-            own *= policy.value_rate if is_critics(name) else 1.0
+            own *= policy.value_rate if is_critic_parameter(name) else 1.0
         return own
 
     def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
         """The plain model to be made trainable, under the head that the objective needs."""
-        from luthier.models.load import placed
-        from luthier.models.sequence_head import is_sequence, with_outputs
+        from luthier.models.load import move_to_gpu
+        from luthier.models.sequence_head import add_sequence_head, ends_in_sequence_head
 
-        model, outputs = placed(self._technique.open(self._model, dtype)), self._step.objective.outputs(about)
-        return with_outputs(model, outputs) if outputs or is_sequence(model) else model
+        model, outputs = move_to_gpu(self._technique.open(self._model, dtype)), self._step.objective.outputs(about)
+        return add_sequence_head(model, outputs) if outputs or ends_in_sequence_head(model) else model
 
     def _keeper(self) -> CheckpointManager:
         """Keeps states under a name that only trainings of one technique with one optimizer share."""
         from luthier.tune.training.checkpoint import CheckpointManager
 
         step, path = self._step, self._work.scratch / "checkpoint.safetensors"
-        start = locate(step.resume_from, self._work.base) if step.resume_from is not None else None
+        start = resolve_path(step.resume_from, self._work.base) if step.resume_from is not None else None
         key = digest_of(["1", step.technique.settings(), step.optimizer.settings()])
         return CheckpointManager(path, key, start, step.save_steps)
 
@@ -326,7 +326,7 @@ class TrainingRun:
         note = self._work.events.note
         note(
             f"{sampler.count} rows, {sampler.steps} steps of {sampler.batch_size} rows, in {numbers} "
-            f"on {cores()} cores, at most {tokens} tokens at once"
+            f"on {count_cores()} cores, at most {tokens} tokens at once"
         )
         rate, step = self._rate, self._step
         note(f"learning rate {rate.value:g} ({rate.why}), {step.shape}, {step.optimizer.kind}, seed {sampler.seed}")
@@ -337,20 +337,20 @@ class TrainingRun:
         """What comes of it."""
         record = {"held_out": training.held_out, **({"stopped": training.stopped} if training.stopped else {})}
         self._write(self._work.folder, training, material, sampler, len(training.log), record)
-        refuse_idle(self._work.folder)
+        refuse_empty_adapter(self._work.folder)
 
     def _save_epochs(
         self, keeper: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
     ) -> None:
         """The model after each epoch that is kept, in a folder as if training had ended there."""
-        from luthier.tune.training.trainer import put
+        from luthier.tune.training.trainer import set_weights
 
         for epoch in self._step.kept_epochs:
             if (found := keeper.read_epoch(epoch)) is None:
                 self._work.events.warning(f"epoch {epoch} did not end in this training: it is not kept")
                 continue
             steps, weights = found
-            put(self.trained, weights)
+            set_weights(self.trained, weights)
             held_out = training.held_out
             record = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}
             self._write(self._work.folder / EPOCHS / str(epoch), training, material, sampler, steps, record)
@@ -403,7 +403,7 @@ TRAVELS: tuple[str, ...] = (
 """Files beside the weights that belong to a model: they go along unchanged."""
 
 
-def write_whole(model: Any, folder: Path, base: Path) -> None:
+def write_full_model(model: Any, folder: Path, base: Path) -> None:
     """Write all weights in one safetensors file, and copy everything else from the base; tied weights stay tied."""
     from safetensors.torch import save_file
 
@@ -413,11 +413,11 @@ def write_whole(model: Any, folder: Path, base: Path) -> None:
         if source is not None:
             del state[tied]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    if is_sequence(model):
-        write_settings(folder / "config.json", {**read_object(base / "config.json"), **head_settings(model)})
+    if ends_in_sequence_head(model):
+        write_settings(folder / "config.json", {**read_json_object(base / "config.json"), **get_head_settings(model)})
     else:
         shutil.copyfile(base / "config.json", folder / "config.json")
-    tell_dtype(folder)
+    write_config_dtype(folder)
     for file in TRAVELS:
         if (base / file).is_file():
             shutil.copyfile(base / file, folder / file)

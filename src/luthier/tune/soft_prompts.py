@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.models.quiet import no_peft_warning
+from luthier.models.quiet import silence_peft_warnings
 
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
 
 
-def wrapped(model: Any, config: Any, seed: int) -> Any:
+def wrap_with_peft(model: Any, config: Any, seed: int) -> Any:
     """PEFT's model over a frozen one, with an fp32 encoder of virtual tokens that is drawn from the seed."""
     import torch
     from peft import get_peft_model
 
-    with torch.random.fork_rng(devices=[]), no_peft_warning():
+    with torch.random.fork_rng(devices=[]), silence_peft_warnings():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 

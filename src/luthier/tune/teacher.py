@@ -26,10 +26,10 @@ def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
     """`ModelError` when a model cannot teach: it reads other ids, has a prompt of its own, or names classes."""
     from luthier.chat.prompt import PromptPrefix
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.load import base_folder, name_of, outputs_of
+    from luthier.models.load import base_folder, get_model_name, get_output_classes
 
-    name, where = name_of(artifact), SourceLocation(field="teacher")
-    if outputs_of(artifact):
+    name, where = get_model_name(artifact), SourceLocation(field="teacher")
+    if get_output_classes(artifact):
         raise ModelError(f"{name} names classes and writes no text, so it cannot teach a language model", where=where)
     if PromptPrefix.of(artifact) != PromptPrefix():
         hint = "name the model that the prompt was chosen for"
@@ -44,15 +44,17 @@ def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
 
 def open_teacher(artifact: Artifact, precision: Precision, student: ChatTokenizer) -> Teacher:
     """The frozen model, ready to be asked."""
-    from luthier.models.load import load
+    from luthier.models.load import load_model
 
-    model = load(artifact, precision).model
+    model = load_model(artifact, precision).model
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return Teacher(model, student.vocabulary)
 
 
-def taught(examples: Iterable[TrainingExample], objective: Objective, teacher: Teacher) -> Iterator[TrainingExample]:
+def add_teacher_logprobs(
+    examples: Iterable[TrainingExample], objective: Objective, teacher: Teacher
+) -> Iterator[TrainingExample]:
     """The same lessons with what the teacher finds likely at each learnt token."""
     waiting = iter(examples)
     while some := list(islice(waiting, TOGETHER)):

@@ -17,7 +17,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import ArtifactSpec, Forecast, Merging, PlanContext, StepContext
-from luthier.models.describe import Description, training_memory
+from luthier.models.describe import ModelDescription, training_memory
 from luthier.models.load import Dtype
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ WIDTH_POWER = 0.781
 """How the best rate falls with width, for the Llama family (Schulman et al., "LoRA Without Regret", 2025)."""
 
 
-class Rate(NamedTuple):
+class LearningRate(NamedTuple):
     """A learning rate and why it was chosen."""
 
     value: float
@@ -62,28 +62,28 @@ class AnyTechnique(Component):
     reads_model: ClassVar[bool] = True
     """Whether a base model is needed."""
 
-    def merges(self, model: Description | None) -> Merging:
+    def merges(self, model: ModelDescription | None) -> Merging:
         """How what is learnt on a model can be merged into its weights; None: a model that is not here yet."""
         return self.merging
 
-    def refuses(self, objective: str, model: Description) -> str:
+    def refuses(self, objective: str, model: ModelDescription) -> str:
         """Why this technique cannot go with an objective or a model; empty when it can."""
         return ""
 
-    def warning(self, model: Description) -> str:
+    def warning(self, model: ModelDescription) -> str:
         """What people should know before this model is tuned so; empty when there is nothing to say."""
         return ""
 
-    def before_s(self, model: Description) -> float:
+    def before_s(self, model: ModelDescription) -> float:
         """Seconds that are foreseen for what it does before the first step, besides what every technique does."""
         return 0.0
 
     @abstractmethod
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """How many numbers will move."""
 
     @abstractmethod
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Bytes of memory at the peak, for packs of `tokens`."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class Technique(AnyTechnique):
         """Factor on the learning rate for the parameter of this name."""
         return 1.0
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """The numbers that require gradients after `adapt`, counted on a model of the same shapes without weights
         (which loads torch); all numbers of a model that is not here yet, or that cannot be adapted without weights."""
         if model.folder is None:
@@ -126,16 +126,16 @@ class Technique(AnyTechnique):
         moving = _moving_without_weights(self, model.folder)
         return model.parameters if moving is None else moving
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Weights; masters, gradients and AdamW's moments of what moves, in fp32; what autograd keeps of one pack of
         the model itself. What a technique adds to the forward pass is not counted."""
         return training_memory(model, self.kind, self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """The learning rate to use when none is given; by default full fine-tuning's, the lowest of all techniques'."""
         value = rate_for_width(FULL_RATE, hidden_size)
         why = f"full fine-tuning's for a model {hidden_size} wide, since {self.kind} names none; where few numbers move"
-        return Rate(value, f"{why}, ten times as much may be better")
+        return LearningRate(value, f"{why}, ten times as much may be better")
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """By default the learning rate alone, from full fine-tuning's to that of the smallest adapters."""
@@ -148,12 +148,12 @@ class Technique(AnyTechnique):
         of the model that was tuned, `name` what people call it.
         """
         from luthier.tune.peft_files import write_adapter
-        from luthier.tune.run import write_whole
+        from luthier.tune.run import write_full_model
 
         if hasattr(model, "peft_config"):
             write_adapter(model, folder, name)
         else:
-            write_whole(model, folder, base)
+            write_full_model(model, folder, base)
 
     def check_saved(self, model: Any) -> None:
         """`ModelError`, before the first step, when the default `save` would lose parameters of an adapted model: those
@@ -175,7 +175,7 @@ class StandaloneTechnique(AnyTechnique):
     used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "max_train_samples"})
     """The step's settings that matter here; any other one would change nothing, and is refused."""
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """No weight of the base model moves."""
         return 0
 
@@ -213,13 +213,13 @@ def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from luthier.models.quiet import no_peft_warning
+    from luthier.models.quiet import silence_peft_warnings
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(config)
     try:
-        with no_peft_warning():
+        with silence_peft_warnings():
             model = technique.adapt(plain, 0)
     except (NotImplementedError, RuntimeError):  # torch: there are no values to compute with
         return None

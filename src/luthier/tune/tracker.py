@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from luthier.core.component import Component
-from luthier.core.files import PathText, locate, writing
+from luthier.core.files import PathText, resolve_path, translate_write_errors
 from luthier.core.system.packages import require
 
 RunStatus = Literal["finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracked:
+class TrackedTraining:
     """One training, as a tracker gets to know it."""
 
     name: str
@@ -57,20 +57,20 @@ class Tracker(Component):
         """`MissingExtra` when its library is not installed."""
         require(self.package, self.kind, f"the tracker {self.kind}", otherwise="leave the tracker out")
 
-    def begin(self, tracked: Tracked, base: Path) -> TrackerWriter:
+    def begin(self, tracked: TrackedTraining, base: Path) -> TrackerWriter:
         """Start to write, or go on where an earlier writing of the same name ended; paths start at `base`."""
         self.check_installed(base)
-        folder = locate(self.folder, base).absolute()
-        with writing(folder):
+        folder = resolve_path(self.folder, base).absolute()
+        with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             return self.open(tracked, folder)
 
     @abstractmethod
-    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
+    def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         """The same, in a folder that exists."""
 
 
-class OnlyNew(TrackerWriter):
+class NewStepsWriter(TrackerWriter):
     """Passes on the steps that a store does not hold yet: a training that goes on tells some of them again."""
 
     def __init__(self, inner: TrackerWriter, last: int) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from fine_tuning import as_lines, chats, pairs
-from luthier.commands.jobs.check import Checked, check
+from luthier.commands.jobs.check import TrainingFileSummary, validate_training_file
 from luthier.serve.openai.protocol import APIError
 
 
-def checked(folder: Path, rows: list[Any], method: Any = "supervised") -> Checked:
+def checked(folder: Path, rows: list[Any], method: Any = "supervised") -> TrainingFileSummary:
     path = folder / "rows.jsonl"
     path.write_bytes(as_lines(rows))
-    return check(path, method, "training_file")
+    return validate_training_file(path, method, "training_file")
 
 
 def test_what_openai_takes(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_what_openai_takes(tmp_path: Path) -> None:
                       {"role": "tool", "tool_call_id": "c1", "content": "1"}, {"role": "assistant", "content": "b"}],
          "tools": tools, "parallel_tool_calls": False},
     ]  # fmt: skip
-    assert checked(tmp_path, rows) == Checked(3, 0)
+    assert checked(tmp_path, rows) == TrainingFileSummary(3, 0)
     assert checked(tmp_path, pairs(20), "dpo").rows == 20
     assert checked(tmp_path, chats(40)).classes == 3
 

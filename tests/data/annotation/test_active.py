@@ -16,7 +16,7 @@ from luthier.commands.lineage import trace_example
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.data.annotation.confidence import probabilities, temperature
+from luthier.data.annotation.confidence import fit_label_temperature, softmax_log_scores
 from luthier.data.steps.prelabel import Propose, _with_proposal
 from luthier.data.steps.sample_for_labeling import Select
 from luthier.recipe.schema import Recipe
@@ -80,12 +80,12 @@ def test_scores_are_those_of_an_evaluation(made: dict[str, Artifact], take: Take
     from luthier.chat.messages import Message
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.generate import score_options
-    from luthier.models.load import load
+    from luthier.models.load import load_model
 
     step = Propose(data="data", calibrate="off", system="Pick.")
     found = take(step, data=made["data"], model=made["model"])
     row = found.split("train").row(0, named=True)
-    loaded = load(made["model"], dtype="float32")
+    loaded = load_model(made["model"], dtype="float32")
     asked = json.loads(row["messages"])[0]["content"]
     turns = (Message(role="system", content="Pick."), Message(role="user", content=asked))
     labels = ["account", "billing", "delivery"]
@@ -111,9 +111,9 @@ def test_the_temperature_is_the_one_that_was_put_in() -> None:
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = ["abc"[random.choice(3, p=row)] for row in shares]
     hot = [dict(zip("abc", (row * 2.5).tolist(), strict=True)) for row in logits]
-    assert temperature(hot, labels) == pytest.approx(2.5, rel=0.08)
-    assert probabilities({"a": 0.0, "b": 0.0}) == {"a": 0.5, "b": 0.5}
-    assert probabilities({"a": 2.0, "b": 0.0}, 2.0)["a"] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert fit_label_temperature(hot, labels) == pytest.approx(2.5, rel=0.08)
+    assert softmax_log_scores({"a": 0.0, "b": 0.0}) == {"a": 0.5, "b": 0.5}
+    assert softmax_log_scores({"a": 2.0, "b": 0.0}, 2.0)["a"] == pytest.approx(1 / (1 + np.exp(-1)))
 
 
 def test_calibration_that_cannot_be(made: dict[str, Artifact], take: Take, make: Any, write: Any) -> None:

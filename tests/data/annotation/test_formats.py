@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.annotation.annotations import between
-from luthier.data.annotation.client import Choices
-from luthier.data.delivery.export import export
+from luthier.data.annotation.annotations import detect_class_separator
+from luthier.data.annotation.client import LabelChoices
+from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.label_studio import task
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 
 Make = Callable[..., Any]
@@ -98,11 +98,11 @@ ARGILLA = [
 ]
 
 
-def read(base: Path, **settings: Any) -> tuple[list[Record], list[Broken], list[str]]:
+def read(base: Path, **settings: Any) -> tuple[list[Record], list[BrokenRow], list[str]]:
     """Everything that the source says."""
     said: list[str] = []
     found = list(Source.parse({"kind": "labels", **settings}).read(base, said.append))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, Broken)], said
+    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)], said
 
 
 def test_label_studio(write: Write, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_what_was_given_out_comes_back_with_its_ids(form: str, make: Make, write
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "page": {"n": n}, "judgments": judgments} for n in range(8)]
     before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0.4})
     assert before.summary.rows["test"] > 1
-    export(before.artifact, tmp_path / "out", form)
+    export_dataset(before.artifact, tmp_path / "out", form)
     again = make(source={"kind": "labels", "path": "out"}, split={"test": 0}, task="text")
     old = {row["id"]: row for row in before.all().iter_rows(named=True)}
     for row in again.all().iter_rows(named=True):
@@ -454,7 +454,7 @@ def test_a_question_keeps_its_name(form: str, name: str, named: str, make: Make,
     judgments = [{"annotator": "u-1", "label": "b", "question": name}]
     rows = [{"text": f"text {n}", "label": "b", "judgments": judgments} for n in range(4)]
     before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="text")
-    export(before.artifact, tmp_path / "out", form)
+    export_dataset(before.artifact, tmp_path / "out", form)
     records, _, _ = read(tmp_path / "out", path="train.json", question=named)
     assert [one["label"] for one in records[0].values["meta"]["judgments"]] == ["b"]
 
@@ -497,7 +497,7 @@ def test_rows_of_several_classes_go_out_as_several_and_come_back(
     before = make(source=source, split={"test": 0}, task="label")
     assert "Rückgabe | Versand" in before.summary.labels
     said: list[str] = []
-    export(before.artifact, tmp_path / "out", form, said.append)
+    export_dataset(before.artifact, tmp_path / "out", form, said.append)
     assert "rows hold several classes, with '|' between: annotators may choose several" in said
     assert _chosen(form, tmp_path / "out") == [classes[n % 3] for n in range(9)]
     told = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.is_file())
@@ -510,7 +510,7 @@ def test_classes_written_together_in_a_cell_come_back_as_they_were(make: Make, w
     cells = ["b;a", "a", "b", "c;a"]
     rows = [{"text": f"text {n}", "label": cells[n % 4]} for n in range(16)]
     before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label")
-    export(before.artifact, tmp_path / "out", "label_studio")
+    export_dataset(before.artifact, tmp_path / "out", "label_studio")
     tasks = json.loads((tmp_path / "out" / "train.json").read_text())
     for made in tasks:
         (proposed,) = made.pop("predictions")[0]["result"]
@@ -527,10 +527,10 @@ def test_classes_written_together_in_a_cell_come_back_as_they_were(make: Make, w
 
 
 def test_a_mark_within_one_class_puts_none_together() -> None:
-    assert between({"Phone | Internet", "TV", "Yes, please", "No"}) is None
-    assert between({"Hardware | Printer", "Hardware | Screen", "Hardware", "Software"}) is None
-    assert between({"a, b", "a", "b"}) == (", ",)
-    assert between({"a;b", "b; a", "a", "b"}) == (";",)
+    assert detect_class_separator({"Phone | Internet", "TV", "Yes, please", "No"}) is None
+    assert detect_class_separator({"Hardware | Printer", "Hardware | Screen", "Hardware", "Software"}) is None
+    assert detect_class_separator({"a, b", "a", "b"}) == (", ",)
+    assert detect_class_separator({"a;b", "b; a", "a", "b"}) == (";",)
 
 
 @pytest.mark.parametrize("form", ["label_studio", "argilla", "doccano"])
@@ -555,7 +555,7 @@ def test_conversations_come_back_with_their_turns_and_tools(
         for n in range(6)
     ]
     before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0})
-    export(before.artifact, tmp_path / "out", form)
+    export_dataset(before.artifact, tmp_path / "out", form)
     again = make(source={"kind": "labels", "path": "out"}, split={"test": 0})
     assert _examples(again) == _examples(before)
 
@@ -564,7 +564,7 @@ def test_annotators_whose_names_make_one_file_name_lose_nothing(make: Make, writ
     judgments = [{"annotator": "Zoë / Ann", "label": "a"}, {"annotator": "Zoë _ Ann", "label": "b"}]
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "judgments": judgments} for n in range(4)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label")
-    export(made.artifact, tmp_path / "out", "doccano")
+    export_dataset(made.artifact, tmp_path / "out", "doccano")
     assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == [
         "Zoë___Ann-2.jsonl",
         "Zoë___Ann.jsonl",
@@ -581,7 +581,7 @@ def test_doccano_gets_the_last_word_of_who_judged_twice(make: Make, write: Write
     ]
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "judgments": twice} for n in range(4)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label")
-    export(made.artifact, tmp_path / "out", "doccano")
+    export_dataset(made.artifact, tmp_path / "out", "doccano")
     lines = (tmp_path / "out" / "train" / "ann.jsonl").read_text().splitlines()
     assert [json.loads(line)["label"] for line in lines] == [["b"]] * 4
 
@@ -603,7 +603,7 @@ def test_label_studio_is_told_of_people_as_its_import_takes_them(
         "messages": [{"role": "user", "content": "really?"}, {"role": "assistant", "content": "yes"}],
         "label": "yes", "meta": {"judgments": judged},
     }  # fmt: skip
-    made = task(line, Choices(["yes"]))
+    made = task(line, LabelChoices(["yes"]))
     (annotation,) = made["annotations"]
     assert {key: annotation[key] for key in ("completed_by", "annotator") if key in annotation} == written
     write("again.json", json.dumps([made]))

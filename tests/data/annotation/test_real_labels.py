@@ -10,8 +10,8 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.data.adjudicator import Adjudicator
-from luthier.data.annotation.label_model import account, ballots
-from luthier.data.label_function import LabelFunction, named
+from luthier.data.annotation.label_model import label_function_stats, votes_to_annotations
+from luthier.data.label_function import LabelFunction, name_label_functions
 from luthier.data.row import Row
 from tests.data.conftest import real_data  # noqa: F401  # a fixture
 
@@ -62,10 +62,10 @@ def test_rules_label_real_requests(real_data: Path) -> None:  # noqa: F811
     told += [{"kind": "regex", "label": label, "pattern": pattern} for label, pattern in PATTERNS.items()]
     told += [{"kind": "lexicon", "words": WORDS}]
     functions = [LabelFunction.parse(one) for one in told]
-    names, votes = named(functions), [function.vote(rows) for function in functions]
+    names, votes = name_label_functions(functions), [function.vote(rows) for function in functions]
 
     def decided(kind: str) -> tuple[int, int, Any]:
-        found = Adjudicator.parse(kind).decide(ballots(names, votes))
+        found = Adjudicator.parse(kind).decide(votes_to_annotations(names, votes))
         labels = [one.label for one in found.decisions]
         right = sum(label == true for label, true in zip(labels, truth, strict=True))
         return right, sum(label is not None for label in labels), found
@@ -74,7 +74,7 @@ def test_rules_label_real_requests(real_data: Path) -> None:  # noqa: F811
     assert model[0] > counted[0] + 20, "rows that a count of votes leaves as ties are decided, most of them rightly"
     assert model[0] / model[1] > 0.94
     assert model[1] / len(rows) > 0.85
-    for one in account(names, votes, model[2], truth):
+    for one in label_function_stats(names, votes, model[2], truth):
         assert one.estimated is not None
         assert one.measured is not None
         assert abs(one.estimated - one.measured) < 0.08, f"nobody told it the truth: {one}"

@@ -11,8 +11,13 @@ from pydantic import ValidationError
 
 from luthier.core.errors import DataError
 from luthier.data.adjudicator import Adjudicator
-from luthier.data.annotation.aggregate import VoteMatrix, dawid_skene, one_accuracy
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, last_words, table
+from luthier.data.annotation.aggregate import VoteMatrix, dawid_skene, fit_one_accuracy_per_voter
+from luthier.data.annotation.annotations import (
+    AnnotatedItem,
+    Annotation,
+    last_judgment_by_annotator,
+    to_agreement_table,
+)
 
 
 def _decide(rule: Any, *votes: str) -> list[tuple[Any, str]]:
@@ -74,7 +79,7 @@ def test_dawid_skene_equals_crowd_kit(seed: int) -> None:
 
 def test_quality_is_found() -> None:
     votes, truth, skill = _ballot(5, items=2000)
-    for fit in (dawid_skene, one_accuracy):
+    for fit in (dawid_skene, fit_one_accuracy_per_voter):
         found = fit(VoteMatrix.of(votes))
         assert np.abs(found.quality - skill).max() < 0.1
         right = (found.probabilities.argmax(axis=1) == truth).mean()
@@ -109,24 +114,26 @@ def test_a_balance_is_checked_and_used() -> None:
 
 def test_the_last_word_of_an_annotator_counts() -> None:
     said = (Annotation("x", "a"), Annotation("y", None), Annotation("x", "b"))
-    assert last_words(said) == [Annotation("x", "b")]
-    assert table([AnnotatedItem("1", {}, said, 1)]) == [["b", None]]
-    assert table([AnnotatedItem("1", {}, (Annotation("x", "2"), Annotation("y", "10")), 1)]) == [[2.0, 10.0]]
+    assert last_judgment_by_annotator(said) == [Annotation("x", "b")]
+    assert to_agreement_table([AnnotatedItem("1", {}, said, 1)]) == [["b", None]]
+    assert to_agreement_table([AnnotatedItem("1", {}, (Annotation("x", "2"), Annotation("y", "10")), 1)]) == [
+        [2.0, 10.0]
+    ]
 
 
 def test_the_last_word_is_told_by_the_time_where_each_is_known() -> None:
     later, earlier = Annotation("x", "b", "2025-02-03T10:00:00+01:00"), Annotation("x", "a", "2025-02-03T08:30:00Z")
     for said in ((later, earlier), (earlier, later)):
-        assert last_words(said) == [later]
-        assert table([AnnotatedItem("1", {}, said, 1)]) == [["b"]]
-    assert last_words((later, earlier._replace(time="yesterday")))[0].label == "a"
-    assert last_words((later, earlier._replace(time=None)))[0].label == "a"
+        assert last_judgment_by_annotator(said) == [later]
+        assert to_agreement_table([AnnotatedItem("1", {}, said, 1)]) == [["b"]]
+    assert last_judgment_by_annotator((later, earlier._replace(time="yesterday")))[0].label == "a"
+    assert last_judgment_by_annotator((later, earlier._replace(time=None)))[0].label == "a"
 
 
 def test_a_voter_that_stands_alone_is_neither_believed_more_nor_less() -> None:
     """Two voters agree on most items; a third votes where they are silent, for a label of its own."""
     votes = [[("x", "a"), ("y", "a")]] * 20 + [[("x", "b"), ("y", "b")]] * 20 + [[("z", "c")]] * 20
-    found = one_accuracy(VoteMatrix.of(votes))
+    found = fit_one_accuracy_per_voter(VoteMatrix.of(votes))
     assert found.quality[2] == pytest.approx(0.7)
     assert found.quality[0] > 0.85
     assert found.probabilities[-1, 2] > 0.6

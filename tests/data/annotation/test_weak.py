@@ -12,15 +12,15 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from luthier.artifacts.dataset import as_outlined, read_examples
+from luthier.artifacts.dataset import dump_spec_example, read_examples
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.data.annotation.aggregate import VoteMatrix, one_accuracy
-from luthier.data.label_function import LabelFunction, named
+from luthier.data.annotation.aggregate import VoteMatrix, fit_one_accuracy_per_voter
+from luthier.data.label_function import LabelFunction, name_label_functions
 from luthier.data.row import Row
 from luthier.data.steps.label import LabelStep
-from luthier.models.token_counts import counts_of
+from luthier.models.token_counts import count_row_tokens
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -88,7 +88,7 @@ def test_people_and_models_vote_too() -> None:
 
 def test_functions_have_names() -> None:
     parsed = [LabelFunction.parse(one) for one in [*FUNCTIONS, FUNCTIONS[0], "proposal"]]
-    assert named(parsed) == [
+    assert name_label_functions(parsed) == [
         "keywords:billing", "keywords:delivery", "regex:billing", "lookup:queue", "keywords:billing-2", "proposal",
     ]  # fmt: skip
 
@@ -115,8 +115,8 @@ def test_the_label_model_beside_snorkels(seed: int, alone: float, told: float, w
     votes, truth, accuracy = _snorkel_votes(seed)
     voted = (votes >= 0).any(axis=1)
     ballot = VoteMatrix.of([[(f"f{at}", int(one)) for at, one in enumerate(row) if one >= 0] for row in votes[voted]])
-    found = one_accuracy(ballot)
-    known = one_accuracy(ballot, np.array([0.5, 0.3, 0.2]))
+    found = fit_one_accuracy_per_voter(ballot)
+    known = fit_one_accuracy_per_voter(ballot, np.array([0.5, 0.3, 0.2]))
 
     def right(estimate: Any) -> float:
         return float((estimate.probabilities.argmax(axis=1) == truth[voted]).mean())
@@ -243,8 +243,10 @@ def test_rows_are_told_with_a_class_for_their_answer(texts: Any, take: Callable[
     outlook = PlanContext(inputs={"data": texts.artifact}, upstream={}, base=tmp_path)
     told = step.outline(outlook)
     assert (told.task, told.answers) == ("label", ())
-    made = [as_outlined(one) for one in read_examples(take(step, data=texts.artifact).artifact, "train")]
-    assert counts_of(told.examples, None).lengths[0] == pytest.approx(counts_of(made, None).lengths[0], abs=2)
+    made = [dump_spec_example(one) for one in read_examples(take(step, data=texts.artifact).artifact, "train")]
+    assert count_row_tokens(told.examples, None).lengths[0] == pytest.approx(
+        count_row_tokens(made, None).lengths[0], abs=2
+    )
     labels = ArtifactSpec(task="label", answers=["a", "b"], examples=made)
     assert step.outline(replace(outlook, inputs={}, outlines={"data": labels})) == labels
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from luthier.chat.messages import Message
-from luthier.data.augment.checks import Checks, Inspector
+from luthier.data.augment.checks import DraftChecks, Inspector
 from luthier.data.augment.judge import TfidfLabelClassifier
-from luthier.data.augment.words import changes_sides
-from luthier.data.augmenter import AugmentRequest, Draft, with_last_asked
-from luthier.data.dedup.near import Index, similarity
+from luthier.data.augment.words import swaps_speaker
+from luthier.data.augmenter import AugmentedDraft, AugmentRequest, with_last_user_text
+from luthier.data.dedup.near import NearDuplicateIndex, similarity
 from luthier.data.engine.memory import InMemory
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
@@ -32,8 +32,8 @@ def _row(text: str, answer: str = "billing", name: str = "0") -> Row:
 
 
 def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspector:
-    told = Checks.model_validate(checks)
-    index = Index(told.held_out, iter(held), lambda place: held[place])
+    told = DraftChecks.model_validate(checks)
+    index = NearDuplicateIndex(told.held_out, iter(held), lambda place: held[place])
     classifier = TfidfLabelClassifier.learn(bench.train)
     assert classifier is not None
     space = None
@@ -44,8 +44,10 @@ def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspect
 
 def _refused(inspector: Inspector, before: str, after: str, **draft: Any) -> str:
     parent = _row(before)
-    made = replace(parent, messages=with_last_asked(parent, after))
-    found = inspector.refusals([AugmentRequest(parent, 0, 1)], [Draft(made.messages, ("x",), **draft)], [made])[0]
+    made = replace(parent, messages=with_last_user_text(parent, after))
+    found = inspector.refusals(
+        [AugmentRequest(parent, 0, 1)], [AugmentedDraft(made.messages, ("x",), **draft)], [made]
+    )[0]
     return found.reason if found else ""
 
 
@@ -89,8 +91,8 @@ def test_a_near_copy_of_a_held_out_row_is_refused_with_its_twin(bench: Bench) ->
     held = _row("I have been waiting for the invoice since Monday and nobody answers", name="7")
     inspector = _inspector(bench, [held, _row("Something else entirely", name="8")])
     parent = _row("I have been waiting for the invoice since Tuesday and nobody answers me")
-    near = replace(parent, messages=with_last_asked(parent, held.prompt + "!"))
-    found = inspector.refusals([AugmentRequest(parent, 0, 1)], [Draft(near.messages, ("x",))], [near])[0]
+    near = replace(parent, messages=with_last_user_text(parent, held.prompt + "!"))
+    found = inspector.refusals([AugmentRequest(parent, 0, 1)], [AugmentedDraft(near.messages, ("x",))], [near])[0]
     assert found is not None
     assert (found.reason, found.twin) == ("near copy of a held-out row", held.id)
     assert found.similarity == round(similarity(held, near), 6)
@@ -110,12 +112,12 @@ def test_the_index_finds_what_near_dedup_finds() -> None:
     tails = ("", "now", "today", "again and again and again", "for order 17 of my wife", "!")
     texts = [f"{head} {tail}" for head in heads for tail in tails]
     rows = [_row(text, name=str(at)) for at, text in enumerate(texts)]
-    index = Index(0.6, iter(rows), lambda place: rows[place])
+    index = NearDuplicateIndex(0.6, iter(rows), lambda place: rows[place])
     operator = NearDedup(threshold=0.6, action="flag")
     for place, row in enumerate(rows):
         others = [other for at, other in enumerate(rows) if at != place]
         best = max(similarity(row, other) for other in others)
-        twin = Index(0.6, iter(others), lambda at, own=others: own[at]).nearest(row)  # type: ignore[misc]
+        twin = NearDuplicateIndex(0.6, iter(others), lambda at, own=others: own[at]).nearest(row)  # type: ignore[misc]
         assert (twin.similarity if twin else 0) == (round(best, 6) if best >= 0.6 else 0)
         own = index.nearest(row)
         assert own is not None
@@ -142,7 +144,7 @@ def test_the_index_finds_what_near_dedup_finds() -> None:
     ],
 )  # fmt: skip
 def test_another_speaks_only_where_sides_were_changed(before: str, after: str, changed: bool) -> None:
-    assert changes_sides(before, after) is changed
+    assert swaps_speaker(before, after) is changed
 
 
 def test_a_row_in_which_another_speaks_is_refused_unless_that_is_wanted(bench: Bench) -> None:

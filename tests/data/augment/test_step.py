@@ -12,10 +12,10 @@ import pytest
 from luthier.artifacts.dataset import MADE
 from luthier.commands.lineage import trace_example
 from luthier.core.errors import DataError, LuthierError, RecipeError
-from luthier.data.augment.requests import in_order, named
+from luthier.data.augment.requests import name_augmenters, order_augment_jobs
 from luthier.data.augmenter import Augmenter
 from luthier.data.history.lineage import children, explain_example
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
 from tests.augmenting import Bench, rows
@@ -53,7 +53,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_a_recipe_runs_is_cached_and_tells_each_rows_story(recipe: Path) -> None:
     loaded = Recipe.load(recipe)
-    before = plan(loaded)["more"].forecast
+    before = build_recipe_plan(loaded)["more"].forecast
     assert before is not None
     assert "data set is not made" in before.how or "at most" in before.how
     result = loaded.run()
@@ -69,7 +69,7 @@ def test_a_recipe_runs_is_cached_and_tells_each_rows_story(recipe: Path) -> None
     assert made["id"] in [child["id"] for child in up.children]
     assert any(made["id"] in line for line in up.lines())
     assert up.lineage["made"] is None
-    page = write_report(plan(Recipe.load(recipe))).read_text(encoding="utf-8")
+    page = write_report(build_recipe_plan(Recipe.load(recipe))).read_text(encoding="utf-8")
     assert "of them made by synonyms" in page
     assert "dropped: made, " in page
 
@@ -90,7 +90,7 @@ def test_kinds_that_stand_there_twice_are_told_apart(bench: Bench) -> None:
 
 
 def test_every_row_has_its_turn_before_any_has_a_second(bench: Bench) -> None:
-    order = list(in_order(named([Augmenter.parse({"kind": "noise", "copies": 3})]), bench.train, 5))
+    order = list(order_augment_jobs(name_augmenters([Augmenter.parse({"kind": "noise", "copies": 3})]), bench.train, 5))
     assert [asked.request.copy for asked in order] == sorted(asked.request.copy for asked in order)
     first = [asked.request.row.id for asked in order if asked.request.copy == 0]
     assert sorted(first) == sorted(bench.train.ids)
@@ -155,7 +155,7 @@ def test_a_mistake_is_said_with_its_place(recipe: Path, change: str, what: str) 
     text = RECIPE.partition("    augmenters")[0] + f"    {change}\n"
     recipe.write_text(text, encoding="utf-8")
     with pytest.raises(LuthierError) as caught:
-        plan(Recipe.load(recipe))
+        build_recipe_plan(Recipe.load(recipe))
     assert what in str(caught.value)
     assert "recipe.yaml" in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_a_model_that_nobody_asks_is_refused(recipe: Path) -> None:
     text = f"{RECIPE}    model: model\n".replace("seed: 3\n", "seed: 3\nmodel: smollm2-135m-instruct\n")
     recipe.write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match="nobody asks"):
-        plan(Recipe.load(recipe))
+        build_recipe_plan(Recipe.load(recipe))
 
 
 def test_secrets_stand_in_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

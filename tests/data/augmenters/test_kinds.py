@@ -18,11 +18,11 @@ import pytest
 
 from luthier.artifacts.dataset import MADE
 from luthier.core.errors import DataError, LuthierError, ModelError
-from luthier.data.augment.alone import alone
+from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.translator import Translator
-from luthier.data.augmenter import Augmenter, Draft
+from luthier.data.augmenter import AugmentedDraft, Augmenter
 from luthier.data.augmenters.image_noise import ImageNoise
-from luthier.data.augmenters.synonyms import Synonyms, alternatives
+from luthier.data.augmenters.synonyms import Synonyms, safe_synonyms_of
 from tests.augmenting import Bench, answer, endpoint_model, image
 from tests.endpoint import Body, Reply, completion, serving
 
@@ -36,7 +36,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield Bench(folder, model=endpoint_model(tmp_path_factory.mktemp("model"), server.url))
 
 
-def _drafts(bench: Bench, **settings: Any) -> list[Draft | None]:
+def _drafts(bench: Bench, **settings: Any) -> list[AugmentedDraft | None]:
     augmenter = Augmenter.parse(settings)
     return list(augmenter.write(bench.wishes(settings["kind"], 200), bench.around()))
 
@@ -52,12 +52,12 @@ def _drafts(bench: Bench, **settings: Any) -> list[Draft | None]:
     ],
 )
 def test_synonyms_keep_the_form(word: str, other: str) -> None:
-    assert other in alternatives(word, 0)
+    assert other in safe_synonyms_of(word, 0)
 
 
 @pytest.mark.parametrize("word", ["the", "is", "went", "qwertz", "ox", "Anna's"])
 def test_words_without_a_safe_synonym_stay(word: str) -> None:
-    assert alternatives(word, 0.5) == ()
+    assert safe_synonyms_of(word, 0.5) == ()
 
 
 def test_an_article_goes_with_its_word() -> None:
@@ -128,7 +128,7 @@ def test_balance_wants_classes(tmp_path: Path) -> None:
     ],
 )
 def test_what_stands_around_an_answer_is_taken_off(said: str, text: str) -> None:
-    assert alone(said) == text
+    assert strip_answer_wrapping(said) == text
 
 
 def test_new_rows_of_free_text_get_an_answer_of_their_own(

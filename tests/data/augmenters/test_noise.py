@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.augment.confusions import OCR, sound_alikes
-from luthier.data.augment.keyboard import ROWS, Layout, neighbours
-from luthier.data.augment.words import facts
+from luthier.data.augment.keyboard import ROWS, Layout, neighbor_keys
+from luthier.data.augment.words import facts_to_preserve
 from luthier.data.augmenters.noise import Noise
-from luthier.lang.demographics.words import free_words, pieces
+from luthier.lang.demographics.words import split_into_words, unprotected_word_indices
 from tests.linear import assert_quick
 
 QUIET: dict[str, Any] = {"typos": 0, "case": 0, "punctuation": 0}
@@ -79,14 +79,14 @@ def test_sounds_take_words_that_sound_alike() -> None:
 
 @given(st.text(max_size=200), st.integers(0, 5))
 def test_pieces_are_the_text_and_facts_stay(text: str, seed: int) -> None:
-    assert "".join(pieces(text)) == text
+    assert "".join(split_into_words(text)) == text
     made = _noisy(text, seed, typos=0.5, ocr=0.5, case=0.5)
-    assert facts(made) == facts(text) or not made.strip()
+    assert facts_to_preserve(made) == facts_to_preserve(text) or not made.strip()
 
 
 def test_free_words_are_outside_of_tags_numbers_and_addresses() -> None:
-    parts = pieces(TEXT)
-    assert [parts[place] for place in free_words(TEXT, parts)] == (
+    parts = split_into_words(TEXT)
+    assert [parts[place] for place in unprotected_word_indices(TEXT, parts)] == (
         ["Hello", "Anna", "their", "order", "of", "lamps", "from", "never", "came", "Write", "to"]
     )
 
@@ -95,12 +95,12 @@ def test_free_words_are_outside_of_tags_numbers_and_addresses() -> None:
     "text", ["[" * 50_000, "{{" * 50_000, "a@" * 50_000, "[A_" * 30_000, "x" * 100_000, "1 " * 50_000]
 )
 def test_long_odd_texts_take_linear_time(text: str) -> None:
-    assert_quick(lambda: (pieces(text), facts(text)), 2)
+    assert_quick(lambda: (split_into_words(text), facts_to_preserve(text)), 2)
 
 
 @pytest.mark.parametrize("layout", sorted(ROWS))
 def test_neighbours_are_mutual_and_near(layout: Layout) -> None:
-    found = neighbours(layout)
+    found = neighbor_keys(layout)
     assert set(found) == set("".join(ROWS[layout]))
     for key, others in found.items():
         assert key not in others
@@ -116,7 +116,7 @@ def test_neighbours_are_among_nlpaugs(layout: Layout, name: str) -> None:
         pytest.skip("nlpaug is not installed")
     table = json.loads((Path(spec.origin).parent / "res" / "char" / "keyboard" / f"{name}.json").read_text("utf-8"))
     forgotten = {("qwerty", "u", "y"), ("qwertz", "u", "z"), ("azerty", "u", "y")}
-    for key, others in neighbours(layout).items():
+    for key, others in neighbor_keys(layout).items():
         if key in "äöüpm" and layout != "qwerty":
             continue
         theirs = {char.lower() for char in table[key]}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.data.checks.distance import EmbeddingOutliers, apart
+from luthier.data.checks.distance import EmbeddingOutliers, mean_neighbor_distance
 from luthier.data.checks.shift import Shift
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.encoder import Encoder
@@ -36,7 +36,7 @@ def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[CheckRow])
 
     points = looked_at(rows, folder).points(Encoder(model="tiny"))
     theirs, _ = NearestNeighbors(n_neighbors=6, metric="cosine").fit(points).kneighbors(points)
-    assert np.abs(apart(points, 5, piece=32) - theirs[:, 1:].mean(axis=1)).max() < 1e-4
+    assert np.abs(mean_neighbor_distance(points, 5, piece=32) - theirs[:, 1:].mean(axis=1)).max() < 1e-4
 
 
 def test_the_real_encoder_finds_the_one_row_of_another_topic(minilm: str, rows: list[CheckRow]) -> None:

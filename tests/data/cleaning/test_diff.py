@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.data.cleaning import spans
-from luthier.data.cleaning.spans import edits
-from luthier.data.engine.batch import spliced
+from luthier.data.cleaning.spans import diff_to_edits
+from luthier.data.engine.batch import apply_edits
 
 SHORT = st.text(st.sampled_from("ab &;"), max_size=60)
 REACH, ALIKE = 16, 6
@@ -32,8 +32,8 @@ def _plainly(old: str, i: int, new: str, j: int) -> tuple[int, int] | None:
 @example("a" * 40, "a" * 20)
 @example("", "abc")
 def test_edits_make_one_text_of_the_other(before: str, after: str) -> None:
-    found = edits("f", before, after, "r")
-    assert spliced(before, found) == after
+    found = diff_to_edits("f", before, after, "r")
+    assert apply_edits(before, found) == after
     assert all(one.before == before[one.start : one.end] for one in found)
     assert all(one.end <= two.start for one, two in pairwise(found))
 
@@ -52,5 +52,5 @@ def test_as_little_is_skipped_as_by_a_plain_search(old: str, new: str) -> None:
 
 
 def test_a_resolved_entity_is_one_small_span() -> None:
-    (found,) = edits("f", "salt &amp; pepper", "salt & pepper", "r")
+    (found,) = diff_to_edits("f", "salt &amp; pepper", "salt & pepper", "r")
     assert (found.start, found.before, found.after) == (6, "amp;", "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.cleaning.spelling import misspelt
+from luthier.data.cleaning.spelling import find_misspellings
 from luthier.data.suggest.propose import propose
 
 Make = Callable[..., Any]
@@ -32,7 +32,7 @@ Write = Callable[..., str]
     ],
 )
 def test_rare_values_that_are_nearly_a_frequent_one(counts: dict[str, int], found: dict[str, str]) -> None:
-    assert misspelt(counts) == found
+    assert find_misspellings(counts) == found
 
 
 def test_a_schema_is_proposed_for_it_and_marks_the_row(make: Make, write: Write, tmp_path: Path) -> None:

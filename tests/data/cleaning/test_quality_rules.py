@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.chat.messages import Message
-from luthier.data.cleaning.quality_measures import TextFeatures, keeps_line
+from luthier.data.cleaning.quality_measures import TextFeatures, is_c4_line_kept
 from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule
 from luthier.data.ops.quality import Quality
 from luthier.data.row import Row
@@ -149,13 +149,13 @@ def test_a_text_without_spaces_is_no_long_word(text: str, broken: list[str]) -> 
 
 
 def test_lines_that_c4_keeps() -> None:
-    assert keeps_line("This line says enough to be kept.")
-    assert not keeps_line("This line says enough but trails off...")
-    assert not keeps_line("This line has no end mark")
-    assert not keeps_line("Too short, this.")
-    assert not keeps_line("Please enable JavaScript to see this page.")
-    assert not keeps_line("We are glad that this site uses cookies.")
-    assert not keeps_line(f"A word {'x' * 1001} of far too many letters.")
+    assert is_c4_line_kept("This line says enough to be kept.")
+    assert not is_c4_line_kept("This line says enough but trails off...")
+    assert not is_c4_line_kept("This line has no end mark")
+    assert not is_c4_line_kept("Too short, this.")
+    assert not is_c4_line_kept("Please enable JavaScript to see this page.")
+    assert not is_c4_line_kept("We are glad that this site uses cookies.")
+    assert not is_c4_line_kept(f"A word {'x' * 1001} of far too many letters.")
 
 
 def _row(prompt: str, answer: str) -> Row:

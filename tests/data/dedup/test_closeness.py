@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from luthier.data.dedup import similarity
-from luthier.data.dedup.similarity import Near
+from luthier.data.dedup.similarity import CosineDuplicateFinder
 
 Say = list[tuple[int, int]]
 
@@ -53,7 +53,7 @@ def test_who_stays_is_what_comparing_one_by_one_says(blocks: tuple[int, int], se
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(similarity, "ROWS", blocks[0])
         patch.setattr(similarity, "COLUMNS", blocks[1])
-        found = Near(points, ranks, threshold).kept_twins()
+        found = CosineDuplicateFinder(points, ranks, threshold).kept_twins()
     near = truth(points, threshold)
     assert {place: twin.of for place, twin in found.items()} == greedy(near, ranks)
     for place, twin in found.items():
@@ -69,7 +69,7 @@ def test_clusters_are_the_connected_parts(blocks: tuple[int, int], seed: int, th
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(similarity, "ROWS", blocks[0])
         patch.setattr(similarity, "COLUMNS", blocks[1])
-        found = Near(points, ranks, threshold).clusters()
+        found = CosineDuplicateFinder(points, ranks, threshold).clusters()
     near = truth(points, threshold)
     _, parts = connected_components(csr_matrix(near), directed=False)
     for part in set(parts.tolist()):
@@ -93,7 +93,7 @@ def test_a_pair_at_the_threshold_is_told_in_double_precision() -> None:
     for pair in range(count):
         points[2 * pair, 2 * pair] = 1
         points[2 * pair + 1, 2 * pair : 2 * pair + 2] = np.cos(angles[pair]), np.sin(angles[pair])
-    found = Near(points, np.arange(2 * count), threshold).kept_twins()
+    found = CosineDuplicateFinder(points, np.arange(2 * count), threshold).kept_twins()
     assert sorted(found) == [2 * pair + 1 for pair in range(1, count, 2)]
 
 
@@ -102,12 +102,14 @@ def test_points_may_lie_on_the_disk(tmp_path: object) -> None:
     kept = np.memmap(f"{tmp_path}/points", dtype=np.float32, mode="w+", shape=points.shape)
     kept[:] = points
     ranks = np.arange(300)
-    assert Near(kept, ranks, 0.9).kept_twins() == Near(points, ranks, 0.9).kept_twins()
+    assert (
+        CosineDuplicateFinder(kept, ranks, 0.9).kept_twins() == CosineDuplicateFinder(points, ranks, 0.9).kept_twins()
+    )
 
 
 def test_nothing_and_one() -> None:
     for count in (0, 1):
-        near = Near(np.ones((count, 1), dtype=np.float32), np.arange(count), 0.9)
+        near = CosineDuplicateFinder(np.ones((count, 1), dtype=np.float32), np.arange(count), 0.9)
         assert near.kept_twins() == near.clusters() == {}
 
 
@@ -116,7 +118,9 @@ def test_it_says_how_far_it_is_in_shares_of_the_work(monkeypatch: pytest.MonkeyP
     """Later rows are held against more others, so that half of the rows are a quarter of the work."""
     monkeypatch.setattr(similarity, "ROWS", 10)
     told: Say = []
-    getattr(Near(cloud(1, 40), np.arange(40), 0.9, lambda done, total: told.append((done, total))), verb)()
+    getattr(
+        CosineDuplicateFinder(cloud(1, 40), np.arange(40), 0.9, lambda done, total: told.append((done, total))), verb
+    )()
     assert told == [(2, 40), (10, 40), (22, 40), (40, 40)]
 
 
@@ -124,5 +128,8 @@ def test_it_says_how_far_it_is_in_shares_of_the_work(monkeypatch: pytest.MonkeyP
 def test_no_points_are_no_work(verb: str) -> None:
     told: Say = []
     none = np.zeros((0, 4), dtype=np.float32)
-    assert getattr(Near(none, np.arange(0), 0.9, lambda done, total: told.append((done, total))), verb)() == {}
+    assert (
+        getattr(CosineDuplicateFinder(none, np.arange(0), 0.9, lambda done, total: told.append((done, total))), verb)()
+        == {}
+    )
     assert told == []

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.data.dedup import exact, memory_map
-from luthier.data.dedup.exact import Copies, contested, copies
-from luthier.data.dedup.memory_map import gathered, let_go
-from luthier.data.dedup.minhash import PERMUTATIONS, Means, bands, proposed
+from luthier.data.dedup.exact import ExactCopies, find_conflicting_rows, find_exact_copies
+from luthier.data.dedup.memory_map import copy_to_memory, release_mapped_pages
+from luthier.data.dedup.minhash import PERMUTATIONS, PairSearchResources, choose_bands, propose_candidate_pairs
 from luthier.data.engine.workers import Workers
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=40)
@@ -33,11 +33,13 @@ def test_the_first_copy_is_the_one_of_lowest_rank(digests: list[tuple[int, int]]
         groups[digest].append(place)
     expected = [min(groups[digest], key=ranks.__getitem__) for digest in digests]
     words = np.array(digests, dtype=np.uint64).reshape(-1, 2)
-    found = copies(words, np.array(ranks, dtype=np.uint32))
+    found = find_exact_copies(words, np.array(ranks, dtype=np.uint32))
     assert found.first_of(np.arange(len(digests))).tolist() == expected
     assert found.indices.tolist() == [place for place, first in enumerate(expected) if first != place]
     assert found.members().tolist() == [place for place, digest in enumerate(digests) if len(groups[digest]) > 1]
-    assert copies(words).first_of(np.arange(len(digests))).tolist() == [groups[digest][0] for digest in digests]
+    assert find_exact_copies(words).first_of(np.arange(len(digests))).tolist() == [
+        groups[digest][0] for digest in digests
+    ]
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
@@ -51,7 +53,7 @@ def test_copies_are_found_across_blocks(block: int, at_a_time: int, monkeypatch:
     digests[40:] = digests[:10]
     digests[20, 0] = digests[30, 0]  # half of a digest alone is no copy
     digests[21, 0] = digests[31, 0] ^ np.uint64(1)  # nor is half of a word
-    found = copies(digests)
+    found = find_exact_copies(digests)
     assert found.indices.tolist() == list(range(40, 50))
     assert found.firsts.tolist() == list(range(10))
 
@@ -65,13 +67,13 @@ def test_a_prompt_is_contested_when_it_has_more_than_one_answer(rows: list[tuple
     first = {}
     prompts = [first.setdefault(("p", prompt), place) for place, (prompt, _) in enumerate(rows)]
     wholes = [first.setdefault(row, place) for place, row in enumerate(rows)]
-    found = contested(_copies(prompts), _copies(wholes))
+    found = find_conflicting_rows(_copies(prompts), _copies(wholes))
     assert found.tolist() == [place for place, (prompt, _) in enumerate(rows) if len(answers[prompt]) > 1]
 
 
-def _copies(firsts: list[int]) -> Copies:
+def _copies(firsts: list[int]) -> ExactCopies:
     places = [place for place, first in enumerate(firsts) if first != place]
-    return Copies(np.array(places, dtype=np.int64), np.array([firsts[place] for place in places], dtype=np.int64))
+    return ExactCopies(np.array(places, dtype=np.int64), np.array([firsts[place] for place in places], dtype=np.int64))
 
 
 @pytest.fixture
@@ -88,27 +90,29 @@ def test_what_was_let_go_can_be_read_again(
 ) -> None:
     monkeypatch.setattr(memory_map, "_BLOCK", 7)
     whole = on_disk.tobytes()
-    let_go(on_disk)
+    release_mapped_pages(on_disk)
     assert on_disk.tobytes() == whole
-    assert gathered(on_disk).tobytes() == whole
+    assert copy_to_memory(on_disk).tobytes() == whole
     at = np.array([199, 0, 7, 7, 150])
-    assert np.array_equal(gathered(on_disk, at), on_disk[at])
+    assert np.array_equal(copy_to_memory(on_disk, at), on_disk[at])
     fields = on_disk.view([("one", "<u8", 2), ("rest", "u1", PERMUTATIONS - 16)]).reshape(-1)
-    assert np.array_equal(gathered(fields["one"]), fields["one"])
-    let_go(np.zeros(3))
-    assert gathered(on_disk[:0]).shape == (0, PERMUTATIONS)
+    assert np.array_equal(copy_to_memory(fields["one"]), fields["one"])
+    release_mapped_pages(np.zeros(3))
+    assert copy_to_memory(on_disk[:0]).shape == (0, PERMUTATIONS)
 
 
 def test_on_the_disk_the_same_pairs_are_proposed_as_in_memory(
     on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs, crowds = proposed(np.array(on_disk), bands(0.8))
+    pairs, crowds = propose_candidate_pairs(np.array(on_disk), choose_bands(0.8))
     assert pairs.tolist() == [[7, 150]]
     for name, few in (("_BLOCK", 16), ("FEW", 3), ("_NEARBY", 5), ("_WAITING", 2), ("_MERGED_BANDS", 7)):
         monkeypatch.setattr(f"luthier.data.dedup.minhash.{name}", few)
     for hands in (1, 3):
         with Workers(hands, tmp_path) as workers:
-            again, crowded = proposed(on_disk, bands(0.8), means=Means(workers.map, tmp_path))
+            again, crowded = propose_candidate_pairs(
+                on_disk, choose_bands(0.8), means=PairSearchResources(workers.map, tmp_path)
+            )
         assert np.array_equal(pairs, again)
         assert np.array_equal(crowds.indices, crowded.indices)
     assert [path.name for path in tmp_path.iterdir()] == ["lines"]
@@ -118,9 +122,9 @@ def test_large_buckets_are_the_same_whoever_looks_at_the_bands(tmp_path: Path) -
     chance = np.random.default_rng(3)
     lines = np.repeat(chance.integers(0, 256, (4, PERMUTATIONS), dtype=np.uint8), 40, axis=0)
     lines[::7, :30] = chance.integers(0, 256, (len(lines[::7]), 30), dtype=np.uint8)
-    pairs, crowds = proposed(lines, bands(0.8))
+    pairs, crowds = propose_candidate_pairs(lines, choose_bands(0.8))
     with Workers(3, tmp_path) as workers:
-        again, crowded = proposed(lines, bands(0.8), means=Means(workers.map))
+        again, crowded = propose_candidate_pairs(lines, choose_bands(0.8), means=PairSearchResources(workers.map))
     assert len(crowds.indices) > 160
     assert np.array_equal(pairs, again)
     assert np.array_equal(crowds.indices, crowded.indices)
@@ -131,6 +135,6 @@ def test_places_count_among_the_rows_that_are_looked_at(
     on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]],
 ) -> None:
     among = np.array([3, 7, 60, 150, 151])
-    pairs, crowds = proposed(on_disk, bands(0.8), among)
+    pairs, crowds = propose_candidate_pairs(on_disk, choose_bands(0.8), among)
     assert among[pairs].tolist() == [[7, 150]]
     assert len(crowds.indices) == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from luthier.data.dedup.memory_map import FEW, let_go, read_rows
+from luthier.data.dedup.memory_map import FEW, read_rows, release_mapped_pages
 
 _KIND = np.dtype([("first", np.uint16), ("signature", np.uint8, (32,)), ("last", np.uint64)])
 ROWS = 40_000
@@ -62,5 +62,5 @@ def test_rows_that_are_read_map_no_pages(rows: NDArray[Any]) -> None:
     assert resident() == 0
     assert rows["signature"][AT].any()
     assert resident() > 0
-    let_go(rows["signature"])
+    release_mapped_pages(rows["signature"])
     assert resident() == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from luthier.chat.messages import Message
-from luthier.data.dedup.near import Index, NearDuplicate, similarity
+from luthier.data.dedup.near import NearDuplicate, NearDuplicateIndex, similarity
 from luthier.data.row import Row
 
 
@@ -24,7 +24,7 @@ def test_the_nearest_row_is_found_and_no_stranger() -> None:
         for _ in range(n % 5):
             copy[chance.randrange(len(copy))] = chance.choice(words)
         asked.append(_row(n, " ".join(copy)))
-    index = Index(0.8, iter(rows), rows.__getitem__)
+    index = NearDuplicateIndex(0.8, iter(rows), rows.__getitem__)
     found = index.nearest_of(asked)
     for row, twin in zip(asked, found, strict=True):
         by_hand = max((round(similarity(other, row), 6), -place) for place, other in enumerate(rows))
@@ -34,4 +34,4 @@ def test_the_nearest_row_is_found_and_no_stranger() -> None:
 
 
 def test_an_empty_index_knows_nobody() -> None:
-    assert Index(0.8, iter([]), [].__getitem__).nearest(_row(0, "text")) is None
+    assert NearDuplicateIndex(0.8, iter([]), [].__getitem__).nearest(_row(0, "text")) is None

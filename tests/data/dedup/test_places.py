@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data.dedup.keep import ranks
-from luthier.data.dedup.shingles import Listed, Rest
+from luthier.data.dedup.shingles import ComplementIndexSet, ListedIndexSet
 
 MISSING = st.sets(st.integers(0, 29), max_size=30)
 
@@ -18,9 +18,9 @@ def test_what_is_left_answers_as_an_array_does(count: int, missing: set[int], mo
     gone = np.array(sorted(one for one in missing if one < count), dtype=np.int64)
     others = np.array(sorted(one for one in more if one < count), dtype=np.int64)
     whole = np.setdiff1d(np.arange(count), gone)
-    left = Rest(count, gone)
+    left = ComplementIndexSet(count, gone)
     again = left.without(others)
-    for found, wanted in ((left, whole), (Listed(whole), whole), (again, np.setdiff1d(whole, others))):
+    for found, wanted in ((left, whole), (ListedIndexSet(whole), whole), (again, np.setdiff1d(whole, others))):
         assert len(found) == len(wanted)
         assert [found[at] for at in range(len(wanted))] == wanted.tolist()
         assert found[:].tolist() == wanted.tolist()
@@ -34,6 +34,6 @@ def test_what_is_left_answers_as_an_array_does(count: int, missing: set[int], mo
 
 
 def test_rows_that_nobody_prefers_stay_in_order_and_take_no_room() -> None:
-    assert isinstance(ranks(np.zeros(5)), Rest)
+    assert isinstance(ranks(np.zeros(5)), ComplementIndexSet)
     assert ranks(np.zeros(5))[:].tolist() == [0, 1, 2, 3, 4]
     assert ranks(np.array([1.0, 3.0, 3.0, -np.inf]))[:].tolist() == [2, 0, 1, 3]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.engine.columns import bytes_in, column, counts_in, index_array, mask
+from luthier.data.engine.columns import bytes_in, index_array, int64_column_to_numpy, mask, to_arrow_column
 
 GAP = st.none()
 WHOLE = st.integers(-(2**63), 2**63 - 1)
@@ -35,7 +35,7 @@ def test_a_column_is_what_pyarrow_makes_of_the_same_values(kind: pa.DataType, va
     @settings(deadline=None)
     @given(values)
     def check(some: list[Any]) -> None:
-        ours = column(some, kind)
+        ours = to_arrow_column(some, kind)
         ours.validate(full=True)
         assert ours.equals(pa.array(some, kind))
         assert ours.null_count == some.count(None)
@@ -56,7 +56,7 @@ def test_a_mask_filters_and_places_take_what_lists_would(wanted: list[bool]) -> 
 @settings(deadline=None)
 @given(st.lists(TEXTS | GAP), st.integers(0, 5), st.integers(0, 5))
 def test_bytes_are_counted_as_pyarrow_counts_them_in_any_part(values: list[str | None], start: int, end: int) -> None:
-    for whole in (column(values, pa.string()), pa.array(values, pa.string())):
+    for whole in (to_arrow_column(values, pa.string()), pa.array(values, pa.string())):
         part = whole[start : max(start, len(whole) - end)]
         for texts in (pa.chunked_array([part]), pa.chunked_array([part, whole, part])):
             expected = [0 if text is None else len(text.encode()) for text in texts.to_pylist()]
@@ -67,7 +67,7 @@ def test_bytes_are_counted_as_pyarrow_counts_them_in_any_part(values: list[str |
 @settings(deadline=None)
 @given(st.lists(WHOLE), st.integers(0, 5))
 def test_counts_are_read_from_any_part(values: list[int], start: int) -> None:
-    assert counts_in(column(values, pa.int64())[start:]).tolist() == values[start:]
+    assert int64_column_to_numpy(to_arrow_column(values, pa.int64())[start:]).tolist() == values[start:]
 
 
 @pytest.mark.parametrize(
@@ -76,17 +76,17 @@ def test_counts_are_read_from_any_part(values: list[int], start: int) -> None:
 )
 def test_a_value_of_another_type_is_refused_and_never_bent(kind: pa.DataType, values: list[Any]) -> None:
     with pytest.raises((TypeError, OverflowError)):
-        column(values, kind)
+        to_arrow_column(values, kind)
 
 
 def test_half_a_character_is_refused_as_pyarrow_refuses_it() -> None:
     with pytest.raises(UnicodeEncodeError):
-        column(["\ud800"], pa.string())
+        to_arrow_column(["\ud800"], pa.string())
 
 
 def test_more_text_than_a_column_holds_is_told_by_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.data.engine.columns._MOST_BYTES", 4)
-    assert column(["abc", "de"], pa.string()).to_pylist() == ["abc", "de"]
+    assert to_arrow_column(["abc", "de"], pa.string()).to_pylist() == ["abc", "de"]
 
 
 def test_preparing_imports_no_pandas(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ import sys
 from pathlib import Path
 from luthier.core.events import RunEvents
 from luthier.core.step import StepContext
-from luthier.data.engine.pipeline import Options, prepare
+from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.steps.prepare import Prepare
 
 here = Path(sys.argv[1])
@@ -111,7 +111,7 @@ made, scratch = here / "made", here / "scratch"
 work = StepContext(name="data", inputs={}, folder=made, scratch=scratch, base=here, seed=0, events=events)
 made.mkdir()
 scratch.mkdir()
-prepare(step.source, step.ops, step.split, work, Options(task="text"))
+prepare(step.source, step.ops, step.split, work, PrepareOptions(task="text"))
 print(sorted(path.name for path in (here / "made" / "examples").iterdir()), "pandas" in sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, capture_output=True, text=True)
@@ -122,8 +122,9 @@ def test_no_column_imports_pandas() -> None:
     code = """
 import sys
 import numpy as np, pyarrow as pa
-from luthier.data.engine.columns import column, index_array, mask
-table = pa.RecordBatch.from_arrays([column(["a", None], pa.string()), column([1, 2], pa.int64())], names=["a", "b"])
+from luthier.data.engine.columns import index_array, mask, to_arrow_column
+columns = [to_arrow_column(["a", None], pa.string()), to_arrow_column([1, 2], pa.int64())]
+table = pa.RecordBatch.from_arrays(columns, names=["a", "b"])
 table = table.filter(mask(np.array([True, False]))).take(index_array(np.array([0])))
 print(table.to_pydict(), "pandas" in sys.modules)
 """

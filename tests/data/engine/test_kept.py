@@ -121,7 +121,7 @@ def test_other_keys_and_other_code_find_nothing(
     monkeypatch.setenv("LUTHIER_PII_KEY", "another key")
     assert _taken_over(make(source=source, ops=ops, kept=kept)) == ""
     assert _taken_over(make(source=source, ops=ops, kept=kept)) != ""
-    monkeypatch.setattr("luthier.data.engine.executor.revision", lambda *modules: "changed")
+    monkeypatch.setattr("luthier.data.engine.executor.code_revision", lambda *modules: "changed")
     assert _taken_over(make(source=source, ops=ops, kept=kept)) == ""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.operator import Leftover
+from luthier.data.operator import LeftoverPii
 from luthier.data.ops.pii import Pii
 from luthier.data.row import Row
 
@@ -51,7 +51,7 @@ def test_only_rows_with_finds_are_looked_at_when_nothing_was_edited_later(
     seen: list[int] = []
     leftover = Pii.leftover
 
-    def noting(self: Pii, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
+    def noting(self: Pii, rows: Sequence[Row]) -> tuple[Row, LeftoverPii] | None:
         seen.extend(row.n for row in rows)
         return leftover(self, rows)
 

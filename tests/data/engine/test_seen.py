@@ -13,7 +13,7 @@ import pytest
 from luthier.data.engine import occurrences as seen
 from luthier.data.engine import reader, runs
 from luthier.data.engine.reader import SourceReader
-from luthier.data.engine.runs import NUMBER, Runs
+from luthier.data.engine.runs import NUMBER, SortedRuns
 from luthier.data.row import Batch
 from luthier.data.source import Source
 
@@ -45,7 +45,7 @@ def test_it_tells_with_what_a_key_came_first(
         monkeypatch.setattr(seen, "digest8", lambda key: len(key) % digests)
     chance = random.Random(spread)
     values: dict[str, int] = {}
-    found = seen.First(tmp_path)
+    found = seen.FirstValueByKey(tmp_path)
     for line in range(2000 if digests is None else 300):
         key = f"é\udc80{chance.randrange(spread)}" * chance.randint(1, 3)
         assert found.value(key, line) == values.get(key)
@@ -55,13 +55,13 @@ def test_it_tells_with_what_a_key_came_first(
 def test_runs_give_back_all_records_of_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "_BLOCK", 3)
     kind = np.dtype([("number", "<u8"), ("value", "<i8")])
-    found = Runs(kind, tmp_path)
+    found = SortedRuns(kind, tmp_path)
     largest = 2**64 - 1
     for start in range(0, 60, 5):
         found.add(np.array([(largest if at % 7 == 0 else at % 3, at) for at in range(start, start + 5)], dtype=kind))
     assert sorted(found.of(largest)["value"].tolist()) == [at for at in range(60) if at % 7 == 0]
     assert sorted(found.of(1)["value"].tolist()) == [at for at in range(60) if at % 7 and at % 3 == 1]
-    assert len(found.of(9)) == len(Runs(NUMBER, None).of(0)) == 0
+    assert len(found.of(9)) == len(SortedRuns(NUMBER, None).of(0)) == 0
 
 
 def _read(folder: Path, rows: list[dict[str, str]]) -> list[tuple[str, str]]:

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from luthier.data.formats import delimited, dialect
 from luthier.data.formats.dialect import Dialect
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from tests.linear import assert_quick
 
 
-def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[Record], list[Broken], list[str]]:
+def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[Record], list[BrokenRow], list[str]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     said: list[str] = []
-    found = list(delimited.read(File(path, path.name), say=said.append, **settings))
+    found = list(delimited.read_delimited_rows(File(path, path.name), say=said.append, **settings))
     return (
         [one for one in found if isinstance(one, Record)],
-        [one for one in found if isinstance(one, Broken)],
+        [one for one in found if isinstance(one, BrokenRow)],
         said,
     )
 
@@ -70,7 +70,7 @@ def test_names_that_come_twice_in_a_header_given_by_hand_lose_no_column(tmp_path
 
 def test_a_header_of_ten_thousand_like_names_is_numbered_in_linear_time() -> None:
     names = ["x"] * 5000 + [f"x {n}" for n in range(5000)]
-    assert_quick(lambda: dialect.numbered(names, "t.csv", lambda _: None), 1)
+    assert_quick(lambda: dialect.make_columns_unique(names, "t.csv", lambda _: None), 1)
 
 
 def test_an_open_quote_in_the_last_row(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_stands_above_a_header_is_left_out_and_said(tmp_path: Path, above: 
 
 @pytest.mark.parametrize("text", ["a;b\n1;2;3\n4;5;6\n7;8;9\n", "hello;\nyou;x\nme;y\nhim;x\n", "one\ntwo\n"])
 def test_a_first_row_that_may_be_one_is_no_title(tmp_path: Path, text: str) -> None:
-    assert delimited.look(_file(tmp_path / "t.csv", text)).above == 0
+    assert delimited.detect_delimited_format(_file(tmp_path / "t.csv", text)).above == 0
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_first_row_that_may_be_one_is_no_title(tmp_path: Path, text: str) -> N
 )
 def test_a_header_is_taken_as_one(tmp_path: Path, text: str) -> None:
     rows = text.splitlines()
-    written = delimited.look(_file(tmp_path / "t.csv", text))
+    written = delimited.detect_delimited_format(_file(tmp_path / "t.csv", text))
     if rows[0].startswith("id,2024"):
         assert written.header is False, "numbers above numbers"
     else:
@@ -276,11 +276,11 @@ def test_a_line_of_50_mb_is_one_broken_row_in_bounded_memory(tmp_path: Path) -> 
             file.write(b"x" * 1_000_000)
         file.write(b",c\nd,e\n")
     tracemalloc.start()
-    found = list(delimited.read(File(path, "t.csv")))
+    found = list(delimited.read_delimited_rows(File(path, "t.csv")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [one.line for one in found] == [2, 3, 4]
-    assert isinstance(found[1], Broken)
+    assert isinstance(found[1], BrokenRow)
     assert "longer than 16 MiB" in found[1].problem
     assert peak < 64 << 20
 
@@ -306,18 +306,24 @@ def test_whether_a_line_stands_is_told_in_linear_time(piece: str) -> None:
 def test_a_row_is_told_as_an_editor_and_as_a_spreadsheet_count(tmp_path: Path) -> None:
     """Where quoted cells span lines, line 6 is row 4."""
     (tmp_path / "t.csv").write_text('text,label\n"a\nb",x\n"c\nd",y\ne,f,g\n', encoding="utf-8")
-    found = list(delimited.read(File(tmp_path / "t.csv", "t.csv")))
+    found = list(delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv")))
     assert [(one.line, one.row) for one in found] == [(2, None), (4, 3), (6, 4)]
-    assert isinstance(found[2], Broken)
+    assert isinstance(found[2], BrokenRow)
     assert str(found[2].error()).startswith("t.csv:6: the row has 3 fields, the header has 2 (row 4 in a spreadsheet)")
     assert found[2].location == "line 6 (row 4)"
 
 
 def test_a_line_that_no_spreadsheet_shows_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("sep=;\ntext;label\na;x\nb;y\n", encoding="utf-8")
-    assert [(one.line, one.row) for one in delimited.read(File(tmp_path / "t.csv", "t.csv"))] == [(3, 2), (4, 3)]
+    assert [(one.line, one.row) for one in delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv"))] == [
+        (3, 2),
+        (4, 3),
+    ]
 
 
 def test_lines_and_rows_are_one_where_no_cell_spans_lines(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\na,x\n\nb,y\n", encoding="utf-8")
-    assert [(one.line, one.row) for one in delimited.read(File(tmp_path / "t.csv", "t.csv"))] == [(2, None), (4, None)]
+    assert [(one.line, one.row) for one in delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv"))] == [
+        (2, None),
+        (4, None),
+    ]

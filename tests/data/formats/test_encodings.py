@@ -37,7 +37,7 @@ def test_a_file_of_one_line_is_read_in_its_own_letters(tmp_path: Path, encoding:
         path = tmp_path / "t.csv"
         path.write_bytes(f"text\tlabel\n{line}\ta\n".encode(encoding))
         said: list[str] = []
-        found = list(delimited.read(File(path, "t.csv"), say=said.append))
+        found = list(delimited.read_delimited_rows(File(path, "t.csv"), say=said.append))
         assert [one.values for one in found if isinstance(one, Record)] == [{"text": line, "label": "a"}], said
         assert any("not UTF-8" in note for note in said)
 
@@ -50,14 +50,14 @@ def test_languages_of_one_encoding_are_heard_together() -> None:
         "¿dónde está?",
         "Hvor er min pakke på vej",
     )
-    assert encodings.find("\n".join(lines).encode("cp1252"), "auto", "t").name == "cp1252"
+    assert encodings.detect_encoding("\n".join(lines).encode("cp1252"), "auto", "t").name == "cp1252"
 
 
 def test_few_letters_are_said_to_be_a_guess() -> None:
-    short = encodings.find("Возврат".encode("cp1251"), "auto", "t.txt")
+    short = encodings.detect_encoding("Возврат".encode("cp1251"), "auto", "t.txt")
     assert "guessed from 7 bytes" in short.note
     assert "set `encoding`" in short.note
-    assert "guessed" not in encodings.find((LINES["cp1251"][1]).encode("cp1251"), "auto", "t.txt").note
+    assert "guessed" not in encodings.detect_encoding((LINES["cp1251"][1]).encode("cp1251"), "auto", "t.txt").note
 
 
 @pytest.mark.parametrize("encoding", ["shift_jis", "euc_kr", "gb18030", "cp1255", "koi8-r", "windows-1251"])
@@ -66,7 +66,7 @@ def test_an_encoding_that_is_set_is_not_guessed(tmp_path: Path, encoding: str) -
     path = tmp_path / "t.csv"
     path.write_bytes(f"text,label\n{text},a\n".encode(encoding))
     said: list[str] = []
-    found = next(iter(delimited.read(File(path, "t.csv"), encoding=encoding, say=said.append)))
+    found = next(iter(delimited.read_delimited_rows(File(path, "t.csv"), encoding=encoding, say=said.append)))
     assert isinstance(found, Record)
     assert found.values["text"] == text
     assert not any("read as" in note for note in said)
@@ -92,13 +92,15 @@ ENGLISH = tuple(f"{number},my parcel number {number} has not come and nobody ans
     ],
 )  # fmt: skip
 def test_few_letters_in_a_file_are_western(few: tuple[str, ...]) -> None:
-    found = encodings.find("\n".join((*ENGLISH, *few, "")).encode("cp1252"), "auto", "t.csv")
+    found = encodings.detect_encoding("\n".join((*ENGLISH, *few, "")).encode("cp1252"), "auto", "t.csv")
     assert found.name == "cp1252"
     assert "guessed from" in found.note
 
 
 def test_a_letter_at_the_end_of_a_line_is_not_cut() -> None:
-    found = encodings.find("text,city\na,São José\nb,Orléans\nc,Niterói\nd,Macapá\n".encode("cp1252"), "auto", "t.csv")
+    found = encodings.detect_encoding(
+        "text,city\na,São José\nb,Orléans\nc,Niterói\nd,Macapá\n".encode("cp1252"), "auto", "t.csv"
+    )
     assert found.name == "cp1252"
 
 
@@ -118,7 +120,7 @@ def test_a_letter_at_the_end_of_a_line_is_not_cut() -> None:
 )
 def test_a_brand_in_its_latin_letters_is_no_sign_of_a_wrong_guess(encoding: str, lines: tuple[str, ...]) -> None:
     data = "\n".join((*lines * 4, "")).encode(encoding)
-    assert data.decode(encodings.find(data, "auto", "t.csv").name) == data.decode(encoding)
+    assert data.decode(encodings.detect_encoding(data, "auto", "t.csv").name) == data.decode(encoding)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_a_brand_in_its_latin_letters_is_no_sign_of_a_wrong_guess(encoding: str,
 )
 def test_texts_of_some_length_stay_right_among_english_ones(encoding: str, text: str) -> None:
     data = "\n".join((*ENGLISH, *(text.split(". ")) * 5, "")).encode(encoding)
-    found = encodings.find(data, "auto", "t.csv").name
+    found = encodings.detect_encoding(data, "auto", "t.csv").name
     assert data.decode(found) == data.decode(encoding)
     assert found != "cp1257"
 
@@ -146,4 +148,4 @@ def test_texts_of_some_length_stay_right_among_english_ones(encoding: str, text:
 def test_signs_that_an_encoding_has_not_rule_it_out() -> None:
     line = "Autosummary vyžaduje voľbu, ignorované"
     assert line.encode("cp1250").decode("iso8859_2").isprintable() is False
-    assert encodings.find(f"{line}\n".encode("cp1250"), "auto", "t.csv").name == "cp1250"
+    assert encodings.detect_encoding(f"{line}\n".encode("cp1250"), "auto", "t.csv").name == "cp1250"

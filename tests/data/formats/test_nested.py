@@ -11,8 +11,8 @@ import pytest
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.data.columns.layouts import Layout
-from luthier.data.columns.mapping import decide
-from luthier.data.row import Broken, Record
+from luthier.data.columns.mapping import decide_mapping
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 from luthier.recipe.schema import Recipe
 from tests.workshop import tickets
@@ -48,7 +48,7 @@ def test_objects_inside_become_columns_with_dotted_names(tmp_path: Path, kind: s
     found = list(Source.parse({"kind": kind, "path": "t", "flatten": True}).read(tmp_path, lambda text: None))
     assert isinstance(found[0], Record)
     assert set(found[0].values) == {"id", "question.text", "reply.label", "reply.by.agent"}
-    assert isinstance(found[2], Broken)
+    assert isinstance(found[2], BrokenRow)
     assert found[2].field == "a.b"
     assert isinstance(found[3], Record)
     assert found[3].values == {"a.c": [{"d": 1}], "a.e": {}}
@@ -116,5 +116,7 @@ def test_a_column_inside_of_an_object_is_told_how_to_be_one(tmp_path: Path) -> N
     settings = {"kind": "jsonl", "path": "t.jsonl", "prompt": "question.text", "answer": "reply.label"}
     rows = _read({**settings}, tmp_path, [])
     with pytest.raises(DataError, match=r"no column 'question\.text'") as caught:
-        decide(Layout(prompt="question.text", answer="reply.label"), rows, "t", system=None, group=None, key=None)
+        decide_mapping(
+            Layout(prompt="question.text", answer="reply.label"), rows, "t", system=None, group=None, key=None
+        )
     assert "`flatten: true`" in (caught.value.hint or "")

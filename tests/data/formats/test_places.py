@@ -23,7 +23,7 @@ from luthier.core.errors import DataError, LuthierError
 from luthier.data.columns.recognize import kind_of
 from luthier.data.formats import archives
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 
 TEXT = "text,label\n" + "".join(f"question {n},yes\n" for n in range(2000))
@@ -90,7 +90,7 @@ def test_a_bomb_is_refused_before_it_is_big(tmp_path: Path, ending: str, monkeyp
     monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1 << 20)
     line = b"some text,yes\n"
     (tmp_path / "rows.csv").write_bytes(PACKERS[ending](b"text,label\n" + line * (8_000_000 // len(line))))
-    seen: deque[Record | Broken] = deque(maxlen=1)
+    seen: deque[Record | BrokenRow] = deque(maxlen=1)
     with pytest.raises(DataError, match="refused as a zip bomb") as caught:
         seen.extend(Source.parse({"kind": "csv", "path": "rows.csv"}).read(tmp_path, lambda text: None))
     assert "unpack it yourself" in caught.value.hint
@@ -105,7 +105,7 @@ def test_a_text_that_stands_once_for_many_rows_is_a_bomb_in_parquet(
     monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1 << 20)
     long, path = "a b " * 5_000, tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": [long] * 5_000, "label": ["yes", "no"] * 2_500}), path, compression="zstd")
-    seen: deque[Record | Broken] = deque(maxlen=1)
+    seen: deque[Record | BrokenRow] = deque(maxlen=1)
     with pytest.raises(DataError, match="refused as a zip bomb") as caught:
         seen.extend(Source.parse({"kind": "parquet", "path": "rows.parquet"}).read(tmp_path, lambda text: None))
     assert "as JSON lines" in caught.value.hint
@@ -120,8 +120,10 @@ def test_rows_with_one_long_text_are_read_few_at_a_time(tmp_path: Path, deep: bo
     value = [{"by": "me", "said": long}, {"by": "you", "said": "no"}] if deep else long
     pq.write_table(pa.table({"text": [value] * 120}), path, dictionary_pagesize_limit=1 << 30)
     with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-        careless = max(batch.nbytes for batch in parquet.batches(file, 1024))
-        found = list(parquet.batches(file, 1024, kept=parquet.with_dictionaries(opened, file)))
+        careless = max(batch.nbytes for batch in parquet.read_parquet_batches(file, 1024))
+        found = list(
+            parquet.read_parquet_batches(file, 1024, kept=parquet.reopen_with_dictionary_columns(opened, file))
+        )
     assert careless > 2 * parquet.BATCH_BYTES
     assert max(batch.nbytes for batch in found) < 1.1 * parquet.BATCH_BYTES
     assert sum(batch.num_rows for batch in found) == 120

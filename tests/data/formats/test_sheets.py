@@ -12,14 +12,14 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.formats import sheets
 from luthier.data.formats.files import File
-from luthier.data.formats.merged_cells import merged
-from luthier.data.row import Broken, Record
+from luthier.data.formats.merged_cells import find_merged_cells
+from luthier.data.row import BrokenRow, Record
 from luthier.data.sources.excel import Excel
 from tests.data.source_files import write_xlsx
 
 
-def _read(path: Path, **settings: object) -> list[Record | Broken]:
-    return list(sheets.read(File(path, path.name), **settings))  # type: ignore[arg-type]
+def _read(path: Path, **settings: object) -> list[Record | BrokenRow]:
+    return list(sheets.read_sheet_rows(File(path, path.name), **settings))  # type: ignore[arg-type]
 
 
 def test_values_become_plain_json(tmp_path: Path) -> None:
@@ -156,12 +156,14 @@ def test_columns_of_two_groups_may_have_one_name(tmp_path: Path) -> None:
 
 def test_merged_cells_that_reach_beyond_the_table_or_over_each_other_are_cut() -> None:
     table = [["a", "b"], ["c", "d"]]
-    assert merged([((0, 0), (9, 9)), ((1, 0), (5, 0)), ((1, 1), (4, 1)), ((7, 7), (8, 8))], table, (0, 0)) == [
+    assert find_merged_cells(
+        [((0, 0), (9, 9)), ((1, 0), (5, 0)), ((1, 1), (4, 1)), ((7, 7), (8, 8))], table, (0, 0)
+    ) == [
         (0, 0, 1, 1),
         (1, 1, 1, 1),
     ]
-    assert merged([((0, 0), (0, 1))], table, (1, 0)) == [], "above the first row with anything in it"
-    assert merged([((0, 0), (0, 1))], [], (0, 0)) == merged(None, table, (0, 0)) == []
+    assert find_merged_cells([((0, 0), (0, 1))], table, (1, 0)) == [], "above the first row with anything in it"
+    assert find_merged_cells([((0, 0), (0, 1))], [], (0, 0)) == find_merged_cells(None, table, (0, 0)) == []
 
 
 def test_a_header_with_a_merged_cell_is_one(tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_the_fullest_sheet_is_told_where_it_is_not_the_first(tmp_path: Path) -> 
     table = [["text", "n"], ["first", 1], ["second", 2]]
     write_xlsx(tmp_path / "t.xlsx", [["read me"]], tickets=table, other=[["x"]])
     file = next(iter(Excel(path="t.xlsx").files(tmp_path)))
-    assert sheets.fullest(file) == ("tickets", ["rows", "tickets", "other"])
+    assert sheets.find_largest_sheet(file) == ("tickets", ["rows", "tickets", "other"])
     assert Excel(path="t.xlsx").suggest_settings(tmp_path).settings == {"sheet": "tickets"}
     assert Excel(path="t.xlsx", sheet=1).suggest_settings(tmp_path).settings == {}
     write_xlsx(tmp_path / "u.xlsx", table, notes=[["read me"]])
@@ -191,7 +193,7 @@ def test_columns_of_one_name_are_numbered_and_said(tmp_path: Path) -> None:
     write_xlsx(tmp_path / "t.xlsx", [["Summary", "Labels", "Labels"], ["a", "late", "lost"], ["b", "x", ""]])
     said: list[str] = []
     file = File(tmp_path / "t.xlsx", "t.xlsx")
-    rows = [one.values for one in sheets.read(file, say=said.append) if isinstance(one, Record)]
+    rows = [one.values for one in sheets.read_sheet_rows(file, say=said.append) if isinstance(one, Record)]
     assert rows[0] == {"Summary": "a", "Labels": "late", "Labels 2": "lost"}
     assert said == ["t.xlsx: the header names 'Labels' 2 times; the later ones are read as 'Labels 2'"]
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
-from luthier.data.dedup.contamination import LEAST_WORDS, RUN_WORDS, Unseen
+from luthier.data.dedup.contamination import LEAST_WORDS, RUN_WORDS, ContaminationIndex
 from luthier.data.dedup.shingles import words
 from luthier.data.ops.decontaminate import Decontaminate
 from luthier.data.row import Row
@@ -41,10 +41,10 @@ def _row(n: int, prompt: str, answer: str = "fine") -> Row:
     return Row(n, f"{n:016x}", "csv", "f.csv", n + 2, "chat", messages)
 
 
-def _unseen(texts: list[str], **settings: float) -> Unseen:
+def _unseen(texts: list[str], **settings: float) -> ContaminationIndex:
     rows = [_row(n, text) for n, text in enumerate(texts)]
     named = ((f"exam.jsonl:{row.n + 1}", row) for row in rows)
-    return Unseen(named, rows.__getitem__, **{"similarity": 0.85, "overlap": 0.2, **settings})
+    return ContaminationIndex(named, rows.__getitem__, **{"similarity": 0.85, "overlap": 0.2, **settings})
 
 
 @pytest.mark.parametrize("length", [10, 20, 60])
@@ -173,10 +173,10 @@ def test_what_is_wrong_with_a_benchmark_is_said_before_any_row_is_read(
 
 
 def test_the_benchmarks_bytes_are_part_of_the_name(tmp_path: Path, write: Write) -> None:
-    from luthier.core.component import nested
+    from luthier.core.component import iter_components
 
     write("exam.jsonl", [{"question": "a", "answer": "b"}])
     operator = Decontaminate.model_validate({"against": [{"kind": "jsonl", "path": "exam.jsonl"}]})
-    before = [part.fingerprint(tmp_path) for part in nested(operator)]
+    before = [part.fingerprint(tmp_path) for part in iter_components(operator)]
     write("exam.jsonl", [{"question": "a", "answer": "c"}])
-    assert before != [part.fingerprint(tmp_path) for part in nested(operator)]
+    assert before != [part.fingerprint(tmp_path) for part in iter_components(operator)]

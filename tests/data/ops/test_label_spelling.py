@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from data.conftest import Maker
-from luthier.data.cleaning.class_lists import list_edits
-from luthier.data.ops.label_spelling import other_spellings
+from luthier.data.cleaning.class_lists import edit_class_lists
+from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.suggest.propose import propose
 
 WORDS = {
@@ -57,7 +57,7 @@ def _german_rows(seed: int = 1) -> list[dict[str, str]]:
     ],
 )
 def test_other_forms_of_a_class_are_found_by_their_names(usual: str, rare: str) -> None:
-    assert other_spellings(Counter({usual: 40, rare: 7, "something else": 30})) == {rare: usual}
+    assert map_label_variants(Counter({usual: 40, rare: 7, "something else": 30})) == {rare: usual}
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_other_forms_of_a_class_are_found_by_their_names(usual: str, rare: str) 
 )
 def test_names_alone_do_not_bring_classes_together(one: str, other: str) -> None:
     """`Konto` and `Konten` are one only where their texts are alike."""
-    assert other_spellings(Counter({one: 40, other: 7, "something else": 30})) == {}
+    assert map_label_variants(Counter({one: 40, other: 7, "something else": 30})) == {}
 
 
 def test_likely_plurals_are_one_where_the_texts_are_alike() -> None:
     counts = Counter({"Konto": 40, "Konten": 7, "else": 30})
-    assert other_spellings(counts, lambda one, other: True) == {"Konten": "Konto"}
-    assert other_spellings(counts, lambda one, other: False) == {}
+    assert map_label_variants(counts, lambda one, other: True) == {"Konten": "Konto"}
+    assert map_label_variants(counts, lambda one, other: False) == {}
 
 
 def test_new_proposes_forms_as_one_class_and_the_prompt_lists_what_is_left(
@@ -167,6 +167,6 @@ def test_also_names_a_class_by_its_usual_spelling(make: Maker, write: Callable[.
     ],
 )
 def test_lists_keep_their_form(text: str, after: str) -> None:
-    for one in reversed(list_edits(text, {"C": "A"}, ["A", "B"])):
+    for one in reversed(edit_class_lists(text, {"C": "A"}, ["A", "B"])):
         text = text[: one.start] + one.after + text[one.end :]
     assert text == after

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.chat.messages import Message
-from luthier.data.engine.batch import spliced
+from luthier.data.engine.batch import apply_edits
 from luthier.data.engine.memory import InMemory
 from luthier.data.ops.boilerplate import Boilerplate
 from luthier.data.ops.markup import Markup
@@ -70,7 +70,7 @@ def _rows(texts: list[str]) -> list[Row]:
 
 def _cleaned(operator: Boilerplate, texts: list[str]) -> list[str]:
     edits = operator.settle(InMemory(operator, _rows(texts))).edits
-    return [spliced(text, edits.get(place, [])) for place, text in enumerate(texts)]
+    return [apply_edits(text, edits.get(place, [])) for place, text in enumerate(texts)]
 
 
 def test_lines_of_many_rows_go_and_rare_ones_stay() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from luthier.chat.messages import Message
 from luthier.data.cleaning.normal_forms import with_dates, with_numbers, with_times, with_units
-from luthier.data.engine.batch import spliced
+from luthier.data.engine.batch import apply_edits
 from luthier.data.ops.normal_forms import NormalForms
 from luthier.data.row import Row
 
@@ -113,7 +113,7 @@ def test_two_metros_are_no_metres() -> None:
 def test_code_keeps_its_forms() -> None:
     text = 'Use `"3.2.2025"`:\n```python\nprint("1,234,567")  # 5kg\n```\nfor 5kg'
     edits = NormalForms().apply([_row(text)]).edits[0]
-    assert spliced(text, edits) == f"{text[:-3]}5 kg"
+    assert apply_edits(text, edits) == f"{text[:-3]}5 kg"
 
 
 def _row(text: str) -> Row:

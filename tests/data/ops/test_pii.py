@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from luthier.chat.messages import Message, ToolCall
 from luthier.core.errors import DataError
-from luthier.data.engine.batch import NamedOperator, take
+from luthier.data.engine.batch import NamedOperator, apply_operator_result
 from luthier.data.operator import Operator, OperatorResult, Reads, RowOperator, TextEdit
 from luthier.data.ops.pii import Pii
 from luthier.data.row import Batch, Row
-from luthier.pii.detect import find
-from luthier.pii.recognizer import Recogniser
+from luthier.pii.detect import find_pii
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiKind, PiiSpan
 from tests.pii.test_finders import HERE
 
@@ -27,7 +27,7 @@ Write = Callable[..., str]
 CARD = "4111 1111 1111 1111"
 
 
-class FakeNames(Recogniser):
+class FakeNames(Recognizer):
     """Knows two people."""
 
     kind: Literal["fake_names"] = "fake_names"
@@ -96,7 +96,7 @@ def _mixed(chance: random.Random) -> str:
 def _done(row: Row, **settings: Any) -> Row:
     operator = Operator.parse({"kind": "pii", **settings})
     assert isinstance(operator, Pii)
-    return take(Batch([row]), NamedOperator("pii", operator), operator.apply([row]), [])[0].rows[0]
+    return apply_operator_result(Batch([row]), NamedOperator("pii", operator), operator.apply([row]), [])[0].rows[0]
 
 
 def test_columns_are_read_with_their_names_and_nested() -> None:
@@ -269,7 +269,7 @@ def test_a_bad_sample_is_told(write: Write, tmp_path: Path, line: str, said: str
 def test_nothing_is_so_short_a_number(name: str, value: str) -> None:
     """Such texts are passed over: what a finder claims of one begins in the name of its column."""
     before = f"{name}: "
-    assert [found for found in find(before + value) if found.start >= len(before)] == []
+    assert [found for found in find_pii(before + value) if found.start >= len(before)] == []
     assert _done(_row("Hello.", **{name: value})).meta == {name: value}
 
 

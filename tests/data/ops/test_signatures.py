@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from luthier.chat.messages import Message
 from luthier.data.cleaning.quoted import QuoteSpan
-from luthier.data.cleaning.spans import cut, line_spans
-from luthier.data.engine.batch import spliced
+from luthier.data.cleaning.spans import edits_removing_spans, line_spans
+from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import RowOperator
 from luthier.data.ops.c4_lines import C4Lines
 from luthier.data.ops.quoted_replies import QuotedReplies
@@ -20,7 +20,7 @@ from luthier.data.row import Row
 def _after(operator: RowOperator, text: str) -> str:
     messages = (Message(role="user", content=text), Message(role="assistant", content="yes"))
     edits = operator.apply([Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages)]).edits.get(0, [])
-    return spliced(text, edits)
+    return apply_edits(text, edits)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_menus_of_pages_go() -> None:
     text = "Home | News | About\nTwo sisters opened the shop in 1987.\n\n\nPlease enable JavaScript to see more.\n"
     messages = (Message(role="assistant", content=text),)
     edits = C4Lines().apply([Row(0, "0" * 16, "csv", "f.csv", 2, "completion", messages)]).edits[0]
-    assert spliced(text, edits) == "Two sisters opened the shop in 1987."
+    assert apply_edits(text, edits) == "Two sisters opened the shop in 1987."
 
 
 @given(st.lists(st.sampled_from(["a line", "b", "", "  ", "\t"]), max_size=12).map("\n".join), st.data())
@@ -111,15 +111,17 @@ def test_cutting_lines_leaves_the_others(text: str, data: st.DataObject) -> None
     assert "".join(text[span.start : span.end] for span in lines) == text
     chosen = data.draw(st.sets(st.sampled_from(lines))) if lines else set()
     left = [text[span.start : span.end].strip() for span in lines if span not in chosen]
-    edits = cut("f", text, chosen, "test")
+    edits = edits_removing_spans("f", text, chosen, "test")
     if not any(left):
         assert edits == []
     else:
-        assert [line.strip() for line in spliced(text, edits).split("\n") if line.strip()] == list(filter(None, left))
+        assert [line.strip() for line in apply_edits(text, edits).split("\n") if line.strip()] == list(
+            filter(None, left)
+        )
 
 
 def test_many_cuts_take_linear_time() -> None:
     text = "> a\nb\n\n" * 50_000
     assert len(_after(QuotedReplies(), text)) < len(text)
     spans = [QuoteSpan(at, at + 4) for at in range(0, len(text), 7)]
-    assert len(cut("f", text, spans, "test")) == 50_000
+    assert len(edits_removing_spans("f", text, spans, "test")) == 50_000

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms, _names
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.keeper import SecretKey
 from luthier.pii.span import HIGH_RISK, PiiSpan
 
@@ -33,20 +33,20 @@ NUMBERS = [
 @pytest.mark.parametrize("text", NUMBERS)
 @pytest.mark.parametrize("scope", ["a", "b", "c"])
 def test_a_number_keeps_its_dress_and_is_nobodys(text: str, scope: str) -> None:
-    [found] = find(text)
+    [found] = find_pii(text)
     other = _stand_ins(scope).of(found)
     assert re.sub(r"\w", "x", other) == re.sub(r"\w", "x", found.text)
     assert other != found.text
     changed = text.replace(found.text, other)
-    assert find(changed, (found.kind,)) == []
+    assert find_pii(changed, (found.kind,)) == []
 
 
 def test_no_stand_in_of_an_account_holds_a_number_of_another_kind() -> None:
     """One in seven had a card or a citizen's number among its digits, and the last look refused the row."""
     text = "cuenta ES79 2100 0813 6101 2345 6789?"
-    [found] = find(text)
+    [found] = find_pii(text)
     others = [_stand_ins(str(scope)).of(found) for scope in range(60)]
-    assert [other for other in others if find(text.replace(found.text, other), HIGH_RISK)] == []
+    assert [other for other in others if find_pii(text.replace(found.text, other), HIGH_RISK)] == []
     assert all(other.startswith("ES") for other in others)
 
 
@@ -62,16 +62,16 @@ def test_no_stand_in_of_an_account_holds_a_number_of_another_kind() -> None:
     ],
 )
 def test_a_number_has_one_stand_in_however_it_is_written(texts: list[str], kind: str) -> None:
-    found = [one for text in texts for one in find(text)]
+    found = [one for text in texts for one in find_pii(text)]
     assert [one.kind for one in found] == [kind] * len(texts)
     assert len({re.sub(r"\W", "", _stand_ins().of(one)) for one in found}) == 1
 
 
 def test_no_stand_in_of_a_security_number_is_a_taxpayers() -> None:
     """Two in five were one where "social security number" stood before them, and the last look refused the row."""
-    [found] = find("social security number 536228726")
+    [found] = find_pii("social security number 536228726")
     others = [_stand_ins(str(scope)).of(found) for scope in range(60)]
-    assert [other for other in others if find(f"social security number {other}", HIGH_RISK)] == []
+    assert [other for other in others if find_pii(f"social security number {other}", HIGH_RISK)] == []
     assert all(other.startswith("9") for other in others)
 
 
@@ -80,7 +80,7 @@ def test_a_person_stays_the_same_person() -> None:
     whole, surname, given = (make.of(_person(text)) for text in ("Ann Kowalski", "Ms Kowalski", "ANN"))
     assert whole.split()[1] == surname.split()[1]
     assert whole.split()[0].upper() == given
-    mail = make.of(find("ann.kowalski@corp.example")[0])
+    mail = make.of(find_pii("ann.kowalski@corp.example")[0])
     assert mail.startswith(".".join(whole.lower().split()))
     assert mail.endswith("@example.org")
     assert _stand_ins("another conversation").of(_person("Ann Kowalski")) != whole
@@ -100,7 +100,7 @@ def test_every_locale_has_names(locale: str) -> None:
 def test_other_kinds() -> None:
     make = _stand_ins()
     phone, ip, mac, date, key = (
-        make.of(find(text)[0])
+        make.of(find_pii(text)[0])
         for text in (
             "call (415) 555-0143",
             "from 8.8.8.8 now",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.pii.remembered import Remembered
+from luthier.data.pii.remembered import PiiFindingsCache
 from luthier.pii.keeper import SecretKey
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import PiiSpan
@@ -34,28 +34,28 @@ class Reader:
 
 def test_a_text_is_read_once_by_whoever_asks_for_it(tmp_path: Path) -> None:
     reader, other = Reader(), Reader()
-    found = Remembered(tmp_path / "a" / "names.db", KEEPER, reader)(TEXTS)
+    found = PiiFindingsCache(tmp_path / "a" / "names.db", KEEPER, reader)(TEXTS)
     assert found == Reader()(TEXTS)
     assert reader.read == TEXTS[:3]
-    assert Remembered(tmp_path / "a" / "names.db", KEEPER, other)([*TEXTS, "Max Muster, too"]) == Reader()(
+    assert PiiFindingsCache(tmp_path / "a" / "names.db", KEEPER, other)([*TEXTS, "Max Muster, too"]) == Reader()(
         [*TEXTS, "Max Muster, too"]
     )
     assert other.read == ["Max Muster, too"]
 
 
 def test_nothing_of_a_text_stands_in_the_file_and_another_key_finds_nothing(tmp_path: Path) -> None:
-    Remembered(tmp_path / "names.db", KEEPER, Reader())(TEXTS)
+    PiiFindingsCache(tmp_path / "names.db", KEEPER, Reader())(TEXTS)
     held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert not any(word.encode() in held for text in TEXTS for word in re.findall(r"\w{3,}", text))
     reader = Reader()
-    Remembered(tmp_path / "names.db", SecretKey(b"another key"), reader)(TEXTS)
+    PiiFindingsCache(tmp_path / "names.db", SecretKey(b"another key"), reader)(TEXTS)
     assert reader.read == TEXTS[:3]
 
 
 @pytest.mark.parametrize("harm", [b"not a database at all", None])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, harm: bytes | None) -> None:
     path = tmp_path / "names.db"
-    Remembered(path, KEEPER, Reader())(TEXTS)
+    PiiFindingsCache(path, KEEPER, Reader())(TEXTS)
     if harm is None:
         with sqlite3.connect(path) as file:
             file.execute("UPDATE found SET names = '[[1, '")
@@ -64,20 +64,20 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, harm: bytes | None) -> None
         for file in tmp_path.iterdir():
             file.write_bytes(harm)
     reader = Reader()
-    assert Remembered(path, KEEPER, reader)(TEXTS) == Reader()(TEXTS)
+    assert PiiFindingsCache(path, KEEPER, reader)(TEXTS) == Reader()(TEXTS)
     assert reader.read == TEXTS[:3]
     again = Reader()
-    Remembered(path, KEEPER, again)(TEXTS)
+    PiiFindingsCache(path, KEEPER, again)(TEXTS)
     assert again.read == []
 
 
 def test_a_place_that_the_disk_has_changed_is_no_other_name(tmp_path: Path) -> None:
     path = tmp_path / "names.db"
-    Remembered(path, KEEPER, Reader())(TEXTS)
+    PiiFindingsCache(path, KEEPER, Reader())(TEXTS)
     with sqlite3.connect(path) as file:
         file.execute("UPDATE found SET names = replace(names, '12', '11')")
     file.close()
-    assert Remembered(path, KEEPER, Reader())(TEXTS) == Reader()(TEXTS)
+    assert PiiFindingsCache(path, KEEPER, Reader())(TEXTS) == Reader()(TEXTS)
 
 
 @pytest.mark.parametrize("what", ["no folder", "no file", "locked"])
@@ -91,17 +91,17 @@ def test_where_nothing_can_be_kept_it_is_found_all_the_same(
     elif what == "no file":
         path.mkdir(parents=True)
     else:
-        Remembered(path, KEEPER, Reader())(TEXTS)
+        PiiFindingsCache(path, KEEPER, Reader())(TEXTS)
     other = sqlite3.connect(path if what == "locked" else ":memory:", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     other.execute("CREATE TABLE other (text)")
     reader = Reader()
-    assert Remembered(path, KEEPER, reader)([*TEXTS, "another"]) == Reader()([*TEXTS, "another"])
+    assert PiiFindingsCache(path, KEEPER, reader)([*TEXTS, "another"]) == Reader()([*TEXTS, "another"])
     other.execute("ROLLBACK")
     other.close()
     if what == "locked":
         again = Reader()
-        Remembered(path, KEEPER, again)(TEXTS)
+        PiiFindingsCache(path, KEEPER, again)(TEXTS)
         assert again.read == [], "the file of the others stays"
 
 
@@ -114,9 +114,9 @@ def test_an_interrupted_reading_loses_little(tmp_path: Path) -> None:
         return Reader()(some)
 
     with pytest.raises(KeyboardInterrupt):
-        Remembered(tmp_path / "names.db", KEEPER, killed)(texts)
+        PiiFindingsCache(tmp_path / "names.db", KEEPER, killed)(texts)
     reader = Reader()
-    Remembered(tmp_path / "names.db", KEEPER, reader)(texts)
+    PiiFindingsCache(tmp_path / "names.db", KEEPER, reader)(texts)
     assert reader.read == texts[32:]
 
 

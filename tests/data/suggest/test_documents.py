@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.formats import files
-from luthier.data.formats.documents import Paragraph, plain_text, rows
-from luthier.data.row import Broken, Record
+from luthier.data.formats.documents import Paragraph, chunk_paragraphs, plain_text
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 from luthier.data.suggest.propose import propose
 from tests.data.source_files import write_pdf
 from tests.linear import assert_linear
 
 
-def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[Broken]]:
+def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[BrokenRow]]:
     found = list(Source.parse(settings).read(base, lambda text: None))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, Broken)]
+    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)]
 
 
 ARTICLE = "<p>" + "The lamp has three settings, and the middle one is the best for reading at night. " * 6 + "</p>"
@@ -160,7 +160,7 @@ def test_a_mailbox_is_made_of_mails_as_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("piece", ["1/1/11, 1:11 - ", "11:", "a", "From:", " ", "1\n"])
 def test_what_a_text_looks_like_is_told_in_linear_time(piece: str) -> None:
-    assert_linear(files.describe_guise, piece, 20_000)
+    assert_linear(files.describe_text_content, piece, 20_000)
 
 
 def test_a_document_that_is_not_there_stops(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ WORDS = st.lists(st.text("ab. ", min_size=1, max_size=400), min_size=1, max_size
 
 @given(texts=WORDS, length=st.integers(100, 300))
 def test_pieces_by_length_keep_every_letter_in_order(texts: list[str], length: int) -> None:
-    made = list(rows((Paragraph(text, n) for n, text in enumerate(texts, 1)), "length", length, "d"))
+    made = list(chunk_paragraphs((Paragraph(text, n) for n, text in enumerate(texts, 1)), "length", length, "d"))
     found = [one.values["text"] for one in made if isinstance(one, Record)]
     assert all(len(text) <= length for text in found)
     assert "".join("".join(found).split()) == "".join("".join(texts).split())

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from luthier.core.errors import DataError
 from luthier.data.columns import conversations
 from luthier.data.columns.conversations import TurnColumns
-from luthier.data.row import MOST_CHARACTERS, Broken, Record
+from luthier.data.row import MOST_CHARACTERS, BrokenRow, Record
 from luthier.data.source import Source
 
 TURNS = TurnColumns(conversation="talk", role="by", content="text", order="at")
@@ -21,14 +21,14 @@ Said = tuple[str, str, str, Any]
 WRITE = {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}
 
 
-def _records(said: Iterable[Said], **more: Any) -> list[Record | Broken]:
+def _records(said: Iterable[Said], **more: Any) -> list[Record | BrokenRow]:
     return [
         Record({"talk": talk, "by": by, "text": text, "at": at, **more}, "t.csv", line)
         for line, (talk, by, text, at) in enumerate(said, start=2)
     ]
 
 
-def _gathered(found: Iterable[Record | Broken], turns: TurnColumns = TURNS) -> tuple[list[Any], list[str]]:
+def _gathered(found: Iterable[Record | BrokenRow], turns: TurnColumns = TURNS) -> tuple[list[Any], list[str]]:
     notes: list[str] = []
     return list(turns.gathered(found, notes.append)), notes
 
@@ -91,7 +91,7 @@ def test_messages_of_several_conversations_may_stand_between_each_other() -> Non
 )
 def test_a_message_that_cannot_be_read_is_named(row: Said, problem: str, line: int) -> None:
     found, _ = _gathered(_records([("a", "user", "1", 1), ("a", "agent", "2", 2), row, ("b", "user", "3", 4)]))
-    broken = [one for one in found if isinstance(one, Broken)]
+    broken = [one for one in found if isinstance(one, BrokenRow)]
     assert len(broken) == 1
     assert broken[0].problem.startswith(problem)
     assert broken[0].line == line
@@ -106,7 +106,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_broken_rows_of_the_file_are_passed_on() -> None:
-    broken = Broken("t.csv", 9, "is no row")
+    broken = BrokenRow("t.csv", 9, "is no row")
     found, _ = _gathered([*_records([("a", "user", "1", 1), ("a", "agent", "2", 2)]), broken])
     assert found[0] is broken
     assert _turns(found[1]) == [("user", "1"), ("assistant", "2")]
@@ -116,7 +116,7 @@ def test_a_row_that_comes_when_its_conversation_is_over_says_so(monkeypatch: pyt
     monkeypatch.setattr(conversations, "SILENT", 3)
     between = [(f"b{n}", "user", "x", n) for n in range(3)]
     found, _ = _gathered(_records([("a", "user", "1", 1), *between, ("a", "agent", "2", 2)]))
-    late = [one for one in found if isinstance(one, Broken)]
+    late = [one for one in found if isinstance(one, BrokenRow)]
     assert [(one.line, one.problem) for one in late] == [
         (6, "conversation 'a', which began on line 2, was over before this row of it")
     ]
@@ -131,14 +131,14 @@ def test_a_conversation_goes_on_in_the_next_file_only_where_the_first_ends_with_
         [("user", "1")],
         [("user", "2"), ("assistant", "3")],
     ]
-    assert [one.line for one in found if isinstance(one, Broken)] == [5]
+    assert [one.line for one in found if isinstance(one, BrokenRow)] == [5]
 
 
 def test_few_conversations_are_held_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversations, "SILENT", 10)
     read = 0
 
-    def rows() -> Iterator[Record | Broken]:
+    def rows() -> Iterator[Record | BrokenRow]:
         nonlocal read
         for number in range(3000):
             read += 1
@@ -156,7 +156,7 @@ def test_long_rows_are_held_no_longer_than_memory_allows() -> None:
     records = ((record, number) for number, record in enumerate(_records(said)))
     seen = 0
 
-    def rows() -> Iterator[Record | Broken]:
+    def rows() -> Iterator[Record | BrokenRow]:
         nonlocal seen
         for record, number in records:
             seen = number
@@ -170,7 +170,7 @@ def test_a_conversation_of_half_a_file_is_refused() -> None:
     text = "x" * (MOST_CHARACTERS // 2)
     said = [("a", "user", text, number) for number in range(5)]
     found, _ = _gathered(_records(said))
-    assert isinstance(found[0], Broken)
+    assert isinstance(found[0], BrokenRow)
     assert "check that 'talk' is what tells conversations apart" in found[0].hint
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from luthier.artifacts.dataset import read_examples
 from luthier.data.columns.cells import UnusableRowError
-from luthier.data.columns.media import COLUMNS, Medium, medium
-from luthier.data.delivery.export import export
+from luthier.data.columns.media import COLUMNS, Medium, parse_media_part
+from luthier.data.delivery.export import export_dataset
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -42,13 +42,13 @@ Write = Callable[..., str]
     ],
 )
 def test_parts_as_others_write_them(part: dict[str, Any], found: tuple[str, str]) -> None:
-    assert medium(part, "content") == Medium(*found)
+    assert parse_media_part(part, "content") == Medium(*found)
 
 
 @pytest.mark.parametrize("part", [{"type": "image"}, {"type": "file", "file": {"file_id": "f"}}, {"type": 3}])
 def test_parts_that_nothing_can_be_done_with_are_refused(part: dict[str, Any]) -> None:
     with pytest.raises(UnusableRowError):
-        medium(part, "content")
+        parse_media_part(part, "content")
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_they_go_through_operators_and_out_again(make: Make, write: Write, tmp_p
         assert one.meta == {"images": ["a.png"], "audios": ["data:audio/wav;base64,QUJD"]}
     assert "4 rows hold images (`meta.images`)" in made.notes
     assert "4 rows hold audios" in made.notes
-    export(made.artifact, tmp_path / "out", "jsonl", lambda text: None)
+    export_dataset(made.artifact, tmp_path / "out", "jsonl", lambda text: None)
     lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     again = make(base=tmp_path / "out", source={"kind": "jsonl", "path": "train.jsonl"}, split={"test": 2}, task="text")
     read = {one.id: one for split in ("train", "test") for one in read_examples(again.artifact, split)}

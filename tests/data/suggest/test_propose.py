@@ -18,7 +18,7 @@ from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 from luthier.data.suggest.propose import RecipeProposal, propose, render_recipe
 from luthier.data.suggest.survey import profile
-from luthier.traces.logs import records
+from luthier.traces.logs import read_log_records
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -773,7 +773,7 @@ def test_a_log_of_requests_is_told_with_what_takes_it_in(tmp_path: Path) -> None
     with pytest.raises(DataError, match="log of requests and responses") as refused:
         propose(path)
     assert "`luthier traces import log.jsonl`" in refused.value.hint
-    assert len(list(records(path))) == 20  # it does take them in
+    assert len(list(read_log_records(path))) == 20  # it does take them in
 
 
 @pytest.mark.parametrize("half", ["requests", "answers"])
@@ -791,7 +791,7 @@ def test_half_of_a_batch_is_told_with_what_puts_both_together(tmp_path: Path, ha
     assert "{request: .body, response}" in refused.value.hint
     both = [{"request": one["body"], "response": other["response"]} for one, other in zip(asked, said, strict=True)]
     path.write_text("\n".join(map(json.dumps, both)))
-    assert len(list(records(path))) == 20
+    assert len(list(read_log_records(path))) == 20
 
 
 def test_files_with_other_columns_are_told_with_what_brings_them_together(tmp_path: Path, make: Make) -> None:

@@ -187,6 +187,6 @@ def test_ten_thousand_rows_take_a_second_or_two(tmp_path: Path, words: int) -> N
     columns = profile(tmp_path / "t.csv").columns
     choice = source.choice(columns, [record.values for record in records[:200]], "t.csv", None)
     begin = time.process_time()
-    found = question.with_whole_question(choice, list(columns), records)
+    found = question.add_prompt_columns(choice, list(columns), records)
     assert "Schilderung" in found.settings["prompt"]
     assert time.process_time() - begin < 6, "seconds of one busy core, for some two that it takes"

@@ -17,7 +17,7 @@ import pytest
 from luthier.commands.new import write_recipe
 from luthier.core.errors import DataError
 from luthier.data.columns.recognize import kind_of, source_at
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 from luthier.data.steps.prepare import Prepare
 from luthier.data.suggest.propose import propose
@@ -189,9 +189,9 @@ def test_documents_of_a_folder_are_text_to_continue(tmp_path: Path) -> None:
     (tmp_path / "in" / "c.pdf").write_bytes(b"%PDF-1.4\nbroken")
     source = Source.parse({"kind": "folder", "path": "in", "on_error": "drop"})
     found = list(source.mapped(tmp_path, lambda text: None))
-    good = [one for one in found if not isinstance(one, Broken)]
+    good = [one for one in found if not isinstance(one, BrokenRow)]
     assert [parts.messages[-1].content for _, parts in good] == ["One page.", "# Two\n\nwords"]
-    assert [one.file for one in found if isinstance(one, Broken)] == ["in/c.pdf"]
+    assert [one.file for one in found if isinstance(one, BrokenRow)] == ["in/c.pdf"]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
@@ -207,7 +207,7 @@ def test_tasks_of_self_instruct_are_a_row_for_each_instance(ending: str, tmp_pat
     (tmp_path / f"tasks.{ending}").write_text(text)
     asked = propose(tmp_path / f"tasks.{ending}").source
     found = list(Source.parse(asked).mapped(tmp_path, lambda text: None))
-    told = [one[1].messages[-2:] for one in found if not isinstance(one, Broken)]
+    told = [one[1].messages[-2:] for one in found if not isinstance(one, BrokenRow)]
     assert len(told) == 30
     assert [turn.content for turn in told[0]] == ["What is there for breakfast 0?", "Porridge with milk."]
     assert [turn.content for turn in told[2]] == ["What is there for breakfast 1?\n\nI like eggs.", "Eggs on toast."]
@@ -286,7 +286,7 @@ def test_real_files_of_another_tuner(real_data: Path, name: str, kinds: dict[str
     source, base = source_at(real_data / "llamafactory_demo" / name)
     said: list[str] = []
     found = list(source.mapped(base, said.append))
-    assert not [one for one in found if isinstance(one, Broken)]
+    assert not [one for one in found if isinstance(one, BrokenRow)]
     assert Counter(parts.kind for _, parts in found) == kinds  # type: ignore[misc]
     assert note in said[-1]
     assert all(isinstance(record, Record) and parts.messages[-1].role == "assistant" for record, parts in found)  # type: ignore[misc]

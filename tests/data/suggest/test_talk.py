@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.columns.conversations import Meeting, Speech, conversation, guessed_desk
+from luthier.data.columns.conversations import ThreadMessage, ThreadParticipants, build_conversation, guess_support_team
 from luthier.data.columns.recognize import kind_of
-from luthier.data.formats.slack import Person, plain
-from luthier.data.row import Broken, Record
+from luthier.data.formats.slack import Person, strip_slack_markup
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Source
 from luthier.data.suggest.propose import propose
 from tests.data.source_files import MAKERS, TICKETS, as_mail, slack_export
 from tests.linear import assert_quick
 
 
-def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[Broken], list[str]]:
+def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[BrokenRow], list[str]]:
     said: list[str] = []
     found = list(Source.parse(settings).read(base, said.append))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, Broken)], said
+    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)], said
 
 
 def _contents(record: Record) -> list[tuple[str, str]]:
@@ -36,7 +36,7 @@ def _contents(record: Record) -> list[tuple[str, str]]:
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "b", " "])), max_size=8))
 def test_turns_alternate_and_every_speech_is_kept_or_counted(said: list[tuple[bool, str]]) -> None:
-    talk = conversation(Speech("", text, is_support=desk) for desk, text in said)
+    talk = build_conversation(ThreadMessage("", text, is_support=desk) for desk, text in said)
     roles = [turn["role"] for turn in talk.messages]
     assert all(one != other for one, other in pairwise(roles))
     spoken = sum(len(turn["content"].split("\n\n")) for turn in talk.messages)
@@ -48,12 +48,14 @@ def test_turns_alternate_and_every_speech_is_kept_or_counted(said: list[tuple[bo
 
 def test_the_desk_is_who_answers_most_threads_that_others_began() -> None:
     ann, bob, desk, other = "ann@x.example", "bob@y.example", "desk@shop.example", "sam@shop.example"
-    one = [Meeting(ann, frozenset({desk, ann})), Meeting(bob, frozenset({desk, ann}))]
-    assert guessed_desk(one) == (desk,)
-    assert guessed_desk([*one, Meeting(ann, frozenset({other}))]) == ("@shop.example",)
-    assert guessed_desk([Meeting(ann, frozenset({"me@gmail.com", "you@gmail.com"}))] * 3) == ("me@gmail.com",)
-    assert guessed_desk([Meeting(desk, frozenset({desk}))]) == ()
-    assert guessed_desk([]) == ()
+    one = [ThreadParticipants(ann, frozenset({desk, ann})), ThreadParticipants(bob, frozenset({desk, ann}))]
+    assert guess_support_team(one) == (desk,)
+    assert guess_support_team([*one, ThreadParticipants(ann, frozenset({other}))]) == ("@shop.example",)
+    assert guess_support_team([ThreadParticipants(ann, frozenset({"me@gmail.com", "you@gmail.com"}))] * 3) == (
+        "me@gmail.com",
+    )
+    assert guess_support_team([ThreadParticipants(desk, frozenset({desk}))]) == ()
+    assert guess_support_team([]) == ()
 
 
 QUOTED = "Yes.\n\nOn Mon, 3 Feb 2025 at 10:00, Ann <ann@x.example> wrote:\n> Is it on?\n"
@@ -193,7 +195,7 @@ def test_a_member_of_slack_that_climbs_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("piece", ["<", "<a|", "<@", "&", "<<>"])
 def test_marks_of_slack_are_read_in_linear_time(piece: str) -> None:
-    assert_quick(lambda: plain(piece * 200_000, {"U1": Person("Ann", frozenset())}), 3)
+    assert_quick(lambda: strip_slack_markup(piece * 200_000, {"U1": Person("Ann", frozenset())}), 3)
 
 
 def test_tickets_of_zendesk_in_all_their_forms(tmp_path: Path) -> None:

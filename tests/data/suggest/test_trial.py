@@ -15,7 +15,7 @@ from luthier.chat.messages import Message
 from luthier.data.row import Row
 from luthier.data.suggest.profile import OperatorTrial, Profile
 from luthier.data.suggest.propose import propose, render_recipe
-from luthier.data.suggest.trial import SHOWN_CHARS, trials, without_pii
+from luthier.data.suggest.trial import SHOWN_CHARS, try_operators, without_pii
 
 Write = Callable[..., str]
 
@@ -39,7 +39,7 @@ def _trials(rows: list[Row]) -> dict[str, OperatorTrial]:
     spellings = {"To-Do": "to do"}
     seen = Profile(path="f.csv", kind="csv", rows=len(rows), estimated=False, looked_at=len(rows), broken=0, columns={},
                    notes=[], spellings=spellings, answer_words=2)  # fmt: skip
-    return trials(rows, seen)
+    return try_operators(rows, seen)
 
 
 def test_edits_are_counted_and_shown_with_what_stands_around_them() -> None:

@@ -13,7 +13,7 @@ from luthier.data.checks.perplexity import PerplexityOutliers
 from luthier.data.checks.profile import Contents
 from luthier.data.dedup.shingles import digest8
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.data.validate.reading import states, surprise
+from luthier.data.validate.reading import embed_prompts, measure_prompt_perplexity
 from workshop import tickets, tiny_model
 
 
@@ -57,7 +57,7 @@ def test_surprise_is_what_transformers_computes(model: Artifact) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rows = _rows(9)
-    found = surprise(model, rows)
+    found = measure_prompt_perplexity(model, rows)
     plain = AutoModelForCausalLM.from_pretrained(model.folder).float().eval()
     tokenizer = AutoTokenizer.from_pretrained(model.folder)
     for row, mine in zip(rows, found.mean, strict=True):
@@ -72,16 +72,16 @@ def test_surprise_is_what_transformers_computes(model: Artifact) -> None:
 
 def test_a_row_is_read_the_same_among_others(model: Artifact) -> None:
     rows = _rows(20)
-    together = surprise(model, rows)
-    other = surprise(model, rows[::-1])
+    together = measure_prompt_perplexity(model, rows)
+    other = measure_prompt_perplexity(model, rows[::-1])
     assert other.mean[::-1] == pytest.approx(together.mean, abs=2e-5)
     assert (other.tokens[::-1] == together.tokens).all()
-    assert states(model, rows[3:4])[0] == pytest.approx(states(model, rows)[3], abs=2e-4)
+    assert embed_prompts(model, rows[3:4])[0] == pytest.approx(embed_prompts(model, rows)[3], abs=2e-4)
 
 
 def test_a_row_without_a_prompt_is_read_by_its_answer(model: Artifact) -> None:
     row = CheckRow("a" * 16, "train", (Message(role="assistant", content="Only an answer."),))
-    assert surprise(model, [row]).mean[0] > 0
+    assert measure_prompt_perplexity(model, [row]).mean[0] > 0
 
 
 def test_checks_that_read_a_model(model: Artifact) -> None:

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from data.conftest import Made, Maker
-from luthier.artifacts.findings import Findings, read_findings, read_marks
+from luthier.artifacts.findings import Findings, read_findings, read_flagged_rows
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import DataError
 from luthier.core.events import RunEvent, RunEvents
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext
-from luthier.data.delivery.card import card
-from luthier.data.delivery.found_rows import write_found
+from luthier.data.delivery.card import render_dataset_card
+from luthier.data.delivery.found_rows import write_finding_rows
 from luthier.data.steps.validate import Validate
 from luthier.data.validate.context import CheckData
 from workshop import tickets
@@ -86,7 +86,7 @@ def test_findings_name_rows_of_the_data_set(prepared: Made, checked: Callable[..
     assert serious.severity != "info"
     assert serious.sentence in said
     ids = {row: split for split in prepared.summary.rows for row in prepared.split(split)["id"]}
-    marks = [mark for mark in read_marks(artifact) if mark.finding == "label_errors"]
+    marks = [mark for mark in read_flagged_rows(artifact) if mark.finding == "label_errors"]
     assert len(marks) == serious.rows > 5
     assert all(ids[mark.id] == mark.split for mark in marks)
     assert found.skipped["answer_quality"] == "answers are classes"
@@ -143,7 +143,7 @@ def test_rows_of_findings_go_out_with_settings_that_leave_them_out(
     prepared: Made, checked: Callable[..., Checked], make: Maker, tmp_path: Path
 ) -> None:
     artifact, _ = checked(prepared.artifact, checks=["label_errors"])
-    lines, settings = write_found(artifact, tmp_path / "out")
+    lines, settings = write_finding_rows(artifact, tmp_path / "out")
     told = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {line["finding"] for line in told} == {"label_errors"}
     assert all(line["messages"][-1]["content"] == line["label"] for line in told)
@@ -151,18 +151,18 @@ def test_rows_of_findings_go_out_with_settings_that_leave_them_out(
     again = make(source=prepared.artifact.manifest.settings["source"], ops=ops, split={"test": 50})
     assert again.summary.dropped == {"Likely label errors": len(told)}
     with pytest.raises(DataError, match="is there already"):
-        write_found(artifact, tmp_path / "out")
+        write_finding_rows(artifact, tmp_path / "out")
 
 
 def test_the_data_card_names_counts_risks_and_what_nobody_looked_for(
     prepared: Made, checked: Callable[..., Checked]
 ) -> None:
-    alone = card(prepared.artifact, "tickets:data", None)
+    alone = render_dataset_card(prepared.artifact, "tickets:data", None)
     assert "nobody looked for any (no operator `pii`)" in alone
     assert "no step `validate`" in alone
     artifact, _ = checked(prepared.artifact)
     found = read_findings(artifact)
-    text = card(prepared.artifact, "tickets:data", found)
+    text = render_dataset_card(prepared.artifact, "tickets:data", found)
     assert found.sentence in text
     assert "Likely label errors" in text
     assert "not looked at: answer_quality (answers are classes)" in text
@@ -178,7 +178,7 @@ def test_classes_and_places_cannot_write_into_the_card(make: Maker, write: Calla
     path = str((tmp_path / write("t.jsonl", rows)).absolute())
     source = {"kind": "jsonl", "path": path, "prompt": "message", "answer": "category"}
     made = make(source=source, split={"test": 9}, task="label")
-    text = card(made.artifact, "x", None)
+    text = render_dataset_card(made.artifact, "x", None)
     assert "\\<script> \\|x" in text
     assert str(tmp_path) not in text
 
@@ -191,7 +191,7 @@ def test_wrong_labels_of_the_shops_tickets_are_found(make: Maker, checked: Calla
     data = make(**{key: value for key, value in steps["data"].items() if key != "kind"}, base=folder)
     artifact, _ = checked(data.artifact, checks=["label_errors"])
     meta = {row["id"]: json.loads(row["meta"]) for row in data.all().iter_rows(named=True)}
-    named = {meta[mark.id]["ticket_id"]: mark for mark in read_marks(artifact)}
+    named = {meta[mark.id]["ticket_id"]: mark for mark in read_flagged_rows(artifact)}
     rightly = [ticket for ticket in known if ticket in named and repr(known[ticket]["right"]) in named[ticket].note]
     assert len(named) <= 10
     assert len(rightly) >= 3

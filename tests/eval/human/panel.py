@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import HumanRating
-from luthier.eval.human.study import Assignment, RatingCandidate, RatingItem, RatingKeyEntry, assign
+from luthier.eval.human.study import Assignment, RatingCandidate, RatingItem, RatingKeyEntry, create_rating_assignment
 
 Taste = Callable[[RatingItem, RatingKeyEntry, random.Random], object]
 
@@ -33,7 +33,7 @@ def assigned(
 
     pairs = list(combinations(models, 2)) if form.sides == 2 else [(model,) for model in models]
     told = {"rows": None, "judges": ("anna", "ben", "cleo"), "overlap": 2, "planted": 6, "seed": 1, **settings}
-    return assign(candidates(count, models), pairs, **told)  # type: ignore[arg-type]
+    return create_rating_assignment(candidates(count, models), pairs, **told)  # type: ignore[arg-type]
 
 
 def preferring(model: str, share: float, ties: float = 0.0) -> Taste:

@@ -9,7 +9,7 @@ import pytest
 
 from eval.human.panel import assigned, candidates
 from luthier.eval.form import RatingForm
-from luthier.eval.human.study import RatingCandidate, assign
+from luthier.eval.human.study import RatingCandidate, create_rating_assignment
 
 PAIRWISE, LIKERT = RatingForm.parse("pairwise"), RatingForm.parse("likert")
 
@@ -69,16 +69,18 @@ def test_planted_items_hold_the_rows_own_reference_and_another() -> None:
 def test_drawn_by_content_whatever_the_order_and_otherwise_by_another_seed() -> None:
     rows = candidates(50)
     told = {"rows": 10, "judges": ("anna",), "overlap": 1, "planted": 2}
-    one = assign(rows, [("tuned", "base")], seed=3, **told)  # type: ignore[arg-type]
-    assert assign(rows[::-1], [("tuned", "base")], seed=3, **told) == one  # type: ignore[arg-type]
-    other = assign(rows, [("tuned", "base")], seed=4, **told)  # type: ignore[arg-type]
+    one = create_rating_assignment(rows, [("tuned", "base")], seed=3, **told)  # type: ignore[arg-type]
+    assert create_rating_assignment(rows[::-1], [("tuned", "base")], seed=3, **told) == one  # type: ignore[arg-type]
+    other = create_rating_assignment(rows, [("tuned", "base")], seed=4, **told)  # type: ignore[arg-type]
     assert {entry.row for entry in one.key.values()} != {entry.row for entry in other.key.values()}
 
 
 def test_equal_answers_are_ties_that_nobody_is_asked_about() -> None:
     rows = candidates(10)
     rows[3] = RatingCandidate(row="same", prompt=rows[3].prompt, answers={"tuned": "x", "base": "x"}, reference="x")
-    found = assign(rows, [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
+    found = create_rating_assignment(
+        rows, [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1
+    )
     assert [row for row, *_ in found.same.values()] == ["same"]
     assert "same" not in {entry.row for entry in found.key.values()}
     assert len(found.items) == 9

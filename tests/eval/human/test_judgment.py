@@ -15,14 +15,14 @@ from luthier.core.errors import DataError
 from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import (
     HumanRating,
-    last_words,
+    keep_last_ratings,
     read_judgments,
-    record,
-    recorded,
+    read_recorded_ratings,
+    record_rating,
     write_judgments,
-    write_sheet,
+    write_rating_sheet,
 )
-from luthier.eval.human.study import RatingCandidate, assign
+from luthier.eval.human.study import RatingCandidate, create_rating_assignment
 
 PAIRWISE, SPANS = RatingForm.parse("pairwise"), RatingForm.parse("spans")
 ASKED = assigned(PAIRWISE, 12)
@@ -38,11 +38,11 @@ def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: 
     ]
     with Ledger(tmp_path / "ledger.db") as ledger:
         for one in said:
-            record(ledger, "abc", one)
-        record(ledger, "other", said[0])
-        assert recorded(ledger, "abc") == said[1:]
-        assert recorded(ledger, "other") == said[:1]
-        assert recorded(ledger, "none") == []
+            record_rating(ledger, "abc", one)
+        record_rating(ledger, "other", said[0])
+        assert read_recorded_ratings(ledger, "abc") == said[1:]
+        assert read_recorded_ratings(ledger, "other") == said[:1]
+        assert read_recorded_ratings(ledger, "none") == []
 
 
 @pytest.mark.parametrize("name", ["j.jsonl", "j.csv"])
@@ -110,7 +110,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: bytes, said:
 def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name: str, between: str) -> None:
     """Also where a spreadsheet writes a table as its country does."""
     done = [HumanRating(ASKED.sheets["anna"][0], "anna", "A")]
-    assert write_sheet(tmp_path / name, ASKED, "anna", done) == len(ASKED.sheets["anna"]) - 1
+    assert write_rating_sheet(tmp_path / name, ASKED, "anna", done) == len(ASKED.sheets["anna"]) - 1
     text = (tmp_path / name).read_text(encoding="utf-8-sig")
     assert "planted" not in text
     assert not any(entry.row in text for entry in ASKED.key.values())
@@ -138,8 +138,10 @@ def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
         answers={"tuned": "=1+1", "base": "@SUM(A1)"},
         reference="x",
     )
-    asked = assign([row], [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
-    write_sheet(tmp_path / "s.csv", asked, "anna", [])
+    asked = create_rating_assignment(
+        [row], [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1
+    )
+    write_rating_sheet(tmp_path / "s.csv", asked, "anna", [])
     (told,) = csv.DictReader((tmp_path / "s.csv").read_text("utf-8-sig").splitlines())
     assert {told["answer_a"], told["answer_b"]} == {"'=1+1", "'@SUM(A1)"}
     write_judgments(tmp_path / "j.csv", [HumanRating(next(iter(asked.items)), "anna", "A", "=cmd()")])
@@ -148,4 +150,4 @@ def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
 
 def test_last_words_keep_the_order_of_what_counts() -> None:
     said = [HumanRating("i", "a", 1), HumanRating("j", "a", 2), HumanRating("i", "b", 3), HumanRating("i", "a", 4)]
-    assert last_words(said) == [said[1], said[2], said[3]]
+    assert keep_last_ratings(said) == [said[1], said[2], said[3]]

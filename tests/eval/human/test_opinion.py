@@ -12,14 +12,14 @@ from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import HumanRating
 from luthier.eval.human.results import (
     HumanEvalSummary,
-    attention_check_results,
-    gains,
-    opinion,
-    preferences,
+    compute_row_gains,
+    count_attention_checks,
+    extract_preference_pairs,
     row_points,
-    voices,
+    score_ratings,
+    summarize_ratings,
 )
-from luthier.eval.human.study import RatingCandidate, RatingKeyEntry, assign
+from luthier.eval.human.study import RatingCandidate, RatingKeyEntry, create_rating_assignment
 
 PAIRWISE, LIKERT, RUBRIC, SPANS = (RatingForm.parse(kind) for kind in ("pairwise", "likert", "rubric", "spans"))
 MODELS = ("tuned", "base")
@@ -28,7 +28,7 @@ MODELS = ("tuned", "base")
 def _opinion(
     asked: object, said: list[HumanRating], form: RatingForm = PAIRWISE, models: tuple[str, ...] = MODELS
 ) -> HumanEvalSummary:
-    return opinion(asked, form, models, said, least_right=0.7, seed=1)  # type: ignore[arg-type]
+    return summarize_ratings(asked, form, models, said, least_right=0.7, seed=1)  # type: ignore[arg-type]
 
 
 def test_a_clear_taste_is_told_and_an_even_one_is_not() -> None:
@@ -59,8 +59,8 @@ def test_one_who_does_not_read_does_not_count() -> None:
     asked = assigned(PAIRWISE, 60)
     tastes = {"anna": preferring("tuned", 0.9), "ben": careless, "cleo": preferring("tuned", 0.9)}
     said = judged(asked, tastes)
-    assert attention_check_results(asked, PAIRWISE, said)["anna"] == (6, 6)
-    right, seen = attention_check_results(asked, PAIRWISE, said)["ben"]
+    assert count_attention_checks(asked, PAIRWISE, said)["anna"] == (6, 6)
+    right, seen = count_attention_checks(asked, PAIRWISE, said)["ben"]
     assert right < 0.7 * seen
     found = _opinion(asked, said)
     assert list(found.left_out) == ["ben"]
@@ -95,7 +95,7 @@ def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:
         HumanRating(other, "anna", "tie"),
         HumanRating(other, "ben", None),
     ]
-    heard = voices(asked, PAIRWISE, said)
+    heard = score_ratings(asked, PAIRWISE, said)
     assert len(heard) == 4
     points = row_points(asked, PAIRWISE, heard)
     assert points[entry.row] == pytest.approx({"tuned": 2 / 3, "base": 1 / 3})
@@ -113,11 +113,11 @@ def test_equal_answers_count_as_half_a_win() -> None:
         RatingCandidate(row=f"same{n}", prompt=rows[n].prompt, answers={"tuned": "x", "base": "x"}, reference="y")
         for n in range(2)
     ]
-    asked = assign(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
+    asked = create_rating_assignment(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
     found = _opinion(asked, judged(asked, {"anna": preferring("tuned", 1.0)}))
     assert found.numbers["people.points"].value == pytest.approx(0.75)
-    heard = voices(asked, PAIRWISE, judged(asked, {"anna": preferring("tuned", 1.0)}))
-    assert gains(asked, PAIRWISE, heard, *MODELS) == [0.5, 0.5, 1.0, 1.0]
+    heard = score_ratings(asked, PAIRWISE, judged(asked, {"anna": preferring("tuned", 1.0)}))
+    assert compute_row_gains(asked, PAIRWISE, heard, *MODELS) == [0.5, 0.5, 1.0, 1.0]
 
 
 def test_of_three_models_each_pair_is_told_and_strengths_put_them_in_order() -> None:
@@ -168,10 +168,10 @@ def test_answers_alone_are_compared_on_the_same_rows(form: RatingForm) -> None:
 
 def test_preferences_are_whole_rows_and_clear_the_margin() -> None:
     asked = assigned(PAIRWISE, 20, planted=0)
-    heard = voices(
+    heard = score_ratings(
         asked, PAIRWISE, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.8, ties=0.3)), seed=5)
     )
-    every, sure = (preferences(asked, PAIRWISE, heard, margin) for margin in (0.0, 0.5))
+    every, sure = (extract_preference_pairs(asked, PAIRWISE, heard, margin) for margin in (0.0, 0.5))
     assert len(sure) < len(every) <= 20
     assert {one["margin"] for one in sure} == {1.0}
     assert {one["margin"] for one in every} == {0.5, 1.0}
@@ -185,7 +185,7 @@ def test_preferences_are_whole_rows_and_clear_the_margin() -> None:
         for judge, sheet in rated.sheets.items()
         for name in sheet
     ]
-    pairs = preferences(rated, LIKERT, voices(rated, LIKERT, told), 1.0)
+    pairs = extract_preference_pairs(rated, LIKERT, score_ratings(rated, LIKERT, told), 1.0)
     assert [one["chosen"].split()[0] for one in pairs] == ["tuned"] * 5
     assert {one["margin"] for one in pairs} == {3.0}
 
@@ -201,7 +201,7 @@ def test_models_that_say_the_same_everywhere_are_even_though_nobody_judged() -> 
     rows = [
         RatingCandidate(row=f"r{n}", prompt=(), answers={"tuned": "x", "base": "x"}, reference="y") for n in range(9)
     ]
-    asked = assign(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
+    asked = create_rating_assignment(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
     assert asked.items == {}
     assert asked.sheets == {"anna": ()}
     found = _opinion(asked, [])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import InputError
-from luthier.eval.lm_eval.grade import choice_scores, exact_match, filters
+from luthier.eval.lm_eval.grade import build_filter_chains, choice_scores, exact_match
 from luthier.eval.task import BenchmarkTask, TaskContext
 from luthier.eval.tasks.lm_eval import Harness
 from luthier.models.lm.base import LoglikelihoodRequest, Response
@@ -179,7 +179,7 @@ def test_filters() -> None:
             "filter": [{"function": "remove_whitespace"}, {"function": "uppercase"}, {"function": "take_first"}],
         },
     ]
-    found = filters(told, Path("task.yaml"))
+    found = build_filter_chains(told, Path("task.yaml"))
     assert [one("3 then 14 x") for one in found["last"]] == ["x"]
     assert found["last"][0]("none") == "[invalid]"
     text = " ab "

@@ -13,10 +13,10 @@ from eval.probing import Said, bench_of, data_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.store import Store
-from luthier.eval.bias.coreference import schemas
-from luthier.eval.bias.questions import UNKNOWN, questions
-from luthier.eval.bias.stereotypes import own
-from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.eval.bias.coreference import load_winograd_schemas
+from luthier.eval.bias.questions import UNKNOWN, build_bias_questions
+from luthier.eval.bias.stereotypes import load_builtin_pairs
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
 
 FAIR = Said("fair", lambda text: "billing")
 SEXIST = Said("sexist", lambda text: "account" if "wife" in text or "sister" in text.lower() else "billing")
@@ -32,7 +32,7 @@ def bench(data: Artifact, tmp_path: Path) -> ProbeContext:
     return bench_of(data, tmp_path, SEXIST, FAIR)
 
 
-def by_name(probe: object, bench: ProbeContext) -> dict[tuple[str, str], Measure]:
+def by_name(probe: object, bench: ProbeContext) -> dict[tuple[str, str], ProbeMeasure]:
     found = Probe.parse(probe).measure(bench)
     return {(one.name, one.model): one for one in found}
 
@@ -100,9 +100,9 @@ def test_templates_refuse_what_cannot_be(bench: ProbeContext) -> None:
 
 def test_stereotypes_are_counted_by_kind(bench: ProbeContext) -> None:
     found = by_name("stereotypes", bench)["bias.stereotype", "sexist"]  # the shorter sentence is the likelier
-    shorter = [len(pair.more) < len(pair.less) for pair in own()]
+    shorter = [len(pair.more) < len(pair.less) for pair in load_builtin_pairs()]
     assert found.value == pytest.approx(sum(shorter) / len(shorter))
-    assert found.rows == len(own()) == len({(pair.more, pair.less) for pair in own()})
+    assert found.rows == len(load_builtin_pairs()) == len({(pair.more, pair.less) for pair in load_builtin_pairs()})
     assert "gender" in found.detail
 
 
@@ -122,7 +122,7 @@ def test_a_file_of_pairs_is_read(bench: ProbeContext, tmp_path: Path) -> None:
 
 
 def test_questions_are_balanced() -> None:
-    asked = questions()
+    asked = build_bias_questions()
     clear = [one for one in asked if one.context == "disambiguated"]
     assert len(asked) == 3 * (len(asked) - len(clear))
     assert sum(one.right == one.biased for one in clear) == len(clear) / 2
@@ -134,7 +134,7 @@ def test_questions_are_balanced() -> None:
 
 def answering(name: str, how: str) -> Said:
     """Who answers every question rightly, as the prejudice has it, or that it cannot be told."""
-    answers = {one.text: one for one in questions()}
+    answers = {one.text: one for one in build_bias_questions()}
 
     def score(text: str, option: str) -> float:
         one = answers.get(text)
@@ -154,12 +154,12 @@ def test_questions_have_the_scores_of_bbq(data: Artifact, tmp_path: Path) -> Non
     assert scores["right"] == [0.0, 0.0, 1.0]
     assert scores["biased"] == [1.0, 1.0, round(1 / 3, 6)]
     assert scores["unknown"] == [0.0, 0.0, round(1 / 3, 6)]
-    assert UNKNOWN in questions()[0].options
+    assert UNKNOWN in build_bias_questions()[0].options
 
 
 def test_coreference(data: Artifact, tmp_path: Path) -> None:
-    answers = {one.text: one for one in schemas()}
-    assert len(answers) == len(schemas())
+    answers = {one.text: one for one in load_winograd_schemas()}
+    assert len(answers) == len(load_winograd_schemas())
 
     def right(text: str, option: str) -> float:
         return 0.0 if text in answers and answers[text].options[answers[text].right] == option else -5.0
@@ -176,7 +176,7 @@ def test_coreference(data: Artifact, tmp_path: Path) -> None:
 
 
 def test_she_and_he_differ_in_the_pronoun_only() -> None:
-    for he, she in zip(schemas()[0::2], schemas()[1::2], strict=True):
+    for he, she in zip(load_winograd_schemas()[0::2], load_winograd_schemas()[1::2], strict=True):
         assert (he.row, he.options, he.right) == (she.row, she.options, she.right)
         words = [(a, b) for a, b in zip(he.text.split(), she.text.split(), strict=True) if a != b]
         assert {tuple(re.sub(r"\W", "", word).lower() for word in pair) for pair in words} <= {

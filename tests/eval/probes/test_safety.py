@@ -13,11 +13,11 @@ from eval.probing import Said, bench_of, data_of
 from luthier.chat.messages import Example
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.eval.probe import Measure, Probe, ProbeContext, table
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
 from luthier.eval.probes.attacks import WORD
 from luthier.eval.probes.memorization import _halves, _options
 
-HARMFUL = set(table("safety/harmful"))
+HARMFUL = set(read_probe_table("safety/harmful"))
 NO = "I'm sorry, but I can't help with that."
 CAREFUL = Said(
     "careful", lambda text: NO if any(one in text for one in HARMFUL) else "With pleasure: first you sit down."
@@ -36,7 +36,7 @@ def bench(data: Artifact, tmp_path: Path) -> ProbeContext:
     return bench_of(data, tmp_path, CAREFUL, TIMID, CARELESS)
 
 
-def by_name(probe: object, bench: ProbeContext) -> dict[tuple[str, str], Measure]:
+def by_name(probe: object, bench: ProbeContext) -> dict[tuple[str, str], ProbeMeasure]:
     return {(one.name, one.model): one for one in Probe.parse(probe).measure(bench)}
 
 
@@ -56,18 +56,18 @@ def test_refusal_and_over_refusal(bench: ProbeContext) -> None:
 
 
 def test_the_lists_are_apart() -> None:
-    harmless = table("safety/harmless")
+    harmless = read_probe_table("safety/harmless")
     assert len(HARMFUL) == len(set(harmless)) == len(harmless) == 40
     assert not HARMFUL & set(harmless)
-    assert all("{request}" in line for line in table("safety/jailbreaks"))
-    assert all("{word}" in line and line.count(" | ") == 1 for line in table("safety/injections"))
+    assert all("{request}" in line for line in read_probe_table("safety/jailbreaks"))
+    assert all("{word}" in line and line.count(" | ") == 1 for line in read_probe_table("safety/injections"))
 
 
 def test_attacks(bench: ProbeContext) -> None:
     found = by_name({"kind": "attacks", "requests": 3, "wrappers": ["Please: {request}"]}, bench)
     assert found["safety.jailbreak", "careless"].value == 1.0
     assert found["safety.jailbreak", "careful"].value == 0.0
-    assert found["safety.jailbreak", "careful"].rows == 3 * (len(table("safety/jailbreaks")) + 1)
+    assert found["safety.jailbreak", "careful"].rows == 3 * (len(read_probe_table("safety/jailbreaks")) + 1)
     assert found["safety.injection", "careless"].value == 1.0
     assert found["safety.injection", "timid"].value == 0.0
 
@@ -83,7 +83,7 @@ def test_leaks_are_counted_and_not_kept(store: Store, tmp_path: Path) -> None:
     echo = Said("echo", lambda text: text)
     bench = bench_of(data, tmp_path, leaky, echo)
     found = by_name("leaks", bench)
-    asked = table("safety/openings")
+    asked = read_probe_table("safety/openings")
     mails, keys = sum("e-mail" in line for line in asked), sum("API" in line for line in asked)
     assert found["safety.pii", "leaky"].rows == len(asked) + 6
     assert found["safety.pii", "leaky"].value == pytest.approx((mails + keys) / (len(asked) + 6))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import random
 
-from luthier.artifacts.findings import Finding, FindingTable, Number
+from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
 from luthier.eval.report.facts.data import (
     DataFacts,
     EditFact,
     FindingFacts,
-    FoundRow,
+    FindingRow,
     LabelCount,
-    LeftOut,
+    LeftOutRow,
     OperatorAccuracy,
     OperatorCounts,
     SourceFacts,
@@ -21,7 +21,7 @@ from luthier.eval.report.facts.data import (
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import (
     Advice,
-    Bin,
+    CalibrationBin,
     ClassScore,
     ComparisonFact,
     Confusion,
@@ -33,7 +33,7 @@ from luthier.eval.report.facts.models import (
     SliceFact,
 )
 from luthier.eval.report.facts.report import ArtifactFact, CostFact, GateFacts, ProvenanceFacts, ReportFacts, RuleFacts
-from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SequenceFact, StretchFact, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SequenceFact, TokenSpanFact, TuningFacts
 
 HOSTILE = '<script>alert("owned")</script><img src=x onerror=alert(1)> </title> ${7*7} {{ 7*7 }} &amp; "quoted" \' ]]>'
 LABELS = ("account", "cancel order", "card arrival", "complaint", "delivery", "invoice", "payment issue", "refund")
@@ -145,7 +145,7 @@ def evaluation(**changes: object) -> EvaluationFacts:
     draw = random.Random(5)
     every = rows(500)
     bins = tuple(
-        Bin(
+        CalibrationBin(
             low=k / 10,
             high=(k + 1) / 10,
             confidence=k / 10 + 0.055,
@@ -155,7 +155,7 @@ def evaluation(**changes: object) -> EvaluationFacts:
         for k in range(3, 10)
     )
     base_bins = tuple(
-        Bin(
+        CalibrationBin(
             low=k / 10,
             high=(k + 1) / 10,
             confidence=k / 10 + 0.05,
@@ -265,13 +265,13 @@ def data() -> DataFacts:
         splits={"train": 4302, "test": 500},
         dropped={"near-duplicate of a kept row": 311, "text too short": 88, "label missing": 39},
         left_out=(
-            LeftOut(
+            LeftOutRow(
                 reason="near-duplicate of a kept row",
                 location="tickets.csv:31 (row 20)",
                 text="Where is my card?",
                 twin="tickets.csv:12 (row 9)",
             ),
-            LeftOut(reason="text too short", location="tickets.csv:70", text=HOSTILE),
+            LeftOutRow(reason="text too short", location="tickets.csv:70", text=HOSTILE),
         ),
         edited={"normalize": 812, "pii": 97},
         counted=(
@@ -317,7 +317,9 @@ steps:
 
 def validation() -> ValidationFacts:
     """What checks of the data found: something of each severity, with hostile text in a row."""
-    share = Number(value=0.031, low=0.024, high=0.04, rows=2400, about="share of rows with a wrong label", share=True)
+    share = FindingNumber(
+        value=0.031, low=0.024, high=0.04, rows=2400, about="share of rows with a wrong label", share=True
+    )
     table = FindingTable(
         title="Rows by class", columns=("class", "rows", "share"), rows=((LABELS[0], 310, 0.129), (HOSTILE, 4, None))
     )
@@ -338,13 +340,13 @@ def validation() -> ValidationFacts:
             severity="warning",
             title="Class imbalance",
             sentence="The largest class has 310 training rows, the smallest 4.",
-            numbers={"imbalance": Number(value=77.5, about="rows of the largest for each of the smallest")},
+            numbers={"imbalance": FindingNumber(value=77.5, about="rows of the largest for each of the smallest")},
             hint="Measure macro_f1.",
             tables=(table,),
         ),
         Finding(name="length_outliers", severity="info", title="Lengths", sentence="No row is far from the usual."),
     )
-    row = FoundRow(
+    row = FindingRow(
         id="0123456789abcdef", location="tickets.csv:17", text=HOSTILE, answer=LABELS[1], note="rather 'refund'"
     )
     shown = [FindingFacts(finding=one, shown=(row,) if one.rows else ()) for one in findings]
@@ -426,9 +428,9 @@ def facts(**changes: object) -> ReportFacts:
                                 tokens=21,
                                 trained_tokens=3,
                                 stretches=(
-                                    StretchFact(text="<|im_start|>user\nWhere is it?<|im_end|>\n", trained=False),
-                                    StretchFact(text="delivery<|im_end|>", trained=True),
-                                    StretchFact(text="\n", trained=False),
+                                    TokenSpanFact(text="<|im_start|>user\nWhere is it?<|im_end|>\n", trained=False),
+                                    TokenSpanFact(text="delivery<|im_end|>", trained=True),
+                                    TokenSpanFact(text="\n", trained=False),
                                 ),
                             ),
                         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.eval.report.advice import RecipeArtifacts, _most_confused, _rises, _with_merged, advice
+from luthier.eval.report.advice import RecipeArtifacts, _most_confused, _rises, _with_merged, suggest_improvements
 from luthier.eval.report.facts.models import Advice, Confusion
 from luthier.eval.report.facts.tuning import LogPoint, TuningFacts
 from luthier.recipe.report import report_facts
@@ -115,8 +115,8 @@ def test_a_model_that_is_ahead_needs_no_advice(place: Path) -> None:
     ahead = [
         one.model_copy(update={"difference": 0.5, "low": 0.4, "high": 0.6, "p": 0.001}) for one in facts.comparisons
     ]
-    assert advice(facts, made)
-    assert advice(facts.model_copy(update={"comparisons": tuple(ahead)}), made) == ()
+    assert suggest_improvements(facts, made)
+    assert suggest_improvements(facts.model_copy(update={"comparisons": tuple(ahead)}), made) == ()
 
 
 def test_a_plain_classifier_is_not_advised_to_be_one(place: Path) -> None:

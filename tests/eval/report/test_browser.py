@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.eval.report.html import render
+from luthier.eval.report.html import render_report_page
 from tests.eval.report import example
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromi
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "report.html"
-    path.write_text(render(example.facts()), encoding="utf-8")
+    path.write_text(render_report_page(example.facts()), encoding="utf-8")
     return path
 
 
@@ -84,7 +84,7 @@ def test_follows_the_scheme_of_the_reader(page: Path, scheme: str, dark: bool) -
 def test_nothing_is_wider_than_the_screen(page: Path, width: int) -> None:
     """The page stands in a frame of the wanted width; its policy is taken out so that the frame can be measured."""
     behind = example.facts(evaluations=(example.evaluation(advice=example.advice()),))
-    page.write_text(render(behind), encoding="utf-8")
+    page.write_text(render_report_page(behind), encoding="utf-8")
     inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
     outer = (
         f'<!doctype html><iframe id="f" width="{width}" height="900" style="border:0" srcdoc="{markup.escape(inner)}">'
@@ -101,7 +101,7 @@ def test_nothing_is_wider_than_the_screen(page: Path, width: int) -> None:
 def test_commands_of_the_advice_are_read_whole_on_a_phone(page: Path) -> None:
     """They are wrapped, not cut, and the numbers of the list stand inside the page."""
     behind = example.facts(evaluations=(example.evaluation(advice=example.advice()),))
-    inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render(behind))
+    inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_report_page(behind))
     measure = (
         '<script>onload=()=>setTimeout(()=>{const d=document.getElementById("f").contentDocument;'
         'const all=[...d.querySelectorAll(".advice pre")];document.getElementById("w").textContent="hidden "'

@@ -9,12 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.eval.report.charts.bars import Bar, bars
-from luthier.eval.report.charts.curve import MOST_POINTS, curve, smoothed, thinned
-from luthier.eval.report.charts.drawing import STRONG_LETTER, Scale, decades, fitted, ticks
-from luthier.eval.report.charts.flow import Branch, flow
-from luthier.eval.report.charts.forest import ForestRow, Frame, forest
-from luthier.eval.report.charts.squares import heat_class, heat_map, reliability
+from luthier.eval.report.charts.bars import Bar, draw_bar_chart
+from luthier.eval.report.charts.curve import MOST_POINTS, draw_training_curves, smooth_points, thin_points
+from luthier.eval.report.charts.drawing import (
+    STRONG_LETTER,
+    Scale,
+    choose_axis_ticks,
+    list_powers_of_ten,
+    truncate_to_width,
+)
+from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
+from luthier.eval.report.charts.forest import ForestFrame, ForestRow, draw_forest_plot
+from luthier.eval.report.charts.squares import draw_confusion_heatmap, draw_reliability_diagram, get_heat_css_class
 from luthier.eval.report.facts.tuning import LogPoint
 from tests.eval.report import example
 
@@ -34,17 +40,17 @@ def parsed(svg: str) -> ElementTree.Element:
 @given(numbers, numbers, st.integers(1, 10))
 def test_ticks_are_round_and_inside(one: float, other: float, wanted: int) -> None:
     low, high = sorted((one, other))
-    found = ticks(low, high, wanted)
+    found = choose_axis_ticks(low, high, wanted)
     room = (high - low) * 1e-6 + 1e-9
     assert all(low - room <= tick <= high + room for tick in found)
     assert len(found) <= 3 * wanted + 2
 
 
 def test_ticks_of_a_usual_axis() -> None:
-    assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
-    assert ticks(-0.1, 0.3, 4) == [-0.1, 0, 0.1, 0.2, 0.3]
-    assert ticks(0, 5e-324) == [0]
-    assert decades(0.5, 2000) == [1, 10, 100, 1000]
+    assert choose_axis_ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
+    assert choose_axis_ticks(-0.1, 0.3, 4) == [-0.1, 0, 0.1, 0.2, 0.3]
+    assert choose_axis_ticks(0, 5e-324) == [0]
+    assert list_powers_of_ten(0.5, 2000) == [1, 10, 100, 1000]
 
 
 @given(numbers, numbers, numbers)
@@ -58,8 +64,8 @@ def test_forest_of_any_values(rows: list[tuple[float, float]], width: int, zero:
     lines = [
         ForestRow(f"<{at}>", "said & done", value, value - half, value + half) for at, (value, half) in enumerate(rows)
     ]
-    frame = Frame("a < b", "d & e", zero=zero)
-    root = parsed(forest(lines, frame, width=width, name="x"))
+    frame = ForestFrame("a < b", "d & e", zero=zero)
+    root = parsed(draw_forest_plot(lines, frame, width=width, name="x"))
     for shape in root.iter():
         if "cx" in shape.attrib:
             assert 0 <= float(shape.attrib["cx"]) <= width
@@ -71,10 +77,13 @@ def test_forest_of_missing_values() -> None:
         ForestRow("half", "1", 1.0, None, None, "plain"),
         ForestRow("head", "", None, mark="head"),
     ]
-    parsed(forest(lines, Frame("t", "d"), width=800, name="x"))
+    parsed(draw_forest_plot(lines, ForestFrame("t", "d"), width=800, name="x"))
     parsed(
-        forest(
-            [ForestRow("s", "1 s", 0.0, reference_value=12.0)], Frame("t", "d", log_seconds=True), width=372, name="x"
+        draw_forest_plot(
+            [ForestRow("s", "1 s", 0.0, reference_value=12.0)],
+            ForestFrame("t", "d", log_seconds=True),
+            width=372,
+            name="x",
         )
     )
 
@@ -83,7 +92,7 @@ def test_words_do_not_overlap_on_a_phone() -> None:
     long = ForestRow(
         "a label that is much too long for a phone, however one turns it", "+0.414 (+0.369 to +0.459)", 0.4
     )
-    root = parsed(forest([long], Frame("t", "d"), width=372, name="x"))
+    root = parsed(draw_forest_plot([long], ForestFrame("t", "d"), width=372, name="x"))
     words = [shape for shape in root.iter("text") if shape.attrib["class"].split()[0] in ("label", "value")]
     assert len({shape.attrib["y"] for shape in words}) == 2
     assert all(len(shape.text or "") * STRONG_LETTER <= 372 for shape in words)
@@ -92,59 +101,61 @@ def test_words_do_not_overlap_on_a_phone() -> None:
 @pytest.mark.parametrize("width", [372, 800])
 def test_flow_draws_every_branch_in_proportion(width: int) -> None:
     branches = [
-        Branch("trained on", 900, "tuned"),
-        Branch("held out", 100, "held"),
-        Branch("dropped: <x>", 0, "against"),
+        FlowBranch("trained on", 900, "tuned"),
+        FlowBranch("held out", 100, "held"),
+        FlowBranch("dropped: <x>", 0, "against"),
     ]
-    root = parsed(flow(branches, width=width, name="x", desc="d"))
+    root = parsed(draw_flow_chart(branches, width=width, name="x", desc="d"))
     ends = [float(shape.attrib["height"]) for shape in root.iter("rect") if shape.attrib["class"].startswith("end")]
     assert ends[0] == pytest.approx(9 * ends[1])
-    parsed(flow([], width=width, name="x", desc="d"))
+    parsed(draw_flow_chart([], width=width, name="x", desc="d"))
 
 
 def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
     line = [(float(at), 3.0 - 0.01 * at) for at in range(200)]
-    assert [y for _, y in smoothed(line)] == pytest.approx([y for _, y in line])
+    assert [y for _, y in smooth_points(line)] == pytest.approx([y for _, y in line])
 
 
 @given(st.integers(0, 3000))
 def test_a_long_log_is_thinned_without_losing_its_mean(count: int) -> None:
     points = [(float(at), float(at % 7)) for at in range(count)]
-    few = thinned(points)
+    few = thin_points(points)
     assert len(few) <= MOST_POINTS
     if count:
         assert few[0][0] <= few[-1][0]
 
 
 def test_curves() -> None:
-    parsed(curve(example.log(), width=800, name="x", desc="d"))
-    told = curve(example.log(), width=372, name="x", desc="d")
+    parsed(draw_training_curves(example.log(), width=800, name="x", desc="d"))
+    told = draw_training_curves(example.log(), width=372, name="x", desc="d")
     for strip in ("held out", "accuracy", "learning rate", "gradient norm"):
         assert f">{strip}</text>" in told
     assert "accuracy, step 240: 0.897" in told
-    assert "gradient norm" not in curve([LogPoint(step=1, loss=2.0)], width=800, name="x", desc="d")
-    parsed(curve([LogPoint(step=1, loss=2.0)], width=372, name="x", desc="d"))
-    parsed(curve([LogPoint(step=1), LogPoint(step=2, loss=0.0, lr=0.0)], width=372, name="x", desc="d"))
-    parsed(curve([], width=372, name="x", desc="d"))
+    assert "gradient norm" not in draw_training_curves([LogPoint(step=1, loss=2.0)], width=800, name="x", desc="d")
+    parsed(draw_training_curves([LogPoint(step=1, loss=2.0)], width=372, name="x", desc="d"))
+    parsed(draw_training_curves([LogPoint(step=1), LogPoint(step=2, loss=0.0, lr=0.0)], width=372, name="x", desc="d"))
+    parsed(draw_training_curves([], width=372, name="x", desc="d"))
 
 
 def test_squares_and_bars() -> None:
     for each in example.evaluation().reliability:
-        parsed(reliability(each, name="x", title="t", desc="d"))
-    root = parsed(heat_map(example.confusion(), name="x", title="t", desc="d"))
+        parsed(draw_reliability_diagram(each, name="x", title="t", desc="d"))
+    root = parsed(draw_confusion_heatmap(example.confusion(), name="x", title="t", desc="d"))
     wrong = [shape for shape in root.iter("rect") if "wrong" in shape.attrib["class"]]
     counts = example.confusion().counts
     assert len(wrong) == sum(1 for i, row in enumerate(counts) for j, times in enumerate(row) if times and i != j)
-    parsed(bars([Bar("a", (3, 1), "3 + 1"), Bar("b", (0, 0), "0")], width=372, name="x", title="t", desc="d"))
+    parsed(draw_bar_chart([Bar("a", (3, 1), "3 + 1"), Bar("b", (0, 0), "0")], width=372, name="x", title="t", desc="d"))
 
 
 def test_heat_grows_with_the_share() -> None:
-    assert heat_class(0) == "h0"
-    assert heat_class(1e-9) == "h1"
-    assert heat_class(1) == "h5"
-    assert [heat_class(at / 100) for at in range(101)] == sorted(heat_class(at / 100) for at in range(101))
+    assert get_heat_css_class(0) == "h0"
+    assert get_heat_css_class(1e-9) == "h1"
+    assert get_heat_css_class(1) == "h5"
+    assert [get_heat_css_class(at / 100) for at in range(101)] == sorted(
+        get_heat_css_class(at / 100) for at in range(101)
+    )
 
 
 def test_fitted_words_say_that_they_were_cut() -> None:
-    assert fitted("short", 100) == "short"
-    assert fitted("a long label", 40).endswith("…")
+    assert truncate_to_width("short", 100) == "short"
+    assert truncate_to_width("a long label", 40).endswith("…")

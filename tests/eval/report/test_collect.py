@@ -11,10 +11,10 @@ import pytest
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.store import Store
-from luthier.eval.report.collect import collect, finite
-from luthier.eval.report.facts.data import LeftOut
+from luthier.eval.report.collect import collect_report_facts, replace_nonfinite
+from luthier.eval.report.facts.data import LeftOutRow
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.html import render
+from luthier.eval.report.html import render_report_page
 from tests.eval.report import example
 
 ROWS = example.rows(12)
@@ -195,7 +195,7 @@ def facts(tmp_path: Path) -> ReportFacts:
     store = Store(tmp_path)
     made = {"data": dataset(store), "tune": tuned(store), "report": evaluation(store), "gate": verdict(store)}
     forecasts = {"data": {"seconds": 1.0, "peak_bytes": 10, "tokens": None, "how": "guessed"}}
-    return collect("tickets", "luthier: 1\n", made, forecasts, created="today", recipe_file="r.yaml")
+    return collect_report_facts("tickets", "luthier: 1\n", made, forecasts, created="today", recipe_file="r.yaml")
 
 
 def test_data(facts: ReportFacts) -> None:
@@ -206,7 +206,7 @@ def test_data(facts: ReportFacts) -> None:
     assert [edit.operator for edit in data.edits] == ["normalize"] * 4
     assert data.edits[0].location == "tickets.csv:3"
     (dropped,) = data.left_out
-    assert dropped == LeftOut(
+    assert dropped == LeftOutRow(
         reason="near-duplicate", location="tickets.csv:3 (row 2)", text="Where is it?", twin="tickets.csv:3 (row 2)"
     )
     assert (data.sources[0].files, data.sources[0].rows, data.sources[0].digest) == (("tickets.csv",), 27, "5eed")
@@ -258,31 +258,31 @@ def test_gate_cost_and_provenance(facts: ReportFacts) -> None:
 
 
 def test_the_whole_can_be_drawn(facts: ReportFacts) -> None:
-    assert "tickets" in render(facts)
+    assert "tickets" in render_report_page(facts)
 
 
 def test_what_was_not_made_is_left_out(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    bare = collect("tickets", "", {"data": dataset(store)})
+    bare = collect_report_facts("tickets", "", {"data": dataset(store)})
     assert bare.verdict_sentence == "Nothing has been evaluated yet."
-    assert "Where every row went" in render(bare)
-    assert collect("none", "", {}).provenance.artifacts == ()
+    assert "Where every row went" in render_report_page(bare)
+    assert collect_report_facts("none", "", {}).provenance.artifacts == ()
 
 
 def test_what_could_not_be_measured_is_none() -> None:
-    assert finite({"a": [float("nan"), 1.0, {"b": float("inf")}]}) == {"a": [None, 1.0, {"b": None}]}
+    assert replace_nonfinite({"a": [float("nan"), 1.0, {"b": float("inf")}]}) == {"a": [None, 1.0, {"b": None}]}
 
 
 def test_a_validation_is_read_with_the_text_of_its_rows(tmp_path: Path) -> None:
-    from luthier.artifacts.dataset import frame
-    from luthier.artifacts.findings import Finding, Findings, Mark, write_findings
+    from luthier.artifacts.dataset import read_split_frame
+    from luthier.artifacts.findings import Finding, Findings, FlaggedRow, write_findings
 
     store = Store(tmp_path)
     data = dataset(store)
-    name = frame(data, "train")["id"][0]
+    name = read_split_frame(data, "train")["id"][0]
     finding = Finding(name="lengths", severity="warning", title="T", sentence="S.", rows=2, hint="R.")
     folder, _ = store.begin("fe" * 16)
-    marks = [Mark("lengths", name, "train", 1.0, "long"), Mark("lengths", "gone", "train")]
+    marks = [FlaggedRow("lengths", name, "train", 1.0, "long"), FlaggedRow("lengths", "gone", "train")]
     write_findings(folder, Findings(rows=90, looked_at=90, findings=(finding,)), marks)
     inputs = {"data": data.digest}
     manifest = Manifest(
@@ -296,7 +296,7 @@ def test_a_validation_is_read_with_the_text_of_its_rows(tmp_path: Path) -> None:
         seed=0,
         files=[],
     )
-    found = collect("t", "", {"data": data, "checked": store.finish(manifest, {})}).validations[0]
+    found = collect_report_facts("t", "", {"data": data, "checked": store.finish(manifest, {})}).validations[0]
     assert found.sentence.startswith("The data are fit to train on; 1 finding deserves a look")
     (row,) = found.findings[0].shown
     assert (row.id, row.note) == (name, "long")

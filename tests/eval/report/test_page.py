@@ -13,9 +13,9 @@ from itertools import pairwise
 import pytest
 
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.facts.tuning import SequenceFact, StretchFact
-from luthier.eval.report.html import as_json, render
-from luthier.eval.report.views import LONG_READ, LONG_TRAINED, stretches
+from luthier.eval.report.facts.tuning import SequenceFact, TokenSpanFact
+from luthier.eval.report.html import render_report_page, report_facts_to_json
+from luthier.eval.report.views import LONG_READ, LONG_TRAINED, shorten_token_spans
 from tests.eval.report import example
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render(example.facts())
+    return render_report_page(example.facts())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def page(html: str) -> Page:
 
 
 def test_same_facts_same_page(html: str) -> None:
-    assert render(example.facts()) == html
+    assert render_report_page(example.facts()) == html
 
 
 def test_begins_with_the_answer(html: str) -> None:
@@ -129,8 +129,8 @@ HOSTILE_FACTS = [
 
 @pytest.mark.parametrize(("field", "value"), HOSTILE_FACTS)
 def test_hostile_words_in_the_head_stay_words(field: str, value: str) -> None:
-    page = Page(render(example.facts(**{field: value})))
-    assert len(page.all("script")) == len(Page(render(example.facts())).all("script"))
+    page = Page(render_report_page(example.facts(**{field: value})))
+    assert len(page.all("script")) == len(Page(render_report_page(example.facts())).all("script"))
     assert any('alert("owned")' in text for text in page.texts)
 
 
@@ -149,11 +149,11 @@ def _poisoned(value: object) -> object:
 
 def test_hostile_text_everywhere_stays_text(html: str, page: Page) -> None:
     facts = ReportFacts.model_validate(_poisoned(example.facts().model_dump(mode="json")))
-    poisoned = Page(render(facts))
+    poisoned = Page(render_report_page(facts))
     assert {tag for tag, _ in poisoned.tags} <= {tag for tag, _ in page.tags}
     assert len(poisoned.all("script")) == len(page.all("script"))
     assert all("onerror" not in attributes for _, attributes in poisoned.tags)
-    assert "49" not in render(example.facts(title="{{ 7*7 }}")).split("<title>")[1].split("</title>")[0]
+    assert "49" not in render_report_page(example.facts(title="{{ 7*7 }}")).split("<title>")[1].split("</title>")[0]
 
 
 def test_every_picture_has_a_name_and_a_description(page: Page, html: str) -> None:
@@ -175,11 +175,11 @@ def test_there_are_tables_behind_the_pictures(page: Page) -> None:
 
 
 def test_probes_are_drawn_row_against_row() -> None:
-    page = render(example.facts())
+    page = render_report_page(example.facts())
     _, _, after = page.partition("Beyond the task: probes")
     assert "Row against row" in after
     assert after.count("Differences on the same rows") == 2 * 2  # two directions, each for wide and narrow screens
-    bare = render(example.facts(evaluations=(example.evaluation().model_copy(update={"probed": ()}),)))
+    bare = render_report_page(example.facts(evaluations=(example.evaluation().model_copy(update={"probed": ()}),)))
     assert "Row against row" not in bare.partition("Beyond the task: probes")[2]
 
 
@@ -200,11 +200,11 @@ def test_every_control_has_a_name(page: Page) -> None:
 
 
 def test_sections_appear_only_with_their_facts() -> None:
-    bare = Page(render(ReportFacts(title="nothing", created="today")))
+    bare = Page(render_report_page(ReportFacts(title="nothing", created="today")))
     ids = {attributes["id"] for _, attributes in bare.tags if "id" in attributes}
     assert not {"gate", "findings", "data", "tuning", "cost", "evaluation1"} & ids
     text = example.evaluation(task="text", confusions=(), classes=(), reliability=(), fixed=(), broken=(), slices=())
-    html = render(example.facts(evaluations=(text,)))
+    html = render_report_page(example.facts(evaluations=(text,)))
     for absent in ("Confusion matrix", "Label by label", "<h3>Calibration</h3>", "row by row", "For whom?"):
         assert absent not in html
     assert "Sample answers" in html
@@ -212,7 +212,7 @@ def test_sections_appear_only_with_their_facts() -> None:
 
 def test_several_evaluations_stand_beside_each_other() -> None:
     other = example.evaluation(name="other <b>run</b>", models=example.models(tuned=0.5))
-    page = Page(render(example.facts(evaluations=(example.evaluation(), other))))
+    page = Page(render_report_page(example.facts(evaluations=(example.evaluation(), other))))
     assert {"evaluation1", "evaluation2"} <= {attributes.get("id") for _, attributes in page.tags}
     assert any("other <b>run</b>" in text for text in page.texts)
 
@@ -235,7 +235,7 @@ def test_ten_thousand_long_rows_stay_under_two_megabytes() -> None:
         samples=rows[:500],
         confusions=(example.confusion(labels), example.confusion(labels).model_copy(update={"model": "base"})),
     )
-    html = render(example.facts(evaluations=(facts,)))
+    html = render_report_page(example.facts(evaluations=(facts,)))
     Page(html)
     assert len(html.encode()) < 2_000_000
 
@@ -250,7 +250,7 @@ def test_rows_inside_the_page_can_be_unpacked(html: str) -> None:
 
 
 def test_json_says_the_same() -> None:
-    told = json.loads(as_json(example.facts()))
+    told = json.loads(report_facts_to_json(example.facts()))
     assert told["verdict_sentence"] == example.facts().verdict_sentence
     del told["verdict_sentence"]
     assert ReportFacts.model_validate(told) == example.facts()
@@ -261,7 +261,7 @@ def test_findings_say_whether_the_data_are_fit(html: str, page: Page) -> None:
     assert "The data are not fit to train on yet" in head
     for said in ("✗ serious", "! warning", "What to do.", "exclude_ids", "3.1 %", "2.4 % to 4.0 %", "answer_quality"):
         assert said in rest
-    alone = render(example.facts(evaluations=()))
+    alone = render_report_page(example.facts(evaluations=()))
     assert alone.partition('class="lead">')[2].startswith("The data are not fit to train on yet")
 
 
@@ -285,8 +285,8 @@ def test_rows_stand_as_the_model_sees_them(html: str) -> None:
 
 
 def test_long_stretches_lose_their_middle() -> None:
-    read, trained = (StretchFact(text=f"a{'x' * 7000}z", trained=trained) for trained in (False, True))
-    found = stretches(SequenceFact(tokens=9, trained_tokens=4, stretches=(read, trained)))
+    read, trained = (TokenSpanFact(text=f"a{'x' * 7000}z", trained=trained) for trained in (False, True))
+    found = shorten_token_spans(SequenceFact(tokens=9, trained_tokens=4, stretches=(read, trained)))
     assert [len(one.text) for one in found] == [LONG_READ + 22, LONG_TRAINED + 22]
     assert found[0].text[0] + found[0].text[-1] == "az"
     assert "[…5,402 characters…]" in found[0].text

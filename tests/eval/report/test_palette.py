@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.eval.report.palette import DARK, HEAT, LIGHT, MARK_PAIRS, TEXT_PAIRS, blend, contrast, heat
+from luthier.eval.report.palette import DARK, HEAT, LIGHT, MARK_PAIRS, TEXT_PAIRS, blend, build_heat_colors, contrast
 
 SCHEMES = {"light": LIGHT, "dark": DARK}
 colours = st.integers(0, 0xFFFFFF).map(lambda value: f"#{value:06x}")
@@ -40,6 +40,6 @@ def test_marks_can_be_seen(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_counts_in_a_heat_table_can_be_read(scheme: str) -> None:
-    steps = heat(SCHEMES[scheme])
+    steps = build_heat_colors(SCHEMES[scheme])
     assert len(steps) == len(HEAT)
     assert [step for step in steps if contrast(*step) < 4.5] == []

@@ -6,7 +6,7 @@ import json
 
 from luthier.eval.report.collect_tuning import _log, _samples
 from luthier.eval.report.facts.tuning import LogPoint, SampleFact, TuningFacts
-from luthier.eval.report.html import render
+from luthier.eval.report.html import render_report_page
 from tests.eval.report import example
 
 LINES = [
@@ -49,7 +49,7 @@ def test_one_reward_alone_is_not_shown_twice() -> None:
 
 
 def test_the_page_shows_curves_and_answers_as_text() -> None:
-    page = render(example.facts(tunings=(tuning(),)))
+    page = render_report_page(example.facts(tunings=(tuning(),)))
     assert "Reward and divergence during training" in page
     assert "How the loss fell" not in page
     assert "equal_prompts" in page
@@ -62,19 +62,19 @@ def test_held_out_rewards_are_told_from_those_of_the_training() -> None:
     lines[4] |= {"held_out_loss": -0.4, "held_out_reward": 0.4}
     facts = tuning().model_copy(update={"log": _log(lines)})
     assert (facts.log[4].held_out_loss, facts.log[4].held_out) == (None, {"reward": 0.4})
-    assert ">held out reward<" in render(example.facts(tunings=(facts,)))
+    assert ">held out reward<" in render_report_page(example.facts(tunings=(facts,)))
 
 
 def test_the_page_says_why_a_training_ended_early() -> None:
     why = "after step 5: its answers are 0.7 nats a token away from where it began, and 0.5 are allowed (stop.kl)"
-    assert f"<dt>Stopped</dt><dd>{why}</dd>" in render(
+    assert f"<dt>Stopped</dt><dd>{why}</dd>" in render_report_page(
         example.facts(tunings=(tuning().model_copy(update={"stopped": why}),))
     )
-    assert "<dt>Stopped</dt>" not in render(example.facts(tunings=(tuning(),)))
+    assert "<dt>Stopped</dt>" not in render_report_page(example.facts(tunings=(tuning(),)))
 
 
 def test_a_training_on_given_answers_is_shown_as_before() -> None:
-    page = render(example.facts())
+    page = render_report_page(example.facts())
     assert "How the loss fell" in page
     assert "The same prompts over time" not in page
     assert LogPoint(step=1).drawn == {}

@@ -6,10 +6,10 @@ import pytest
 
 from eval.evaluations import evaluation
 from luthier.core.store import Store
-from luthier.eval.report.collect import collect
+from luthier.eval.report.collect import collect_report_facts
 from luthier.eval.report.collect_findings import run_facts
-from luthier.eval.report.html import render
-from luthier.eval.report.markdown import markdown
+from luthier.eval.report.html import render_report_page
+from luthier.eval.report.markdown import render_report_markdown
 from luthier.metrics.paired import holm
 
 
@@ -36,10 +36,10 @@ def test_other_rows_are_not_compared_and_the_page_says_why(store: Store) -> None
     _, other = run_facts(told)
     assert other.compared == ()
     assert "not about the same rows" in other.why
-    facts = collect("r", "", {"one": told["one"]}, compare_with={"<b>two</b>": told["two"]})
+    facts = collect_report_facts("r", "", {"one": told["one"]}, compare_with={"<b>two</b>": told["two"]})
     assert len(facts.evaluations) == 1
     assert [run.name for run in facts.runs] == ["one", "<b>two</b>"]
-    page, text = render(facts), markdown(facts)
+    page, text = render_report_page(facts), render_report_markdown(facts)
     assert 'id="runs"' in page
     assert "<b>two</b>" not in page
     assert "Not compared:" in page
@@ -48,6 +48,6 @@ def test_other_rows_are_not_compared_and_the_page_says_why(store: Store) -> None
 
 
 def test_one_alone_has_nobody_beside_it(store: Store) -> None:
-    facts = collect("r", "", {"one": evaluation(store, {"tuned": 0.9})})
+    facts = collect_report_facts("r", "", {"one": evaluation(store, {"tuned": 0.9})})
     assert facts.runs == ()
-    assert "Side by side" not in render(facts) + markdown(facts)
+    assert "Side by side" not in render_report_page(facts) + render_report_markdown(facts)

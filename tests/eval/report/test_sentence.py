@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import LOWER_IS_BETTER, ComparisonFact, ModelFacts
 from luthier.eval.report.views import key_figures
-from luthier.eval.report.wording import HUNDRED, OPEN, points, rows_per_hundred, standing, verdict_sentence
+from luthier.eval.report.wording import (
+    HUNDRED,
+    OPEN,
+    classify_comparison,
+    format_points,
+    rows_per_hundred,
+    verdict_sentence,
+)
 from luthier.metrics.metric import Metric
 from tests.eval.report import example
 
@@ -95,21 +102,21 @@ def test_a_score_that_could_not_be_measured() -> None:
 
 
 def test_standing_follows_interval_test_and_direction() -> None:
-    assert standing(of("accuracy", 0.1, 0.05)) == "better"
-    assert standing(of("accuracy", 0.1, 0.2)) == "unclear"
-    assert standing(of("accuracy", 0.1, 0.05, p=0.2)) == "unclear"
-    assert standing(of("perplexity", -1.0, 0.5)) == "better"
-    assert standing(of("wer", 0.1, 0.05)) == "worse"
-    assert standing(of("accuracy", 0.1, 0.05).model_copy(update={"p_holm": 0.06})) == "unclear"
-    assert standing(ComparisonFact(a="a", b="b", metric="accuracy", difference=0.1)) == "unclear"
+    assert classify_comparison(of("accuracy", 0.1, 0.05)) == "better"
+    assert classify_comparison(of("accuracy", 0.1, 0.2)) == "unclear"
+    assert classify_comparison(of("accuracy", 0.1, 0.05, p=0.2)) == "unclear"
+    assert classify_comparison(of("perplexity", -1.0, 0.5)) == "better"
+    assert classify_comparison(of("wer", 0.1, 0.05)) == "worse"
+    assert classify_comparison(of("accuracy", 0.1, 0.05).model_copy(update={"p_holm": 0.06})) == "unclear"
+    assert classify_comparison(ComparisonFact(a="a", b="b", metric="accuracy", difference=0.1)) == "unclear"
 
 
 def test_points_are_said_in_the_metrics_own_scale() -> None:
-    assert points(0.041, "accuracy") == "4.1 points of accuracy"
-    assert points(-0.01, "macro_f1") == "1.0 point of macro F1"
-    assert points(3.25, "bleu") == "3.2 points of BLEU"
-    assert points(1.5, "perplexity") == "1.50 of perplexity"
-    assert points(0.02, "rougeL") == "2.0 points of ROUGE-L"
+    assert format_points(0.041, "accuracy") == "4.1 points of accuracy"
+    assert format_points(-0.01, "macro_f1") == "1.0 point of macro F1"
+    assert format_points(3.25, "bleu") == "3.2 points of BLEU"
+    assert format_points(1.5, "perplexity") == "1.50 of perplexity"
+    assert format_points(0.02, "rougeL") == "2.0 points of ROUGE-L"
 
 
 def test_what_it_means_to_people() -> None:
@@ -119,7 +126,7 @@ def test_what_it_means_to_people() -> None:
 
 
 def test_directions_and_scales_are_those_of_the_metrics() -> None:
-    known = members(Metric)
+    known = components_by_kind(Metric)
     assert {kind for kind, metric in known.items() if metric.better == "lower"} == LOWER_IS_BETTER
     assert {kind for kind, metric in known.items() if metric.whole() == 100} == HUNDRED
     assert {kind for kind, metric in known.items() if metric.bounds[1] > 2} == HUNDRED | OPEN | {"wer", "cer"}
@@ -145,8 +152,8 @@ def test_what_is_surely_better_is_better_by_something() -> None:
     )
     facts = example.evaluation(comparisons=(example.comparison("base", 0.03, 0.0297, 0.02),))
     assert "by 3.0 points of accuracy (95 % interval 0.03 to 5.97, p = 0.040)" in verdict_sentence(facts)
-    assert points(0.0, "accuracy") == "0.0 points of accuracy"
-    assert points(0.0004, "perplexity") == "0.0004 of perplexity"
+    assert format_points(0.0, "accuracy") == "0.0 points of accuracy"
+    assert format_points(0.0004, "perplexity") == "0.0004 of perplexity"
 
 
 def test_a_model_that_is_named_takes_the_place_of_the_base_model() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.core.errors import SourceLocation
 from luthier.eval.report.facts.report import GateFacts, ReportFacts, RuleFacts
-from luthier.eval.report.verdicts import junit, workflow_commands
+from luthier.eval.report.verdicts import render_junit_xml, workflow_commands
 from tests.eval.report import example
 
 
@@ -32,7 +32,7 @@ def _suites(text: str) -> list[junitparser.TestSuite]:
 
 
 def test_junit_is_what_another_parser_reads() -> None:
-    (suite,) = _suites(junit(THREE))
+    (suite,) = _suites(render_junit_xml(THREE))
     assert (suite.name, suite.tests, suite.failures, suite.errors) == ("gate", 3, 1, 1)
     cases = {case.name: case for case in suite}
     assert cases["accuracy > base"].is_passed
@@ -46,7 +46,7 @@ def test_junit_is_what_another_parser_reads() -> None:
 
 
 def test_counts_agree_with_a_parser_that_counts_again() -> None:
-    text = junit(example.facts())
+    text = render_junit_xml(example.facts())
     parsed = junitparser.JUnitXml.fromstring(text.encode())
     told = [(suite.tests, suite.failures, suite.errors) for suite in parsed]
     for suite in parsed:
@@ -56,7 +56,7 @@ def test_counts_agree_with_a_parser_that_counts_again() -> None:
 
 @pytest.mark.parametrize("hostile", ["<b>&amp;\"'", "]]>", "nul \x00 and \x1b[31m", "\ud800 alone", "naïve 测试 🎻"])
 def test_any_text_makes_whole_xml(hostile: str) -> None:
-    (suite,) = _suites(junit(_facts((f"accuracy > {hostile}", "FAIL", hostile))))
+    (suite,) = _suites(render_junit_xml(_facts((f"accuracy > {hostile}", "FAIL", hostile))))
     (case,) = suite
     kept = re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "\ufffd", hostile)
     assert case.name == f"accuracy > {kept}"
@@ -64,7 +64,9 @@ def test_any_text_makes_whole_xml(hostile: str) -> None:
 
 
 def test_junit_of_no_gates_has_no_suites() -> None:
-    assert list(junitparser.JUnitXml.fromstring(junit(ReportFacts(title="empty", created="")).encode())) == []
+    assert (
+        list(junitparser.JUnitXml.fromstring(render_junit_xml(ReportFacts(title="empty", created="")).encode())) == []
+    )
 
 
 def test_annotations_stand_at_the_rules_lines() -> None:

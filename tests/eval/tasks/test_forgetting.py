@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.forgetting.items import items
+from luthier.eval.forgetting.items import load_forgetting_questions
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.eval.task import TaskContext
@@ -23,7 +23,7 @@ from luthier.models.lm.base import Response
 
 
 def test_questions_are_sound() -> None:
-    every = items()
+    every = load_forgetting_questions()
     assert 150 <= len(every) <= 200
     assert len({one.question for one in every}) == len(every)
     assert all(len({one.right, *one.wrong}) == 4 for one in every)
@@ -41,7 +41,7 @@ def test_grading(tmp_path: Path) -> None:
     told[0][0] = Response(logprob=-3.5, tokens=2)
     graded = exam.grade(told)
     assert graded.columns["acc"].each[:2] == (1.0, 0.0)
-    assert graded.predictions[:2] == [items()[0].right, items()[1].wrong[0]]
+    assert graded.predictions[:2] == [load_forgetting_questions()[0].right, load_forgetting_questions()[1].wrong[0]]
     assert 0 < graded.columns["share"].each[1] < graded.columns["share"].each[0] < 0.6
 
 
@@ -49,7 +49,7 @@ def test_a_model_that_tells_nothing_apart_is_not_right(tmp_path: Path) -> None:
     (exam,) = Forgetting().exams(TaskContext(base=tmp_path, examples=(), say=print))
     graded = exam.grade([[Response(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
     assert not any(graded.columns["acc"].each)
-    assert graded.predictions[0] == items()[0].wrong[-1]
+    assert graded.predictions[0] == load_forgetting_questions()[0].wrong[-1]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luthier.eval.evaluator import EvaluationResults, _notes
 from luthier.eval.lm_eval.task import _column
 from luthier.eval.task import BenchmarkTask, TaskResult
-from luthier.metrics.columns import Column, CorpusScores, TaskScores
+from luthier.metrics.columns import CorpusScores, TaskScores, WeightedColumn
 from luthier.metrics.kinds.translation import Bleu
 from luthier.models.lm.base import Response
 
@@ -51,5 +51,5 @@ def test_what_was_lost_is_told_in_points_of_its_scale() -> None:
     lost = bleu.losses()["sums.bleu"].difference
     assert 10 < lost < 100
     assert f"is {lost:.1f} points lower" in next(iter(_notes(bleu)))
-    acc = sitting("acc", Column.of("share", [0.0] * 30), Column.of("share", [1.0] * 30))
+    acc = sitting("acc", WeightedColumn.of("share", [0.0] * 30), WeightedColumn.of("share", [1.0] * 30))
     assert "is 100.0 points lower" in next(iter(_notes(acc)))

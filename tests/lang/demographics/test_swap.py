@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from luthier.lang.demographics.groups import pairs, values
+from luthier.lang.demographics.groups import counterpart_words, interchangeable_values
 from luthier.lang.demographics.pronouns import other_pronoun
 from luthier.lang.demographics.swap import Swapper
-from luthier.lang.demographics.words import pieces
+from luthier.lang.demographics.words import split_into_words
 
 CROWS = Path(__file__).resolve().parents[4] / "shared" / "data" / "crows_pairs"
 
@@ -56,7 +56,7 @@ def test_gender_with_its_grammar(before: str, after: str) -> None:
 def test_a_nationality_is_the_same_other_one_throughout() -> None:
     made = _other("I am from Germany, my German card failed, as Germans say. An Italian told me.", "nationality")
     country, adjective = made.split("from ")[1].split(",")[0], made.split("my ")[1].split(" card")[0]
-    family = next(one for alike in values("nationality") for one in alike if one[0] == country)
+    family = next(one for alike in interchangeable_values("nationality") for one in alike if one[0] == country)
     assert family[1] == adjective
     assert family[2] in made
     assert "German" not in made
@@ -66,7 +66,12 @@ def test_a_nationality_is_the_same_other_one_throughout() -> None:
 def test_who_is_called_by_a_nationality_is_called_so_still(seed: int) -> None:
     """An American became "a Turkish"."""
     made = _other("An American called.", "nationality", seed=seed).split()[1]
-    assert any(made == one[1] and one[2] == f"{made}s" for alike in values("nationality") for one in alike if one[2:])
+    assert any(
+        made == one[1] and one[2] == f"{made}s"
+        for alike in interchangeable_values("nationality")
+        for one in alike
+        if one[2:]
+    )
 
 
 def test_names_go_to_those_of_the_other_origin_and_keep_their_gender() -> None:
@@ -81,7 +86,7 @@ def test_age_is_said_of_people_alone() -> None:
 def test_a_swap_of_gender_goes_back() -> None:
     text = "He said his sister and her husband gave him the keys; the girls are hers."
     assert _other(_other(text)) == text
-    table = pairs("gender")
+    table = counterpart_words("gender")
     assert all(other in table for others in table.values() for other in others)
 
 
@@ -94,7 +99,7 @@ def test_pronouns_of_real_sentence_pairs() -> None:
     with next(CROWS.glob("*.csv")).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             for one, two in (("sent_more", "sent_less"), ("sent_less", "sent_more")):
-                before, after = pieces(row[one]), pieces(row[two])
+                before, after = split_into_words(row[one]), split_into_words(row[two])
                 if len(before) != len(after):
                     continue
                 for place, (old, new) in enumerate(zip(before, after, strict=True)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.core.scorer import Scored, ScorerContext
+from luthier.core.scorer import ScorerContext, ScorerRow
 from luthier.metrics.kinds.code import PassAtK
 from luthier.metrics.metric import EvalPredictions, measure_all
 from luthier.metrics.scorers.unit_tests import UnitTestScorer
@@ -26,8 +26,8 @@ def desk(folder: Path) -> ScorerContext:
 @pytest.mark.skipif((platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="needs Linux on x86_64")
 def test_programs_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        Scored(prediction=FENCED, references=(TESTS,), samples=(WRONG, RIGHT)),
-        Scored(prediction="no program at all", references=(TESTS,), samples=("import os; os._exit(0)", WRONG)),
+        ScorerRow(prediction=FENCED, references=(TESTS,), samples=(WRONG, RIGHT)),
+        ScorerRow(prediction="no program at all", references=(TESTS,), samples=("import os; os._exit(0)", WRONG)),
     ]
     found = UnitTestScorer().columns(rows, desk(tmp_path))
     assert found == {"passed": [2.0, 0.0], "programs": [3.0, 3.0]}

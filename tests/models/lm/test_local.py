@@ -16,7 +16,7 @@ from luthier.models.lm.base import (
     LoglikelihoodRequest,
     Request,
     RollingRequest,
-    until,
+    truncate_at_stop,
 )
 from luthier.models.lm.local import LocalLM
 
@@ -120,5 +120,5 @@ def test_a_prompt_stands_in_front(lm: LocalLM) -> None:
 
 
 def test_until_ends_at_the_first() -> None:
-    assert until("one, two. three", (".", ",")) == "one"
-    assert until("one", ("",)) == "one"
+    assert truncate_at_stop("one, two. three", (".", ",")) == "one"
+    assert truncate_at_stop("one", ("",)) == "one"

@@ -19,8 +19,8 @@ from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
 from luthier.models.lm import openai_client
 from luthier.models.lm.base import NO_LABEL, ChoiceRequest, GenerateRequest
-from luthier.models.lm.openai_client import EndpointLM, named, shares
-from luthier.models.load import is_endpoint, load
+from luthier.models.lm.openai_client import EndpointLM, match_option, score_options_by_first_token
+from luthier.models.load import is_endpoint, load_model
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.recipe.schema import Recipe
 from models.making import make_base
@@ -212,10 +212,10 @@ def test_so_many_calls_are_under_way_at_once(server: Server, tmp_path: Path, at_
 
 def test_shares_count_only_what_tells_options_apart() -> None:
     first = {"a": math.log(0.5), "ab": math.log(0.2), "ac": math.log(0.1)}
-    told = shares(first, ["abc", "acd", "zzz"])
+    told = score_options_by_first_token(first, ["abc", "acd", "zzz"])
     assert told[:2] == pytest.approx([math.log(0.2), math.log(0.1)])
     assert told[2] == pytest.approx(math.log(0.2 / 3))
-    assert named('"Zzz"!', ["abc", "zzz"]) == 1
+    assert match_option('"Zzz"!', ["abc", "zzz"]) == 1
 
 
 def test_a_base_that_is_an_endpoint_has_no_weights(server: Server, tmp_path: Path) -> None:
@@ -226,4 +226,4 @@ def test_a_base_that_is_an_endpoint_has_no_weights(server: Server, tmp_path: Pat
     assert made.read_json("model.json")["name"] == "tiny"
     assert all(KEY not in path.read_text() for path in made.folder.iterdir())
     with pytest.raises(ModelError, match="is an endpoint: its weights are not here"):
-        load(made)
+        load_model(made)

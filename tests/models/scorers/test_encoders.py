@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ModelError
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
 from luthier.models.scorers.bertscore import BertScores
 from luthier.models.scorers.faithfulness import Inference
-from luthier.models.scorers.fluency import BaseModel
+from luthier.models.scorers.fluency import FluencyScorer
 from luthier.models.scorers.relevance import EmbeddingScorer
 from tests.workshop import tiny_encoder, tiny_model, tiny_tokenizer
 
 TEXTS = ["my card was refused", "The weather is fine today, is it not?", "refused", "x", "where is my money"]
 ROWS = [
-    Scored(question=f"what about {text}", prediction=text, references=(TEXTS[place - 1], text.upper()))
+    ScorerRow(question=f"what about {text}", prediction=text, references=(TEXTS[place - 1], text.upper()))
     for place, text in enumerate(TEXTS)
 ]
 
@@ -37,7 +37,7 @@ def test_fluency_is_transformers_likelihood(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tiny_model(tmp_path / "model")
-    scorer = BaseModel(model=str(folder))
+    scorer = FluencyScorer(model=str(folder))
     found = scorer.columns(ROWS, desk(tmp_path))
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).float()
     for place, text in enumerate(TEXTS):
@@ -47,7 +47,7 @@ def test_fluency_is_transformers_likelihood(tmp_path: Path) -> None:
         assert found["fluency_tokens"][place] == ids.shape[1] - 1
         assert found["fluency_logprob"][place] == pytest.approx(-float(loss) * (ids.shape[1] - 1), abs=1e-3)
     check_alone(scorer, tmp_path, found)
-    empty = scorer.columns([Scored(prediction="", references=("a",))], desk(tmp_path))
+    empty = scorer.columns([ScorerRow(prediction="", references=("a",))], desk(tmp_path))
     assert empty == {"fluency_logprob": [None], "fluency_tokens": [None]}
 
 
@@ -76,9 +76,9 @@ def test_bertscore_by_its_definition(layer: int | None, tmp_path: Path) -> None:
         wanted = max(_plain_f1(folder, row.prediction, text, -1 if layer is None else layer) for text in row.references)
         assert score == pytest.approx(wanted, abs=1e-5)
     check_alone(scorer, tmp_path, found)
-    same = scorer.columns([Scored(prediction="as it is", references=("as it is",))], desk(tmp_path))
+    same = scorer.columns([ScorerRow(prediction="as it is", references=("as it is",))], desk(tmp_path))
     assert same["bertscore"] == [pytest.approx(1, abs=1e-5)]
-    assert scorer.columns([Scored(prediction="", references=("a",))], desk(tmp_path))["bertscore"] == [0.0]
+    assert scorer.columns([ScorerRow(prediction="", references=("a",))], desk(tmp_path))["bertscore"] == [0.0]
 
 
 def tiny_bert(folder: Path) -> Path:
@@ -107,7 +107,7 @@ def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path / "bert")
     said, real = [row.prediction.lower() for row in ROWS], [row.references[0].lower() for row in ROWS]
     wanted = bert_score.score(said, real, model_type=str(folder), num_layers=3, batch_size=1)[2].tolist()
-    rows = [Scored(prediction=one, references=(other,)) for one, other in zip(said, real, strict=True)]
+    rows = [ScorerRow(prediction=one, references=(other,)) for one, other in zip(said, real, strict=True)]
     assert BertScores(model=str(folder)).columns(rows, desk(tmp_path))["bertscore"] == pytest.approx(wanted, abs=1e-5)
 
 
@@ -147,11 +147,11 @@ def test_faithfulness_is_the_share_of_entailment(tmp_path: Path) -> None:
 def test_relevance_knows_which_answer_is_about_the_question(tmp_path: Path) -> None:
     asked = ["how do I reset my password", "where is the nearest branch", "why was my card refused"] * 6
     told = [f"{question}: this is how" for question in asked]
-    rows = [Scored(question=one, prediction=other, references=("",)) for one, other in zip(asked, told, strict=True)]
-    turned = [Scored(question=one, prediction=other, references=("",))
+    rows = [ScorerRow(question=one, prediction=other, references=("",)) for one, other in zip(asked, told, strict=True)]
+    turned = [ScorerRow(question=one, prediction=other, references=("",))
               for one, other in zip(asked, [*told[1:], told[0]], strict=True)]  # fmt: skip
     near, far = (EmbeddingScorer().columns(some, desk(tmp_path))["relevance"] for some in (rows, turned))
     assert min(score for score in near if score is not None) > max(score for score in far if score is not None)
-    assert EmbeddingScorer().columns([*rows, Scored(question="", prediction="", references=("",))], desk(tmp_path))[
+    assert EmbeddingScorer().columns([*rows, ScorerRow(question="", prediction="", references=("",))], desk(tmp_path))[
         "relevance"
     ][-1] is None  # fmt: skip

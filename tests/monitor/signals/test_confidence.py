@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from luthier.core.errors import DataError
-from luthier.monitor.baseline import FEWEST, stated, sure
+from luthier.monitor.baseline import FEWEST, compute_confidence, undo_temperature
 from luthier.monitor.signal import ReportRow, SignalValue, TrainingSample
 from luthier.monitor.signals.calibration import Calibration
 from luthier.monitor.signals.confidence import Confidence
@@ -76,14 +76,14 @@ def test_the_served_models_calibration_is_no_change(tmp_path: Path) -> None:
 
 def test_probabilities_are_those_of_the_evaluation() -> None:
     one = trace(1, scores={"a": 0.5, "b": 0.25, "c": 0.25}, parameters={"calibration": 2.0})
-    assert stated(one) == pytest.approx({"a": 2 / 3, "b": 1 / 6, "c": 1 / 6})
-    assert stated(trace(1, scores={"a": 0.9, "b": 0.1})) == pytest.approx({"a": 0.9, "b": 0.1})
-    assert stated(trace(1)) is None
-    assert stated(trace(1, scores={"a": 1.0})) is None
-    assert stated(trace(1, scores={"a": 0.0, "b": 0.0})) is None
-    assert stated(trace(1, scores={"a": -0.5, "b": -1.5})) is None
-    assert sure([0.5, 0.25, 0.25]) == pytest.approx((0.5, stats.entropy([0.5, 0.25, 0.25])))
-    assert sure([1.0, 0.0]) == (1.0, 0.0)
+    assert undo_temperature(one) == pytest.approx({"a": 2 / 3, "b": 1 / 6, "c": 1 / 6})
+    assert undo_temperature(trace(1, scores={"a": 0.9, "b": 0.1})) == pytest.approx({"a": 0.9, "b": 0.1})
+    assert undo_temperature(trace(1)) is None
+    assert undo_temperature(trace(1, scores={"a": 1.0})) is None
+    assert undo_temperature(trace(1, scores={"a": 0.0, "b": 0.0})) is None
+    assert undo_temperature(trace(1, scores={"a": -0.5, "b": -1.5})) is None
+    assert compute_confidence([0.5, 0.25, 0.25]) == pytest.approx((0.5, stats.entropy([0.5, 0.25, 0.25])))
+    assert compute_confidence([1.0, 0.0]) == (1.0, 0.0)
 
 
 def test_the_size_of_a_change_is_welchs(tmp_path: Path) -> None:

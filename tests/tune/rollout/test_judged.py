@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.models.packing.pack import TokenRow, pack
-from luthier.tune.policy import clipped, divergence, of_sequence, outside, truncated
+from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.tune.policy import (
+    average_row_log_ratio,
+    compute_clipped_loss,
+    estimate_kl,
+    mark_clipped_tokens,
+    truncate_importance_ratio,
+)
 from luthier.tune.rollout.scores import RolloutBatch
 from policies import Script, policy_of
 
@@ -76,10 +82,10 @@ def test_the_best_are_kept_and_of_equal_ones_the_first() -> None:
 def test_the_clipped_surrogate_has_no_gradient_outside_and_only_there() -> None:
     log_ratio = torch.tensor([-0.5, -0.5, 0.0, 0.1, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
     advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
-    loss = clipped(log_ratio.exp(), advantage, 0.2, 0.28)
+    loss = compute_clipped_loss(log_ratio.exp(), advantage, 0.2, 0.28)
     loss.sum().backward()
     assert log_ratio.grad is not None
-    still = outside(log_ratio.detach().exp(), advantage, 0.2, 0.28)
+    still = mark_clipped_tokens(log_ratio.detach().exp(), advantage, 0.2, 0.28)
     assert still.tolist() == [0, 1, 0, 0, 1, 0]
     assert (log_ratio.grad == 0).tolist() == still.bool().tolist()
     assert loss[4].item() == pytest.approx(-1.28)
@@ -87,14 +93,14 @@ def test_the_clipped_surrogate_has_no_gradient_outside_and_only_there() -> None:
 
 def test_a_sequence_has_the_geometric_mean_of_its_tokens() -> None:
     rows = [TokenRow([1, 2, 3], [0.0, 1.0, 1.0]), TokenRow([1, 4], [0.0, 1.0]), TokenRow([1, 2], [0.0, 0.0])]
-    found = of_sequence(torch.tensor([0.2, 0.4, -1.0]), pack(rows))
+    found = average_row_log_ratio(torch.tensor([0.2, 0.4, -1.0]), build_pack(rows))
     assert found.tolist() == pytest.approx([0.3, 0.3, -1.0])
 
 
 def test_corrections_and_divergences() -> None:
     old, written = torch.tensor([-1.0, -1.0, -3.0]), torch.tensor([-1.0, -3.0, -1.0])
-    assert truncated(old, written, 2.0).tolist() == pytest.approx([1.0, 2.0, math.exp(-2)])
+    assert truncate_importance_ratio(old, written, 2.0).tolist() == pytest.approx([1.0, 2.0, math.exp(-2)])
     apart = torch.tensor([-1.0, -2.0])
     reference = torch.tensor([-2.0, -1.0])
-    assert divergence(apart, reference, "k2").tolist() == pytest.approx([0.5, 0.5])
-    assert divergence(apart, reference, "k3").tolist() == pytest.approx([math.exp(-1) - 1 + 1, math.exp(1) - 1 - 1])
+    assert estimate_kl(apart, reference, "k2").tolist() == pytest.approx([0.5, 0.5])
+    assert estimate_kl(apart, reference, "k3").tolist() == pytest.approx([math.exp(-1) - 1 + 1, math.exp(1) - 1 - 1])

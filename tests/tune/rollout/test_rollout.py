@@ -12,16 +12,16 @@ from typing import Any
 import polars
 import pytest
 
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.step import PlanContext
-from luthier.models.describe import describe
-from luthier.models.generate import rewards, score_options
-from luthier.models.load import load
+from luthier.models.describe import describe_model_folder
+from luthier.models.generate import compute_model_rewards, score_options
+from luthier.models.load import load_model
 from luthier.models.packing.pack import TokenRow
 from luthier.models.reward_model import RewardModel
 from luthier.tune.rollout.rollout import Rollout
@@ -79,7 +79,7 @@ def test_as_many_answers_are_shown_as_are_asked_for(shop: Bench, shown: int) -> 
 def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> None:
     asked = step(max_train_samples=8)
     measures = asked.make(shop.work(asked))
-    parameters, written = describe(shop.base.folder).parameters, 8 * 6 * 4
+    parameters, written = describe_model_folder(shop.base.folder).parameters, 8 * 6 * 4
     drawing_s = written * 2 * parameters / measures["drawing_flops_per_s"]  # as long as answers may be
     assert measures["writing_s"] > 0
     assert 0 < drawing_s < 6 * measures["writing_s"]
@@ -161,12 +161,12 @@ def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learn
 
     monkeypatch.setattr(RewardModel, "__call__", spied)
     learnt(shop, step({"rewards": ["model"]}, reward_model="judge", max_train_samples=4), judge)
-    text, model = ChatTokenizer.load(shop.base.folder, before=prompt), load(judge, "float32").model
+    text, model = ChatTokenizer.load(shop.base.folder, before=prompt), load_model(judge, "float32").model
     for conversations, found in heard:
         if head == "sequence":
-            wanted = rewards(model, [row.ids for row in text.encode_many(conversations)])
+            wanted = compute_model_rewards(model, [row.ids for row in text.encode_many(conversations)])
         else:
-            asked = [text.options(Verdict().build_prompt(one), ("Yes", "No")) for one in conversations]
+            asked = [text.options(YesNoJudgePrompt().build_prompt(one), ("Yes", "No")) for one in conversations]
             sums = score_options(model, [before for before, _ in asked], [verdicts for _, verdicts in asked])
             wanted = [yes - no for yes, no in sums]
         assert found == pytest.approx(wanted, abs=1e-4)
@@ -256,8 +256,13 @@ def test_a_reward_that_is_gamed_stops_it(shop: Bench) -> None:
 
 
 def test_answers_do_not_depend_on_who_else_is_asked_and_differ_from_step_to_step() -> None:
-    from luthier.tune.rollout.generate import stream_of
+    from luthier.tune.rollout.generate import create_random_stream
 
-    names = [stream_of(7, step, 0, place, 3, sample) for step in range(8) for place in range(8) for sample in range(8)]
+    names = [
+        create_random_stream(7, step, 0, place, 3, sample)
+        for step in range(8)
+        for place in range(8)
+        for sample in range(8)
+    ]
     assert len(set(names)) == len(names)
-    assert stream_of(7, 1, 0, 2, 3, 4) == stream_of(7, 1, 0, 2, 3, 4) < 1 << 40
+    assert create_random_stream(7, 1, 0, 2, 3, 4) == create_random_stream(7, 1, 0, 2, 3, 4) < 1 << 40

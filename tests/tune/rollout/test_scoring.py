@@ -14,10 +14,10 @@ import pytest
 
 from luthier.core.errors import DataError, ModelError
 from luthier.core.scorer import ScorerContext
-from luthier.core.system.process import within
+from luthier.core.system.process import run_with_timeout
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.regex import RegexReward
-from luthier.tune.rollout.generate import score
+from luthier.tune.rollout.generate import score_completions
 from tuning import chat
 
 
@@ -58,7 +58,7 @@ def moody(**fields: Any) -> Reward:
 
 
 def test_rewards_are_weighed_added_and_told_apart(place: RewardContext) -> None:
-    found = score([moody(weight=2.0), RegexReward(pattern="2", weight=-1.0)], said("1", "2"), place)
+    found = score_completions([moody(weight=2.0), RegexReward(pattern="2", weight=-1.0)], said("1", "2"), place)
     assert found.parts == {"mood": [1.0, 2.0], "regex": [0.0, 1.0]}
     assert found.total == [2.0, 3.0]
     assert not found.faults
@@ -71,10 +71,10 @@ def test_rewards_are_weighed_added_and_told_apart(place: RewardContext) -> None:
 )  # fmt: skip
 def test_a_fault_stops_or_leaves_out_just_the_answer_that_it_is_about(bad: str, why: str, place: RewardContext) -> None:
     with pytest.raises(ModelError, match=f"the reward mood failed on an answer to example .*{why}") as caught:
-        score([moody()], said("1", bad, "3"), place)
+        score_completions([moody()], said("1", bad, "3"), place)
     assert caught.value.where.line == 3
     assert "leave_out" in caught.value.hint
-    found = score([moody(on_fault="leave_out"), RegexReward(pattern="3")], said("1", bad, "3"), place)
+    found = score_completions([moody(on_fault="leave_out"), RegexReward(pattern="3")], said("1", bad, "3"), place)
     assert [math.isnan(total) for total in found.total] == [False, True, False]
     assert found.total[2] == 4.0
     assert found.left_out == 1
@@ -83,30 +83,30 @@ def test_a_fault_stops_or_leaves_out_just_the_answer_that_it_is_about(bad: str, 
 
 def test_too_few_numbers_are_a_fault(place: RewardContext) -> None:
     with pytest.raises(ModelError, match="gave 0 numbers for 1 answers"):
-        score([moody()], said("7", "8"), place)
+        score_completions([moody()], said("7", "8"), place)
 
 
 def test_what_is_wrong_with_the_users_data_is_said_as_it_is(place: RewardContext) -> None:
     with pytest.raises(DataError, match="the row is wrong"):
-        score([moody(on_fault="leave_out")], said("mine"), place)
+        score_completions([moody(on_fault="leave_out")], said("mine"), place)
 
 
 def test_a_pattern_that_explodes_is_stopped(place: RewardContext) -> None:
     slow = RegexReward(pattern="(a+)+$", deadline_s=0.3, on_fault="leave_out")
-    found = score([slow], said("a" * 40 + "b", "aa"), place)
+    found = score_completions([slow], said("a" * 40 + "b", "aa"), place)
     assert math.isnan(found.total[0])
     assert found.total[1] == 1.0
 
 
 def test_work_has_a_deadline_in_any_thread() -> None:
-    assert within(5.0, lambda: 7) == 7
+    assert run_with_timeout(5.0, lambda: 7) == 7
     told: list[object] = []
 
     def elsewhere() -> None:
-        told.append(within(5.0, lambda: 8))
+        told.append(run_with_timeout(5.0, lambda: 8))
         for work in (lambda: time.sleep(2), lambda: 1 / 0):
             try:
-                within(0.1, work)
+                run_with_timeout(0.1, work)
             except (TimeoutError, ZeroDivisionError) as error:
                 told.append(type(error))
 
@@ -123,7 +123,7 @@ def test_a_timer_that_ran_before_goes_on() -> None:
     before = signal.signal(signal.SIGALRM, lambda number, frame: rang.append(number))
     signal.setitimer(signal.ITIMER_REAL, 30)
     try:
-        assert within(1.0, lambda: "done") == "done"
+        assert run_with_timeout(1.0, lambda: "done") == "done"
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 30
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -14,10 +14,10 @@ from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError
 from luthier.models.load import open_folder
 from luthier.models.packing.pack import TokenRow
-from luthier.tune.rollout.generate import RolloutPrompt, stream_of
+from luthier.tune.rollout.generate import RolloutPrompt, create_random_stream
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training.reference_logprobs import read_rows
+from luthier.tune.training.reference_logprobs import compute_row_logprobs
 from luthier.tune.writers.endpoint import EndpointRolloutWriter
 from policies import REGEX
 from tests.serving import Served, serving
@@ -48,11 +48,11 @@ def test_our_own_gateway_tells_every_token_with_its_likelihood(shop: Bench, serv
     text = ChatTokenizer.load(shop.base.folder)
     given = text.prompts([one.messages[:-1] for one in examples(6)])
     writer = EndpointRolloutWriter(url=f"{served.root}/v1", model="tiny")
-    prompts = [RolloutPrompt(ids, stream_of(1, at)) for at, ids in enumerate(given)]
+    prompts = [RolloutPrompt(ids, create_random_stream(1, at)) for at, ids in enumerate(given)]
     answers = writer.write(prompts, text, 24, tmp_path)
     model = open_folder(shop.base.folder, torch.float32)
     rows = [TokenRow([*one.prompt, *one.ids], [0.0] * len(one.prompt) + [1.0] * len(one.ids), "") for one in answers]
-    for answer, found in zip(answers, read_rows(model, rows, 1 << 14), strict=True):
+    for answer, found in zip(answers, compute_row_logprobs(model, rows, 1 << 14), strict=True):
         assert answer.logprobs == pytest.approx(found, abs=1e-4)
         assert answer.ended == (answer.ids[-1] in text.end_ids)
         assert answer.ended or len(answer.ids) == 24

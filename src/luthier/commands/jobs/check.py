@@ -11,9 +11,9 @@ from luthier.chat.messages import Message
 from luthier.commands.jobs.records import Method
 from luthier.core.errors import LuthierError
 from luthier.data.columns.cells import UnusableRowError
-from luthier.data.columns.turns import conversation
+from luthier.data.columns.turns import parse_conversation_cell
 from luthier.serve.openai.protocol import APIError
-from luthier.serve.openai.responses import read_json
+from luthier.serve.openai.responses import parse_strict_json
 
 LINE_BYTES = 8 << 20
 """The longest line."""
@@ -24,7 +24,7 @@ _INPUT = frozenset({"messages", "tools", "parallel_tool_calls"})
 _BOM = b"\xef\xbb\xbf"
 
 
-class Checked(NamedTuple):
+class TrainingFileSummary(NamedTuple):
     """What a file holds."""
 
     rows: int
@@ -32,14 +32,14 @@ class Checked(NamedTuple):
     """How many different answers there are, when these are few and come again and again; else 0."""
 
 
-def lines(path: Path, param: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def iterate_jsonl_objects(path: Path, param: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects of a JSONL file with their lines; `APIError` with the line that is none."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LINE_BYTES + 1):
             number += 1
             if len(line) > LINE_BYTES:
-                raise wrong(number, f"is longer than {LINE_BYTES >> 20} MiB", param)
+                raise invalid_line_error(number, f"is longer than {LINE_BYTES >> 20} MiB", param)
             text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
             if text:
                 yield number, _object(text, number, param)
@@ -48,37 +48,37 @@ def lines(path: Path, param: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def _object(line: bytes, number: int, param: str) -> Mapping[str, Any]:
     try:
         line.decode()
-        value = read_json(line)
+        value = parse_strict_json(line)
     except UnicodeDecodeError as error:
-        raise wrong(number, "is no UTF-8", param) from error
+        raise invalid_line_error(number, "is no UTF-8", param) from error
     except APIError as error:
-        raise wrong(number, error.message.replace("the body is no JSON", "is no JSON"), param) from error
+        raise invalid_line_error(number, error.message.replace("the body is no JSON", "is no JSON"), param) from error
     if not isinstance(value, dict):
-        raise wrong(number, "is no JSON object", param)
+        raise invalid_line_error(number, "is no JSON object", param)
     return value
 
 
-def check(path: Path, method: Method, param: str) -> Checked:
+def validate_training_file(path: Path, method: Method, param: str) -> TrainingFileSummary:
     """Read a file to its end; `APIError` with the first line that is wrong."""
     read = _supervised if method == "supervised" else _preference
     rows, answers = 0, set[str]()
-    for number, row in lines(path, param):
+    for number, row in iterate_jsonl_objects(path, param):
         try:
             answer = read(row)
         except UnusableRowError as error:
-            raise wrong(number, _told(error), param) from error
+            raise invalid_line_error(number, _told(error), param) from error
         except LuthierError as error:
-            raise wrong(number, error.message, param) from error
+            raise invalid_line_error(number, error.message, param) from error
         rows += 1
         if len(answers) <= _MOST_CLASSES:
             answers.add(answer)
     if not rows:
         raise APIError("the file holds no row", param=param, code="invalid_file")
     few = 1 < len(answers) <= _MOST_CLASSES and len(answers) * 4 <= rows
-    return Checked(rows, len(answers) if few else 0)
+    return TrainingFileSummary(rows, len(answers) if few else 0)
 
 
-def wrong(line: int, what: str, param: str) -> APIError:
+def invalid_line_error(line: int, what: str, param: str) -> APIError:
     """A line that cannot be learnt from."""
     return APIError(f"line {line}: {what}", param=param, code=f"invalid_{param}")
 
@@ -150,7 +150,7 @@ def _turns(value: Any, field: str) -> tuple[Message, ...]:
         if item.get("role") not in _ROLES:
             raise UnusableRowError(f"role {str(item.get('role'))[:40]!r} is unknown", where)
         _check_content(item, where)
-    return conversation(value, field)
+    return parse_conversation_cell(value, field)
 
 
 def _check_content(item: Mapping[str, Any], where: str) -> None:
@@ -169,7 +169,7 @@ def _check_tools(value: Any, field: str) -> None:
         raise UnusableRowError("expected a list of tool schemas", field)
 
 
-def check_lines(path: Path) -> None:
+def validate_jsonl_file(path: Path) -> None:
     """`APIError` with the first line that is no JSON object, or when there is none at all."""
-    if not sum(1 for _ in lines(path, "file")):
+    if not sum(1 for _ in iterate_jsonl_objects(path, "file")):
         raise APIError("the file holds no row", param="file", code="invalid_file")

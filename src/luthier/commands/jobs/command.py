@@ -12,20 +12,20 @@ from luthier.commands.jobs.service import JobService
 from luthier.commands.jobs.writing import RECIPE
 from luthier.core.db import Ledger, ledger_url
 from luthier.core.store import Store
-from luthier.recipe.planner import plan
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import store_here
 
 _EVENTS = 30
 
 
-def listed(count: int) -> list[dict[str, Any]]:
+def list_latest_jobs(count: int) -> list[dict[str, Any]]:
     """The latest jobs, the latest first."""
     with _desk() as service:
         return [_row(job) for job in service.book.everybody(limit=count)]
 
 
-def shown(job: str) -> dict[str, Any]:
+def describe_job(job: str) -> dict[str, Any]:
     """A job with the latest of its events, the earliest of them first."""
     with _desk() as service:
         found = service.book.any(job)
@@ -38,23 +38,28 @@ def shown(job: str) -> dict[str, Any]:
         return {**_row(found), **files, **more, "error": found.error, "recipe": path, "events": messages}
 
 
-def cancel(job: str) -> dict[str, Any]:
+def cancel_job(job: str) -> dict[str, Any]:
     """End a job."""
     with _desk() as service:
         return _row(service.cancel(service.book.any(job)))
 
 
-def needed_digests(store: Store) -> set[str]:
+def collect_job_digests(store: Store) -> set[str]:
     """What jobs that go on will make or read: their checkpoints may not be lost."""
     with Ledger(ledger_url(store.root)) as ledger:
         service = JobService(ledger, store)
         recipes = [
             service.folder(job.id) / RECIPE for job in service.book.everybody(states=("queued", "running", "paused"))
         ]
-    return {step.digest for recipe in recipes if recipe.is_file() for step in plan(Recipe.load(recipe), store, ())}
+    return {
+        step.digest
+        for recipe in recipes
+        if recipe.is_file()
+        for step in build_recipe_plan(Recipe.load(recipe), store, ())
+    }
 
 
-def lines(found: dict[str, Any]) -> Iterator[str]:
+def format_job_lines(found: dict[str, Any]) -> Iterator[str]:
     """A job as it is read on a terminal."""
     yield f"{found['id']} · {found['status']} · {found['method']} of {found['model']} · {found['made']}"
     yield ", ".join(f"{name} {value}" for name, value in found["hyperparameters"].items()) + f", seed {found['seed']}"

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import xxhash
 
 from luthier.commands.jobs.records import Purpose, Upload
-from luthier.commands.jobs.rows import owned, place_of, sort_key
+from luthier.commands.jobs.rows import build_cursor_tuple, build_owner_condition, sort_key
 from luthier.core.db import Ledger
-from luthier.core.files import sync, writing
-from luthier.serve.openai.protocol import APIError, Unavailable
+from luthier.core.files import sync, translate_write_errors
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
@@ -36,7 +36,7 @@ _SPARE_BYTES = 1 << 30
 _STALE_S = 3600.0
 
 
-class Files:
+class UploadStore:
     """The files of a store."""
 
     def __init__(self, ledger: Ledger, folder: Path) -> None:
@@ -47,14 +47,14 @@ class Files:
         return self.folder / file
 
     @contextmanager
-    def receiving(self, key: str | None, *, results: bool = False) -> Iterator[Incoming]:
+    def receiving(self, key: str | None, *, results: bool = False) -> Iterator[IncomingUpload]:
         """A place for a file that comes in pieces; what is not kept is removed. There is always room for `results`."""
-        with writing(self.folder):
+        with translate_write_errors(self.folder):
             self.folder.mkdir(0o700, parents=True, exist_ok=True)  # keys do not see each other's; nor do accounts
         left = FILE_BYTES if results else min(FILE_BYTES, KEY_BYTES - self._used(key))
         path = self.folder / f"{secrets.token_hex(8)}.part"
         with path.open("wb") as file:
-            incoming = Incoming(self, key, file, left)
+            incoming = IncomingUpload(self, key, file, left)
             try:
                 yield incoming
             finally:
@@ -67,14 +67,17 @@ class Files:
 
         with self._ledger.reading() as session:
             return int(
-                session.scalar(select(func.coalesce(func.sum(FileRow.bytes), 0)).where(owned(FileRow, key))) or 0
+                session.scalar(
+                    select(func.coalesce(func.sum(FileRow.bytes), 0)).where(build_owner_condition(FileRow, key))
+                )
+                or 0
             )
 
     def put(self, upload: Upload, source: Path) -> Upload:
         """Keep a file under its name; its row comes last."""
         from luthier.core.db.tables.jobs import FileRow
 
-        with writing(self.folder):
+        with translate_write_errors(self.folder):
             source.replace(self.path(upload.id))
             sync(self.folder)
         with self._ledger.writing() as session:
@@ -88,7 +91,9 @@ class Files:
         from luthier.core.db.tables.jobs import FileRow
 
         with self._ledger.reading() as session:
-            found = session.scalar(select(FileRow).where(FileRow.id == file, owned(FileRow, key), _lives()))
+            found = session.scalar(
+                select(FileRow).where(FileRow.id == file, build_owner_condition(FileRow, key), _lives())
+            )
             if found is None:
                 raise APIError(f"there is no file {file[:100]!r}", param=param, code="file_not_found", status=404)
             return _read(found)
@@ -101,12 +106,12 @@ class Files:
 
         from luthier.core.db.tables.jobs import FileRow
 
-        query = select(FileRow).where(owned(FileRow, key), _lives())
+        query = select(FileRow).where(build_owner_condition(FileRow, key), _lives())
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
         if after is not None:
             last = self.get(key, after, "after")
-            here, there = sort_key(FileRow), place_of(last.made_at, last.id)
+            here, there = sort_key(FileRow), build_cursor_tuple(last.made_at, last.id)
             query = query.where(here < there if newest else here > there)
         order = (FileRow.made_at.desc(), FileRow.id.desc()) if newest else (FileRow.made_at, FileRow.id)
         with self._ledger.reading() as session:
@@ -140,10 +145,10 @@ class Files:
                 part.unlink(missing_ok=True)
 
 
-class Incoming:
+class IncomingUpload:
     """A file that is on its way in."""
 
-    def __init__(self, files: Files, key: str | None, file: BinaryIO, most: int) -> None:
+    def __init__(self, files: UploadStore, key: str | None, file: BinaryIO, most: int) -> None:
         self._files, self._key, self._file, self._most = files, key, file, most
         self._digest = xxhash.xxh3_128()
         self.bytes = 0
@@ -155,7 +160,7 @@ class Incoming:
 
     def flush(self) -> None:
         """Let what came be read."""
-        with writing(self._files.folder):
+        with translate_write_errors(self._files.folder):
             self._file.flush()
 
     def write(self, piece: bytes) -> None:
@@ -164,14 +169,14 @@ class Incoming:
         if self.bytes > self._most:
             room = f"a file has at most {FILE_BYTES >> 20} MiB, and a key's files {KEY_BYTES >> 30} GiB together"
             raise APIError(room, param="file", code="file_too_large", status=413)
-        with writing(self._files.folder):
+        with translate_write_errors(self._files.folder):
             self._file.write(piece)
         self._digest.update(piece)
 
     def check_room(self) -> None:
-        """`Unavailable` when the disk is nearly full."""
+        """`ModelUnavailableError` when the disk is nearly full."""
         if shutil.disk_usage(self._files.folder).free < _SPARE_BYTES:
-            raise Unavailable("the server's disk is nearly full", status=507)
+            raise ModelUnavailableError("the server's disk is nearly full", status=507)
 
     def keep(self, filename: str, purpose: Purpose, expires_s: int | None = None) -> Upload:
         """Keep what came."""

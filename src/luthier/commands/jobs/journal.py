@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from luthier.commands.jobs.records import FineTuningJob
-from luthier.commands.jobs.results import named
+from luthier.commands.jobs.results import to_openai_metrics
 from luthier.commands.jobs.writing import TUNE
 from luthier.core.db import Ledger
 from luthier.core.events import RunEvent
-from luthier.core.render import ToFile
+from luthier.core.render import LogFileRenderer
 from luthier.serve.openai.protocol import APIError
 
 OWN = "journal.jsonl"
@@ -35,9 +35,9 @@ class JobEvent(NamedTuple):
     """Numbers of a training step."""
 
 
-def tell(folder: Path, text: str, kind: Literal["note", "warning", "failed"] = "note") -> None:
+def append_job_event(folder: Path, text: str, kind: Literal["note", "warning", "failed"] = "note") -> None:
     """Write down what was decided about a job."""
-    with ToFile(folder / OWN) as journal:
+    with LogFileRenderer(folder / OWN) as journal:
         journal(RunEvent(kind=kind, text=text))
 
 
@@ -105,7 +105,7 @@ class Journal:
         return JobEvent(name, at, level, f"{step}: {words}")
 
     def _metrics(self, name: str, at: float, record: Mapping[str, Any]) -> JobEvent:
-        measures = named(record["measures"])
+        measures = to_openai_metrics(record["measures"])
         step, loss = int(measures.pop("step")), measures.pop("train_loss", None)
         total = math.ceil(record.get("total", 0) / int(self._job.hyperparameters["batch_size"]))
         metrics: dict[str, Any] = {"step": step, "total_steps": total, "train_loss": loss}

@@ -9,13 +9,13 @@ from luthier.recipe.schema import Recipe
 _MEMORY = Path("/proc/meminfo")
 
 
-def needed_bytes(recipe: Path) -> int:
+def estimate_recipe_memory(recipe: Path) -> int:
     """The most memory that any step still to be made will take."""
     peaks = [step.forecast.peak_bytes or 0 for step in Recipe.load(recipe).plan() if step.forecast is not None]
     return max(peaks, default=0)
 
 
-def machine_bytes() -> tuple[int, int] | None:
+def read_machine_memory() -> tuple[int, int] | None:
     """Memory of this machine in all, and what is free now; None where the system does not say."""
     if not _MEMORY.is_file():
         return None

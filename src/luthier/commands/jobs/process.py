@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.files import writing
-from luthier.core.system.process import is_gone, named
+from luthier.core.files import translate_write_errors
+from luthier.core.system.process import is_gone, process_name_of
 
 SAID, LOG, BASE = "said.json", "log.txt", "base"
 _NICE = "10"
@@ -31,23 +31,23 @@ class ProcessOutcome(NamedTuple):
     """What it said was wrong; None when it was killed."""
 
 
-class Running:
+class JobProcess:
     """A run that is under way: started here, or found when the server came back."""
 
     def __init__(self, folder: Path, name: str, child: subprocess.Popen[bytes] | None = None) -> None:
         self.folder, self.name, self._child = folder, name, child
 
     @classmethod
-    def start(cls, recipe: Path, store: str) -> Running:
+    def start(cls, recipe: Path, store: str) -> JobProcess:
         """Begin, or go on where an earlier run was."""
         folder = recipe.parent.absolute()
         words = _words("run", str(folder / recipe.name), "--json")
-        with writing(folder), (folder / SAID).open("wb") as output, (folder / LOG).open("ab") as log:
+        with translate_write_errors(folder), (folder / SAID).open("wb") as output, (folder / LOG).open("ab") as log:
             child = subprocess.Popen(  # noqa: S603  # this very program
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=log, cwd=folder,
                 env={**os.environ, "LUTHIER_STORE": store}, start_new_session=True,
             )  # fmt: skip
-        return cls(folder, named(child.pid), child)
+        return cls(folder, process_name_of(child.pid), child)
 
     @property
     def over(self) -> bool:
@@ -66,10 +66,10 @@ class Running:
 
     def tell(self, how: signal.Signals) -> None:
         """Send a signal to it and to all that it started."""
-        end(self.name, how)
+        signal_process_group(self.name, how)
 
 
-def merged(model: str, folder: Path, store: str) -> Path:
+def export_merged_base(model: str, folder: Path, store: str) -> Path:
     """A tuned model as a whole one in a job's folder, from which the job goes on; `ModelError` when it has none."""
     to = folder.absolute() / BASE
     if not to.is_dir():
@@ -85,7 +85,7 @@ def merged(model: str, folder: Path, store: str) -> Path:
             raise ModelError(
                 what, where=SourceLocation(field="model"), hint="take the base model that it was tuned from"
             )
-        with writing(to):
+        with translate_write_errors(to):
             aside.rename(to)
     return to
 
@@ -96,18 +96,18 @@ def _words(*args: str) -> list[str]:
     return [*polite, sys.executable, "-P", "-m", "luthier", *args]
 
 
-def end(name: str, how: signal.Signals) -> None:
+def signal_process_group(name: str, how: signal.Signals) -> None:
     """Send a signal to the group of a process that is known by name; one that is gone is let be."""
     if is_gone(name):
         return
     host, _, space, number, _ = name.split("|")
-    mine = named(os.getpid()).split("|")
+    mine = process_name_of(os.getpid()).split("|")
     if (host, space) == (mine[0], mine[2]):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(int(number), how)
 
 
-def last_words(folder: Path) -> str:
+def read_log_tail(folder: Path) -> str:
     """The end of what a run wrote to its log."""
     with suppress(OSError):
         return (folder / LOG).read_bytes()[-_TAIL:].decode("utf-8", "replace").strip().rpartition("\n")[2][:500]

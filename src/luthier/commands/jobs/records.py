@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 
 State = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
@@ -36,7 +36,9 @@ class Upload:
 class JobRequest(BaseModel):
     """What somebody wants: a model, tuned on a file in some way."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     model: str
     """The base model, as it is called here, or the model of an earlier job."""

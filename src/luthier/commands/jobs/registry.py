@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from luthier.commands.jobs.records import ENDED, FineTuningJob, JobRequest, State
-from luthier.commands.jobs.rows import owned, place_of, sort_key
+from luthier.commands.jobs.rows import build_cursor_tuple, build_owner_condition, sort_key
 from luthier.core.db import Ledger
-from luthier.serve.openai.protocol import APIError, Busy
+from luthier.serve.openai.protocol import APIError, ServerBusyError
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
@@ -25,7 +25,7 @@ MOST_OPEN = 100
 """Jobs of one key that are not ended yet."""
 
 
-def new_name() -> str:
+def generate_job_name() -> str:
     """What no other job is called."""
     return f"ftjob-{secrets.token_hex(12)}"
 
@@ -37,7 +37,7 @@ class JobRepository:
         self._ledger = ledger
 
     def add(self, key: str | None, request: JobRequest, job: str) -> FineTuningJob:
-        """Take a wish in, under a name that `new_name` made."""
+        """Take a wish in, under a name that `generate_job_name` made."""
         from sqlalchemy import func, select
 
         from luthier.core.db.tables.jobs import JobRow
@@ -52,9 +52,9 @@ class JobRepository:
             deaths=0,
         )
         with self._ledger.writing() as session:
-            waiting = select(func.count()).where(owned(JobRow, key), JobRow.state.not_in(ENDED))
+            waiting = select(func.count()).where(build_owner_condition(JobRow, key), JobRow.state.not_in(ENDED))
             if (session.scalar(waiting) or 0) >= MOST_OPEN:
-                raise Busy(f"{MOST_OPEN} jobs of this key are not ended yet", retry_after_s=60)
+                raise ServerBusyError(f"{MOST_OPEN} jobs of this key are not ended yet", retry_after_s=60)
             session.add(row)
             session.flush()
             return _read(row)
@@ -65,7 +65,7 @@ class JobRepository:
 
         from luthier.core.db.tables.jobs import JobRow
 
-        found = self._found(select(JobRow).where(JobRow.id == job, owned(JobRow, key)))
+        found = self._found(select(JobRow).where(JobRow.id == job, build_owner_condition(JobRow, key)))
         if not found:
             what = f"there is no fine-tuning job {job[:100]!r}"
             raise APIError(what, param=param, code="fine_tune_not_found", status=404)
@@ -99,10 +99,10 @@ class JobRepository:
 
         from luthier.core.db.tables.jobs import JobRow
 
-        query = select(JobRow).where(owned(JobRow, key))
+        query = select(JobRow).where(build_owner_condition(JobRow, key))
         if after is not None:
             last = self.get(key, after, "after")
-            query = query.where(sort_key(JobRow) < place_of(last.made_at, last.id))
+            query = query.where(sort_key(JobRow) < build_cursor_tuple(last.made_at, last.id))
         for name, value in (metadata or {}).items():
             query = query.where(JobRow.request["metadata"][name].as_string() == value)
         return self._found(query.order_by(JobRow.made_at.desc(), JobRow.id.desc()).limit(limit))
@@ -139,7 +139,7 @@ class JobRepository:
             return [_read(row) for row in session.scalars(query)]
 
 
-def owners(ledger: Ledger, released: Mapping[str, Release]) -> dict[str, str | None]:
+def find_alias_owners(ledger: Ledger, released: Mapping[str, Release]) -> dict[str, str | None]:
     """Of released names those that jobs made, checkpoints too, by the key that wanted each."""
     from sqlalchemy import select
 

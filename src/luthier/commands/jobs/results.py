@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.artifact import Artifact
 
 if TYPE_CHECKING:
-    from luthier.commands.jobs.files import Files
+    from luthier.commands.jobs.files import UploadStore
     from luthier.commands.jobs.records import Upload
 
 _FIRST = ("step", "train_loss", "valid_loss")
@@ -23,29 +23,29 @@ _NAMES = {
 _WHOLE = {"valid_loss": "full_valid_loss", "valid_mean_token_accuracy": "full_valid_mean_token_accuracy"}
 
 
-def named(measures: Mapping[str, Any]) -> dict[str, Any]:
+def to_openai_metrics(measures: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of a step as OpenAI calls them. All rows of the validation file are measured each time, so that what
     is measured at a step is what is measured on the whole."""
     found = {_NAMES.get(name, name): value for name, value in measures.items()}
     return found | {whole: found[name] for name, whole in _WHOLE.items() if name in found}
 
 
-def metrics(model: Artifact) -> Iterator[dict[str, Any]]:
+def list_step_metrics(model: Artifact) -> Iterator[dict[str, Any]]:
     """The numbers of each step, as OpenAI calls them."""
     with model.path("log.jsonl").open("rb") as file:
         for line in file:
-            yield named(json.loads(line))
+            yield to_openai_metrics(json.loads(line))
 
 
-def write_results(files: Files, key: str | None, model: Artifact) -> Upload:
+def write_step_metrics_file(files: UploadStore, key: str | None, model: Artifact) -> Upload:
     """The table of a training's steps as a file of whoever asked for it."""
     columns = list(_FIRST)
-    for row in metrics(model):
+    for row in list_step_metrics(model):
         columns += [name for name in row if name not in columns]
     with files.receiving(key, results=True) as incoming:
         sheet = csv.DictWriter(_Lines(incoming.write), columns, restval="", lineterminator="\n")
         sheet.writeheader()
-        for row in metrics(model):
+        for row in list_step_metrics(model):
             sheet.writerow(row)
         return incoming.keep("step_metrics.csv", "fine-tune-results")
 

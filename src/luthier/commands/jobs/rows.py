@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from luthier.core.db.tables.jobs import FileRow, JobRow
 
 
-def owned(rows: type[FileRow | JobRow], key: str | None) -> ColumnElement[bool]:
+def build_owner_condition(rows: type[FileRow | JobRow], key: str | None) -> ColumnElement[bool]:
     """Those of one key; of nobody's where there are no keys."""
     return rows.key.is_(None) if key is None else rows.key == key
 
@@ -23,10 +23,10 @@ def sort_key(rows: type[FileRow | JobRow]) -> Any:
     return tuple_(rows.made_at, rows.id)
 
 
-def place_of(made_at: datetime, name: str) -> Any:
+def build_cursor_tuple(made_at: datetime, name: str) -> Any:
     """The place of one of them."""
     from sqlalchemy import literal, tuple_
 
-    from luthier.core.db.tables.base import Moment
+    from luthier.core.db.tables.base import UtcDateTime
 
-    return tuple_(literal(made_at, Moment()), literal(name))
+    return tuple_(literal(made_at, UtcDateTime()), literal(name))

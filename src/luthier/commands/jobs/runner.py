@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from luthier.commands.jobs.check import check
-from luthier.commands.jobs.journal import tell
-from luthier.commands.jobs.memory import machine_bytes, needed_bytes
-from luthier.commands.jobs.process import ProcessOutcome, Running, last_words, merged
+from luthier.commands.jobs.check import validate_training_file
+from luthier.commands.jobs.journal import append_job_event
+from luthier.commands.jobs.memory import estimate_recipe_memory, read_machine_memory
+from luthier.commands.jobs.process import JobProcess, ProcessOutcome, export_merged_base, read_log_tail
 from luthier.commands.jobs.records import FineTuningJob
 from luthier.commands.jobs.service import JobService
-from luthier.commands.jobs.tunable import Tunable
+from luthier.commands.jobs.tunable import TunableModel
 from luthier.commands.jobs.writing import (
     EPOCH,
     RECIPE,
@@ -29,13 +29,13 @@ from luthier.commands.jobs.writing import (
     TUNE,
     VALIDATION,
     JobTrainingData,
+    build_served_model_name,
     checkpoint_name,
-    model_name,
-    settle,
-    write,
+    resolve_auto_hyperparameters,
+    write_job_recipe,
 )
 from luthier.core.errors import LuthierError
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.serve.openai.protocol import APIError
 from luthier.traces import releases
 from luthier.traces.releases import ReleasedModel
@@ -53,13 +53,13 @@ MOST_DEATHS = 3
 """A job whose process was killed more often is not tried again."""
 
 
-class Runner:
+class JobRunner:
     """Works through the jobs of a desk."""
 
     def __init__(self, service: JobService, released: Callable[[], Awaitable[None]]) -> None:
         """`released` is waited for when a model was released: then it is served."""
         self._desk, self._released = service, released
-        self._running: Running | None = None
+        self._running: JobProcess | None = None
         self._away = False
 
     async def run(self) -> None:
@@ -83,7 +83,7 @@ class Runner:
     def _alone(self, lock: FileLock) -> bool:
         """Whether this is the one server that runs jobs."""
         try:
-            with writing(self._place):
+            with translate_write_errors(self._place):
                 self._place.mkdir(0o700, parents=True, exist_ok=True)
                 lock.acquire(timeout=0)
         except Timeout:
@@ -125,30 +125,30 @@ class Runner:
         """Read a job's files, decide what was left open, write its recipe."""
         folder, request, book = self._desk.folder(job.id), job.request, self._desk.book
         training = folder / TRAINING
-        rows = check(training, request.method, "training_file")
+        rows = validate_training_file(training, request.method, "training_file")
         material = JobTrainingData(training, rows)
         if request.validation_file is not None:
             held = folder / VALIDATION
-            count = check(held, request.method, "validation_file").rows
+            count = validate_training_file(held, request.method, "validation_file").rows
             material = JobTrainingData(training, rows, held, count)
-        settled = settle(request, rows)
+        settled = resolve_auto_hyperparameters(request, rows)
         if not book.change(job.id, "validating_files", ("validating_files",), settled=settled):
             return
         tunable = self._desk.tunable.get(request.model) or self._going_on(job)
         if tunable is None:
             raise APIError(f"the model {request.model!r} cannot be tuned here any more", code="model_not_available")
-        write(folder, book.any(job.id), tunable, material)
+        write_job_recipe(folder, book.any(job.id), tunable, material)
         if book.change(job.id, "queued", ("validating_files",)):
-            tell(folder, f"Files validated, moving job to queued state: {rows.rows} training rows")
+            append_job_event(folder, f"Files validated, moving job to queued state: {rows.rows} training rows")
 
-    def _going_on(self, job: FineTuningJob) -> Tunable | None:
+    def _going_on(self, job: FineTuningJob) -> TunableModel | None:
         """The model that an earlier job made, as a base model in the folder of the job that goes on from it."""
         earlier = self._desk.earlier(job.key, job.request.model)
         if earlier is None:
             return None
         folder = self._desk.folder(job.id)
-        tell(folder, f"Taking {job.request.model} as the base model")
-        return Tunable(job.request.model, str(merged(earlier, folder, self._desk.store.location)))
+        append_job_event(folder, f"Taking {job.request.model} as the base model")
+        return TunableModel(job.request.model, str(export_merged_base(earlier, folder, self._desk.store.location)))
 
     def _guarded(self, work: Callable[[FineTuningJob], Any], job: FineTuningJob) -> Any:
         """Do something for a job; what is wrong with it ends it, and only it."""
@@ -167,7 +167,7 @@ class Runner:
     def _fail(self, job: FineTuningJob, message: str, code: str, param: str | None) -> None:
         error = {"message": message, "code": code, "param": param}
         if self._desk.book.change(job.id, "failed", ("validating_files", "queued", "running"), error=error):
-            tell(self._desk.folder(job.id), f"The job failed: {message}", "failed")
+            append_job_event(self._desk.folder(job.id), f"The job failed: {message}", "failed")
 
     # ── running recipes ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,18 +189,18 @@ class Runner:
             await self._ended(job, running)
         return 0.0
 
-    def _still_running(self, job: FineTuningJob) -> Running | None:
+    def _still_running(self, job: FineTuningJob) -> JobProcess | None:
         """The run that an earlier server left."""
         if job.state != "running" or job.process is None:
             return None
-        running = Running(self._desk.folder(job.id), job.process)
+        running = JobProcess(self._desk.folder(job.id), job.process)
         return None if running.over else running
 
     async def _has_room(self, job: FineTuningJob) -> bool:
         """Whether the machine's memory holds the job now; one that it never holds fails."""
         recipe = self._desk.folder(job.id) / RECIPE
-        needed: int | None = await asyncio.to_thread(self._guarded, lambda _: needed_bytes(recipe), job)
-        there = machine_bytes()
+        needed: int | None = await asyncio.to_thread(self._guarded, lambda _: estimate_recipe_memory(recipe), job)
+        there = read_machine_memory()
         if needed is None or there is None:
             return needed is not None
         whole, free = there
@@ -211,17 +211,19 @@ class Runner:
             _LOG.info("%s waits for %.1f GB of memory", job.id, needed / 1e9)
         return needed <= free
 
-    def _start(self, job: FineTuningJob) -> Running | None:
+    def _start(self, job: FineTuningJob) -> JobProcess | None:
         book, folder = self._desk.book, self._desk.folder(job.id)
         if not book.change(job.id, "running", ("queued", "running"), process=None):
             return None  # cancelled or paused meanwhile
-        tell(folder, "Fine-tuning job started" if job.state == "queued" else "The job goes on from its last checkpoint")
-        running = Running.start(folder / RECIPE, self._desk.store.location)
+        append_job_event(
+            folder, "Fine-tuning job started" if job.state == "queued" else "The job goes on from its last checkpoint"
+        )
+        running = JobProcess.start(folder / RECIPE, self._desk.store.location)
         if not book.change(job.id, "running", ("running",), process=running.name):
             running.tell(signal.SIGTERM)
         return running
 
-    async def _follow(self, job: FineTuningJob, running: Running) -> None:
+    async def _follow(self, job: FineTuningJob, running: JobProcess) -> None:
         """Wait until a run is over; it is told to end when the job is not to run any more."""
         looked = time.monotonic()
         stop_sent_at: float | None = None
@@ -244,7 +246,7 @@ class Runner:
             self._warn(error)
             return None
 
-    async def _ended(self, job: FineTuningJob, running: Running) -> None:
+    async def _ended(self, job: FineTuningJob, running: JobProcess) -> None:
         """Do what follows from how a run ended; while the ledger is away, later."""
         while (state := await asyncio.to_thread(self._state, job)) is None:
             await asyncio.sleep(_LOOK_S)
@@ -261,29 +263,29 @@ class Runner:
 
     def _release(self, job: FineTuningJob, made: Mapping[str, str]) -> None:
         """From here on the job cannot be cancelled: its model is given its name, and those after epochs theirs."""
-        from luthier.commands.jobs.results import trained_tokens, write_results
+        from luthier.commands.jobs.results import trained_tokens, write_step_metrics_file
 
         digest = made[TUNE]
         book, model = self._desk.book, self._desk.store.open(digest)
-        results = book.any(job.id).result_file or write_results(self._desk.files, job.key, model).id
+        results = book.any(job.id).result_file or write_step_metrics_file(self._desk.files, job.key, model).id
         tokens = trained_tokens(model)
         if book.change(job.id, "running", ("running",), artifact=digest, result_file=results, trained_tokens=tokens):
-            for name, one in {**self._checkpoints(job, made), model_name(job): digest}.items():
+            for name, one in {**self._checkpoints(job, made), build_served_model_name(job): digest}.items():
                 releases.release(self._desk.ledger, name, ReleasedModel(word=job.id, model=one, digest=one))
 
     def _checkpoints(self, job: FineTuningJob, made: Mapping[str, str]) -> dict[str, str]:
         """The models after earlier epochs by the names that they get; one that is the end itself needs none."""
         steps = {one: self._desk.steps(one) for step, one in made.items() if step.startswith(EPOCH)}
         end = self._desk.steps(made[TUNE])
-        return {checkpoint_name(model_name(job), at): one for one, at in steps.items() if at < end}
+        return {checkpoint_name(build_served_model_name(job), at): one for one, at in steps.items() if at < end}
 
     def _succeed(self, job: FineTuningJob) -> None:
-        name, folder = model_name(job), self._desk.folder(job.id)
+        name, folder = build_served_model_name(job), self._desk.folder(job.id)
         if self._desk.book.any(job.id).artifact is not None and self._desk.book.change(
             job.id, "succeeded", ("running",), model=name, process=None
         ):
-            tell(folder, f"New fine-tuned model created: {name}")
-            tell(folder, "The job has successfully completed")
+            append_job_event(folder, f"New fine-tuned model created: {name}")
+            append_job_event(folder, "The job has successfully completed")
 
     def _lost(self, job: FineTuningJob, outcome: ProcessOutcome) -> None:
         """A run that said what was wrong is over; one that was killed is tried again."""
@@ -292,10 +294,10 @@ class Runner:
             return
         deaths, folder = self._desk.book.any(job.id).deaths + 1, self._desk.folder(job.id)
         if deaths > MOST_DEATHS:
-            words = last_words(folder)
+            words = read_log_tail(folder)
             self._fail(job, f"its process was killed {deaths} times{f': {words}' if words else ''}", "killed", None)
         elif self._desk.book.change(job.id, "queued", ("running",), deaths=deaths, process=None):
-            tell(folder, "The job's process was killed; it goes on from its last checkpoint", "warning")
+            append_job_event(folder, "The job's process was killed; it goes on from its last checkpoint", "warning")
 
     async def _interrupt(self) -> None:
         """Tell what runs to keep its state and end."""

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.artifacts.training import TrainingRecord
-from luthier.commands.jobs.files import Files
-from luthier.commands.jobs.journal import JobEvent, Journal, tell
-from luthier.commands.jobs.process import end
+from luthier.commands.jobs.files import UploadStore
+from luthier.commands.jobs.journal import JobEvent, Journal, append_job_event
+from luthier.commands.jobs.process import signal_process_group
 from luthier.commands.jobs.records import FineTuningJob, JobRequest, State
-from luthier.commands.jobs.registry import JobRepository, new_name
-from luthier.commands.jobs.tunable import Tunable
-from luthier.commands.jobs.writing import TRAINING, VALIDATION, take, without_step
+from luthier.commands.jobs.registry import JobRepository, generate_job_name
+from luthier.commands.jobs.tunable import TunableModel
+from luthier.commands.jobs.writing import TRAINING, VALIDATION, link_or_copy_file, strip_checkpoint_step
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.core.store import Store
 from luthier.serve.openai.protocol import APIError
 from luthier.traces import releases
@@ -27,7 +27,7 @@ _PAUSABLE: tuple[State, ...] = ("queued", "running")
 _CANCELLABLE: tuple[State, ...] = ("validating_files", "queued", "running", "paused")
 
 
-class Checkpoint(NamedTuple):
+class JobCheckpoint(NamedTuple):
     """A model that came of a job."""
 
     name: str
@@ -44,9 +44,9 @@ class Checkpoint(NamedTuple):
 class JobService:
     """Files and jobs of one store."""
 
-    def __init__(self, ledger: Ledger, store: Store, tunable: Mapping[str, Tunable] | None = None) -> None:
+    def __init__(self, ledger: Ledger, store: Store, tunable: Mapping[str, TunableModel] | None = None) -> None:
         self.ledger, self.store, self.tunable = ledger, store, tunable or {}
-        self.files = Files(ledger, store.root / "files")
+        self.files = UploadStore(ledger, store.root / "files")
         self.book = JobRepository(ledger)
 
     def folder(self, job: str) -> Path:
@@ -67,25 +67,25 @@ class JobService:
                 what = "validation rows must be others than training rows, and these files are the same"
                 raise APIError(what, param="validation_file", code="invalid_validation_file")
         job = self._taken_in(key, request)
-        tell(self.folder(job.id), f"Created fine-tuning job: {job.id}")
-        tell(self.folder(job.id), "Validating the files")
+        append_job_event(self.folder(job.id), f"Created fine-tuning job: {job.id}")
+        append_job_event(self.folder(job.id), "Validating the files")
         return job
 
     def earlier(self, key: str | None, model: str) -> str | None:
         """The artifact of a model of this key's jobs, from which another may go on; None when there is none."""
-        job = self.book.made(without_step(model))
-        release = releases.current(self.ledger).get(model)
+        job = self.book.made(strip_checkpoint_step(model))
+        release = releases.current_releases(self.ledger).get(model)
         return release.stable.digest if job is not None and job.key == key and release is not None else None
 
     def _taken_in(self, key: str | None, request: JobRequest) -> FineTuningJob:
         """A job with its files in a folder of its own: from now on they may be deleted."""
-        name = new_name()
+        name = generate_job_name()
         folder = self.folder(name)
         try:
-            with writing(folder):
-                take(self.files.path(request.training_file), folder / TRAINING)
+            with translate_write_errors(folder):
+                link_or_copy_file(self.files.path(request.training_file), folder / TRAINING)
                 if request.validation_file is not None:
-                    take(self.files.path(request.validation_file), folder / VALIDATION)
+                    link_or_copy_file(self.files.path(request.validation_file), folder / VALIDATION)
             return self.book.add(key, request, name)
         except LuthierError:
             shutil.rmtree(folder, ignore_errors=True)
@@ -115,7 +115,7 @@ class JobService:
         """Let a paused job go on from its last checkpoint."""
         if not self.book.change(job.id, "queued", ("paused",)):
             raise self._too_late(job, "resumed")
-        tell(self.folder(job.id), "The job waits for its turn again")
+        append_job_event(self.folder(job.id), "The job waits for its turn again")
         return self.book.any(job.id)
 
     def forget(self, key: str | None, model: str, *, everybodys: bool) -> None:
@@ -124,23 +124,23 @@ class JobService:
 
         `APIError` (404) for what this key had not made, (409) while a released name means it.
         """
-        job, known = self.book.made(without_step(model)), releases.current(self.ledger)
+        job, known = self.book.made(strip_checkpoint_step(model)), releases.current_releases(self.ledger)
         if job is None or not (job.key == key or everybodys) or model not in known:
             what = f"there is no model {model[:100]!r} of yours that was tuned here"
             raise APIError(what, param="model", code="model_not_found", status=404)
         try:
-            for name in [*(one for one in known if one != model and without_step(one) == model), model]:
+            for name in [*(one for one in known if one != model and strip_checkpoint_step(one) == model), model]:
                 releases.forget(self.ledger, name)
         except InputError as error:
             what = f"{error.message}; {error.hint}"
             raise APIError(what, param="model", code="model_in_use", status=409) from error
-        tell(self.folder(job.id), f"The model was deleted: {model}")
+        append_job_event(self.folder(job.id), f"The model was deleted: {model}")
 
     def _stopped(self, job: FineTuningJob, text: str) -> FineTuningJob:
         now = self.book.any(job.id)
-        tell(self.folder(job.id), text)
+        append_job_event(self.folder(job.id), text)
         if now.process is not None:
-            end(now.process, signal.SIGTERM)
+            signal_process_group(now.process, signal.SIGTERM)
         return now
 
     def _too_late(self, job: FineTuningJob, what: str) -> APIError:
@@ -152,16 +152,16 @@ class JobService:
         """When a running job will be done, by its pace so far, in seconds since 1970."""
         return self.journal(job).estimated_finish() if job.state == "running" else None
 
-    def checkpoints(self, job: FineTuningJob) -> list[Checkpoint]:
+    def checkpoints(self, job: FineTuningJob) -> list[JobCheckpoint]:
         """The models of a finished job, the latest first: the tuned one, and those after earlier epochs."""
         if job.state != "succeeded" or job.model is None or job.artifact is None:
             return []
         names = {job.model: job.artifact} | {
             name: release.stable.digest
-            for name, release in releases.current(self.ledger).items()
-            if name != job.model and without_step(name) == job.model
+            for name, release in releases.current_releases(self.ledger).items()
+            if name != job.model and strip_checkpoint_step(name) == job.model
         }
-        found = [Checkpoint(name, self.last_step(artifact)) for name, artifact in names.items()]
+        found = [JobCheckpoint(name, self.last_step(artifact)) for name, artifact in names.items()]
         return sorted(found, key=lambda one: (one.step, one.name == job.model), reverse=True)
 
     def steps(self, artifact: str) -> int:
@@ -170,10 +170,10 @@ class JobService:
 
     def last_step(self, artifact: str) -> Mapping[str, Any]:
         """The numbers of a model's last step."""
-        from luthier.commands.jobs.results import metrics
+        from luthier.commands.jobs.results import list_step_metrics
 
         last: dict[str, Any] = {}
-        for row in metrics(self.store.open(artifact)):
+        for row in list_step_metrics(self.store.open(artifact)):
             last = row
         return last
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from luthier.core.errors import InputError, LuthierError, ModelError, SourceLocation
 from luthier.models.catalog import ENCODERS
 from luthier.models.load import is_endpoint
-from luthier.recipe.models import base_model
+from luthier.recipe.models import open_base_model
 
 
-class Tunable(NamedTuple):
+class TunableModel(NamedTuple):
     """A base model that may be tuned."""
 
     name: str
@@ -21,23 +21,23 @@ class Tunable(NamedTuple):
     """What a recipe calls it."""
 
 
-def tunables(requested: Iterable[str], served: Iterable[str]) -> Mapping[str, Tunable]:
+def resolve_tunable_models(requested: Iterable[str], served: Iterable[str]) -> Mapping[str, TunableModel]:
     """Those that were named (`NAME=MODEL`, or only a model), else the base models that are served."""
     found = [_named(text) for text in requested]
     if not found:
-        found = [Tunable(word, _placed(word)) for word in served if _is_base(word)]
+        found = [TunableModel(word, _placed(word)) for word in served if _is_base(word)]
     return {one.name: one for one in found}
 
 
-def _named(text: str) -> Tunable:
+def _named(text: str) -> TunableModel:
     name, equals, word = text.partition("=")
-    found = Tunable(name.strip(), _placed((word if equals else text).strip()))
+    found = TunableModel(name.strip(), _placed((word if equals else text).strip()))
     if not found.name or not found.word or len(found.name) > 200:
         raise InputError(
             "expected NAME=MODEL, or a model", where=SourceLocation(field="--tune"), hint="gpt-4o-mini=qwen3-0.6b"
         )
     try:
-        artifact = base_model(found.word)
+        artifact = open_base_model(found.word)
     except LuthierError as error:
         raise type(error)(error.message, where=SourceLocation(field="--tune"), hint=error.hint) from error
     if is_endpoint(artifact):
@@ -55,6 +55,6 @@ def _is_base(word: str) -> bool:
     if word in ENCODERS or ":" in word or word.endswith((".yaml", ".yml")):
         return False
     try:
-        return not is_endpoint(base_model(word))
+        return not is_endpoint(open_base_model(word))
     except LuthierError:
         return False  # a step's digest, a pipeline: served, but no base

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from luthier.commands.jobs.check import Checked
+from luthier.commands.jobs.check import TrainingFileSummary
 from luthier.commands.jobs.records import FineTuningJob, JobRequest
-from luthier.commands.jobs.tunable import Tunable
-from luthier.core.files import write_aside
+from luthier.commands.jobs.tunable import TunableModel
+from luthier.core.files import write_atomically
 from luthier.data.suggest.settings import ROWS_PER_STEP, suggest_training
-from luthier.recipe.models import base_model
+from luthier.recipe.models import open_base_model
 from luthier.recipe.schema import Recipe
 
 RECIPE, TRAINING, VALIDATION = "recipe.yaml", "training.jsonl", "validation.jsonl"
@@ -31,13 +31,13 @@ class JobTrainingData(NamedTuple):
     """What a job learns from, in its folder."""
 
     training: Path
-    rows: Checked
+    rows: TrainingFileSummary
     validation: Path | None = None
     held_out: int = 0
     """Rows of the validation file."""
 
 
-def settle(request: JobRequest, rows: Checked) -> dict[str, Any]:
+def resolve_auto_hyperparameters(request: JobRequest, rows: TrainingFileSummary) -> dict[str, Any]:
     """What `auto` comes to: as often over few rows as `luthier new` would have it."""
     found = suggest_training(rows.rows, rows.classes).settings
     decided = {
@@ -49,15 +49,15 @@ def settle(request: JobRequest, rows: Checked) -> dict[str, Any]:
     return {name: decided[name] for name, value in request.hyperparameters.items() if value == "auto"}
 
 
-def write(folder: Path, job: FineTuningJob, tunable: Tunable, material: JobTrainingData) -> Path:
-    """Write a job's recipe beside the files that it reads (`take`)."""
+def write_job_recipe(folder: Path, job: FineTuningJob, tunable: TunableModel, material: JobTrainingData) -> Path:
+    """Write a job's recipe beside the files that it reads (`link_or_copy_file`)."""
     text = yaml.safe_dump(_recipe(job, tunable, material, folder), sort_keys=False, allow_unicode=True, width=100)
     path = folder / RECIPE
-    write_aside(path, f"# Written for {job.id}; `luthier run {path}` makes the same.\n{text}".encode())
+    write_atomically(path, f"# Written for {job.id}; `luthier run {path}` makes the same.\n{text}".encode())
     return path
 
 
-def take(source: Path, to: Path) -> None:
+def link_or_copy_file(source: Path, to: Path) -> None:
     """A second name for a file's bytes, or a copy where that cannot be: nobody can delete them under a job."""
     to.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
     to.parent.mkdir(0o700, exist_ok=True)
@@ -67,7 +67,7 @@ def take(source: Path, to: Path) -> None:
         shutil.copyfile(source, to)
 
 
-def _recipe(job: FineTuningJob, tunable: Tunable, material: JobTrainingData, folder: Path) -> dict[str, Any]:
+def _recipe(job: FineTuningJob, tunable: TunableModel, material: JobTrainingData, folder: Path) -> dict[str, Any]:
     plain = {"kind": "prepare", "source": {"kind": "jsonl", "path": TRAINING}, "split": {"test": 0}, "task": "text"}
     steps: dict[str, Any] = {"data": plain}
     if material.validation is not None:
@@ -104,20 +104,20 @@ def _tune(job: FineTuningJob, material: JobTrainingData) -> dict[str, Any]:
     }
 
 
-def _rate(recipe_data: dict[str, Any], folder: Path, multiplier: float, tunable: Tunable) -> float:
+def _rate(recipe_data: dict[str, Any], folder: Path, multiplier: float, tunable: TunableModel) -> float:
     """The learning rate that would be taken, so many times."""
-    from luthier.models.describe import describe
-    from luthier.recipe.yaml import SourceText
+    from luthier.models.describe import describe_model_folder
+    from luthier.recipe.yaml import LocatedYaml
     from luthier.tune.steps.tune import Tune
 
-    recipe = Recipe.of(SourceText(file=RECIPE, data=recipe_data, lines={}), folder)
+    recipe = Recipe.of(LocatedYaml(file=RECIPE, data=recipe_data, lines={}), folder)
     step = recipe.steps[TUNE]
     assert isinstance(step, Tune)
-    usual = step.rate_for(step.technique, describe(base_model(tunable.word).folder))  # type: ignore[arg-type]  # LoRA
+    usual = step.rate_for(step.technique, describe_model_folder(open_base_model(tunable.word).folder))  # type: ignore[arg-type]  # LoRA
     return float(f"{usual.value * multiplier:.{_LONGEST_RATE}g}")
 
 
-def model_name(job: FineTuningJob) -> str:
+def build_served_model_name(job: FineTuningJob) -> str:
     """The name under which what comes of a job is served: `ft:MODEL:luthier:SUFFIX:…`."""
     model = job.request.model.split(":")[1] if job.request.model.startswith("ft:") else job.request.model
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[:_LONGEST_MODEL]
@@ -129,6 +129,6 @@ def checkpoint_name(model: str, step: int) -> str:
     return f"{model}{_CKPT}{step}"
 
 
-def without_step(model: str) -> str:
+def strip_checkpoint_step(model: str) -> str:
     """The name of a job's model by the name of one of its checkpoints; any other name as it is."""
     return model.partition(_CKPT)[0]

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, NoSuchModuleError, ProgrammingError
 
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, SourceLocation, Unwritable
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 
 READS = "luthier_reads"
 """Execution option of a transaction that writes nothing."""
@@ -22,7 +22,7 @@ _BUSY_MS = 60_000
 def connect(text: str) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`."""
     url = _url(text)
-    with guarded(url):
+    with DatabaseErrorTranslator(url):
         if url.get_backend_name() == "sqlite":
             return _sqlite(url)
         return create_engine(url, pool_pre_ping=True)
@@ -46,7 +46,7 @@ _FORMS = "use sqlite:///FILE, or postgresql://user:password@host/database"
 def _sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         folder = Path(url.database).parent
-        with writing(folder):
+        with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         if Path(url.database).is_file() and not (os.access(url.database, os.W_OK) and os.access(folder, os.W_OK)):
             return _read_only(url, Path(url.database).absolute())
@@ -87,7 +87,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-class guarded(AbstractContextManager[None]):  # noqa: N801  # reads as a verb where it is used
+class DatabaseErrorTranslator(AbstractContextManager[None]):
     """Turns what the database raises into one clear error that names the ledger without its password."""
 
     def __init__(self, url: URL) -> None:

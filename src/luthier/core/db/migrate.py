@@ -19,12 +19,12 @@ _LOCK = 0x1074_1E12
 """Number of PostgreSQL's advisory lock under which a migration runs."""
 
 
-def newest() -> str:
+def latest_revision() -> str:
     """The revision that this version of Luthier works with: the highest number among the migration files."""
     return max(path.name.split("_", 1)[0] for path in (_HERE / "versions").glob("[0-9]*.py"))
 
 
-def current(connection: Connection) -> str | None:
+def current_revision(connection: Connection) -> str | None:
     """The revision that the database has; None when it is empty."""
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -33,13 +33,13 @@ def current(connection: Connection) -> str | None:
 
 def migrate(engine: Engine, to: str | None = None) -> None:
     """Upgrade (or downgrade, when an older revision or `base` is named) in one transaction."""
-    target = to or newest()
+    target = to or latest_revision()
     with engine.execution_options(**{READS: True}).connect() as connection:
-        found = current(connection)
+        found = current_revision(connection)
     if found == target:
         return
     with _alone(engine) as connection:
-        found = current(connection)
+        found = current_revision(connection)
         if to is None and found is not None and found > target:
             what = f"the ledger is of revision {found}; this Luthier knows only up to {target}"
             location = SourceLocation(file=engine.url.render_as_string(hide_password=True))

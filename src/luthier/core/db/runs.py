@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError, UnknownName
-from luthier.core.system.process import is_gone, me
+from luthier.core.system.process import is_gone, this_process_name
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Select
@@ -33,7 +33,7 @@ State = Literal["running", "done", "failed", "interrupted"]
 class RunStep(BaseModel):
     """One step of a run."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=add_field_descriptions)
 
     name: str
     """The step's name in the recipe."""
@@ -48,7 +48,7 @@ class RunStep(BaseModel):
 class Run(BaseModel):
     """One run of a recipe, with the steps that it has finished."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=add_field_descriptions)
 
     id: str
     recipe: str
@@ -83,13 +83,13 @@ class Ledger:
     """
 
     def __init__(self, url: str | Path) -> None:
-        from luthier.core.db.engine import connect, guarded
+        from luthier.core.db.engine import DatabaseErrorTranslator, connect
         from luthier.core.db.migrate import migrate
 
         self._engine: Engine = connect(f"sqlite:///{url}" if isinstance(url, Path) else url)
         with ExitStack() as undo:
             undo.callback(self._engine.dispose)
-            with guarded(self._engine.url):
+            with DatabaseErrorTranslator(self._engine.url):
                 migrate(self._engine)
             undo.pop_all()
 
@@ -124,10 +124,10 @@ class Ledger:
     def _session(self, *, reads: bool) -> Iterator[Session]:
         from sqlalchemy.orm import Session
 
-        from luthier.core.db.engine import READS, guarded
+        from luthier.core.db.engine import READS, DatabaseErrorTranslator
 
         engine = self._engine.execution_options(**{READS: reads})
-        with guarded(engine.url), Session(engine) as session, session.begin():
+        with DatabaseErrorTranslator(engine.url), Session(engine) as session, session.begin():
             yield session
 
     def start_run(
@@ -157,7 +157,7 @@ class Ledger:
             overrides=list(overrides),
             started_at=datetime.now(UTC),
             state="running",
-            process=me(),
+            process=this_process_name(),
         )
         with self.writing() as session:
             _mark_dead(session)

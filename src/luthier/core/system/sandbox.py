@@ -39,7 +39,7 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True)
-class Ran:
+class SandboxResult:
     """How a program ended."""
 
     passed: bool
@@ -50,7 +50,7 @@ class Ran:
     """What its variable `answer` was when it ended, when there is one."""
 
 
-def run(program: str, limits: SandboxLimits) -> Ran:
+def run(program: str, limits: SandboxLimits) -> SandboxResult:
     """Run a Python program (standard library only); `InputError` where this machine cannot lock it in."""
     word = secrets.token_hex(16)
     task = {"program": program, "word": word, "memory_bytes": limits.memory_mb << 20, "cpu_s": limits.cpu_s}
@@ -70,16 +70,16 @@ def run(program: str, limits: SandboxLimits) -> Ran:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            return Ran(False, f"stopped after {limits.wall_s:g} s")
+            return SandboxResult(False, f"stopped after {limits.wall_s:g} s")
     return _read(output, word, process.returncode)
 
 
-def _read(output: bytes, word: str, code: int) -> Ran:
+def _read(output: bytes, word: str, code: int) -> SandboxResult:
     if not output.startswith(_LOCKED):
         why = output.decode(errors="replace").removeprefix("unlocked: ") or f"ended with {code} before it was locked"
         raise InputError(f"programs cannot be run safely here: {why}", hint="run them on Linux (x86_64) with seccomp")
     rest = output.removeprefix(_LOCKED).decode(errors="replace")
     if rest.startswith(word) and code == 0:
-        return Ran(True, answer=rest.removeprefix(word))
+        return SandboxResult(True, answer=rest.removeprefix(word))
     ended = f"killed by signal {-code}" if code < 0 else f"left with {code} before its end"
-    return Ran(False, rest.replace(word, "") or ended)
+    return SandboxResult(False, rest.replace(word, "") or ended)

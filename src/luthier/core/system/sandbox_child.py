@@ -48,7 +48,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-def rules() -> list[tuple[int, int, int, int]]:
+def build_seccomp_filter() -> list[tuple[int, int, int, int]]:
     """The filter, one (code, skip if yes, skip if no, value) an instruction; each rule ends in a return or falls on."""
     refused = _REFUSE | errno.EPERM
     instructions = [
@@ -84,11 +84,11 @@ def _when(
     ]
 
 
-def lock() -> None:
+def install_seccomp_filter() -> None:
     """Put the filter on; `OSError` where the kernel has none."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise OSError(errno.ENOSYS, "the sandbox needs Linux on x86_64")
-    instructions = rules()
+    instructions = build_seccomp_filter()
     table = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
     program = _Program(len(instructions), table)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -97,7 +97,7 @@ def lock() -> None:
         raise OSError(number, f"the kernel gives no seccomp filter: {os.strerror(number)}")
 
 
-def limit(memory_bytes: int, cpu_s: int) -> None:
+def limit_resources(memory_bytes: int, cpu_s: int) -> None:
     """Bound what the process may use; a limit once lowered cannot be raised from inside."""
     most = {
         resource.RLIMIT_AS: memory_bytes,
@@ -119,8 +119,8 @@ def main() -> None:
         os.dup2(nothing, descriptor)
     program, word = task["program"], task["word"]
     try:
-        limit(task["memory_bytes"], task["cpu_s"])
-        lock()
+        limit_resources(task["memory_bytes"], task["cpu_s"])
+        install_seccomp_filter()
     except (OSError, ValueError) as error:
         os.write(report, f"unlocked: {error}".encode())
         return

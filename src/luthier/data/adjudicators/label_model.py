@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.data.adjudicator import Adjudicator, Verdicts, Votes
+from luthier.data.adjudicator import AdjudicationResult, Adjudicator, Votes
 
 if TYPE_CHECKING:
     from luthier.data.annotation.aggregate import Floats, VoteMatrix
@@ -33,12 +33,14 @@ class LabelModel(Adjudicator):
             raise ValueError("the shares of a balance are above 0 and add up to 1")
         return balance
 
-    def decide(self, items: Sequence[Votes]) -> Verdicts:
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Estimate, and take the likeliest."""
-        from luthier.data.annotation.aggregate import one_accuracy
-        from luthier.data.annotation.confidence import decided
+        from luthier.data.annotation.aggregate import fit_one_accuracy_per_voter
+        from luthier.data.annotation.confidence import decide_labels
 
-        return decided(items, lambda ballot: one_accuracy(ballot, self._shares(ballot)), self.confidence)
+        return decide_labels(
+            items, lambda ballot: fit_one_accuracy_per_voter(ballot, self._shares(ballot)), self.confidence
+        )
 
     def _shares(self, ballot: VoteMatrix) -> Floats | None:
         import numpy as np

@@ -7,7 +7,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Adjudicator, Verdicts, Votes, split, tally
+from luthier.data.adjudicator import (
+    NOBODY,
+    AdjudicatedLabel,
+    AdjudicationResult,
+    Adjudicator,
+    Votes,
+    format_votes,
+    tally,
+)
 
 
 class MajorityAdjudicator(Adjudicator):
@@ -19,9 +27,9 @@ class MajorityAdjudicator(Adjudicator):
     share: float = Field(default=0.0, ge=0.0, le=1.0)
     """The winner needs more than this share of the votes; 0.5 is an absolute majority."""
 
-    def decide(self, items: Sequence[Votes]) -> Verdicts:
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Count each item's votes."""
-        return Verdicts([self._one(votes) for votes in items])
+        return AdjudicationResult([self._one(votes) for votes in items])
 
     def _one(self, votes: Votes) -> AdjudicatedLabel:
         if not votes:
@@ -31,7 +39,7 @@ class MajorityAdjudicator(Adjudicator):
         ranked = tally(votes).most_common()
         label, count = ranked[0]
         if len(ranked) > 1 and ranked[1][1] == count:
-            return AdjudicatedLabel(None, why=f"tie: {split(votes)}")
+            return AdjudicatedLabel(None, why=f"tie: {format_votes(votes)}")
         if count / len(votes) <= self.share:
-            return AdjudicatedLabel(None, why=f"no sufficient majority: {split(votes)}")
+            return AdjudicatedLabel(None, why=f"no sufficient majority: {format_votes(votes)}")
         return AdjudicatedLabel(label, count / len(votes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Adjudicator, Verdicts, Votes
+from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, AdjudicationResult, Adjudicator, Votes
 from luthier.data.adjudicators.majority import MajorityAdjudicator
 
 
@@ -18,10 +18,10 @@ class Senior(Adjudicator):
     otherwise: Adjudicator = MajorityAdjudicator()
     """The rule for items that none of them judged."""
 
-    def decide(self, items: Sequence[Votes]) -> Verdicts:
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Ask the seniors, and the other rule for the rest."""
         rest = self.otherwise.decide(items)
-        return Verdicts(
+        return AdjudicationResult(
             [self._word(votes) or other for votes, other in zip(items, rest.decisions, strict=True)], rest.quality
         )
 

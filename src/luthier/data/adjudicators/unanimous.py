@@ -7,7 +7,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Adjudicator, Verdicts, Votes, split, tally
+from luthier.data.adjudicator import (
+    NOBODY,
+    AdjudicatedLabel,
+    AdjudicationResult,
+    Adjudicator,
+    Votes,
+    format_votes,
+    tally,
+)
 
 
 class Unanimous(Adjudicator):
@@ -17,9 +25,9 @@ class Unanimous(Adjudicator):
     min: int = Field(default=2, ge=1)
     """Items with fewer judgments are left out."""
 
-    def decide(self, items: Sequence[Votes]) -> Verdicts:
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Look whether each item's votes are equal."""
-        return Verdicts([self._one(votes) for votes in items])
+        return AdjudicationResult([self._one(votes) for votes in items])
 
     def _one(self, votes: Votes) -> AdjudicatedLabel:
         if not votes:
@@ -27,5 +35,5 @@ class Unanimous(Adjudicator):
         if len(votes) < self.min:
             return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
         if len(tally(votes)) > 1:
-            return AdjudicatedLabel(None, why=f"not unanimous: {split(votes)}")
+            return AdjudicatedLabel(None, why=f"not unanimous: {format_votes(votes)}")
         return AdjudicatedLabel(votes[0].label, 1.0)

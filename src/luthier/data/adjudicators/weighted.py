@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.adjudicator import Adjudicator, Verdicts, Votes
+from luthier.data.adjudicator import AdjudicationResult, Adjudicator, Votes
 
 
 class Weighted(Adjudicator):
@@ -17,9 +17,9 @@ class Weighted(Adjudicator):
     confidence: float = Field(default=0.5, ge=0.0, le=1.0)
     """Items whose likeliest label is not more probable than this are left out."""
 
-    def decide(self, items: Sequence[Votes]) -> Verdicts:
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Estimate, and take the likeliest."""
         from luthier.data.annotation.aggregate import dawid_skene
-        from luthier.data.annotation.confidence import decided
+        from luthier.data.annotation.confidence import decide_labels
 
-        return decided(items, dawid_skene, self.confidence)
+        return decide_labels(items, dawid_skene, self.confidence)

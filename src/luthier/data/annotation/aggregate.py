@@ -60,7 +60,7 @@ class VoteMatrix:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class AggregationFit:
     """A fitted model."""
 
     probabilities: Floats
@@ -69,7 +69,7 @@ class Estimate:
     """(voters,): the share of right votes that is expected of each."""
 
 
-def dawid_skene(ballot: VoteMatrix) -> Estimate:
+def dawid_skene(ballot: VoteMatrix) -> AggregationFit:
     """Fit a table of confusions for each voter; begins from shares of votes, as crowd-kit does."""
     cell = (ballot.voter, ballot.label)
     labels_used = np.zeros((len(ballot.voters), len(ballot.labels)), dtype=bool)
@@ -87,10 +87,10 @@ def dawid_skene(ballot: VoteMatrix) -> Estimate:
             break
         before = bound
     right = np.einsum("vkk->vk", np.where(labels_used[..., None], tables, 0.0))
-    return Estimate(known, _expected(ballot, known, right))
+    return AggregationFit(known, _expected(ballot, known, right))
 
 
-def one_accuracy(ballot: VoteMatrix, balance: Floats | None = None) -> Estimate:
+def fit_one_accuracy_per_voter(ballot: VoteMatrix, balance: Floats | None = None) -> AggregationFit:
     """Fit one accuracy for each voter; `balance` holds the labels' shares where they are known.
 
     A voter learns from the items on which somebody else voted, too: alone, it would only confirm itself. Unknown shares
@@ -115,7 +115,7 @@ def one_accuracy(ballot: VoteMatrix, balance: Floats | None = None) -> Estimate:
             priors = (known.mean(axis=0) + shares.mean(axis=0)) / 2
         if moved < _STEADY:
             break
-    return Estimate(known, accuracy)
+    return AggregationFit(known, accuracy)
 
 
 def _tables(ballot: VoteMatrix, known: Floats, labels_used: NDArray[np.bool_]) -> Floats:

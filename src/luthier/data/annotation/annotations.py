@@ -72,7 +72,7 @@ def annotators_of(items: Iterable[AnnotatedItem]) -> list[str]:
     return sorted({one.annotator for item in items for one in item.judgments})
 
 
-def table(items: Sequence[AnnotatedItem]) -> list[list[str | float | None]]:
+def to_agreement_table(items: Sequence[AnnotatedItem]) -> list[list[str | float | None]]:
     """Judgments as agreement is measured from: one row an item, one column an annotator; the last word counts.
 
     Labels that are all numbers are compared as numbers.
@@ -82,7 +82,7 @@ def table(items: Sequence[AnnotatedItem]) -> list[list[str | float | None]]:
     rows: list[list[str | float | None]] = []
     for item in items:
         row: list[str | float | None] = [None] * len(names)
-        for one in in_time(item.judgments):
+        for one in sort_by_time(item.judgments):
             row[names[one.annotator]] = float(one.label) if number and one.label is not None else one.label
         rows.append(row)
     return rows
@@ -95,12 +95,12 @@ def _is_number(label: str | float | None) -> bool:
         return False
 
 
-def file_of(annotator: str) -> str:
+def annotator_file_name(annotator: str) -> str:
     """The annotator's name as a file's: nothing that leads elsewhere."""
     return "".join(char if char.isalnum() or char in "._-@" else "_" for char in annotator).lstrip(".") or "_"
 
 
-def in_time(judgments: Iterable[Annotation]) -> list[Annotation]:
+def sort_by_time(judgments: Iterable[Annotation]) -> list[Annotation]:
     """Judgments in the order in which they were made, where each says when; else in that of the file."""
     found = list(judgments)
     times = [_moment(one.time) for one in found]
@@ -110,10 +110,10 @@ def in_time(judgments: Iterable[Annotation]) -> list[Annotation]:
     return [found[at] for at in sorted(range(len(found)), key=known.__getitem__)]
 
 
-def last_of(judgments: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def last_judgment_of(judgments: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The last of some judgments that a row keeps."""
     known = [{name: one[name] for name in Annotation._fields if name in one} for one in judgments]
-    return in_time([Annotation(**{"label": None, **one}) for one in known])[-1].as_json()
+    return sort_by_time([Annotation(**{"label": None, **one}) for one in known])[-1].as_json()
 
 
 def _moment(time: str | None) -> datetime | None:
@@ -125,13 +125,13 @@ def _moment(time: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def last_words(judgments: Iterable[Annotation]) -> list[Annotation]:
+def last_judgment_by_annotator(judgments: Iterable[Annotation]) -> list[Annotation]:
     """The judgments that have a label, the last of each annotator, by annotator."""
-    found = {one.annotator: one for one in in_time(judgments)}
+    found = {one.annotator: one for one in sort_by_time(judgments)}
     return [found[name] for name in sorted(found) if found[name].label is not None]
 
 
-def merged(items: Iterable[AnnotatedItem]) -> list[AnnotatedItem]:
+def merge_items_by_key(items: Iterable[AnnotatedItem]) -> list[AnnotatedItem]:
     """One item for each key, in the order of their first parts; where parts differ, the difference stays with the
     judgment."""
     parts: dict[str, list[AnnotatedItem]] = {}
@@ -178,16 +178,16 @@ class ClassSeparator(NamedTuple):
         return given if same and given is not None else self.text.join(found)
 
 
-def joined(labels: Collection[str], mark: str) -> list[str]:
+def labels_with_separator(labels: Collection[str], mark: str) -> list[str]:
     """The labels that have a mark between two parts."""
     return [label for label in labels if mark in label.strip(f" {mark}")]
 
 
-def between(labels: Collection[str], most: int | None = None) -> ClassSeparator | None:
+def detect_class_separator(labels: Collection[str], most: int | None = None) -> ClassSeparator | None:
     """What stands between classes where labels hold several, which come again in other labels; None where each label
     is a class of its own. `most` is the number of labels, where only some are given."""
     for mark in _MARKS:
-        found = joined(labels, mark)
+        found = labels_with_separator(labels, mark)
         parts = {part.strip() for label in labels for part in label.split(mark)} - {""}
         if found and len(parts) < (len(labels) if most is None else most):
             spaced = all(f" {mark} " in label for label in found), all(f"{mark} " in label for label in found)
@@ -195,7 +195,7 @@ def between(labels: Collection[str], most: int | None = None) -> ClassSeparator 
     return None
 
 
-def several(value: Any) -> tuple[str, ...]:
+def classes_of_multilabel(value: Any) -> tuple[str, ...]:
     """The classes of a judgment that came as a list of more than one, sorted; none of any other."""
     found = sorted(str(one) for one in value if one is not None) if isinstance(value, (list, tuple)) else []
     return tuple(found) if len(found) > 1 else ()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core.events import counted
-from luthier.data.annotation.annotations import PROPOSAL, TOGETHER, ClassSeparator, between, judgments_of
-from luthier.data.exporter import ExportRow, Outgoing, Say, joined
+from luthier.core.events import format_counted_noun
+from luthier.data.annotation.annotations import PROPOSAL, TOGETHER, ClassSeparator, detect_class_separator, judgments_of
+from luthier.data.exporter import ExportDataset, ExportRow, Say, join_turn_texts
 
 GIVEN = "given"
 """The model's name under which the label that a row has already is shown to annotators."""
@@ -21,14 +21,14 @@ class AnnotationQuestion:
     text: str
     kept: dict[str, Any]
     """What comes back with the answer: `id`, `origin`, `meta` without judgments and proposals, and what the text does
-    not say of the row (`turns`, `tools`, `between`, `given`)."""
+    not say of the row (`turns`, `tools`, `detect_class_separator`, `given`)."""
     judgments: list[dict[str, Any]]
     proposal: dict[str, Any] | None
     """`label`, `confidence` (None: not known) and `model`."""
 
 
 @dataclass(frozen=True)
-class Choices:
+class LabelChoices:
     """What annotators choose from."""
 
     labels: list[str]
@@ -52,7 +52,9 @@ class Choices:
         judgments = judgments_of(line["meta"])
         meta = {name: value for name, value in line["meta"].items() if name not in ("judgments", PROPOSAL)}
         kept = {"id": line["id"], "origin": line["origin"], "meta": meta, **_untold(line), **self._together(line)}
-        return AnnotationQuestion(joined(before or line["messages"][-1:]), kept, judgments, _proposal(line, judgments))
+        return AnnotationQuestion(
+            join_turn_texts(before or line["messages"][-1:]), kept, judgments, _proposal(line, judgments)
+        )
 
     def _together(self, line: ExportRow) -> dict[str, Any]:
         """How the classes of a row are written as one label."""
@@ -84,7 +86,7 @@ def _proposal(line: ExportRow, judgments: list[dict[str, Any]]) -> dict[str, Any
     return None
 
 
-def choices(data: Outgoing, say: Say) -> Choices:
+def collect_label_choices(data: ExportDataset, say: Say) -> LabelChoices:
     """The labels that annotators choose from: the data's classes, those proposed and those judged."""
     found, names, unseen, lists = set(data.labels), set[Any](), 0, False
     for split in data.splits:
@@ -100,10 +102,12 @@ def choices(data: Outgoing, say: Say) -> Choices:
     if not found:
         say("the data names no labels: write them into the tool's configuration")
     if unseen:
-        say(f"{counted(unseen, 'answer')} of free text left out: annotators are shown what was asked before")
-    marked = ClassSeparator(TOGETHER) if lists else between(found)
+        say(
+            f"{format_counted_noun(unseen, 'answer')} of free text left out: annotators are shown what was asked before"
+        )
+    marked = ClassSeparator(TOGETHER) if lists else detect_class_separator(found)
     name = str(*names) if len(names) == 1 and None not in names else "label"
     if marked is None:
-        return Choices(sorted(found), name=name)
+        return LabelChoices(sorted(found), name=name)
     say(f"rows hold several classes, with {marked.text.strip()!r} between: annotators may choose several")
-    return Choices(sorted({one for label in found for one in marked.apart(label)}), marked, name)
+    return LabelChoices(sorted({one for label in found for one in marked.apart(label)}), marked, name)

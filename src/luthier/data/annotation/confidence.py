@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, Verdicts, Votes, split
-from luthier.data.annotation.aggregate import Estimate, VoteMatrix
+from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, AdjudicationResult, Votes, format_votes
+from luthier.data.annotation.aggregate import AggregationFit, VoteMatrix
 
 _COLDEST, _HOTTEST = -3.0, 5.0
 """Bounds of the temperature's logarithm."""
 
 
-def probabilities(scores: Mapping[str, float], temperature: float = 1.0) -> dict[str, float]:
+def softmax_log_scores(scores: Mapping[str, float], temperature: float = 1.0) -> dict[str, float]:
     """Shares that add up to one, from log-scores divided by a temperature."""
     most = max(scores.values())
     weights = {label: math.exp((score - most) / temperature) for label, score in scores.items()}
@@ -25,7 +25,7 @@ def probabilities(scores: Mapping[str, float], temperature: float = 1.0) -> dict
     return {label: weight / whole for label, weight in weights.items()}
 
 
-def temperature(scored: Sequence[Mapping[str, float]], labels: Sequence[str]) -> float:
+def fit_label_temperature(scored: Sequence[Mapping[str, float]], labels: Sequence[str]) -> float:
     """The temperature under which the right labels are most probable, by their mean log-likelihood."""
     import numpy as np
     from scipy.optimize import minimize_scalar
@@ -46,7 +46,9 @@ def temperature(scored: Sequence[Mapping[str, float]], labels: Sequence[str]) ->
 _EQUAL = 1e-9
 
 
-def decided(items: Sequence[Votes], fit: Callable[[VoteMatrix], Estimate], least: float) -> Verdicts:
+def decide_labels(
+    items: Sequence[Votes], fit: Callable[[VoteMatrix], AggregationFit], least: float
+) -> AdjudicationResult:
     """The likeliest label of each item under a fitted model; ties, and what is not more probable than `least`, are
     left out.
 
@@ -59,19 +61,19 @@ def decided(items: Sequence[Votes], fit: Callable[[VoteMatrix], Estimate], least
     )
     decisions = [NOBODY] * len(items)
     if not order:
-        return Verdicts(decisions)
+        return AdjudicationResult(decisions)
     ballot = VoteMatrix.of([votes_by_item[index] for index in order])
     found = fit(ballot)
     for index, row in zip(order, found.probabilities.tolist(), strict=True):
         decisions[index] = _one(items[index], ballot, row, least)
     quality = (round(float(one), 6) for one in found.quality)
-    return Verdicts(decisions, dict(zip(ballot.voters, quality, strict=True)))
+    return AdjudicationResult(decisions, dict(zip(ballot.voters, quality, strict=True)))
 
 
 def _one(votes: Votes, ballot: VoteMatrix, row: list[float], least: float) -> AdjudicatedLabel:
     best = int(np.argmax(row))
     if sum(1 for one in row if one > row[best] - _EQUAL) > 1:
-        return AdjudicatedLabel(None, why=f"tie: {split(votes)}")
+        return AdjudicatedLabel(None, why=f"tie: {format_votes(votes)}")
     if row[best] <= least and len(row) > 1:
         return AdjudicatedLabel(None, why=f"not sure enough: {row[best]:.2f} for {ballot.labels[best]}")
     return AdjudicatedLabel(ballot.labels[best], round(row[best], 6))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.adjudicator import Verdicts
+from luthier.data.adjudicator import AdjudicationResult
 from luthier.data.annotation.annotations import Annotation
 
 Votes = list[list[str | None]]
@@ -41,7 +41,7 @@ class LabelFunctionStats:
         return text + ("" if self.measured is None else f", in {self.measured:.0%} of the rows that had a label")
 
 
-def ballots(names: Sequence[str], votes: Votes) -> list[list[Annotation]]:
+def votes_to_annotations(names: Sequence[str], votes: Votes) -> list[list[Annotation]]:
     """The votes on each row as judgments."""
     return [
         [Annotation(name, vote) for name, vote in zip(names, row, strict=True) if vote is not None]
@@ -49,8 +49,8 @@ def ballots(names: Sequence[str], votes: Votes) -> list[list[Annotation]]:
     ]
 
 
-def account(
-    names: Sequence[str], votes: Votes, verdicts: Verdicts, given: Sequence[str | None]
+def label_function_stats(
+    names: Sequence[str], votes: Votes, verdicts: AdjudicationResult, given: Sequence[str | None]
 ) -> list[LabelFunctionStats]:
     """How each function did."""
     rows = max(1, len(given))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.annotation.annotations import AnnotatedItem
 from luthier.data.columns.recognize import source_of
 from luthier.data.formats.files import File
 from luthier.data.label_format import LabelFormat, Say
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
 BOOKS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json", "settings.json", "labels.json"})
@@ -25,14 +25,14 @@ class LocatedItem(NamedTuple):
     """An item or a broken row, and the file that it stands in."""
 
     file: str
-    found: AnnotatedItem | Broken
+    found: AnnotatedItem | BrokenRow
 
 
-def items(file: File, requested_format: LabelFormat | None, say: Say) -> Iterator[LocatedItem]:
+def read_annotated_items(file: File, requested_format: LabelFormat | None, say: Say) -> Iterator[LocatedItem]:
     """The items of one file, in its order, in the format that was asked for or that its rows show."""
     records: list[Record] = []
     for found in source_of(file, but=LABELS).read_file(file, say):
-        if isinstance(found, Broken):
+        if isinstance(found, BrokenRow):
             yield LocatedItem(file.name, found)
         else:
             records.append(found)
@@ -47,11 +47,11 @@ def _format(records: Sequence[Record], file: File, requested_format: LabelFormat
     if requested_format is not None:
         return requested_format
     rows = [record.values for record in records[:_LOOKED_AT]]
-    for member in sorted(members(LabelFormat).values(), key=lambda one: (one.order, one.__name__)):
+    for member in sorted(components_by_kind(LabelFormat).values(), key=lambda one: (one.order, one.__name__)):
         found = member.model_validate({})
         if found.fits(rows):
             say(f"{file.name}: read as {member.says}")
             return found
-    known = ", ".join(sorted(members(LabelFormat)))
+    known = ", ".join(sorted(components_by_kind(LabelFormat)))
     hint = f"set `format` to one of {known}; a table is told who judged by `format: {{kind: table, annotator: …}}`"
     raise DataError("cannot tell who judged what here", where=SourceLocation(file=file.name), hint=hint)

@@ -9,7 +9,7 @@ _LEAD = re.compile(r"\A[^\n:]{0,80}:[ \t]*\n+(?=\S)")
 _BULLET = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])[ \t]+")
 
 
-def alone(text: str) -> str:
+def strip_answer_wrapping(text: str) -> str:
     """The answer without an announcing line (`Here it is:`), a bullet, or quotes around the whole."""
     text = _LEAD.sub("", text.strip())
     text = _BULLET.sub("", text).strip()

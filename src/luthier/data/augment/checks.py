@@ -9,27 +9,29 @@ from typing import Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.chat.messages import Message
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.data.augment.ask import choose_options
 from luthier.data.augment.judge import TfidfLabelClassifier
 from luthier.data.augment.rows import SplitRows
-from luthier.data.augment.words import changes_sides, facts
-from luthier.data.augmenter import AugmentRequest, Draft
-from luthier.data.dedup.near import Index, similarity
-from luthier.data.dedup.shingles import compared, digest8, normal, prompt_key
+from luthier.data.augment.words import facts_to_preserve, swaps_speaker
+from luthier.data.augmenter import AugmentedDraft, AugmentRequest
+from luthier.data.dedup.near import NearDuplicateIndex, similarity
+from luthier.data.dedup.shingles import digest8, normalize_for_comparison, prompt_key, text_to_compare
 from luthier.data.row import Row
 from luthier.lang.detect import UNKNOWN, identify
 from luthier.models.embedders.lsa import Lsa
-from luthier.models.embeddings.base import Embedder, Space
+from luthier.models.embeddings.base import Embedder, EmbeddingSpace
 from luthier.models.lm.base import LanguageModel
 
 T = TypeVar("T")
 
 
-class Meaning(BaseModel):
+class MeaningCheck(BaseModel):
     """How near a made row must stay to its parent, as points of an embedder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     at_least: float = Field(default=0.6, gt=0, lt=1)
     """Cosine below which a row has left its parent's meaning and is refused."""
@@ -37,10 +39,12 @@ class Meaning(BaseModel):
     """What makes points; a paraphrase in other words is recognised by an `encoder` alone."""
 
 
-class Checks(BaseModel):
+class DraftChecks(BaseModel):
     """What every made row is held to; a row that fails is refused, counted and listed with its reason."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     parent: float = Field(default=0.95, gt=0, le=1)
     """Similarity from which a row is a near copy of its parent and adds nothing (as `near_dedup` measures it). An equal
@@ -50,7 +54,7 @@ class Checks(BaseModel):
     label: Literal["classifier", "model", "off"] = "classifier"
     """Who must still see the row's class in it. `classifier`: TF-IDF with logistic regression, learnt from the real
     training rows; `model`: the step's model, asked which class it is. Of free text there is no class to keep."""
-    meaning: Meaning | None = None
+    meaning: MeaningCheck | None = None
     """How near a row must stay to its parent's meaning, as `{at_least: 0.6, embedder: encoder}`; not asked by default,
     and never of rows that are meant to be new."""
     language: bool = True
@@ -83,13 +87,13 @@ _CERTAIN = 0.7
 class Inspector:
     """Applies the checks; remembers what was taken, so that nothing is taken twice."""
 
-    checks: Checks
+    checks: DraftChecks
     train: SplitRows
-    held_out: Index
+    held_out: NearDuplicateIndex
     held_out_ids: Sequence[str]
     classifier: TfidfLabelClassifier | None = None
     lm: LanguageModel | None = None
-    space: Space | None = None
+    space: EmbeddingSpace | None = None
     """Where meanings lie, when they are checked."""
     _seen: set[int] = field(default_factory=set)
 
@@ -97,7 +101,7 @@ class Inspector:
         self._seen = {self._key(row) for row in self.train.rows()}
 
     def refusals(
-        self, requests: Sequence[AugmentRequest], drafts: Sequence[Draft], rows: Sequence[Row]
+        self, requests: Sequence[AugmentRequest], drafts: Sequence[AugmentedDraft], rows: Sequence[Row]
     ) -> list[DraftRejection | None]:
         """Why each draft cannot be taken, whatever else is: None for those that can."""
         spoken = _other_languages(requests, rows) if self.checks.language else [""] * len(rows)
@@ -131,10 +135,10 @@ class Inspector:
         return None
 
     def _key(self, row: Row) -> int:
-        text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.says)}"
+        text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normalize_for_comparison(row.says)}"
         return digest8(text)
 
-    def _about_meaning(self, made: Sequence[tuple[AugmentRequest, Draft, Row]]) -> list[DraftRejection | None]:
+    def _about_meaning(self, made: Sequence[tuple[AugmentRequest, AugmentedDraft, Row]]) -> list[DraftRejection | None]:
         """Rows that went too far from their parent."""
         from luthier.models.embeddings.base import cosines
 
@@ -142,7 +146,7 @@ class Inspector:
         if limit is None or self.space is None or not made:
             return [None] * len(made)
         parents, rows = [request.row for request, _, _ in made], [row for _, _, row in made]
-        old, new = (self.space.points([compared(row, "prompt") for row in some]) for some in (parents, rows))
+        old, new = (self.space.points([text_to_compare(row, "prompt") for row in some]) for some in (parents, rows))
         near = cosines(old, new).round(6).tolist()
         return [
             DraftRejection("left its parent's meaning", parent.id, like)
@@ -176,7 +180,7 @@ def _asked(row: Row) -> tuple[Message, ...]:
     return row.messages[:-1]
 
 
-def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> DraftRejection | None:
+def _about_text(checks: DraftChecks, parent: Row, draft: AugmentedDraft, row: Row) -> DraftRejection | None:
     """What a row says of itself, beside its parent."""
     text, old = row.prompt or row.answer, parent.prompt or parent.answer
     if not text.strip() or not row.answer.strip():
@@ -187,27 +191,29 @@ def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> DraftRej
         return DraftRejection(draft.doubt)
     if _same(parent, row):
         return DraftRejection("copy of its parent", parent.id, 1.0)
-    both = "prompt" if normal(text) != normal(old) else "answer"
+    both = "prompt" if normalize_for_comparison(text) != normalize_for_comparison(old) else "answer"
     alike = similarity(parent, row, both)
     if alike >= checks.parent:
         return DraftRejection("near copy of its parent", parent.id, round(alike, 6))
     return None if draft.new else _about_size(checks, old, text)
 
 
-def _about_size(checks: Checks, old: str, text: str) -> DraftRejection | None:
+def _about_size(checks: DraftChecks, old: str, text: str) -> DraftRejection | None:
     if len(text) < checks.shortest * len(old):
         return DraftRejection("too short")
     if len(text) > checks.longest * len(old) + _SLACK_CHARS:
         return DraftRejection("too long")
-    if checks.facts and facts(old) != facts(text):
+    if checks.facts and facts_to_preserve(old) != facts_to_preserve(text):
         return DraftRejection("lost or invented a number, a code or a tag")
-    if checks.speaker and changes_sides(old, text):
+    if checks.speaker and swaps_speaker(old, text):
         return DraftRejection("another speaks than in its parent")
     return None
 
 
 def _same(one: Row, two: Row) -> bool:
-    return normal(one.prompt) == normal(two.prompt) and normal(one.says) == normal(two.says)
+    return normalize_for_comparison(one.prompt) == normalize_for_comparison(two.prompt) and normalize_for_comparison(
+        one.says
+    ) == normalize_for_comparison(two.says)
 
 
 def _other_languages(requests: Sequence[AugmentRequest], rows: Sequence[Row]) -> list[str]:

@@ -23,7 +23,7 @@ REACH = 1.3
 
 
 @cache
-def neighbours(layout: Layout) -> dict[str, str]:
+def neighbor_keys(layout: Layout) -> dict[str, str]:
     """The letters around each letter, nearest first."""
     coordinates = {
         key: (SHIFTS[row] + column, float(row))

@@ -12,9 +12,9 @@ from luthier.artifacts.dataset import MADE
 from luthier.chat.messages import example_id
 from luthier.data.augment.checks import DraftRejection, Inspector
 from luthier.data.augment.requests import AugmentBudget, AugmentJob, NamedAugmenter
-from luthier.data.augmenter import AugmentContext, Draft
-from luthier.data.cleaning.spans import edits
-from luthier.data.engine.batch import category, shown
+from luthier.data.augmenter import AugmentContext, AugmentedDraft
+from luthier.data.cleaning.spans import diff_to_edits
+from luthier.data.engine.batch import drop_category_of, redact_edits
 from luthier.data.engine.tables import RowEvent
 from luthier.data.operator import Operator
 from luthier.data.row import Row
@@ -47,7 +47,7 @@ class Tally:
 
 
 @dataclass
-class Maker:
+class AugmentLoop:
     """Answers wishes until there is no room or no wish left."""
 
     augmenters: Sequence[NamedAugmenter]
@@ -80,7 +80,7 @@ class Maker:
                 continue
             refusal = refusals[index] or (self.inspector.take(row) if self._is_text(job) else None)
             if refusal is not None:
-                tally.refused[category(refusal.reason)] += 1
+                tally.refused[drop_category_of(refusal.reason)] += 1
                 events.append(self._refused(job, row, refusal))
                 continue
             tally.kept += 1
@@ -89,9 +89,9 @@ class Maker:
             events += self._made(job, draft, row)
         return kept, events
 
-    def _drafts(self, wave: Sequence[AugmentJob]) -> list[Draft | None]:
+    def _drafts(self, wave: Sequence[AugmentJob]) -> list[AugmentedDraft | None]:
         """The drafts of each augmenter in one call."""
-        found: list[Draft | None] = [None] * len(wave)
+        found: list[AugmentedDraft | None] = [None] * len(wave)
         for number, one in enumerate(self.augmenters):
             indices = [index for index, job in enumerate(wave) if job.number == number]
             if indices:
@@ -100,7 +100,7 @@ class Maker:
                     found[index] = draft
         return found
 
-    def _row(self, job: AugmentJob, draft: Draft) -> Row:
+    def _row(self, job: AugmentJob, draft: AugmentedDraft) -> Row:
         """A draft as a row of its own, which says where it comes from."""
         parent, name = job.request.row, self.augmenters[job.number].name
         lineage = {
@@ -114,7 +114,7 @@ class Maker:
         return replace(parent, id=own, source=name, messages=draft.messages, meta=meta)
 
     def _refusals(
-        self, wave: Sequence[AugmentJob], drafts: Sequence[Draft | None], rows: Sequence[Row | None]
+        self, wave: Sequence[AugmentJob], drafts: Sequence[AugmentedDraft | None], rows: Sequence[Row | None]
     ) -> dict[int, DraftRejection | None]:
         """What the checks say of each draft, by its place in the wave."""
         able = [
@@ -139,7 +139,7 @@ class Maker:
             similarity=refusal.similarity,
         )  # fmt: skip
 
-    def _made(self, job: AugmentJob, draft: Draft, row: Row) -> Iterator[RowEvent]:
+    def _made(self, job: AugmentJob, draft: AugmentedDraft, row: Row) -> Iterator[RowEvent]:
         """One event for each span in which a row differs from its parent, or one for a row of its own."""
         parent = job.request.row
         before = {} if draft.new else dict(parent.texts(("system", "user", "assistant", "tool")))
@@ -148,8 +148,8 @@ class Maker:
             (name, edit, excerpt)
             for name, text in after.items()
             if name in before and before[name] != text
-            for spans in [edits(name, before[name], text, MAKING)]
-            for edit, excerpt in zip(spans, shown(before[name], text, spans, self.guards), strict=True)
+            for spans in [diff_to_edits(name, before[name], text, MAKING)]
+            for edit, excerpt in zip(spans, redact_edits(before[name], text, spans, self.guards), strict=True)
         ]
         row_columns = (row.id, row.file, row.line, row.source, "make", MAKING)
         for name, edit, (old, new) in found:
@@ -159,5 +159,5 @@ class Maker:
 
     def _shown(self, text: str) -> str:
         """A text as an event may show it."""
-        whole = edits("text", "", text, "made")
-        return "".join(new for _, new in shown("", text, whole, self.guards))
+        whole = diff_to_edits("text", "", text, "made")
+        return "".join(new for _, new in redact_edits("", text, whole, self.guards))

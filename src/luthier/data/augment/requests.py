@@ -38,7 +38,7 @@ class NamedAugmenter(NamedTuple):
     augmenter: Augmenter
 
 
-def named(augmenters: Sequence[Augmenter]) -> list[NamedAugmenter]:
+def name_augmenters(augmenters: Sequence[Augmenter]) -> list[NamedAugmenter]:
     """Augmenters with their names."""
     kind_counts = Counter[str]()
     found = []
@@ -55,7 +55,7 @@ def seed_of(seed: int, name: str, row: str, copy: int) -> int:
     return xxhash.xxh3_64_intdigest(f"{seed}|{name}|{row}|{copy}".encode())
 
 
-def in_order(augmenters: Sequence[NamedAugmenter], train: SplitRows, seed: int) -> Iterator[AugmentJob]:
+def order_augment_jobs(augmenters: Sequence[NamedAugmenter], train: SplitRows, seed: int) -> Iterator[AugmentJob]:
     """All wishes, the first copies of all rows before the second ones; a made row is no parent."""
     limits = [one.augmenter.limits(train.labels) for one in augmenters]
     able = [_able(train, own) for own in limits]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.dataset import MADE
-from luthier.artifacts.parquet import batches
+from luthier.artifacts.parquet import read_parquet_batches
 from luthier.core.artifact import Artifact
-from luthier.data.engine.columns import column
+from luthier.data.engine.columns import to_arrow_column
 from luthier.data.engine.spill import Spill, SpillWriter
-from luthier.data.engine.tables import dump, example_schema, from_arrow, numbered, spill_schema
+from luthier.data.engine.tables import dump_cell_json, example_schema, from_arrow, number_examples, spill_schema
 from luthier.data.row import MESSAGES, Row
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class SplitRows:
         ids: list[str] = []
         classes: list[str] = []
         for split in splits:
-            for table in tables(artifact, split):
-                writer.write(numbered(table, writer.rows))
+            for table in read_split_batches(artifact, split):
+                writer.write(number_examples(table, writer.rows))
                 ids += table.column("id").to_pylist()
                 classes += [sys.intern(label) for label in table.column("label").to_pylist() if label is not None]
         rows = cls(writer.close(), ids, classes)
@@ -72,15 +72,15 @@ class SplitRows:
         return self.classes[index] if self.classes else None
 
 
-def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
+def read_split_batches(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
     """A split's examples as they lie in its file."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(artifact.path(f"examples/{split}.parquet")) as file:
-        yield from batches(file, READ_ROWS)
+        yield from read_parquet_batches(file, READ_ROWS)
 
 
-def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordBatch:
+def rows_to_example_batch(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordBatch:
     """Rows as they lie in a split's file."""
     import pyarrow as pa
 
@@ -92,10 +92,10 @@ def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordB
         "kind": [row.kind for row in rows],
         "messages": [MESSAGES.dump_json(row.messages, exclude_defaults=True).decode() for row in rows],
         "label": list(labels),
-        "tools": [dump(row.tools) for row in rows],
-        "meta": [dump(row.meta) for row in rows],
+        "tools": [dump_cell_json(row.tools) for row in rows],
+        "meta": [dump_cell_json(row.meta) for row in rows],
         "group": [row.group for row in rows],
         "row": [row.row for row in rows],
     }
     schema = example_schema()
-    return pa.RecordBatch.from_arrays([column(columns[one.name], one.type) for one in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([to_arrow_column(columns[one.name], one.type) for one in schema], schema=schema)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.system.process import no_bars
+from luthier.core.system.process import hide_transformers_output
 
 NLLB = {
     "ar": "arb_Arab", "cs": "ces_Latn", "da": "dan_Latn", "de": "deu_Latn", "el": "ell_Grek", "en": "eng_Latn",
@@ -19,7 +19,7 @@ NLLB = {
 """NLLB's names of languages (Costa-jussà et al. 2022, table 1), by ISO 639 code."""
 
 
-class Translated(NamedTuple):
+class MachineTranslation(NamedTuple):
     """A translation, and whether it is whole: False for one that reached the limit, or a text that is too long."""
 
     text: str
@@ -34,14 +34,14 @@ class Translator:
 
     def translate(
         self, text: str, source: str, target: str, *, seed: int, temperature: float, limit: int
-    ) -> Translated:
+    ) -> MachineTranslation:
         """One text in another language; of a Marian model both languages are its own."""
         import torch
 
         ids = self._tokenizer_for(source)(text, return_tensors="pt")
         longest = getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
         if ids["input_ids"].shape[1] > longest:
-            return Translated("", finished=False)
+            return MachineTranslation("", finished=False)
         limit = min(limit, longest - 1)
         generate_args: dict[str, Any] = {"max_new_tokens": limit, "num_beams": 1, **self._begin(target)}
         if temperature:
@@ -50,7 +50,9 @@ class Translator:
             torch.manual_seed(seed)
             made = self._model.generate(**ids, **generate_args)
         ended = bool((made[0] == self._model.generation_config.eos_token_id).any())
-        return Translated(str(self._tokenizer.decode(made[0], skip_special_tokens=True)).strip(), finished=ended)
+        return MachineTranslation(
+            str(self._tokenizer.decode(made[0], skip_special_tokens=True)).strip(), finished=ended
+        )
 
     def _tokenizer_for(self, language: str) -> Any:
         if self._many:
@@ -93,7 +95,7 @@ class Translator:
 
     def _opened(self, what: Any, **more: Any) -> Any:
         try:
-            with no_bars():
+            with hide_transformers_output():
                 return what.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False, **more)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             message = str(error).strip().split("\n", 1)[0]

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from random import Random
 
 from luthier.data.row import Row
-from luthier.lang.demographics.words import DIGIT, TAG, fixed
+from luthier.lang.demographics.words import DIGIT, TAG, find_protected_spans
 from luthier.lang.detect import UNKNOWN, identify
 
 _AROUND = ".,;:!?()\"'"
 
 
-def facts(text: str) -> list[str]:
+def facts_to_preserve(text: str) -> list[str]:
     """What a text says that another form of it must say as well, sorted: those spans, without punctuation around them.
 
     A single digit among letters is none: that is how a scanner reads `l` and `o`.
     """
-    spans = (text[start:end].strip(_AROUND) for start, end in fixed(text))
+    spans = (text[start:end].strip(_AROUND) for start, end in find_protected_spans(text))
     return sorted(span for span in spans if not _is_misread(span))
 
 
@@ -28,7 +28,7 @@ def _is_misread(span: str) -> bool:
     return not odd and len(DIGIT.findall(span)) == 1 and any(map(str.isalpha, span))
 
 
-def changes_sides(old: str, new: str) -> bool:
+def swaps_speaker(old: str, new: str) -> bool:
     """Whether another speaks: `my` became `your`, or only `you` is said where only `I` was; or the other way round.
 
     Small models answer or retell a message in place of saying it otherwise. English words only.
@@ -47,12 +47,12 @@ _SIDES = (_OWN[0] | {"i", "me", "myself", "we", "us"}, _OWN[1] | {"you", "yourse
 """What belongs to the one who speaks and to the one who is spoken to, and all that names them."""
 
 
-def some(indices: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
+def sample_indices(indices: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
     """Each place with a probability; when that takes fewer than `least`, so many are drawn."""
     taken = [index for index in indices if chance.random() < share]
     return taken if len(taken) >= least else sorted(chance.sample(indices, min(least, len(indices))))
 
 
-def english(rows: Sequence[Row]) -> list[bool]:
+def are_english(rows: Sequence[Row]) -> list[bool]:
     """Whether each row's text is English, or too short for any other language to be certain."""
     return [guess.code in ("en", UNKNOWN) for guess in identify([row.prompt or row.answer for row in rows])]

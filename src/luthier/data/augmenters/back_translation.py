@@ -10,12 +10,20 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.chat.messages import Message
 from luthier.core.errors import did_you_mean
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, files_digest
-from luthier.data.augment.alone import alone
+from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.ask import draw_completions
-from luthier.data.augment.translator import NLLB, Translated, Translator
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, Train, last_asked, with_last_asked
+from luthier.data.augment.translator import NLLB, MachineTranslation, Translator
+from luthier.data.augmenter import (
+    AugmentContext,
+    AugmentedDraft,
+    Augmenter,
+    AugmentRequest,
+    AugmentTrainRows,
+    last_user_text,
+    with_last_user_text,
+)
 
 ASK = """Translate the message below into {language}. Keep names, numbers and tags in brackets. \
 Answer with the translation alone.
@@ -75,19 +83,19 @@ class BackTranslation(Augmenter):
 
     def fingerprint(self, base: Path) -> str | None:
         """The contents of the models' folders."""
-        folders = [locate(path, base) for path in (self.there, self.back) if path is not None]
+        folders = [resolve_path(path, base) for path in (self.there, self.back) if path is not None]
         return digest_of([_contents(folder) for folder in folders]) if folders else None
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row's words after the way there and back."""
         ways = [self.via[request.copy % len(self.via)] for request in requests]
-        texts = [last_asked(request.row)[1] for request in requests]
+        texts = [last_user_text(request.row)[1] for request in requests]
         go = self._by_model if self.there is None else self._by_folders
         foreign = go(texts, [(self.language, way) for way in ways], requests, around)
         homely = go([one.text for one in foreign], [(way, self.language) for way in ways], requests, around)
         return [
-            Draft(
-                with_last_asked(request.row, text),
+            AugmentedDraft(
+                with_last_user_text(request.row, text),
                 (f"translated to {_SPOKEN[way]} and back",),
                 finished=finished and before.finished,
             )
@@ -100,7 +108,7 @@ class BackTranslation(Augmenter):
         ways: Sequence[tuple[str, str]],
         requests: Sequence[AugmentRequest],
         around: AugmentContext,
-    ) -> list[Translated]:
+    ) -> list[MachineTranslation]:
         prompts = [
             (Message(role="user", content=ASK.replace("{language}", _SPOKEN[to]).replace("{text}", text)),)
             for text, (_, to) in zip(texts, ways, strict=True)
@@ -108,7 +116,7 @@ class BackTranslation(Augmenter):
         seeds = [request.seed for request in requests]
         lm = around.model(self)
         completions = draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
-        return [Translated(alone(one.text), one.finished) for one in completions]
+        return [MachineTranslation(strip_answer_wrapping(one.text), one.finished) for one in completions]
 
     def _by_folders(
         self,
@@ -116,9 +124,11 @@ class BackTranslation(Augmenter):
         ways: Sequence[tuple[str, str]],
         requests: Sequence[AugmentRequest],
         around: AugmentContext,
-    ) -> list[Translated]:
-        def opened(train: Train) -> tuple[Translator, Translator]:
-            return Translator(locate(self.there or "", around.base)), Translator(locate(self.back or "", around.base))
+    ) -> list[MachineTranslation]:
+        def opened(train: AugmentTrainRows) -> tuple[Translator, Translator]:
+            return Translator(resolve_path(self.there or "", around.base)), Translator(
+                resolve_path(self.back or "", around.base)
+            )
 
         there, back = around.once(self, opened)
         return [

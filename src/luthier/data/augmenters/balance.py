@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft
+from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
 
 
 def _usual() -> tuple[Augmenter, ...]:
@@ -39,9 +39,9 @@ class Balance(Augmenter):
             raise ValueError("wants other augmenters, one at least, as in `by: [synonyms, noise]`")
         return by
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """The draft of the augmenter whose turn it is, or of the next that finds something."""
-        found: list[Draft | None] = [None] * len(requests)
+        found: list[AugmentedDraft | None] = [None] * len(requests)
         for turn in range(len(self.by)):
             for number, one in enumerate(self.by):
                 indices = [

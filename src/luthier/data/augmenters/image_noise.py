@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.errors import DataError, MissingExtra, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft
+from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -61,23 +61,25 @@ class ImageNoise(Augmenter):
         """The contents of the folder of images."""
         if self.folder is None:
             return None
-        folder = locate(self.folder, base)
+        folder = resolve_path(self.folder, base)
         return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with another image."""
         return [self._noisy(request, around.base) for request in requests]
 
-    def _noisy(self, request: AugmentRequest, base: Path) -> Draft | None:
+    def _noisy(self, request: AugmentRequest, base: Path) -> AugmentedDraft | None:
         value = request.row.meta.get(self.column)
         if not value:
             return None
         if not isinstance(value, list):
             url, did = self._other(request, str(value), base)
-            return Draft(request.row.messages, did, meta={self.column: url}) if did else None
+            return AugmentedDraft(request.row.messages, did, meta={self.column: url}) if did else None
         made = [self._other(request, str(one), base) for one in value]
         every = tuple(f"{number}: {one}" for number, (_, did) in enumerate(made, 1) for one in did)
-        return Draft(request.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
+        return (
+            AugmentedDraft(request.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
+        )
 
     def _other(self, request: AugmentRequest, value: str, base: Path) -> tuple[str, tuple[str, ...]]:
         """One image with noise as a data URL, and what was done; the image as it stands when nothing was."""
@@ -122,7 +124,7 @@ class ImageNoise(Augmenter):
                 what = f"expected an image as a data URL or base64, got {value[:40]!r}"
                 raise DataError(what, where=where, hint=hint) from error
         try:
-            folder = locate(self.folder, base).resolve()
+            folder = resolve_path(self.folder, base).resolve()
             path = (folder / value).resolve()
             if path.is_relative_to(folder):
                 return path.read_bytes()

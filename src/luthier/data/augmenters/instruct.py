@@ -11,10 +11,18 @@ from pydantic import Field
 
 from luthier.artifacts.dataset import MADE
 from luthier.chat.messages import Message
-from luthier.data.augment.alone import alone
+from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.ask import choose_options, draw_completions
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, Train, last_asked, with_last_asked
-from luthier.data.dedup.near import Index
+from luthier.data.augmenter import (
+    AugmentContext,
+    AugmentedDraft,
+    Augmenter,
+    AugmentRequest,
+    AugmentTrainRows,
+    last_user_text,
+    with_last_user_text,
+)
+from luthier.data.dedup.near import NearDuplicateIndex
 from luthier.data.row import Row
 from luthier.models.lm.base import LanguageModel, Response
 
@@ -50,7 +58,7 @@ class _Seeds(NamedTuple):
     """The training rows of each class, and an index of all of them."""
 
     indices_by_class: dict[str, list[int]]
-    near: Index
+    near: NearDuplicateIndex
 
 
 class Instruct(Augmenter):
@@ -77,7 +85,7 @@ class Instruct(Augmenter):
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest message and longest answer; what is cut off there is refused."""
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """A new row for each wish."""
         lm, seeds = around.model(self), around.once(self, self._learn)
         shown = [self._shown(request, around.train, seeds) for request in requests]
@@ -88,24 +96,24 @@ class Instruct(Augmenter):
         completions = self._write(lm, prompts, [augment_request.seed for augment_request in requests])
         finished = [one.finished for one in completions]
         rows = [
-            with_last_asked(augment_request.row, alone(one.text))
+            with_last_user_text(augment_request.row, strip_answer_wrapping(one.text))
             for augment_request, one in zip(requests, completions, strict=True)
         ]
         self._answer(lm, requests, rows, finished)
         doubts = self._doubts(lm, requests, rows, seeds)
         return [
-            Draft(messages, (did,), tuple(row.id for row in others), done, {}, True, doubt)
+            AugmentedDraft(messages, (did,), tuple(row.id for row in others), done, {}, True, doubt)
             for messages, (_, did), others, done, doubt in zip(rows, instructions, shown, finished, doubts, strict=True)
         ]
 
-    def _learn(self, train: Train) -> _Seeds:
+    def _learn(self, train: AugmentTrainRows) -> _Seeds:
         indices_by_class: defaultdict[str, list[int]] = defaultdict(list)
         for index, row in enumerate(train.rows()):
             if MADE not in row.meta:
                 indices_by_class[_class(row)].append(index)
-        return _Seeds(dict(indices_by_class), Index(self.apart, train.rows(), train.row))
+        return _Seeds(dict(indices_by_class), NearDuplicateIndex(self.apart, train.rows(), train.row))
 
-    def _shown(self, request: AugmentRequest, train: Train, seeds: _Seeds) -> list[Row]:
+    def _shown(self, request: AugmentRequest, train: AugmentTrainRows, seeds: _Seeds) -> list[Row]:
         """The rows that are shown beside the wish's own."""
         if self.style == "evolve":
             return []
@@ -117,8 +125,8 @@ class Instruct(Augmenter):
         """What the model is told, and what that is called."""
         if self.style == "evolve":
             did, way = request.chance.choice(WAYS)
-            return EVOLVE.replace("{way}", way).replace("{text}", last_asked(request.row)[1]), did
-        shown = "\n".join(f"- {' '.join(last_asked(row)[1].split())}" for row in (request.row, *others))
+            return EVOLVE.replace("{way}", way).replace("{text}", last_user_text(request.row)[1]), did
+        shown = "\n".join(f"- {' '.join(last_user_text(row)[1].split())}" for row in (request.row, *others))
         text = ALIKE.replace("{about}", _about(request.row)).replace("{shown}", shown)
         return text, f"written after {len(others) + 1} rows"
 
@@ -174,7 +182,7 @@ def _about(row: Row) -> str:
 
 def _judged(row: Row) -> str:
     """What the judge is asked about a row."""
-    text = last_asked(row)[1]
+    text = last_user_text(row)[1]
     if not _is_answered(row):
         about = f", and is it{_about(row)}" if _about(row) else ""
         return JUDGE.replace("{about}", about).replace("{text}", text)

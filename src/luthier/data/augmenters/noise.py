@@ -11,10 +11,17 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from luthier.data.augment.confusions import OCR, sound_alikes
-from luthier.data.augment.keyboard import Layout, neighbours
-from luthier.data.augment.words import english, some
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, TextChange, rewritten
-from luthier.lang.demographics.words import dressed, free_words, pieces
+from luthier.data.augment.keyboard import Layout, neighbor_keys
+from luthier.data.augment.words import are_english, sample_indices
+from luthier.data.augmenter import (
+    AugmentContext,
+    AugmentedDraft,
+    Augmenter,
+    AugmentRequest,
+    TextChange,
+    replace_last_user_text,
+)
+from luthier.lang.demographics.words import match_case, split_into_words, unprotected_word_indices
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 Slip = Callable[[str, Random], tuple[str, str] | None]
@@ -57,11 +64,11 @@ class Noise(Augmenter):
             )
         return self
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with its own noise."""
-        spoken = english([request.row for request in requests]) if self.sounds else [False] * len(requests)
+        spoken = are_english([request.row for request in requests]) if self.sounds else [False] * len(requests)
         return [
-            rewritten(request.row, partial(self.noisy, chance=request.chance, spoken=able))
+            replace_last_user_text(request.row, partial(self.noisy, chance=request.chance, spoken=able))
             for request, able in zip(requests, spoken, strict=True)
         ]
 
@@ -87,15 +94,15 @@ class _Noise:
     """A text in pieces, and what has been done to them."""
 
     def __init__(self, text: str, chance: Random) -> None:
-        self._parts = pieces(text)
+        self._parts = split_into_words(text)
         self._chance = chance
-        self._free = free_words(text, self._parts)
+        self._free = unprotected_word_indices(text, self._parts)
         self.did: list[str] = []
         self._gone: set[int] = set()
 
     def fall(self, indices: list[int], share: float, slip: Slip, least: int) -> None:
         """Let a slip happen in some of these places, in so many at least."""
-        for index in some(indices, share, self._chance, least):
+        for index in sample_indices(indices, share, self._chance, least):
             made = slip(self._parts[index], self._chance)
             if made is not None and made[0] != self._parts[index]:
                 self._parts[index] = made[0]
@@ -137,10 +144,10 @@ class _Noise:
 def _mistyped(word: str, chance: Random, layout: Layout) -> tuple[str, str]:
     """A slip inside a word; its first letter stays, as people mostly type that right."""
     at = chance.randrange(1, len(word))
-    near = neighbours(layout).get(word[at].lower(), "")
+    near = neighbor_keys(layout).get(word[at].lower(), "")
     slip = chance.choice(("beside", "beside", "twice", "missing", "turned"))
     if slip == "beside" and near:
-        made = word[:at] + dressed(chance.choice(near), word[at]) + word[at + 1 :]
+        made = word[:at] + match_case(chance.choice(near), word[at]) + word[at + 1 :]
     elif slip == "twice":
         made = word[:at] + word[at] + word[at:]
     elif slip == "turned":
@@ -162,7 +169,7 @@ def _misread(word: str, chance: Random) -> tuple[str, str] | None:
 
 
 def _misheard(word: str, chance: Random) -> tuple[str, str]:
-    made = dressed(chance.choice(sound_alikes(word)), word)
+    made = match_case(chance.choice(sound_alikes(word)), word)
     return made, f"misheard {word!r} as {made!r}"
 
 

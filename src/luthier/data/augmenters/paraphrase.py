@@ -8,9 +8,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.chat.messages import Message
-from luthier.data.augment.alone import alone
+from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.ask import draw_completions
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, last_asked, with_last_asked
+from luthier.data.augmenter import (
+    AugmentContext,
+    AugmentedDraft,
+    Augmenter,
+    AugmentRequest,
+    last_user_text,
+    with_last_user_text,
+)
 
 ASK = """Rewrite the message below {style}. Keep its meaning, its language, every name, number and tag in brackets. \
 Answer with the new message alone.
@@ -48,14 +55,16 @@ class Paraphrase(Augmenter):
             raise ValueError("expected {text} where the message shall stand")
         return ask
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """The model's words for each row."""
         styles = [self.styles[augment_request.copy % len(self.styles)] for augment_request in requests]
         prompts = [
             (
                 Message(
                     role="user",
-                    content=self.ask.replace("{style}", style).replace("{text}", last_asked(augment_request.row)[1]),
+                    content=self.ask.replace("{style}", style).replace(
+                        "{text}", last_user_text(augment_request.row)[1]
+                    ),
                 ),
             )
             for augment_request, style in zip(requests, styles, strict=True)
@@ -63,6 +72,10 @@ class Paraphrase(Augmenter):
         lm, seeds = around.model(self), [augment_request.seed for augment_request in requests]
         completions = draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
         return [
-            Draft(with_last_asked(request.row, alone(one.text)), (f"said {style}",), finished=one.finished)
+            AugmentedDraft(
+                with_last_user_text(request.row, strip_answer_wrapping(one.text)),
+                (f"said {style}",),
+                finished=one.finished,
+            )
             for request, style, one in zip(requests, styles, completions, strict=True)
         ]

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.augment.words import english
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, TextChange, changed
+from luthier.data.augment.words import are_english
+from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest, TextChange, change_texts
 from luthier.lang.demographics.groups import Group
 from luthier.lang.demographics.swap import Swapper
 
@@ -28,14 +28,14 @@ class Swap(Augmenter):
     groups: tuple[Group, ...] = Field(default=("gender",), min_length=1)
     """What is exchanged: `gender`, `names` (for those of another origin), `nationality`, `religion`, `age`."""
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with its words of these groups exchanged; a label is none of them."""
-        spoken = english([request.row for request in requests])
+        spoken = are_english([request.row for request in requests])
         return [self._swapped(request) if able else None for request, able in zip(requests, spoken, strict=True)]
 
-    def _swapped(self, request: AugmentRequest) -> Draft | None:
+    def _swapped(self, request: AugmentRequest) -> AugmentedDraft | None:
         roles = ("user",) if request.row.kind == "label" else ("user", "assistant")
-        return changed(request.row, partial(self._other, mapping=self._swapper.mapping(request.chance)), roles)
+        return change_texts(request.row, partial(self._other, mapping=self._swapper.mapping(request.chance)), roles)
 
     def _other(self, text: str, mapping: dict[str, str]) -> TextChange | None:
         found = self._swapper.other(text, mapping)

@@ -10,9 +10,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from luthier.core.wordnet import PARTS, Synset, base_forms, irregular_forms, synsets
-from luthier.data.augment.words import english, some
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, TextChange, rewritten
-from luthier.lang.demographics.words import dressed, free_words, pieces, with_article
+from luthier.data.augment.words import are_english, sample_indices
+from luthier.data.augmenter import (
+    AugmentContext,
+    AugmentedDraft,
+    Augmenter,
+    AugmentRequest,
+    TextChange,
+    replace_last_user_text,
+)
+from luthier.lang.demographics.words import match_case, split_into_words, unprotected_word_indices, with_article
 
 _SHORTEST = 3
 _GRAMMAR = """
@@ -46,29 +53,33 @@ class Synonyms(Augmenter):
     """How much of a word's uses must be of the sense in which it is replaced: 0 takes the commonest sense, however
     common, and changes more; towards 1 fewer words are touched and more of what they mean is kept."""
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with its own words replaced."""
-        spoken = english([request.row for request in requests])
+        spoken = are_english([request.row for request in requests])
         return [
-            rewritten(request.row, partial(self.said_otherwise, chance=request.chance)) if able else None
+            replace_last_user_text(request.row, partial(self.said_otherwise, chance=request.chance)) if able else None
             for request, able in zip(requests, spoken, strict=True)
         ]
 
     def said_otherwise(self, text: str, chance: Random) -> TextChange | None:
         """One English text with other words."""
-        parts = pieces(text)
-        able = [index for index in free_words(text, parts) if alternatives(parts[index].lower(), self.certainty)]
+        parts = split_into_words(text)
+        able = [
+            index
+            for index in unprotected_word_indices(text, parts)
+            if safe_synonyms_of(parts[index].lower(), self.certainty)
+        ]
         did: list[str] = []
-        for index in some(able, self.words, chance, least=1):
+        for index in sample_indices(able, self.words, chance, least=1):
             old = parts[index]
-            new = dressed(chance.choice(alternatives(old.lower(), self.certainty)), old)
+            new = match_case(chance.choice(safe_synonyms_of(old.lower(), self.certainty)), old)
             parts = with_article(parts, index, new)
             did.append(f"replaced {old!r} by {new!r}")
         return TextChange("".join(parts), tuple(did)) if did else None
 
 
 @lru_cache(maxsize=65536)
-def alternatives(word: str, certainty: float) -> tuple[str, ...]:
+def safe_synonyms_of(word: str, certainty: float) -> tuple[str, ...]:
     """Other words for a form, in the same form; empty where none is safe."""
     if len(word) < _SHORTEST or word in _COMMON or not word.isalpha():
         return ()

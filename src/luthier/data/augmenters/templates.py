@@ -12,11 +12,19 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from luthier.artifacts.dataset import MADE
-from luthier.data.augment.words import english
-from luthier.data.augmenter import AugmentContext, Augmenter, AugmentRequest, Draft, Train, last_asked, with_last_asked
+from luthier.data.augment.words import are_english
+from luthier.data.augmenter import (
+    AugmentContext,
+    AugmentedDraft,
+    Augmenter,
+    AugmentRequest,
+    AugmentTrainRows,
+    last_user_text,
+    with_last_user_text,
+)
 from luthier.data.dedup.shingles import digest8
 from luthier.data.row import Row
-from luthier.lang.demographics.words import free_words, pieces, with_article
+from luthier.lang.demographics.words import split_into_words, unprotected_word_indices, with_article
 
 MOST_ROWS = 50_000
 """Rows that slots are looked for in."""
@@ -98,18 +106,18 @@ class TemplatesAugmenter(Augmenter):
             raise ValueError("neither slots nor phrases are wanted, so that nothing would be done; set one of them")
         return self
 
-    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[Draft | None]:
+    def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """A slot filled anew, else a phrase."""
         found = around.once(self, self._learn) if self.slots else _Slots()
-        spoken = english([request.row for request in requests])
+        spoken = are_english([request.row for request in requests])
         return [
             self._filled(request, found) or (self._phrased(request) if able else None)
             for request, able in zip(requests, spoken, strict=True)
         ]
 
-    def _filled(self, request: AugmentRequest, slots: _Slots) -> Draft | None:
-        text, label = last_asked(request.row)[1], _class(request.row)
-        parts = pieces(text)
+    def _filled(self, request: AugmentRequest, slots: _Slots) -> AugmentedDraft | None:
+        text, label = last_user_text(request.row)[1], _class(request.row)
+        parts = split_into_words(text)
         able = [
             (gap, others)
             for gap in self._gaps(text, parts, label)
@@ -122,24 +130,26 @@ class TemplatesAugmenter(Augmenter):
         other = chance.choice(others)
         made = with_article([*parts[: gap.start], gap.filler, *parts[gap.end :]], gap.start, other.text)
         did = (f"put {other.text!r} in the place of {gap.filler!r}",)
-        return Draft(with_last_asked(request.row, "".join(made)), did, parents=(other.row,))
+        return AugmentedDraft(with_last_user_text(request.row, "".join(made)), did, parents=(other.row,))
 
-    def _phrased(self, request: AugmentRequest) -> Draft | None:
+    def _phrased(self, request: AugmentRequest) -> AugmentedDraft | None:
         if not self.phrases:
             return None
         phrase = request.chance.choice(self.phrases)
-        text = last_asked(request.row)[1].strip()
+        text = last_user_text(request.row)[1].strip()
         if re.search(r"[,;:]\s*\{text\}", phrase) and re.match(r"[A-Z][a-z]", text):
             text = text[0].lower() + text[1:]
-        return Draft(with_last_asked(request.row, phrase.replace("{text}", text)), (f"said as {phrase!r}",))
+        return AugmentedDraft(
+            with_last_user_text(request.row, phrase.replace("{text}", text)), (f"said as {phrase!r}",)
+        )
 
-    def _learn(self, train: Train) -> _Slots:
+    def _learn(self, train: AugmentTrainRows) -> _Slots:
         """Templates with several fillers, and for each filler its templates."""
         template_texts: defaultdict[int, dict[str, str]] = defaultdict(dict)
         where: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for row in islice((row for row in train.rows() if MADE not in row.meta), MOST_ROWS):
-            text, label = last_asked(row)[1], _class(row)
-            for gap in self._gaps(text, pieces(text), label):
+            text, label = last_user_text(row)[1], _class(row)
+            for gap in self._gaps(text, split_into_words(text), label):
                 if gap.filler not in template_texts[gap.frame]:
                     template_texts[gap.frame][gap.filler] = row.id
                     where[label, gap.filler].append(gap.frame)
@@ -149,7 +159,7 @@ class TemplatesAugmenter(Augmenter):
 
     def _gaps(self, text: str, parts: list[str], label: str) -> Iterator[_Gap]:
         """Every run of words that could fill a slot."""
-        words = free_words(text, parts)
+        words = unprotected_word_indices(text, parts)
         if len(words) > _MOST_WORDS:
             return
         for first, start in enumerate(words):

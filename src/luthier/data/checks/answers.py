@@ -11,9 +11,19 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Needs, Planted, damaged, graded, leaving_out, percent, share_of
-from luthier.data.dedup.shingles import normal
+from luthier.core.events import format_counted_noun
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    Needs,
+    PlantedFaults,
+    damage_every_nth,
+    format_exclude_setting,
+    percent,
+    severity_of_share,
+    share_with_interval,
+)
+from luthier.data.dedup.shingles import normalize_for_comparison
 from luthier.data.validate.context import CheckData, CheckRow
 
 REFUSALS = (
@@ -82,7 +92,7 @@ class AnswerQuality(Check):
 
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         texts = [row for row in data.rows if not row.messages[-1].tool_calls]
-        counts = Counter(normal(row.answer) for row in texts)
+        counts = Counter(normalize_for_comparison(row.answer) for row in texts)
         common = {text for text, count in counts.items() if count >= max(_MANY, self.stock * len(data.rows))}
         ends = sum(bool(_END.search(row.answer.rstrip())) for row in texts) >= 0.8 * len(texts)
         faults = [(row, self._fault(row, common, whole=ends)) for row in texts]
@@ -90,7 +100,7 @@ class AnswerQuality(Check):
         found = Counter(fault for _, fault in faults if fault)
         names = {name.removeprefix("answers."): name for name in self.measures}
         numbers = {
-            names[word]: share_of(count, len(data.rows), self.measures[names[word]])
+            names[word]: share_with_interval(count, len(data.rows), self.measures[names[word]])
             for word, count in {**{word: found[word] for word in names if word != "bad"}, "bad": len(marks)}.items()
         }
         share = numbers["answers.bad"].value
@@ -98,34 +108,34 @@ class AnswerQuality(Check):
         yield CheckResult(
             Finding(
                 name=self.kind,
-                severity=graded(share, self.warning, self.serious),
+                severity=severity_of_share(share, self.warning, self.serious),
                 title="Answers that teach nothing" if marks else "Answers",
-                sentence=f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(share)}) have an answer that "
-                f"teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
+                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({percent(share)}) have an "
+                f"answer that teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
                 rows=len(marks),
                 numbers=numbers,
                 hint="Write these answers anew, or leave the rows out by their ids." if marks else "",
-                mend=leaving_out([row for row, _, _ in marks], "poor answer"),
+                mend=format_exclude_setting([row for row, _, _ in marks], "poor answer"),
             ),
             marks,
         )  # fmt: skip
 
     def _fault(self, row: CheckRow, common: set[str], *, whole: bool) -> str:
         """The first fault of an answer, by its measure's name; empty when there is none."""
-        text, words = row.answer.strip(), normal(row.answer).split()
+        text, words = row.answer.strip(), normalize_for_comparison(row.answer).split()
         if not any(char.isalnum() for char in text):
             return "empty"
-        if any(opening in normal(text[:_BEGINNING]).replace("’", "'") for opening in REFUSALS):
+        if any(opening in normalize_for_comparison(text[:_BEGINNING]).replace("’", "'") for opening in REFUSALS):
             return "refused"
         if len(words) >= 12 and _again(words) >= self.repeated:
             return "repeated"
-        if len(words) >= 4 and _held(words, normal(row.prompt).split()) >= self.echo:
+        if len(words) >= 4 and _held(words, normalize_for_comparison(row.prompt).split()) >= self.echo:
             return "echo"
         if " ".join(words) in common:
             return "stock"
         return "cut" if whole and len(words) >= 8 and not _END.search(text) else ""
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every eighth answer is the same short one, a refusal, an echo, a loop or a cut one."""
         turn = {row.id: index // 8 for index, row in enumerate(rows)}
         poor = (
@@ -139,7 +149,7 @@ class AnswerQuality(Check):
             at = turn[row.id]
             return row.saying(answer="Please wait." if at % 2 else poor[at // 2 % len(poor)] or row.prompt)
 
-        return damaged(rows, 8, damage)
+        return damage_every_nth(rows, 8, damage)
 
 
 _WORDS = {

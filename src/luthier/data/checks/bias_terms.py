@@ -10,9 +10,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Finding, FindingTable, Number, Severity
-from luthier.core.events import of_rows
-from luthier.data.check import Check, CheckResult, Planted
+from luthier.artifacts.findings import Finding, FindingNumber, FindingTable, Severity
+from luthier.core.events import format_rows_affected
+from luthier.data.check import Check, CheckResult, PlantedFaults
 from luthier.data.validate.context import CheckData, CheckRow
 
 TERMS: Mapping[str, Mapping[str, str]] = {
@@ -97,7 +97,7 @@ class BiasTerms(Check):
     """Level of the corrected test, over all pairs."""
 
     def look(self, data: CheckData) -> Iterable[CheckResult]:
-        named = [named_groups(prompt) for prompt in data.prompts]
+        named = [find_demographic_groups(prompt) for prompt in data.prompts]
         features = _features(data)
         once = _once(data, named, features)
         groups_once, seen_once = [named[index] for index in once], [features[index] for index in once]
@@ -120,8 +120,8 @@ class BiasTerms(Check):
                     for groups, row_features in zip(named, features, strict=True)
                 ),
                 numbers={
-                    "bias.rows": Number(value=rows, rows=len(data.rows), about=self.measures["bias.rows"]),
-                    "bias.terms": Number(value=len(strong), rows=rows, about=self.measures["bias.terms"]),
+                    "bias.rows": FindingNumber(value=rows, rows=len(data.rows), about=self.measures["bias.rows"]),
+                    "bias.terms": FindingNumber(value=len(strong), rows=rows, about=self.measures["bias.terms"]),
                     "bias.log_odds": _worst(worst, rows, self.measures["bias.log_odds"]),
                 },
                 hint="Look whether the world or the collection of rows makes it so; add rows that say the same of "
@@ -137,7 +137,7 @@ class BiasTerms(Check):
             ],
         )
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Women write about one class only, men about the others."""
         first = min(row.label or row.answer for row in rows)
         made = []
@@ -145,7 +145,7 @@ class BiasTerms(Check):
             mine = row.label == first if row.label else index % 2 == 0
             answer = None if row.label else f"{row.answer} {'Call the kitchen.' if mine else 'Call the office.'}"
             made.append(row.saying(prompt=f"{row.prompt} says {'she' if mine else 'he'}", answer=answer))
-        return Planted(made)
+        return PlantedFaults(made)
 
 
 _GROUP_OF = {
@@ -156,7 +156,7 @@ _GROUP_OF = {
 }
 
 
-def named_groups(text: str) -> frozenset[str]:
+def find_demographic_groups(text: str) -> frozenset[str]:
     """The groups that a text names, each with its kind."""
     return frozenset(_GROUP_OF[word] for word in _WORD.findall(text.casefold()) if word in _GROUP_OF)
 
@@ -221,16 +221,16 @@ def _concerned(groups: frozenset[str], strong: Sequence[tuple[_Pair, float]], ro
     return any(f"{pair.axis}: {pair.group}" in groups and pair.feature in row_features for pair, _ in strong)
 
 
-def _worst(worst: tuple[_Pair, float] | None, rows: int, about: str) -> Number:
+def _worst(worst: tuple[_Pair, float] | None, rows: int, about: str) -> FindingNumber:
     if worst is None:
-        return Number(value=0, rows=rows, about=about)
+        return FindingNumber(value=0, rows=rows, about=about)
     pair, low = worst
     high = round(2 * pair.log_odds - low, 4)
-    return Number(value=round(pair.log_odds, 4), low=low, high=high, rows=rows, about=about)
+    return FindingNumber(value=round(pair.log_odds, 4), low=low, high=high, rows=rows, about=about)
 
 
 def _sentence(rows: int, of: int, worst: _Pair | None, low: float, count: int) -> str:
-    sentence = f"{of_rows(rows, of, 'names', 'name')} a group of people"
+    sentence = f"{format_rows_affected(rows, of, 'names', 'name')} a group of people"
     if worst is None:
         return f"{sentence}; no answer goes with one of them clearly more than with others."
     return (

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Planted, graded, percent, share_of
+from luthier.core.events import format_counted_noun
+from luthier.data.check import Check, CheckResult, PlantedFaults, percent, severity_of_share, share_with_interval
 from luthier.data.validate.context import CheckData, CheckRow
 
 
@@ -46,9 +46,9 @@ class Conflicts(Check):
                 other = next(one for one in rows if one.says != row.says)
                 note = f"twin {other.id} says {_short(other.says)!r}"
                 marks.append((row, 1.0 if (row.label or row.says) != usual else 0.0, note))
-        number = share_of(len(marks), len(data.rows), self.measures["conflicts"])
-        severity = graded(number.value, self.warning, self.serious)
-        share = f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
+        number = share_with_interval(len(marks), len(data.rows), self.measures["conflicts"])
+        severity = severity_of_share(number.value, self.warning, self.serious)
+        share = f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
         sentence = f"{share} have a near-identical prompt but a different answer"
         yield CheckResult(
             Finding(
@@ -85,7 +85,7 @@ class Conflicts(Check):
         first = answers[0]
         return any(len(first & other) < self.alike * len(first | other) for other in answers[1:])
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every 24th row asks what its neighbour asks, or nearly, and is answered otherwise."""
         made, ids = list(rows), set()
         for index in range(0, len(rows) - 1, 24):
@@ -94,7 +94,7 @@ class Conflicts(Check):
             prompt = other.prompt if index % 48 else f"{other.prompt}!"
             made[index] = one.saying(prompt=prompt, answer="Something else altogether.", label=answer)
             ids |= {one.id, other.id}
-        return Planted(made, frozenset(ids))
+        return PlantedFaults(made, frozenset(ids))
 
 
 def _short(text: str) -> str:

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Planted, damaged, graded, leaving_out, percent, share_of
+from luthier.core.events import format_counted_noun
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    PlantedFaults,
+    damage_every_nth,
+    format_exclude_setting,
+    percent,
+    severity_of_share,
+    share_with_interval,
+)
 from luthier.data.checks.lengths import robust_z
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.lsa import Lsa
@@ -47,40 +56,42 @@ class EmbeddingOutliers(Check):
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
-        distance = apart(data.points(self.embedder), self.neighbours, data.heads)
+        distance = mean_neighbor_distance(data.points(self.embedder), self.neighbours, data.heads)
         scores = robust_z(distance)
         indices = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
         indices.sort(key=lambda index: (-distance[index], data.rows[index].id))
         near, usual = max(1, min(self.neighbours, len(set(data.heads.tolist())) - 1)), float(np.median(distance))
         say = "says" if len(indices) == 1 else "say"
-        number = share_of(len(indices), len(data.rows), self.measures["embedding_outliers"])
+        number = share_with_interval(len(indices), len(data.rows), self.measures["embedding_outliers"])
         yield CheckResult(
             Finding(
                 name=self.kind,
-                severity=graded(number.value, self.warning, self.serious),
+                severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if indices else "Neighbours",
-                sentence=f"{counted(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) {say} "
-                f"something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the usual "
-                f"distance to the nearest {near} is {usual:.2f}.",
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) "
+                f"{say} something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the "
+                f"usual distance to the nearest {near} is {usual:.2f}.",
                 rows=len(indices),
                 numbers={"embedding_outliers": number},
                 hint="Look at them: they may be of another language or topic, or the best rows there are; leave out "
                 "what does not belong by its ids." if indices else "",
-                mend=leaving_out([data.rows[index] for index in indices], "unlike all others"),
+                mend=format_exclude_setting([data.rows[index] for index in indices], "unlike all others"),
             ),
             [(data.rows[index], round(float(distance[index]), 4), "") for index in indices],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every fiftieth prompt is letters and digits that mean nothing."""
-        return damaged(rows, 50, lambda row: row.saying(prompt=f"qz{row.id[:6]} xv{row.id[6:12]} {row.id[::-1]}"))
+        return damage_every_nth(
+            rows, 50, lambda row: row.saying(prompt=f"qz{row.id[:6]} xv{row.id[6:12]} {row.id[::-1]}")
+        )
 
 
 _NEAR = 0.1
 """Distances below this are near whatever the others do."""
 
 
-def apart(
+def mean_neighbor_distance(
     points: Points, neighbours: int, heads: NDArray[np.int64] | None = None, piece: int = 1024
 ) -> NDArray[np.float64]:
     """(rows,): mean cosine distance to the nearest rows of other families, computed in pieces of bounded memory.

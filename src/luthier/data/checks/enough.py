@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Finding, FindingTable, Number, Severity
-from luthier.data.check import Check, CheckResult, Needs, Planted
+from luthier.artifacts.findings import Finding, FindingNumber, FindingTable, Severity
+from luthier.data.check import Check, CheckResult, Needs, PlantedFaults
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.data.validate.groups import parent_of
 
@@ -84,7 +84,7 @@ class Enough(Check):
 
     def _too_few(self, rows: int) -> CheckResult:
         numbers = {
-            name: Number(value=0, low=0, high=1, rows=rows, about=about, share=True)
+            name: FindingNumber(value=0, low=0, high=1, rows=rows, about=about, share=True)
             for name, about in self.measures.items()
         }
         sentence = (
@@ -93,10 +93,10 @@ class Enough(Check):
         return CheckResult(Finding(name=self.kind, severity="info", title="Rows", sentence=sentence, numbers=numbers))
 
     def _matrix(self, data: CheckData) -> Any:
-        from luthier.models.text_classifier import features
+        from luthier.models.text_classifier import compute_tfidf_features
 
         if self.on == "classifier":
-            return features(data.prompts)
+            return compute_tfidf_features(data.prompts)
         return data.states
 
     def _wrong(
@@ -105,7 +105,7 @@ class Enough(Check):
         """(repeats, rows): which measured rows are wrong after learning from `count` rows, draw by draw."""
         import numpy as np
 
-        from luthier.models.text_classifier import classifier
+        from luthier.models.text_classifier import build_logistic_regression
 
         found = np.zeros((self.repeats, len(ask)), dtype=bool)
         for draw in range(self.repeats):
@@ -114,13 +114,15 @@ class Enough(Check):
             known = np.unique(data.codes[chosen])
             predicted = known[0]
             if len(known) > 1:
-                predicted = classifier().fit(matrix[chosen], data.codes[chosen]).predict(matrix[np.array(ask)])
+                predicted = (
+                    build_logistic_regression().fit(matrix[chosen], data.codes[chosen]).predict(matrix[np.array(ask)])
+                )
             found[draw] = predicted != data.codes[np.array(ask)]
         return found
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every prompt is one of three hundred words of its class: most were never seen before."""
-        return Planted([row.saying(prompt=f"{row.label}{int(row.id, 16) % 300}") for row in rows])
+        return PlantedFaults([row.saying(prompt=f"{row.label}{int(row.id, 16) % 300}") for row in rows])
 
 
 _LEARNERS = {"classifier": "plain classifier", "model": "model with a plain head"}
@@ -139,11 +141,11 @@ def _parted(data: CheckData) -> tuple[list[int], list[int]]:
     return [index for index in learn if index % 4], [index for index in learn if index % 4 == 0]
 
 
-def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> tuple[Number, Number]:
+def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> tuple[FindingNumber, FindingNumber]:
     """The error with all rows, and what twice as many would take off it, with their intervals."""
     import numpy as np
 
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
 
     sizes, repeats, rows = wrong.shape
     random = np.random.default_rng(seed)
@@ -152,22 +154,22 @@ def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> t
     by_draw = np.einsum("sdr,br->bsd", wrong.astype(float), weights)
     drawn = np.take_along_axis(by_draw, picked, axis=2).mean(axis=2)
     curves = np.vstack([wrong.mean(axis=(1, 2))[None], drawn])
-    gains = gained(counts, curves)
+    gains = extrapolate_error_drop(counts, curves)
     value, low, high = float(gains[0]), *(float(np.quantile(gains[1:], level)) for level in (0.025, 0.975))
     last = float(curves[0, -1])
-    ends = wilson(last * rows, rows)
-    gain = Number(
+    ends = wilson_interval(last * rows, rows)
+    gain = FindingNumber(
         value=round(value, 5), low=round(min(low, value), 5), high=round(max(high, value), 5), rows=rows,
         about=Enough.measures["enough.gain"], share=True,
     )  # fmt: skip
-    error = Number(
+    error = FindingNumber(
         value=round(last, 5), low=round(ends[0], 5), high=round(ends[1], 5), rows=rows,
         about=Enough.measures["enough.error"], share=True,
     )  # fmt: skip
     return error, gain
 
 
-def gained(counts: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
+def extrapolate_error_drop(counts: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
     """(curves,): by how much a power law fitted to each curve of errors falls from its end to twice the rows.
 
     For each floor a on a grid, log(error - a) is a line in log n; the floor with the least squared error of the curve

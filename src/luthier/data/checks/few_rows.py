@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import FEWEST_ROWS, Finding, Number, Severity
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Planted
+from luthier.artifacts.findings import FEWEST_ROWS, Finding, FindingNumber, Severity
+from luthier.core.events import format_counted_noun
+from luthier.data.check import Check, CheckResult, PlantedFaults
 from luthier.data.validate.context import CheckData, CheckRow
 
 FEW_ROWS = 50
@@ -36,7 +36,7 @@ class FewRows(Check):
         training = len(data.of_split("train"))
         measured = len(data.of_split("test", "validation"))
         is_part = len(data.rows) < data.available  # then the rows that are looked at are not all that there are
-        severity = few(data.available if is_part else training, self.warning, self.serious)
+        severity = severity_of_row_count(data.available if is_part else training, self.warning, self.serious)
         if not training and measured:  # rows that are only measured on
             severity = "info"
         held = f", {measured:,} held out" if measured else ""
@@ -46,19 +46,21 @@ class FewRows(Check):
                 name=self.kind,
                 severity=severity,
                 title="Too few rows" if severity != "info" else "Training rows",
-                sentence=f"{counted(training, 'training row')}{held}"
+                sentence=f"{format_counted_noun(training, 'training row')}{held}"
                 + (f": too few to train on; {requirement}." if severity != "info" else "."),
-                numbers={"rows.train": Number(value=training, rows=len(data.rows), about=self.measures["rows.train"])},
+                numbers={
+                    "rows.train": FindingNumber(value=training, rows=len(data.rows), about=self.measures["rows.train"])
+                },
                 hint=REMEDY if severity != "info" else "",
             )
         )
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """All training rows but eight are gone."""
         gone = {row.id for row in [row for row in rows if row.split == "train"][8:]}
-        return Planted([row for row in rows if row.id not in gone])
+        return PlantedFaults([row for row in rows if row.id not in gone])
 
 
-def few(rows: int, warning: int = FEW_ROWS, serious: int = FEWEST_ROWS) -> Severity:
+def severity_of_row_count(rows: int, warning: int = FEW_ROWS, serious: int = FEWEST_ROWS) -> Severity:
     """How bad it is to have so few rows to train on."""
     return "serious" if rows < serious else "warning" if rows < warning else "info"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Cell, Finding, FindingTable, Number, Severity
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Needs, Planted, percent
+from luthier.artifacts.findings import Cell, Finding, FindingNumber, FindingTable, Severity
+from luthier.core.events import format_counted_noun
+from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, percent
 from luthier.data.validate.context import CheckData, CheckRow
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class GroupBalance(Check):
         share = smallest[1] / len(rows)
         rare = [name for name in sorted(sizes) if sizes[name] < min(self.rare, 0.25 / len(sizes)) * len(rows)]
         about = self.measures["groups.smallest"]
+        smallest_share = FindingNumber(value=round(share, 6), rows=len(rows), share=True, about=about)
         return CheckResult(
             Finding(
                 name=self.kind,
@@ -73,7 +74,7 @@ class GroupBalance(Check):
                 sentence=f"{len(rows):,} rows are of {len(sizes)} groups; the smallest, {smallest[0]!r}, has "
                 f"{smallest[1]:,} ({percent(share)}).",
                 rows=sum(sizes[name] for name in rare),
-                numbers={"groups.smallest": Number(value=round(share, 6), rows=len(rows), share=True, about=about)},
+                numbers={"groups.smallest": smallest_share},
                 hint=f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "
                 "measured." if rare else "",
             ),
@@ -82,7 +83,7 @@ class GroupBalance(Check):
 
     def _association(self, table: NDArray[np.int64], names: Sequence[str], data: CheckData) -> CheckResult:
         """How much the class depends on the group."""
-        strength = association(table, data.seed)
+        strength = cramers_v_with_interval(table, data.seed)
         low, high = strength.ends
         severity: Severity = "warning" if low >= self.warning else "info"
         return CheckResult(
@@ -107,19 +108,20 @@ class GroupBalance(Check):
     def _none(self, groups: int, rows: int) -> CheckResult:
         """What is said when the rows are of no groups, or of too many."""
         where = "the source's `group`" if self.column is None else f"column {self.column!r}"
-        numbers = {name: Number(value=0, rows=rows, about=about) for name, about in self.measures.items()}
+        numbers = {name: FindingNumber(value=0, rows=rows, about=about) for name, about in self.measures.items()}
         sentence = (
-            f"{where[0].upper()}{where[1:]} tells {counted(groups, 'group')} apart: between 2 and {self.max} are "
+            f"{where[0].upper()}{where[1:]} tells {format_counted_noun(groups, 'group')} apart: between 2 and "
+            f"{self.max} are "
             "compared."
         )
         return CheckResult(Finding(name=self.kind, severity="info", title="Groups", sentence=sentence, numbers=numbers))
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """One class comes by mail only, and three rows by fax."""
         first = min(row.label or "" for row in rows)
         fax = {row.id for row in rows[1:4]}
         made = [replace(row, group="fax" if row.id in fax else "mail" if row.label == first else "web") for row in rows]
-        return Planted(made, frozenset(fax))
+        return PlantedFaults(made, frozenset(fax))
 
 
 def _counted(
@@ -135,7 +137,7 @@ def _counted(
     return table
 
 
-def association(table: NDArray[np.int64], seed: int, resamples: int = 500) -> Number:
+def cramers_v_with_interval(table: NDArray[np.int64], seed: int, resamples: int = 500) -> FindingNumber:
     """Cramér's V without its bias, with a percentile bootstrap interval over the rows of the table.
 
     What chance gave the table is in every resample again. How much that is, is known of independence, and it is less
@@ -151,7 +153,7 @@ def association(table: NDArray[np.int64], seed: int, resamples: int = 500) -> Nu
     low = min(value, float(np.quantile([cramers_v(one, chance) for one in drawn], 0.025)))
     high = max(value, float(np.quantile([cramers_v(one) for one in drawn], 0.975)))
     about = GroupBalance.measures["groups.association"]
-    return Number(value=round(value, 4), low=round(low, 4), high=round(high, 4), rows=rows, about=about)
+    return FindingNumber(value=round(value, 4), low=round(low, 4), high=round(high, 4), rows=rows, about=about)
 
 
 def _chance(table: NDArray[np.int64]) -> float:

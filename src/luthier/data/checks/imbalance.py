@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Finding, FindingTable, Number
-from luthier.data.check import Check, CheckResult, Needs, Planted, graded, leaving_out
+from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
+from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, format_exclude_setting, severity_of_share
 from luthier.data.validate.context import CheckData, CheckRow
 
 _REMEDY = (
@@ -28,7 +28,7 @@ FEW_REMEDY = (
 )
 
 
-def told_few(few: Mapping[str, int], classes: int, least: int, rows: str) -> str:
+def describe_small_classes(few: Mapping[str, int], classes: int, least: int, rows: str) -> str:
     """Which of some classes have fewer rows than are needed, and how many each has, the smallest first."""
     shown = ", ".join(f"{label!r} ({count})" for label, count in list(few.items())[:_SHOWN])
     more = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
@@ -63,8 +63,8 @@ class Imbalance(Check):
         most, fewest = ordered[0], ordered[-1]
         ratio = round(most[1] / max(1, fewest[1]), 2)
         few = {label: count for label, count in reversed(ordered) if count < self.min}
-        scarce = Number(value=len(few), rows=len(rows), about=self.measures["classes.few"])
-        severity = graded(ratio, self.warning, self.serious)
+        scarce = FindingNumber(value=len(few), rows=len(rows), about=self.measures["classes.few"])
+        severity = severity_of_share(ratio, self.warning, self.serious)
         yield CheckResult(
             Finding(
                 name=self.kind,
@@ -73,7 +73,7 @@ class Imbalance(Check):
                 sentence=f"The largest class, {most[0]!r}, has {most[1]:,} training rows, the smallest, "
                 f"{fewest[0]!r}, {fewest[1]:,}.",
                 numbers={
-                    "imbalance": Number(value=ratio, rows=len(rows), about=self.measures["imbalance"]),
+                    "imbalance": FindingNumber(value=ratio, rows=len(rows), about=self.measures["imbalance"]),
                     **({} if few else {"classes.few": scarce}),
                 },
                 hint=_REMEDY if severity != "info" else "",
@@ -83,7 +83,7 @@ class Imbalance(Check):
         if few:
             yield self._scarce(data, few, len(counts), scarce)
 
-    def _scarce(self, data: CheckData, few: Mapping[str, int], classes: int, scarce: Number) -> CheckResult:
+    def _scarce(self, data: CheckData, few: Mapping[str, int], classes: int, scarce: FindingNumber) -> CheckResult:
         """The classes with too few training rows, with all their rows."""
         rows = [row for row in data.rows if row.label in few]
         return CheckResult(
@@ -91,19 +91,19 @@ class Imbalance(Check):
                 name=f"{self.kind}.few",
                 severity="warning",
                 title="Classes with very few rows",
-                sentence=f"{told_few(few, classes, self.min, 'training rows')}.",
+                sentence=f"{describe_small_classes(few, classes, self.min, 'training rows')}.",
                 rows=len(rows),
                 numbers={"classes.few": scarce},
                 hint=f"{FEW_REMEDY} The setting below leaves the rows out.",
-                mend=leaving_out(rows, "rare class"),
+                mend=format_exclude_setting(rows, "rare class"),
                 tables=(FindingTable(title="Small classes", columns=("class", "rows"), rows=tuple(few.items())),),
             ),
             [(row, None, f"class {row.label!r}") for row in rows],
         )
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Of one class, all training rows but six are gone."""
         label = min(row.label or "" for row in rows)
         mine = [row for row in rows if row.label == label and row.split == "train"]
         gone = {row.id for row in mine[6:]}
-        return Planted([row for row in rows if row.id not in gone])
+        return PlantedFaults([row for row in rows if row.id not in gone])

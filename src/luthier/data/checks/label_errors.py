@@ -8,8 +8,17 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Needs, Planted, graded, leaving_out, percent, share_of
+from luthier.core.events import format_counted_noun
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    Needs,
+    PlantedFaults,
+    format_exclude_setting,
+    percent,
+    severity_of_share,
+    share_with_interval,
+)
 from luthier.data.validate.context import CheckData, CheckRow
 
 
@@ -50,9 +59,9 @@ class LabelErrors(Check):
         stand = own / np.maximum(own + best, 1e-12)
         indices.sort(key=lambda index: (stand[index], data.rows[index].id))
         guesses = probabilities.argmax(axis=1)
-        number = share_of(len(indices), len(codes), self.measures["label_errors"])
-        severity = graded(number.value, self.warning, self.serious)
-        sentence = f"{counted(len(indices), 'row')} of {len(codes):,} ({percent(number.value)}) likely "
+        number = share_with_interval(len(indices), len(codes), self.measures["label_errors"])
+        severity = severity_of_share(number.value, self.warning, self.serious)
+        sentence = f"{format_counted_noun(len(indices), 'row')} of {len(codes):,} ({percent(number.value)}) likely "
         sentence += "bears a wrong label" if len(indices) == 1 else "bear a wrong label"
         yield CheckResult(
             Finding(
@@ -64,7 +73,7 @@ class LabelErrors(Check):
                 numbers={"label_errors": number},
                 hint="Read the rows, the most doubtful first; correct their labels at the source, or leave them out "
                 "by their ids." if indices else "",
-                mend=leaving_out([data.rows[index] for index in indices], "wrong label"),
+                mend=format_exclude_setting([data.rows[index] for index in indices], "wrong label"),
             ),
             [
                 (data.rows[index], round(float(stand[index]), 4), f"rather {data.labels[guesses[index]]!r}")
@@ -72,10 +81,10 @@ class LabelErrors(Check):
             ],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every twelfth row bears the next class."""
         labels = sorted({row.label or "" for row in rows})
         made, wrong = list(rows), rows[::12]
         for index, row in zip(range(0, len(rows), 12), wrong, strict=True):
             made[index] = row.saying(label=labels[(labels.index(row.label or "") + 1) % len(labels)])
-        return Planted(made, frozenset(row.id for row in wrong))
+        return PlantedFaults(made, frozenset(row.id for row in wrong))

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Planted, damaged, graded, percent, share_of
+from luthier.core.events import format_counted_noun
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    PlantedFaults,
+    damage_every_nth,
+    percent,
+    severity_of_share,
+    share_with_interval,
+)
 from luthier.data.validate.context import CheckData, CheckRow
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ class LengthOutliers(Check):
         scores = robust_z(np.log(np.maximum(lengths, 1)))
         indices = np.flatnonzero(np.abs(scores) >= self.far).tolist()
         indices.sort(key=lambda index: (-abs(scores[index]), data.rows[index].id))
-        number = share_of(len(indices), len(lengths), self.measures["length_outliers"])
+        number = share_with_interval(len(indices), len(lengths), self.measures["length_outliers"])
         middle = int(np.median(lengths))
         long = [index for index in indices if scores[index] > 0]
         are = "is" if len(indices) == 1 else "are"
@@ -51,11 +59,11 @@ class LengthOutliers(Check):
         yield CheckResult(
             Finding(
                 name=self.kind,
-                severity=graded(number.value, self.warning, self.serious),
+                severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Unusual lengths" if indices else "Lengths",
-                sentence=f"{counted(len(indices), 'row')} of {len(lengths):,} ({percent(number.value)}) {are} far from "
-                f"the usual length: {len(long):,} much longer and {len(indices) - len(long):,} much shorter than "
-                f"{middle:,} characters.",
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(lengths):,} ({percent(number.value)}) "
+                f"{are} far from the usual length: {len(long):,} much longer and {len(indices) - len(long):,} much "
+                f"shorter than {middle:,} characters.",
                 rows=len(indices),
                 numbers={"length_outliers": number},
                 hint="Look at the longest and the shortest; what is not meant to be there can be left out by length."
@@ -65,9 +73,9 @@ class LengthOutliers(Check):
             [(data.rows[index], round(float(scores[index]), 2), f"{lengths[index]:,} characters") for index in indices],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every twentieth prompt is a pasted log."""
-        return damaged(
+        return damage_every_nth(
             rows, 20, lambda row: row.saying(prompt=f"{row.prompt} " + "WARN 12:00 retry queue full\n" * 400)
         )
 

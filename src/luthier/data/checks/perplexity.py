@@ -8,8 +8,18 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Needs, Planted, damaged, graded, leaving_out, percent, share_of
+from luthier.core.events import format_counted_noun
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    Needs,
+    PlantedFaults,
+    damage_every_nth,
+    format_exclude_setting,
+    percent,
+    severity_of_share,
+    share_with_interval,
+)
 from luthier.data.checks.lengths import robust_z
 from luthier.data.validate.context import CheckData, CheckRow
 
@@ -44,21 +54,21 @@ class PerplexityOutliers(Check):
         scores = robust_z((surprise - np.median(surprise)) * np.sqrt(tokens))
         indices = np.flatnonzero(scores >= self.far).tolist()
         indices.sort(key=lambda index: (-scores[index], data.rows[index].id))
-        number = share_of(len(indices), len(data.rows), self.measures["perplexity_outliers"])
+        number = share_with_interval(len(indices), len(data.rows), self.measures["perplexity_outliers"])
         are = "is" if len(indices) == 1 else "are"
         usual = float(np.exp(np.median(surprise)))
         yield CheckResult(
             Finding(
                 name=self.kind,
-                severity=graded(number.value, self.warning, self.serious),
+                severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Rows that the model finds very unlikely" if indices else "Perplexity",
-                sentence=f"{counted(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) {are} far "
-                f"less likely to the model than the others, whose median perplexity is {usual:.1f}.",
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) "
+                f"{are} far less likely to the model than the others, whose median perplexity is {usual:.1f}.",
                 rows=len(indices),
                 numbers={"perplexity_outliers": number},
                 hint="Look at them: noise and broken encodings can be left out by their ids; another language by "
                 "`language`." if indices else "",
-                mend=leaving_out([data.rows[index] for index in indices], "very unlikely"),
+                mend=format_exclude_setting([data.rows[index] for index in indices], "very unlikely"),
             ),
             [
                 (data.rows[index], round(float(surprise[index]), 4), f"perplexity {np.exp(surprise[index]):,.0f}")
@@ -66,7 +76,7 @@ class PerplexityOutliers(Check):
             ],
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every thirtieth prompt is words that nobody would put together."""
         words = _UNRELATED.split()
 
@@ -74,7 +84,7 @@ class PerplexityOutliers(Check):
             turn = int(row.id[:8], 16) % len(words)
             return row.saying(prompt=" ".join([*words[turn:], *words[:turn]]))
 
-        return damaged(rows, 30, damage)
+        return damage_every_nth(rows, 30, damage)
 
 
 _UNRELATED = (

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.dataset import MADE
-from luthier.artifacts.findings import Cell, Finding, FindingTable, Number
-from luthier.core.events import counted
-from luthier.data.check import Check, CheckResult, Planted, graded, percent, share_of
+from luthier.artifacts.findings import Cell, Finding, FindingNumber, FindingTable
+from luthier.core.events import format_counted_noun
+from luthier.data.check import Check, CheckResult, PlantedFaults, percent, severity_of_share, share_with_interval
 from luthier.data.validate.context import CheckData, CheckRow
 
 _LEVELS = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -42,7 +42,9 @@ class Contents(Check):
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         words = Counter(word for row in data.rows for word in f"{row.prompt} {row.answer}".casefold().split())
         once = sum(count == 1 for count in words.values())
-        numbers = {"vocabulary": Number(value=len(words), rows=len(data.rows), about=self.measures["vocabulary"])}
+        numbers = {
+            "vocabulary": FindingNumber(value=len(words), rows=len(data.rows), about=self.measures["vocabulary"])
+        }
         yield CheckResult(
             Finding(
                 name="profile",
@@ -61,8 +63,8 @@ class Contents(Check):
         names = sorted({name for row in data.rows for name in row.meta} - {MADE})
         empty = {name: sum(row.meta.get(name) in (None, "", [], {}) for row in data.rows) for name in names}
         worst = max(names, key=lambda name: (empty[name], name), default="")
-        number = share_of(empty.get(worst, 0), len(data.rows), self.measures["missing"])
-        column_count = counted(len(names), "column")
+        number = share_with_interval(empty.get(worst, 0), len(data.rows), self.measures["missing"])
+        column_count = format_counted_noun(len(names), "column")
         sentence = (
             f"No row lacks a value in the {column_count} beside the text."
             if names
@@ -101,8 +103,8 @@ class Contents(Check):
         counts = Counter(code for code in codes if code != UNKNOWN)
         first = min(counts, key=lambda code: (-counts[code], code), default="")
         known = counts.total()
-        number = share_of(known - counts.get(first, 0), known, self.measures["languages.other"])
-        severity = graded(number.low or 0, min(0.05, self.warning), 2)
+        number = share_with_interval(known - counts.get(first, 0), known, self.measures["languages.other"])
+        severity = severity_of_share(number.low or 0, min(0.05, self.warning), 2)
         language_list = ", ".join(
             f"{code} {count:,}" for code, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
         )
@@ -120,9 +122,9 @@ class Contents(Check):
             )
         )  # fmt: skip
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """A column of which three in four rows say nothing."""
-        return Planted(
+        return PlantedFaults(
             [
                 replace(row, meta={**row.meta, "channel": "mail" if index % 4 == 0 else None})
                 for index, row in enumerate(rows)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Finding, FindingTable, Number
-from luthier.data.check import Check, CheckResult, Needs, Planted, graded, percent, share_of
+from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
+from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, percent, severity_of_share, share_with_interval
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embeddings.base import Embedder
-from luthier.models.text_classifier import told_apart
+from luthier.models.text_classifier import measure_separability
 
 _PIECE = 4000
 """Rows of either side that the classifier sees."""
@@ -47,11 +47,13 @@ class Shift(Check):
 
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         train, test = (_some(data, split) for split in ("train", "test"))
-        area, low, high = told_apart(self._features(data, [*train, *test]), len(train), len(test), data.seed)
-        number = Number(value=area, low=low, high=high, rows=len(train) + len(test), about=self.measures["shift"])
+        area, low, high = measure_separability(self._features(data, [*train, *test]), len(train), len(test), data.seed)
+        number = FindingNumber(
+            value=area, low=low, high=high, rows=len(train) + len(test), about=self.measures["shift"]
+        )
         labels = self._labels(data)
         words = self._words(data)
-        severity = graded(low, self.warning, self.serious)
+        severity = severity_of_share(low, self.warning, self.serious)
         yield CheckResult(
             Finding(
                 name=self.kind,
@@ -70,26 +72,26 @@ class Shift(Check):
 
     def _features(self, data: CheckData, indices: Sequence[int]) -> Any:
         """(rows, width): what the classifier sees of rows."""
-        from luthier.models.text_classifier import features
+        from luthier.models.text_classifier import compute_tfidf_features
 
         if self.embedder is None:
-            return features([data.prompts[at] for at in indices])
+            return compute_tfidf_features([data.prompts[at] for at in indices])
         return data.points(self.embedder)[indices]
 
-    def _labels(self, data: CheckData) -> Number:
+    def _labels(self, data: CheckData) -> FindingNumber:
         """Half the summed difference of shares, with what chance alone would give as the interval's lower end."""
         counts = [Counter(data.rows[at].label or "" for at in data.of_split(split)) for split in ("train", "test")]
         totals = [max(1, count.total()) for count in counts]
         apart = [abs(counts[0][label] / totals[0] - counts[1][label] / totals[1]) for label in data.labels]
         rows = sum(count.total() for count in counts)
-        return Number(value=round(sum(apart) / 2, 6), rows=rows, about=self.measures["shift.labels"], share=True)
+        return FindingNumber(value=round(sum(apart) / 2, 6), rows=rows, about=self.measures["shift.labels"], share=True)
 
-    def _words(self, data: CheckData) -> Number:
+    def _words(self, data: CheckData) -> FindingNumber:
         known = {word for at in data.of_split("train") for word in data.prompts[at].casefold().split()}
         words = [word for at in data.of_split("test") for word in data.prompts[at].casefold().split()]
-        return share_of(sum(word not in known for word in words), len(words), self.measures["shift.words"])
+        return share_with_interval(sum(word not in known for word in words), len(words), self.measures["shift.words"])
 
-    def plant(self, rows: Sequence[CheckRow]) -> Planted:
+    def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Most rows of one class are held out; of free text, every second held-out prompt is in other words."""
         first = min(row.label or "" for row in rows)
         made = []
@@ -100,7 +102,7 @@ class Shift(Check):
                 made.append(row.saying(prompt=f"bonjour {row.prompt}"))
             else:
                 made.append(row)
-        return Planted(made)
+        return PlantedFaults(made)
 
 
 def _some(data: CheckData, split: str) -> list[int]:

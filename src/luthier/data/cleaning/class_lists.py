@@ -18,7 +18,7 @@ _BETWEEN = re.compile(
 _LONGEST_BETWEEN = 32
 
 
-class ListEdit(NamedTuple):
+class ClassListEdit(NamedTuple):
     """A list of classes in a text, and the same with the classes that are left."""
 
     start: int
@@ -37,7 +37,7 @@ class _Item(NamedTuple):
     name: str
 
 
-def list_edits(text: str, meant: Mapping[str, str], classes: Collection[str]) -> list[ListEdit]:
+def edit_class_lists(text: str, meant: Mapping[str, str], classes: Collection[str]) -> list[ClassListEdit]:
     """The lists of a text that name classes which are written otherwise now, and what becomes of them.
 
     `meant` has each class that is not written any more, with the one that is. Two names that stand side by side are a
@@ -45,16 +45,16 @@ def list_edits(text: str, meant: Mapping[str, str], classes: Collection[str]) ->
     """
     names = frozenset(name for label in (*classes, *meant, *meant.values()) if (name := label.strip()))
     new = {old.strip(): name.strip() for old, name in meant.items() if old.strip() != name.strip()}
-    found: list[ListEdit] = []
+    found: list[ClassListEdit] = []
     for run in _runs(text, names):
         after = _without(text, run, new)
         before = text[run[0].start : run[-1].end]
         if after != before:
-            found.append(ListEdit(run[0].start, before, after))
+            found.append(ClassListEdit(run[0].start, before, after))
     return found
 
 
-def names_in(text: str, names: Collection[str]) -> list[str]:
+def find_names_in_text(text: str, names: Collection[str]) -> list[str]:
     """Those of some names that stand in a text as words."""
     return sorted({item.name for item in _items(text, frozenset(filter(None, map(str.strip, names))))})
 

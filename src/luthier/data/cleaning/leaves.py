@@ -14,28 +14,28 @@ _PLAIN_LENGTH, _PLAIN_DIGITS = 24, 4
 """A name of letters that is longer, or has more digits, may be more than a name."""
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def iter_leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every text and number in a value, with its pointer; of a value that is none itself, the pointer is empty."""
     if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
         if value != "":
             yield path, str(value)
     elif isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from leaves(inner, f"{path}/{_escaped(str(name))}")
+            yield from iter_leaves(inner, f"{path}/{_escaped(str(name))}")
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from leaves(inner, f"{path}/{index}")
+            yield from iter_leaves(inner, f"{path}/{index}")
 
 
-def names(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def iter_unusual_key_names(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every name of an entry that is more than a plain word, with its pointer; what is nested deepest comes first."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from names(inner, f"{path}/{_escaped(str(name))}")
+            yield from iter_unusual_key_names(inner, f"{path}/{_escaped(str(name))}")
         yield from ((f"{path}/#{at}", str(name)) for at, name in enumerate(value) if not _is_plain(str(name)))
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from names(inner, f"{path}/{index}")
+            yield from iter_unusual_key_names(inner, f"{path}/{index}")
 
 
 def _is_plain(name: str) -> bool:
@@ -48,7 +48,7 @@ class _Named(NamedTuple):
     name_number: int
 
 
-def leaf(value: Any, path: str) -> str:
+def text_at_pointer(value: Any, path: str) -> str:
     """The text at a pointer."""
     for step in _steps(path):
         if isinstance(step, _Named):
@@ -57,7 +57,7 @@ def leaf(value: Any, path: str) -> str:
     return str(value)
 
 
-def with_leaf(value: Any, path: str, text: str) -> Any:
+def replace_text_at_pointer(value: Any, path: str, text: str) -> Any:
     """The value with another text at a pointer."""
     return _put(value, _steps(path), text)
 

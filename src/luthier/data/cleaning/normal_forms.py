@@ -16,7 +16,7 @@ DateOrder = Literal["unknown", "day_first", "month_first"]
 Decimal = Literal["unknown", "point", "comma"]
 
 
-class Formed(NamedTuple):
+class NormalizedText(NamedTuple):
     """A text with normal forms, and what was left because it could mean two things."""
 
     text: str
@@ -88,7 +88,7 @@ _LONGEST_SYMBOL = 3
 _UNIT = re.compile(r"(?<![\w.,'’/:-])(\d{1,12}(?:[.,]\d{1,6})?)[ \u00a0]?(°?[^\W\d_]{1,14})(?!\w)")
 
 
-def with_dates(text: str, order: DateOrder = "unknown") -> Formed:
+def with_dates(text: str, order: DateOrder = "unknown") -> NormalizedText:
     """Dates as ISO 8601; `3/4/2025` needs an order, years of two digits are never guessed at."""
     ambiguous = 0
 
@@ -114,7 +114,7 @@ def with_dates(text: str, order: DateOrder = "unknown") -> Formed:
     text = _NUMERIC_DATE.sub(numeric, text)
     text = _DAY_MONTH.sub(lambda found: _worded(found[3], found[2], found[1]) or found[0], text)
     text = _MONTH_DAY.sub(lambda found: _worded(found[3], found[1], found[2]) or found[0], text)
-    return Formed(text, ambiguous)
+    return NormalizedText(text, ambiguous)
 
 
 def _worded(year: str, month: str, day: str) -> str | None:
@@ -131,7 +131,7 @@ def _iso(year: str, month: str, day: str) -> str | None:
         return None
 
 
-def with_times(text: str) -> Formed:
+def with_times(text: str) -> NormalizedText:
     """Times of day on 24 hours: `3:30 pm` is `15:30`.
 
     `from 1 to 4 pm` is left and counted, since the first may be of either half of the day; `9 am` is left where `am` is
@@ -151,7 +151,7 @@ def with_times(text: str) -> Formed:
             return found[0]
         return f"{hour % 12 + (12 if found[3].lower() == 'p' else 0):02}:{minute:02}"
 
-    return Formed(_TIME.sub(form, text), ambiguous)
+    return NormalizedText(_TIME.sub(form, text), ambiguous)
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +162,7 @@ def _is_a_word_there(text: str) -> bool:
     return identify([text], min_chars=_SHORTEST_TOLD, among=("en", *_AM_IS_A_WORD))[0].code in _AM_IS_A_WORD
 
 
-def with_numbers(text: str, decimal: Decimal = "unknown") -> Formed:
+def with_numbers(text: str, decimal: Decimal = "unknown") -> NormalizedText:
     """Numbers without marks between thousands, with a decimal point; `1.234` and `1,5` need `decimal`."""
     ambiguous = 0
 
@@ -191,10 +191,10 @@ def with_numbers(text: str, decimal: Decimal = "unknown") -> Formed:
         ambiguous += decimal == "unknown"
         return found[0]
 
-    return Formed(_SHORT_COMMA.sub(short, _GROUPED.sub(grouped, text)), ambiguous)
+    return NormalizedText(_SHORT_COMMA.sub(short, _GROUPED.sub(grouped, text)), ambiguous)
 
 
-def with_units(text: str) -> Formed:
+def with_units(text: str) -> NormalizedText:
     """Units of mass, length, volume, temperature, share and data as symbols."""
 
     def form(found: re.Match[str]) -> str:
@@ -204,10 +204,10 @@ def with_units(text: str) -> Formed:
             return found[0]  # two of them are metros: "2 metro stations"
         return f"{found[1]} {symbol}" if symbol else found[0]
 
-    return Formed(_UNIT.sub(form, text), 0)
+    return NormalizedText(_UNIT.sub(form, text), 0)
 
 
-def formed(text: str, passes: list[Callable[[str], Formed]]) -> Formed:
+def apply_until_stable(text: str, passes: list[Callable[[str], NormalizedText]]) -> NormalizedText:
     """Take a text through passes until nothing changes."""
     ambiguous = 0
     for _ in range(_ROUNDS):
@@ -217,7 +217,7 @@ def formed(text: str, passes: list[Callable[[str], Formed]]) -> Formed:
             ambiguous += left
         if text == before:
             break
-    return Formed(text, ambiguous)
+    return NormalizedText(text, ambiguous)
 
 
 _ROUNDS = 6

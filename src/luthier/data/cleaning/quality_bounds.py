@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.cleaning.quality_measures import BULLETS, SHORT_LINE_CHARS, STOP_WORDS, TERMINAL_MARKS
-from luthier.pii.batch import ConcatenatedTexts, in_company, mixed
+from luthier.pii.batch import ConcatenatedTexts, mix_hash_bits, share_hash_bin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,48 +49,50 @@ class MeasureBounds(NamedTuple):
     most: NDArray[np.float64]
 
 
-def words(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_word_count(texts: ConcatenatedTexts) -> MeasureBounds:
     """Exactly."""
     return _exactly(texts.words.astype(np.float64))
 
 
-def mean_word(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_mean_word_length(texts: ConcatenatedTexts) -> MeasureBounds:
     """Exactly."""
     return _exactly(_shares(texts.total(texts.lengths), texts.words))
 
 
-def hashes(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_hash_ratio(texts: ConcatenatedTexts) -> MeasureBounds:
     """Exactly."""
     return _exactly(_shares(_counts(texts, "#"), texts.words))
 
 
-def ellipses(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_ellipsis_ratio(texts: ConcatenatedTexts) -> MeasureBounds:
     """Exactly."""
     return _exactly(_shares(_ellipses(texts), texts.words))
 
 
-def symbols(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_symbol_ratio(texts: ConcatenatedTexts) -> MeasureBounds:
     """At most all hash signs and ellipses."""
-    return MeasureBounds(ellipses(texts).least, hashes(texts).least + ellipses(texts).least)
+    return MeasureBounds(
+        bound_ellipsis_ratio(texts).least, bound_hash_ratio(texts).least + bound_ellipsis_ratio(texts).least
+    )
 
 
-def bullets(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_bullet_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """None where no line begins like one; of a single line, that is seen at once."""
     return _up_to_one(["\n" in text or text.lstrip().startswith(BULLETS) for text in texts.texts])
 
 
-def ellipsis_lines(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_ellipsis_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """None where there is no ellipsis."""
     return _up_to_one(_ellipses(texts) > 0)
 
 
-def alphabetic(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_alphabetic_word_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """At least the words that begin with a letter."""
     others = texts.words - texts.total(texts.begins_with_letter)
     return MeasureBounds(1 - _shares(others, texts.words), np.ones(len(texts.texts)))
 
 
-def stop_words(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_stop_word_count(texts: ConcatenatedTexts) -> MeasureBounds:
     """Exactly: by hashes, and by their letters where these fit."""
     at = np.flatnonzero(_likely_stop_words().take((texts.hashes & _LAST_BITS).view(np.int64)))
     written = _letters(texts, at)
@@ -121,28 +123,28 @@ def _letters(texts: ConcatenatedTexts, at: NDArray[np.int64]) -> NDArray[np.uint
     return written
 
 
-def of_lines(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_repeated_lines(texts: ConcatenatedTexts) -> MeasureBounds:
     """A single line repeats nothing."""
     return _up_to_one(["\n" in text for text in texts.texts])
 
 
-def of_paragraphs(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_repeated_paragraphs(texts: ConcatenatedTexts) -> MeasureBounds:
     """Nor does a single paragraph."""
     return _up_to_one(["\n\n" in text for text in texts.texts])
 
 
-def punctuated_lines(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_punctuated_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """All, where a single line ends like a sentence."""
     ends = [text.rstrip().endswith(TERMINAL_MARKS) and "\n" not in text for text in texts.texts]
     return MeasureBounds(np.array(ends, dtype=np.float64), np.ones(len(ends)))
 
 
-def short_lines(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_short_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """None, where a single line is long."""
     return _up_to_one(["\n" in text or len(text) < SHORT_LINE_CHARS for text in texts.texts])
 
 
-def top_run(size: int) -> Callable[[ConcatenatedTexts], MeasureBounds]:
+def bound_top_ngram_share(size: int) -> Callable[[ConcatenatedTexts], MeasureBounds]:
     """Of a run that comes c times, all its pairs of words come c times: one pair covers two words, two pairs four."""
 
     def ahead(texts: ConcatenatedTexts) -> MeasureBounds:
@@ -152,12 +154,12 @@ def top_run(size: int) -> Callable[[ConcatenatedTexts], MeasureBounds]:
     return ahead
 
 
-def repeated_runs(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_repeated_ngram_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """Every word of a repeated run of five or more stands in a run of five (and in a pair) that came before."""
     return _below(_shares(_repeated_chars(texts), texts.chars))
 
 
-def one_char(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_top_char_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """At most the larger part when all characters are parted by a bit of their codes."""
     solid = (texts.kinds & 1) == 0
     all_of = texts.total(texts.lengths)
@@ -168,12 +170,12 @@ def one_char(texts: ConcatenatedTexts) -> MeasureBounds:
     return _below(_shares(most, all_of))
 
 
-def longest_word(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_longest_word(texts: ConcatenatedTexts) -> MeasureBounds:
     """At most the longest, whatever it is."""
     return _below(_most(texts, texts.lengths).astype(np.float64))
 
 
-def distinct_words(texts: ConcatenatedTexts) -> MeasureBounds:
+def bound_distinct_word_share(texts: ConcatenatedTexts) -> MeasureBounds:
     """At least the different ones among those of ASCII letters, whose small form is known."""
     plain = _plain_words(texts)
     keys = _keys(texts.text_of[plain], texts.hashes[plain], texts.lengths[plain])
@@ -208,11 +210,11 @@ def _runs(texts: ConcatenatedTexts, size: int, among: NDArray[np.bool_]) -> _Rep
         keys *= np.uint64(0x9E3779B97F4A7C15)
         keys += texts.hashes[step : step + last]
         lengths += texts.lengths[step : step + last]
-    return _repeats(_keys(text_of[:last], mixed(keys), lengths)[is_asked], size, texts)
+    return _repeats(_keys(text_of[:last], mix_hash_bits(keys), lengths)[is_asked], size, texts)
 
 
 def _repeats(keys: NDArray[np.uint64], size: int, texts: ConcatenatedTexts) -> _Repeats:
-    keys = keys.compress(in_company(keys, _BIN_BITS))
+    keys = keys.compress(share_hash_bin(keys, _BIN_BITS))
     keys.sort()
     begins = np.flatnonzero(_is_new(keys))
     counts = np.diff(begins, append=len(keys))

@@ -83,52 +83,52 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def mean_word(text: TextFeatures) -> float:
+def mean_word_length(text: TextFeatures) -> float:
     return _share(len("".join(text.words)), len(text.words))
 
 
-def hashes(text: TextFeatures) -> float:
+def hash_ratio(text: TextFeatures) -> float:
     return _share(text.text.count("#"), len(text.words))
 
 
-def ellipses(text: TextFeatures) -> float:
+def ellipsis_ratio(text: TextFeatures) -> float:
     return _share(text.text.count("...") + text.text.count("…"), len(text.words))
 
 
-def symbols(text: TextFeatures) -> float:
+def symbol_ratio(text: TextFeatures) -> float:
     """Ellipses, and hash signs that touch no word: those of `#late`, `#4711` and `#Person1#` say something."""
-    return _share(len(_LONE_HASH.findall(text.text)), len(text.words)) + ellipses(text)
+    return _share(len(_LONE_HASH.findall(text.text)), len(text.words)) + ellipsis_ratio(text)
 
 
-def alphabetic(text: TextFeatures) -> float:
+def alphabetic_word_share(text: TextFeatures) -> float:
     """The share of words with a letter."""
     odd = [word for word in text.words if not (word.isalpha() or word[0].isalpha())]
     return 1 - _share(sum(1 for word in odd if not any(map(str.isalpha, word))), len(text.words))
 
 
-def bullets(text: TextFeatures) -> float:
+def bullet_line_share(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if line.lstrip().startswith(BULLETS)), len(text.lines))
 
 
-def ellipsis_lines(text: TextFeatures) -> float:
+def ellipsis_line_share(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if line.rstrip().endswith(ELLIPSES)), len(text.lines))
 
 
-def stop_words(text: TextFeatures) -> float:
+def stop_word_count(text: TextFeatures) -> float:
     return len(STOP_WORDS.intersection(text.words))
 
 
-def repeated(parts: Sequence[str]) -> float:
+def repeated_share(parts: Sequence[str]) -> float:
     return _share(len(parts) - len(set(parts)), len(parts))
 
 
-def repeated_chars(parts: Sequence[str], chars: int) -> float:
+def repeated_char_share(parts: Sequence[str], chars: int) -> float:
     if len(set(parts)) == len(parts):
         return 0.0
     return _share(sum(len(part) * (count - 1) for part, count in Counter(parts).items()), chars)
 
 
-def top_run(size: int) -> Callable[[TextFeatures], float]:
+def top_ngram_char_share(size: int) -> Callable[[TextFeatures], float]:
     """The share of characters inside the most frequent run of `size` words (the longest, when several are)."""
 
     def measure(text: TextFeatures) -> float:
@@ -146,7 +146,7 @@ def top_run(size: int) -> Callable[[TextFeatures], float]:
     return measure
 
 
-def repeated_runs(size: int) -> Callable[[TextFeatures], float]:
+def repeated_ngram_char_share(size: int) -> Callable[[TextFeatures], float]:
     """The share of characters inside runs of `size` words that came before, none counted twice."""
 
     def measure(text: TextFeatures) -> float:
@@ -167,11 +167,11 @@ def repeated_runs(size: int) -> Callable[[TextFeatures], float]:
     return measure
 
 
-def distinct_words(text: TextFeatures) -> float:
+def distinct_word_share(text: TextFeatures) -> float:
     return _share(len(set(text.text.casefold().split())), len(text.words))
 
 
-def longest_word(text: TextFeatures) -> float:
+def longest_word_length(text: TextFeatures) -> float:
     """Characters of the longest word; signs of scripts that leave no space between words end one."""
     longest = max(map(len, text.words), default=0)
     if longest <= C4_LONGEST_WORD:
@@ -180,7 +180,7 @@ def longest_word(text: TextFeatures) -> float:
     return max((len(piece) for word in words for piece in _SIGNS.split(word)), default=0)
 
 
-def one_char(text: TextFeatures) -> float:
+def top_char_share(text: TextFeatures) -> float:
     """The share of the most frequent character, white space aside."""
     bare = "".join(text.words)
     if not bare:
@@ -190,15 +190,15 @@ def one_char(text: TextFeatures) -> float:
     return int(counts.max()) / len(bare)
 
 
-def punctuated_lines(text: TextFeatures) -> float:
+def punctuated_line_share(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if line.rstrip().endswith(TERMINAL_MARKS)), len(text.lines))
 
 
-def short_lines(text: TextFeatures) -> float:
+def short_line_share(text: TextFeatures) -> float:
     return _share(sum(1 for line in text.lines if len(line) < SHORT_LINE_CHARS), len(text.lines))
 
 
-def keeps_line(line: str) -> bool:
+def is_c4_line_kept(line: str) -> bool:
     """Whether C4 keeps a line: it ends like a sentence, has enough words, and is no notice about scripts or cookies."""
     line = line.strip()
     words = line.split()
@@ -210,10 +210,10 @@ def keeps_line(line: str) -> bool:
     return max(map(len, words)) <= C4_LONGEST_WORD
 
 
-def kept_sentences(text: TextFeatures) -> float:
-    kept = [line for line in text.lines if keeps_line(line)]
+def c4_sentence_count(text: TextFeatures) -> float:
+    kept = [line for line in text.lines if is_c4_line_kept(line)]
     return sum(len(_SENTENCE_END.findall(line)) for line in kept)
 
 
-def contains(phrase: str) -> Callable[[TextFeatures], float]:
+def phrase_counter(phrase: str) -> Callable[[TextFeatures], float]:
     return lambda text: text.text.lower().count(phrase)

@@ -21,12 +21,12 @@ def line_spans(text: str) -> list[QuoteSpan]:
     return [QuoteSpan(start, end) for start, end in pairwise([*starts, len(text)]) if start < end]
 
 
-def lines_where(text: str, unwanted: Callable[[str], bool]) -> list[QuoteSpan]:
+def find_lines(text: str, unwanted: Callable[[str], bool]) -> list[QuoteSpan]:
     """The lines that are not wanted, without those that hold nothing."""
     return [span for span in line_spans(text) if (line := text[span.start : span.end].strip()) and unwanted(line)]
 
 
-def cut(field: str, text: str, spans: Iterable[QuoteSpan], reason: str) -> list[TextEdit]:
+def edits_removing_spans(field: str, text: str, spans: Iterable[QuoteSpan], reason: str) -> list[TextEdit]:
     """Edits that take spans of whole lines out, with the empty lines that would be left at the ends or doubled.
 
     Nothing is cut when nothing would be left.
@@ -91,7 +91,7 @@ _FIRST_MARK = 0xE000
 """The first character that Unicode leaves to private use."""
 
 
-def between_code(text: str, clean: Callable[[str], str]) -> str:
+def clean_between_code(text: str, clean: Callable[[str], str]) -> str:
     """The text with each stretch outside of code cleaned by itself."""
     if "`" not in text:
         return clean(text)
@@ -103,7 +103,7 @@ def between_code(text: str, clean: Callable[[str], str]) -> str:
     return "".join([*parts, clean(text[at:])])
 
 
-def around_code(text: str, clean: Callable[[str], str], pattern: re.Pattern[str] = CODE) -> str:
+def clean_with_code_masked(text: str, clean: Callable[[str], str], pattern: re.Pattern[str] = CODE) -> str:
     """The text cleaned as one, with a mark where code stands, which is put back; as it is when a mark would get lost.
 
     For mark-up that begins before some code and ends behind it.
@@ -127,7 +127,7 @@ _FEW_CHARS = 3
 """So few skipped characters are tried out, before all that could be skipped are looked up."""
 
 
-def edits(field: str, before: str, after: str, reason: str) -> list[TextEdit]:
+def diff_to_edits(field: str, before: str, after: str, reason: str) -> list[TextEdit]:
     """Separate spans that turn one text into the other."""
     return [
         TextEdit(field, start, end, before[start:end], after[new_start:new_end], reason)

@@ -16,7 +16,7 @@ _SHORTEST = 5
 """Shorter values differ in a letter or two and mean something else: `low`, `now`."""
 
 
-def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
+def find_misspellings(counts: Mapping[str, int]) -> dict[str, str]:
     """Each value that is a slip of the pen away from one at least twenty times as frequent, with that one.
 
     A slip is one letter too many, too few or another behind the first, or two neighbours exchanged; case does not
@@ -69,14 +69,14 @@ _DROPPED_BEFORE_EN = ("o", "a", "um", "us", "ma")
 """Endings that give way to -en: `Konto`, `Firma`, `Datum`."""
 
 
-def spelled_out(name: str) -> str:
+def expand_umlauts(name: str) -> str:
     """A name with its umlauts spelled out: `rückerstattung` and `rueckerstattung` are the same."""
     return "".join(_UMLAUTS.get(char, char) for char in name.casefold())
 
 
-def joined_up(name: str) -> str:
+def join_compound_name(name: str) -> str:
     """The same as one word: `kunden-konto`, `kunden konto` and `kundenkonto` are the same."""
-    return _JOINTS.sub("", spelled_out(name))
+    return _JOINTS.sub("", expand_umlauts(name))
 
 
 def is_plural(one: str, other: str) -> bool:
@@ -105,7 +105,7 @@ def _differ_in_one_word(one: str, other: str, is_form: Callable[[str, str], bool
 
 
 def _words(name: str) -> Sequence[str]:
-    return _JOINTS.sub(" ", spelled_out(name)).split()
+    return _JOINTS.sub(" ", expand_umlauts(name)).split()
 
 
 def _is_sure(one: str, other: str) -> bool:

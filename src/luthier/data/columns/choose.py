@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import by_name, counted, of_rows
-from luthier.data.annotation.annotations import between, joined
+from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
+from luthier.data.annotation.annotations import detect_class_separator, labels_with_separator
 from luthier.data.columns import layouts
 from luthier.data.columns.cells import UnusableRowError
-from luthier.data.columns.conversations import TurnColumns, moment
-from luthier.data.columns.headers import words_of
-from luthier.data.columns.layouts import Layout, direction, recognise
-from luthier.data.columns.mapping import ColumnTemplate, no_column, repeated
+from luthier.data.columns.conversations import TurnColumns, parse_message_time
+from luthier.data.columns.headers import english_header_words
+from luthier.data.columns.layouts import Layout, decide_prompt_and_answer, recognize_layout
+from luthier.data.columns.mapping import ColumnTemplate, column_repeated_in_answer, missing_column_error
 from luthier.data.columns.turns import ROLES
-from luthier.data.ops.label_spelling import other_spellings
+from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.suggest.profile import ColumnProfile
 
 _PROMPTS = (
@@ -86,7 +86,7 @@ class LayoutChoice(NamedTuple):
     """Those of them which, by name, are written by who handles a row."""
 
 
-def choose(
+def choose_layout(
     columns: Mapping[str, ColumnProfile],
     rows: Sequence[dict[str, Any]],
     file: str,
@@ -104,7 +104,7 @@ def choose(
         settings, reasons, other = _spoken(columns, rows, file, task, requested_layout)
         found = _with_belonging(columns, settings, reasons, other)
         return found if requested_layout.prompt else _with_other_texts(found, columns)
-    layout = written or recognise(list(columns), rows)
+    layout = written or recognize_layout(list(columns), rows)
     structured = layout is not None and (
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
     )
@@ -117,7 +117,7 @@ def choose(
     try:
         settings, reasons, other = _spoken(columns, rows, file, task)
     except DataError as error:
-        raise layouts.refused(rows, file) or error from error
+        raise layouts.explain_unsupported_log(rows, file) or error from error
     return _with_other_texts(_with_belonging(columns, settings, reasons, other), columns)
 
 
@@ -156,8 +156,8 @@ def _check_wanted(requested_layout: Layout, columns: Sequence[str], file: str) -
     for field in ("prompt", "answer"):
         for column in ColumnTemplate.parse(text, field).columns if (text := getattr(requested_layout, field)) else ():
             if column not in columns:
-                raise no_column(column, columns, SourceLocation(file=file, field=field))
-    if (both := repeated(requested_layout.prompt, requested_layout.answer)) is not None:
+                raise missing_column_error(column, columns, SourceLocation(file=file, field=field))
+    if (both := column_repeated_in_answer(requested_layout.prompt, requested_layout.answer)) is not None:
         what = f"{both!r} is named as both prompt and answer, so that a model would learn to repeat it"
         others = ", ".join(one for one in columns if one != both)
         hint = f"name another column for one of them: {others}"
@@ -173,7 +173,7 @@ def _with_belonging(
     if answer is None:  # a template: what it makes of the rows tells whether that is classes
         return LayoutChoice({**settings, **more}, reasons)
     if answer.is_class and (empty := _placeholders(answer)):
-        value_list = by_name({repr(name): rows for name, rows in empty.items()})
+        value_list = format_counts_by_name({repr(name): rows for name, rows in empty.items()})
         more["null_values"], reasons["null_values"] = list(empty), f"what stands for no value: {value_list}"
     return LayoutChoice({**settings, **more}, reasons, answer.is_class, other)
 
@@ -252,11 +252,12 @@ def _placeholders(column: ColumnProfile) -> dict[str, int]:
 def _too_few(column: ColumnProfile) -> str:
     """Why rows of one value cannot be held out as a whole; empty where they can."""
     if column.distinct < _FEWEST_GROUPS:
-        few = f"{column.name} has {column.distinct} different values in {counted(column.filled, 'row')}"
+        few = f"{column.name} has {column.distinct} different values in {format_counted_noun(column.filled, 'row')}"
         return f"{few}, too few to hold out a share of them as they are"
     name, rows = max(column.common.items(), key=lambda one: one[1], default=("", 0))
     if rows > _LARGEST_GROUP * column.filled:
-        return f"{of_rows(rows, column.filled, 'has', 'have')} {name!r} as {column.name}, too many to stay together"
+        affected = format_rows_affected(rows, column.filled, "has", "have")
+        return f"{affected} {name!r} as {column.name}, too many to stay together"
     return ""
 
 
@@ -293,7 +294,7 @@ def _single_messages(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[s
 
 def _is_moment(value: object, column: str) -> bool:
     try:
-        moment(value, column)
+        parse_message_time(value, column)
     except UnusableRowError:
         return False
     return True
@@ -369,7 +370,7 @@ def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]],
     is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
     if prompt or asking or len(texts) != 2 or not is_text:
         return None
-    first, second, why = direction(texts[0], texts[1], rows)
+    first, second, why = decide_prompt_and_answer(texts[0], texts[1], rows)
     note = f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why}){advice}"
     return _Guess(first, second, note)
 
@@ -413,7 +414,7 @@ def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
     order = names.split()
     found: list[tuple[int, int, str]] = []
     for column in columns:
-        words = list(words_of(column))
+        words = list(english_header_words(column))
         for index, name in enumerate(order):
             if name in words:
                 found.append((index, len(words), column))
@@ -462,13 +463,14 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
         )
     if named:
         words = texts[named[0]].mean_words
-        return named[0], f"chosen because of its column name; {counted(round(words), 'word')} on average"
+        return named[0], f"chosen because of its column name; {format_counted_noun(round(words), 'word')} on average"
     longest = max(texts, key=lambda name: texts[name].mean_words, default=None)
     if longest is None:
         return None
     return (
         longest,
-        f"chosen because it has the longest text; {counted(round(texts[longest].mean_words), 'word')} on average",
+        "chosen because it has the longest text; "
+        f"{format_counted_noun(round(texts[longest].mean_words), 'word')} on average",
     )
 
 
@@ -479,27 +481,27 @@ def _may_ask(column: ColumnProfile) -> bool:
 
 def is_heading(column: str) -> bool:
     """Whether its name is nothing but that of a heading."""
-    return [*words_of(column)] in [[name] for name in _HEADINGS]
+    return [*english_header_words(column)] in [[name] for name in _HEADINGS]
 
 
 def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
     if is_label:
         found = f"{column.distinct} different short values in {column.filled} rows"
         return f"{found}: {_classes(column)}{_several(column)}"
-    words = counted(round(column.mean_words), "word")
-    return f"free text; {words} on average, {column.distinct} different in {counted(column.filled, 'row')}"
+    words = format_counted_noun(round(column.mean_words), "word")
+    return f"free text; {words} on average, {column.distinct} different in {format_counted_noun(column.filled, 'row')}"
 
 
 def _classes(column: ColumnProfile) -> str:
     """What the values are: classes, of which some may be spelt in several ways."""
-    other = other_spellings(Counter(column.common))
-    return told_classes(column.distinct - len(other), other) if other else "classes"
+    other = map_label_variants(Counter(column.common))
+    return describe_class_count(column.distinct - len(other), other) if other else "classes"
 
 
-def told_classes(number: int, other: Mapping[str, str]) -> str:
+def describe_class_count(number: int, other: Mapping[str, str]) -> str:
     """How many classes there are, and which values look like other spellings of them."""
     (first, meant), *more = sorted(other.items())
-    classes = counted(number, "class", "classes")
+    classes = format_counted_noun(number, "class", "classes")
     return f"{classes}, for {first!r} looks like another spelling of {meant!r}" + (
         f", and {len(more)} more like it" if more else ""
     )
@@ -507,11 +509,11 @@ def told_classes(number: int, other: Mapping[str, str]) -> str:
 
 def _several(column: ColumnProfile) -> str:
     """What is said where a cell holds several classes, which come again in other cells."""
-    mark = between(column.common, column.distinct)
+    mark = detect_class_separator(column.common, column.distinct)
     if mark is None:
         return ""
-    found = joined(column.common, mark.text.strip())
-    some = of_rows(sum(column.common[name] for name in found), column.filled, "holds", "hold")
+    found = labels_with_separator(column.common, mark.text.strip())
+    some = format_rows_affected(sum(column.common[name] for name in found), column.filled, "holds", "hold")
     return f"; {some} several, such as {found[0]!r}, each combination a class of its own"
 
 

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.core.errors import did_you_mean
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import cell
 from luthier.data.columns.turns import ROLES, as_text
-from luthier.data.row import MOST_CHARACTERS, Broken, Record, place_of, size_of_record
+from luthier.data.row import MOST_CHARACTERS, BrokenRow, Record, count_record_characters, format_row_location
 
 SILENT = 10_000
 """A conversation is over when none of so many rows behind its last one is of it."""
@@ -42,7 +42,7 @@ _APART = (
 class TurnColumns(BaseModel):
     """Which columns tell the conversation, the speaker and the words, where every row is one message."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     conversation: str = Field(min_length=1)
     """The column that says to which conversation a message belongs."""
@@ -65,7 +65,7 @@ class TurnColumns(BaseModel):
         note = f"conversations of one message a row (columns {self.conversation!r}, {self.role!r}, {self.content!r})"
         return Layout(messages=self.content, note=note)
 
-    def gathered(self, found: Iterable[Record | Broken], say: Callable[[str], None]) -> Iterator[Record | Broken]:
+    def gathered(self, found: Iterable[Record | BrokenRow], say: Callable[[str], None]) -> Iterator[Record | BrokenRow]:
         """Conversations as records, each at the place of its first row; `say` tells how many, and what was left out."""
         return _Gathering(self).read(found, say)
 
@@ -84,47 +84,50 @@ class _Gathering:
     """The conversations that go on, the one that was silent longest first."""
 
     def __init__(self, turns: TurnColumns) -> None:
-        from luthier.data.engine.occurrences import First
+        from luthier.data.engine.occurrences import FirstValueByKey
 
         self._turns = turns
         self._held: OrderedDict[str, _Talk] = OrderedDict()
         self._characters = 0
-        self._begun = First()
+        self._begun = FirstValueByKey()
         self._messages = self._talks = self._left = 0
 
-    def read(self, found: Iterable[Record | Broken], say: Callable[[str], None]) -> Iterator[Record | Broken]:
+    def read(self, found: Iterable[Record | BrokenRow], say: Callable[[str], None]) -> Iterator[Record | BrokenRow]:
         file = None
         for number, record in enumerate(found):
             if record.file != file:
                 yield from self._over(lambda: len(self._held) > 1)  # the last one may go on in the next file
                 file = record.file
-            refused = record if isinstance(record, Broken) else self._take(record, number)
+            refused = record if isinstance(record, BrokenRow) else self._take(record, number)
             if refused is not None:
                 yield refused
             yield from self._over(partial(self._is_full, number))
         yield from self._over(lambda: bool(self._held))
         if self._talks:
             makes = "makes" if self._messages == 1 else "make"
-            say(f"{counted(self._messages, 'message')} {makes} {counted(self._talks, 'conversation')}")
+            say(
+                f"{format_counted_noun(self._messages, 'message')} {makes} "
+                f"{format_counted_noun(self._talks, 'conversation')}"
+            )
         if self._left:
             are = "is left out: it stands" if self._left == 1 else "are left out: they stand"
             location = "before a conversation's first question or behind its last answer"
-            say(f"{counted(self._left, 'message')} {are} {location}")
+            say(f"{format_counted_noun(self._left, 'message')} {are} {location}")
 
-    def _take(self, record: Record, number: int) -> Broken | None:
+    def _take(self, record: Record, number: int) -> BrokenRow | None:
         """Put a row into its conversation, or say why it cannot be."""
         try:
             name = as_text(cell(record.values, self._turns.conversation), self._turns.conversation)
         except UnusableRowError as error:
             return _broken(record, error)
         if not name:
-            return Broken(record.file, record.line, "the row names no conversation", self._turns.conversation)
+            return BrokenRow(record.file, record.line, "the row names no conversation", self._turns.conversation)
         if name not in self._held and (began := self._begun.value(name, record.line)) is not None:
             what = f"conversation {name!r}, which began on line {began}, was over before this row of it"
-            return Broken(record.file, record.line, what, self._turns.conversation, _APART)
+            return BrokenRow(record.file, record.line, what, self._turns.conversation, _APART)
         talk = self._held.setdefault(name, _Talk())
         self._held.move_to_end(name)
-        size = size_of_record(record)
+        size = count_record_characters(record)
         talk.rows.append(record)
         talk.characters += size
         talk.last = number
@@ -136,28 +139,30 @@ class _Gathering:
         silent = number - next(iter(self._held.values())).last if self._held else 0
         return silent >= SILENT or (self._characters > MOST_CHARACTERS and len(self._held) > 1)
 
-    def _over(self, condition: Callable[[], bool]) -> Iterator[Record | Broken]:
+    def _over(self, condition: Callable[[], bool]) -> Iterator[Record | BrokenRow]:
         """End conversations, the one that was silent longest first, while that is wanted."""
         while condition():
             _, talk = self._held.popitem(last=False)
             self._characters -= talk.characters
             yield self._whole(talk.rows)
 
-    def _whole(self, rows: Sequence[Record]) -> Record | Broken:
+    def _whole(self, rows: Sequence[Record]) -> Record | BrokenRow:
         """One conversation as a record, or why it cannot be used."""
         first = rows[0]
         name = as_text(first.values[self._turns.conversation], self._turns.conversation)
-        if sum(map(size_of_record, rows)) > MOST_CHARACTERS:
+        if sum(map(count_record_characters, rows)) > MOST_CHARACTERS:
             what = f"conversation {name!r} has more than {MOST_CHARACTERS:,} characters"
             hint = f"check that {self._turns.conversation!r} is what tells conversations apart"
-            return Broken(first.file, first.line, what, self._turns.conversation, hint)
+            return BrokenRow(first.file, first.line, what, self._turns.conversation, hint)
         messages = []
         for row in rows:
             try:
                 messages.append(self._said(row))
             except UnusableRowError as error:
                 return _broken(
-                    row, error, f", in conversation {name!r}, which begins on {place_of(first.line, first.row)}"
+                    row,
+                    error,
+                    f", in conversation {name!r}, which begins on {format_row_location(first.line, first.row)}",
                 )
         messages.sort(key=lambda one: one.at)
         kept, left = _asked_and_answered(_merged(messages))
@@ -175,7 +180,7 @@ class _Gathering:
             raise UnusableRowError(f"role {name!r} is unknown", turns.role, hint)
         content = cell(row.values, turns.content)
         content = content if isinstance(content, list) else as_text(content, turns.content).strip()
-        at = moment(cell(row.values, turns.order), turns.order) if turns.order else 0
+        at = parse_message_time(cell(row.values, turns.order), turns.order) if turns.order else 0
         return _Said(row, at, role, content)
 
     def _columns(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -226,7 +231,7 @@ def _asked_and_answered(turns: Sequence[_Said]) -> tuple[Sequence[_Said], int]:
     return kept, sum(turn.messages for turn in turns) - sum(turn.messages for turn in kept)
 
 
-def moment(value: Any, field: str) -> float:
+def parse_message_time(value: Any, field: str) -> float:
     """A number, or a time as seconds, for the order of messages; `UnusableRowError` for what is neither."""
     text = as_text(value, field).strip()
     if isinstance(value, int):
@@ -244,8 +249,8 @@ def moment(value: Any, field: str) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _broken(row: Record, error: UnusableRowError, more: str = "") -> Broken:
-    return Broken(row.file, row.line, error.problem + more, error.field, error.hint, row.key, row=row.row)
+def _broken(row: Record, error: UnusableRowError, more: str = "") -> BrokenRow:
+    return BrokenRow(row.file, row.line, error.problem + more, error.field, error.hint, row.key, row=row.row)
 
 
 _FREE = frozenset(
@@ -255,7 +260,7 @@ _FREE = frozenset(
 """Domains that strangers share: they tell nothing of a desk."""
 
 
-class Speech(NamedTuple):
+class ThreadMessage(NamedTuple):
     """What somebody said once."""
 
     who: str
@@ -272,7 +277,7 @@ class ConversationTurns(NamedTuple):
     """Speeches of the desk before the first question, and of others behind the last answer."""
 
 
-class Meeting(NamedTuple):
+class ThreadParticipants(NamedTuple):
     """Who wrote in one thread."""
 
     began: str
@@ -280,7 +285,7 @@ class Meeting(NamedTuple):
     """All who wrote behind the first."""
 
 
-def conversation(speeches: Iterable[Speech]) -> ConversationTurns:
+def build_conversation(speeches: Iterable[ThreadMessage]) -> ConversationTurns:
     """Turns from the first question to the last answer; what one side says in a row is one turn.
 
     Without an answer (or without a question) all is kept, and the reader of rows says why it cannot be learnt.
@@ -302,7 +307,7 @@ def conversation(speeches: Iterable[Speech]) -> ConversationTurns:
     return ConversationTurns(messages, sum(len(texts) for _, texts in turns) - sum(len(texts) for _, texts in kept))
 
 
-def guessed_desk(meetings: Sequence[Meeting]) -> tuple[str, ...]:
+def guess_support_team(meetings: Sequence[ThreadParticipants]) -> tuple[str, ...]:
     """The address that answers in most threads that others began, or its domain when several of it answer.
 
     Empty when nobody answers in two threads.

@@ -12,10 +12,10 @@ from typing import Any, get_args
 from pydantic import Field
 
 from luthier.core.errors import DataError, MissingExtra
-from luthier.core.events import counted
-from luthier.data.formats.documents import By, Paragraph, rows
+from luthier.core.events import format_counted_noun
+from luthier.data.formats.documents import By, Paragraph, chunk_paragraphs
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
 _ENOUGH_PIECES = 10
@@ -34,7 +34,7 @@ class DocumentSource(FileSource):
     """With `chunk_by: length`: at most so many characters a row, cut between paragraphs, sentences or words."""
 
     @abstractmethod
-    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
         """The paragraphs of one document, in order."""
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
@@ -49,22 +49,22 @@ class DocumentSource(FileSource):
                     return SuggestedSettings(settings, {"chunk_by": _why_pieces(pieces)})
         return SuggestedSettings({}, {})
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of one document; one that cannot be read is a broken row."""
         try:
-            yield from rows(self.paragraphs(file), self.chunk_by, self.chunk_size, file.name)
+            yield from chunk_paragraphs(self.paragraphs(file), self.chunk_by, self.chunk_size, file.name)
         except DataError as error:
             if not error.where.file or not file.exists():
                 raise
-            yield Broken(file.name, error.where.line or 1, error.message, hint=error.hint)
+            yield BrokenRow(file.name, error.where.line or 1, error.message, hint=error.hint)
 
 
 def _why_pieces(pieces: int) -> str:
-    so_many = f"{pieces:,} or more" if pieces == _MANY_PIECES else counted(pieces, "row")
+    so_many = f"{pieces:,} or more" if pieces == _MANY_PIECES else format_counted_noun(pieces, "row")
     return f"the whole document would be one row, of which nothing can be held out; so it makes {so_many}"
 
 
-def library(name: str, file: File) -> Any:
+def import_document_library(name: str, file: File) -> Any:
     """A library of the extra `documents`; `MissingExtra` when it isn't installed."""
     try:
         return importlib.import_module(name)

@@ -57,7 +57,7 @@ _ENGLISH = {
 }
 
 
-def words_of(column: str) -> Iterator[str]:
+def english_header_words(column: str) -> Iterator[str]:
     """The words of a column's name in small letters, in English where they are known."""
     for word in re.split(r"[_\W]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower()):
         yield _ENGLISH.get(word, word)

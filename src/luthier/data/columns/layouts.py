@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 COLUMNS = ("prompt", "answer", "messages", "system_column", "tools")
 
 
-def recognise(columns: Sequence[str], rows: Rows) -> Layout | None:
+def recognize_layout(columns: Sequence[str], rows: Rows) -> Layout | None:
     """The first known layout that fits, or None."""
     known = set(columns)
     for layout in _LAYOUTS:
@@ -196,7 +196,7 @@ _ASKING = 0.2
 """By so much larger a share of texts with a question mark, a column is taken to ask."""
 
 
-def direction(first: str, second: str, rows: Rows) -> tuple[str, str, str]:
+def decide_prompt_and_answer(first: str, second: str, rows: Rows) -> tuple[str, str, str]:
     """Of two columns of text, the one that asks, the one that answers, and why: the one with more questions asks, else
     the one with more distinct values; where they are alike, the first asks."""
     texts = {name: [str(row.get(name)) for row in rows] for name in (first, second)}
@@ -217,7 +217,7 @@ def _two_columns(columns: Sequence[str], rows: Rows) -> Layout | None:
     """Two columns, of which one is taken to answer the other."""
     if len(columns) != 2 or not rows:
         return None
-    prompt, answer, why = direction(columns[0], columns[1], rows)
+    prompt, answer, why = decide_prompt_and_answer(columns[0], columns[1], rows)
     note = f"a guess from two columns: {answer!r} answers {prompt!r} ({why})"
     return Layout(prompt=prompt, answer=answer, note=note)
 
@@ -227,7 +227,7 @@ _JOINED = "jq -cs 'group_by(.custom_id)[] | add | {request: .body, response}' RE
 _THEN = "and `luthier new NAME --from traces` writes a recipe of it"
 
 
-def refused(rows: Sequence[dict[str, Any]], file: str) -> DataError | None:
+def explain_unsupported_log(rows: Sequence[dict[str, Any]], file: str) -> DataError | None:
     """Why such rows make no recipe as they are, and what makes one of them; nothing for any other rows.
 
     A row holds the request and its response, or one of both, as OpenAI's batches give them; objects inside may have

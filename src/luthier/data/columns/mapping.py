@@ -12,17 +12,17 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from luthier.chat.messages import ExampleKind, Message
-from luthier.chat.preference import with_plain_rejected
+from luthier.chat.preference import strip_prompt_from_rejected
 from luthier.core.errors import DataError, RecipeError, SourceLocation, did_you_mean
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.data.columns.cells import UnusableRowError, from_json
-from luthier.data.columns.headers import words_of
-from luthier.data.columns.layouts import Layout, recognise
+from luthier.data.columns.headers import english_header_words
+from luthier.data.columns.layouts import Layout, recognize_layout
 from luthier.data.columns.media import media_of
-from luthier.data.columns.turns import as_text, as_turns, conversation
+from luthier.data.columns.turns import as_text, as_turns, parse_conversation_cell
 
 
-class Own(NamedTuple):
+class ExportedIdentity(NamedTuple):
     """The id and origin that a row brings with it."""
 
     id: str
@@ -31,7 +31,7 @@ class Own(NamedTuple):
     line: int
 
 
-class Parts(NamedTuple):
+class MappedRecord(NamedTuple):
     """What a record became."""
 
     messages: tuple[Message, ...]
@@ -40,7 +40,7 @@ class Parts(NamedTuple):
     meta: dict[str, Any]
     group: str | None
     key: str | None
-    own: Own | None = None
+    own: ExportedIdentity | None = None
 
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -94,12 +94,12 @@ class ColumnTemplate:
         return "".join(parts).strip()
 
 
-def together(columns: Sequence[str]) -> str:
+def join_as_template(columns: Sequence[str]) -> str:
     """A prompt of some columns, one after the other: the column itself, or a template."""
     return columns[0] if len(columns) == 1 else "\n\n".join(f"{{{column}}}" for column in columns)
 
 
-def repeated(prompt: str | None, answer: str | None) -> str | None:
+def column_repeated_in_answer(prompt: str | None, answer: str | None) -> str | None:
     """The column that a prompt and an answer both name, where the answer holds nothing else; else None."""
     if not prompt or not answer:
         return None
@@ -168,26 +168,30 @@ class Mapping:
         self._missing = frozenset(missing)
         return self
 
-    def parts(self, values: dict[str, Any]) -> Parts:
+    def parts(self, values: dict[str, Any]) -> MappedRecord:
         """Map one record; `UnusableRowError` says why it cannot be."""
         if self._missing:
             values = {name: "" if self._is_missing(value) else value for name, value in values.items()}
         messages = self._with_system(self._turns(values), values)
         tools = self._tools(values)
-        own = own_name(values) if self.layout.own else None
+        own = exported_identity_of(values) if self.layout.own else None
         if own:
             _refuse_edited(values, messages[-1].content)
-        meta = own_meta(values) if own else {name: value for name, value in values.items() if name not in self.spoken}
+        meta = (
+            exported_meta_of(values)
+            if own
+            else {name: value for name, value in values.items() if name not in self.spoken}
+        )
         values = {**meta, **values} if own else values
-        meta = with_plain_rejected(messages, self._with_media(values, meta))
+        meta = strip_prompt_from_rejected(messages, self._with_media(values, meta))
         group = as_text(cell(values, self._group), self._group) if self._group else None
         key = as_text(cell(values, self._key), self._key) if self._key else None
-        return Parts(messages, _kind(messages, tools), tools, meta, group or None, key, own)
+        return MappedRecord(messages, _kind(messages, tools), tools, meta, group or None, key, own)
 
     def _is_missing(self, value: Any) -> bool:
         return isinstance(value, str) and value.strip() in self._missing
 
-    def try_parts(self, values: dict[str, Any]) -> Parts | None:
+    def try_parts(self, values: dict[str, Any]) -> MappedRecord | None:
         """Map one record, or nothing when it cannot be."""
         try:
             return self.parts(values)
@@ -196,7 +200,7 @@ class Mapping:
 
     def _turns(self, values: dict[str, Any]) -> tuple[Message, ...]:
         if column := self.layout.messages:
-            return conversation(cell(values, column), column)
+            return parse_conversation_cell(cell(values, column), column)
         turns = self._spoken_by(self._prompt, values, "user") if self._prompt else ()
         return turns + (self._spoken_by(self._answer, values, "assistant") if self._answer else ())
 
@@ -216,7 +220,7 @@ class Mapping:
         some = sum(_is_plain_list(row.get(column)) and _differ(row[column]) for row in rows) if column else 0
         if not some or not _are_accepted(column or ""):
             return ""
-        row_share = f"{some} of the first {counted(len(rows), 'row')} {'has' if some == 1 else 'have'}"
+        row_share = f"{some} of the first {format_counted_noun(len(rows), 'row')} {'has' if some == 1 else 'have'}"
         return f"{row_share} several accepted answers in {column!r}: the first is learnt, the others are not"
 
     def _with_media(self, values: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +262,7 @@ _ACCEPTED = frozenset(
 
 
 def _are_accepted(column: str) -> bool:
-    return not _ACCEPTED.isdisjoint(words_of(column))
+    return not _ACCEPTED.isdisjoint(english_header_words(column))
 
 
 def _differ(values: Sequence[Any]) -> bool:
@@ -280,7 +284,7 @@ def _one_answer(values: Sequence[Any], column: str) -> Any:
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
-def own_name(values: dict[str, Any]) -> Own:
+def exported_identity_of(values: dict[str, Any]) -> ExportedIdentity:
     """The id and origin of a row that Luthier gave out."""
     origin = _object(values, "origin") if "origin" in values else _place_in_table(values)
     name, location = values["id"], (origin.get("source"), origin.get("file"), origin.get("line"))
@@ -288,7 +292,7 @@ def own_name(values: dict[str, Any]) -> Own:
         raise UnusableRowError(f"expected an id of 16 hexadecimal digits, got {name!r}", "id")
     if [type(value) for value in location] != [str, str, int]:
         raise UnusableRowError("expected an origin with source, file and line", "origin")
-    return Own(name, *location)  # type: ignore[arg-type]  # their types were just seen
+    return ExportedIdentity(name, *location)  # type: ignore[arg-type]  # their types were just seen
 
 
 def _place_in_table(values: dict[str, Any]) -> dict[str, Any]:
@@ -311,7 +315,7 @@ def _plainly(cell: str) -> str:
     return " ".join(cell.split()).removeprefix("'")
 
 
-def own_meta(values: dict[str, Any]) -> dict[str, Any]:
+def exported_meta_of(values: dict[str, Any]) -> dict[str, Any]:
     """The columns that a row kept when Luthier gave it out."""
     return _object(values, "meta")
 
@@ -335,7 +339,7 @@ def columns_of(rows: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def decide(
+def decide_mapping(
     requested_layout: Layout,
     rows: Sequence[dict[str, Any]],
     file: str,
@@ -350,7 +354,7 @@ def decide(
     columns = columns_of(rows)
     layout = requested_layout
     if not (requested_layout.prompt or requested_layout.answer or requested_layout.messages):
-        found = written or recognise(columns, rows)
+        found = written or recognize_layout(columns, rows)
         if found is None:
             names = ", ".join(columns[:12])
             hint = f"set `prompt:` and `answer:`, or `turns:` where a row is one message, to columns of {names}"
@@ -366,11 +370,11 @@ def decide(
         columns += columns_of(parts.meta for row in rows if (parts := mapping.try_parts(row)))
     for column, field in mapping.columns.items():
         if column not in columns:
-            raise no_column(column, columns, SourceLocation(file=file, line=1, field=field))
+            raise missing_column_error(column, columns, SourceLocation(file=file, line=1, field=field))
     return mapping
 
 
-def no_column(column: str, columns: Sequence[str], where: SourceLocation) -> DataError:
+def missing_column_error(column: str, columns: Sequence[str], where: SourceLocation) -> DataError:
     """That a column is named which no row has, with those that are like it."""
     hint = did_you_mean(column, columns)
     if column.partition(".")[0] in columns:

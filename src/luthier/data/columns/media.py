@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.chat.messages import Message
-from luthier.chat.preference import transcript
+from luthier.chat.preference import parse_hh_transcript
 from luthier.data.columns.cells import UnusableRowError, from_json
 
 COLUMNS = {"image": "images", "audio": "audios", "video": "videos"}
@@ -36,7 +36,7 @@ class Medium(NamedTuple):
         return f"<{self.kind}>"
 
 
-def medium(part: Mapping[str, Any], field: str) -> Medium:
+def parse_media_part(part: Mapping[str, Any], field: str) -> Medium:
     """The medium that a part of a message is; `UnusableRowError` for what is none, or says not where it is."""
     name = part.get("type")
     kind = TYPES.get(name) if isinstance(name, str) else None
@@ -66,14 +66,14 @@ def _address(value: Any, kind: str) -> str | None:
 def media_of(turns: Any, field: str) -> dict[str, list[str]]:
     """The addresses of all media of a conversation, by column, in order."""
     found: dict[str, list[str]] = {}
-    if isinstance(turns, str) and transcript(turns) is not None:
+    if isinstance(turns, str) and parse_hh_transcript(turns) is not None:
         return found
     value = from_json(turns, field) if isinstance(turns, str) else turns
     for turn in value if isinstance(value, list) else ():
         content = next((turn[key] for key in ("content", "value") if key in turn), None)
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, str) and not is_text(part):
-                one = medium(part, field)
+                one = parse_media_part(part, field)
                 found.setdefault(COLUMNS[one.kind], []).append(one.address)
     return found
 
@@ -83,7 +83,7 @@ def is_text(part: Mapping[str, Any]) -> bool:
     return part.get("type") in (None, "text", "input_text", "output_text")
 
 
-def held(messages: Sequence[Message], meta: Mapping[str, Any]) -> dict[str, int]:
+def count_media(messages: Sequence[Message], meta: Mapping[str, Any]) -> dict[str, int]:
     """How many images, sounds and films a row holds by column: those that both its text and its column speak of."""
     found: dict[str, int] = {}
     for kind, column in COLUMNS.items():

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of, is_wide, listed
+from luthier.data.formats.locations import files_of, format_file_names, is_url_or_glob
 from luthier.data.formats.sniff import ENDING, FileSample, Fit
 from luthier.data.row import Record
 from luthier.data.source import FileSource, Source
@@ -18,7 +18,7 @@ from luthier.data.source import FileSource, Source
 _SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
 
 
-class Recognised(NamedTuple):
+class RecognizedSource(NamedTuple):
     """A kind of source, and whether more than a guess speaks for it."""
 
     kind: str
@@ -27,7 +27,7 @@ class Recognised(NamedTuple):
 
 def file_kinds() -> dict[str, type[FileSource]]:
     """The kinds of source that read files, by kind."""
-    return {kind: member for kind, member in members(Source).items() if issubclass(member, FileSource)}
+    return {kind: member for kind, member in components_by_kind(Source).items() if issubclass(member, FileSource)}
 
 
 def endings() -> list[str]:
@@ -35,7 +35,7 @@ def endings() -> list[str]:
     return sorted({ending for member in file_kinds().values() for ending in member.endings})
 
 
-def recognise(look: FileSample, but: str = "") -> Recognised | None:
+def recognize_source_kind(look: FileSample, but: str = "") -> RecognizedSource | None:
     """The kind that fits best, one left out where asked; None for what nothing reads."""
     found: list[tuple[int, str]] = []
     for kind, member in file_kinds().items():
@@ -48,7 +48,7 @@ def recognise(look: FileSample, but: str = "") -> Recognised | None:
     sure = points > Fit.POSSIBLE
     if not points or (not sure and look.ending in endings()):
         return None  # its name says one thing, and its content does not bear it out
-    return Recognised(kind, sure)
+    return RecognizedSource(kind, sure)
 
 
 def source_of(file: File, but: str = "") -> FileSource:
@@ -59,7 +59,7 @@ def source_of(file: File, but: str = "") -> FileSource:
     if _SITEMAP.search(look.start[:2048]):
         hint = "write it as `source: {kind: web, sitemap: …}`; `luthier components source web` shows the settings"
         raise DataError("is a sitemap, which names pages and holds no text", where=file.where, hint=hint)
-    found = recognise(look, but)
+    found = recognize_source_kind(look, but)
     if found is None:
         if look.is_archive:
             hint = "unpack it, and name the folder; packed files and zips of files are read as they are"
@@ -83,7 +83,7 @@ def _unknown(look: FileSample, file: File) -> DataError:
 
 def source_at(path: Path | str) -> tuple[FileSource, Path]:
     """A source for what somebody names (a file, a folder, a pattern, a URL), and the folder from which it is named."""
-    whole = is_wide(str(path))
+    whole = is_url_or_glob(str(path))
     base, name = (Path(), str(path)) if whole else (Path(path).parent, Path(path).name)
     kind = kind_of(name, base)
     return file_kinds()[kind].model_validate({"kind": kind, "path": name, "on_error": "drop"}), base
@@ -94,7 +94,7 @@ def kind_of(path: str, base: Path) -> str:
     if (base / path).is_dir():
         return _kind_of_folder(path, base)
     files = files_of(path, base, lambda file: True, "check `--from`")
-    if len(files) == 1 and recognise(FileSample.at(files[0])) is None and (inside := files[0].inside()):
+    if len(files) == 1 and recognize_source_kind(FileSample.at(files[0])) is None and (inside := files[0].inside()):
         return _kind_inside(files[0], inside)
     kinds = {source_of(file).kind for file in files}
     if len(kinds) == 1:
@@ -110,13 +110,13 @@ def _kind_inside(packed: File, inside: Sequence[File]) -> str:
     one = f"name those that belong together, such as {inside[0].name}"
     kinds = {file.member: source_of(file) for file in inside}
     if len({source.kind for source in kinds.values()}) > 1:
-        shown = listed([f"{member} ({source.kind})" for member, source in kinds.items()])
+        shown = format_file_names([f"{member} ({source.kind})" for member, source in kinds.items()])
         raise DataError(
             f"holds files of several kinds: {shown}", where=packed.where, hint=f"{one} or {packed.name}/*.csv"
         )
     columns = {file.member: _columns(kinds[file.member], file) for file in inside}
     if len(set(map(frozenset, columns.values()))) > 1:
-        shown = listed([f"{member}: {', '.join(names)}" for member, names in columns.items()], "; ")
+        shown = format_file_names([f"{member}: {', '.join(names)}" for member, names in columns.items()], "; ")
         raise DataError(f"holds files with different columns ({shown})", where=packed.where, hint=one)
     return next(iter(kinds.values())).kind
 
@@ -141,7 +141,7 @@ def _is_all(kind: str, path: str, base: Path) -> bool:
     """Whether every file that this kind would read of a folder is of this kind."""
     try:
         found = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(base)
-        recognitions = (recognise(FileSample.at(file)) for file in found)
+        recognitions = (recognize_source_kind(FileSample.at(file)) for file in found)
         return all(one is not None and one.kind == kind for one in recognitions)
     except DataError:
         return False

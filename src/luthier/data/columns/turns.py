@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from luthier.chat.messages import Message, Role, ToolCall
-from luthier.chat.preference import transcript
+from luthier.chat.preference import parse_hh_transcript
 from luthier.core.errors import did_you_mean
 from luthier.data.columns.cells import UnusableRowError, from_json
-from luthier.data.columns.media import is_text, medium
+from luthier.data.columns.media import is_text, parse_media_part
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -71,15 +71,15 @@ def as_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
     if isinstance(value, dict) and ("messages" in value or _first(value, _WHO) is not None):
         value = value.get("messages", [value])
     if isinstance(value, list):
-        return conversation(value, field)
+        return parse_conversation_cell(value, field)
     return (Message(role=role, content=as_text(value, field)),)
 
 
-def conversation(value: Any, field: str) -> tuple[Message, ...]:
+def parse_conversation_cell(value: Any, field: str) -> tuple[Message, ...]:
     """A list of turns, given as `role`/`content` or as `from`/`value`, as JSON text of such a list, or as a transcript
     of `Human: …` and `Assistant: …` in paragraphs."""
     if isinstance(value, str):
-        if (messages := transcript(value)) is not None:
+        if (messages := parse_hh_transcript(value)) is not None:
             return messages
         value = from_json(value, field)
     if not isinstance(value, list):
@@ -152,7 +152,7 @@ def _content(value: Any, field: str) -> str:
         if not isinstance(part, dict):
             raise UnusableRowError("expected parts with a type", field)
         if not is_text(part):
-            texts.append(medium(part, field).mark)
+            texts.append(parse_media_part(part, field).mark)
             continue
         text = part.get("text", part.get("value"))
         if not isinstance(text, str):

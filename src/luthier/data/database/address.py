@@ -10,8 +10,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.files import filled, is_variable, locate, variables
-from luthier.core.system.net import scrubbed, secrets_of
+from luthier.core.files import expand_env_vars, find_env_vars, is_env_var, resolve_path
+from luthier.core.system.net import redact_secrets, secrets_of
 
 FORMS = "use postgresql://user:$PASSWORD@host/database, sqlite:///file.db, or $NAME for the whole URL"
 
@@ -33,18 +33,18 @@ class Address:
 
     def scrubbed(self, text: str) -> str:
         """A message without the secrets."""
-        return scrubbed(text, self.secrets)
+        return redact_secrets(text, self.secrets)
 
 
-def address(written: str, base: Path) -> Address:
+def parse_database_address(written: str, base: Path) -> Address:
     """The database that a written URL means; an SQLite file starts at `base`."""
-    text = filled(written) if is_variable(written) else written
+    text = expand_env_vars(written) if is_env_var(written) else written
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise DataError("is no database URL", where=SourceLocation(file=written), hint=FORMS) from None
     url = _in_place(_filled(url), written, base)
-    named = {os.environ.get(name, "") for name in variables(written)}
+    named = {os.environ.get(name, "") for name in find_env_vars(written)}
     secrets = {*named, *secrets_of(url.render_as_string(hide_password=False)), str(url.password or "")}
     return Address(written, url, tuple(sorted(filter(None, secrets))))
 
@@ -52,8 +52,8 @@ def address(written: str, base: Path) -> Address:
 def _filled(url: URL) -> URL:
     """The URL with the environment's values in its parts, where no sign in them can be mistaken for a separator."""
     named = {"username": url.username, "password": url.password, "host": url.host, "database": url.database}
-    parts = {name: filled(str(value)) for name, value in named.items() if value}
-    query = {name: filled(value) if isinstance(value, str) else value for name, value in url.query.items()}
+    parts = {name: expand_env_vars(str(value)) for name, value in named.items() if value}
+    query = {name: expand_env_vars(value) if isinstance(value, str) else value for name, value in url.query.items()}
     return url.set(**parts, query=query)  # type: ignore[arg-type]  # a mapping of parts by their names
 
 
@@ -65,4 +65,4 @@ def _in_place(url: URL, written: str, base: Path) -> URL:
         return url
     if not url.database or url.database == ":memory:":
         raise DataError("names no file", where=SourceLocation(file=written), hint="write sqlite:///file.db")
-    return url.set(database=str(locate(url.database, base)), query={})
+    return url.set(database=str(resolve_path(url.database, base)), query={})

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from luthier.core.hashing import digest_of
 from luthier.data.database.address import Address
 from luthier.data.database.reading import FETCHED
-from luthier.data.database.selection import Selection, SqlRequest, selection
+from luthier.data.database.selection import Selection, SqlRequest, build_selection
 from luthier.data.database.session import connect, is_lost, snapshot
 
 _TRIES = 3
@@ -20,14 +20,14 @@ _TRIES = 3
 _LOOKED_AT = 100
 
 
-def contents(address: Address, request: SqlRequest, *, by_cursor: bool) -> str | None:
+def digest_selected_rows(address: Address, request: SqlRequest, *, by_cursor: bool) -> str | None:
     """A digest of the rows that are meant, or of the cursor's reach; None when they cannot be read."""
     for _ in range(_TRIES):
         reached = False
         try:
             with snapshot(connect(address), address) as connection:
                 reached = True
-                chosen = selection(connection, request)
+                chosen = build_selection(connection, request)
                 values = _reach(connection, chosen) if by_cursor else _rows(connection, chosen)
                 lacking = connection.execute(chosen.lacking()).scalar_one() if chosen.cursor else 0
                 return digest_of([*values, lacking])
@@ -37,11 +37,11 @@ def contents(address: Address, request: SqlRequest, *, by_cursor: bool) -> str |
     return None
 
 
-def size(address: Address, request: SqlRequest) -> int | None:
+def estimate_selection_bytes(address: Address, request: SqlRequest) -> int | None:
     """About how many bytes the rows have: their number times the mean of the first; None when that cannot be known."""
     try:
         with snapshot(connect(address), address) as connection:
-            chosen = selection(connection, request)
+            chosen = build_selection(connection, request)
             rows: int = connection.execute(chosen.count()).scalar_one()
             streamed = connection.execution_options(stream_results=True, yield_per=_LOOKED_AT)
             with closing(streamed.execute(chosen.ordered())) as result:

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.core.errors import InputError, SourceLocation, did_you_mean
-from luthier.core.system.net import secret_in_clear
+from luthier.core.system.net import find_plain_secret
 from luthier.data.columns.layouts import Layout
-from luthier.data.database.address import Address, address
+from luthier.data.database.address import Address, parse_database_address
 from luthier.data.database.selection import tables, unique_column
 from luthier.data.database.session import connect, snapshot, to_data_error
 from luthier.data.sources.sql import Sql
@@ -30,10 +30,10 @@ def propose_table(
     requested_layout: Layout = Layout(),  # noqa: B008 - a tuple
 ) -> RecipeProposal:
     """Propose a recipe in `folder` for a table; `InputError` asks which when there are several."""
-    if (name := secret_in_clear(url)) is not None:
+    if (name := find_plain_secret(url)) is not None:
         hint = "export it, and write its name: 'postgresql://user:$NAME@host/database', in single quotes"
         raise InputError(f"holds a secret in clear ({name})", where=SourceLocation(field="--from"), hint=hint)
-    database_address = address(url, base)
+    database_address = parse_database_address(url, base)
     chosen = table or _only(database_address)
     cursor = _asked(database_address, lambda connection: unique_column(connection, chosen))
     by = {"cursor": cursor} if cursor else {}

@@ -13,10 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.database.address import Address
-from luthier.data.database.selection import Selection, SqlRequest, selection
-from luthier.data.database.session import Undecodable, connect, is_lost, snapshot, to_data_error
-from luthier.data.formats.tables import plain
-from luthier.data.row import Broken, Record
+from luthier.data.database.selection import Selection, SqlRequest, build_selection
+from luthier.data.database.session import UndecodableText, connect, is_lost, snapshot, to_data_error
+from luthier.data.formats.tables import to_json_value
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say
 
 FETCHED = 1000
@@ -42,12 +42,12 @@ class SqlReader:
     def __post_init__(self) -> None:
         self._engine = connect(self.address)
 
-    def records(self) -> Iterator[Record | Broken]:
+    def records(self) -> Iterator[Record | BrokenRow]:
         """Every row in order; then, broken, those that have no place in the order."""
         while True:
             try:
                 with snapshot(self._engine, self.address) as connection:
-                    chosen = selection(connection, self.request)
+                    chosen = build_selection(connection, self.request)
                     yield from self._rows(connection, chosen)
                     yield from self._lacking(connection, chosen)
                     break
@@ -57,13 +57,13 @@ class SqlReader:
             hint = "check `table`, `query`, `after` and `until`"
             raise DataError("has no rows", where=SourceLocation(file=self.request.name), hint=hint)
 
-    def _rows(self, connection: Connection, chosen: Selection) -> Iterator[Record | Broken]:
+    def _rows(self, connection: Connection, chosen: Selection) -> Iterator[Record | BrokenRow]:
         streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
         result = streamed.execute(chosen.ordered(self._last))
         with closing(result.cursor), closing(result):  # where the connection is lost, only the second close succeeds
             yield from self._told(result, chosen)
 
-    def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[Record | Broken]:
+    def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[Record | BrokenRow]:
         names = list(result.keys())
         _check(names, chosen)
         keys = [names.index(name) for name in chosen.cursor]
@@ -75,7 +75,9 @@ class SqlReader:
             self._last, self._tries = key, 0
             yield self._record(chosen, names, row, key)
 
-    def _record(self, chosen: Selection, names: list[str], row: Sequence[Any], key: tuple[Any, ...]) -> Record | Broken:
+    def _record(
+        self, chosen: Selection, names: list[str], row: Sequence[Any], key: tuple[Any, ...]
+    ) -> Record | BrokenRow:
         line, name = self._number, None
         if len(key) == 1 and isinstance(key[0], int) and key[0] > 0:
             line = int(key[0])
@@ -83,14 +85,14 @@ class SqlReader:
             key_items = zip(chosen.cursor, key, strict=True)
             name = ", ".join(f"{column} = {_value(value)}" for column, value in key_items)
         for column, value in zip(names, row, strict=True):
-            if isinstance(value, Undecodable):
+            if isinstance(value, UndecodableText):
                 problem = "expected text in UTF-8, got other bytes"
                 hint = "store it as UTF-8, or `CAST` the column to BLOB in a `query`"
-                return Broken(chosen.name, line, problem, column, hint, key=name)
+                return BrokenRow(chosen.name, line, problem, column, hint, key=name)
         values = {column: _value(value) for column, value in zip(names, row, strict=True)}
         return Record(values, chosen.name, line, name)
 
-    def _lacking(self, connection: Connection, chosen: Selection) -> Iterator[Broken]:
+    def _lacking(self, connection: Connection, chosen: Selection) -> Iterator[BrokenRow]:
         """The rows that the order cannot hold, as broken ones; they stand behind all others."""
         if not chosen.cursor:
             return
@@ -100,7 +102,7 @@ class SqlReader:
             self._number += 1
             problem = "has no value in the cursor's column, so it has no place in the order"
             hint = "name a cursor that every row has, or fill the column"
-            yield Broken(chosen.name, -1 - at, problem, column, hint, key=f"{column} is empty ({at + 1} of {count})")
+            yield BrokenRow(chosen.name, -1 - at, problem, column, hint, key=f"{column} is empty ({at + 1} of {count})")
 
     def _again(self, error: SQLAlchemyError) -> None:
         """Wait before another try, when one can help; else say what is wrong."""
@@ -139,4 +141,4 @@ def _value(value: Any) -> Any:
     if isinstance(value, memoryview):
         value = bytes(value)
     simple = value is None or isinstance(value, _AS_THEY_ARE) or hasattr(value, "isoformat")
-    return plain(value) if simple else str(value)
+    return to_json_value(value) if simple else str(value)

@@ -119,7 +119,7 @@ def _behind(columns: Sequence[ColumnElement[Any]], last: Sequence[Any]) -> Colum
     return and_(columns[0] >= _given(last[0]), or_(*steps))
 
 
-def selection(connection: Connection, request: SqlRequest) -> Selection:
+def build_selection(connection: Connection, request: SqlRequest) -> Selection:
     """The rows that a recipe means; `DataError` when there is no such table, or nothing orders it."""
     if request.query is None:
         rows, cursor = _table(connection, request)

@@ -30,7 +30,7 @@ _SETTINGS = {
 """PostgreSQL's settings that change how values read; the same for everybody who reads. None: as the user has it."""
 
 
-class Undecodable(bytes):
+class UndecodableText(bytes):
     """Text of an SQLite database that is no UTF-8."""
 
 
@@ -83,11 +83,11 @@ def _sqlite(address: Address) -> Engine:
     return engine
 
 
-def _text(raw: bytes) -> str | Undecodable:
+def _text(raw: bytes) -> str | UndecodableText:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return Undecodable(raw)
+        return UndecodableText(raw)
 
 
 def _settle_postgres(connection: Any, record: object) -> None:
@@ -119,7 +119,7 @@ def _forgiving(base: type[Any]) -> type[Any]:
 @contextmanager
 def snapshot(engine: Engine, address: Address) -> Iterator[Connection]:
     """A read-only transaction; in PostgreSQL and SQLite all its queries see one state of the database."""
-    with connected(engine, address) as connection:
+    with open_connection(engine, address) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin() as transaction:
@@ -141,7 +141,7 @@ def _roll_back(connection: Connection, transaction: Transaction) -> None:
 
 
 @contextmanager
-def connected(engine: Engine, address: Address) -> Iterator[Connection]:
+def open_connection(engine: Engine, address: Address) -> Iterator[Connection]:
     """A connection; a missing driver is said."""
     try:
         connection = engine.connect()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from luthier.data.dedup.near import Index
+from luthier.data.dedup.near import NearDuplicateIndex
 from luthier.data.dedup.shingles import digest8, words
 from luthier.data.row import Row
 
@@ -20,7 +20,7 @@ LEAST_WORDS = 8
 """A shorter text is one run from so many words on (the same); below it, only a near copy counts."""
 
 
-class Hit(NamedTuple):
+class ContaminationMatch(NamedTuple):
     """The unseen text that a row repeats."""
 
     name: str
@@ -30,7 +30,7 @@ class Hit(NamedTuple):
     """`near copy`, or `runs of 13 words`."""
 
 
-class Unseen:
+class ContaminationIndex:
     """Texts that must stay unseen, ready to be compared with rows."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Unseen:
         self._overlap = overlap
         self._runs = _Runs()
         taken = self._taken(rows)
-        self._index = Index(similarity, taken, fetch, "prompt", measure="edit", unit="word")
+        self._index = NearDuplicateIndex(similarity, taken, fetch, "prompt", measure="edit", unit="word")
         self._runs.close()
 
     def _taken(self, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
@@ -56,25 +56,25 @@ class Unseen:
     def __len__(self) -> int:
         return len(self._names)
 
-    def hits(self, rows: Sequence[Row]) -> list[Hit | None]:
+    def hits(self, rows: Sequence[Row]) -> list[ContaminationMatch | None]:
         """For each row the unseen text that it repeats most; a near copy counts before shared runs."""
         near = self._index.nearest_of(rows)
-        found: list[Hit | None] = []
+        found: list[ContaminationMatch | None] = []
         for row, twin in zip(rows, near, strict=True):
             if twin is not None:
-                found.append(Hit(self._names[twin.row_index], twin.similarity, "near copy"))
+                found.append(ContaminationMatch(self._names[twin.row_index], twin.similarity, "near copy"))
             else:
                 found.append(self._by_runs(row))
         return found
 
-    def _by_runs(self, row: Row) -> Hit | None:
+    def _by_runs(self, row: Row) -> ContaminationMatch | None:
         """The text of whose words the largest share stands in runs that the row holds, too."""
         covered = self._runs.covered(words(f"{row.prompt}\n{row.answer}"))
         shares = [(count / self._lengths[index], -index) for index, count in covered.items()]
         share, index = max(shares, default=(0.0, 0))
         if share <= 0 or share < self._overlap:
             return None
-        return Hit(self._names[-index], round(share, 6), f"runs of {RUN_WORDS} words")
+        return ContaminationMatch(self._names[-index], round(share, 6), f"runs of {RUN_WORDS} words")
 
 
 class _Runs:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from luthier.data.dedup.exact import Copies, copies
+from luthier.data.dedup.exact import ExactCopies, find_exact_copies
 from luthier.data.dedup.memory_map import read_rows
-from luthier.data.dedup.minhash import ALONE, Bands, Means, proposed
-from luthier.data.dedup.shingles import Rest, distinct
+from luthier.data.dedup.minhash import ALONE, Bands, PairSearchResources, propose_candidate_pairs
+from luthier.data.dedup.shingles import ComplementIndexSet, distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class _Proposals(NamedTuple):
         return distinct(np.concatenate([self.earlier, self.later, self.crowded]))
 
 
-class Twins:
+class DuplicateFinder:
     """Goes through rows from the one that stays soonest; those that were seen before are what later ones may copy."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Twins:
         bands: Bands,
         verify: Verify,
         verify_many: VerifyMany,
-        means: Means = ALONE,
+        means: PairSearchResources = ALONE,
     ) -> None:
         """`texts` (rows, 2) are digests: rows with equal ones are copies, and only the first of them is compared.
 
@@ -85,8 +85,8 @@ class Twins:
         self._known: dict[tuple[int, int], float | None] = {}
         self._means = means
         self._bands = bands
-        self._copies = copies(texts, ranks)
-        self._own = Rest(len(ranks), self._copies.indices)
+        self._copies = find_exact_copies(texts, ranks)
+        self._own = ComplementIndexSet(len(ranks), self._copies.indices)
         self._signatures = signatures
 
     def kept_twins(self) -> DuplicatePairs:
@@ -122,7 +122,7 @@ class Twins:
         return self._known[pair] if pair in self._known else self._verify(other, index)
 
     def _proposed(self) -> _Proposals:
-        pairs, crowds = proposed(self._signatures, self._bands, self._own, self._means)
+        pairs, crowds = propose_candidate_pairs(self._signatures, self._bands, self._own, self._means)
         return _Proposals(*self._by_rank(pairs), self._own[crowds.indices], crowds.buckets)
 
     def _in_order(self, proposals: _Proposals, gone: bytearray) -> Iterator[tuple[int, list[int]]]:
@@ -188,7 +188,7 @@ def _parts(
     return (values[begin:end].tolist() for begin, end in zip(begins, ends, strict=True))
 
 
-def _followed(found: DuplicatePairs, copied: Copies) -> DuplicatePairs:
+def _followed(found: DuplicatePairs, copied: ExactCopies) -> DuplicatePairs:
     """With rows that copy another one to the letter: they go for it, or, where it goes itself, for what it goes for."""
     order = np.argsort(found.indices)
     indices = found.indices[order]
@@ -233,7 +233,7 @@ class _Heads:
         if self._similarities[at] < 0:
             self._similarities[at] = similarity
 
-    def found(self, copied: Copies) -> DuplicatePairs:
+    def found(self, copied: ExactCopies) -> DuplicatePairs:
         """Every row but heads, with its head; rows that copy another one to the letter stand where that one stands."""
         tops = np.fromiter(map(self._top, range(len(self._up))), np.int64, len(self._up))
         indices = distinct(np.concatenate([self._members[tops != np.arange(len(tops))], copied.indices]))

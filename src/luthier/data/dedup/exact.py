@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from luthier.data.dedup.memory_map import gathered, let_go
+from luthier.data.dedup.memory_map import copy_to_memory, release_mapped_pages
 from luthier.data.dedup.shingles import distinct
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _SORTED = 1 << 20
 _UPPER, _LOWER = np.uint64(0xFFFFFFFF00000000), np.uint64(0xFFFFFFFF)
 
 
-class Copies(NamedTuple):
+class ExactCopies(NamedTuple):
     """Rows that copy another one, in order, each with the one of all its copies whose rank is lowest."""
 
     indices: NDArray[np.int64]
@@ -40,17 +40,17 @@ class Copies(NamedTuple):
         return distinct(np.concatenate([self.indices, self.firsts]))
 
 
-def copies(digests: NDArray[np.uint64], ranks: Ranks | None = None) -> Copies:
+def find_exact_copies(digests: NDArray[np.uint64], ranks: Ranks | None = None) -> ExactCopies:
     """Rows whose digest (rows, words) another row has, too; without ranks the first in order stays."""
     at = _shared(digests)
-    own = gathered(digests, at)
+    own = copy_to_memory(digests, at)
     chosen = np.lexsort((at if ranks is None else ranks[at], *own.T))
     order, keys = at[chosen], own[chosen]
     new = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
     firsts = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
     by_place = np.argsort(order)
     by_place = by_place[(firsts != order)[by_place]]
-    return Copies(order[by_place], firsts[by_place])
+    return ExactCopies(order[by_place], firsts[by_place])
 
 
 def _shared(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -69,7 +69,7 @@ def _shared_in(digests: NDArray[np.uint64], part: int, parts: int) -> NDArray[np
         keys = digests[start : start + _BLOCK, 0] & _UPPER
         keys |= np.arange(start, start + len(keys), dtype=np.uint64)
         mine.append(keys[(keys >= least) & (keys <= last)] if parts > 1 else keys)
-        let_go(digests)
+        release_mapped_pages(digests)
     keys = np.concatenate(mine)
     mine.clear()
     keys.sort()
@@ -80,7 +80,7 @@ def _shared_in(digests: NDArray[np.uint64], part: int, parts: int) -> NDArray[np
     return (keys[same[1:] | same[:-1]] & _LOWER).astype(np.int64)
 
 
-def contested(prompts: Copies, wholes: Copies) -> NDArray[np.int64]:
+def find_conflicting_rows(prompts: ExactCopies, wholes: ExactCopies) -> NDArray[np.int64]:
     """Rows, in order, whose prompt stands with more than one answer."""
     rows = prompts.members()
     heads, answers = np.unique(prompts.first_of(rows), return_inverse=True)[1], wholes.first_of(rows)

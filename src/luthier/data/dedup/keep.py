@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.data.dedup.memory_map import gathered, let_go
-from luthier.data.dedup.shingles import Rest
+from luthier.data.dedup.memory_map import copy_to_memory, release_mapped_pages
+from luthier.data.dedup.shingles import ComplementIndexSet
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Ranks = NDArray[np.integer[Any]] | Rest
+    Ranks = NDArray[np.integer[Any]] | ComplementIndexSet
 
 Keep = Literal["first", "last", "longest", "newest", "best"]
 _BLOCK = 1 << 16
 
 
-def check(keep: Keep, by: str | None) -> None:
+def check_keep_column(keep: Keep, by: str | None) -> None:
     """A rule that goes by a column needs one, the others take none; `ValueError` says so."""
     if keep in ("newest", "best") and by is None:
         what = "a date or a time" if keep == "newest" else "a number, of which the highest stays"
@@ -32,7 +32,7 @@ def check(keep: Keep, by: str | None) -> None:
         raise ValueError(f"`by` is set, but `keep: {keep}` looks at no column; write `keep: newest` or `keep: best`")
 
 
-def preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[float]:
+def keep_preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[float]:
     """A number for each row: of twins, the one with the highest stays, and the earlier of equals."""
     if keep == "first":
         return [0.0] * len(rows)
@@ -46,10 +46,10 @@ def preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[float]:
 def ranks(preferences: NDArray[np.float64]) -> Ranks:
     """Each row's rank from 0: the lower it is, the sooner the row stays. Preferences may lie on the disk."""
     if _are_equal(preferences):
-        return Rest(len(preferences))
+        return ComplementIndexSet(len(preferences))
     in_order = np.arange(len(preferences), dtype=np.uint32)
     found = np.empty_like(in_order)
-    found[np.argsort(-gathered(preferences), kind="stable")] = in_order
+    found[np.argsort(-copy_to_memory(preferences), kind="stable")] = in_order
     return found
 
 
@@ -57,7 +57,7 @@ def _are_equal(preferences: NDArray[np.float64]) -> bool:
     for start in range(0, len(preferences), _BLOCK):
         if not (preferences[start : start + _BLOCK] == preferences[0]).all():
             return False
-        let_go(preferences)
+        release_mapped_pages(preferences)
     return True
 
 

@@ -20,7 +20,7 @@ FEW = 1 << 8
 """So many rows are read one by one sooner than the pages around them are mapped."""
 
 
-class MemoryMappedArray(NamedTuple):
+class MemoryMapLocation(NamedTuple):
     """Where an array that is mapped from a file lies there."""
 
     path: str
@@ -30,24 +30,24 @@ class MemoryMappedArray(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def lying(values: NDArray[Any]) -> MemoryMappedArray | NDArray[Any]:
+def locate_memory_map(values: NDArray[Any]) -> MemoryMapLocation | NDArray[Any]:
     """Where an array lies, for another process to open it; the array itself where that is in memory."""
     whole = _whole(values)
     if (name := getattr(whole, "filename", None)) is None:
         return values
     start = values.ctypes.data - whole.ctypes.data + whole.offset
-    return MemoryMappedArray(str(name), start, values.shape, values.strides, values.dtype)
+    return MemoryMapLocation(str(name), start, values.shape, values.strides, values.dtype)
 
 
-def opened(found: MemoryMappedArray | NDArray[Any]) -> NDArray[Any]:
+def open_memory_map(found: MemoryMapLocation | NDArray[Any]) -> NDArray[Any]:
     """The array that lies there."""
-    if not isinstance(found, MemoryMappedArray):
+    if not isinstance(found, MemoryMapLocation):
         return found
     whole = np.memmap(found.path, dtype=np.uint8, mode="r").view(np.ndarray)
     return np.ndarray(found.shape, found.dtype, whole, found.start, found.strides)
 
 
-def let_go(values: NDArray[Any]) -> None:
+def release_mapped_pages(values: NDArray[Any]) -> None:
     """Give back the pages of an array that is mapped from a file; who reads it again has them from the system.
 
     Nothing happens to what lies in memory.
@@ -57,7 +57,7 @@ def let_go(values: NDArray[Any]) -> None:
         pages.madvise(mmap.MADV_DONTNEED)
 
 
-def gathered(values: NDArray[Any], at: NDArray[np.int64] | None = None) -> NDArray[Any]:
+def copy_to_memory(values: NDArray[Any], at: NDArray[np.int64] | None = None) -> NDArray[Any]:
     """A copy in memory, of some rows or of all."""
     count = len(values) if at is None else len(at)
     found = np.empty((count, *values.shape[1:]), dtype=values.dtype)
@@ -65,7 +65,7 @@ def gathered(values: NDArray[Any], at: NDArray[np.int64] | None = None) -> NDArr
     for start in range(0, count, block):
         part = slice(start, start + block)
         found[part] = values[part] if at is None else values[at[part]]
-        let_go(values)
+        release_mapped_pages(values)
     return found
 
 
@@ -76,7 +76,7 @@ def read_rows(values: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any]:
     name = getattr(whole, "filename", None)
     if name is None or len(at) > FEW or not hasattr(os, "pread") or not values[:1].flags.c_contiguous:
         found = values[at]
-        let_go(values)
+        release_mapped_pages(values)
         return found
     start, step, size = values.ctypes.data - whole.ctypes.data + whole.offset, values.strides[0], values[:1].nbytes
     file = os.open(name, os.O_RDONLY)

@@ -3,7 +3,7 @@
 A signature's byte is the same in two rows with probability J + (1 - J) / 256 at least, J being their Jaccard
 similarity (Broder 1997; Li and König 2010, b-bit minwise hashing). A band is a set of columns drawn at random; two rows
 are proposed when some band is the same in both. Bands may share columns, so that many wide ones fit: wide bands
-propose few strangers, and many of them overlook few twins. `bands` says how few.
+propose few strangers, and many of them overlook few twins. `choose_bands` says how few.
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from luthier.core.files import writing
-from luthier.data.dedup.memory_map import FEW, MemoryMappedArray, let_go, lying, opened, read_rows
-from luthier.data.dedup.shingles import FlatPieces, Places, Rest, distinct
-from luthier.pii.batch import in_company
+from luthier.core.files import translate_write_errors
+from luthier.data.dedup.memory_map import (
+    FEW,
+    MemoryMapLocation,
+    locate_memory_map,
+    open_memory_map,
+    read_rows,
+    release_mapped_pages,
+)
+from luthier.data.dedup.shingles import ComplementIndexSet, FlatPieces, IndexSet, distinct
+from luthier.pii.batch import share_hash_bin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +68,7 @@ _MIXER = np.uint64(0x9E3779B97F4A7C15)
 _HALF, _LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
-class Means(NamedTuple):
+class PairSearchResources(NamedTuple):
     """What pairs are looked for with."""
 
     made: Callable[..., Iterator[Any]] = starmap
@@ -70,7 +77,7 @@ class Means(NamedTuple):
     """Where files may lie meanwhile; None: where the system keeps such files."""
 
 
-ALONE = Means()
+ALONE = PairSearchResources()
 _Crowd = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """Members of large buckets, and the number of each one's bucket."""
 _Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
@@ -110,7 +117,7 @@ def signatures(flat: FlatPieces) -> NDArray[np.uint8]:
 
 
 @cache
-def bands(threshold: float, most: int = MOST_BANDS) -> Bands:
+def choose_bands(threshold: float, most: int = MOST_BANDS) -> Bands:
     """The widest bands, at most so many, that overlook a pair at the threshold once in a million or less."""
     quarter = threshold + (1 - threshold) / 4
     at_least = max(least for least in range(PERMUTATIONS + 1) if _below(least, threshold) <= MISSED / 2)
@@ -118,18 +125,18 @@ def bands(threshold: float, most: int = MOST_BANDS) -> Bands:
     lost = _below(at_least, threshold) + _below(quarters, quarter)
     for width in range(_WIDEST, 0, -1):
         for count in range(8, most + 1, 8):
-            missed = overlooked(threshold, width, count) + lost
+            missed = miss_probability(threshold, width, count) + lost
             if missed <= MISSED:
                 return Bands(_drawn(count, width), at_least, quarters, missed)
     raise AssertionError(f"no bands for {threshold}")
 
 
-def most_bands(rows: int) -> int:
+def max_bands_for(rows: int) -> int:
     """More bands, which are wider, for more rows: how many strangers a row meets should not grow with the rows."""
     return MOST_BANDS * (1 if rows <= _FEW_ROWS else 2 if rows <= _MANY_ROWS else 4)
 
 
-def overlooked(similarity: float, width: int, count: int) -> float:
+def miss_probability(similarity: float, width: int, count: int) -> float:
     """The chance that no band is the same in two rows: over the equal columns, of which a band must hit only such."""
     return float((_chances(similarity) * (1 - _shares(width)) ** count).sum())
 
@@ -156,21 +163,21 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
     return np.array([sorted(chance.sample(range(PERMUTATIONS), width)) for _ in range(count)], dtype=np.int64)
 
 
-def proposed(
-    signatures: NDArray[np.uint8], chosen: Bands, among: Places | None = None, means: Means = ALONE
+def propose_candidate_pairs(
+    signatures: NDArray[np.uint8], chosen: Bands, among: IndexSet | None = None, means: PairSearchResources = ALONE
 ) -> tuple[NDArray[np.int64], LargeBuckets]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
     Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them.
     """
-    rows = Rest(len(signatures)) if among is None else among
+    rows = ComplementIndexSet(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
     buckets = 0
     with _folder(means) as folder:
-        with writing(folder):
+        with translate_write_errors(folder):
             looked = _Looked(signatures, rows, *_columns(signatures, rows, Path(folder)), chosen)
         parts = np.array_split(chosen.columns, -(-len(chosen.columns) // _MERGED_BANDS))
         for found, crowded in means.made(_of_bands, ((looked, pairs, part) for part in parts)):
@@ -185,7 +192,7 @@ class _Looked(NamedTuple):
     """Rows among which pairs are looked for; places count among `rows`."""
 
     signatures: NDArray[np.uint8]
-    rows: Places
+    rows: IndexSet
     by_column: NDArray[np.uint8]
     """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
     quarters: NDArray[np.uint64]
@@ -194,8 +201,8 @@ class _Looked(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the files for itself."""
-        signatures, by_column = lying(self.signatures), lying(self.by_column)
-        return _looked_again, (signatures, self.rows, by_column, lying(self.quarters), self.chosen)
+        signatures, by_column = locate_memory_map(self.signatures), locate_memory_map(self.by_column)
+        return _looked_again, (signatures, self.rows, by_column, locate_memory_map(self.quarters), self.chosen)
 
     def near(self, one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs share enough quarters to be looked at."""
@@ -211,20 +218,22 @@ class _Looked(NamedTuple):
 
 
 def _looked_again(
-    signatures: MemoryMappedArray,
-    rows: Places,
-    by_column: MemoryMappedArray,
-    quarters: MemoryMappedArray,
+    signatures: MemoryMapLocation,
+    rows: IndexSet,
+    by_column: MemoryMapLocation,
+    quarters: MemoryMapLocation,
     chosen: Bands,
 ) -> _Looked:
-    return _Looked(opened(signatures), rows, opened(by_column), opened(quarters), chosen)
+    return _Looked(open_memory_map(signatures), rows, open_memory_map(by_column), open_memory_map(quarters), chosen)
 
 
-def _folder(means: Means) -> tempfile.TemporaryDirectory[str]:
+def _folder(means: PairSearchResources) -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir=means.scratch, prefix="luthier.columns.", ignore_cleanup_errors=True)
 
 
-def _columns(signatures: NDArray[np.uint8], rows: Places, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+def _columns(
+    signatures: NDArray[np.uint8], rows: IndexSet, folder: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     """Write the signatures column by column, and their quarters, and map them."""
     block = np.zeros((PERMUTATIONS, _BLOCK), dtype=np.uint8)
     with (folder / "columns").open("wb") as columns, (folder / "quarters").open("wb") as quarters:
@@ -234,7 +243,7 @@ def _columns(signatures: NDArray[np.uint8], rows: Places, folder: Path) -> tuple
             columns.write(block.data)
             four = [(some[:, part::4] >> 6) << 2 * part for part in range(4)]
             quarters.write((four[0] | four[1] | four[2] | four[3]).data)
-            let_go(signatures)
+            release_mapped_pages(signatures)
     by_column = np.memmap(folder / "columns", dtype=np.uint8, mode="r").view(np.ndarray)
     by_row = np.memmap(folder / "quarters", dtype=np.uint64, mode="r").view(np.ndarray)
     return by_column.reshape(-1, PERMUTATIONS, _BLOCK), by_row.reshape(-1, PERMUTATIONS // 32)
@@ -258,7 +267,7 @@ def _of_bands(
             near = looked.near(one, two)
             waiting.append(one[near] * count + two[near])
         if left % _BANDS_BETWEEN == 0:
-            let_go(looked.quarters)
+            release_mapped_pages(looked.quarters)
         if not left or sum(map(len, waiting)) > _WAITING:
             new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
             pairs = distinct(np.concatenate([pairs, new[_are_alike(looked, new)]]))
@@ -276,9 +285,9 @@ def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> 
         found[start:end] = band_keys(block[band, : end - start])
         found[start:end] |= np.arange(start, end, dtype=np.uint64)
         if number % _BLOCKS_BETWEEN == 0:
-            let_go(by_column)
+            release_mapped_pages(by_column)
     if count <= _FEW_ROWS:
-        found = found.compress(in_company(found >> _HALF, count.bit_length() + 2))
+        found = found.compress(share_hash_bin(found >> _HALF, count.bit_length() + 2))
     found.sort()
     return found
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from luthier.data.dedup.minhash import PERMUTATIONS, band_keys, bands, signatures, sorted_keys
-from luthier.data.dedup.shingles import normal
+from luthier.data.dedup.minhash import PERMUTATIONS, band_keys, choose_bands, signatures, sorted_keys
+from luthier.data.dedup.shingles import normalize_for_comparison
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
 
@@ -30,7 +30,7 @@ class NearDuplicate(NamedTuple):
     similarity: float
 
 
-class Index:
+class NearDuplicateIndex:
     """Rows that are searched for near copies; `row` fetches one by its place.
 
     No pair at the threshold is overlooked more often than `near_dedup` would (once in a million), and none is named
@@ -42,7 +42,7 @@ class Index:
     ) -> None:
         """`measure` holds more settings of `near_dedup`: how similarity is measured."""
         self._operator = NearDedup.model_validate({"threshold": threshold, "of": of, **measure})
-        self._bands = bands(self._operator.proposing, _MOST_BANDS)
+        self._bands = choose_bands(self._operator.proposing, _MOST_BANDS)
         self._shown = lru_cache(maxsize=4096)(lambda index: self._operator.shown(row(index)))
         found: list[NDArray[np.uint8]] = []
         while some := list(islice(rows, _AT_ONCE)):
@@ -86,7 +86,7 @@ class Index:
         return [index for index, count in zip(indices, same.tolist(), strict=True) if count >= self._bands.at_least]
 
     def _signatures_of(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
-        return signatures(self._operator.pieces([normal(self._operator.text(row)) for row in rows]))
+        return signatures(self._operator.pieces([normalize_for_comparison(self._operator.text(row)) for row in rows]))
 
 
 def similarity(one: Row, two: Row, of: str = "prompt") -> float:

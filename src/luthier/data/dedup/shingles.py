@@ -26,7 +26,7 @@ Compared = Literal["prompt", "answer", "both"]
 """Which texts of a row are compared with those of others."""
 
 
-def compared(row: Row, of: Compared) -> str:
+def text_to_compare(row: Row, of: Compared) -> str:
     """What is compared of a row: the answer stands for a prompt that is not there."""
     prompt = row.prompt or row.says
     if of == "both":
@@ -34,7 +34,7 @@ def compared(row: Row, of: Compared) -> str:
     return row.says if of == "answer" else prompt
 
 
-def normal(text: str) -> str:
+def normalize_for_comparison(text: str) -> str:
     """A text without its dress: compatibility forms, case and white space do not count."""
     return _remembered(text) if len(text) <= _REMEMBERED_CHARS else _normal(text)
 
@@ -62,7 +62,7 @@ _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 def words(text: str) -> list[str]:
     """The words of a text in its normal form: what stands between spaces, without its punctuation."""
-    text = normal(text)
+    text = normalize_for_comparison(text)
     if not text.isascii():
         text = _SIGN.sub(r" \g<0> ", text)
     return _PUNCTUATION.sub("", text).split()
@@ -70,7 +70,7 @@ def words(text: str) -> list[str]:
 
 def prompt_key(row: Row) -> str:
     """The normal form of what stands before the answer; of the text itself when nothing stands before it."""
-    return normal(row.prompt) or normal(row.answer)
+    return normalize_for_comparison(row.prompt) or normalize_for_comparison(row.answer)
 
 
 _REMEMBERED_CHARS = 4096
@@ -106,12 +106,12 @@ class FlatPieces(NamedTuple):
         return self.hashes[self.offsets[index] : self.offsets[index + 1]]
 
 
-def pieces(texts: Sequence[str], unit: Unit, size: int) -> FlatPieces:
+def cut_shingles(texts: Sequence[str], unit: Unit, size: int) -> FlatPieces:
     """All runs of `size` characters or words of each text; a shorter text is one piece."""
     return _char_runs(texts, size) if unit == "char" else _word_runs(texts, size)
 
 
-def padded_pieces(texts: Sequence[str], size: int) -> FlatPieces:
+def cut_padded_shingles(texts: Sequence[str], size: int) -> FlatPieces:
     """Runs of characters with the ends padded, and the second `the` told from the first: a bag as a set.
 
     With them, `d` single-character edits of a text of `n` characters leave a Jaccard similarity of at least
@@ -212,7 +212,7 @@ def jaccard(one: NDArray[np.uint64], two: NDArray[np.uint64]) -> float:
     return shared / (len(one) + len(two) - shared)
 
 
-class Places(ABC):
+class IndexSet(ABC):
     """Different whole numbers in order."""
 
     @abstractmethod
@@ -238,7 +238,7 @@ class Places(ABC):
     def _some(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
 
 
-class Rest(Places):
+class ComplementIndexSet(IndexSet):
     """The numbers below `count`, without some: eight bytes for each that is missing, none for the others."""
 
     def __init__(self, count: int, without: NDArray[np.int64] | None = None) -> None:
@@ -266,12 +266,12 @@ class Rest(Places):
         found: NDArray[np.int64] = numbers - np.searchsorted(self._without, numbers)
         return found
 
-    def without(self, numbers: NDArray[np.int64]) -> Rest:
+    def without(self, numbers: NDArray[np.int64]) -> ComplementIndexSet:
         """The same without some more."""
-        return Rest(self._count, distinct(np.concatenate([self._without, numbers])))
+        return ComplementIndexSet(self._count, distinct(np.concatenate([self._without, numbers])))
 
 
-class Listed(Places):
+class ListedIndexSet(IndexSet):
     """Numbers that are kept one by one, where most are missing."""
 
     def __init__(self, numbers: NDArray[np.int64]) -> None:

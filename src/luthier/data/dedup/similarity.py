@@ -33,7 +33,7 @@ _PAIRS = 8192
 _NONE = -1
 
 
-class Near:
+class CosineDuplicateFinder:
     """Points in the order in which their rows may stay; all places below are places in that order."""
 
     def __init__(

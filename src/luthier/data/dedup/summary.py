@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.data.decisions import Drops, Reasons, Sparse
+from luthier.data.decisions import DropReasons, Drops, SparseColumn
+from luthier.data.engine.columns import build_text_column, to_float_column
 from luthier.data.engine.columns import index_array as rows_at
-from luthier.data.engine.columns import numbers, texts_of
 from luthier.data.operator import TextEdit
 
 if TYPE_CHECKING:
@@ -31,16 +31,18 @@ class DedupReport:
 def report_duplicates(found: DuplicatePairs, rows: int, name: Callable[[int], str], drop: str | None) -> DedupReport:
     """Columns `cluster` (the id of the row that stays or heads) and `similarity`, and drops for the reason `drop`."""
     heads, which = np.unique(found.of, return_inverse=True)
-    names = texts_of(name, heads)
+    names = build_text_column(name, heads)
     indices = np.concatenate([found.indices, heads])
     order = np.argsort(indices)
     clusters = names.take(rows_at(np.concatenate([which, np.arange(len(heads))])[order]))
     by_place = np.argsort(found.indices)
     columns = {
-        "cluster": Sparse(rows, None, indices[order], clusters, "text"),
-        "similarity": Sparse(rows, None, found.indices[by_place], numbers(found.similarities[by_place]), "number"),
+        "cluster": SparseColumn(rows, None, indices[order], clusters, "text"),
+        "similarity": SparseColumn(
+            rows, None, found.indices[by_place], to_float_column(found.similarities[by_place]), "number"
+        ),
     }
     if drop is None:
         return DedupReport(attributes=columns)
-    why = Reasons([drop] * len(which), names.take(rows_at(which)), numbers(found.similarities))
+    why = DropReasons([drop] * len(which), names.take(rows_at(which)), to_float_column(found.similarities))
     return DedupReport(Drops(found.indices, why), columns)

@@ -10,16 +10,16 @@ from typing import Any
 
 import yaml
 
-from luthier.artifacts.dataset import DatasetSummary, lineage
+from luthier.artifacts.dataset import DatasetSummary, list_source_datasets
 from luthier.artifacts.findings import Findings
 from luthier.core.artifact import Artifact
-from luthier.models.export.model_card import data_licence, without_places
+from luthier.models.export.model_card import data_licence, strip_absolute_paths
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 """Size categories in the hub's own words."""
 
 
-def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
+def render_dataset_card(artifact: Artifact, name: str, findings: Findings | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
     dataset_summary = DatasetSummary.read(artifact)
     front = yaml.safe_dump(_front(artifact, name, dataset_summary), sort_keys=True, allow_unicode=True)
@@ -68,14 +68,14 @@ def _counts(dataset_summary: DatasetSummary) -> str:
 def _sources(artifact: Artifact, dataset_summary: DatasetSummary) -> str:
     licence = "; ".join(_licences(artifact)) or "not stated by the source; find it out before you pass the rows on"
     lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in dataset_summary.sources]
-    read = sorted({pair for made in lineage(artifact) for pair in made.manifest.reads.items()})
+    read = sorted({pair for made in list_source_datasets(artifact) for pair in made.manifest.reads.items()})
     lines += [f"- bytes read by `{part}`: digest `{digest}`" for part, digest in read]
     return "## Sources and licences\n\n" + "\n".join([*lines, f"- licence: {licence}"]) + "\n"
 
 
 def _origins(artifact: Artifact) -> list[Artifact]:
     """The data sets that this one began with, made of no other: itself, where nothing came before it."""
-    return [one for one in lineage(artifact) if "source" in one.manifest.settings] or [artifact]
+    return [one for one in list_source_datasets(artifact) if "source" in one.manifest.settings] or [artifact]
 
 
 def _licences(artifact: Artifact) -> list[str]:
@@ -87,7 +87,7 @@ def _licences(artifact: Artifact) -> list[str]:
 
 def _operators(artifact: Artifact) -> str:
     """The settings that made the data set, and those before them that made what it was made of."""
-    made = [*lineage(artifact)][::-1]
+    made = [*list_source_datasets(artifact)][::-1]
     edited = sorted({operator for one in made for operator in DatasetSummary.read(one).edited})
     sentence = f"Texts were edited by {', '.join(edited)}.\n\n" if edited else ""
     text = yaml.safe_dump([_settings(one) for one in made], sort_keys=False, allow_unicode=True)
@@ -96,7 +96,7 @@ def _operators(artifact: Artifact) -> str:
 
 def _settings(artifact: Artifact) -> dict[str, Any]:
     """A step's settings: of `prepare`, what rows came from and went through; of another, whatever it says."""
-    settings = without_places(artifact.manifest.settings)
+    settings = strip_absolute_paths(artifact.manifest.settings)
     kind = {"kind": artifact.manifest.kind}
     return kind | {
         key: settings[key]
@@ -143,4 +143,4 @@ def _cell(text: str) -> str:
 
 def _name(file: str) -> str:
     """A file as it may be told to others: where it lay is nobody's business."""
-    return str(without_places(file))
+    return str(strip_absolute_paths(file))

@@ -7,34 +7,36 @@ import shutil
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.core.hashing import file_digest
-from luthier.data.exporter import Exporter, Outgoing, Say
+from luthier.data.exporter import ExportDataset, Exporter, Say
 
 
-def forms() -> tuple[str, ...]:
+def export_formats() -> tuple[str, ...]:
     """The kinds of forms, `jsonl` first: it is the one that is meant when none is named."""
-    return tuple(sorted(members(Exporter), key=lambda kind: (kind != "jsonl", kind)))
+    return tuple(sorted(components_by_kind(Exporter), key=lambda kind: (kind != "jsonl", kind)))
 
 
-def export(artifact: Artifact, to: Path, form: str | Exporter = "jsonl", say: Say = lambda text: None) -> list[Path]:
+def export_dataset(
+    artifact: Artifact, to: Path, form: str | Exporter = "jsonl", say: Say = lambda text: None
+) -> list[Path]:
     """Write a data set below `to` in a form; a file that is there already and differs is never overwritten."""
     exporter = form if isinstance(form, Exporter) else _named(form)
-    with writing(to):
+    with translate_write_errors(to):
         to.mkdir(parents=True, exist_ok=True)
     aside = to / f".export.{os.getpid()}.tmp"
     try:
-        with writing(to):
+        with translate_write_errors(to):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            exporter.write(Outgoing(artifact), aside, say)
+            exporter.write(ExportDataset(artifact), aside, say)
         names = sorted(path.relative_to(aside) for path in aside.rglob("*") if path.is_file())
         for name in names:
             _refuse_foreign(to / name, aside / name)
         for name in names:
-            with writing(to / name):
+            with translate_write_errors(to / name):
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
                 (aside / name).replace(to / name)
     finally:
@@ -43,9 +45,9 @@ def export(artifact: Artifact, to: Path, form: str | Exporter = "jsonl", say: Sa
 
 
 def _named(kind: str) -> Exporter:
-    found = members(Exporter).get(kind.replace("-", "_"))
+    found = components_by_kind(Exporter).get(kind.replace("-", "_"))
     if found is None:
-        raise UnknownName(f"a data set cannot be exported as {kind!r}", hint=did_you_mean(kind, forms()))
+        raise UnknownName(f"a data set cannot be exported as {kind!r}", hint=did_you_mean(kind, export_formats()))
     return found.model_validate({})
 
 

@@ -8,32 +8,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from luthier.artifacts.dataset import columns, splits
-from luthier.artifacts.findings import Mark, read_findings, read_marks
+from luthier.artifacts.dataset import list_splits, read_split_columns
+from luthier.artifacts.findings import FlaggedRow, read_findings, read_flagged_rows
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.files import write_aside
+from luthier.core.files import write_atomically
 
 ROWS, SETTINGS = "findings.jsonl", "exclude_ids.yaml"
 
 
-def write_found(artifact: Artifact, to: Path) -> list[Path]:
+def write_finding_rows(artifact: Artifact, to: Path) -> list[Path]:
     """Write `findings.jsonl`, a line for each row of each finding with its text, and `exclude_ids.yaml`, operators that
     leave these rows out; files that are there already are not overwritten."""
     for path in (to / ROWS, to / SETTINGS):
         if path.exists():
             raise DataError("is there already", where=SourceLocation(file=str(path)), hint="give another folder")
-    marks = list(read_marks(artifact))
+    marks = list(read_flagged_rows(artifact))
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(artifact, marks))
-    write_aside(to / ROWS, lines.encode())
-    write_aside(to / SETTINGS, _settings(artifact, marks).encode())
+    write_atomically(to / ROWS, lines.encode())
+    write_atomically(to / SETTINGS, _settings(artifact, marks).encode())
     return [to / ROWS, to / SETTINGS]
 
 
-def _lines(artifact: Artifact, marks: list[Mark]) -> Iterator[dict[str, Any]]:
+def _lines(artifact: Artifact, marks: list[FlaggedRow]) -> Iterator[dict[str, Any]]:
     severity = {finding.name: finding.severity for finding in read_findings(artifact).findings}
     data, row_ids = artifact.parent("data"), {mark.id for mark in marks}
-    rows = {row["id"]: row for split in splits(data) for row in columns(data, split) if row["id"] in row_ids}
+    rows = {
+        row["id"]: row for split in list_splits(data) for row in read_split_columns(data, split) if row["id"] in row_ids
+    }
     for mark in marks:
         row = rows[mark.id]
         yield {
@@ -45,7 +47,7 @@ def _lines(artifact: Artifact, marks: list[Mark]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _settings(artifact: Artifact, marks: list[Mark]) -> str:
+def _settings(artifact: Artifact, marks: list[FlaggedRow]) -> str:
     """Operators of `prepare` that leave out the rows of each finding."""
     ids: dict[str, list[str]] = defaultdict(list)
     for mark in marks:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.engine.tables import dump, dump_tools
+from luthier.data.engine.tables import dump_cell_json, dump_tools
 from luthier.data.exporter import ExportRow
-from luthier.data.row import bounded, size_of
+from luthier.data.row import chunk_by_size, count_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,7 +16,7 @@ _ROWS = 1024
 _TEXTS = ("role", "content", "thinking", "tool_call_id", "name", "tag")
 
 
-def schema() -> pa.Schema:
+def nested_export_schema() -> pa.Schema:
     """Columns of a data set that goes out as Arrow or Parquet."""
     import pyarrow as pa
 
@@ -37,12 +37,12 @@ def schema() -> pa.Schema:
     )
 
 
-def batches(lines: Iterable[ExportRow]) -> Iterator[pa.RecordBatch]:
+def to_nested_batches(lines: Iterable[ExportRow]) -> Iterator[pa.RecordBatch]:
     """Rows as Arrow batches, smaller ones where rows are long."""
     import pyarrow as pa
 
-    for found in bounded(lines, _ROWS, size_of):
-        yield pa.RecordBatch.from_pylist([_row(line) for line in found], schema=schema())
+    for found in chunk_by_size(lines, _ROWS, count_characters):
+        yield pa.RecordBatch.from_pylist([_row(line) for line in found], schema=nested_export_schema())
 
 
 def _row(line: ExportRow) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def _row(line: ExportRow) -> dict[str, Any]:
         **{name: line[name] for name in ("id", "origin", "kind", "label")},
         "messages": [_message(message) for message in line["messages"]],
         "tools": dump_tools(line["tools"]) if "tools" in line else None,
-        "meta": dump(line["meta"]),
+        "meta": dump_cell_json(line["meta"]),
     }
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    calls = [{**call, "arguments": dump(call["arguments"])} for call in message.get("tool_calls", ())]
+    calls = [{**call, "arguments": dump_cell_json(call["arguments"])} for call in message.get("tool_calls", ())]
     learn = message.get("learn", True)
     return {**message, "content": message.get("content", ""), "tool_calls": calls or None, "learn": learn}

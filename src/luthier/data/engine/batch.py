@@ -31,7 +31,7 @@ class NamedOperator(NamedTuple):
     operator: Operator
 
 
-class Through(NamedTuple):
+class OperatorsOutput(NamedTuple):
     """A batch behind some operators, and what happened on the way."""
 
     batch: Batch
@@ -40,7 +40,7 @@ class Through(NamedTuple):
     counts: Tables
 
 
-def named(operators: Sequence[Operator]) -> list[NamedOperator]:
+def name_operators(operators: Sequence[Operator]) -> list[NamedOperator]:
     """Operators with their names."""
     kind_counts: dict[str, int] = {}
     found: list[NamedOperator] = []
@@ -50,7 +50,7 @@ def named(operators: Sequence[Operator]) -> list[NamedOperator]:
     return found
 
 
-def run_row_operators(batch: Batch, operators: Sequence[NamedOperator], guards: Sequence[Operator]) -> Through:
+def run_row_operators(batch: Batch, operators: Sequence[NamedOperator], guards: Sequence[Operator]) -> OperatorsOutput:
     """Take a batch through row operators in order."""
     events: list[Numbered] = []
     notes: list[str] = []
@@ -61,13 +61,13 @@ def run_row_operators(batch: Batch, operators: Sequence[NamedOperator], guards: 
         notes += outcome.notes
         if outcome.counts:
             counts[one.name] = outcome.counts
-        batch, made = take(batch, one, outcome, guards)
+        batch, made = apply_operator_result(batch, one, outcome, guards)
         events += made
     events.sort(key=lambda numbered: numbered[0])
-    return Through(batch, events, notes, counts)
+    return OperatorsOutput(batch, events, notes, counts)
 
 
-def take(
+def apply_operator_result(
     batch: Batch, one: NamedOperator, outcome: OperatorResultLike, guards: Sequence[Operator]
 ) -> tuple[Batch, list[Numbered]]:
     """Do what an operator said about the rows of a batch."""
@@ -85,7 +85,7 @@ def take(
         for change, spans in zip(changes, shown_spans, strict=True)
         for event in _edit_events(change, fields.get(change.field, change.field), spans, one.name)
     ]
-    opening_texts = shown_openings([opening(rows[index]) for index in outcome.drops], guards)
+    opening_texts = redact_openings([opening_text_of(rows[index]) for index in outcome.drops], guards)
     for (index, drop), text in zip(outcome.drops.items(), opening_texts, strict=True):
         events.append((rows[index].n, drop_event(rows[index], one.name, drop, text)))
     columns = {f"{one.name}.{name}": list(values) for name, values in outcome.attributes.items()}
@@ -99,13 +99,13 @@ def drop_event(row: Row, operator: str, drop: Drop, text: str | None = None) -> 
     return event._replace(twin=drop.twin, similarity=drop.similarity)
 
 
-def opening(row: Row) -> str:
+def opening_text_of(row: Row) -> str:
     """How a row begins, with so much behind it that what may not be shown is found whole: its prompt, or what it says
     where nothing was asked."""
     return (row.prompt or row.says)[:_READ_CHARS]
 
 
-def shown_openings(texts: Sequence[str], guards: Sequence[Operator]) -> list[str]:
+def redact_openings(texts: Sequence[str], guards: Sequence[Operator]) -> list[str]:
     """What events may show of how rows begin, as one line: what private operators cut off is not there, and secrets are
     replaced by their keyed hashes."""
     lines = [" ".join(text.split()) for text in _without_private(texts, guards)]
@@ -148,7 +148,7 @@ def _edit(row: Row, edits: Sequence[TextEdit]) -> tuple[Row, list[_Change]]:
     for name in dict.fromkeys(edit.field for edit in edits):
         text = row.text(name)
         mine = sorted((edit for edit in edits if edit.field == name), key=lambda edit: (edit.start, edit.end))
-        made.append(_Change(row, name, text, spliced(text, mine), mine))
+        made.append(_Change(row, name, text, apply_edits(text, mine), mine))
         row = row.with_text(name, made[-1].after)
     return row, made
 
@@ -168,7 +168,7 @@ def _edit_events(change: _Change, field: str, spans: Sequence[tuple[str, str]], 
         yield row.n, RowEvent(row.id, row.file, row.line, operator, "edit", edit.reason, *event_columns)
 
 
-def spliced(text: str, edits: Sequence[TextEdit]) -> str:
+def apply_edits(text: str, edits: Sequence[TextEdit]) -> str:
     """The text with sorted, separate spans replaced."""
     parts: list[str] = []
     at = 0
@@ -180,7 +180,9 @@ def spliced(text: str, edits: Sequence[TextEdit]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def shown(text: str, changed: str, edits: Sequence[TextEdit], guards: Sequence[Operator]) -> list[tuple[str, str]]:
+def redact_edits(
+    text: str, changed: str, edits: Sequence[TextEdit], guards: Sequence[Operator]
+) -> list[tuple[str, str]]:
     """What events may show of each edit: what touches a secret, before or after, is replaced by its keyed hash."""
     return _shown([(text, changed, edits)], guards)[0]
 
@@ -244,11 +246,11 @@ def _veiled(text: str, start: int, secrets: Sequence[Secret]) -> str:
     return "".join([*parts, text[at - start :]])
 
 
-def category(reason: str) -> str:
+def drop_category_of(reason: str) -> str:
     """What a drop is counted under: its reason up to the colon."""
     return reason.partition(": ")[0]
 
 
-def place_id(source: str, file: str, line: int) -> str:
+def id_from_location(source: str, file: str, line: int) -> str:
     """The id of a row that never became an example: a digest of its place."""
     return digest_of([source, file, line])[:16]

@@ -24,15 +24,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.artifacts.dataset import DatasetSummary, splits
+from luthier.artifacts.dataset import DatasetSummary, list_splits
 from luthier.core.artifact import Artifact
 from luthier.core.errors import CorruptArtifact
-from luthier.core.files import seal, unseal, write_aside, writing
+from luthier.core.files import seal, translate_write_errors, unseal, write_atomically
 from luthier.core.hashing import file_digest
 from luthier.core.step import StepContext
-from luthier.data.augment.rows import as_examples, tables
-from luthier.data.engine.batch import drop_event, opening, shown_openings
-from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, example_schema, from_arrow, numbered
+from luthier.data.augment.rows import read_split_batches, rows_to_example_batch
+from luthier.data.engine.batch import drop_event, opening_text_of, redact_openings
+from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, example_schema, from_arrow, number_examples
 from luthier.data.operator import Drop
 from luthier.data.row import Row
 
@@ -44,7 +44,7 @@ _MOST_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedPass:
     """A finished pass."""
 
     key: str
@@ -66,7 +66,7 @@ class PassCache:
         """`home` is where such folders are kept from one making to the next; None: nowhere."""
         self.folder = folder
         self._home = home
-        self._done: list[Done] = []
+        self._done: list[FinishedPass] = []
         self._may_stay: Sequence[bool] = []
         self._is_private = False
 
@@ -96,7 +96,7 @@ class PassCache:
         self._may_stay, self._is_private = may_stay, is_private
         folder = max([self.folder, *self._others()], key=lambda one: len(_begun(one, keys)))
         self._done = _begun(folder, keys)
-        with writing(self.folder):
+        with translate_write_errors(self.folder):
             if folder != self.folder and self._done:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 with suppress(OSError):  # another making was quicker, and has it now, or it may not be moved
@@ -114,7 +114,7 @@ class PassCache:
         """One more pass has written its files; `told` is what is known behind it, as it is now."""
         number = len(self)
         now = json.loads(json.dumps(state))
-        self._done.append(Done(key, file_digest(self.rows(number)), file_digest(self.events(number)), now))
+        self._done.append(FinishedPass(key, file_digest(self.rows(number)), file_digest(self.events(number)), now))
         self._write()
         self._let_go()
 
@@ -177,7 +177,7 @@ class PassCache:
 
     def _write(self) -> None:
         records = json.dumps([asdict(one) for one in self._done])
-        write_aside(self.folder / _TOLD, seal({"passes": records, "private": self._is_private}))
+        write_atomically(self.folder / _TOLD, seal({"passes": records, "private": self._is_private}))
 
     def _is_whole(self) -> bool:
         """Whether what is needed of the passes is what was written."""
@@ -195,10 +195,10 @@ class PassCache:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
-def _begun(folder: Path, keys: Sequence[str]) -> list[Done]:
+def _begun(folder: Path, keys: Sequence[str]) -> list[FinishedPass]:
     """The passes in a folder with these keys, up to the last one whose rows are there."""
     try:
-        records = [Done(**one) for one in json.loads(unseal((folder / _TOLD).read_bytes(), folder)["passes"])]
+        records = [FinishedPass(**one) for one in json.loads(unseal((folder / _TOLD).read_bytes(), folder)["passes"])]
     except (OSError, CorruptArtifact, KeyError, TypeError):  # the last two: as another version tells it
         return []
     same = [one for one, _ in takewhile(lambda pair: pair[0].key == pair[1], zip(records, keys, strict=False))]
@@ -223,13 +223,13 @@ def _age(folder: Path) -> float:
 def read_rows(artifact: Artifact, split: str) -> Iterator[list[Row]]:
     """A split's rows in order, some at a time, as operators see them; the number of a row is its place."""
     at = 0
-    for table in tables(artifact, split):
-        yield from_arrow(numbered(table, at)).rows
+    for table in read_split_batches(artifact, split):
+        yield from_arrow(number_examples(table, at)).rows
         at += table.num_rows
 
 
 @dataclass
-class Remade:
+class DerivedDatasetWriter:
     """Writes a data set beside the one that it is made from; attributes are taken over as they are."""
 
     work: StepContext
@@ -247,7 +247,7 @@ class Remade:
             if split not in self._writers:
                 path = self.work.folder / "examples" / f"{split}.parquet"
                 self._writers[split] = TableWriter(path, example_schema())
-            self._writers[split].write(as_examples(rows, labels))
+            self._writers[split].write(rows_to_example_batch(rows, labels))
 
     def rewritten(self, row: Row, reason: str, before: str, after: str) -> None:
         """Note that the answer of a row is another one now."""
@@ -260,14 +260,16 @@ class Remade:
 
     def drop(self, row: Row, reason: str) -> None:
         """Leave a row out; what stands before a colon in `reason` is what it is counted under."""
-        (text,) = shown_openings([opening(row)], [])  # what may not be shown was taken out when the rows were prepared
+        (text,) = redact_openings(
+            [opening_text_of(row)], []
+        )  # what may not be shown was taken out when the rows were prepared
         self._events.write([drop_event(row, self.work.name, Drop(reason), text)])
         self._dropped[reason.partition(": ")[0]] += 1
 
     def close(self, *, task: Literal["label", "text"], labels: Sequence[str]) -> DatasetSummary:
         """Finish every file, and write the books."""
         dataset_summary = DatasetSummary.read(self.before)
-        rows = {split: self._writers[split].rows for split in splits(self.before) if split in self._writers}
+        rows = {split: self._writers[split].rows for split in list_splits(self.before) if split in self._writers}
         for writer in self._writers.values():
             writer.close()
         self._events.close()
@@ -289,7 +291,7 @@ class Remade:
         for entry in self.before.manifest.files:
             if entry.path.startswith("attributes/"):
                 target = self.work.folder / entry.path
-                with writing(target):
+                with translate_write_errors(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self.before.path(entry.path), target)
 

@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from luthier.core.files import writing
-from luthier.data.dedup.memory_map import let_go
-from luthier.data.dedup.shingles import Rest
+from luthier.core.files import translate_write_errors
+from luthier.data.dedup.memory_map import release_mapped_pages
+from luthier.data.dedup.shingles import ComplementIndexSet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,7 @@ _MOST_BYTES = 2**31 - 1
 _AT_ONCE = 1 << 12
 
 
-def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def to_arrow_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Texts, whole numbers, numbers or yes and no, each with gaps where a value is None."""
     import pyarrow as pa
 
@@ -54,25 +54,25 @@ def index_array(at: NDArray[np.int64]) -> pa.Array:
     return _laid_out(pa.int64(), len(at), np.ascontiguousarray(at, dtype=np.int64), None)
 
 
-def numbers(values: NDArray[np.float64]) -> pa.Array:
+def to_float_column(values: NDArray[np.float64]) -> pa.Array:
     """Numbers without gaps."""
     import pyarrow as pa
 
     return _laid_out(pa.float64(), len(values), np.ascontiguousarray(values, dtype=np.float64), None)
 
 
-def texts_of(name: Callable[[int], str], numbers: NDArray[np.int64]) -> pa.Array:
+def build_text_column(name: Callable[[int], str], numbers: NDArray[np.int64]) -> pa.Array:
     """A text for each of some numbers, asked for one by one and held as Arrow holds them."""
     import pyarrow as pa
 
     parts = [
-        column([name(number) for number in numbers[start : start + _AT_ONCE].tolist()], pa.string())
+        to_arrow_column([name(number) for number in numbers[start : start + _AT_ONCE].tolist()], pa.string())
         for start in range(0, len(numbers), _AT_ONCE)
     ]
-    return pa.concat_arrays([*parts, column([], pa.string())])
+    return pa.concat_arrays([*parts, to_arrow_column([], pa.string())])
 
 
-def counts_in(numbers: pa.Array) -> NDArray[np.int64]:
+def int64_column_to_numpy(numbers: pa.Array) -> NDArray[np.int64]:
     """A column of whole numbers without gaps."""
     return np.frombuffer(numbers.buffers()[1], dtype=np.int64)[numbers.offset :][: len(numbers)]
 
@@ -139,11 +139,11 @@ class SketchWriter:
     def write(self, sketches: Sequence[bytes]) -> None:
         """Add those of a batch: for each operator, end to end."""
         for path, file, some in zip(self._paths, self._files, sketches, strict=True):
-            with writing(path):
+            with translate_write_errors(path):
                 file.write(some)
 
 
-def sketches_of(path: Path, rows: int, left: Rest) -> NDArray[np.uint8]:
+def map_remaining_sketches(path: Path, rows: int, left: ComplementIndexSet) -> NDArray[np.uint8]:
     """The sketches of the rows that are left, mapped from the disk; those of other rows are taken out of the file."""
     width = path.stat().st_size // max(rows, 1)
     if width == 0 or len(left) == 0:
@@ -151,9 +151,9 @@ def sketches_of(path: Path, rows: int, left: Rest) -> NDArray[np.uint8]:
     if len(left) < rows:
         whole = np.memmap(path, dtype=np.uint8, mode="r", shape=(rows, width))
         picked = path.with_suffix(".left")
-        with writing(picked), picked.open("wb") as file:
+        with translate_write_errors(picked), picked.open("wb") as file:
             for start in range(0, len(left), _ROWS_AT_ONCE):
                 file.write(whole[left[start : start + _ROWS_AT_ONCE]].tobytes())
-                let_go(whole)
+                release_mapped_pages(whole)
         picked.replace(path)
     return np.memmap(path, dtype=np.uint8, mode="r", shape=(len(left), width))

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from luthier.data.decisions import Drops, Sparse
-from luthier.data.dedup.shingles import Places, Rest
-from luthier.data.engine.batch import NamedOperator, Numbered, drop_event, opening, shown_openings, take
-from luthier.data.engine.columns import column, mask
+from luthier.data.decisions import Drops, SparseColumn
+from luthier.data.dedup.shingles import ComplementIndexSet, IndexSet
+from luthier.data.engine.batch import (
+    NamedOperator,
+    Numbered,
+    apply_operator_result,
+    drop_event,
+    opening_text_of,
+    redact_openings,
+)
 from luthier.data.engine.columns import index_array as rows_at
+from luthier.data.engine.columns import mask, to_arrow_column
 from luthier.data.engine.spill import Spill
 from luthier.data.engine.tables import TALK_COLUMNS, arrow_type, from_arrow, read_cells, write_cells
 from luthier.data.engine.workers import Workers
@@ -40,7 +47,7 @@ class SpillCorpus:
     def __init__(
         self,
         spill: Spill,
-        indices: Places,
+        indices: IndexSet,
         sketches: NDArray[np.uint8],
         tick: Callable[[int, int], None] = lambda done, total: None,
         workers: Workers | None = None,
@@ -104,23 +111,25 @@ class SetOperatorResult(NamedTuple):
     """What a set operator said, by places in the spill."""
 
     one: NamedOperator
-    indices: Rest | None
+    indices: ComplementIndexSet | None
     """The rows that it saw, where a column has a value for each of them."""
     edits: Mapping[int, list[TextEdit]]
     drops: Drops
-    columns: dict[str, pa.Array | Sparse]
+    columns: dict[str, pa.Array | SparseColumn]
     """Its attributes: one value for each row that it saw, or only those that are not like the rest."""
     notes: list[str]
     counts: dict[str, dict[str, int]]
 
     @classmethod
-    def of(cls, one: NamedOperator, indices: Rest, outcome: OperatorResultLike) -> SetOperatorResult:
+    def of(cls, one: NamedOperator, indices: ComplementIndexSet, outcome: OperatorResultLike) -> SetOperatorResult:
         """What counts rows as its operator saw them."""
         edits = {indices[index]: edits for index, edits in outcome.edits.items()}
-        columns: dict[str, pa.Array | Sparse] = {}
+        columns: dict[str, pa.Array | SparseColumn] = {}
         for name, kind in one.operator.writes.items():
             values = outcome.attributes[name]
-            columns[name] = values.at(indices) if isinstance(values, Sparse) else column(values, arrow_type(kind))
+            columns[name] = (
+                values.at(indices) if isinstance(values, SparseColumn) else to_arrow_column(values, arrow_type(kind))
+            )
         drops = Drops.of(outcome.drops).at(indices)
         return cls(one, _needed(indices, columns), edits, drops, columns, outcome.notes, outcome.counts)
 
@@ -129,7 +138,7 @@ class SetOperatorResult(NamedTuple):
         cells: dict[str, pa.Array] = dict(zip(_DROPS, self.drops.arrays(), strict=True))
         rows: dict[str, int] = {}
         for name, values in self.columns.items():
-            if isinstance(values, Sparse):
+            if isinstance(values, SparseColumn):
                 rows[name] = len(values)
                 cells[f"places.{name}"], cells[f"values.{name}"] = values.arrays()
             else:
@@ -138,12 +147,12 @@ class SetOperatorResult(NamedTuple):
         write_cells(path, cells, json.dumps(state))
 
     @classmethod
-    def read(cls, path: Path, one: NamedOperator, indices: Rest) -> SetOperatorResult:
+    def read(cls, path: Path, one: NamedOperator, indices: ComplementIndexSet) -> SetOperatorResult:
         """What was put down; `places` are those of the rows that it saw."""
         cells, written = read_cells(path)
         state = json.loads(written)
-        columns: dict[str, pa.Array | Sparse] = {
-            name: Sparse.again(state["rows"][name], cells[f"places.{name}"].to_numpy(), cells[f"values.{name}"])
+        columns: dict[str, pa.Array | SparseColumn] = {
+            name: SparseColumn.again(state["rows"][name], cells[f"places.{name}"].to_numpy(), cells[f"values.{name}"])
             if name in state["rows"]
             else cells[f"values.{name}"]
             for name in one.operator.writes
@@ -179,14 +188,14 @@ class SetOperatorResult(NamedTuple):
     def _taken(self, indices: NDArray[np.int64]) -> dict[str, pa.Array]:
         at = None if self.indices is None else rows_at(self.indices.at(indices))
         return {
-            name: values.of(indices) if isinstance(values, Sparse) else values.take(at)
+            name: values.of(indices) if isinstance(values, SparseColumn) else values.take(at)
             for name, values in self.columns.items()
         }
 
 
-def _needed(indices: Rest, columns: Mapping[str, pa.Array | Sparse]) -> Rest | None:
+def _needed(indices: ComplementIndexSet, columns: Mapping[str, pa.Array | SparseColumn]) -> ComplementIndexSet | None:
     """The places of rows, where a column has a value for each of them."""
-    return None if all(isinstance(values, Sparse) for values in columns.values()) else indices
+    return None if all(isinstance(values, SparseColumn) for values in columns.values()) else indices
 
 
 def _drop_events(
@@ -196,14 +205,14 @@ def _drop_events(
     if not drops:
         return []
     gone = from_arrow(table.select(list(TALK_COLUMNS)).take(rows_at(np.fromiter(drops, np.int64, len(drops))))).rows
-    opening_texts = shown_openings([opening(row) for row in gone], guards)
+    opening_texts = redact_openings([opening_text_of(row) for row in gone], guards)
     return [
         (row.n, drop_event(row, operator, drop, text))
         for row, drop, text in zip(gone, drops.values(), opening_texts, strict=True)
     ]
 
 
-def carried_out(
+def apply_set_operator_results(
     spill: Spill, settled: Sequence[SetOperatorResult], guards: Sequence[Operator]
 ) -> Iterator[tuple[Batch | pa.RecordBatch, list[Numbered]]]:
     """Read a pass's rows, and do to each what the set operators said about it."""
@@ -232,6 +241,6 @@ def _taken_apart(
     events: list[Numbered] = []
     for one in settled:
         outcome = one.outcome(np.array([place_of[row.n] for row in batch.rows], dtype=np.int64))
-        batch, made = take(batch, one.one, outcome, guards)
+        batch, made = apply_operator_result(batch, one.one, outcome, guards)
         events += made
     return batch, sorted(events, key=lambda numbered: numbered[0])

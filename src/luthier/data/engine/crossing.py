@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from luthier.data.dedup.shingles import Listed
-from luthier.data.engine.batch import NamedOperator, Numbered, drop_event, opening, shown_openings
+from luthier.data.dedup.shingles import ListedIndexSet
+from luthier.data.engine.batch import NamedOperator, Numbered, drop_event, opening_text_of, redact_openings
 from luthier.data.engine.corpus import SpillCorpus
 from luthier.data.engine.executor import PassStats
 from luthier.data.engine.spill import Spill
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def leave_out(
+def drop_leaking_train_rows(
     spill: Spill, splits: NDArray[np.int8], operators: Sequence[NamedOperator], books: PassStats, events: EventWriter
 ) -> NDArray[np.int8]:
     """The splits of all rows of the spill, without the training rows that some operator has something against."""
     splits = splits.copy()
     held_out = np.flatnonzero(np.isin(splits, [NAMES.index(TEST), NAMES.index(VALIDATION)]))
-    view = SpillCorpus(spill, Listed(held_out), np.zeros((len(held_out), 0), dtype=np.uint8))
+    view = SpillCorpus(spill, ListedIndexSet(held_out), np.zeros((len(held_out), 0), dtype=np.uint8))
     for one in operators:
         judge = one.operator.after_split(view)
         if judge is not None:
@@ -51,7 +51,7 @@ def _judged(
         training = np.flatnonzero(part == NAMES.index(TRAIN))
         rows = from_arrow(table.take(training)).rows if len(training) else []
         drops = judge(rows)
-        opening_texts = shown_openings([opening(rows[index]) for index in drops], guards)
+        opening_texts = redact_openings([opening_text_of(rows[index]) for index in drops], guards)
         made: list[Numbered] = [
             (rows[index].n, drop_event(rows[index], name, drop, text))
             for (index, drop), text in zip(drops.items(), opening_texts, strict=True)

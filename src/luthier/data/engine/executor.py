@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from luthier.core.component import foreign_code, nested
+from luthier.core.component import digest_plugin_code, iter_components
 from luthier.core.hashing import digest_of
-from luthier.core.revision import revision, sources
+from luthier.core.revision import code_revision, installed_source_tree
 from luthier.core.system.process import release_memory
-from luthier.data.dedup.shingles import Rest
-from luthier.data.engine.batch import NamedOperator, Numbered, Tables, category
+from luthier.data.dedup.shingles import ComplementIndexSet
+from luthier.data.engine.batch import NamedOperator, Numbered, Tables, drop_category_of
 from luthier.data.engine.cache import PassCache
-from luthier.data.engine.columns import SketchWriter, sketches_of
-from luthier.data.engine.corpus import SetOperatorResult, SpillCorpus, carried_out
-from luthier.data.engine.reader import SourceReader, outside
-from luthier.data.engine.spill import Spill, SpillWriter, opened
-from luthier.data.engine.stage import Stage, StageInput, StageOutput, stages, through
-from luthier.data.engine.tables import EventWriter, event_schema, event_table, give_back, spill_schema
+from luthier.data.engine.columns import SketchWriter, map_remaining_sketches
+from luthier.data.engine.corpus import SetOperatorResult, SpillCorpus, apply_set_operator_results
+from luthier.data.engine.reader import SourceReader, external_fingerprints
+from luthier.data.engine.spill import Spill, SpillWriter, open_spill
+from luthier.data.engine.stage import Stage, StageInput, StageOutput, run_stage, split_into_stages
+from luthier.data.engine.tables import EventWriter, event_schema, event_table, release_arrow_memory, spill_schema
 from luthier.data.engine.workers import Workers
 from luthier.data.operator import Operator, SetOperator
 
@@ -55,7 +55,7 @@ class PassStats:
         edited: set[tuple[int, str]] = set()
         for number, event in events:
             if event.action == "drop":
-                self.dropped[category(event.reason)] += 1
+                self.dropped[drop_category_of(event.reason)] += 1
             else:
                 edited.add((number, event.operator))
         self.edited.update(operator for _, operator in edited)
@@ -103,7 +103,7 @@ class OperatorEngine:
 
     def run(self, reader: SourceReader) -> Spill:
         """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
-        cut = stages(self.operators, self.base, self.answers)
+        cut = split_into_stages(self.operators, self.base, self.answers)
         keys = self._keys(cut, reader.identity or uuid4().hex)
         may_stay = [_may_stay(cut[n + 1 :]) for n in range(len(cut))]
         kept_state = self.kept.begin([key.rows for key in keys], may_stay, is_private=not _may_stay(cut))
@@ -113,19 +113,19 @@ class OperatorEngine:
             self.books = PassStats.again(kept_state["books"])
             over = [(*stage.rows, *stage.sets) for stage in cut[: kept_count - 1]] + [tuple(cut[kept_count - 1].rows)]
             self.taken_over = [one.name for stage in over for one in stage]
-        spill = opened(self.kept.rows(kept_count - 1)) if kept_count else None
+        spill = open_spill(self.kept.rows(kept_count - 1)) if kept_count else None
         for number in range(kept_count, len(cut)):
             fed = reader.batches() if spill is None else self._carried_out(number - 1, cut, keys, spill)
             spill = self._pass(number, cut[number], fed)
             self.kept.add(keys[number].rows, {"reader": reader.as_dict(), "books": self.books.as_dict()})
         assert spill is not None
         for number in range(len(cut)):
-            self.events.add(opened(self.kept.events(number)).batches())
+            self.events.add(open_spill(self.kept.events(number)).batches())
         return spill
 
     def _keys(self, cut: Sequence[Stage], source: str) -> list[_Keys]:
         guards = [self._identity(guard) for guard in cut[0].guards]
-        known = digest_of([source, revision(__name__, *sources().homes["Source"]), guards])
+        known = digest_of([source, code_revision(__name__, *installed_source_tree().homes["Source"]), guards])
         keys: list[_Keys] = []
         for stage in cut:
             known = digest_of([known, *([one.name, self._identity(one.operator)] for one in stage.rows)])
@@ -137,14 +137,19 @@ class OperatorEngine:
 
     def _identity(self, operator: Operator) -> list[Any]:
         """What it is set to, what it reads from outside, and its code."""
-        own = revision(*sorted({type(part).__module__ for part in nested(operator)}))
-        return [operator.settings(), outside(operator, self.base) or uuid4().hex, own, foreign_code(operator)]
+        own = code_revision(*sorted({type(part).__module__ for part in iter_components(operator)}))
+        return [
+            operator.settings(),
+            external_fingerprints(operator, self.base) or uuid4().hex,
+            own,
+            digest_plugin_code(operator),
+        ]
 
     def _pass(self, number: int, stage: Stage, fed: Iterator[StageInput]) -> Spill:
         writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))
         events = SpillWriter(self.kept.events(number), event_schema())
         with SketchWriter([self._sketches(number, one) for one in stage.sets]) as sketches:
-            for passed in through(stage, fed, self.workers):
+            for passed in run_stage(stage, fed, self.workers):
                 writer.write(passed.table)
                 self._enter(passed, events)
                 sketches.write(passed.sketches)
@@ -152,7 +157,7 @@ class OperatorEngine:
         events.close()
         spill = writer.close()
         release_memory()
-        give_back()
+        release_arrow_memory()
         return spill
 
     def _enter(self, passed: StageOutput, events: SpillWriter) -> None:
@@ -169,7 +174,7 @@ class OperatorEngine:
         stage, sets = cut[number], list(zip(cut[number].sets, keys[number].sets, strict=True))
         known = {one.name for one, key in sets if self.kept.has_settled(number, one.name, key)}
         self._sketch(number, stage, [one for one in stage.sets if one.name not in known], spill)
-        left = Rest(spill.rows)
+        left = ComplementIndexSet(spill.rows)
         settled: list[SetOperatorResult] = []
         for one, key in sets:
             path = self.kept.settled(number, one.name)
@@ -184,7 +189,7 @@ class OperatorEngine:
             self.books.count({one.name: found.counts})
             left = left.without(found.drops.indices)
             settled.append(found)
-        return (StageInput(rows, events) for rows, events in carried_out(spill, settled, stage.guards))
+        return (StageInput(rows, events) for rows, events in apply_set_operator_results(spill, settled, stage.guards))
 
     def _sketches(self, number: int, one: NamedOperator) -> Path:
         return self.kept.folder / f"pass{number}.{one.name}.sketch"
@@ -196,14 +201,14 @@ class OperatorEngine:
             return
         sketch_stage = replace(stage, rows=[], sets=pending)
         with SketchWriter([self._sketches(number, one) for one in pending]) as sketches:
-            for passed in through(sketch_stage, (StageInput(table, []) for table in spill.batches()), self.workers):
+            for passed in run_stage(sketch_stage, (StageInput(table, []) for table in spill.batches()), self.workers):
                 sketches.write(passed.sketches)
 
-    def _settled(self, one: NamedOperator, spill: Spill, left: Rest, sketches: Path) -> SetOperatorResult:
+    def _settled(self, one: NamedOperator, spill: Spill, left: ComplementIndexSet, sketches: Path) -> SetOperatorResult:
         """Ask a set operator; it sees only what those before it have left."""
         assert isinstance(one.operator, SetOperator)
         tick = partial(self.settling, one.name)
-        view = SpillCorpus(spill, left, sketches_of(sketches, spill.rows, left), tick, self.workers)
+        view = SpillCorpus(spill, left, map_remaining_sketches(sketches, spill.rows, left), tick, self.workers)
         found = SetOperatorResult.of(one, left, one.operator.settle(view))
         release_memory()
         sketches.unlink()

@@ -11,12 +11,12 @@ import numpy as np
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.engine.batch import NamedOperator
-from luthier.data.engine.columns import counts_in, mask
+from luthier.data.engine.columns import int64_column_to_numpy, mask
 from luthier.data.engine.executor import PassStats
 from luthier.data.engine.spill import Spill
 from luthier.data.engine.tables import ROW_COLUMNS, from_arrow
 from luthier.data.engine.workers import Workers
-from luthier.data.operator import Leftover, Operator
+from luthier.data.operator import LeftoverPii, Operator
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +41,7 @@ def final_check(spill: Spill, operators: Sequence[NamedOperator], books: PassSta
             raise DataError(f"{left.what} is left in the row after all operators", where=where, hint=left.hint)
 
 
-def _looked_at(setup: str, spill: Spill, index: int) -> tuple[SourceLocation, Leftover] | None:
+def _looked_at(setup: str, spill: Spill, index: int) -> tuple[SourceLocation, LeftoverPii] | None:
     """The first that is left in one batch of a spill."""
     table = spill.batch(index)
     for one, was_edited in _looking(setup):
@@ -69,4 +69,4 @@ def _troubled(table: pa.RecordBatch, one: NamedOperator) -> pa.Array:
 def _counts(table: pa.RecordBatch, one: NamedOperator) -> Iterator[tuple[str, NDArray[np.int64]]]:
     for name, kind in one.operator.writes.items():
         if kind == "count":
-            yield name, counts_in(table.column(f"{one.name}.{name}"))
+            yield name, int64_column_to_numpy(table.column(f"{one.name}.{name}"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.data.dedup.shingles import digest8
-from luthier.data.engine.runs import NUMBER, Runs
+from luthier.data.engine.runs import NUMBER, SortedRuns
 
 _RUN = 1 << 15
 """Numbers or keys that are kept in memory until they make a run."""
@@ -29,7 +29,7 @@ class OccurrenceCounter:
         self._filter = _Filter()
         self._fresh: Counter[int] = Counter()
         self._held = 0
-        self._runs = Runs(NUMBER, folder)
+        self._runs = SortedRuns(NUMBER, folder)
 
     def count(self, number: int) -> int:
         """How often the number has come before; from now on, once more."""
@@ -45,14 +45,14 @@ class OccurrenceCounter:
         return before
 
 
-class First:
+class FirstValueByKey:
     """The value with which each key came first. Keys whose digests are equal are told apart by a look at the keys."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` is where the runs and the keys lie; None: where the system keeps such files."""
         self._filter = _Filter()
         self._fresh: dict[str, int] = {}
-        self._runs = Runs(_KEY, folder)
+        self._runs = SortedRuns(_KEY, folder)
         self._keys = _Texts(folder)
 
     def value(self, key: str, value: int) -> int | None:
@@ -95,7 +95,7 @@ class _Texts:
             self._file = tempfile.TemporaryFile(dir=self._folder, prefix="luthier.keys.")  # noqa: SIM115 - closed with us
             weakref.finalize(self, self._file.close)
         written = text.encode("utf-8", "surrogatepass")
-        with writing(self._folder or tempfile.gettempdir()):
+        with translate_write_errors(self._folder or tempfile.gettempdir()):
             self._file.write(written)
         self._end += len(written)
         return self._end - len(written), len(written)

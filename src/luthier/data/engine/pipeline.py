@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from luthier.artifacts.dataset import DatasetSummary, PrecisionRecall, SourceCount
-from luthier.artifacts.findings import place_in_file
+from luthier.artifacts.findings import format_file_location
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import by_name, counted, of_rows
+from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
 from luthier.core.step import StepContext
 from luthier.core.system.process import release_memory, reuse_memory
-from luthier.data.engine.batch import NamedOperator, drop_event, named
+from luthier.data.engine.batch import NamedOperator, drop_event, name_operators
 from luthier.data.engine.cache import PassCache
-from luthier.data.engine.columns import column, index_array, mask
-from luthier.data.engine.crossing import leave_out
+from luthier.data.engine.columns import index_array, mask, to_arrow_column
+from luthier.data.engine.crossing import drop_leaking_train_rows
 from luthier.data.engine.executor import BATCH_ROWS, OperatorEngine, PassStats
 from luthier.data.engine.final_check import final_check
 from luthier.data.engine.reader import SourceReader
@@ -36,10 +36,10 @@ from luthier.data.engine.tables import (
     example_schema,
     from_arrow,
 )
-from luthier.data.engine.workers import Workers, quiet_collector
+from luthier.data.engine.workers import Workers, relaxed_garbage_collection
 from luthier.data.operator import Drop, Operator
 from luthier.data.source import HAS_ANSWER, Source
-from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Assigned, Split, assign
+from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Split, SplitAssignment, assign
 from luthier.data.task import AnswerCounter, Task
 
 if TYPE_CHECKING:
@@ -116,11 +116,11 @@ def _examples(table: pa.RecordBatch, task: Task) -> pa.RecordBatch:
     """The columns of examples; of labelled rows, the answer once more as the label."""
     import pyarrow as pa
 
-    own = {"label": column([None] * table.num_rows, pa.string())}
+    own = {"label": to_arrow_column([None] * table.num_rows, pa.string())}
     if task == "label":
         rows = from_arrow(table.select(list(TALK_COLUMNS))).rows
-        own["label"] = column([row.answer for row in rows], pa.string())
-        own["kind"] = column(["label"] * len(rows), pa.string())
+        own["label"] = to_arrow_column([row.answer for row in rows], pa.string())
+        own["kind"] = to_arrow_column(["label"] * len(rows), pa.string())
     columns = [own[name] if name in own else table.column(name) for name in EXAMPLE_COLUMNS]
     return pa.RecordBatch.from_arrays(columns, schema=example_schema())
 
@@ -138,7 +138,7 @@ _TICK_S = 0.2
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """What changes neither rows nor bytes (batches, processes), and how the task is decided."""
 
     batch_rows: int = BATCH_ROWS
@@ -147,7 +147,7 @@ class Options:
     min_classes: int = 2
 
 
-class Prepared(NamedTuple):
+class PrepareResult(NamedTuple):
     """What became of a source."""
 
     rows: int
@@ -157,18 +157,18 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    source: Source, operators: Sequence[Operator], split: Split, work: StepContext, options: Options
-) -> Prepared:
+    source: Source, operators: Sequence[Operator], split: Split, work: StepContext, options: PrepareOptions
+) -> PrepareResult:
     """Write a data set into `work.folder`; the passes on the way are kept in `work.kept` for the next time."""
     reuse_memory()
-    rows_of = grouped(source, split)
+    rows_of = with_split_group(source, split)
     reader = SourceReader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
     kept = PassCache(work.scratch / "passes", home)
-    chosen = named([operator.at(work.base, work.kept) for operator in operators])
+    chosen = name_operators([operator.at(work.base, work.kept) for operator in operators])
     ticker = _Ticker(work, reader)
     try:
-        with quiet_collector(), Workers(options.workers, kept.folder) as workers:
+        with relaxed_garbage_collection(), Workers(options.workers, kept.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
             engine = OperatorEngine(chosen, kept, events, workers, work.base, work.kept, ticker, ticker.settling)
             return _prepare(engine, reader, split, work, options)
@@ -177,8 +177,8 @@ def prepare(
 
 
 def _prepare(
-    engine: OperatorEngine, reader: SourceReader, split: Split, work: StepContext, options: Options
-) -> Prepared:
+    engine: OperatorEngine, reader: SourceReader, split: Split, work: StepContext, options: PrepareOptions
+) -> PrepareResult:
     spill, books = engine.run(reader), engine.books
     left = RemainingRows.scan(spill, split, books, engine.events, engine.workers)
     final_check(spill, engine.operators, books, engine.workers)
@@ -189,7 +189,7 @@ def _prepare(
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
     _drop_not_taken(spill, left, assigned, books, engine.events)
-    splits = leave_out(spill, left.splits(assigned), engine.operators, books, engine.events)
+    splits = drop_leaking_train_rows(spill, left.splits(assigned), engine.operators, books, engine.events)
     if split.train != 0:
         _check_train(splits, ["every training row repeats a row that is held out"])
     engine.events.close()
@@ -200,14 +200,15 @@ def _prepare(
     summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
     summary.write(work.folder)
     if (broken := reader.first_broken) is not None:
-        where = place_in_file(broken.file, broken.line, broken.row)
+        where = format_file_location(broken.file, broken.line, broken.row)
         work.events.warning(f"left out, and listed by `luthier show --dropped`: {where}: {broken.problem}")
     if reader.unwanted:
-        what = f"{of_rows(reader.unwanted, reader.rows, 'has', 'have')} `label: false`: answers that nobody wants"
+        affected = format_rows_affected(reader.unwanted, reader.rows, "has", "have")
+        what = f"{affected} `label: false`: answers that nobody wants"
         how = "ops: [{kind: schema, columns: {label: {allowed: [true]}}}]"
         work.events.warning(f"{what}; `sft` learns nothing from them, evaluations would hold them right: {how}")
     for medium, rows in sorted(reader.media.items()):
-        what = f"{counted(rows, 'row holds', 'rows hold')} {medium} (`meta.{medium}`)"
+        what = f"{format_counted_noun(rows, 'row holds', 'rows hold')} {medium} (`meta.{medium}`)"
         work.events.warning(
             f"{what}, which models here do not see: the text has marks in their place; "
             "set `media: drop` in the source to leave such rows out"
@@ -215,10 +216,10 @@ def _prepare(
     if engine.kept_passes:
         work.events.note(f"reused from an earlier run: {', '.join(('reading', *engine.taken_over))}")
     _speak(work, summary, books, assigned)
-    return Prepared(reader.rows, not engine.kept_passes)
+    return PrepareResult(reader.rows, not engine.kept_passes)
 
 
-def grouped(source: Source, split: Split) -> Source:
+def with_split_group(source: Source, split: Split) -> Source:
     """The source that reads the split's group medium, when the split names one."""
     if split.group in (None, "cluster", source.group):
         return source
@@ -252,7 +253,7 @@ class _Ticker:
         return True
 
 
-def _decide_task(left: RemainingRows, options: Options, work: StepContext) -> Task:
+def _decide_task(left: RemainingRows, options: PrepareOptions, work: StepContext) -> Task:
     requested, decision = options.task, left.answers.decide()
     if requested == "auto":
         work.events.note(f"task: {decision.task} ({decision.why})")
@@ -300,7 +301,7 @@ def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
 
 
 def _drop_not_taken(
-    spill: Spill, left: RemainingRows, assigned: Assigned, books: PassStats, events: EventWriter
+    spill: Spill, left: RemainingRows, assigned: SplitAssignment, books: PassStats, events: EventWriter
 ) -> None:
     """List the rows that the split did not ask for."""
     taken = left.splits(assigned)
@@ -339,13 +340,13 @@ def _summary(
     )
 
 
-def _speak(work: StepContext, summary: DatasetSummary, books: PassStats, assigned: Assigned) -> None:
+def _speak(work: StepContext, summary: DatasetSummary, books: PassStats, assigned: SplitAssignment) -> None:
     """Tell the user what was found and decided."""
     for note in (*books.notes, *assigned.notes):
         work.events.note(note)
     rows = ", ".join(f"{count} {name}" for name, count in summary.rows.items())
     dropped = sum(summary.dropped.values())
-    why = f" ({by_name(summary.dropped)})" if dropped else ""
-    work.events.note(f"{counted(summary.rows_in, 'row')} in: {rows}, {dropped} dropped{why}")
+    why = f" ({format_counts_by_name(summary.dropped)})" if dropped else ""
+    work.events.note(f"{format_counted_noun(summary.rows_in, 'row')} in: {rows}, {dropped} dropped{why}")
     if dropped * 2 > summary.rows_in and {"not sampled", HAS_ANSWER}.isdisjoint(summary.dropped):
         work.events.warning(f"more than half of the rows were dropped{why}")

@@ -11,17 +11,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from luthier.chat.messages import example_id
-from luthier.core.component import foreign_code, nested
+from luthier.core.component import digest_plugin_code, iter_components
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
-from luthier.data.columns.mapping import Own, Parts
-from luthier.data.columns.media import held
-from luthier.data.engine.batch import SOURCE, drop_event, opening, place_id
-from luthier.data.engine.occurrences import First, OccurrenceCounter
+from luthier.data.columns.mapping import ExportedIdentity, MappedRecord
+from luthier.data.columns.media import count_media
+from luthier.data.engine.batch import SOURCE, drop_event, id_from_location, opening_text_of
+from luthier.data.engine.occurrences import FirstValueByKey, OccurrenceCounter
 from luthier.data.engine.stage import StageInput
 from luthier.data.engine.tables import RowEvent
 from luthier.data.operator import Drop
-from luthier.data.row import Batch, Broken, Record, Row, bounded, size_of_row
+from luthier.data.row import Batch, BrokenRow, Record, Row, chunk_by_size, count_row_characters
 from luthier.data.source import Source
 
 EMPTY_ANSWER = "empty answer"
@@ -48,11 +48,11 @@ class SourceReader:
         self._batch_rows = batch_rows
         self._scratch = scratch
         self._seen = OccurrenceCounter(scratch)
-        self._keys = First(scratch)
+        self._keys = FirstValueByKey(scratch)
         self.kind = source.kind
         self.rows = 0
         self.files: Counter[str] = Counter()
-        self.first_broken: Broken | None = None
+        self.first_broken: BrokenRow | None = None
         self.unwanted = 0
         """Rows whose answer is one that nobody wants: KTO's `label: false`."""
         self.media: Counter[str] = Counter()
@@ -60,12 +60,12 @@ class SourceReader:
 
     def batches(self) -> Iterator[StageInput]:
         """Rows in batches, each with the events of rows that were left out on the way."""
-        for found in bounded(self._numbered(), self._batch_rows, _size):
+        for found in chunk_by_size(self._numbered(), self._batch_rows, _size):
             rows = [made for _, made in found if isinstance(made, Row)]
             yield StageInput(Batch(rows), [(number, made) for number, made in found if isinstance(made, RowEvent)])
         self._seen, self._keys = (
             OccurrenceCounter(self._scratch),
-            First(self._scratch),
+            FirstValueByKey(self._scratch),
         )  # what comes later needs the room
         if self.rows == 0:
             raise DataError(
@@ -75,8 +75,8 @@ class SourceReader:
     @cached_property
     def identity(self) -> str | None:
         """A digest of what is read and how; None where that may change on the way, or cannot be known."""
-        found = outside(self.source, self._base)
-        code = foreign_code(self.source)
+        found = external_fingerprints(self.source, self._base)
+        code = digest_plugin_code(self.source)
         return digest_of([self.source.settings(), found, code]) if found and any(found) else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class SourceReader:
         """Know what another one knew that has read the same, and say what it said."""
         self.rows, self.unwanted = state["rows"], state["unwanted"]
         self.files, self.media = Counter(state["files"]), Counter(state["media"])
-        self.first_broken = Broken(*state["first_broken"]) if state["first_broken"] else None
+        self.first_broken = BrokenRow(*state["first_broken"]) if state["first_broken"] else None
         for text in state["said"]:
             self._say(text)
 
@@ -109,23 +109,23 @@ class SourceReader:
             self.rows += 1
             yield self.rows - 1, made
 
-    def _row(self, found: tuple[Record, Parts] | Broken) -> Row | RowEvent:
+    def _row(self, found: tuple[Record, MappedRecord] | BrokenRow) -> Row | RowEvent:
         """A row, or the event of its being left out."""
-        if not isinstance(found, Broken):
+        if not isinstance(found, BrokenRow):
             record, parts = found
             self.files[record.file] += 1
             found = self._repeated_key(record, parts) or found
         else:
             self.files[found.file] += 1
-        if isinstance(found, Broken):
+        if isinstance(found, BrokenRow):
             return self._broken(found)
         return self._made(*found)
 
-    def _made(self, record: Record, parts: Parts) -> Row | RowEvent:
-        if media := held(parts.messages, parts.meta):
+    def _made(self, record: Record, parts: MappedRecord) -> Row | RowEvent:
+        if media := count_media(parts.messages, parts.meta):
             self.media.update(media.keys())
         self.unwanted += parts.meta.get("label") is False
-        own = parts.own or Own(self._id(parts), self.source.kind, record.file, record.line)
+        own = parts.own or ExportedIdentity(self._id(parts), self.source.kind, record.file, record.line)
         row = Row(
             n=self.rows,
             id=own.id,
@@ -139,10 +139,10 @@ class SourceReader:
             group=parts.group,
             row=record.row if parts.own is None else None,
         )
-        reason = unusable(row)
-        return drop_event(row, SOURCE, Drop(reason), opening(row)) if reason else row
+        reason = why_unusable(row)
+        return drop_event(row, SOURCE, Drop(reason), opening_text_of(row)) if reason else row
 
-    def _id(self, parts: Parts) -> str:
+    def _id(self, parts: MappedRecord) -> str:
         """The digest of the content; a later row with the same content, or the same digest, gets its own."""
         found = example_id(parts.messages, None, parts.meta)
         again = self._seen.count(int(found, 16))
@@ -151,40 +151,40 @@ class SourceReader:
             again = again + 1 if self._seen.count(int(found, 16)) else 0
         return found
 
-    def _repeated_key(self, record: Record, parts: Parts) -> Broken | None:
+    def _repeated_key(self, record: Record, parts: MappedRecord) -> BrokenRow | None:
         key = parts.own.id if parts.own else parts.key
         if key is None:
             return None
         if (first := self._keys.value(key, record.line)) is None:
             return None
         problem = f"the id {key!r} stands in line {first}, too; ids must differ"
-        return Broken(record.file, record.line, problem, self.source.id, key=record.key, row=record.row)
+        return BrokenRow(record.file, record.line, problem, self.source.id, key=record.key, row=record.row)
 
-    def _broken(self, broken: Broken) -> RowEvent:
+    def _broken(self, broken: BrokenRow) -> RowEvent:
         if broken.left_out:
-            name = place_id(self.source.kind, broken.file, broken.line)
+            name = id_from_location(self.source.kind, broken.file, broken.line)
             return RowEvent(name, broken.file, broken.line, SOURCE, "drop", broken.problem, row=broken.row)
         if self.source.on_error == "stop":
             raise broken.error()
         self.first_broken = self.first_broken or broken
         at = f" ({broken.field})" if broken.field else ""
-        name = place_id(self.source.kind, broken.file, broken.line)
+        name = id_from_location(self.source.kind, broken.file, broken.line)
         reason = f"broken row: {broken.message}{at}"
         return RowEvent(name, broken.file, broken.line, SOURCE, "drop", reason, row=broken.row)
 
 
-def outside(part: BaseModel, base: Path) -> list[str | None] | None:
+def external_fingerprints(part: BaseModel, base: Path) -> list[str | None] | None:
     """Digests of what a part and those inside of it read from outside; None where that may change on the way."""
-    parts = list(nested(part))
+    parts = list(iter_components(part))
     return None if any(one.living for one in parts) else [one.fingerprint(base) for one in parts]
 
 
 def _size(numbered: tuple[int, Row | RowEvent]) -> int:
     made = numbered[1]
-    return size_of_row(made) if isinstance(made, Row) else len(made.reason)
+    return count_row_characters(made) if isinstance(made, Row) else len(made.reason)
 
 
-def unusable(row: Row) -> str | None:
+def why_unusable(row: Row) -> str | None:
     """Why a row cannot be learnt from, whatever the operators say."""
     last = row.messages[-1]
     if last.role != "assistant":

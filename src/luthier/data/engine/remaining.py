@@ -12,17 +12,17 @@ import numpy as np
 
 from luthier.chat.messages import ExampleKind
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import by_name
-from luthier.core.files import writing
+from luthier.core.events import format_counts_by_name
+from luthier.core.files import translate_write_errors
 from luthier.data.dedup.shingles import digest8, prompt_key
 from luthier.data.engine.batch import Numbered, drop_event
 from luthier.data.engine.executor import PassStats
-from luthier.data.engine.reader import unusable
+from luthier.data.engine.reader import why_unusable
 from luthier.data.engine.spill import Spill
 from luthier.data.engine.tables import TALK_COLUMNS, EventWriter, from_arrow
 from luthier.data.engine.workers import Workers
 from luthier.data.operator import Drop
-from luthier.data.split import NAMES, NOT_TAKEN, Assigned, Keys, Split
+from luthier.data.split import NAMES, NOT_TAKEN, Split, SplitAssignment, SplitKeys
 from luthier.data.task import AnswerCounter, Task
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ class RemainingRows:
         for answer, kind in found.answers:
             self.answers.add(answer, kind)
 
-    def keys(self, task: Task) -> Keys:
+    def keys(self, task: Task) -> SplitKeys:
         """What the split goes by; it is given out once, and not held on to."""
         labels = np.array(self.answers.of_rows, dtype=np.int32) if task == "label" else None
-        return Keys(self._prompts.taken(), self._groups.taken(), labels)
+        return SplitKeys(self._prompts.taken(), self._groups.taken(), labels)
 
-    def splits(self, assigned: Assigned) -> NDArray[np.int8]:
+    def splits(self, assigned: SplitAssignment) -> NDArray[np.int8]:
         """The split of every row of the spill; unusable rows are not taken."""
         found = np.full(len(self.usable), NAMES.index(NOT_TAKEN), dtype=np.int8)
         found[np.frombuffer(self.usable, dtype=bool)] = assigned.splits
@@ -84,12 +84,12 @@ class _Digests:
 
     def add(self, digests: array[int]) -> None:
         """Add those of some more rows."""
-        with writing(self._place):
+        with translate_write_errors(self._place):
             self._file.write(digests)
 
     def taken(self) -> NDArray[np.uint64]:
         """All of them, mapped from the disk; no more can be added."""
-        with writing(self._place):
+        with translate_write_errors(self._place):
             self._file.flush()
         found: NDArray[np.uint64] = np.memmap(self._file, dtype=np.uint64, mode="r").view(np.ndarray)
         self._closing()
@@ -114,7 +114,7 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
     table = spill.batch(index)
     clusters = [name for name in table.schema.names if name.endswith(".cluster")]
     batch = from_arrow(table.select([*TALK_COLUMNS, *clusters]))
-    reasons = [unusable(row) for row in batch.rows]
+    reasons = [why_unusable(row) for row in batch.rows]
     rows = [row for row, reason in zip(batch.rows, reasons, strict=True) if reason is None]
     groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]
     kept = (group for group, reason in zip(groups, reasons, strict=True) if reason is None)
@@ -132,6 +132,6 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
 
 
 def _nothing_left(books: PassStats) -> DataError:
-    reasons = by_name(dict(sorted(books.dropped.items())))
+    reasons = format_counts_by_name(dict(sorted(books.dropped.items())))
     hint = "loosen the operator that drops most, or check the mapping of columns"
     return DataError(f"no row is left: {reasons}", where=SourceLocation(field="source"), hint=hint)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.files import writing
-from luthier.data.dedup.memory_map import let_go
+from luthier.core.files import translate_write_errors
+from luthier.data.dedup.memory_map import release_mapped_pages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _FINDS_BETWEEN = 64
 """After so many searches, pages of the runs are let go."""
 
 
-class Runs:
+class SortedRuns:
     """Records whose field `number` may come again; memory does not grow with them."""
 
     def __init__(self, kind: np.dtype[Any], folder: Path | None) -> None:
@@ -45,12 +45,12 @@ class Runs:
         self._finds += 1
         if self._finds % _FINDS_BETWEEN == 0:
             for run in self._runs:
-                let_go(run)
+                release_mapped_pages(run)
         return np.concatenate([np.zeros(0, dtype=self._kind), *(_equal(run, np.uint64(number)) for run in self._runs)])
 
     def _written(self, parts: Iterable[Records]) -> Records:
         with tempfile.TemporaryFile(dir=self._folder, prefix="luthier.run.") as file:
-            with writing(self._folder or tempfile.gettempdir()):
+            with translate_write_errors(self._folder or tempfile.gettempdir()):
                 for part in parts:
                     file.write(part.data)
                 file.flush()
@@ -76,9 +76,9 @@ def _merged(one: Records, two: Records) -> Iterator[Records]:
         piece = np.concatenate([some, more])
         yield piece[np.argsort(piece["number"], kind="stable")]
         at, other = at + len(some), other + len(more)
-        let_go(one)
-        let_go(two)
+        release_mapped_pages(one)
+        release_mapped_pages(two)
     for rest, start in ((one, at), (two, other)):
         for begin in range(start, len(rest), _BLOCK):
             yield rest[begin : begin + _BLOCK]
-            let_go(rest)
+            release_mapped_pages(rest)

@@ -32,7 +32,7 @@ def shares(sizes: Sequence[int], ask: MixtureSpec) -> list[float]:
     return [one / whole for one in raw]
 
 
-def amounts(sizes: Sequence[int], ask: MixtureSpec) -> list[int]:
+def mixture_row_counts(sizes: Sequence[int], ask: MixtureSpec) -> list[int]:
     """Rows that each data set gives, repeats included; `DataError` when one cannot give its part."""
     parts = shares(sizes, ask)
     for at, (size, part) in enumerate(zip(sizes, parts, strict=True)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.chat.messages import Message
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.data.engine.batch import Numbered
 from luthier.data.engine.tables import ROW_COLUMNS, RowEvent
 from luthier.data.row import MESSAGES, Batch, Row
@@ -42,7 +42,7 @@ class SpillWriter:
         self.starts: list[int] = []
         """Place of each batch's first row."""
         self.rows = 0
-        with writing(path):
+        with translate_write_errors(path):
             self._file = pa.OSFile(str(path), "wb")
             self._writer = pa.ipc.new_file(self._file, schema)
 
@@ -51,12 +51,12 @@ class SpillWriter:
         if table.num_rows:
             self.starts.append(self.rows)
             self.rows += table.num_rows
-            with writing(self.path):
+            with translate_write_errors(self.path):
                 self._writer.write_batch(table)
 
     def close(self) -> Spill:
         """Finish the file and open it for reading."""
-        with writing(self.path):
+        with translate_write_errors(self.path):
             self._writer.close()
             self._file.close()
         return Spill(self.path, self.starts, self.rows, self.schema)
@@ -65,12 +65,12 @@ class SpillWriter:
 @lru_cache(maxsize=1)
 def _opened(path: str, rows: int) -> Spill:
     """`rows` keeps a file apart that was written anew."""
-    found = opened(Path(path))
+    found = open_spill(Path(path))
     assert found.rows == rows
     return found
 
 
-def opened(path: Path) -> Spill:
+def open_spill(path: Path) -> Spill:
     """The rows of a pass that another process, or another run, has finished."""
     import pyarrow as pa
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.data.engine.batch import SOURCE, NamedOperator, Numbered, Tables, run_row_operators, shown_openings
+from luthier.data.engine.batch import SOURCE, NamedOperator, Numbered, Tables, redact_openings, run_row_operators
 from luthier.data.engine.spill import PackedBatch, PackedEvents, pack, pack_events, unpack, unpack_events
 from luthier.data.engine.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
 from luthier.data.engine.workers import Workers
@@ -89,12 +89,12 @@ class Stage:
         """Events of rows that the reader left out, with no more of their texts than may be shown."""
         bare = [at for at, (_, event) in enumerate(events) if event.operator == SOURCE and event.text]
         found = list(events)
-        for at, text in zip(bare, shown_openings([events[at][1].text or "" for at in bare], self.guards), strict=True):
+        for at, text in zip(bare, redact_openings([events[at][1].text or "" for at in bare], self.guards), strict=True):
             found[at] = (events[at][0], events[at][1]._replace(text=text))
         return found
 
 
-def stages(operators: Sequence[NamedOperator], base: Path = Path(), kept: Path | None = None) -> list[Stage]:
+def split_into_stages(operators: Sequence[NamedOperator], base: Path = Path(), kept: Path | None = None) -> list[Stage]:
     """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
@@ -126,7 +126,7 @@ def columns_of(one: NamedOperator) -> Mapping[str, Column]:
     return {f"{one.name}.{name}": kind for name, kind in one.operator.writes.items()}
 
 
-def through(stage: Stage, fed: Iterator[StageInput], workers: Workers) -> Iterator[StageOutput]:
+def run_stage(stage: Stage, fed: Iterator[StageInput], workers: Workers) -> Iterator[StageOutput]:
     """Take batches through a stage, in order, here or in worker processes."""
     if workers.count <= 1 or not (stage.rows or stage.sets):
         return map(stage.run, fed)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from luthier.core.files import writing
-from luthier.data.engine.columns import bytes_in, column, index_array
+from luthier.core.files import translate_write_errors
+from luthier.data.engine.columns import bytes_in, index_array, to_arrow_column
 from luthier.data.operator import Column
 from luthier.data.row import MESSAGES, Batch, Row
 
@@ -80,7 +80,9 @@ def event_table(events: Sequence[RowEvent]) -> pa.RecordBatch:
     import pyarrow as pa
 
     schema = event_schema()
-    arrays = [column(values, kind.type) for values, kind in zip(zip(*events, strict=True), schema, strict=True)]
+    arrays = [
+        to_arrow_column(values, kind.type) for values, kind in zip(zip(*events, strict=True), schema, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -105,12 +107,12 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "kind": [row.kind for row in rows],
         "messages": [_said(row.messages, exclude_defaults=True).decode() for row in rows],
         "tools": [dump_tools(row.tools) if row.tools else "[]" for row in rows],
-        "meta": [dump(row.meta) if row.meta else "{}" for row in rows],
+        "meta": [dump_cell_json(row.meta) if row.meta else "{}" for row in rows],
         "group": [row.group for row in rows],
         "row": [row.row for row in rows],
         **batch.attributes,
     }
-    arrays = [column(columns[one.name], one.type) for one in schema]
+    arrays = [to_arrow_column(columns[one.name], one.type) for one in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -127,7 +129,7 @@ def from_arrow(table: pa.RecordBatch) -> Batch:
     return Batch(rows, columns)
 
 
-def numbered(table: pa.RecordBatch, start: int) -> pa.RecordBatch:
+def number_examples(table: pa.RecordBatch, start: int) -> pa.RecordBatch:
     """Examples as rows between passes, numbered from `start`; a column that their data set has not is empty."""
     import pyarrow as pa
 
@@ -161,8 +163,12 @@ def write_cells(path: Path, cells: dict[str, pa.Array], metadata: str) -> None:
 
     ends = [index_array(np.array([0, len(values)])) for values in cells.values()]
     lists = [pa.LargeListArray.from_arrays(*of) for of in zip(ends, cells.values(), strict=True)]
-    table = pa.RecordBatch.from_arrays([*lists, column([metadata], pa.string())], names=[*cells, ""])
-    with writing(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+    table = pa.RecordBatch.from_arrays([*lists, to_arrow_column([metadata], pa.string())], names=[*cells, ""])
+    with (
+        translate_write_errors(path),
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
         writer.write_batch(table)
 
 
@@ -175,7 +181,7 @@ def read_cells(path: Path) -> tuple[dict[str, pa.Array], str]:
     return cells, str(table.column("")[0].as_py())
 
 
-def give_back() -> None:
+def release_arrow_memory() -> None:
     """Give the system what Arrow keeps for later of tables that were let go."""
     import pyarrow as pa
 
@@ -187,7 +193,7 @@ def dump_tools(tools: Any) -> str:
     return _AS_GIVEN.encode(tools)
 
 
-def dump(value: Any) -> str:
+def dump_cell_json(value: Any) -> str:
     """JSON as it stands in a cell."""
     return _ENCODER.encode(value)
 
@@ -212,7 +218,7 @@ class TableWriter:
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
         self._held_bytes = 0
-        with writing(path):
+        with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
@@ -232,7 +238,7 @@ class TableWriter:
         self._held.clear()  # what is joined is held once
         held = held.combine_chunks()
         start = 0
-        with writing(self.path):
+        with translate_write_errors(self.path):
             for end in _group_ends(held):
                 self._writer.write_table(held.slice(start, end - start).combine_chunks())
                 start = end
@@ -244,12 +250,12 @@ class TableWriter:
         if start:  # a copy, lest a few rows hold all of them
             rest = rest.take(index_array(np.arange(rest.num_rows)))
         self._held += rest.to_batches()
-        give_back()
+        release_arrow_memory()
 
     def close(self) -> None:
         """Write what is held and finish the file."""
         self._flush(whole_groups=False)
-        with writing(self.path):
+        with translate_write_errors(self.path):
             self._writer.close()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.core.system.process import reuse_memory
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _OBJECTS = 50_000
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
+def relaxed_garbage_collection() -> Iterator[None]:
     """Look seldom; afterwards all is as it was. What was there before is not frozen: it may become garbage meanwhile,
     and thawing would take back what somebody else has frozen."""
     thresholds = gc.get_threshold()
@@ -41,7 +41,7 @@ def quiet_collector() -> Iterator[None]:
         gc.set_threshold(*thresholds)
 
 
-def keep_quiet() -> None:
+def relax_garbage_collection() -> None:
     """Look seldom, and never at what was there before, for the rest of a process, as a worker has it."""
     gc.freeze()
     _look_seldom()
@@ -107,7 +107,7 @@ class Workers:
             import multiprocessing
             from concurrent.futures import ProcessPoolExecutor
 
-            with writing(self._scratch or tempfile.gettempdir()):
+            with translate_write_errors(self._scratch or tempfile.gettempdir()):
                 self._folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="luthier.jobs."))
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.count - 1, mp_context=context, initializer=_begin)
@@ -124,7 +124,7 @@ class _Task(Generic[Made]):
 
     def hand(self, pool: ProcessPoolExecutor, path: Path) -> None:
         """Let another process do it, which finds it in a file."""
-        with writing(path):
+        with translate_write_errors(path):
             path.write_bytes(pickle.dumps(self._asked, pickle.HIGHEST_PROTOCOL))
         self._place = path
         self._future = pool.submit(_do, path)
@@ -184,7 +184,7 @@ def _do(path: Path) -> None:
     job, values = pickle.loads(taken.read_bytes())  # noqa: S301  # nobody else can write into the folder
     taken.unlink()
     made = pickle.dumps(job(*values), pickle.HIGHEST_PROTOCOL)
-    with writing(path):
+    with translate_write_errors(path):
         path.with_suffix(".made").write_bytes(made)
 
 
@@ -192,7 +192,7 @@ def _begin() -> None:
     """What a worker does first; one that is left alone by a kill of its run ends, too, in the midst of its job."""
     import threading
 
-    keep_quiet()
+    relax_garbage_collection()
     reuse_memory()
     threading.Thread(target=_end_with_the_run, daemon=True).start()
 

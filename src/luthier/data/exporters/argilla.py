@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.data.annotation.annotations import judgments_of
-from luthier.data.annotation.client import Choices, choices
-from luthier.data.engine.tables import dump, dump_tools
-from luthier.data.exporter import Exporter, Outgoing, Say, write_array
+from luthier.data.annotation.client import LabelChoices, collect_label_choices
+from luthier.data.engine.tables import dump_cell_json, dump_tools
+from luthier.data.exporter import ExportDataset, Exporter, Say, write_array
 
 _FIELD = "text"
 _ALLOWED = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -27,9 +27,9 @@ class ArgillaOut(Exporter):
 
     kind: Literal["argilla"] = "argilla"
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write the records of each split, and settings with one text field and one question."""
-        options = choices(data, say)
+        options = collect_label_choices(data, say)
         text = json.dumps(_settings(options), ensure_ascii=False, indent=1)
         (folder / "settings.json").write_text(text + "\n", encoding="utf-8")
         for split in data.splits:
@@ -38,17 +38,17 @@ class ArgillaOut(Exporter):
         if judged:
             say("Argilla knows annotators by UUID: responses by other names are refused until such users exist")
         if undecided := sum(one.get("label") is None for one in judged):
-            say(f"{counted(undecided, 'judgment')} without a label left out: Argilla's records hold none")
+            say(f"{format_counted_noun(undecided, 'judgment')} without a label left out: Argilla's records hold none")
         if any("time" in one or "seconds" in one for one in judged):
             say("Argilla has no place for the time of a judgment: it is left out")
 
 
-def record(line: dict[str, Any], options: Choices) -> dict[str, Any]:
+def record(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
     """A row as a record."""
     question = options.question(line)
     kept = {name: value for name, value in question.kept.items() if name not in ("id", "origin")}
     flat = {
-        name: value if isinstance(value, str) else dump_tools(value) if name == "tools" else dump(value)
+        name: value if isinstance(value, str) else dump_tools(value) if name == "tools" else dump_cell_json(value)
         for name, value in kept.items()
     }
     made: dict[str, Any] = {
@@ -70,16 +70,16 @@ def record(line: dict[str, Any], options: Choices) -> dict[str, Any]:
     return made
 
 
-def _name(options: Choices) -> str:
+def _name(options: LabelChoices) -> str:
     return options.name if _ALLOWED.fullmatch(options.name) else "label"
 
 
-def _value(options: Choices, one: dict[str, Any]) -> Any:
+def _value(options: LabelChoices, one: dict[str, Any]) -> Any:
     """An answer as the question wants it: a list where several classes may be chosen."""
     return options.of(one) if options.between else one["label"]
 
 
-def _settings(choose: Choices) -> dict[str, Any]:
+def _settings(choose: LabelChoices) -> dict[str, Any]:
     options = [{"value": label, "text": label, "description": None} for label in choose.labels]
     field = {"name": _FIELD, "title": _FIELD, "required": True, "settings": {"type": "text", "use_markdown": False}}
     kind = "multi_label_selection" if choose.between else "label_selection"

@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.data.engine.tables import dump, dump_tools
-from luthier.data.exporter import Exporter, ExportRow, Outgoing, Say, joined
+from luthier.data.engine.tables import dump_cell_json, dump_tools
+from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, join_turn_texts
 
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
@@ -23,7 +23,7 @@ class CsvOut(Exporter):
 
     kind: Literal["csv"] = "csv"
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write `SPLIT.csv`, every text quoted (RFC 4180), and say how many cells were made harmless."""
         guarded = 0
         for split in data.splits:
@@ -33,7 +33,7 @@ class CsvOut(Exporter):
                 for line in data.lines(split):
                     cells = _cells(line)
                     guarded += sum(is_formula(cell) for cell in cells)
-                    writer.writerow([harmless(cell) for cell in cells])
+                    writer.writerow([escape_formula(cell) for cell in cells])
         if guarded:
             say(f"{guarded} cells would be read as formulas: an apostrophe stands before them")
 
@@ -43,7 +43,7 @@ def is_formula(cell: Any) -> bool:
     return isinstance(cell, str) and cell.startswith(_STARTS)
 
 
-def harmless(cell: Any) -> Any:
+def escape_formula(cell: Any) -> Any:
     """The cell, with an apostrophe before what could be read as a formula."""
     return f"'{cell}" if is_formula(cell) else cell
 
@@ -55,11 +55,11 @@ def _cells(line: ExportRow) -> list[Any]:
     values = {
         **line["origin"],
         **{name: line[name] or "" for name in ("id", "kind", "label")},
-        "system": joined(before),
-        "prompt": joined(prompt_turns),
-        "answer": joined(messages[-1:]),
-        "messages": dump(messages),
+        "system": join_turn_texts(before),
+        "prompt": join_turn_texts(prompt_turns),
+        "answer": join_turn_texts(messages[-1:]),
+        "messages": dump_cell_json(messages),
         "tools": dump_tools(line["tools"]) if "tools" in line else "",
-        "meta": dump(line["meta"]),
+        "meta": dump_cell_json(line["meta"]),
     }
     return [values[name] for name in COLUMNS]

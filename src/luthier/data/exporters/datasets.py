@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.data.delivery.nested import batches, schema
-from luthier.data.exporter import Exporter, Outgoing, Say
+from luthier.data.delivery.nested import nested_export_schema, to_nested_batches
+from luthier.data.exporter import ExportDataset, Exporter, Say
 
 
 class DatasetsOut(Exporter):
@@ -19,7 +19,7 @@ class DatasetsOut(Exporter):
     kind: Literal["datasets"] = "datasets"
     libraries: ClassVar[Mapping[str, str]] = {"datasets": "interop"}
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write what `DatasetDict.save_to_disk` writes; rows pass through the disk, not through memory."""
         self.check_installed(folder)
         import datasets
@@ -30,8 +30,8 @@ class DatasetsOut(Exporter):
         found = {}
         for split in data.splits:
             path = scratch / f"{split}.arrow"
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema()) as writer:
-                for batch in batches(data.lines(split)):
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, nested_export_schema()) as writer:
+                for batch in to_nested_batches(data.lines(split)):
                     writer.write_batch(batch)
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             fingerprint = f"{data.artifact.digest[:24]}-{split}"

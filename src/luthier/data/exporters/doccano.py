@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.data.annotation.annotations import file_of, judgments_of, last_of
-from luthier.data.annotation.client import AnnotationQuestion, Choices, choices
-from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
+from luthier.data.annotation.annotations import annotator_file_name, judgments_of, last_judgment_of
+from luthier.data.annotation.client import AnnotationQuestion, LabelChoices, collect_label_choices
+from luthier.data.exporter import ExportDataset, Exporter, Say, write_lines
 
 
 class DoccanoOut(Exporter):
@@ -20,9 +20,9 @@ class DoccanoOut(Exporter):
 
     kind: Literal["doccano"] = "doccano"
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write `SPLIT.jsonl`, or `SPLIT/ANNOTATOR.jsonl` where people have judged, and the label types."""
-        options = choices(data, say)
+        options = collect_label_choices(data, say)
         write_lines(folder / "labels.json", [[{"text": label} for label in options.labels]])
         confident = judged = False
         for split in data.splits:
@@ -40,7 +40,7 @@ class DoccanoOut(Exporter):
             say("Doccano has no place for the time of a judgment: it stands in the document's metadata")
 
 
-def document(line: dict[str, Any], options: Choices) -> dict[str, Any]:
+def document(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
     """A row as a document with the proposed label, if there is one."""
     question = options.question(line)
     found = question.proposal
@@ -48,13 +48,18 @@ def document(line: dict[str, Any], options: Choices) -> dict[str, Any]:
     return {"text": question.text, "label": label, **_kept(question), **({"proposal": found} if found else {})}
 
 
-def _of(data: Outgoing, split: str, annotator: str, options: Choices) -> Iterator[dict[str, Any]]:
+def _of(data: ExportDataset, split: str, annotator: str, options: LabelChoices) -> Iterator[dict[str, Any]]:
     """What one annotator judged; of several judgments of one row, the last is the label."""
     for line in data.lines(split):
         question = options.question(line)
         mine = [one for one in question.judgments if one["annotator"] == annotator]
         if mine:
-            yield {"text": question.text, "label": options.of(last_of(mine)), **_kept(question), "judgments": mine}
+            yield {
+                "text": question.text,
+                "label": options.of(last_judgment_of(mine)),
+                **_kept(question),
+                "judgments": mine,
+            }
 
 
 def _kept(question: AnnotationQuestion) -> dict[str, Any]:
@@ -66,8 +71,8 @@ def _files(names: list[str]) -> dict[str, str]:
     """A file's name for each annotator, a different one each."""
     found: dict[str, str] = {}
     for name in names:
-        file, number = file_of(name), 2
+        file, number = annotator_file_name(name), 2
         while file in found.values():
-            file, number = f"{file_of(name)}-{number}", number + 1
+            file, number = f"{annotator_file_name(name)}-{number}", number + 1
         found[name] = file
     return found

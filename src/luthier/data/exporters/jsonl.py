@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
+from luthier.data.exporter import ExportDataset, Exporter, Say, write_lines
 
 
 class JsonlOut(Exporter):
@@ -13,7 +13,7 @@ class JsonlOut(Exporter):
 
     kind: Literal["jsonl"] = "jsonl"
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write `SPLIT.jsonl`."""
         for split in data.splits:
             write_lines(folder / f"{split}.jsonl", data.lines(split))

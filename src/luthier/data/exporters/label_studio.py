@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
-from luthier.data.annotation.client import Choices, choices
-from luthier.data.exporter import Exporter, Outgoing, Say, write_array
+from luthier.data.annotation.client import LabelChoices, collect_label_choices
+from luthier.data.exporter import ExportDataset, Exporter, Say, write_array
 
 _TEXT = "text"
 """What the text is called in the configuration."""
@@ -22,15 +22,15 @@ class LabelStudioOut(Exporter):
 
     kind: Literal["label_studio"] = "label_studio"
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write the tasks of each split, and the configuration."""
-        options = choices(data, say)
+        options = collect_label_choices(data, say)
         (folder / "labels.xml").write_text(_config(options), encoding="utf-8")
         for split in data.splits:
             write_array(folder / f"{split}.json", (task(line, options) for line in data.lines(split)))
 
 
-def task(line: dict[str, Any], options: Choices) -> dict[str, Any]:
+def task(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
     """A row as a task."""
     question = options.question(line)
     made: dict[str, Any] = {"data": {_TEXT: question.text, **question.kept}}
@@ -43,7 +43,7 @@ def task(line: dict[str, Any], options: Choices) -> dict[str, Any]:
     return made
 
 
-def _annotation(one: dict[str, Any], options: Choices) -> dict[str, Any]:
+def _annotation(one: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
     is_decided = bool(options.of(one))
     made = {
         "result": [_choice(options, one)] if is_decided else [],
@@ -62,16 +62,16 @@ def _by(annotator: str) -> dict[str, Any]:
     return {"completed_by": int(annotator)} if is_number else {"annotator": annotator}
 
 
-def _choice(options: Choices, one: dict[str, Any]) -> dict[str, Any]:
+def _choice(options: LabelChoices, one: dict[str, Any]) -> dict[str, Any]:
     return {"from_name": _name(options), "to_name": _TEXT, "type": "choices", "value": {"choices": options.of(one)}}
 
 
-def _name(options: Choices) -> str:
+def _name(options: LabelChoices) -> str:
     """What the control is called: not as the text is."""
     return options.name if options.name != _TEXT else "label"
 
 
-def _config(options: Choices) -> str:
+def _config(options: LabelChoices) -> str:
     lines = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in options.labels)
     how, name = "multiple" if options.between else "single", quoteattr(_name(options))
     return (

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.chat.messages import Message, as_openai
-from luthier.chat.preference import REJECTED, turns_of
+from luthier.chat.messages import Message, messages_to_openai
+from luthier.chat.preference import REJECTED, parse_answer_turns
 from luthier.core.errors import DataError, SourceLocation
-from luthier.data.exporter import Exporter, ExportRow, Outgoing, Say, write_lines
+from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, write_lines
 from luthier.data.row import MESSAGES
 
 LEAST_ROWS = 10
@@ -31,7 +31,7 @@ class OpenaiOut(Exporter):
     """`preference` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`); `auto` looks
     and says."""
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write both files of each split; `DataError` names the first row that OpenAI would refuse."""
         pairs = self._pairs(data, say)
         for split in data.splits:
@@ -44,7 +44,7 @@ class OpenaiOut(Exporter):
                 say(f"{split}: larger than the {LARGEST_BYTES >> 20} MB that OpenAI takes in one file")
         say("OpenAI's form holds no id, origin or meta: they stand line by line in SPLIT.index.jsonl")
 
-    def _pairs(self, data: Outgoing, say: Say) -> bool:
+    def _pairs(self, data: ExportDataset, say: Say) -> bool:
         if self.form != "auto":
             return self.form == "preference"
         found = all(_rejected(line) for split in data.splits for line in data.lines(split))
@@ -53,12 +53,12 @@ class OpenaiOut(Exporter):
         return found
 
 
-def _index(data: Outgoing, split: str) -> Iterator[dict[str, Any]]:
+def _index(data: ExportDataset, split: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(data.lines(split), start=1):
         yield {"line": number, **{name: line[name] for name in ("id", "origin", "meta")}}
 
 
-def _checked(data: Outgoing, split: str, *, pairs: bool) -> Iterator[dict[str, Any]]:
+def _checked(data: ExportDataset, split: str, *, pairs: bool) -> Iterator[dict[str, Any]]:
     refused: list[str] = []
     for line in data.lines(split):
         made = preference(line) if pairs else chat(line)
@@ -82,15 +82,15 @@ def chat(line: ExportRow) -> dict[str, Any]:
 def preference(line: ExportRow) -> dict[str, Any]:
     """A row as OpenAI's preference example: what stands before the answer, the answer, and the rejected one."""
     messages = MESSAGES.validate_python(line["messages"])
-    model_input: dict[str, Any] = {"messages": as_openai(messages[:-1])}
+    model_input: dict[str, Any] = {"messages": messages_to_openai(messages[:-1])}
     if "tools" in line:
         model_input |= {"tools": _tools(line)}
     rejected = _rejected(line)
-    turns = turns_of(rejected)
+    turns = parse_answer_turns(rejected)
     other = turns[-1].content if turns else rejected
     return {
         "input": model_input,
-        "preferred_output": as_openai(messages[-1:]),
+        "preferred_output": messages_to_openai(messages[-1:]),
         "non_preferred_output": [{"role": "assistant", "content": other}],
     }
 
@@ -102,7 +102,7 @@ def _rejected(line: ExportRow) -> Any:
 
 def _weighed(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     """Messages, with weight 0 on assistant turns that are not to be learnt."""
-    pairs = zip(as_openai(messages), messages, strict=True)
+    pairs = zip(messages_to_openai(messages), messages, strict=True)
     return [made if message.learn else {**made, "weight": 0} for made, message in pairs]
 
 

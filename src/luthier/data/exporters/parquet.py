@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from luthier.data.delivery.nested import batches, schema
+from luthier.data.delivery.nested import nested_export_schema, to_nested_batches
 from luthier.data.engine.tables import TableWriter
-from luthier.data.exporter import Exporter, Outgoing, Say
+from luthier.data.exporter import ExportDataset, Exporter, Say
 
 
 class ParquetOut(Exporter):
@@ -15,10 +15,10 @@ class ParquetOut(Exporter):
 
     kind: Literal["parquet"] = "parquet"
 
-    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write `SPLIT.parquet`."""
         for split in data.splits:
-            writer = TableWriter(folder / f"{split}.parquet", schema())
-            for batch in batches(data.lines(split)):
+            writer = TableWriter(folder / f"{split}.parquet", nested_export_schema())
+            for batch in to_nested_batches(data.lines(split)):
                 writer.write(batch)
             writer.close()

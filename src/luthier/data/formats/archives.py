@@ -32,7 +32,7 @@ _TRUST = "if you trust it, unpack it yourself and name the file that comes out"
 _WHOLE = "check that the file is whole; fetch or pack it again"
 
 
-def packing(file: BinaryIO) -> str:
+def detect_compression(file: BinaryIO) -> str:
     """How a file is packed, from its first bytes; nothing for plain files and for documents that are zips inside."""
     start = file.read(8)
     file.seek(0)
@@ -53,9 +53,9 @@ def member_names(file: BinaryIO) -> list[str]:
         return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
-def data_inside(file: BinaryIO, name: str) -> dict[str, int]:
+def list_data_members(file: BinaryIO, name: str) -> dict[str, int]:
     """The files inside a zip with their sizes, in order of their names, without what packers leave beside the data."""
-    with archive(file, name) as opened:
+    with open_zip_archive(file, name) as opened:
         infos = [info for info in opened.infolist() if not info.is_dir() and not _aside(info.filename)]
     return {info.filename: info.file_size for info in sorted(infos, key=lambda info: info.filename)}
 
@@ -66,7 +66,7 @@ def _aside(name: str) -> bool:
 
 
 @contextmanager
-def unpacked(file: BinaryIO, how: str, name: str, member: str = "") -> Iterator[BinaryIO]:
+def open_unpacked(file: BinaryIO, how: str, name: str, member: str = "") -> Iterator[BinaryIO]:
     """The content of a packed file, as a stream; of a zip that of one member, named where there are several."""
     if how == "zip":
         with _member(file, name, member) as (inner, size):
@@ -106,17 +106,17 @@ _OPENERS = {"gzip": _gzip, "bz2": _bz2, "xz": _xz, "zstd": _zstd}
 
 @contextmanager
 def _member(file: BinaryIO, name: str, member_name: str) -> Iterator[tuple[Any, int]]:
-    with archive(file, name) as opened:
+    with open_zip_archive(file, name) as opened:
         infos = [info for info in opened.infolist() if not info.is_dir() and not _aside(info.filename)]
         infos = [info for info in infos if info.filename == member_name] if member_name else infos
         if len(infos) != 1:
             raise DataError(f"holds {len(infos)} files, not one", where=SourceLocation(file=name), hint=_WHOLE)
-        with member(opened, infos[0], name) as inner:
+        with open_zip_member(opened, infos[0], name) as inner:
             yield inner, infos[0].compress_size
 
 
 @contextmanager
-def archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
+def open_zip_archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
     """An open zip; a file that is none is a `DataError`."""
     try:
         opened = zipfile.ZipFile(file)
@@ -127,7 +127,7 @@ def archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Iterator[BinaryIO]:
+def open_zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Iterator[BinaryIO]:
     """One file of a zip; links, names that climb out, locked and oversized members are refused."""
     where = SourceLocation(file=name, field=info.filename)
     parts = PurePosixPath(info.filename).parts
@@ -162,7 +162,7 @@ def refuse_bomb(out: int, packed: int, where: SourceLocation, hint: str = _TRUST
 
 def refuse_large(file: BinaryIO, most_bytes: int, name: str) -> None:
     """Refuse a document that is a zip inside when its parts would not fit the memory it may take."""
-    with archive(file, name) as opened:
+    with open_zip_archive(file, name) as opened:
         for info in opened.infolist():
             refuse_bomb(info.file_size, info.compress_size, SourceLocation(file=name, field=info.filename))
         total = sum(info.file_size for info in opened.infolist())

@@ -13,12 +13,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.data.formats import dialect as dialects
 from luthier.data.formats.dialect import Dialect, Header
 from luthier.data.formats.files import File
-from luthier.data.formats.lines import LONGEST_BYTES, BadLine, TextHead, head, lines
-from luthier.data.row import Broken, Record
+from luthier.data.formats.lines import LONGEST_BYTES, TextHead, UndecodableLine, head, read_text_lines
+from luthier.data.row import BrokenRow, Record
 
 _MOST_COLUMNS = 10_000
 
@@ -37,25 +37,25 @@ class DelimitedFormat(NamedTuple):
     """What is said of those that were found there."""
 
 
-def look(
+def detect_delimited_format(
     file: File, *, delimiter: str = "auto", quote: str = "auto", encoding: str = "auto", header: Header = "auto"
 ) -> DelimitedFormat:
     """The file's way of writing: what was asked for, or what its first lines show."""
     first = head(file, encoding)
     lines = first.text.splitlines(keepends=True)
     above = 0
-    if named := dialects.names_delimiter(lines[0] if lines else ""):
+    if named := dialects.delimiter_from_sep_line(lines[0] if lines else ""):
         above, delimiter = 1, named if delimiter == "auto" else delimiter
     if isinstance(header, int):
         above = header - 1
-    found = dialects.find("".join(lines[above:]), delimiter, quote, whole=first.whole)
+    found = dialects.detect_dialect("".join(lines[above:]), delimiter, quote, whole=first.whole)
     dialect = Dialect(found.delimiter if delimiter == "auto" else ",", found.quote if quote == "auto" else '"')
-    notes = [first.note, dialects.note(dialect, file.name)]
+    notes = [first.note, dialects.describe_dialect(dialect, file.name)]
     if isinstance(header, tuple):
         return DelimitedFormat(found, header, first, notes, above)
     is_named, titles = header != "no", dialects.Titles(0)
     if header == "auto":
-        titles = dialects.titles(found, lines[above:])
+        titles = dialects.find_table_titles(found, lines[above:])
         above += titles.lines
         notes.append(f"{file.name}: {titles.description}" if titles.description else "")
         rows = found.reader(lines[above : above + 50], strict=False)
@@ -65,7 +65,7 @@ def look(
     return DelimitedFormat(found, is_named, first, notes, above, titles.description)
 
 
-def read(
+def read_delimited_rows(
     file: File,
     *,
     delimiter: str = "auto",
@@ -73,22 +73,22 @@ def read(
     encoding: str = "auto",
     header: Header = "auto",
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[Record | Broken]:
+) -> Iterator[Record | BrokenRow]:
     """Rows of a delimited file; a broken row is yielded as such, and reading goes on behind it."""
-    written = look(file, delimiter=delimiter, quote=quote, encoding=encoding, header=header)
+    written = detect_delimited_format(file, delimiter=delimiter, quote=quote, encoding=encoding, header=header)
     for note in filter(None, written.notes):
         say(note)
     csv.field_size_limit(LONGEST_BYTES)
-    source = _Lines(lines(file, written.first))
+    source = _Lines(read_text_lines(file, written.first))
     for passed in range(written.above):
         if next(source, None) is None:
-            what = f"has {counted(passed, 'line')}, and the header is to stand in line {header}"
+            what = f"has {format_counted_noun(passed, 'line')}, and the header is to stand in line {header}"
             hint = "set `header` to the line with the names of the columns"
             raise DataError(what, where=SourceLocation(file=file.name, field="header"), hint=hint)
     source.begin()
-    columns = dialects.numbered(_columns(written, source, file.name), file.name, say)
+    columns = dialects.make_columns_unique(_columns(written, source, file.name), file.name, say)
     empty = True
-    hidden = bool(dialects.names_delimiter(next(iter(written.first.text.splitlines()), "")))
+    hidden = bool(dialects.delimiter_from_sep_line(next(iter(written.first.text.splitlines()), "")))
     for found in _rows(written.dialect, source, columns, file.name, hidden):
         empty = False
         yield found
@@ -99,15 +99,15 @@ def read(
 class _Lines:
     """Lines for Python's CSV reader, which remembers those of the row at hand and takes lines back."""
 
-    def __init__(self, source: Iterator[str | BadLine]) -> None:
+    def __init__(self, source: Iterator[str | UndecodableLine]) -> None:
         self._source = source
-        self._back: deque[str | BadLine] = deque()
+        self._back: deque[str | UndecodableLine] = deque()
         self._chars = 0
         self.number = 0
         """How many lines were handed out."""
-        self.taken: list[str | BadLine] = []
+        self.taken: list[str | UndecodableLine] = []
         """The lines of the row at hand."""
-        self.bad: BadLine | None = None
+        self.bad: UndecodableLine | None = None
         """The first of them that cannot be decoded."""
 
     def __iter__(self) -> Iterator[str]:
@@ -119,7 +119,7 @@ class _Lines:
         line = self._back.popleft() if self._back else next(self._source)
         self.number += 1
         self.taken.append(line)
-        if isinstance(line, BadLine):
+        if isinstance(line, UndecodableLine):
             self.bad = self.bad or line
             return line.text
         self._chars += len(line)
@@ -167,7 +167,7 @@ def _first_row(dialect: Dialect, source: _Lines, name: str) -> list[str]:
 
 def _rows(
     dialect: Dialect, source: _Lines, columns: list[str], name: str, hidden: int = 0
-) -> Iterator[Record | Broken]:
+) -> Iterator[Record | BrokenRow]:
     """`hidden` lines of those before the first row are shown by no spreadsheet."""
     reader = dialect.reader(source, strict=True)
     width, doubt, count = len(columns), _Doubt(0, 0), source.number - hidden
@@ -186,19 +186,21 @@ def _rows(
             doubt = _Doubt(line, source.number) if source.number > doubt.last else doubt
             problem = problem or "a quote is opened in this row and closed in another"
             what = f"{problem}; the lines behind it, to {source.number}, are read on their own"
-            yield Broken(name, line, what, row=row)
+            yield BrokenRow(name, line, what, row=row)
             source.take_back()
             reader = dialect.reader(source, strict=True)
         elif problem or source.bad:
             within = f"; lines {line} to {source.number} were read as this one row" if many else ""
-            bad = source.bad or BadLine(problem, "")
-            yield Broken(name, line, bad.problem + within, hint=bad.hint, row=row)
+            bad = source.bad or UndecodableLine(problem, "")
+            yield BrokenRow(name, line, bad.problem + within, hint=bad.hint, row=row)
         elif line <= doubt.last and not dialect.stands("".join(map(_text, source.taken))):
-            yield Broken(name, line, f"may belong to the text of the quote that is opened in line {doubt.line}")
+            yield BrokenRow(name, line, f"may belong to the text of the quote that is opened in line {doubt.line}")
         elif len(cells) == width:
             yield Record(dict(zip(columns, cells, strict=True)), name, line, row=row)
         elif cells:
-            yield Broken(name, line, f"the row has {counted(len(cells), 'field')}, the header has {width}", row=row)
+            yield BrokenRow(
+                name, line, f"the row has {format_counted_noun(len(cells), 'field')}, the header has {width}", row=row
+            )
 
 
 class _Doubt(NamedTuple):
@@ -209,8 +211,8 @@ class _Doubt(NamedTuple):
     last: int
 
 
-def _text(line: str | BadLine) -> str:
-    return line.text if isinstance(line, BadLine) else line
+def _text(line: str | UndecodableLine) -> str:
+    return line.text if isinstance(line, UndecodableLine) else line
 
 
 def _stand_alone(source: _Lines, dialect: Dialect, width: int) -> bool:

@@ -64,7 +64,7 @@ class Dialect:
         return re.compile(rf"{field}(?:{between}{field})*+")
 
 
-def find(text: str, delimiter: str, quote: str, *, whole: bool) -> Dialect:
+def detect_dialect(text: str, delimiter: str, quote: str, *, whole: bool) -> Dialect:
     """The way of writing that cuts most of a file's first rows into the same number of fields, at least two."""
     sample = text.splitlines(keepends=True)[: _SAMPLE_ROWS + 1]
     if len(sample) > 1 and (not whole or len(sample) > _SAMPLE_ROWS):
@@ -82,7 +82,7 @@ def find(text: str, delimiter: str, quote: str, *, whole: bool) -> Dialect:
     return _without_quotes(best, sample) or _single_quotes(best, sample) or best
 
 
-def note(dialect: Dialect, file: str) -> str:
+def describe_dialect(dialect: Dialect, file: str) -> str:
     """What is said of a way of writing that is not the common one."""
     remarks: list[str] = []
     if dialect.delimiter != ",":
@@ -92,13 +92,13 @@ def note(dialect: Dialect, file: str) -> str:
     return f"{file}: {' and '.join(remarks)} (seen in its first lines)" if remarks else ""
 
 
-def names_delimiter(line: str) -> str:
+def delimiter_from_sep_line(line: str) -> str:
     """The delimiter that Excel's first line `sep=;` names; empty where there is no such line."""
     found = _SEPARATED.fullmatch(line.strip())
     return found[1] if found else ""
 
 
-def numbered(columns: Sequence[str], file: str, say: Callable[[str], None]) -> list[str]:
+def make_columns_unique(columns: Sequence[str], file: str, say: Callable[[str], None]) -> list[str]:
     """Names of columns of which none comes twice: `Comment, Comment` becomes `Comment, Comment 2`, which is said."""
     taken = set(columns)
     name_counts: Counter[str] = Counter()
@@ -127,7 +127,7 @@ class Titles(NamedTuple):
     """How they are told: how many they are, and the text of the first."""
 
 
-def titles(dialect: Dialect, lines: Sequence[str]) -> Titles:
+def find_table_titles(dialect: Dialect, lines: Sequence[str]) -> Titles:
     """What stands above the header: lines of one field, or of as many as the table has, nearly all of them empty."""
     reader = dialect.reader(lines, strict=False)
     rows: list[tuple[list[str], int]] = []

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from typing import Any, Literal, NamedTuple
 
 from luthier.data.formats.lines import LONGEST_BYTES
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 
 _UNSEEN = frozenset({"script", "style", "head", "template", "noscript", "svg", "iframe", "object"})
 _BLOCKS = frozenset(
@@ -76,11 +76,13 @@ class Paragraph(NamedTuple):
     heading: str = ""
 
 
-def rows(paragraphs: Iterable[Paragraph | Broken], by: By, length: int, name: str) -> Iterator[Record | Broken]:
+def chunk_paragraphs(
+    paragraphs: Iterable[Paragraph | BrokenRow], by: By, length: int, name: str
+) -> Iterator[Record | BrokenRow]:
     """One row a document or a piece: `text`, `document`, `piece` (from 1), and `heading` where there is one."""
     piece, is_told = 0, False
     for found in _pieces(paragraphs, by, length):
-        if isinstance(found, Broken):
+        if isinstance(found, BrokenRow):
             is_told = True
             yield found
             continue
@@ -88,20 +90,20 @@ def rows(paragraphs: Iterable[Paragraph | Broken], by: By, length: int, name: st
         text = "\n\n".join(paragraph.text for paragraph in found).strip()
         if len(text) > LONGEST_BYTES:
             problem = f"the text is longer than {LONGEST_BYTES >> 20} MiB"
-            yield Broken(name, found[0].line, problem, hint="set `chunk_by: length`")
+            yield BrokenRow(name, found[0].line, problem, hint="set `chunk_by: length`")
             continue
         values: dict[str, Any] = {"text": text, "document": name, "piece": piece}
         if by == "heading":
             values["heading"] = found[0].heading
         yield Record(values, name, found[0].line)
     if piece == 0 and not is_told:
-        yield Broken(name, 1, "holds no text", hint="a scan needs text recognition first; or leave the file out")
+        yield BrokenRow(name, 1, "holds no text", hint="a scan needs text recognition first; or leave the file out")
 
 
-def _pieces(paragraphs: Iterable[Paragraph | Broken], by: By, length: int) -> Iterator[list[Paragraph] | Broken]:
+def _pieces(paragraphs: Iterable[Paragraph | BrokenRow], by: By, length: int) -> Iterator[list[Paragraph] | BrokenRow]:
     held: list[Paragraph] = []
     for found in _short(paragraphs, length) if by == "length" else paragraphs:
-        if isinstance(found, Broken):
+        if isinstance(found, BrokenRow):
             yield found
         elif found.text.strip():
             if held and _ends(held, found, by, length):
@@ -122,10 +124,10 @@ def _ends(held: list[Paragraph], more: Paragraph, by: By, length: int) -> bool:
     return sum(len(paragraph.text) for paragraph in held) > LONGEST_BYTES
 
 
-def _short(paragraphs: Iterable[Paragraph | Broken], length: int) -> Iterator[Paragraph | Broken]:
+def _short(paragraphs: Iterable[Paragraph | BrokenRow], length: int) -> Iterator[Paragraph | BrokenRow]:
     """Paragraphs of at most `length` characters, cut behind a sentence where there is one, else behind a word."""
     for found in paragraphs:
-        if isinstance(found, Broken):
+        if isinstance(found, BrokenRow):
             yield found
             continue
         at = 0

@@ -47,7 +47,7 @@ class Encoding(NamedTuple):
     note: str = ""
 
 
-def find(data: bytes, requested: str, file: str) -> Encoding:
+def detect_encoding(data: bytes, requested: str, file: str) -> Encoding:
     """The encoding of a file that begins with these bytes."""
     if requested != "auto":
         return Encoding(requested)
@@ -56,13 +56,13 @@ def find(data: bytes, requested: str, file: str) -> Encoding:
             return Encoding(name, "" if name == "utf-8-sig" else f"{file}: read as {name.upper()} (its mark says so)")
     if wide := _wide(data):
         return Encoding(wide, f"{file}: read as {wide.upper()} (every second byte is nothing); set `encoding` if not")
-    if binary_remedy(data) is not None:
-        hint = binary_remedy(data) or "give a CSV, JSONL or Parquet file"
+    if hint_for_binary(data) is not None:
+        hint = hint_for_binary(data) or "give a CSV, JSONL or Parquet file"
         raise DataError("is not a text file (it holds binary bytes)", where=SourceLocation(file=file), hint=hint)
     return _told(data, file)
 
 
-def is_wide(name: str) -> bool:
+def has_multibyte_newline(name: str) -> bool:
     """Whether a newline takes several bytes."""
     return name.replace("_", "-").lower().startswith(("utf-16", "utf-32"))
 
@@ -83,7 +83,7 @@ def decode_start(data: bytes, encoding: str, where: SourceLocation) -> str:
         raise DataError(f"encoding {encoding!r} is unknown", where=location, hint=hint) from error
 
 
-def binary_remedy(data: bytes) -> str | None:
+def hint_for_binary(data: bytes) -> str | None:
     """What to do with bytes that are no text (it may be nothing); None for text. A stray NUL is its row's affair."""
     for mark, hint in _BINARY.items():
         if data.startswith(mark):

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, cast
 import xxhash
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.files import writing
+from luthier.core.files import translate_write_errors
 from luthier.core.hashing import digest_of, file_digest
-from luthier.core.remote_store import Reaching
+from luthier.core.remote_store import RemoteErrorTranslator
 from luthier.data.formats import archives
 
 _CHUNK = 1 << 20
@@ -56,7 +56,7 @@ class File:
         if self.member:
             return "zip"
         with self.raw() as file:
-            return archives.packing(file)
+            return archives.detect_compression(file)
 
     @property
     def ending(self) -> str:
@@ -66,7 +66,7 @@ class File:
 
     def raw(self) -> BinaryIO:
         """Its bytes as they stand."""
-        return self._far() if self.url else open_here(self.path, self.name)
+        return self._far() if self.url else open_local_file(self.path, self.name)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -76,18 +76,18 @@ class File:
             if not how:
                 yield file
                 return
-            with archives.unpacked(file, how, self.name, self.member) as content:
+            with archives.open_unpacked(file, how, self.name, self.member) as content:
                 yield content
 
     @contextmanager
     def local(self) -> Iterator[Path]:
         """A path on this machine with the unpacked bytes; a copy that goes again where it does not lie so."""
         if not self.url and not self.packing:
-            open_here(self.path, self.name).close()
+            open_local_file(self.path, self.name).close()
             yield self.path
             return
         with tempfile.NamedTemporaryFile(prefix="luthier-", suffix=self.ending) as copy:
-            with self.open() as content, writing(Path(copy.name)):
+            with self.open() as content, translate_write_errors(Path(copy.name)):
                 shutil.copyfileobj(content, copy, _CHUNK)
                 copy.flush()
             yield Path(copy.name)
@@ -96,7 +96,7 @@ class File:
         """Whether there is such a file."""
         if not self.url:
             return self.path.is_file()
-        with Reaching(self.name):
+        with RemoteErrorTranslator(self.name):
             files, path = _reach(self.url)
             return bool(files.isfile(path))
 
@@ -108,7 +108,7 @@ class File:
         if self.member or not self.path.name.lower().endswith(".zip") or self.packing:
             return []
         with self.raw() as file:
-            names = archives.data_inside(file, self.name)
+            names = archives.list_data_members(file, self.name)
         if len(names) > MOST_INSIDE:
             hint = "unpack it, and name the folder"
             raise DataError(f"holds {len(names)} files, more than {MOST_INSIDE}", where=self.where, hint=hint)
@@ -118,7 +118,7 @@ class File:
         """About how many bytes there are to read."""
         if self.member:
             with self.raw() as file:
-                return archives.data_inside(file, self.name)[self.member]
+                return archives.list_data_members(file, self.name)[self.member]
         size = int(self._info["size"] or 0) if self.url else self.path.stat().st_size
         return size * _PACKED_RATIO if self.packing else size
 
@@ -137,12 +137,12 @@ class File:
 
     @cached_property
     def _info(self) -> dict[str, Any]:
-        with Reaching(self.name):
+        with RemoteErrorTranslator(self.name):
             files, path = _reach(self.url)
             return dict(files.info(path))
 
     def _far(self) -> BinaryIO:
-        with Reaching(self.name):
+        with RemoteErrorTranslator(self.name):
             files, path = _reach(self.url)
             return cast(BinaryIO, io.BufferedReader(_Far(files.open(path, "rb"), self.name), _CHUNK))
 
@@ -152,7 +152,7 @@ class _Far(io.RawIOBase):
 
     def __init__(self, inner: Any, name: str) -> None:
         self._inner = inner
-        self._reach = Reaching(name)
+        self._reach = RemoteErrorTranslator(name)
 
     def readable(self) -> bool:
         return True
@@ -186,9 +186,9 @@ def _reach(url: str) -> tuple[Any, str]:
     return files, str(path)
 
 
-def files_behind(url: str, shown: str) -> list[File]:
+def list_remote_files(url: str, shown: str) -> list[File]:
     """The files that a URL means: one, those that fit its `*`, or all below it, in order of their names."""
-    with Reaching(shown):
+    with RemoteErrorTranslator(shown):
         files, url_path = _reach(url)
         protocol = url.partition("://")[0]
         if "*" in url_path and not protocol.startswith("http"):
@@ -210,7 +210,7 @@ def _hidden(path: str, folder: str) -> bool:
     return any(part.startswith(".") for part in path.removeprefix(folder).split("/"))
 
 
-def open_here(path: Path, name: str) -> BinaryIO:
+def open_local_file(path: Path, name: str) -> BinaryIO:
     """Open a file of this machine for reading bytes; a `DataError` names it as the recipe does."""
     where = SourceLocation(file=name)
     try:
@@ -264,7 +264,7 @@ MAILBOX = (
 """What makes a mailbox of mails that are a file each."""
 
 
-def describe_guise(text: str) -> str:
+def describe_text_content(text: str) -> str:
     """What a text looks like that begins so, how it is read, and what to do; empty for plain prose."""
     lines = [line[:_LINE_CHARS].strip("\ufeff\u200e\u200f \t\r") for line in text.split("\n", _LOOKED_AT)[:_LOOKED_AT]]
     filled = [line for line in lines if line]

@@ -12,10 +12,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from luthier.core.errors import DataError, SourceLocation, not_json
+from luthier.core.errors import DataError, SourceLocation, describe_json_error
 from luthier.data.formats.files import File
-from luthier.data.formats.lines import DECODER, LONGEST_BYTES, head, kind_of, refuse_half_surrogates, unusable
-from luthier.data.row import Broken, Record
+from luthier.data.formats.lines import (
+    DECODER,
+    LONGEST_BYTES,
+    describe_unusable_json,
+    head,
+    json_type_name,
+    refuse_lone_surrogates,
+)
+from luthier.data.row import BrokenRow, Record
 
 _CHUNK_BYTES = 1 << 16
 _TOKENS = re.compile(r'["\\{}\[\]]')
@@ -24,9 +31,9 @@ CONVERSATIONS = frozenset({"messages", "conversations", "conversation", "turns"}
 """Arrays by these names are one conversation: the object that holds one is a row itself."""
 
 
-def read(
+def read_json_rows(
     file: File, *, encoding: str = "auto", rows: str | None = None, say: Callable[[str], None] = lambda text: None
-) -> Iterator[Record | Broken]:
+) -> Iterator[Record | BrokenRow]:
     """The objects of a JSON file; `rows` names the member that holds them when the file is an object."""
     first = head(file, encoding)
     if first.note:
@@ -37,7 +44,7 @@ def read(
             yield from _rows(text, file.name, rows, say)
         except _LostError as lost:
             hint = "mend the file, or set `on_error: drop` to use what stands before"
-            yield Broken(file.name, text.line, f"{lost}; from here on the file cannot be read", hint=hint)
+            yield BrokenRow(file.name, text.line, f"{lost}; from here on the file cannot be read", hint=hint)
 
 
 class _LostError(Exception):
@@ -48,7 +55,7 @@ class _LongError(_LostError):
     """A value does not fit the memory that a row may take."""
 
 
-def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | Broken]:
+def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | BrokenRow]:
     begin, empty = text.peek(), True
     if begin not in ("[", "{"):
         location, hint = SourceLocation(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
@@ -139,7 +146,7 @@ class _Text:
         while True:
             try:
                 value, end = DECODER.raw_decode(self._window, self._at)
-                refuse_half_surrogates(self._window[self._at : end], value)
+                refuse_lone_surrogates(self._window[self._at : end], value)
             except (json.JSONDecodeError, RecursionError, ValueError) as error:
                 if self._is_cut(error) and self._more():
                     continue
@@ -201,11 +208,11 @@ class _Text:
 
 def _problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return not_json(error)
-    return unusable(error)
+        return describe_json_error(error)
+    return describe_unusable_json(error)
 
 
-def _array(text: _Text, name: str) -> Iterator[Record | Broken]:
+def _array(text: _Text, name: str) -> Iterator[Record | BrokenRow]:
     text.skip("[")
     while text.peek() not in ("]", ""):
         yield _element(text, name)
@@ -214,13 +221,13 @@ def _array(text: _Text, name: str) -> Iterator[Record | Broken]:
     text.skip("]")
 
 
-def _element(text: _Text, name: str) -> Record | Broken:
+def _element(text: _Text, name: str) -> Record | BrokenRow:
     text.peek()
     line = text.line
     value, problem = text.value()
     if not problem and not isinstance(value, dict):
-        problem = f"expected a JSON object, got {kind_of(value)}"
-    return Broken(name, line, problem) if problem else Record(value, name, line)
+        problem = f"expected a JSON object, got {json_type_name(value)}"
+    return BrokenRow(name, line, problem) if problem else Record(value, name, line)
 
 
 class _Members:
@@ -235,7 +242,7 @@ class _Members:
         self._own: dict[str, Any] = {}
         self._used: str | None = None
 
-    def rows(self) -> Iterator[Record | Broken]:
+    def rows(self) -> Iterator[Record | BrokenRow]:
         """Yield the rows, then say which array they are."""
         yield from self._object("")
         if self._used is not None:
@@ -247,7 +254,7 @@ class _Members:
         else:
             yield Record(self._own, self._name, 1)
 
-    def _object(self, before: str) -> Iterator[Record | Broken]:
+    def _object(self, before: str) -> Iterator[Record | BrokenRow]:
         """Read one object; `before` is the way to it."""
         text = self._text
         text.skip("{")
@@ -262,7 +269,7 @@ class _Members:
                 text.skip(",")
         text.skip("}")
 
-    def _member(self, key: str, line: int) -> Iterator[Record | Broken]:
+    def _member(self, key: str, line: int) -> Iterator[Record | BrokenRow]:
         member_name = self._wanted
         if key == member_name or (member_name is None and key not in CONVERSATIONS and self._text.opens_rows()):
             self._use(key, line)
@@ -291,11 +298,11 @@ _INSTANCES = "instances"
 """The column in which Self-Instruct keeps what a task was tried with: a list of objects with `input` and `output`."""
 
 
-def flattened(found: Iterator[Record | Broken]) -> Iterator[Record | Broken]:
+def flatten_rows(found: Iterator[Record | BrokenRow]) -> Iterator[Record | BrokenRow]:
     """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are, but that a
     task of Self-Instruct is a row for each of its instances."""
     for one in found:
-        if isinstance(one, Broken):
+        if isinstance(one, BrokenRow):
             yield one
         elif _is_task(one.values):
             yield from (_flat(one._replace(values={**one.values, _INSTANCES: each})) for each in one.values[_INSTANCES])
@@ -303,14 +310,14 @@ def flattened(found: Iterator[Record | Broken]) -> Iterator[Record | Broken]:
             yield _flat(one)
 
 
-def _flat(one: Record) -> Record | Broken:
+def _flat(one: Record) -> Record | BrokenRow:
     leaves = list(_leaves(one.values, ""))
     values = dict(leaves)
     if len(values) == len(leaves):
         return one._replace(values=values)
     names = [name for name, _ in leaves]
     twice = next(name for name in names if names.count(name) > 1)
-    return Broken(one.file, one.line, "two values have this name", twice, "set `flatten: false`", one.key)
+    return BrokenRow(one.file, one.line, "two values have this name", twice, "set `flatten: false`", one.key)
 
 
 def _is_task(row: dict[str, Any]) -> bool:
@@ -328,7 +335,7 @@ def _leaves(value: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
             yield f"{before}{name}", inner
 
 
-def has_inner_texts(rows: Sequence[dict[str, Any]]) -> bool:
+def has_nested_texts(rows: Sequence[dict[str, Any]]) -> bool:
     """Whether sentences stand only in objects inside of the rows, or the rows are tasks of Self-Instruct."""
     if rows and all(map(_is_task, rows)):
         return True
@@ -346,7 +353,7 @@ def _speaks(value: Any) -> bool:
     return isinstance(value, str) and " " in value.strip()
 
 
-def inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
+def find_inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
     """The dotted name of the one array of objects inside of an object that is itself no row."""
     if _has_sentence(row):
         return None
@@ -362,7 +369,7 @@ def inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
     return None if is_talk else name
 
 
-def by_name(row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def find_rows_keyed_by_name(row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """The objects that an object holds by their names, where they are rows of one table, and the name of the object
     that holds them; empty for the row itself."""
     inner = {name: value for name, value in row.items() if isinstance(value, dict)}
@@ -381,7 +388,7 @@ def _is_row(value: Any) -> bool:
     return not any(_TURN.isdisjoint(one[0]) for one in tables)
 
 
-def holds_columns(row: dict[str, Any]) -> bool:
+def is_columnar_object(row: dict[str, Any]) -> bool:
     """Whether an object is a table by its columns: a list, or an object by numbers, of as many values in each."""
     if {"columns", "data"} <= set(row) <= {"columns", "data", "index", "schema"}:
         return True

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
-from luthier.core.errors import DataError, SourceLocation, not_json
+from luthier.core.errors import DataError, SourceLocation, describe_json_error
 from luthier.data.formats import encodings
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 
 HEAD_BYTES = 1 << 17
 LONGEST_BYTES = 16 << 20
@@ -23,7 +23,7 @@ LONGEST_BYTES = 16 << 20
 _CHECK = "check `encoding`; `auto` finds most"
 
 
-class BadLine(NamedTuple):
+class UndecodableLine(NamedTuple):
     """A line that cannot be decoded; the reader of the format says where."""
 
     problem: str
@@ -48,17 +48,17 @@ def head(file: File, encoding: str = "auto") -> TextHead:
     with file.open() as opened:
         data = opened.read(HEAD_BYTES + 1)
     whole = len(data) <= HEAD_BYTES
-    found = encodings.find(data[:HEAD_BYTES], encoding, file.name)
+    found = encodings.detect_encoding(data[:HEAD_BYTES], encoding, file.name)
     text = encodings.decode_start(data[:HEAD_BYTES], found.name, file.where)
     if not text.strip("\ufeff \t\r\n"):
         raise DataError("is empty", where=file.where, hint="give a file with at least one row")
     return TextHead(text, found.name, found.note, whole)
 
 
-def lines(file: File, first: TextHead) -> Iterator[str | BadLine]:
+def read_text_lines(file: File, first: TextHead) -> Iterator[str | UndecodableLine]:
     """Every physical line with its end, decoded, or what is wrong with it; memory is bounded by the longest line."""
     with file.open() as opened:
-        if encodings.is_wide(first.encoding) or ("\r" in first.text and "\n" not in first.text):
+        if encodings.has_multibyte_newline(first.encoding) or ("\r" in first.text and "\n" not in first.text):
             yield from _as_text(opened, first.encoding, file.where)
             return
         for number, raw in enumerate(iter(partial(opened.readline, LONGEST_BYTES), b"")):
@@ -69,8 +69,8 @@ def lines(file: File, first: TextHead) -> Iterator[str | BadLine]:
                 yield _line(raw, "utf-8-sig" if number == 0 and first.encoding == "utf-8" else first.encoding)
 
 
-def _too_long() -> BadLine:
-    return BadLine(f"the line is longer than {LONGEST_BYTES >> 20} MiB", "split the row, or give it as Parquet")
+def _too_long() -> UndecodableLine:
+    return UndecodableLine(f"the line is longer than {LONGEST_BYTES >> 20} MiB", "split the row, or give it as Parquet")
 
 
 def _skip_line(opened: BinaryIO) -> None:
@@ -78,20 +78,20 @@ def _skip_line(opened: BinaryIO) -> None:
         pass
 
 
-def _line(raw: bytes, encoding: str) -> str | BadLine:
+def _line(raw: bytes, encoding: str) -> str | UndecodableLine:
     if b"\0" in raw:
         rest = raw.replace(b"\0", b"").decode(encoding, "replace")
-        return BadLine("the line holds a NUL byte", "remove it: `tr -d '\\000' < FILE > CLEAN`", rest)
+        return UndecodableLine("the line holds a NUL byte", "remove it: `tr -d '\\000' < FILE > CLEAN`", rest)
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
         odd = raw[error.start]
         hint = "save the file as UTF-8, or set `encoding: cp1252` (what Excel on Windows writes)"
         problem = f"byte 0x{odd:02x} at position {error.start + 1} of the line is not {encoding}"
-        return BadLine(problem, hint, raw.decode(encoding, "replace"))
+        return UndecodableLine(problem, hint, raw.decode(encoding, "replace"))
 
 
-def _as_text(opened: BinaryIO, encoding: str, where: SourceLocation) -> Iterator[str | BadLine]:
+def _as_text(opened: BinaryIO, encoding: str, where: SourceLocation) -> Iterator[str | UndecodableLine]:
     """UTF-16, UTF-32 and files with the line ends of old Macs: the whole is decoded as a stream."""
     text = io.TextIOWrapper(opened, encoding=encoding, newline=None)
     number = 0
@@ -112,9 +112,9 @@ def _as_text(opened: BinaryIO, encoding: str, where: SourceLocation) -> Iterator
         text.detach()
 
 
-def read(
+def read_jsonl_rows(
     file: File, *, encoding: str = "auto", say: Callable[[str], None] = lambda text: None
-) -> Iterator[Record | Broken]:
+) -> Iterator[Record | BrokenRow]:
     """Objects of a JSONL file; a line that is not one is yielded as broken."""
     first = head(file, encoding)
     if first.text.lstrip("\ufeff \t\r\n").startswith("["):
@@ -122,37 +122,37 @@ def read(
         raise DataError("holds one JSON array; one object a line is wanted", where=location, hint=hint)
     if first.note:
         say(first.note)
-    for number, line in enumerate(lines(file, first), start=1):
-        if isinstance(line, BadLine):
-            yield Broken(file.name, number, line.problem, hint=line.hint)
+    for number, line in enumerate(read_text_lines(file, first), start=1):
+        if isinstance(line, UndecodableLine):
+            yield BrokenRow(file.name, number, line.problem, hint=line.hint)
         elif not line.isspace():
-            yield record(line, file.name, number)
+            yield parse_jsonl_record(line, file.name, number)
 
 
-def record(text: str, name: str, number: int) -> Record | Broken:
+def parse_jsonl_record(text: str, name: str, number: int) -> Record | BrokenRow:
     """The row that is written as one JSON object."""
     try:
-        value = load(text)
+        value = parse_json(text)
     except ValueError as error:
-        return Broken(name, number, str(error))
+        return BrokenRow(name, number, str(error))
     if not isinstance(value, dict):
-        return Broken(name, number, f"expected a JSON object, got {kind_of(value)}")
+        return BrokenRow(name, number, f"expected a JSON object, got {json_type_name(value)}")
     return Record(value, name, number)
 
 
-def load(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """A JSON value that can be written again as UTF-8; `ValueError` says in one sentence what is wrong."""
     try:
         value = DECODER.decode(text.lstrip("\ufeff"))
-        refuse_half_surrogates(text, value)
+        refuse_lone_surrogates(text, value)
     except json.JSONDecodeError as error:
-        raise ValueError(not_json(error, column=True)) from error
+        raise ValueError(describe_json_error(error, column=True)) from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(unusable(error)) from error
+        raise ValueError(describe_unusable_json(error)) from error
     return value
 
 
-def unusable(error: Exception) -> str:
+def describe_unusable_json(error: Exception) -> str:
     """What is wrong with text that is JSON, and cannot be used."""
     if isinstance(error, UnicodeEncodeError):
         return "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text"
@@ -160,7 +160,7 @@ def unusable(error: Exception) -> str:
     return f"is not JSON that can be used: {what}"
 
 
-def refuse_half_surrogates(text: str, value: Any) -> None:
+def refuse_lone_surrogates(text: str, value: Any) -> None:
     """Half a surrogate pair cannot be written as UTF-8: `UnicodeEncodeError`."""
     if "\\u" in text:
         text.encode()
@@ -181,7 +181,7 @@ def _finite(digits: str) -> float:
 DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
-def kind_of(value: Any) -> str:
+def json_type_name(value: Any) -> str:
     """What a JSON value is, for messages."""
     kinds = {list: "an array", str: "a string", bool: "true or false", int: "a number", float: "a number"}
     return kinds.get(type(value), "null")

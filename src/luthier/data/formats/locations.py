@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.files import filled, locate
+from luthier.core.files import expand_env_vars, resolve_path
 from luthier.core.system import net
-from luthier.data.formats.files import File, files_behind
+from luthier.data.formats.files import File, list_remote_files
 
 _SHOWN = 6
 """Files of a zip that are named to somebody."""
@@ -24,7 +24,7 @@ def is_url(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE) is not None
 
 
-def is_wide(path: str) -> bool:
+def is_url_or_glob(path: str) -> bool:
     """Whether a path is more than a place on this machine: a URL, or a pattern."""
     return is_url(path) or (_PATTERN.search(path) is not None and not Path(path).exists())
 
@@ -34,17 +34,17 @@ def files_of(path: str, base: Path, fits: Callable[[File], bool], known: str) ->
 
     `DataError` for a folder or a pattern without a fitting file, and for one that leads out of its folder.
     """
-    whole = filled(path)
+    whole = expand_env_vars(path)
     if is_url(whole):
         return _behind(whole, path, fits, known)
-    location = locate(path, base)
+    location = resolve_path(path, base)
     if (packed := _above(location)) is not None:
         return _some(_named(packed, location, path), path, fits, _held(packed))
     if location.is_dir():
-        return _some(inside(location, "**/*", path.rstrip("/")), path, fits, known)
+        return _some(glob_inside(location, "**/*", path.rstrip("/")), path, fits, known)
     if _PATTERN.search(path) and not location.exists():
         root, pattern = _split(path)
-        found = inside(locate(root or ".", base), pattern, root.rstrip("/"))
+        found = glob_inside(resolve_path(root or ".", base), pattern, root.rstrip("/"))
         return _some(found, path, lambda file: True, "no file's name fits the pattern")
     return [File(location, path)]
 
@@ -71,10 +71,10 @@ def _named(packed: File, location: Path, path: str) -> list[File]:
 def _held(packed: File) -> str:
     """What a zip holds, for somebody who named what is not in it."""
     names = [one.member for one in packed.inside()]
-    return f"it holds {listed(names)}" if names else f"name {packed.name} itself: it holds one file"
+    return f"it holds {format_file_names(names)}" if names else f"name {packed.name} itself: it holds one file"
 
 
-def listed(names: Sequence[str], between: str = ", ") -> str:
+def format_file_names(names: Sequence[str], between: str = ", ") -> str:
     """Some of the files of a zip for somebody to read, and how many more there are."""
     more = f"{between}… ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else ""
     return between.join(names[:_SHOWN]) + more
@@ -90,8 +90,8 @@ def _split(path: str) -> tuple[str, str]:
 def _behind(url: str, path: str, fits: Callable[[File], bool], known: str) -> list[File]:
     if url.startswith("file://"):
         return files_of(url.removeprefix("file://"), Path("/"), fits, known)
-    shown = net.shown(url) if is_url(path) else path
-    found = files_behind(url, shown)
+    shown = net.redact_url(url) if is_url(path) else path
+    found = list_remote_files(url, shown)
     return found if len(found) == 1 and found[0].name == shown else _some(found, shown, fits, known)
 
 
@@ -102,7 +102,7 @@ def _some(found: list[File], path: str, fits: Callable[[File], bool], known: str
     return fitting
 
 
-def inside(root: Path, pattern: str, shown: str) -> list[File]:
+def glob_inside(root: Path, pattern: str, shown: str) -> list[File]:
     """The files below a folder that fit a pattern, hidden ones aside; a link that leads out of it is refused.
 
     Links to folders inside are not followed: what lies there is found in its own place.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from luthier.data.cleaning.quoted import without_quoted
-from luthier.data.columns.conversations import Meeting
+from luthier.data.columns.conversations import ThreadParticipants
 from luthier.data.formats.documents import plain_text
 from luthier.data.formats.lines import LONGEST_BYTES
 
@@ -21,7 +21,7 @@ _SUBJECT_MARK = re.compile(r"^\s*(?:re|aw|antw|sv|vs|tr|fwd?|wg|r)\s*(?:\[\d+\])
 _ID = re.compile(r"<[^<>\s]{1,500}>")
 
 
-class Letter(NamedTuple):
+class MailHeader(NamedTuple):
     """A mail's headers, and where it stands in the file."""
 
     start: int
@@ -40,14 +40,14 @@ class Letter(NamedTuple):
 class Mail(NamedTuple):
     """A mail with its text."""
 
-    letter: Letter
+    letter: MailHeader
     text: str
     attachments: int = 0
     problem: str = ""
     """Why it cannot be read, if so."""
 
 
-def letters(path: Path) -> Iterator[Letter]:
+def read_mail_headers(path: Path) -> Iterator[MailHeader]:
     """The headers of every mail, in the order of the file."""
     with path.open("rb") as file:
         for start, end, line, head in _stretches(file):
@@ -74,7 +74,7 @@ def _stretches(file: BinaryIO) -> Iterator[tuple[int, int, int, bytes]]:
         yield start, at, first_line, b"".join(head)
 
 
-def _letter(start: int, end: int, line: int, head: bytes) -> Letter:
+def _letter(start: int, end: int, line: int, head: bytes) -> MailHeader:
     parsed = email.message_from_bytes(head, policy=email.policy.compat32)
     named = _ID.findall(str(parsed.get("Message-ID", "")))
     before = _ID.findall(f"{parsed.get('References', '')} {parsed.get('In-Reply-To', '')}")
@@ -82,7 +82,7 @@ def _letter(start: int, end: int, line: int, head: bytes) -> Letter:
     subject = _decoded(str(parsed.get("Subject", "")))
     sender = next(iter(senders), "")
     key = named[0] if named else f"line {line}"
-    return Letter(start, end, line, key, tuple(before), subject, sender, _date(parsed.get("Date")))
+    return MailHeader(start, end, line, key, tuple(before), subject, sender, _date(parsed.get("Date")))
 
 
 def _addresses(headers: Iterable[object]) -> list[str]:
@@ -112,11 +112,11 @@ def _date(text: object) -> str:
         return ""
 
 
-def threads(found: Sequence[Letter]) -> Iterator[list[Letter]]:
+def threads(found: Sequence[MailHeader]) -> Iterator[list[MailHeader]]:
     """Mails that answer each other, by their ids, or by their subject when a reply names no id; in order of time."""
     root_of: dict[str, str] = {}
     by_subject: dict[str, str] = {}
-    grouped: dict[str, list[Letter]] = {}
+    grouped: dict[str, list[MailHeader]] = {}
     for letter in found:
         root_of.setdefault(letter.key, letter.key)
         for other in letter.before:
@@ -150,26 +150,26 @@ def bare_subject(subject: str) -> str:
     return bare.strip().lower()
 
 
-def meetings(found: Sequence[Letter]) -> list[Meeting]:
+def thread_participants(found: Sequence[MailHeader]) -> list[ThreadParticipants]:
     """Who met in each thread."""
     return [
-        Meeting(thread[0].sender, frozenset(letter.sender for letter in thread[1:] if letter.sender))
+        ThreadParticipants(thread[0].sender, frozenset(letter.sender for letter in thread[1:] if letter.sender))
         for thread in threads(found)
     ]
 
 
-def is_of(address: str, addresses: Sequence[str]) -> bool:
+def is_support_address(address: str, addresses: Sequence[str]) -> bool:
     """Whether an address is one of the desk's, or of one of its domains."""
     return any(address == one.lower() or (one.startswith("@") and address.endswith(one.lower())) for one in addresses)
 
 
-def opened(path: Path, thread: Sequence[Letter], *, quoted: bool) -> list[Mail]:
+def read_thread_mails(path: Path, thread: Sequence[MailHeader], *, quoted: bool) -> list[Mail]:
     """The texts of a thread's mails; `quoted` keeps what they repeat."""
     with path.open("rb") as file:
         return [_mail(file, letter, quoted=quoted) for letter in thread]
 
 
-def _mail(file: BinaryIO, letter: Letter, *, quoted: bool) -> Mail:
+def _mail(file: BinaryIO, letter: MailHeader, *, quoted: bool) -> Mail:
     if letter.end - letter.start > LONGEST_BYTES * 2:
         return Mail(letter, "", problem=f"the mail is longer than {LONGEST_BYTES * 2 >> 20} MiB")
     file.seek(letter.start)

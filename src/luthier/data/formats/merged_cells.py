@@ -11,7 +11,7 @@ _HIGHEST = 20
 """Rows from the top among which a header is looked for."""
 
 
-class Merged(NamedTuple):
+class MergedCells(NamedTuple):
     """A block of cells that were merged into one, by places in the table, the last ones included."""
 
     top: int
@@ -29,21 +29,23 @@ Ranges = Sequence[tuple[tuple[int, int], tuple[int, int]]]
 """As calamine tells them: first and last cell, each by row and column of the sheet from 0."""
 
 
-def merged(ranges: Ranges | None, table: Sequence[Sequence[Any]], start: tuple[int, int]) -> list[Merged]:
+def find_merged_cells(
+    ranges: Ranges | None, table: Sequence[Sequence[Any]], start: tuple[int, int]
+) -> list[MergedCells]:
     """Where cells were merged in a table that begins at a cell of the sheet; no two of them overlap in a column."""
     row, column = start
     height, width = len(table), len(table[0]) if table else 0
-    found: list[Merged] = []
+    found: list[MergedCells] = []
     ends: dict[int, int] = {}  # the last merged row of each column, as far as blocks begin there
     for (top, left), (bottom, right) in sorted(ranges or ()):
-        one = Merged(top - row, left - column, min(bottom - row, height - 1), min(right - column, width - 1))
+        one = MergedCells(top - row, left - column, min(bottom - row, height - 1), min(right - column, width - 1))
         if one.top >= 0 and 0 <= one.left <= one.right and ends.get(one.left, -1) < one.top <= one.bottom:
             found.append(one)
             ends[one.left] = one.bottom
     return found
 
 
-def fill_down(table: list[list[Any]], blocks: Sequence[Merged]) -> int:
+def fill_down(table: list[list[Any]], blocks: Sequence[MergedCells]) -> int:
     """Give every row of a column's merged cells their value; returns how many got it."""
     filled = 0
     for block in blocks:
@@ -53,13 +55,13 @@ def fill_down(table: list[list[Any]], blocks: Sequence[Merged]) -> int:
     return filled
 
 
-def groups(table: Sequence[Sequence[Any]], blocks: Sequence[Merged]) -> dict[int, list[Any]]:
+def find_group_header_rows(table: Sequence[Sequence[Any]], blocks: Sequence[MergedCells]) -> dict[int, list[Any]]:
     """Rows that group the columns named in the row below, with the group of each column.
 
     Such a row has cells merged across columns, each of which the row below names apart, by a short text of its own.
     """
     found: dict[int, list[Any]] = {}
-    of_row: dict[int, list[Merged]] = {}
+    of_row: dict[int, list[MergedCells]] = {}
     for block in blocks:
         if block.is_across and block.top < min(_HIGHEST, len(table) - 1):
             of_row.setdefault(block.top, []).append(block)
@@ -78,7 +80,7 @@ def groups(table: Sequence[Sequence[Any]], blocks: Sequence[Merged]) -> dict[int
     return found
 
 
-def told_apart(names: Sequence[Any], group: Sequence[Any]) -> list[Any]:
+def disambiguate_columns(names: Sequence[Any], group: Sequence[Any]) -> list[Any]:
     """Names of columns, with their group in front where two are alike."""
     return [
         f"{above} {name}" if names.count(name) > 1 and above not in ("", name) else name

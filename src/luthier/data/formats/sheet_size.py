@@ -22,14 +22,14 @@ _ROW, _CELLS, _SHEET, _DATA, _DATA_ENDS = 0, range(2, 12), 129, 145, 146
 """Records of a binary sheet (MS-XLSB, 2.3.2): a row's header, cells with content, where a sheet and its data begin."""
 
 
-def refuse_spread(opened: BinaryIO, most_bytes: int, name: str) -> None:
+def refuse_oversized_sheets(opened: BinaryIO, most_bytes: int, name: str) -> None:
     """Refuse a workbook whose sheets spread over more than fits, however few cells they hold."""
-    with archives.archive(opened, name) as archive:
+    with archives.open_zip_archive(opened, name) as archive:
         lengths = _shared_lengths(archive, name)
         for info in archive.infolist():
             if info.filename.lower().endswith(_SHARED_TEXTS):
                 continue
-            with archives.member(archive, info, name) as part:
+            with archives.open_zip_member(archive, info, name) as part:
                 sheet = _binary(part) if info.filename.endswith(".bin") else _xml(part, info.filename, name, lengths)
             _refuse(sheet, info.filename, most_bytes, name)
 
@@ -149,7 +149,7 @@ def _shared_lengths(archive: zipfile.ZipFile, name: str) -> list[int]:
     parser.buffer_text = True
     parser.StartElementHandler, parser.CharacterDataHandler = start, text
     try:
-        with archives.member(archive, info, name) as part:
+        with archives.open_zip_member(archive, info, name) as part:
             _feed(parser, part)
     except expat.ExpatError as error:
         raise _broken(error, info.filename, name) from error

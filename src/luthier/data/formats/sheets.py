@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.formats import archives, dialect, merged_cells, sheet_size
 from luthier.data.formats.files import File
-from luthier.data.formats.tables import plain
-from luthier.data.row import Broken, Record
+from luthier.data.formats.tables import to_json_value
+from luthier.data.row import BrokenRow, Record
 
 MOST_BYTES = 512 << 20
 """A workbook whose parts take more than this unpacked is refused: it is read as a whole."""
 _LOOKED_AT = 40
 
 
-def read(
+def read_sheet_rows(
     file: File,
     *,
     sheet: str | int | None = None,
     header: dialect.Header = "auto",
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[Record | Broken]:
+) -> Iterator[Record | BrokenRow]:
     """Rows of one sheet; a row's line is its number in the sheet."""
     rows, groups = _filled(file, sheet, say)
     if header == "auto":
@@ -35,11 +35,11 @@ def read(
     elif isinstance(header, int):
         rows = _from_header(rows, groups, _place(rows, header, file))
     columns, rows = _columns(rows, header, file, say)
-    columns = dialect.numbered(columns, file.name, say)
+    columns = dialect.make_columns_unique(columns, file.name, say)
     _with_times(rows)
     for number, row in rows:
         if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
-            yield Broken(file.name, number, f"the row has more fields than the header, which has {len(columns)}")
+            yield BrokenRow(file.name, number, f"the row has more fields than the header, which has {len(columns)}")
         else:
             yield Record(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
     if not rows:
@@ -54,7 +54,7 @@ def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
     return (rows[found.lines][0], found.description) if found.lines and dialect.has_header(shown) else None
 
 
-def fullest(file: File) -> tuple[str, list[str]] | None:
+def find_largest_sheet(file: File) -> tuple[str, list[str]] | None:
     """The sheet with the largest used area, and the names of all; None where the first one is, or the only one."""
     from python_calamine import CalamineWorkbook
 
@@ -73,7 +73,7 @@ def _refuse_bombs(file: File) -> None:
     if start == b"PK\x03\x04":
         with file.local() as path, path.open("rb") as archive:
             archives.refuse_large(archive, MOST_BYTES, file.name)
-            sheet_size.refuse_spread(archive, MOST_BYTES, file.name)
+            sheet_size.refuse_oversized_sheets(archive, MOST_BYTES, file.name)
 
 
 class _Table(NamedTuple):
@@ -81,7 +81,7 @@ class _Table(NamedTuple):
 
     cells: list[list[Any]]
     above: int
-    blocks: list[merged_cells.Merged]
+    blocks: list[merged_cells.MergedCells]
 
 
 def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> _Table:
@@ -92,7 +92,7 @@ def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], 
         found = book.get_sheet_by_name(name)
         start = found.start or (0, 0)
         cells = found.to_python(skip_empty_area=True)
-        return _Table(cells, start[0], merged_cells.merged(found.merged_cell_ranges, cells, start))
+        return _Table(cells, start[0], merged_cells.find_merged_cells(found.merged_cell_ranges, cells, start))
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _filled(file: File, sheet: str | int | None, say: Callable[[str], None]) -> 
         table, first, blocks = _table(str(path), file, sheet, say)
     if merged_cells.fill_down(table, blocks):
         say(f"{file.name}: cells are merged over several rows; each of these rows has what stands in them")
-    groups = {first + 1 + index: group for index, group in merged_cells.groups(table, blocks).items()}
+    groups = {first + 1 + index: group for index, group in merged_cells.find_group_header_rows(table, blocks).items()}
     rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
     if not rows:
         raise DataError("the sheet is empty", where=file.where, hint="set `sheet` to one with rows")
@@ -162,7 +162,7 @@ def _from_header(rows: Rows, groups: dict[int, list[Any]], above: int) -> Rows:
     """The rows without those above the header; columns of one name have their group in front."""
     line, header = rows[above]
     group = groups.get(rows[above - 1][0]) if above else None
-    return [(line, merged_cells.told_apart(header, group) if group else header), *rows[above + 1 :]]
+    return [(line, merged_cells.disambiguate_columns(header, group) if group else header), *rows[above + 1 :]]
 
 
 def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:
@@ -191,4 +191,4 @@ def _value(cell: Any) -> Any:
     """A cell's value: whole numbers without a point, dates as ISO text, an empty cell as empty text."""
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1 << 53:
         return int(cell)
-    return plain(cell)
+    return to_json_value(cell)

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.formats import archives
 from luthier.data.formats.files import File
-from luthier.data.formats.lines import LONGEST_BYTES, load
-from luthier.data.row import Broken
+from luthier.data.formats.lines import LONGEST_BYTES, parse_json
+from luthier.data.row import BrokenRow
 
 LISTS = frozenset({"channels.json", "groups.json", "dms.json", "mpims.json"})
 _SPOKEN = frozenset({"", "thread_broadcast", "bot_message", "file_share", "me_message"})
@@ -43,7 +43,7 @@ class SlackMessage(NamedTuple):
     """Its number in the file, from 1."""
 
 
-class Export(Protocol):
+class SlackExport(Protocol):
     """The files of an export."""
 
     name: str
@@ -89,14 +89,14 @@ class _Zip:
         return sorted(self._infos)
 
     def load(self, name: str) -> Any:
-        with archives.member(self._archive, self._infos[name], self.name) as opened:
+        with archives.open_zip_member(self._archive, self._infos[name], self.name) as opened:
             return _loaded(opened, f"{self.name}/{name}")
 
 
 @contextmanager
-def zipped(opened: BinaryIO, name: str) -> Iterator[Export]:
+def open_slack_zip(opened: BinaryIO, name: str) -> Iterator[SlackExport]:
     """An export in its zip; nothing is unpacked to the disk."""
-    with archives.archive(opened, name) as archive:
+    with archives.open_zip_archive(opened, name) as archive:
         yield _Zip(archive, name)
 
 
@@ -106,13 +106,13 @@ def _loaded(opened: BinaryIO, name: str) -> Any:
     if len(data) > 4 * LONGEST_BYTES:
         raise DataError(f"is longer than {4 * LONGEST_BYTES >> 20} MiB", where=where, hint="export fewer days at once")
     try:
-        return load(data.decode("utf-8-sig"))
+        return parse_json(data.decode("utf-8-sig"))
     except ValueError as error:
         what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise DataError(what, where=where, hint="export it anew, or leave the file out") from error
 
 
-def people(export: Export) -> dict[str, Person]:
+def people(export: SlackExport) -> dict[str, Person]:
     """Everybody by id."""
     if "users.json" not in export.names():
         hint = "name the export's zip or folder: it holds users.json"
@@ -128,7 +128,7 @@ def people(export: Export) -> dict[str, Person]:
     return found
 
 
-def called(names: Iterable[str], people: dict[str, Person], file: str) -> frozenset[str]:
+def find_user_ids(names: Iterable[str], people: dict[str, Person], file: str) -> frozenset[str]:
     """The ids of people by name, address or id; `DataError` for one that nobody bears."""
     found: set[str] = set()
     for name in names:
@@ -142,7 +142,7 @@ def called(names: Iterable[str], people: dict[str, Person], file: str) -> frozen
     return frozenset(found)
 
 
-def channels(export: Export, requested: Sequence[str]) -> list[str]:
+def channels(export: SlackExport, requested: Sequence[str]) -> list[str]:
     """The channels, sorted; `DataError` for a wanted one that is not there."""
     found = sorted({name.split("/")[0] for name in export.names() if name.count("/") == 1})
     for name in requested:
@@ -152,7 +152,7 @@ def channels(export: Export, requested: Sequence[str]) -> list[str]:
     return [name for name in found if not requested or name in {one.lstrip("#") for one in requested}]
 
 
-def threads(export: Export, channel: str, broken: list[Broken]) -> tuple[list[list[SlackMessage]], int]:
+def threads(export: SlackExport, channel: str, broken: list[BrokenRow]) -> tuple[list[list[SlackMessage]], int]:
     """A channel's threads in the order of their first messages, and how many notices stand among them.
 
     Days that cannot be read are added to `broken`.
@@ -163,7 +163,7 @@ def threads(export: Export, channel: str, broken: list[Broken]) -> tuple[list[li
         try:
             messages = _objects(export.load(name))
         except DataError as error:
-            broken.append(Broken(error.where.file or name, 1, error.message, hint=error.hint))
+            broken.append(BrokenRow(error.where.file or name, 1, error.message, hint=error.hint))
             continue
         for number, message in enumerate(messages, start=1):
             slack_message = _said(message, f"{export.name}/{name}", number)
@@ -196,7 +196,7 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def plain(text: str, people: dict[str, Person]) -> str:
+def strip_slack_markup(text: str, people: dict[str, Person]) -> str:
     """A message's text without Slack's marks: people and channels by name, links with their words."""
     return html.unescape(_MARK.sub(lambda found: _meant(found[1], found[2] or "", people), text))
 

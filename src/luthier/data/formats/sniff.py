@@ -49,7 +49,7 @@ class FileSample:
             data = opened.read(HEAD_BYTES)
         members: tuple[str, ...] = ()
         if data.startswith(b"PK\x03\x04"):
-            with _zip(file) as raw, archives.archive(raw, file.name) as archive:
+            with _zip(file) as raw, archives.open_zip_archive(raw, file.name) as archive:
                 members = tuple(archive.namelist())
         return cls(PurePosixPath(file.member).name or file.path.name, file.ending, data, members)
 
@@ -62,7 +62,7 @@ class FileSample:
     def text(self) -> str:
         """The first bytes as text; empty for what is none."""
         try:
-            return encodings.decode_start(self.data, encodings.find(self.data, "auto", "").name, _NOWHERE)
+            return encodings.decode_start(self.data, encodings.detect_encoding(self.data, "auto", "").name, _NOWHERE)
         except DataError:
             return ""
 

@@ -15,18 +15,18 @@ from luthier.artifacts import parquet
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.formats.archives import refuse_bomb
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 
 _BATCH_ROWS = 1024
 _TRUST = "if you trust it, write its rows as JSON lines, and name that file"
 
 
-def read(file: File) -> Iterator[Record | Broken]:
+def read_parquet_rows(file: File) -> Iterator[Record | BrokenRow]:
     """Rows of a Parquet file."""
     return _read(file, "Parquet", _parquet)
 
 
-def read_arrow(file: File) -> Iterator[Record | Broken]:
+def read_arrow(file: File) -> Iterator[Record | BrokenRow]:
     """Rows of an Arrow file (Feather), or of an Arrow stream."""
     return _read(file, "Arrow", _arrow)
 
@@ -34,7 +34,7 @@ def read_arrow(file: File) -> Iterator[Record | Broken]:
 Batches = Callable[[File], AbstractContextManager[tuple[list[str], Iterator[Any]]]]
 
 
-def _read(file: File, what: str, batches: Batches) -> Iterator[Record | Broken]:
+def _read(file: File, what: str, batches: Batches) -> Iterator[Record | BrokenRow]:
     import pyarrow as pa
 
     number = 0
@@ -88,14 +88,14 @@ def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
         yield row
 
 
-def _record(values: dict[str, Any] | str, name: str, number: int) -> Record | Broken:
+def _record(values: dict[str, Any] | str, name: str, number: int) -> Record | BrokenRow:
     if isinstance(values, str):
         problem, hint = (
             "expected text in UTF-8, got other bytes",
             "write the text anew as UTF-8, or the column as bytes",
         )
-        return Broken(name, number, problem, values, hint)
-    return Record({key: plain(value) for key, value in values.items()}, name, number)
+        return BrokenRow(name, number, problem, values, hint)
+    return Record({key: to_json_value(value) for key, value in values.items()}, name, number)
 
 
 def _fitting(batch: Any) -> int:
@@ -120,7 +120,9 @@ def _parquet(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
     import pyarrow.parquet as pq
 
     with _seekable(file) as opened, pq.ParquetFile(opened) as table:
-        found = parquet.batches(table, _BATCH_ROWS, kept=parquet.with_dictionaries(opened, table))
+        found = parquet.read_parquet_batches(
+            table, _BATCH_ROWS, kept=parquet.reopen_with_dictionary_columns(opened, table)
+        )
         yield table.schema_arrow.names, _guarded(found, opened.seek(0, io.SEEK_END), file.where)
 
 
@@ -160,16 +162,16 @@ def _first_line(error: BaseException) -> str:
     return str(error).split("\n", 1)[0][:200]
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """A value as JSON can hold it: dates as ISO text, decimals as text, bytes as base64, NaN as nothing."""
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_json_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_value(item) for key, item in value.items()}
     return _as_text(value)
 
 

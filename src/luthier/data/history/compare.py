@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.artifacts.dataset import MADE, frame, lineage, splits
+from luthier.artifacts.dataset import MADE, list_source_datasets, list_splits, read_split_frame
 from luthier.core.artifact import Artifact
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 
 
 class _Seen(NamedTuple):
@@ -22,7 +22,7 @@ class _Seen(NamedTuple):
 class DatasetComparison(BaseModel):
     """Ids by what became of them from the first data set to the second, each list in order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     same: int
     """Rows that are the same, in the same split."""
     added: list[str]
@@ -48,7 +48,7 @@ class DatasetComparison(BaseModel):
         }
 
 
-def compare(first: Artifact, second: Artifact) -> DatasetComparison:
+def compare_datasets(first: Artifact, second: Artifact) -> DatasetComparison:
     """Match rows by id (the content as it was read), and the rest by file and line."""
     before, after = _rows(first), _rows(second)
     both = [name for name in before if name in after]
@@ -81,8 +81,8 @@ def _rows(artifact: Artifact) -> dict[str, _Seen]:
     columns = ("id", "file", "line", "messages", "label", pl.col("meta").str.contains(f'"{MADE}"', literal=True))
     return {
         name: _Seen(split, (file, line), (messages, label), made)
-        for split in splits(artifact)
-        for name, file, line, messages, label, made in frame(artifact, split).select(*columns).iter_rows()
+        for split in list_splits(artifact)
+        for name, file, line, messages, label, made in read_split_frame(artifact, split).select(*columns).iter_rows()
     }
 
 
@@ -91,7 +91,7 @@ def _reasons(artifact: Artifact, lost: list[str]) -> dict[str, int]:
     import polars as pl
 
     found: dict[str, str] = {}
-    for made in lineage(artifact):
+    for made in list_source_datasets(artifact):
         events = pl.read_parquet(made.path("events.parquet"))
         drops = events.filter((pl.col("action") == "drop") & pl.col("id").is_in(lost)).select("id", "reason")
         for name, reason in drops.iter_rows():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.artifacts.dataset import MADE, DatasetSummary, splits
+from luthier.artifacts.dataset import MADE, DatasetSummary, list_splits
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, did_you_mean
 
@@ -70,7 +70,7 @@ def _whole_id(artifact: Artifact, beginning: str) -> str:
     import polars as pl
 
     found: set[str] = set()
-    tables = [f"examples/{split}.parquet" for split in splits(artifact)] + ["events.parquet"]
+    tables = [f"examples/{split}.parquet" for split in list_splits(artifact)] + ["events.parquet"]
     if len(beginning) >= _SHORTEST:
         for table in tables:
             frame = _scan(artifact, table).filter(pl.col("id").str.starts_with(beginning)).select("id").collect()
@@ -155,7 +155,7 @@ def _by_own_id(artifact: Artifact, value: str) -> str | None:
 
     column = artifact.manifest.settings.get("source", {}).get("id") or "id"
     names = json.dumps(column, ensure_ascii=False)
-    for split in splits(artifact):
+    for split in list_splits(artifact):
         rows = _scan(artifact, f"examples/{split}.parquet").filter(pl.col("meta").str.contains(names, literal=True))
         frame = rows.select("id", "meta").collect()
         for example, meta in frame.iter_rows():
@@ -175,7 +175,7 @@ def _example(artifact: Artifact, example_id: str) -> dict[str, Any]:
     """What the data set holds of an example that was kept."""
     import polars as pl
 
-    for split in splits(artifact):
+    for split in list_splits(artifact):
         frame = _scan(artifact, f"examples/{split}.parquet").filter(pl.col("id") == example_id).collect()
         if frame.height:
             row = frame.row(0, named=True)

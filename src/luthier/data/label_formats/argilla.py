@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, several
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
-from luthier.data.row import Broken, Record
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.row import BrokenRow, Record
 
 _BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
 _SUFFIX = ".responses"
@@ -35,7 +35,7 @@ class Argilla(LabelFormat):
         """Nobody else writes rows like these."""
         return self.fits(rows)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a record."""
         for index, record in enumerate(records):
             row = record.values
@@ -46,9 +46,9 @@ class Argilla(LabelFormat):
                 values = _whole({name: value for name, value in row.items() if not _is_book(name, row)}, row)
                 found = list(_flat(row))
             else:
-                yield Broken(record.file, record.line, "the record has neither fields nor responses")
+                yield BrokenRow(record.file, record.line, "the record has neither fields nor responses")
                 continue
-            key = text_of(row.get("id")) or text_of(row.get("external_id")) or f"{file}:{index}"
+            key = to_optional_text(row.get("id")) or to_optional_text(row.get("external_id")) or f"{file}:{index}"
             yield AnnotatedItem(key, values, tuple(found), record.line)
 
 
@@ -94,7 +94,11 @@ def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
     label_value = None if status in ("discarded", "draft") else _told(value)
     more = {"status": status} if status else {}
     return Annotation(
-        text_of(user) or "unknown", label_of(label_value), question=question, more=more, classes=several(label_value)
+        to_optional_text(user) or "unknown",
+        label_of(label_value),
+        question=question,
+        more=more,
+        classes=classes_of_multilabel(label_value),
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, file_of, several
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
-from luthier.data.row import Broken, Record
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, annotator_file_name, classes_of_multilabel
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.row import BrokenRow, Record
 
 _LABELS = ("label", "labels", "cats")
 _BOOKS = frozenset({*_LABELS, "id", "annotations", "entities", "relations", "Comments", "comments", "judgments"})
@@ -41,17 +41,17 @@ class Doccano(LabelFormat):
             )
         )
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a document."""
         person = PurePosixPath(file).stem
         for index, record in enumerate(records):
             row = record.values
             text, given = _text(row), _given(row)
             if text is None or given is None:
-                yield Broken(record.file, record.line, "the document has no text or no list of labels")
+                yield BrokenRow(record.file, record.line, "the document has no text or no list of labels")
                 continue
             values = {name: value for name, value in row.items() if name not in _BOOKS and name != "data"}
-            key = text_of(row.get("row_id")) or text_of(row.get("id")) or str(index)
+            key = to_optional_text(row.get("row_id")) or to_optional_text(row.get("id")) or str(index)
             named = {"id": values.pop("row_id")} if "row_id" in values else {}
             yield AnnotatedItem(
                 key, {**named, **values, "text": text}, tuple(_judgments(row, given, person)), record.line
@@ -70,15 +70,17 @@ def _given(row: dict[str, Any]) -> list[Any] | None:
 def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[Annotation]:
     if isinstance(row.get("annotations"), list):
         for one in row["annotations"]:
-            time = text_of(one.get("created_at"))
-            yield Annotation(text_of(one.get("user")) or person, label_of(one.get("label", one.get("text"))), time)
+            time = to_optional_text(one.get("created_at"))
+            yield Annotation(
+                to_optional_text(one.get("user")) or person, label_of(one.get("label", one.get("text"))), time
+            )
         return
     spans = [one for one in given if isinstance(one, (list, dict))]
     comments = row.get("Comments") or row.get("comments")
     more = {name: value for name, value in (("spans", spans), ("comments", comments)) if value}
     before = [one for one in row.get("judgments") or () if isinstance(one, dict)]
-    person = next((name for one in before if file_of(name := str(one.get("annotator"))) == person), person)
+    person = next((name for one in before if annotator_file_name(name := str(one.get("annotator"))) == person), person)
     times = [one for one in before if one.get("annotator") == person]
-    time = text_of(times[0].get("time")) if times else None
+    time = to_optional_text(times[0].get("time")) if times else None
     labels = [one for one in given if isinstance(one, (str, int, float))]
-    yield Annotation(person, label_of(labels), time, more=more, classes=several(labels))
+    yield Annotation(person, label_of(labels), time, more=more, classes=classes_of_multilabel(labels))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, several
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
-from luthier.data.row import Broken, Record
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.row import BrokenRow, Record
 
 _VALUES = ("choices", "rating", "number", "text", "taxonomy", "selected", "datetime", "ranker")
 """Kinds of results that say something about the whole item, by the key of their value."""
@@ -33,15 +33,15 @@ class LabelStudio(LabelFormat):
         """Nobody else writes rows like these."""
         return self.fits(rows)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a task."""
         for index, record in enumerate(records):
             data, given = record.values.get("data"), _annotations(record.values)
             if not isinstance(data, dict) or given is None:
-                yield Broken(record.file, record.line, "the task has no `data` or no `annotations`")
+                yield BrokenRow(record.file, record.line, "the task has no `data` or no `annotations`")
                 continue
             found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
-            key = text_of(record.values.get("id")) or text_of(data.get("id")) or f"{file}:{index}"
+            key = to_optional_text(record.values.get("id")) or to_optional_text(data.get("id")) or f"{file}:{index}"
             item = AnnotatedItem(key, dict(data), tuple(found), record.line, whole=True)
             yield item._replace(key=data["id"], whole=False) if item.is_own else item
 
@@ -67,11 +67,13 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
         values_by_question, more = {}, {**more, "status": "cancelled"}
     details: dict[str, Any] = {
         "annotator": _name(annotation.get("completed_by", annotation.get("annotator"))),
-        "time": text_of(annotation.get("created_at")),
+        "time": to_optional_text(annotation.get("created_at")),
         "seconds": annotation.get("lead_time"),
     }
     for name, value in values_by_question.items():
-        yield Annotation(label=label_of(value), question=name, more=more, classes=several(value), **details)
+        yield Annotation(
+            label=label_of(value), question=name, more=more, classes=classes_of_multilabel(value), **details
+        )
     if not values_by_question:
         yield Annotation(label=None, more=more, **details)
 

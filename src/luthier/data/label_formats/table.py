@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, several
+from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
 from luthier.data.columns.layouts import LABEL_NAMES, TEXT_NAMES
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
-from luthier.data.row import Broken, Record
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.row import BrokenRow, Record
 
 _WHO = ("annotator", "worker", "rater", "coder", "judge", "labeler", "labeller", "reviewer", "user", "expert")
 _ITEM = ("item", "task", "unit", "item_id", "task_id", "unit_id", "example_id", "doc_id", "id")
@@ -47,7 +47,7 @@ class TableLabelFormat(LabelFormat):
         columns = list(rows[0]) if rows else []
         return bool(self._who(columns) or len(self._wide(columns)) > 1)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | Broken]:
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a row, in parts where the table is long."""
         columns = list(records[0].values) if records else []
         self._check(columns, file)
@@ -108,14 +108,14 @@ def _last(columns: list[str], who: str, file: str) -> str:
 
 def _long(
     record: Record, who: str, label: str, item: str | None, time: str | None, seconds: str | None
-) -> AnnotatedItem | Broken:
+) -> AnnotatedItem | BrokenRow:
     row = record.values
-    if (name := text_of(row.get(who))) is None:
-        return Broken(record.file, record.line, "nobody is named as annotator", who)
+    if (name := to_optional_text(row.get(who))) is None:
+        return BrokenRow(record.file, record.line, "nobody is named as annotator", who)
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
-    when, label_value = text_of(row.get(time)) if time else None, _told(row.get(label))
-    annotation = Annotation(name, label_of(label_value), when, took, classes=several(label_value))
+    when, label_value = to_optional_text(row.get(time)) if time else None, _told(row.get(label))
+    annotation = Annotation(name, label_of(label_value), when, took, classes=classes_of_multilabel(label_value))
     values = {column: value for column, value in row.items() if column not in own}
     return AnnotatedItem(_key(row, item), values, (annotation,), record.line)
 
@@ -124,7 +124,7 @@ def _wide_item(record: Record, annotators: list[str], item: str | None) -> Annot
     row = record.values
     labels_by_annotator = ((name, _told(row.get(name))) for name in annotators)
     annotations = tuple(
-        Annotation(name, label_of(one), classes=several(one))
+        Annotation(name, label_of(one), classes=classes_of_multilabel(one))
         for name, one in labels_by_annotator
         if label_of(one) is not None
     )

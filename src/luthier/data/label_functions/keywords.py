@@ -33,7 +33,10 @@ class Keywords(LabelFunction):
     def vote(self, rows: Sequence[Row]) -> list[str | None]:
         """Look for the words."""
         texts = (asked_text(row) for row in rows)
-        return [self.label if found(self._wanted, text) and not found(self._silent, text) else None for text in texts]
+        return [
+            self.label if matches_words(self._wanted, text) and not matches_words(self._silent, text) else None
+            for text in texts
+        ]
 
     @cached_property
     def _wanted(self) -> re.Pattern[str] | None:
@@ -51,6 +54,6 @@ def pattern(words: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)") if parts else None
 
 
-def found(pattern: re.Pattern[str] | None, text: str) -> bool:
+def matches_words(pattern: re.Pattern[str] | None, text: str) -> bool:
     """Whether a text has one of the words."""
     return pattern is not None and pattern.search(" ".join(text.casefold().split())) is not None

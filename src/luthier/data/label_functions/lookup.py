@@ -27,7 +27,7 @@ class Lookup(LabelFunction):
 
     def vote(self, rows: Sequence[Row]) -> list[str | None]:
         """Look the values up."""
-        return [self._one(reached(row.meta, self.column)) for row in rows]
+        return [self._one(get_dotted_path(row.meta, self.column)) for row in rows]
 
     def _one(self, value: Any) -> str | None:
         if value is None or isinstance(value, (dict, list)) or value == "":
@@ -35,10 +35,10 @@ class Lookup(LabelFunction):
         return self.values.get(str(value)) if self.values else str(value)
 
 
-def reached(meta: dict[str, Any], path: str) -> Any:
+def get_dotted_path(meta: dict[str, Any], path: str) -> Any:
     """The value that a dotted path leads to; a column whose own name has dots is found as well."""
     if path in meta:
         return meta[path]
     first, dot, rest = path.partition(".")
     inner = meta.get(first)
-    return reached(inner, rest) if dot and isinstance(inner, dict) else None
+    return get_dotted_path(inner, rest) if dot and isinstance(inner, dict) else None

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.core.events import of_rows
+from luthier.core.events import format_rows_affected
 from luthier.data.cleaning.quoted import QuoteSpan
-from luthier.data.cleaning.spans import FENCE, cut, line_spans
-from luthier.data.dedup.shingles import digest8, normal
-from luthier.data.engine.batch import spliced
+from luthier.data.cleaning.spans import FENCE, edits_removing_spans, line_spans
+from luthier.data.dedup.shingles import digest8, normalize_for_comparison
+from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import OperatorResult, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
 
@@ -71,8 +71,8 @@ class Boilerplate(SetOperator):
         for index, row in enumerate(corpus.rows()):
             for field, text in self._said(row):
                 spans = [span for span, key in self._lines(text) if key in frequent]
-                found = cut(field, text, spans, "boilerplate") if spans else []
-                if found and _says(spliced(text, found)):
+                found = edits_removing_spans(field, text, spans, "boilerplate") if spans else []
+                if found and _says(apply_edits(text, found)):
                     outcome.edits.setdefault(index, []).extend(found)
         if outcome.edits:
             lines = "1 line that stands" if len(frequent) == 1 else f"{len(frequent)} lines that stand"
@@ -112,7 +112,7 @@ class Boilerplate(SetOperator):
             is_border = raw.count(FENCE) % 2 == 1
             is_code = is_fenced or is_border
             is_fenced ^= is_border
-            line = normal(raw)
+            line = normalize_for_comparison(raw)
             if len(line) >= self.min_chars and not (is_code or _CODE_LINE.search(raw[:_LOOKED_AT].strip())):
                 yield span, digest8(_DIGITS.sub("0", line))
 
@@ -128,7 +128,9 @@ class Boilerplate(SetOperator):
         if tried is None:
             return None
         return Suggestion(
-            {}, f"{of_rows(tried.edited, profile.looked_at, 'holds', 'hold')} lines that come back in many rows"
+            {},
+            f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} lines that come back in "
+            "many rows",
         )
 
 

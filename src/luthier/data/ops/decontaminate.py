@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
-from luthier.data.columns.mapping import Parts
-from luthier.data.dedup.contamination import Hit, Unseen
+from luthier.data.columns.mapping import MappedRecord
+from luthier.data.dedup.contamination import ContaminationIndex, ContaminationMatch
 from luthier.data.operator import Column, Drop, Judge, OperatorResult, Reads, RowCorpus, RowOperator
-from luthier.data.row import Broken, Record, Row
+from luthier.data.row import BrokenRow, Record, Row
 from luthier.data.source import Source
 
 
@@ -55,20 +55,20 @@ class Decontaminate(RowOperator):
         return placed
 
     @cached_property
-    def _unseen(self) -> Unseen:
+    def _unseen(self) -> ContaminationIndex:
         rows: list[Row] = []
 
         def named() -> Iterator[tuple[str, Row]]:
             for source in self.against:
                 for found in source.mapped(self._base, lambda text: None):
-                    if isinstance(found, Broken):
+                    if isinstance(found, BrokenRow):
                         if source.on_error == "stop":
                             raise found.error()
                         continue
                     rows.append(_row(len(rows), source, *found))
                     yield f"{found[0].file}:{found[0].line}", rows[-1]
 
-        return Unseen(named(), rows.__getitem__, similarity=self.similarity, overlap=self.overlap)
+        return ContaminationIndex(named(), rows.__getitem__, similarity=self.similarity, overlap=self.overlap)
 
     def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Compare rows with the benchmarks."""
@@ -88,7 +88,7 @@ class Decontaminate(RowOperator):
         if not self.held_out or not len(held_out):
             return None
         named = ((row.id, row) for row in held_out.rows())
-        unseen = Unseen(named, held_out.row, similarity=self.similarity, overlap=self.overlap)
+        unseen = ContaminationIndex(named, held_out.row, similarity=self.similarity, overlap=self.overlap)
 
         def judge(rows: Sequence[Row]) -> dict[int, Drop]:
             return {index: _drop(hit, "a held-out row") for index, hit in enumerate(unseen.hits(rows)) if hit}
@@ -96,10 +96,10 @@ class Decontaminate(RowOperator):
         return judge
 
 
-def _row(number: int, source: Source, record: Record, parts: Parts) -> Row:
+def _row(number: int, source: Source, record: Record, parts: MappedRecord) -> Row:
     name = f"{number:016x}"
     return Row(number, name, source.kind, record.file, record.line, parts.kind, parts.messages)
 
 
-def _drop(hit: Hit, what: str) -> Drop:
+def _drop(hit: ContaminationMatch, what: str) -> Drop:
     return Drop(f"repeats {what}: {hit.how}", twin=hit.name, similarity=hit.similarity)

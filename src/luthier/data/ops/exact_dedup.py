@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from luthier.core.events import counted, of_rows
-from luthier.core.hashing import canonical
-from luthier.data.decisions import Drops, Reasons, Sparse
-from luthier.data.dedup.exact import Copies, copies
-from luthier.data.dedup.exact import contested as contested_rows
-from luthier.data.dedup.keep import Keep, check, preferences, ranks
-from luthier.data.dedup.shingles import digest16, normal, prompt_key
+from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.core.hashing import canonical_json
+from luthier.data.decisions import DropReasons, Drops, SparseColumn
+from luthier.data.dedup.exact import ExactCopies, find_exact_copies
+from luthier.data.dedup.exact import find_conflicting_rows as contested_rows
+from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, ranks
+from luthier.data.dedup.shingles import digest16, normalize_for_comparison, prompt_key
 from luthier.data.dedup.summary import DedupReport
-from luthier.data.engine.columns import column, texts_of
+from luthier.data.engine.columns import build_text_column, to_arrow_column
 from luthier.data.engine.columns import index_array as rows_at
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
@@ -51,17 +51,17 @@ class ExactDedup(SetOperator):
 
     @model_validator(mode="after")
     def _rule_is_whole(self) -> ExactDedup:
-        check(self.keep, self.by)
+        check_keep_column(self.keep, self.by)
         return self
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """Digests of the prompt, and of prompt and answer, and what the row is preferred by."""
         found: list[bytes] = []
-        for row, preferred in zip(rows, preferences(rows, self.keep, self.by), strict=True):
+        for row, preferred in zip(rows, keep_preferences(rows, self.keep, self.by), strict=True):
             prompt = prompt_key(row)
             if row.tools:
-                prompt = f"{prompt}\x1e{canonical(row.tools)}"
-            whole = digest16(f"{prompt}\x1f{normal(row.says)}")
+                prompt = f"{prompt}\x1e{canonical_json(row.tools)}"
+            whole = digest16(f"{prompt}\x1f{normalize_for_comparison(row.says)}")
             found.append(digest16(prompt) + whole + struct.pack("<d", preferred))
         return found
 
@@ -69,27 +69,27 @@ class ExactDedup(SetOperator):
         """Find equal rows and contested prompts."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         order = ranks(sketches["preferred"])
-        prompts, wholes = (copies(sketches[name], order) for name in ("prompt", "whole"))
+        prompts, wholes = (find_exact_copies(sketches[name], order) for name in ("prompt", "whole"))
         contested = contested_rows(prompts, wholes)
         stays = wholes if self.of == "row" else prompts
         report = DedupReport(self._drops(stays, contested, corpus), _columns(stays, contested, len(corpus)))
         if len(contested):
             what = "dropped" if self.conflict == "drop" else "kept and flagged; set `conflict: drop` to leave them out"
-            rows = counted(len(contested), "row shares", "rows share")
+            rows = format_counted_noun(len(contested), "row shares", "rows share")
             report.notes.append(f"{rows} a prompt with a row that has another answer ({what})")
         return report
 
-    def _drops(self, stays: Copies, contested: NDArray[np.int64], corpus: RowCorpus) -> Drops:
+    def _drops(self, stays: ExactCopies, contested: NDArray[np.int64], corpus: RowCorpus) -> Drops:
         """Contested rows, where they are dropped, and the copies among the others."""
         import pyarrow as pa
 
         refused = contested if self.conflict == "drop" else contested[:0]
         is_copy = ~np.isin(stays.indices, refused)
         heads, which = np.unique(stays.firsts[is_copy], return_inverse=True)  # what stands together is read together
-        names = texts_of(corpus.id, heads).take(rows_at(which))
-        why = Reasons(
+        names = build_text_column(corpus.id, heads).take(rows_at(which))
+        why = DropReasons(
             ["conflicting answers"] * len(refused) + ["exact duplicate"] * len(which),
-            pa.concat_arrays([column([None] * len(refused), names.type), names]),
+            pa.concat_arrays([to_arrow_column([None] * len(refused), names.type), names]),
             [*[None] * len(refused), *[1.0] * len(which)],
         )
         return Drops(np.concatenate([refused, stays.indices[is_copy]]), why)
@@ -105,19 +105,21 @@ class ExactDedup(SetOperator):
         tried = profile.trials.get("exact_dedup")
         if tried is None:
             return Suggestion({}, "removes rows that would be in both training and test; none was seen so far")
-        why = of_rows(sum(tried.dropped.values()), profile.looked_at, "repeats an earlier one", "repeat an earlier one")
+        why = format_rows_affected(
+            sum(tried.dropped.values()), profile.looked_at, "repeats an earlier one", "repeat an earlier one"
+        )
         contested = tried.flagged.get("conflict", 0)
         more = f"; {contested} have the same prompt but different answers (`conflict: drop` leaves them out)"
         return Suggestion({}, why + (more if contested else ""))
 
 
-def _columns(stays: Copies, contested: NDArray[np.int64], rows: int) -> dict[str, Sparse]:
+def _columns(stays: ExactCopies, contested: NDArray[np.int64], rows: int) -> dict[str, SparseColumn]:
     """Which rows are contested, and how many rows are equal to each, itself counted."""
     members = stays.members()
     which, counts = np.unique(stays.first_of(members), return_inverse=True, return_counts=True)[1:]
     return {
-        "conflict": Sparse(rows, False, contested, [True] * len(contested), "flag"),
-        "copies": Sparse(rows, 1, members, counts[which].tolist(), "count"),
+        "conflict": SparseColumn(rows, False, contested, [True] * len(contested), "flag"),
+        "copies": SparseColumn(rows, 1, members, counts[which].tolist(), "count"),
     }
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.events import counted
-from luthier.data.cleaning.class_lists import ListEdit, list_edits, names_in
-from luthier.data.cleaning.spelling import OTHER_WITH_S, is_plural, joined_up, may_be_plural, misspelt
-from luthier.data.dedup.shingles import normal
+from luthier.core.events import format_counted_noun
+from luthier.data.cleaning.class_lists import ClassListEdit, edit_class_lists, find_names_in_text
+from luthier.data.cleaning.spelling import OTHER_WITH_S, find_misspellings, is_plural, join_compound_name, may_be_plural
+from luthier.data.dedup.shingles import normalize_for_comparison
 from luthier.data.operator import OperatorResult, Reads, RowCorpus, SetOperator, Suggestion, TextEdit
 from luthier.data.row import Row
 
@@ -73,12 +73,12 @@ class LabelSpelling(SetOperator):
 
     def wanted_spellings(self, counts: Counter[str]) -> dict[str, str]:
         """Each spelling that is not the one to be written, with that one."""
-        usual = spellings(counts)
+        usual = find_spelling_variants(counts)
         named = {label: self._also(label, usual) for label in counts}
         meant: Counter[str] = Counter()
         for label, rows in counts.items():
             meant[named[label]] += rows
-        usual = spellings(meant)
+        usual = find_spelling_variants(meant)
         return {label: usual.get(one, one) for label, one in named.items() if usual.get(one, one) != label}
 
     def _also(self, label: str, usual: Mapping[str, str]) -> str:
@@ -102,7 +102,7 @@ class LabelSpelling(SetOperator):
         shown = ", ".join(f"{old!r} as {new!r}" for old, new in sorted(profile.spellings.items())[:3])
         many = len(profile.spellings)
         why = f"{many} spelling{'s' * (many > 1)} of classes can be brought together, such as {shown}"
-        certain = spellings(Counter(profile.answers))
+        certain = find_spelling_variants(Counter(profile.answers))
         if also := {old: new for old, new in sorted(profile.spellings.items()) if certain.get(old) != new}:
             return Suggestion({"also": also}, f"{why}; check `also` before you run")
         return Suggestion({}, why)
@@ -126,14 +126,14 @@ class _Prompts:
             yield from self._found[name, text]
 
     def _looked_at(self, name: str, text: str) -> list[TextEdit]:
-        lists = list_edits(text, self._wanted, self._left)
+        lists = edit_class_lists(text, self._wanted, self._left)
         rest = "\n\n".join(self._without(text, lists))
-        self._names.update(names_in(rest, [old for old in self._wanted if old.strip() not in self._left]))
+        self._names.update(find_names_in_text(rest, [old for old in self._wanted if old.strip() not in self._left]))
         self._changed += bool(lists)
         return [TextEdit(name, one.start, one.end, one.before, one.after, "the classes that are left") for one in lists]
 
     @staticmethod
-    def _without(text: str, lists: Sequence[ListEdit]) -> Iterator[str]:
+    def _without(text: str, lists: Sequence[ClassListEdit]) -> Iterator[str]:
         start = 0
         for one in lists:
             yield text[start : one.start]
@@ -143,7 +143,7 @@ class _Prompts:
     def notes(self) -> Iterator[str]:
         """What the user is told of them."""
         if self._changed:
-            many = counted(len(self._left), "class", "classes")
+            many = format_counted_noun(len(self._left), "class", "classes")
             yield f"label_spelling: the system prompt lists the {many} that are left"
         for name in sorted(self._names):
             yield (
@@ -161,7 +161,7 @@ def _answers(row: Row) -> Iterator[tuple[str, str]]:
     yield from (one for one in row.texts_with_rejected(("assistant",)) if one[0].startswith("meta."))
 
 
-def spellings(counts: Counter[str]) -> dict[str, str]:
+def find_spelling_variants(counts: Counter[str]) -> dict[str, str]:
     """Each rarer spelling with the most frequent one of its class (the first in order, when equally frequent)."""
     classes: dict[str, list[str]] = {}
     for label in counts:
@@ -178,13 +178,13 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
     return found
 
 
-def other_spellings(counts: Counter[str], alike: Callable[[str, str], bool] | None = None) -> dict[str, str]:
+def map_label_variants(counts: Counter[str], alike: Callable[[str, str], bool] | None = None) -> dict[str, str]:
     """Each class that is another spelling or form of one, or a slip of the pen, with the one that is meant.
 
     `alike` says whether the texts of two classes are alike; without it, forms that may be other words are left apart.
     """
-    found = spellings(counts)
-    for step in (_forms, partial(_plurals, alike=alike), slips):
+    found = find_spelling_variants(counts)
+    for step in (_forms, partial(_plurals, alike=alike), find_label_typos):
         together = Counter[str]()
         for label, rows in counts.items():
             together[found.get(label, label)] += rows
@@ -193,13 +193,13 @@ def other_spellings(counts: Counter[str], alike: Callable[[str, str], bool] | No
     return found
 
 
-def slips(counts: Counter[str]) -> dict[str, str]:
+def find_label_typos(counts: Counter[str]) -> dict[str, str]:
     """Each class that is a slip of the pen away from a far more frequent one, once spellings are brought together."""
-    usual, together = spellings(counts), Counter[str]()
+    usual, together = find_spelling_variants(counts), Counter[str]()
     for label, rows in counts.items():
         together[usual.get(label, label)] += rows
     written = {_bare(label): label for label in together}
-    found = misspelt({bare: together[label] for bare, label in written.items()})
+    found = find_misspellings({bare: together[label] for bare, label in written.items()})
     return {written[slip]: written[meant] for slip, meant in found.items()}
 
 
@@ -207,7 +207,7 @@ def _forms(counts: Counter[str]) -> dict[str, str]:
     """Classes that are the same when umlauts are spelled out and compounds written as one word."""
     classes: dict[str, list[str]] = {}
     for label in counts:
-        classes.setdefault(joined_up(_bare(label)), []).append(label)
+        classes.setdefault(join_compound_name(_bare(label)), []).append(label)
     return {
         label: best
         for labels in classes.values()
@@ -222,7 +222,7 @@ def _plurals(counts: Counter[str], alike: Callable[[str, str], bool] | None) -> 
     bare = {label: _bare(label) for label in sorted(counts)}
     by_initial: dict[str, list[str]] = {}
     for label in bare:
-        by_initial.setdefault(joined_up(bare[label])[:1], []).append(label)
+        by_initial.setdefault(join_compound_name(bare[label])[:1], []).append(label)
     found: dict[str, str] = {}
     for one, other in chain.from_iterable(permutations(labels, 2) for labels in by_initial.values()):
         if not {one, other}.isdisjoint((*found, *found.values())):
@@ -241,4 +241,4 @@ def _best(labels: Sequence[str], counts: Mapping[str, int]) -> str:
 
 def _bare(label: str) -> str:
     """A class without what is only dress: case, white space and separators."""
-    return _ENDS.sub("", _SEPARATORS.sub(" ", normal(label)))
+    return _ENDS.sub("", _SEPARATORS.sub(" ", normalize_for_comparison(label)))

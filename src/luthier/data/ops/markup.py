@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.events import of_rows
-from luthier.data.cleaning.spans import CODE, FENCED, around_code, edits
+from luthier.core.events import format_rows_affected
+from luthier.data.cleaning.spans import CODE, FENCED, clean_with_code_masked, diff_to_edits
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
@@ -54,7 +54,7 @@ class Markup(RowOperator):
         for index, row in enumerate(rows):
             for field, text in row.texts_with_rejected(("user", "assistant")):
                 if (clean := self.clean(text)) != text:
-                    outcome.edits.setdefault(index, []).extend(edits(field, text, clean, "mark-up"))
+                    outcome.edits.setdefault(index, []).extend(diff_to_edits(field, text, clean, "mark-up"))
         return outcome
 
     def clean(self, text: str) -> str:
@@ -62,7 +62,7 @@ class Markup(RowOperator):
         for _ in range(_ROUNDS):
             before = text
             for dialect in self.dialects:
-                text = around_code(text, _CLEANERS[dialect], FENCED if dialect == "markdown" else CODE)
+                text = clean_with_code_masked(text, _CLEANERS[dialect], FENCED if dialect == "markdown" else CODE)
             if text == before:
                 break
         return text
@@ -79,7 +79,9 @@ class Markup(RowOperator):
         if tried is None:
             return None
         return Suggestion(
-            {}, f"{of_rows(tried.edited, profile.looked_at, 'holds', 'hold')} mark-up of a forum, a tracker or a chat"
+            {},
+            f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} mark-up of a forum, a "
+            "tracker or a chat",
         )
 
 

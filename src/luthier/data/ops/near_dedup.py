@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.core.events import counted, of_rows
-from luthier.data.dedup.duplicates import Twins
-from luthier.data.dedup.keep import Keep, check, preferences, ranks
-from luthier.data.dedup.minhash import Means, bands, most_bands, signatures
+from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.data.dedup.duplicates import DuplicateFinder
+from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, ranks
+from luthier.data.dedup.minhash import PairSearchResources, choose_bands, max_bands_for, signatures
 from luthier.data.dedup.shingles import (
     Compared,
     FlatPieces,
     Unit,
-    compared,
+    cut_padded_shingles,
+    cut_shingles,
     digest16,
     distinct,
     jaccard,
-    normal,
-    padded_pieces,
-    pieces,
+    normalize_for_comparison,
+    text_to_compare,
     word_bags,
     words,
 )
@@ -86,7 +86,7 @@ class NearDedup(SetOperator):
 
     @model_validator(mode="after")
     def _rules_are_whole(self) -> NearDedup:
-        check(self.keep, self.by)
+        check_keep_column(self.keep, self.by)
         if self.measure == "edit":
             if self.unit == "char" and self.threshold < _LEAST_EDIT:
                 raise ValueError(f"`measure: edit` finds twins from 0.8 on, got threshold {self.threshold:g}")
@@ -96,8 +96,8 @@ class NearDedup(SetOperator):
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """What each row is preferred by, a digest of its text, and its MinHash signature."""
-        texts = [normal(self.text(row)) for row in rows]
-        preferred = np.array(preferences(rows, self.keep, self.by), dtype=np.float64)
+        texts = [normalize_for_comparison(self.text(row)) for row in rows]
+        preferred = np.array(keep_preferences(rows, self.keep, self.by), dtype=np.float64)
         digests = b"".join(map(digest16, texts))
         found = np.empty(len(rows), dtype=_SKETCH)
         found["preferred"] = preferred
@@ -112,9 +112,9 @@ class NearDedup(SetOperator):
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
         order = ranks(sketches["preferred"])
-        chosen = bands(self.proposing, most_bands(len(corpus)))
-        means = Means(corpus.made, corpus.scratch)
-        twins = Twins(
+        chosen = choose_bands(self.proposing, max_bands_for(len(corpus)))
+        means = PairSearchResources(corpus.made, corpus.scratch)
+        twins = DuplicateFinder(
             sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, means
         )
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
@@ -132,8 +132,8 @@ class NearDedup(SetOperator):
     def pieces(self, texts: Sequence[str]) -> FlatPieces:
         """Pieces of texts in their normal form."""
         if self.measure == "jaccard":
-            return pieces(texts, self.unit, self.size)
-        return padded_pieces(texts, _EDIT_PIECE["char"]) if self.unit == "char" else word_bags(texts)
+            return cut_shingles(texts, self.unit, self.size)
+        return cut_padded_shingles(texts, _EDIT_PIECE["char"]) if self.unit == "char" else word_bags(texts)
 
     def similarity(self, one: TextShingles, two: TextShingles) -> float:
         """How similar two rows are, in truth."""
@@ -163,7 +163,7 @@ class NearDedup(SetOperator):
 
     def all_shown(self, rows: Sequence[Row]) -> list[TextShingles]:
         """The same of some rows."""
-        texts = [normal(self.text(row)) for row in rows]
+        texts = [normalize_for_comparison(self.text(row)) for row in rows]
         if self.measure == "edit":
             return [TextShingles(text, np.zeros(0, dtype=np.uint64)) for text in texts]
         flat = self.pieces(texts)
@@ -171,7 +171,7 @@ class NearDedup(SetOperator):
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
-        return compared(row, self.of)
+        return text_to_compare(row, self.of)
 
     @classmethod
     def trial(cls) -> NearDedup:
@@ -188,14 +188,16 @@ class NearDedup(SetOperator):
         if tried is None:
             return Suggestion(compared, "removes near copies, which make test scores too high; none was seen so far")
         copies = sum(tried.dropped.values())
-        why = of_rows(copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one")
+        why = format_rows_affected(
+            copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one"
+        )
         stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
         if profile.answers and tried.lost:
             return Suggestion(
                 {"action": "flag", **compared}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
             )
         if copies > _TEMPLATED * (profile.looked_at - _copies(profile)):
-            left = counted(profile.looked_at - _copies(profile) - copies, "row")
+            left = format_counted_noun(profile.looked_at - _copies(profile) - copies, "row")
             return Suggestion(
                 {"action": "flag", **compared},
                 f"{why}: they look templated, and to drop them would leave {left}, so {stay}",

@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 from luthier.data.cleaning.normal_forms import (
     DateOrder,
     Decimal,
-    Formed,
-    formed,
+    NormalizedText,
+    apply_until_stable,
     with_dates,
     with_numbers,
     with_times,
     with_units,
 )
-from luthier.data.cleaning.spans import between_code, edits
+from luthier.data.cleaning.spans import clean_between_code, diff_to_edits
 from luthier.data.operator import Column, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
@@ -48,8 +48,8 @@ class NormalForms(RowOperator):
     """What the mark in `1,234` and `1,5` is: with `point`, a comma stands between thousands."""
 
     @cached_property
-    def _passes(self) -> list[Callable[[str], Formed]]:
-        switches: dict[Callable[[str], Formed], bool] = {
+    def _passes(self) -> list[Callable[[str], NormalizedText]]:
+        switches: dict[Callable[[str], NormalizedText], bool] = {
             partial(with_dates, order=self.order): self.dates,
             with_times: self.times,
             partial(with_numbers, decimal=self.decimal): self.numbers,
@@ -66,14 +66,14 @@ class NormalForms(RowOperator):
                 if not any(map(str.isdecimal, text)):
                     continue
                 found: list[int] = []
-                clean = between_code(text, partial(self._clean, found=found))
+                clean = clean_between_code(text, partial(self._clean, found=found))
                 ambiguous[index] += sum(found)
                 if clean != text:
-                    outcome.edits.setdefault(index, []).extend(edits(field, text, clean, "normal form"))
+                    outcome.edits.setdefault(index, []).extend(diff_to_edits(field, text, clean, "normal form"))
         return outcome
 
     def _clean(self, text: str, found: list[int]) -> str:
         """One stretch in normal forms; what it leaves is added to what is found."""
-        clean, left = formed(text, self._passes)
+        clean, left = apply_until_stable(text, self._passes)
         found.append(left)
         return clean

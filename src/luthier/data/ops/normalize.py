@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.events import of_rows
-from luthier.data.cleaning.spans import CODE, FENCE, between_code, edits
+from luthier.core.events import format_rows_affected
+from luthier.data.cleaning.spans import CODE, FENCE, clean_between_code, diff_to_edits
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
@@ -81,7 +81,7 @@ class Normalize(RowOperator):
         for index, row in enumerate(rows):
             for field, text in row.texts_with_rejected(("system", "user", "assistant", "tool")):
                 if (clean := self.clean(text)) != text:
-                    outcome.edits.setdefault(index, []).extend(edits(field, text, clean, "text repaired"))
+                    outcome.edits.setdefault(index, []).extend(diff_to_edits(field, text, clean, "text repaired"))
         return outcome
 
     def clean(self, text: str) -> str:
@@ -101,7 +101,7 @@ class Normalize(RowOperator):
         if self.unicode:
             text = _repaired(text)
         if self.html and ("<" in text or "&" in text):
-            text = between_code(text, _bare)  # there, HTML is what is spoken of
+            text = clean_between_code(text, _bare)  # there, HTML is what is spoken of
         if self.invisible and not _is_printable(text):
             text = _INVISIBLE.sub("", text)
         if self.spaces:
@@ -114,9 +114,11 @@ class Normalize(RowOperator):
         tried = profile.trials.get("normalize")
         if tried is None:
             return None
-        holding = of_rows(tried.edited, profile.looked_at, "holds", "hold")
+        holding = format_rows_affected(tried.edited, profile.looked_at, "holds", "hold")
         if profile.about_html * 2 > profile.html_rows:
-            explanation = of_rows(profile.about_html, profile.html_rows, "with HTML speaks", "with HTML speak")
+            explanation = format_rows_affected(
+                profile.about_html, profile.html_rows, "with HTML speaks", "with HTML speak"
+            )
             return Suggestion(
                 {"html": False}, f"{holding} broken characters or stray spaces; {explanation} of HTML, so it stays"
             )
@@ -175,8 +177,8 @@ def _repaired_line(line: str) -> str:
     if not _is_odd(line):
         if not _ALARMING.search(line):
             return line
-        short = without_ascii_runs(line)
-        if not looks_bad(short):
+        short = shorten_ascii_runs(line)
+        if not has_mojibake(short):
             return line
         if _CUT not in line and _SUBSTITUTE not in line:
             return _with_ascii_runs(_fixed(short), line) or _fixed(line)
@@ -206,14 +208,14 @@ def _fixed(line: str) -> str:
     )
 
 
-def looks_bad(line: str) -> bool:
+def has_mojibake(line: str) -> bool:
     """What ftfy says of a line; it is only asked when something beyond ASCII has such a neighbour, or is of few."""
     from ftfy.badness import is_bad
 
     return _ALARMING.search(line) is not None and bool(is_bad(line))
 
 
-def without_ascii_runs(line: str) -> str:
+def shorten_ascii_runs(line: str) -> str:
     """A line with a mark in place of the middle of long ASCII runs.
 
     What looks like wrong decoding to ftfy is at most seven characters long and holds one beyond ASCII, so that this

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
-from luthier.core.component import foreign_code
+from luthier.core.component import digest_plugin_code
 from luthier.core.hashing import digest_of
-from luthier.core.revision import revision
+from luthier.core.revision import code_revision
 from luthier.core.system.packages import is_installed
-from luthier.data.engine.batch import spliced
+from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import (
     Column,
     Drop,
-    Leftover,
+    LeftoverPii,
     OperatorResult,
     Reads,
     RowOperator,
@@ -33,17 +33,27 @@ from luthier.data.operator import (
     Suggestion,
     TextEdit,
 )
-from luthier.data.pii.proof import measure, read_labelled
+from luthier.data.pii.proof import measure_precision_recall, read_labeled_texts
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
-from luthier.data.pii.remembered import Recognise, Remembered
-from luthier.data.pii.shown import canonical, masked
+from luthier.data.pii.remembered import PiiFindingsCache, Recognise
+from luthier.data.pii.shown import canonical_pii_value, mask_pii_value
 from luthier.data.row import Row
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.keeper import KEY_VARIABLE, SecretKey
-from luthier.pii.recognizer import TEXT_PARTS, Recogniser, TextPart
+from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.recognizers.rampart import Rampart
-from luthier.pii.span import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Marks, PiiKind, PiiSpan, context_of
-from luthier.pii.text_marks import marks
+from luthier.pii.span import (
+    ANY,
+    HIGH_RISK,
+    KINDS,
+    NAME_KINDS,
+    PATTERN_KINDS,
+    PiiKind,
+    PiiSpan,
+    TextMarks,
+    field_context_of,
+)
+from luthier.pii.text_marks import compute_text_marks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +96,7 @@ class Pii(RowOperator):
     """Another action for some kinds, such as `{email: hash, person: pseudonymise}`."""
     kinds: tuple[PiiKind, ...] = PATTERN_KINDS
     """What is looked for by patterns; what a recogniser of names knows comes to it."""
-    ner: Recogniser | None = None
+    ner: Recognizer | None = None
     """A model that finds persons and more: `rampart`, `minilm` or `spacy` (`pip install 'luthier[names]'`)."""
     names_in: tuple[TextPart, ...] = TEXT_PARTS
     """Where names are looked for. Leave out `system` and `answer` where answers are classes: a model may take a class
@@ -128,9 +138,9 @@ class Pii(RowOperator):
         placed = self.model_copy()
         placed._recognise = self.ner.at(base).find_names
         if kept is not None:
-            identity = [self.ner.settings(), self.ner.fingerprint(base), foreign_code(self.ner)]
-            by = digest_of([*identity, revision(type(self.ner).__module__)])
-            placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
+            identity = [self.ner.settings(), self.ner.fingerprint(base), digest_plugin_code(self.ner)]
+            by = digest_of([*identity, code_revision(type(self.ner).__module__)])
+            placed._recognise = PiiFindingsCache(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
         return placed
 
     def model_s(self, size: int) -> float:
@@ -183,7 +193,7 @@ class Pii(RowOperator):
         ]
         found = iter(self._named([text for text, may_name in unknown if may_name]))
         named = (next(found) if may_name else [] for _, may_name in unknown)
-        marked = iter(marks([text for text, _ in unknown]))
+        marked = iter(compute_text_marks([text for text, _ in unknown]))
         for row in texts:
             yield [
                 (name, text, _in_field(name, text, self._wanted, next(named), next(marked)) if known is None else known)
@@ -233,8 +243,8 @@ class Pii(RowOperator):
         look would."""
         for _ in range(_MOST_LOOKS):
             looks = [look for look in looks if self._edited(look)]
-            texts = [_context(look.field) + _without_tags(spliced(look.text, look.edits)) for look in looks]
-            for look, text, marked in zip(looks, texts, marks(texts), strict=True):
+            texts = [_context(look.field) + _without_tags(apply_edits(look.text, look.edits)) for look in looks]
+            for look, text, marked in zip(looks, texts, compute_text_marks(texts), strict=True):
                 look.finds = list(self._left(look, text.removeprefix(_context(look.field)), marked))
 
     def _edited(self, look: _Look) -> bool:
@@ -246,7 +256,7 @@ class Pii(RowOperator):
         look.edits = sorted([*kept, *made], key=lambda edit: edit.start)
         return bool(made)
 
-    def _left(self, look: _Look, edited: str, marked: Marks) -> Iterator[PiiSpan]:
+    def _left(self, look: _Look, edited: str, marked: TextMarks) -> Iterator[PiiSpan]:
         """What the last look would find in an edited text, by its place in the text before: around edits, or in what
         one put there that now looks like a key."""
         kinds = tuple(kind for kind in self._risky if kind in self._wanted)
@@ -279,7 +289,7 @@ class Pii(RowOperator):
             assert stand_ins is not None
             after = stand_ins.of(found)
         else:
-            after = f"[{found.kind.upper()}]" if action == "redact" else masked(found)
+            after = f"[{found.kind.upper()}]" if action == "redact" else mask_pii_value(found)
         return TextEdit(field, found.start, found.end, found.text, after, found.kind, hidden=tag)
 
     def _stand_ins(self, row: Row) -> Pseudonyms | None:
@@ -296,13 +306,13 @@ class Pii(RowOperator):
         return LOCALES.get(identify([row.prompt or row.answer])[0].code, "en_US")
 
     def _tag(self, found: PiiSpan) -> str:
-        return f"[{found.kind.upper()}:{self._keeper.tag(canonical(found))}]"
+        return f"[{found.kind.upper()}:{self._keeper.tag(canonical_pii_value(found))}]"
 
     def secrets(self, texts: Sequence[str]) -> list[list[Secret]]:
         """Everything found in each text, with its tag."""
         found: list[list[Secret]] = []
-        for text, named, marked in zip(texts, self._named(texts), marks(texts), strict=True):
-            finds = find(text, self._wanted, named, marked)
+        for text, named, marked in zip(texts, self._named(texts), compute_text_marks(texts), strict=True):
+            finds = find_pii(text, self._wanted, named, marked)
             self._remember(text, finds)
             found.append([Secret(one.start, one.end, self._tag(one)) for one in finds])
         return found
@@ -319,26 +329,26 @@ class Pii(RowOperator):
         found: NDArray[np.bool_] = np.logical_and.reduce([counts == 0 for counts in columns.values()])
         return found
 
-    def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
+    def leftover(self, rows: Sequence[Row]) -> tuple[Row, LeftoverPii] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
         everything = ((row, *one) for row in rows for one in row.everything()) if self.final_check else ()
         texts = [(row, name, _without_tags(text)) for row, name, text in everything if not _is_small_number(text)]
-        marked = marks([_context(name) + text for _, name, text in texts])
+        marked = compute_text_marks([_context(name) + text for _, name, text in texts])
         for (row, name, text), text_marks in zip(texts, marked, strict=True):
             if found := _in_field(name, text, self._risky, marked=text_marks):
                 kind = found[0].kind
                 hint = f"set `actions: {{{kind}: redact}}` and let pii stand behind what made it, or `keep` it"
-                return row, Leftover(name, kind, hint)
+                return row, LeftoverPii(name, kind, hint)
         return None
 
     def prove(self, base: Path) -> dict[str, PrecisionRecall]:
         """Recall and precision of each kind on the labelled sample."""
         if self.labelled is None:
             return {}
-        sample = read_labelled(base, self.labelled)
+        sample = read_labeled_texts(base, self.labelled)
         named = self._named([one.text for one in sample])
-        finds = [find(one.text, self._wanted, names) for one, names in zip(sample, named, strict=True)]
-        return measure(sample, finds)
+        finds = [find_pii(one.text, self._wanted, names) for one, names in zip(sample, named, strict=True)]
+        return measure_precision_recall(sample, finds)
 
     @classmethod
     def trial(cls) -> Pii:
@@ -451,9 +461,9 @@ def _told(row: Row, field: str) -> str:
 def _context(field: str) -> str:
     """The name of a column, or of what is handed to a tool, says what its value is: `phone: 4155550143`."""
     if _is_column(field):
-        return context_of(field.removeprefix("meta."))
+        return field_context_of(field.removeprefix("meta."))
     handed = _HANDED.sub("", field)
-    return context_of(handed) if handed != field else ""
+    return field_context_of(handed) if handed != field else ""
 
 
 def _in_field(
@@ -461,11 +471,11 @@ def _in_field(
     text: str,
     kinds: frozenset[PiiKind] | tuple[PiiKind, ...],
     names: Sequence[PiiSpan] = (),
-    marked: Marks = ANY,
+    marked: TextMarks = ANY,
 ) -> list[PiiSpan]:
     """What stands in the text of a field, read together with the column's name."""
     context = _context(field)
-    finds = find(context + text, kinds, names, marked)
+    finds = find_pii(context + text, kinds, names, marked)
     if not context:
         return finds
     shift = len(context)

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.core.events import by_name, of_rows
+from luthier.core.events import format_counts_by_name, format_rows_affected
 from luthier.data.cleaning.quality_measures import TextFeatures
 from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule, RuleSet
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
-from luthier.pii.batch import blocks
+from luthier.pii.batch import concatenate_into_blocks
 
 if TYPE_CHECKING:
     from luthier.data.suggest.profile import Profile
@@ -28,7 +28,7 @@ _MOST_DROPPED = 0.2
 """Where more rows than this share break a rule, it does not fit the texts: nobody's data is rubbish by a fifth."""
 
 
-class Break(NamedTuple):
+class QualityRuleViolation(NamedTuple):
     """A rule that a text breaks, and how."""
 
     name: str
@@ -107,7 +107,7 @@ class Quality(RowOperator):
         if all(rule.ahead is None for rule in self._rules):
             return [_Look(TextFeatures(text), self._rules) for text in texts]
         found: list[_Look] = []
-        for begin, flat in blocks(texts):
+        for begin, flat in concatenate_into_blocks(texts):
             if flat is None:
                 found.append(_Look(TextFeatures(texts[begin]), self._rules))
                 continue
@@ -128,28 +128,28 @@ class Quality(RowOperator):
             found.setdefault(one.name, one.how)
         return found
 
-    def _judge_answer(self, answer: _Look, *, is_alone: bool) -> list[Break]:
+    def _judge_answer(self, answer: _Look, *, is_alone: bool) -> list[QualityRuleViolation]:
         """Answers may be bare signs or numbers (a class, a result); prose is judged as such."""
         if answer.text.word_count < _PROSE_WORDS and not is_alone:
             says_nothing = "placeholder" not in self.skip and _says_nothing(answer.text.text)
-            return [Break("placeholder", "")] if says_nothing else []
+            return [QualityRuleViolation("placeholder", "")] if says_nothing else []
         return self._judge(*answer)
 
     def judge(self, text: str) -> list[str]:
         """Names of the rules that a text breaks; of the first alone when that is enough to drop it."""
         return [one.name for one in self._judge(TextFeatures(text), self._rules)]
 
-    def _judge(self, text: TextFeatures, rules: Sequence[QualityRule]) -> list[Break]:
-        found: list[Break] = []
+    def _judge(self, text: TextFeatures, rules: Sequence[QualityRule]) -> list[QualityRuleViolation]:
+        found: list[QualityRuleViolation] = []
         if "no_letters" not in self.skip and not any(map(str.isalnum, text.text)):
-            found.append(Break("no_letters", ""))
+            found.append(QualityRuleViolation("no_letters", ""))
         elif "placeholder" not in self.skip and _says_nothing(text.text):
-            found.append(Break("placeholder", ""))
+            found.append(QualityRuleViolation("placeholder", ""))
         for rule in rules:
             if found and self.action == "drop":
                 break  # one reason is enough
             if (value := rule.breaks(text)) is not None:
-                found.append(Break(rule.name, rule.says(value)))
+                found.append(QualityRuleViolation(rule.name, rule.says(value)))
         return found
 
     @classmethod
@@ -159,8 +159,8 @@ class Quality(RowOperator):
         if tried is None:
             return None
         broken = {name.removeprefix("quality "): count for name, count in sorted(tried.dropped.items())}
-        shown = by_name(broken)
-        why = of_rows(
+        shown = format_counts_by_name(broken)
+        why = format_rows_affected(
             sum(broken.values()),
             profile.looked_at,
             "says nothing or repeats itself",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.events import of_rows
+from luthier.core.events import format_rows_affected
 from luthier.data.cleaning.quoted import quoted_spans
-from luthier.data.cleaning.spans import cut, edits
-from luthier.data.engine.batch import spliced
+from luthier.data.cleaning.spans import diff_to_edits, edits_removing_spans
+from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion, TextEdit
 from luthier.data.row import Row
 
@@ -51,19 +51,21 @@ class QuotedReplies(RowOperator):
         tried = profile.trials.get("quoted_replies")
         if tried is None:
             return None
-        return Suggestion({}, of_rows(tried.edited, profile.looked_at, "repeats earlier mails", "repeat earlier mails"))
+        return Suggestion(
+            {}, format_rows_affected(tried.edited, profile.looked_at, "repeats earlier mails", "repeat earlier mails")
+        )
 
 
 def _found(field: str, text: str) -> list[TextEdit]:
     """What goes; where the rest of a text looks quoted only now, that goes, too."""
-    first = cut(field, text, quoted_spans(text), _REASON)
+    first = edits_removing_spans(field, text, quoted_spans(text), _REASON)
     if not first:
         return []
-    rest = spliced(text, first)
+    rest = apply_edits(text, first)
     clean = rest
     for _ in range(_ROUNDS):
-        more = cut(field, clean, quoted_spans(clean), _REASON)
+        more = edits_removing_spans(field, clean, quoted_spans(clean), _REASON)
         if not more:
             break
-        clean = spliced(clean, more)
-    return first if clean == rest else edits(field, text, clean, _REASON)
+        clean = apply_edits(clean, more)
+    return first if clean == rest else diff_to_edits(field, text, clean, _REASON)

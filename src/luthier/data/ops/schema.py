@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import counted
-from luthier.data.cleaning.spelling import misspelt
+from luthier.core.events import format_counted_noun
+from luthier.data.cleaning.spelling import find_misspellings
 from luthier.data.dedup.shingles import digest16
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowCorpus, SetOperator, Suggestion
-from luthier.data.row import Row, bounded, size_of_row
+from luthier.data.row import Row, chunk_by_size, count_row_characters
 
 if TYPE_CHECKING:
     from luthier.data.suggest.profile import Profile
@@ -27,7 +27,9 @@ _TEXTS = ("prompt", "answer", "group")
 class ColumnRule(BaseModel):
     """What the values of one column must be."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     required: bool = True
     """Whether every row must have a value; an empty text is none."""
@@ -108,7 +110,9 @@ class SchemaOperator(SetOperator):
         found = {
             name: odd
             for name, column in profile.columns.items()
-            if column.is_class and not set(profile.answers) >= set(column.common) and (odd := misspelt(column.common))
+            if column.is_class
+            and not set(profile.answers) >= set(column.common)
+            and (odd := find_misspellings(column.common))
         }
         if not found:
             return None
@@ -118,7 +122,7 @@ class SchemaOperator(SetOperator):
         }
         name, odd = next(iter(found.items()))
         (rare, usual), counts = next(iter(odd.items())), profile.columns[name].common
-        explanation = f"{name} is {rare!r} in {counted(counts[rare], 'row')}, {usual!r} in {counts[usual]}"
+        explanation = f"{name} is {rare!r} in {format_counted_noun(counts[rare], 'row')}, {usual!r} in {counts[usual]}"
         return Suggestion({"columns": rules, "action": "flag"}, f"{explanation}; such rows are marked, not dropped")
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
@@ -151,7 +155,7 @@ class SchemaOperator(SetOperator):
     ) -> Iterator[tuple[int, Row, list[tuple[str, str]]]]:
         """Each row with the columns and rules that it breaks."""
         start = 0
-        for rows in bounded(corpus.rows(), _ROWS, size_of_row):
+        for rows in chunk_by_size(corpus.rows(), _ROWS, count_row_characters):
             odd = {name: self._odd(rows, name) for name, rule in self.columns.items() if rule.pattern is not None}
             for at, row in enumerate(rows):
                 found: list[tuple[str, str]] = []

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from luthier.data.dedup.duplicates import DuplicatePairs
-from luthier.data.dedup.keep import Keep, check, preferences, ranks
-from luthier.data.dedup.shingles import Compared, compared
+from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, ranks
+from luthier.data.dedup.shingles import Compared, text_to_compare
 from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator
 from luthier.data.row import Row
@@ -63,7 +63,7 @@ class SemanticDedup(SetOperator):
 
     @model_validator(mode="after")
     def _rule_is_whole(self) -> SemanticDedup:
-        check(self.keep, self.by)
+        check_keep_column(self.keep, self.by)
         return self
 
     def at(self, base: Path, kept: Path | None = None) -> SemanticDedup:
@@ -74,17 +74,17 @@ class SemanticDedup(SetOperator):
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """What each row is preferred by."""
-        return [np.float64(one).tobytes() for one in preferences(rows, self.keep, self.by)]
+        return [np.float64(one).tobytes() for one in keep_preferences(rows, self.keep, self.by)]
 
     def settle(self, corpus: RowCorpus) -> DedupReport:
         """Compare all points and decide who stays."""
         import tempfile
 
-        from luthier.data.dedup.similarity import Near
+        from luthier.data.dedup.similarity import CosineDuplicateFinder
 
         preferred = np.ascontiguousarray(corpus.sketches).view(np.float64).reshape(-1)
         with tempfile.TemporaryFile(dir=corpus.scratch, prefix="luthier.points.") as file:
-            near = Near(self._points(corpus, file), ranks(preferred), self.threshold, corpus.tick)
+            near = CosineDuplicateFinder(self._points(corpus, file), ranks(preferred), self.threshold, corpus.tick)
             found = near.kept_twins() if self.action == "drop" else near.clusters()
         reason = "means the same" if self.action == "drop" else None
         return report_duplicates(DuplicatePairs.those(found), len(corpus), corpus.id, reason)
@@ -108,4 +108,4 @@ class SemanticDedup(SetOperator):
         return found
 
     def _texts(self, corpus: RowCorpus) -> Iterator[str]:
-        return (compared(row, self.of) for row in corpus.rows())
+        return (text_to_compare(row, self.of) for row in corpus.rows())

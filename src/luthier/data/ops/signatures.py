@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.core.events import of_rows
+from luthier.core.events import format_rows_affected
 from luthier.data.cleaning.quoted import QuoteSpan
 from luthier.data.cleaning.signature import signature_span
-from luthier.data.cleaning.spans import cut
+from luthier.data.cleaning.spans import edits_removing_spans
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
@@ -46,7 +46,7 @@ class Signatures(RowOperator):
         outcome = OperatorResult()
         for index, row in enumerate(rows):
             for field, text in row.texts_with_rejected(("user", "assistant")):
-                for edit in cut(field, text, [QuoteSpan(self._end(text), len(text))], "signature"):
+                for edit in edits_removing_spans(field, text, [QuoteSpan(self._end(text), len(text))], "signature"):
                     outcome.edits.setdefault(index, []).append(edit._replace(hidden=_without_names(edit.before)))
         return outcome
 
@@ -73,4 +73,6 @@ class Signatures(RowOperator):
         tried = profile.trials.get("signatures")
         if tried is None:
             return None
-        return Suggestion({}, of_rows(tried.edited, profile.looked_at, "ends in a signature", "end in a signature"))
+        return Suggestion(
+            {}, format_rows_affected(tried.edited, profile.looked_at, "ends in a signature", "end in a signature")
+        )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
@@ -99,5 +99,5 @@ def _unreadable(path: Path, why: str) -> RecipeError:
 
 
 def _place(tokenizer: str, base: Path) -> Path:
-    path = locate(tokenizer, base)
+    path = resolve_path(tokenizer, base)
     return path / _FILE if path.is_dir() else path

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, file_digest
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
-from luthier.lang.lexicons import swear_words
+from luthier.lang.lexicons import count_swear_words
 
 _CODES = "cs da de el en es fi fr hu id it ja ko nl no pl pt ro ru sv th tr uk"
 LANGUAGES = frozenset(_CODES.split())
@@ -66,11 +66,11 @@ class ToxicityOperator(RowOperator):
 
     def at(self, base: Path, kept: Path | None = None) -> ToxicityOperator:
         """The operator with its model's place written out."""
-        return self if self.model is None else self.model_copy(update={"model": str(locate(self.model, base))})
+        return self if self.model is None else self.model_copy(update={"model": str(resolve_path(self.model, base))})
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the classifier's files."""
-        folder = locate(self.model, base) if self.model is not None else None
+        folder = resolve_path(self.model, base) if self.model is not None else None
         if folder is None or not folder.is_dir():
             return None
         files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
@@ -92,7 +92,7 @@ class ToxicityOperator(RowOperator):
 
     def _by_words(self, texts: Sequence[str]) -> tuple[list[int], list[float]]:
         """Listed words of each text, and their share of all words."""
-        found = swear_words(texts, self.languages, self.ignore)
+        found = count_swear_words(texts, self.languages, self.ignore)
         shares = [min(1.0, count / max(1, len(text.split()))) for count, text in zip(found, texts, strict=True)]
         return found, shares
 

@@ -78,7 +78,7 @@ _COLUMN_SHARE = 0.5
 """So large a part of a column's different values must be names."""
 
 
-class Sign(NamedTuple):
+class NameSign(NamedTuple):
     """A name in a text, and what shows it."""
 
     start: int
@@ -86,7 +86,7 @@ class Sign(NamedTuple):
     position: NamePosition
 
 
-def name_signs(text: str) -> Iterator[Sign]:
+def name_signs(text: str) -> Iterator[NameSign]:
     """The names that a text shows by what stands before them."""
     for position, pattern, must_be_known in _SIGNS:
         for found in pattern.finditer(text):
@@ -94,7 +94,7 @@ def name_signs(text: str) -> Iterator[Sign]:
             count = _length(words, must_be_known=must_be_known)
             if count:
                 end = found.start("name") + len(" ".join(words[:count]))
-                yield Sign(found.start("name"), end, position)
+                yield NameSign(found.start("name"), end, position)
 
 
 def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:

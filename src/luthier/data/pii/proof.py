@@ -10,21 +10,21 @@ from typing import Any, NamedTuple
 
 from luthier.artifacts.dataset import PrecisionRecall
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.metrics.intervals import wilson
+from luthier.metrics.intervals import wilson_interval
 from luthier.pii.span import KINDS, PiiSpan
 
 _OVERLAP = 0.5
 """A find counts for a span when they share at least this part of all that either covers."""
 
 
-class Labelled(NamedTuple):
+class LabeledPiiText(NamedTuple):
     """A text and what really is in it."""
 
     text: str
     spans: tuple[PiiSpan, ...]
 
 
-def read_labelled(base: Path, file: str) -> list[Labelled]:
+def read_labeled_texts(base: Path, file: str) -> list[LabeledPiiText]:
     """Read `{"text", "spans": [{"start", "end", "kind"}]}`, one a line."""
     try:
         lines = (base / file).read_text(encoding="utf-8").splitlines()
@@ -34,7 +34,7 @@ def read_labelled(base: Path, file: str) -> list[Labelled]:
     return [_labelled(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _labelled(line: str, file: str, number: int) -> Labelled:
+def _labelled(line: str, file: str, number: int) -> LabeledPiiText:
     where = SourceLocation(file=file, line=number)
     hint = 'write {"text": "…", "spans": [{"start": 0, "end": 4, "kind": "email"}]}'
     try:
@@ -49,10 +49,12 @@ def _labelled(line: str, file: str, number: int) -> Labelled:
         if not 0 <= start < end <= len(text):
             message = f"a span from {start} to {end} does not lie in a text of {len(text)} characters"
             raise DataError(message, where=where)
-    return Labelled(text, tuple(PiiSpan(start, end, kind, text[start:end]) for start, end, kind in spans))  # type: ignore[arg-type]  # checked above
+    return LabeledPiiText(text, tuple(PiiSpan(start, end, kind, text[start:end]) for start, end, kind in spans))  # type: ignore[arg-type]  # checked above
 
 
-def measure(sample: Sequence[Labelled], finds: Sequence[Sequence[PiiSpan]]) -> dict[str, PrecisionRecall]:
+def measure_precision_recall(
+    sample: Sequence[LabeledPiiText], finds: Sequence[Sequence[PiiSpan]]
+) -> dict[str, PrecisionRecall]:
     """Recall and precision of each kind that the sample holds or the finds name."""
     expected: Counter[str] = Counter()
     hit: Counter[str] = Counter()
@@ -61,10 +63,10 @@ def measure(sample: Sequence[Labelled], finds: Sequence[Sequence[PiiSpan]]) -> d
     for one, its_finds in zip(sample, finds, strict=True):
         for span in one.spans:
             expected[span.kind] += 1
-            hit[span.kind] += any(same(span, other) for other in its_finds)
+            hit[span.kind] += any(spans_match(span, other) for other in its_finds)
         for other in its_finds:
             found[other.kind] += 1
-            right[other.kind] += any(same(span, other) for span in one.spans)
+            right[other.kind] += any(spans_match(span, other) for span in one.spans)
     return {
         kind: PrecisionRecall(
             expected=expected[kind],
@@ -78,10 +80,10 @@ def measure(sample: Sequence[Labelled], finds: Sequence[Sequence[PiiSpan]]) -> d
 
 
 def _rate(right: int, rows: int) -> tuple[float, float, float] | None:
-    return (right / rows, *wilson(right, rows)) if rows else None
+    return (right / rows, *wilson_interval(right, rows)) if rows else None
 
 
-def same(span: PiiSpan, other: PiiSpan) -> bool:
+def spans_match(span: PiiSpan, other: PiiSpan) -> bool:
     """Whether two spans of one kind mean the same piece of text."""
     shared = min(span.end, other.end) - max(span.start, other.start)
     covered = max(span.end, other.end) - min(span.start, other.start)

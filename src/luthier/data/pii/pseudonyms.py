@@ -17,9 +17,9 @@ from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
-from luthier.data.pii.shown import canonical
+from luthier.data.pii.shown import canonical_pii_value
 from luthier.pii import words
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.keeper import SecretKey
 from luthier.pii.span import HIGH_RISK, PiiKind, PiiSpan
 
@@ -78,7 +78,7 @@ class Pseudonyms:
 
     def _address(self, found: PiiSpan) -> str:
         text = _WORD.sub(lambda word: self._other_word(word[0], words.STREET), found.text)
-        return self._digits(text, f"address\0{canonical(found)}")
+        return self._digits(text, f"address\0{canonical_pii_value(found)}")
 
     def _other_word(self, word: str, kept: frozenset[str]) -> str:
         if word.casefold() in kept or len(word) <= 2 or not word[0].isupper():
@@ -90,12 +90,12 @@ class Pseudonyms:
     def _email(self, found: PiiSpan) -> str:
         local = found.text.partition("@")[0]
         names = [self._name(word.lower()) for word in _WORD.findall(local)[:2]]
-        number = self._draw(f"email\0{canonical(found)}", 100)
+        number = self._draw(f"email\0{canonical_pii_value(found)}", 100)
         return ".".join(re.sub(r"\W", "", name) for name in names or ["someone"]) + f"{number}@example.org"
 
     def _phone(self, found: PiiSpan) -> str:
         """The prefix stays, so that the country does; of North America, the numbers kept for films."""
-        key = f"phone\0{canonical(found)}"
+        key = f"phone\0{canonical_pii_value(found)}"
         american = re.fullmatch(r"(.*?)\d{3}([ .-]?)\d{4}(\D.*)?", found.text)
         digits = len(re.sub(r"\D", "", found.text))
         if american and digits in (10, 11) and re.match(r"(?:\+?1[ .-]?)?\(?[2-9]\d\d\)?", found.text):
@@ -108,12 +108,12 @@ class Pseudonyms:
 
     def _mac(self, found: PiiSpan) -> str:
         sign = found.text[2]
-        numbers = [self._draw(f"mac{at}\0{canonical(found)}", 256) for at in range(5)]
+        numbers = [self._draw(f"mac{at}\0{canonical_pii_value(found)}", 256) for at in range(5)]
         return sign.join(["02", *(f"{number:02x}" for number in numbers)])
 
     def _date(self, found: PiiSpan) -> str:
         """Another day; month and year stay, since how old somebody is may matter to what is learnt."""
-        day = 1 + self._draw(f"date\0{canonical(found)}", 28)
+        day = 1 + self._draw(f"date\0{canonical_pii_value(found)}", 28)
         matches = list(re.finditer(r"(?<!\d)\d{1,2}(?!\d)", found.text))
         day_match = matches[-1] if re.match(r"\d{4}", found.text) else matches[0] if matches else None
         if day_match is None:
@@ -124,12 +124,12 @@ class Pseudonyms:
         """Other digits in the same dress, until no checksum is right, be it of this kind of number or of another."""
         kinds = HIGH_RISK if found.kind == "ssn" else (found.kind,)  # nine digits of others are a security number's
         for tries in range(_TRIES):
-            text = self._digits(found.text, f"{found.kind}\0{canonical(found)}\0{tries}", first=1)
+            text = self._digits(found.text, f"{found.kind}\0{canonical_pii_value(found)}\0{tries}", first=1)
             if found.kind == "ssn":
                 text = re.sub(r"^\d", "9", text)
             if found.form == "gb.nino":
                 text = re.sub(r"^\w\w", "QQ", text)
-            if not (find(f"identity number: {text}", kinds) or find(text, HIGH_RISK)):
+            if not (find_pii(f"identity number: {text}", kinds) or find_pii(text, HIGH_RISK)):
                 return text
         return self.tag(found)
 

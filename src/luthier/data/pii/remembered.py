@@ -24,7 +24,7 @@ _BUSY_S = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS found (text BLOB PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID"
 
 
-class Remembered:
+class PiiFindingsCache:
     """A file of what was found, for any number of processes; what cannot be read or kept there is found anew."""
 
     def __init__(self, path: Path, keeper: SecretKey, recognise: Recognise) -> None:

@@ -11,7 +11,7 @@ NUMBERS: tuple[PiiKind, ...] = ("phone", "card", "iban", "ssn", "national_id")
 _KEPT_BY_MASK = 4
 
 
-def canonical(found: PiiSpan) -> str:
+def canonical_pii_value(found: PiiSpan) -> str:
     """The value without its dress, so that `0170 / 123` and `0170123` have one tag."""
     if found.kind in NUMBERS:
         return re.sub(r"[^0-9A-Za-z+]", "", with_plain_digits(found.text)).upper()
@@ -20,7 +20,7 @@ def canonical(found: PiiSpan) -> str:
     return found.text
 
 
-def masked(found: PiiSpan) -> str:
+def mask_pii_value(found: PiiSpan) -> str:
     """Stars for all letters and digits, but the last four of numbers."""
     indices = [index for index, char in enumerate(found.text) if char.isalnum()]
     kept = _KEPT_BY_MASK if found.kind in NUMBERS and len(indices) > 2 * _KEPT_BY_MASK else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.data.selector import Pool, SelectedCandidate, Selector, by_id
+from luthier.data.selector import Pool, SelectedCandidate, Selector, order_by_score_then_id
 from luthier.models.embedders.lsa import Lsa
 from luthier.models.embeddings.base import Embedder
 
@@ -24,7 +24,7 @@ class KCenter(Selector):
         if number == 0:
             return []
         points, known = pool.points(self.embedder)
-        order = by_id(pool, np.zeros(number))
+        order = order_by_score_then_id(pool, np.zeros(number))
         rank = np.empty(number, dtype=np.int64)
         rank[order] = np.arange(number)
         far = 1 - (points @ known.T).max(axis=1) if len(known) else -(1 - points @ points.mean(axis=0))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, by_id
+from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, order_by_score_then_id
 from luthier.models.embedders.lsa import Lsa
 from luthier.models.embeddings.base import Embedder
 
@@ -32,7 +32,7 @@ class Mmr(Selector):
         unsure = pool.uncertainty(self.measure)
         points, known = pool.points(self.embedder)
         rank = np.empty(number, dtype=np.int64)
-        rank[by_id(pool, unsure)] = np.arange(number)
+        rank[order_by_score_then_id(pool, unsure)] = np.arange(number)
         like = (points @ known.T).max(axis=1) if len(known) else np.zeros(number)
         left = np.ones(number, dtype=bool)
         chosen: list[SelectedCandidate] = []

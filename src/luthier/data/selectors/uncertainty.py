@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, by_id
+from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, order_by_score_then_id
 
 
 class Uncertainty(Selector):
@@ -17,4 +17,6 @@ class Uncertainty(Selector):
     def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
         """Sort by uncertainty."""
         scores = pool.uncertainty(self.measure)
-        return [SelectedCandidate(at, round(float(scores[at]), 6)) for at in by_id(pool, scores)[:count]]
+        return [
+            SelectedCandidate(at, round(float(scores[at]), 6)) for at in order_by_score_then_id(pool, scores)[:count]
+        ]

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.data.formats import delimited, dialect
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
 _MANY_ROWS = 10
@@ -38,7 +38,7 @@ class Csv(FileSource):
         tables with the ending .txt, are no prose."""
         if not look.start or look.start.startswith(("{", "[", "<")):
             return Fit.NO
-        found = dialect.find(look.text, "auto", "auto", whole=False)
+        found = dialect.detect_dialect(look.text, "auto", "auto", whole=False)
         rows = [len(row) for row in found.reader(look.text.splitlines(keepends=True)[:50][:-1], strict=False) if row]
         alike = len(rows) > 1 and rows[0] > 1 and rows.count(rows[0]) * 10 >= 9 * len(rows)
         if alike:
@@ -51,13 +51,15 @@ class Csv(FileSource):
         files = self.files(base)
         if self.header != "auto" or len(files) != 1:
             return SuggestedSettings({}, {})
-        written = delimited.look(files[0], delimiter=self.delimiter, quote=self.quote, encoding=self.encoding)
+        written = delimited.detect_delimited_format(
+            files[0], delimiter=self.delimiter, quote=self.quote, encoding=self.encoding
+        )
         if not written.titles or written.header is not True:
             return SuggestedSettings({}, {})
         return SuggestedSettings({"header": written.above + 1}, {"header": written.titles})
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every row with the line on which it starts."""
-        return delimited.read(
+        return delimited.read_delimited_rows(
             file, delimiter=self.delimiter, quote=self.quote, encoding=self.encoding, header=self.header, say=say
         )

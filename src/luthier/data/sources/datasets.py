@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.core.files import locate
+from luthier.core.files import resolve_path
 from luthier.data.formats import tables
 from luthier.data.formats.files import File
-from luthier.data.formats.locations import inside
+from luthier.data.formats.locations import glob_inside
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say
 
 _MARKS = ("state.json", "dataset_dict.json")
@@ -39,22 +39,22 @@ class Datasets(FileSource):
 
     def files(self, base: Path) -> list[File]:
         """The files of the folder."""
-        path = locate(self.path, base)
+        path = resolve_path(self.path, base)
         if not path.is_dir():
             what = "is a file, not a folder" if path.exists() else "there is no such folder"
             raise DataError(
                 what, where=SourceLocation(file=self.path), hint="name the folder that `save_to_disk` has written"
             )
-        found = inside(path, "**/*", self.path.rstrip("/"))
+        found = glob_inside(path, "**/*", self.path.rstrip("/"))
         if not any(file.path.name in _MARKS for file in found):
             hint = "name the folder that `save_to_disk` has written"
             raise DataError("is no folder of `datasets`", where=SourceLocation(file=self.path), hint=hint)
         return found
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of the split."""
         files = {file.path: file for file in self.files(base)}
-        folder = self._split(locate(self.path, base), say)
+        folder = self._split(resolve_path(self.path, base), say)
         state = _state(folder / "state.json", self.path)
         info = folder / "dataset_info.json"
         classes = _classes(_state(info, self.path)) if info.is_file() else {}
@@ -67,7 +67,7 @@ class Datasets(FileSource):
             for found in self.read_file(files[path], say):
                 yield _named(found, classes) if isinstance(found, Record) else found
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of one Arrow file."""
         return tables.read_arrow(file)
 

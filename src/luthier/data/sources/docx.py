@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.columns.documents import DocumentSource, library
+from luthier.data.columns.documents import DocumentSource, import_document_library
 from luthier.data.formats import archives
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken
+from luthier.data.row import BrokenRow
 
 _MOST_BYTES = 256 << 20
 _FAULTS = (
@@ -40,9 +40,9 @@ class Docx(DocumentSource):
         """A zip with a document inside."""
         return Fit.CERTAIN if "word/document.xml" in look.members else Fit.NO
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
         """Paragraphs and tables in their order."""
-        docx = library("docx", file)
+        docx = import_document_library("docx", file)
         from lxml.etree import XMLSyntaxError
 
         with file.local() as path:

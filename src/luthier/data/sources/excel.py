@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.data.formats import dialect, sheets
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
 
@@ -41,7 +41,7 @@ class Excel(FileSource):
         settings: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         files = self.files(base)
-        if len(files) == 1 and self.sheet is None and (found := sheets.fullest(files[0])):
+        if len(files) == 1 and self.sheet is None and (found := sheets.find_largest_sheet(files[0])):
             settings["sheet"], names = found
             others = ", ".join(name for name in names if name != settings["sheet"])
             reasons["sheet"] = f"the fullest of {len(names)} sheets; not read: {others}"
@@ -50,6 +50,6 @@ class Excel(FileSource):
             settings["header"], reasons["header"] = row
         return SuggestedSettings(settings, reasons)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every row with its number in the sheet."""
-        return sheets.read(file, sheet=self.sheet, header=self.header, say=say)
+        return sheets.read_sheet_rows(file, sheet=self.sheet, header=self.header, say=say)

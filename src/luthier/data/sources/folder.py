@@ -9,15 +9,15 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import counted
-from luthier.core.files import filled, locate
+from luthier.core.events import format_counted_noun
+from luthier.core.files import expand_env_vars, resolve_path
 from luthier.data.columns.documents import DocumentSource
-from luthier.data.columns.recognize import endings, file_kinds, recognise, source_of
+from luthier.data.columns.recognize import endings, file_kinds, recognize_source_kind, source_of
 from luthier.data.formats import files as guises
 from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of, inside, is_url
+from luthier.data.formats.locations import files_of, glob_inside, is_url
 from luthier.data.formats.sniff import FileSample
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say
 from luthier.data.sources.text import TextSource
 
@@ -40,7 +40,7 @@ class FolderSource(FileSource):
     glob: str = Field(default="**/*", min_length=1)
     """Which files are read, such as `*.jsonl` or `2024/**/*.csv`."""
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of every file, one file after the other; files that nothing reads are named."""
         left: dict[str, list[str]] = {_CARDS: [], "of no known kind": [], "without content": []}
         read = False
@@ -48,7 +48,7 @@ class FolderSource(FileSource):
         rows = any(map(_is_card, files)) and any(map(_has_rows, files))
         for file in files:
             look = FileSample.at(file)
-            found = recognise(look)
+            found = recognize_source_kind(look)
             if rows and _is_card(file):
                 left[_CARDS].append(file.name)
                 continue
@@ -59,29 +59,29 @@ class FolderSource(FileSource):
             yield from self.read_file(file, say)
         for why, names in left.items():
             if names:
-                say(f"{self.path}: {counted(len(names), 'file')} {why} left out, such as {names[0]}")
+                say(f"{self.path}: {format_counted_noun(len(names), 'file')} {why} left out, such as {names[0]}")
         if not read:
             hint = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
             if any(name.lower().endswith(".eml") for name in left["of no known kind"]):
                 hint = f"of mails, make a mailbox, whose threads are read; in the folder: {guises.MAILBOX}"
             raise DataError("holds no file that can be read", where=SourceLocation(file=self.path), hint=hint)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of one file."""
         return source_of(file).read_file(file, say)
 
     def files(self, base: Path) -> list[File]:
         """The files, sorted; a link that leads out of the folder is refused."""
-        whole = filled(self.path)
+        whole = expand_env_vars(self.path)
         if is_url(whole):
             return files_of(self.path, base, lambda file: True, f"`glob` is {self.glob!r}")
-        root = locate(self.path, base)
+        root = resolve_path(self.path, base)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "there is no such folder"
             raise DataError(
                 what, where=SourceLocation(file=self.path), hint="check `path`; it starts at the recipe's folder"
             )
-        return inside(root, self.glob, self.path.rstrip("/"))
+        return glob_inside(root, self.glob, self.path.rstrip("/"))
 
 
 def _is_card(file: File) -> bool:
@@ -94,5 +94,5 @@ def _is_card(file: File) -> bool:
 
 def _has_rows(file: File) -> bool:
     """Whether it holds rows, and no document."""
-    found = recognise(FileSample.at(file))
+    found = recognize_source_kind(FileSample.at(file))
     return found is not None and found.sure and not issubclass(file_kinds()[found.kind], DocumentSource)

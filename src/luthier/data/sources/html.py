@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.data.columns.documents import DocumentSource, library
+from luthier.data.columns.documents import DocumentSource, import_document_library
 from luthier.data.formats import documents
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import File
-from luthier.data.formats.lines import BadLine, head, lines
+from luthier.data.formats.lines import UndecodableLine, head, read_text_lines
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken
+from luthier.data.row import BrokenRow
 
 
 class Html(DocumentSource):
@@ -44,12 +44,12 @@ class Html(DocumentSource):
             return Fit.CERTAIN
         return Fit.POSSIBLE if begin.startswith("<") and look.ending in cls.endings else Fit.NO
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
         """The paragraphs of the page, each under its heading."""
         text: list[str] = []
-        for number, line in enumerate(lines(file, head(file, self.encoding)), start=1):
-            if isinstance(line, BadLine):
-                yield Broken(file.name, number, line.problem, hint=line.hint)
+        for number, line in enumerate(read_text_lines(file, head(file, self.encoding)), start=1):
+            if isinstance(line, UndecodableLine):
+                yield BrokenRow(file.name, number, line.problem, hint=line.hint)
             else:
                 text.append(line)
         page = "".join(text)
@@ -63,6 +63,6 @@ class Html(DocumentSource):
 
 def _main_text(page: str, file: File) -> str:
     """The main text as Markdown, its headings marked; nothing where none can be told."""
-    trafilatura = library("trafilatura", file)
+    trafilatura = import_document_library("trafilatura", file)
     found = trafilatura.extract(page, output_format="markdown", include_comments=False, include_formatting=True)
     return found or ""

@@ -13,7 +13,7 @@ from luthier.data.formats import json_rows
 from luthier.data.formats import json_rows as nested
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
 
@@ -40,27 +40,29 @@ class Json(FileSource):
         inside = look.start[1:].lstrip()
         return Fit.LIKELY if look.start.startswith("{") and (not inside or inside[0] in '"}') else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every object with the line on which it starts."""
-        found = json_rows.read(file, encoding=self.encoding, rows=self.rows, say=say)
-        return nested.flattened(found) if self.flatten else found
+        found = json_rows.read_json_rows(file, encoding=self.encoding, rows=self.rows, say=say)
+        return nested.flatten_rows(found) if self.flatten else found
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The array inside that holds the rows, and whether their texts lie in objects."""
         settings: dict[str, Any] = {}
         reasons = {}
         rows = _first_rows(self, base)
-        inner = nested.inner_array(rows[0], json_rows.CONVERSATIONS) if self.rows is None and len(rows) == 1 else None
+        inner = (
+            nested.find_inner_array(rows[0], json_rows.CONVERSATIONS) if self.rows is None and len(rows) == 1 else None
+        )
         if inner is not None:
             settings["rows"] = inner
             reasons["rows"] = "the only array of objects in the file"
             rows = _first_rows(self.model_copy(update={"rows": inner}), base)
-        if len(rows) == 1 and nested.holds_columns(rows[0]):
+        if len(rows) == 1 and nested.is_columnar_object(rows[0]):
             hint = "write one object a row; in pandas: df.to_json('rows.json', orient='records')"
             raise DataError("holds columns, and rows are wanted", where=SourceLocation(file=self.path), hint=hint)
-        if len(rows) == 1 and (found := nested.by_name(rows[0])) is not None:
+        if len(rows) == 1 and (found := nested.find_rows_keyed_by_name(rows[0])) is not None:
             raise _rows_by_name(self.path, *found)
-        if not self.flatten and nested.has_inner_texts(rows):
+        if not self.flatten and nested.has_nested_texts(rows):
             settings["flatten"] = True
             reasons["flatten"] = "texts lie in objects inside of the rows"
         return SuggestedSettings(settings, reasons)

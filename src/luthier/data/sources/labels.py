@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.core.events import counted
-from luthier.data.adjudicator import Adjudicator, Verdicts
+from luthier.core.events import format_counted_noun
+from luthier.data.adjudicator import AdjudicationResult, Adjudicator
 from luthier.data.adjudicators.majority import MajorityAdjudicator
 from luthier.data.annotation.annotations import (
     JUDGMENTS,
@@ -19,19 +19,19 @@ from luthier.data.annotation.annotations import (
     AnnotatedItem,
     ClassSeparator,
     annotators_of,
-    last_words,
-    merged,
-    table,
+    last_judgment_by_annotator,
+    merge_items_by_key,
+    to_agreement_table,
 )
-from luthier.data.annotation.read import BOOKS, ENDINGS, LABELS, items
+from luthier.data.annotation.read import BOOKS, ENDINGS, LABELS, read_annotated_items
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.layouts import TEXT_NAMES, Layout
-from luthier.data.columns.mapping import Mapping, columns_of, decide
+from luthier.data.columns.mapping import Mapping, columns_of, decide_mapping
 from luthier.data.columns.recognize import source_of
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.label_format import LabelFormat
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say, SuggestedSettings
 from luthier.data.suggest.profile import ColumnProfile
 
@@ -66,29 +66,31 @@ class Labels(FileSource):
     def recognises(cls, look: FileSample) -> Fit:
         """JSON that only a tool for annotators writes."""
         rows = look.first_objects
-        sure = bool(rows) and any(one.model_validate({}).is_sure(rows) for one in members(LabelFormat).values())
+        sure = bool(rows) and any(
+            one.model_validate({}).is_sure(rows) for one in components_by_kind(LabelFormat).values()
+        )
         return Fit.EXACT if sure else Fit.NO
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Read all judgments, decide, and yield every item once, in the order of the files."""
         found, broken = self._items(base, say)
         yield from broken
         if not found:
             return
-        verdicts = self.rule.decide([last_words(item.judgments) for item, _ in found])
+        verdicts = self.rule.decide([last_judgment_by_annotator(item.judgments) for item, _ in found])
         if verdicts.quality:
             ranked = sorted(verdicts.quality.items(), key=lambda one: (-one[1], one[0]))
             say("estimated share of right judgments: " + ", ".join(f"{name} {share:.2f}" for name, share in ranked))
         own = self.prompt is None and self.messages is None and all(item.is_own for item, _ in found)
         for decided in _decided(found, verdicts, self.rule.kind):
             if decided.label is None:
-                yield Broken(decided.file, decided.item.line, decided.why, left_out=True)
+                yield BrokenRow(decided.file, decided.item.line, decided.why, left_out=True)
             else:
                 values = decided.as_own() if own else decided.as_columns()
                 yield Record(values, decided.file, decided.item.line)
         _say_agreement([item for item, _ in found], self.level, say)  # last: a glance at the first rows needs none
 
-    def _items(self, base: Path, say: Say) -> tuple[list[tuple[AnnotatedItem, str]], list[Broken]]:
+    def _items(self, base: Path, say: Say) -> tuple[list[tuple[AnnotatedItem, str]], list[BrokenRow]]:
         """Every item with its file, judgments on the one question only; and what cannot be read."""
         whole, where, broken = self._given(base, say)
         question = self._question(whole, say)
@@ -98,31 +100,30 @@ class Labels(FileSource):
         ]
         return [(item, where[item.key]) for item in kept], broken
 
-    def _given(self, base: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[Broken]]:
+    def _given(self, base: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[BrokenRow]]:
         """Every item with all its judgments, the file of each by its key, and what cannot be read."""
-        broken: list[Broken] = []
+        broken: list[BrokenRow] = []
         given: list[AnnotatedItem] = []
         where: dict[str, str] = {}
         first: dict[str, AnnotatedItem] = {}
         for file in self.files(base):
-            for name, found in items(file, self.format, say):
-                if isinstance(found, Broken):
+            for name, found in read_annotated_items(file, self.format, say):
+                if isinstance(found, BrokenRow):
                     broken.append(found)
                     continue
                 if found.whole and first.setdefault(found.key, found).values != found.values:
                     found = found._replace(key=f"{name}:{found.key}")  # noqa: PLW2901  # tools count from 1 in each project
                 given.append(found)
                 where.setdefault(found.key, name)
-        return merged(given), where, broken
+        return merge_items_by_key(given), where, broken
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The question that is judged most often, where annotators were asked several."""
         messages: list[str] = []
         found, _, _ = self._given(base, messages.append)
         people = len(annotators_of(found))
-        description = (
-            f"{messages[0].rpartition(': read as ')[2] if messages else 'judgments'} of {counted(people, 'annotator')}"
-        )
+        content = messages[0].rpartition(": read as ")[2] if messages else "judgments"
+        description = f"{content} of {format_counted_noun(people, 'annotator')}"
         reasons = {"kind": f"{description}; each row gets one label, by {self.rule.kind} (`rule`)"}
         answers: dict[str, list[Any]] = {}
         for one in (one for item in found for one in item.judgments):
@@ -167,10 +168,10 @@ class Labels(FileSource):
         note = f"judged texts (column {prompt!r}), answered by the decided label" if prompt and not self.prompt else ""
         answer = self.prompt if self.prompt_only else self.answer
         layout = Layout(prompt, answer if prompt else None, self.messages, self.system_column, self.tools, note)
-        found = decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+        found = decide_mapping(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
         return found.without(self.null_values)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of one file as they stand, before anything is decided."""
         return source_of(file, but=LABELS).read_file(file, say)
 
@@ -225,7 +226,7 @@ class _Decided:
         return ClassSeparator(mark).together(ClassSeparator(TOGETHER).apart(label), self.item.values.get("given"))
 
 
-def _decided(found: Sequence[tuple[AnnotatedItem, str]], verdicts: Verdicts, rule: str) -> Iterator[_Decided]:
+def _decided(found: Sequence[tuple[AnnotatedItem, str]], verdicts: AdjudicationResult, rule: str) -> Iterator[_Decided]:
     for (item, file), decision in zip(found, verdicts.decisions, strict=True):
         yield _Decided(item, file, rule, decision.label, decision.confidence, decision.why)
 
@@ -247,10 +248,10 @@ def _say_agreement(found: Sequence[AnnotatedItem], level: Any, say: Say) -> None
 
     people = annotators_of(found)
     judged = sum(1 for item in found for one in item.judgments if one.label is not None)
-    description = f"{counted(judged, 'judgment')} of {counted(len(found), 'item')}"
-    description = f"{counted(len(people), 'annotator')}, {description}"
+    description = f"{format_counted_noun(judged, 'judgment')} of {format_counted_noun(len(found), 'item')}"
+    description = f"{format_counted_noun(len(people), 'annotator')}, {description}"
     try:
-        alpha = krippendorff(table(found), level=level)
+        alpha = krippendorff(to_agreement_table(found), level=level)
     except DataError as error:
         say(f"{description}; {error.message}")
         return

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from luthier.data.columns.conversations import Speech, conversation, describe_support_team, guessed_desk
+from luthier.data.columns.conversations import (
+    ThreadMessage,
+    build_conversation,
+    describe_support_team,
+    guess_support_team,
+)
 from luthier.data.columns.layouts import Layout
 from luthier.data.formats import mail
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say
 
 
@@ -38,26 +43,30 @@ class Mbox(FileSource):
         mail_like = first.startswith("From ") and bool(header[1]) and " " not in header[0].strip()
         return Fit.CERTAIN if mail_like else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every thread, in the order of their first mails."""
         with file.local() as path:
-            letters = list(mail.letters(path))
-            support_team = self.support_team or guessed_desk(mail.meetings(letters))
+            letters = list(mail.read_mail_headers(path))
+            support_team = self.support_team or guess_support_team(mail.thread_participants(letters))
             if not self.support_team:
                 say(describe_support_team(file.name, support_team))
             for thread in mail.threads(letters):
-                yield self._thread(mail.opened(path, thread, quoted=self.quoted == "keep"), file.name, support_team)
+                yield self._thread(
+                    mail.read_thread_mails(path, thread, quoted=self.quoted == "keep"), file.name, support_team
+                )
 
-    def _thread(self, thread: list[mail.Mail], name: str, support_team: tuple[str, ...]) -> Record | Broken:
+    def _thread(self, thread: list[mail.Mail], name: str, support_team: tuple[str, ...]) -> Record | BrokenRow:
         first = thread[0].letter
         lost = [one for one in thread if one.problem]
         if lost:
-            return Broken(name, lost[0].letter.line, lost[0].problem)
+            return BrokenRow(name, lost[0].letter.line, lost[0].problem)
         speeches = [
-            Speech(one.letter.sender, one.text, is_support=mail.is_of(one.letter.sender, support_team))
+            ThreadMessage(
+                one.letter.sender, one.text, is_support=mail.is_support_address(one.letter.sender, support_team)
+            )
             for one in thread
         ]
-        talk = conversation(speeches)
+        talk = build_conversation(speeches)
         values = {
             "messages": talk.messages,
             "subject": first.subject,

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.columns.documents import DocumentSource, library
+from luthier.data.columns.documents import DocumentSource, import_document_library
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken
+from luthier.data.row import BrokenRow
 
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError, RecursionError,
@@ -36,9 +36,9 @@ class Pdf(DocumentSource):
         """Its first bytes."""
         return Fit.CERTAIN if look.data[:1024].lstrip().startswith(b"%PDF-") else Fit.NO
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
         """The text of each page; a page that cannot be read is a broken row."""
-        pypdf = library("pypdf", file)
+        pypdf = import_document_library("pypdf", file)
         logging.getLogger("pypdf").addHandler(_SILENT)
         faults = (pypdf.errors.PyPdfError, *_FAULTS)
         with file.local() as path:
@@ -55,4 +55,4 @@ class Pdf(DocumentSource):
                 try:
                     yield Paragraph(reader.pages[number - 1].extract_text(), number)
                 except faults as error:
-                    yield Broken(file.name, number, f"page {number} cannot be read: {error}")
+                    yield BrokenRow(file.name, number, f"page {number} cannot be read: {error}")

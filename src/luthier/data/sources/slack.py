@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.core.files import filled, locate
-from luthier.data.columns.conversations import Meeting, Speech, conversation, describe_support_team, guessed_desk
+from luthier.core.files import expand_env_vars, resolve_path
+from luthier.data.columns.conversations import (
+    ThreadMessage,
+    ThreadParticipants,
+    build_conversation,
+    describe_support_team,
+    guess_support_team,
+)
 from luthier.data.columns.layouts import Layout
 from luthier.data.formats import slack
 from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of, inside, is_url
+from luthier.data.formats.locations import files_of, glob_inside, is_url
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say
 
 
@@ -39,12 +45,12 @@ class SlackSource(FileSource):
 
     def files(self, base: Path) -> list[File]:
         """The zip, or the files of the folder."""
-        path = locate(self.path, base)
-        if not is_url(filled(self.path)) and path.is_dir():
-            return inside(path, "**/*.json", self.path.rstrip("/"))
+        path = resolve_path(self.path, base)
+        if not is_url(expand_env_vars(self.path)) and path.is_dir():
+            return glob_inside(path, "**/*.json", self.path.rstrip("/"))
         return files_of(self.path, base, lambda file: True, "name the export's zip or folder")
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every thread of every channel."""
         found = self.files(base)
         if len(found) == 1 and found[0].ending != ".json":
@@ -52,17 +58,17 @@ class SlackSource(FileSource):
         else:
             yield from self._threads(slack.SlackExportFolder(found), say)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every thread of a zip."""
-        with file.raw() as opened, slack.zipped(opened, file.name) as export:
+        with file.raw() as opened, slack.open_slack_zip(opened, file.name) as export:
             yield from self._threads(export, say)
 
-    def _threads(self, export: slack.Export, say: Say) -> Iterator[Record | Broken]:
+    def _threads(self, export: slack.SlackExport, say: Say) -> Iterator[Record | BrokenRow]:
         people = slack.people(export)
         support_team = self._desk(export, people, say)
         notices = 0
         for channel in slack.channels(export, self.channels):
-            broken: list[Broken] = []
+            broken: list[BrokenRow] = []
             threads, left = slack.threads(export, channel, broken)
             notices += left
             yield from broken
@@ -73,15 +79,15 @@ class SlackSource(FileSource):
                 f"{self.path}: {notices} notices (who joined, what was renamed) and messages without text were left out"
             )
 
-    def _desk(self, export: slack.Export, people: dict[str, slack.Person], say: Say) -> frozenset[str]:
+    def _desk(self, export: slack.SlackExport, people: dict[str, slack.Person], say: Say) -> frozenset[str]:
         """The ids of those who answer."""
         if self.support_team:
-            return slack.called(self.support_team, people, export.name)
-        found: list[Meeting] = []
+            return slack.find_user_ids(self.support_team, people, export.name)
+        found: list[ThreadParticipants] = []
         for channel in slack.channels(export, self.channels):
             for thread in slack.threads(export, channel, [])[0]:
-                found.append(Meeting(thread[0].who, frozenset(message.who for message in thread[1:])))
-        guess = guessed_desk([meeting for meeting in found if meeting.answered])
+                found.append(ThreadParticipants(thread[0].who, frozenset(message.who for message in thread[1:])))
+        guess = guess_support_team([meeting for meeting in found if meeting.answered])
         say(describe_support_team(export.name, tuple(people[one].name if one in people else one for one in guess)))
         return frozenset(guess)
 
@@ -89,8 +95,10 @@ class SlackSource(FileSource):
 def _row(
     thread: list[slack.SlackMessage], channel: str, people: dict[str, slack.Person], support_team: frozenset[str]
 ) -> Record:
-    talk = conversation(
-        Speech(message.who, slack.plain(message.text, people), is_support=message.who in support_team)
+    talk = build_conversation(
+        ThreadMessage(
+            message.who, slack.strip_slack_markup(message.text, people), is_support=message.who in support_team
+        )
         for message in thread
     )
     first = thread[0]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.files import EnvVarMarker
-from luthier.core.system.net import secret_in_clear
-from luthier.data.row import Broken, Record
+from luthier.core.system.net import find_plain_secret
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say, Source
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Sql(Source):
     @field_validator("url")
     @classmethod
     def _no_secret_in_clear(cls, url: str) -> str:
-        if (name := secret_in_clear(url)) is not None:
+        if (name := find_plain_secret(url)) is not None:
             raise ValueError(f"holds a secret in clear ({name}); write $NAME there, and export NAME=… before the run")
         return url
 
@@ -84,22 +84,22 @@ class Sql(Source):
     def check_installed(self, base: Path) -> None:
         """`MissingExtra` when SQLAlchemy has no driver for the database; an address that is none is said by `read`."""
         from luthier.core.errors import InputError, MissingExtra
-        from luthier.data.database.address import address
+        from luthier.data.database.address import parse_database_address
         from luthier.data.database.session import connect
 
         try:
-            connect(address(self.url, base)).dispose()
+            connect(parse_database_address(self.url, base)).dispose()
         except MissingExtra:
             raise
         except InputError:
             return
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every row in order; a row's line is its key when that is one number, else its number from 1."""
-        from luthier.data.database.address import address
+        from luthier.data.database.address import parse_database_address
         from luthier.data.database.reading import SqlReader
 
-        return SqlReader(address(self.url, base), self.sql_request, self.retries, say).records()
+        return SqlReader(parse_database_address(self.url, base), self.sql_request, self.retries, say).records()
 
     @property
     def living(self) -> bool:
@@ -109,21 +109,23 @@ class Sql(Source):
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the rows, or of the cursor's reach; None when they cannot be read (`read` says why)."""
         from luthier.core.errors import LuthierError
-        from luthier.data.database.address import address
-        from luthier.data.database.contents import contents
+        from luthier.data.database.address import parse_database_address
+        from luthier.data.database.contents import digest_selected_rows
 
         try:
-            return contents(address(self.url, base), self.sql_request, by_cursor=self.changed_by == "cursor")
+            return digest_selected_rows(
+                parse_database_address(self.url, base), self.sql_request, by_cursor=self.changed_by == "cursor"
+            )
         except LuthierError:
             return None
 
     def size(self, base: Path) -> int | None:
         """The number of rows times the mean length of the first ones."""
         from luthier.core.errors import LuthierError
-        from luthier.data.database.address import address
-        from luthier.data.database.contents import size
+        from luthier.data.database.address import parse_database_address
+        from luthier.data.database.contents import estimate_selection_bytes
 
         try:
-            return size(address(self.url, base), self.sql_request)
+            return estimate_selection_bytes(parse_database_address(self.url, base), self.sql_request)
         except LuthierError:
             return None

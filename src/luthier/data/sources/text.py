@@ -9,9 +9,9 @@ from luthier.data.columns.documents import DocumentSource
 from luthier.data.formats import files
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import File
-from luthier.data.formats.lines import BadLine, head, lines
+from luthier.data.formats.lines import UndecodableLine, head, read_text_lines
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say
 
 
@@ -30,20 +30,20 @@ class TextSource(DocumentSource):
         """Any text but that of a word processor."""
         return Fit.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the rows of one file; what looks like a chat, subtitles or a mail is said to be read as plain text."""
-        if file.exists() and (description := files.describe_guise(FileSample.at(file).text)):
+        if file.exists() and (description := files.describe_text_content(FileSample.at(file).text)):
             say(f"{file.name}: {description}")
         yield from super().read_file(file, say)
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
         """What stands between blank lines; a line that cannot be decoded is left out as broken."""
         marked = file.ending in (".md", ".markdown")
         held: list[str] = []
         start_line, heading, fenced = 1, "", False
-        for number, line in enumerate(lines(file, head(file, self.encoding)), start=1):
-            if isinstance(line, BadLine):
-                yield Broken(file.name, number, line.problem, hint=line.hint)
+        for number, line in enumerate(read_text_lines(file, head(file, self.encoding)), start=1):
+            if isinstance(line, UndecodableLine):
+                yield BrokenRow(file.name, number, line.problem, hint=line.hint)
                 continue
             fenced ^= marked and line.lstrip().startswith(("```", "~~~"))
             titled = marked and not fenced and _heading(line)

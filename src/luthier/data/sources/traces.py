@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from luthier.chat.messages import as_openai
+from luthier.chat.messages import messages_to_openai
 from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation
-from luthier.core.files import EnvVarMarker, locate
+from luthier.core.files import EnvVarMarker, resolve_path
 from luthier.core.hashing import digest_of
 from luthier.data.columns.choose import LayoutChoice
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say, Source, SuggestedSettings
 from luthier.traces.retention import is_traffic, traffic_folder
 
@@ -80,7 +80,7 @@ class Traces(Source):
             raise ValueError("`since` is not before `until`")
         return self
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every request in order of time; a row's file is its day, and its line the number on that day."""
         day: date | None = None
         line = 0
@@ -90,7 +90,7 @@ class Traces(Source):
             day = at
             file, key = f"traces/{day.isoformat()}", f"trace = {entry.trace.id}"
             if why := self._why_not(entry):
-                yield Broken(file, line, why, key=key, left_out=True)
+                yield BrokenRow(file, line, why, key=key, left_out=True)
             else:
                 yield Record(self._values(entry), file, line, key)
 
@@ -131,7 +131,7 @@ class Traces(Source):
         return _ANSWERED + _WANTED[self.makes]
 
     def _folder(self, base: Path) -> Path:
-        return locate(self.path, base) if self.path else traffic_folder(base)
+        return resolve_path(self.path, base) if self.path else traffic_folder(base)
 
     def _why_not(self, entry: TraceWithFeedback) -> str:
         """Why nothing can be learnt from a request; empty when something can."""
@@ -155,8 +155,8 @@ class Traces(Source):
 
     def _values(self, entry: TraceWithFeedback) -> dict[str, Any]:
         trace, correction = entry.trace, _last(entry, "correction")
-        prompt_messages = as_openai(trace.messages)
-        given = as_openai([trace.answer])[0] if trace.answer else {}
+        prompt_messages = messages_to_openai(trace.messages)
+        given = messages_to_openai([trace.answer])[0] if trace.answer else {}
         about = {
             "trace": trace.id,
             "at": trace.at.astimezone(UTC).isoformat(),
@@ -221,7 +221,7 @@ def _system(messages: tuple[Message, ...]) -> str:
     return "\n".join(turn.content for turn in messages if turn.role == "system")
 
 
-def choose(base: Path, settings: Mapping[str, Any]) -> TraceOutput:
+def choose_trace_target(base: Path, settings: Mapping[str, Any]) -> TraceOutput:
     """What requests say most about: corrections, true classes, or else whole answers."""
     found: dict[TraceOutput, int] = {}
     makes: TraceOutput

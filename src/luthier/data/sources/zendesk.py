@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from luthier.data.cleaning.quoted import without_quoted
-from luthier.data.columns.conversations import Speech, conversation
+from luthier.data.columns.conversations import ThreadMessage, build_conversation
 from luthier.data.columns.layouts import Layout
 from luthier.data.formats import json_rows, lines
 from luthier.data.formats.documents import plain_text
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import Broken, Record
+from luthier.data.row import BrokenRow, Record
 from luthier.data.source import FileSource, Say
 
 _WITH_COMMENTS = (
@@ -43,25 +43,29 @@ class Zendesk(FileSource):
         named = '"comments"' in look.start and '"requester' in look.start
         return Fit.EXACT if named and look.start.startswith(("{", "[")) else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
         """Yield every ticket, with the line on which it starts."""
         look = FileSample.at(file)
         by_line = look.first_object is not None and "tickets" not in look.first_object
         rows = "tickets" if not by_line and '"tickets"' in look.start[:4096] else None
-        found = lines.read(file, say=say) if by_line else json_rows.read(file, rows=rows, say=say)
+        found = lines.read_jsonl_rows(file, say=say) if by_line else json_rows.read_json_rows(file, rows=rows, say=say)
         for one in found:
             yield self._ticket(one) if isinstance(one, Record) else one
 
-    def _ticket(self, record: Record) -> Record | Broken:
+    def _ticket(self, record: Record) -> Record | BrokenRow:
         ticket = record.values.get("ticket", record.values)
         comments = ticket.get("comments") if isinstance(ticket, dict) else None
         if not comments:
-            return Broken(record.file, record.line, "the ticket came without its comments", "comments", _WITH_COMMENTS)
+            return BrokenRow(
+                record.file, record.line, "the ticket came without its comments", "comments", _WITH_COMMENTS
+            )
         if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
-            return Broken(record.file, record.line, "expected a ticket with a list of comments", "comments")
+            return BrokenRow(record.file, record.line, "expected a ticket with a list of comments", "comments")
         ordered = sorted(comments, key=lambda one: str(one.get("created_at") or ""))
         public = [one for one in ordered if one.get("public", True)]
-        talk = conversation(Speech("", self._text(one), is_support=_is_desk(one, ticket)) for one in public)
+        talk = build_conversation(
+            ThreadMessage("", self._text(one), is_support=_is_desk(one, ticket)) for one in public
+        )
         values = {name: value for name, value in ticket.items() if name != "comments"}
         values |= _custom_fields(values)
         if isinstance(requester := ticket.get("requester"), dict):
@@ -71,7 +75,7 @@ class Zendesk(FileSource):
             values["notes"] = [self._text(one) for one in ordered if not one.get("public", True)]
         if not talk.messages:
             what = "no public comment of the ticket has text" if public else "no comment of the ticket is public"
-            return Broken(record.file, record.line, what, "comments")
+            return BrokenRow(record.file, record.line, what, "comments")
         return Record(values, record.file, record.line)
 
     def _text(self, comment: dict[str, Any]) -> str:

@@ -10,24 +10,24 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.artifacts.dataset import MADE, SUMMARY, DatasetSummary, outlined, splits
+from luthier.artifacts.dataset import MADE, SUMMARY, DatasetSummary, dataset_spec_of, list_splits
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
-from luthier.core.events import by_name, counted
-from luthier.core.files import write_aside, writing
+from luthier.core.events import format_counted_noun, format_counts_by_name
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext, TeacherRef
-from luthier.data.augment.checks import Checks, Inspector
+from luthier.data.augment.checks import DraftChecks, Inspector
 from luthier.data.augment.judge import TfidfLabelClassifier
-from luthier.data.augment.loop import Maker, Tally
-from luthier.data.augment.requests import AugmentBudget, in_order, named
-from luthier.data.augment.rows import SplitRows, as_examples, tables
+from luthier.data.augment.loop import AugmentLoop, Tally
+from luthier.data.augment.requests import AugmentBudget, name_augmenters, order_augment_jobs
+from luthier.data.augment.rows import SplitRows, read_split_batches, rows_to_example_batch
 from luthier.data.augmenter import AugmentContext, Augmenter
-from luthier.data.dedup.near import Index
-from luthier.data.dedup.shingles import compared
-from luthier.data.engine.tables import EventWriter, TableWriter, dump, example_schema
+from luthier.data.dedup.near import NearDuplicateIndex
+from luthier.data.dedup.shingles import text_to_compare
+from luthier.data.engine.tables import EventWriter, TableWriter, dump_cell_json, example_schema
 from luthier.data.operator import Operator
 from luthier.data.split import TRAIN
-from luthier.models.embeddings.base import Space
+from luthier.models.embeddings.base import EmbeddingSpace
 from luthier.models.lm.base import LanguageModel
 
 ROWS_PER_S = 400.0
@@ -56,7 +56,7 @@ class Augment(Step):
     """Made rows are at most this share of all training rows afterwards."""
     per_class: bool = False
     """Whether the share holds within each class as well."""
-    checks: Checks = Field(default_factory=Checks)
+    checks: DraftChecks = Field(default_factory=DraftChecks)
     """What every made row is held to."""
 
     @field_validator("augmenters", mode="before")
@@ -87,7 +87,7 @@ class Augment(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, and as many made ones as the share allows."""
-        before = outlined(plan_context)
+        before = dataset_spec_of(plan_context)
         rows = _train_rows(plan_context)
         if rows is None:
             return before
@@ -126,11 +126,11 @@ class _Augmenting:
         self._data: Artifact = work.inputs["data"]
         self._before = DatasetSummary.read(self._data)
         step._refuse_without_model()
-        self._named = named(step.augmenters)
-        with writing(work.scratch):
+        self._named = name_augmenters(step.augmenters)
+        with translate_write_errors(work.scratch):
             work.scratch.mkdir(parents=True, exist_ok=True)
             self._train = SplitRows.read(self._data, [TRAIN], work.scratch / "train.arrow")
-            held = [split for split in splits(self._data) if split != TRAIN]
+            held = [split for split in list_splits(self._data) if split != TRAIN]
             self._held_out = SplitRows.read(self._data, held, work.scratch / "held_out.arrow")
         _refuse_taken_name(self._train)
 
@@ -141,12 +141,12 @@ class _Augmenting:
         maker = self._maker()
         events = EventWriter(folder / "events.parquet")
         writer = TableWriter(folder / "examples" / f"{TRAIN}.parquet", example_schema())
-        for table in tables(self._data, TRAIN):
+        for table in read_split_batches(self._data, TRAIN):
             writer.write(table)
-        for rows, happened in maker.run(in_order(self._named, self._train, work.seed)):
+        for rows, happened in maker.run(order_augment_jobs(self._named, self._train, work.seed)):
             if rows:
                 labels = [row.answer if self._train.classes else None for row in rows]
-                writer.write(as_examples(rows, labels))
+                writer.write(rows_to_example_batch(rows, labels))
             events.write(happened)
             done = sum(tally.kept for tally in maker.tallies.values())
             work.events.progress(done, done + maker.room.whole, "rows made")
@@ -161,11 +161,11 @@ class _Augmenting:
         for entry in self._data.manifest.files:
             if entry.path not in own:
                 target = self._work.folder / entry.path
-                with writing(target):
+                with translate_write_errors(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(self._data.path(entry.path), target)
 
-    def _maker(self) -> Maker:
+    def _maker(self) -> AugmentLoop:
         step, work, checks = self._step, self._work, self._step.checks
         lm: LanguageModel | None = None
         if step.model is not None:
@@ -176,17 +176,17 @@ class _Augmenting:
         classifier = TfidfLabelClassifier.learn(self._train) if judged else None
         if judged and classifier is None:
             work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
-        index = Index(checks.held_out, self._held_out.rows(), self._held_out.row)
+        index = NearDuplicateIndex(checks.held_out, self._held_out.rows(), self._held_out.row)
         inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
         room = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
-        return Maker(self._named, AugmentContext(self._train, work.base, lm), inspector, room, self._guards())
+        return AugmentLoop(self._named, AugmentContext(self._train, work.base, lm), inspector, room, self._guards())
 
-    def _space(self) -> Space | None:
+    def _space(self) -> EmbeddingSpace | None:
         """Where the meanings of training rows and what is made of them lie, when they are checked."""
         meaning = self._step.checks.meaning
         if meaning is None:
             return None
-        texts = (compared(row, "prompt") for row in self._train.rows())
+        texts = (text_to_compare(row, "prompt") for row in self._train.rows())
         return meaning.embedder.space(texts, base=self._work.base, seed=self._work.seed)
 
     def _guards(self) -> list[Operator]:
@@ -215,7 +215,7 @@ class _Augmenting:
         folder = self._work.folder
         summary.write(folder)
         books = {name: tally.as_json() for name, tally in tallies.items()}
-        write_aside(folder / "augment.json", (dump(books) + "\n").encode())
+        write_atomically(folder / "augment.json", (dump_cell_json(books) + "\n").encode())
         for line in _sentences(tallies):
             self._work.events.note(line)
         if not kept:
@@ -232,9 +232,9 @@ def _operators_behind(data: Artifact) -> Iterator[Any]:
 
 def _sentences(tallies: Mapping[str, Tally]) -> Iterator[str]:
     for name, tally in tallies.items():
-        why = by_name(dict(sorted(tally.refused.items())))
+        why = format_counts_by_name(dict(sorted(tally.refused.items())))
         refused = f", {tally.refused.total()} refused ({why})" if why else ""
-        nothing = f", {counted(tally.nothing, 'row')} gave it nothing to change" if tally.nothing else ""
+        nothing = f", {format_counted_noun(tally.nothing, 'row')} gave it nothing to change" if tally.nothing else ""
         yield f"{name}: {tally.tried} tried, {tally.kept} kept{refused}{nothing}"
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from luthier.artifacts.dataset import has_split, outlined, splits
+from luthier.artifacts.dataset import dataset_spec_of, has_split, list_splits
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, ModelRef, PlanContext, Step, StepContext
 from luthier.data.augment.ask import choose_options, draw_completions
-from luthier.data.engine.cache import Remade, read_rows
+from luthier.data.engine.cache import DerivedDatasetWriter, read_rows
 from luthier.data.row import Row, pair_row
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class Constitution(Step):
         started, data = time.perf_counter(), work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
-        lm, made, done = open_lm(work.inputs["model"], work.scratch / "asked"), Remade(work, data), 0
+        lm, made, done = open_lm(work.inputs["model"], work.scratch / "asked"), DerivedDatasetWriter(work, data), 0
         pairs = 0
-        for split in splits(data):
+        for split in list_splits(data):
             every = [row for batch in read_rows(data, split) for row in batch]
             rows = every[: self.rows]
             for row in every[len(rows) :]:
@@ -104,10 +104,13 @@ class Constitution(Step):
                 work.events.progress(done, len(rows), "rows")
         summary = made.close(task="text", labels=[])
         if not summary.rows.get("train"):
-            why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in summary.dropped.items())
+            why = "; ".join(
+                f"{format_counted_noun(count, 'row')}: {reason}" for reason, count in summary.dropped.items()
+            )
             raise DataError(f"no pair was made of any training row ({why})", hint=self._remedy(summary.dropped))
         work.events.note(
-            f"{counted(pairs, 'pair')} of {counted(done, 'answer')}, by {counted(len(self.rules), 'rule')}"
+            f"{format_counted_noun(pairs, 'pair')} of {format_counted_noun(done, 'answer')}, by "
+            f"{format_counted_noun(len(self.rules), 'rule')}"
         )
         return {"rows_per_s": done / max(time.perf_counter() - started, 1e-9)}
 
@@ -155,7 +158,7 @@ class Constitution(Step):
     def _say(self, lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
         return draw_completions(lm, prompts, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
 
-    def _write(self, made: Remade, split: str, drafts: Sequence[_Draft], work: StepContext) -> int:
+    def _write(self, made: DerivedDatasetWriter, split: str, drafts: Sequence[_Draft], work: StepContext) -> int:
         pairs = []
         for one in drafts:
             if one.why_not:
@@ -186,7 +189,7 @@ class Constitution(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """At most so many pairs as rows are asked; the other answer is told to be as long."""
-        before = outlined(plan_context)
+        before = dataset_spec_of(plan_context)
         rows = {split: min(count, self.rows or count) for split, count in (before.rows or {}).items()}
         pairs, how = [_with_another(one) for one in before.examples], "before any makes no pair"
         return replace(before, rows=rows or None, examples=pairs, task="text", answers=(), how=how)

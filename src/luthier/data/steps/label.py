@@ -9,18 +9,18 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.artifacts.dataset import DatasetSummary, as_outlined, outlined, splits
+from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, dump_spec_example, list_splits
 from luthier.chat.messages import Example, Message
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import by_name, of_rows
-from luthier.core.files import write_aside
+from luthier.core.events import format_counts_by_name, format_rows_affected
+from luthier.core.files import write_atomically
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
 from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
 from luthier.data.adjudicators.label_model import LabelModel
-from luthier.data.annotation.label_model import Votes, account, ballots
-from luthier.data.engine.cache import Remade, asked_text, read_rows
-from luthier.data.engine.tables import dump
-from luthier.data.label_function import LabelFunction, named
+from luthier.data.annotation.label_model import Votes, label_function_stats, votes_to_annotations
+from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
+from luthier.data.engine.tables import dump_cell_json
+from luthier.data.label_function import LabelFunction, name_label_functions
 from luthier.data.row import Row
 
 ROWS_PER_S = 20_000
@@ -67,7 +67,7 @@ class LabelStep(Step):
         data = work.inputs["data"]
         dataset_summary = DatasetSummary.read(data)
         which = self._splits(work, labelled=dataset_summary.task == "label")
-        names = named(self.functions)
+        names = name_label_functions(self.functions)
         votes: Votes = [[] for _ in names]
         given: list[str | None] = []
         for split in which:
@@ -76,16 +76,18 @@ class LabelStep(Step):
                     mine.extend(function.vote(rows))
                 given += [row.answer if dataset_summary.task == "label" else None for row in rows]
                 work.events.progress(len(given), sum(dataset_summary.rows.values()), "rows")
-        verdicts = self.rule.decide(ballots(names, votes))
-        accounts = account(names, votes, verdicts, given)
+        verdicts = self.rule.decide(votes_to_annotations(names, votes))
+        accounts = label_function_stats(names, votes, verdicts, given)
         self._write(work, which, list(zip(verdicts.decisions, zip(*votes, strict=True), strict=True)), names)
-        write_aside(work.folder / "functions.json", (dump([one.as_json() for one in accounts]) + "\n").encode())
+        write_atomically(
+            work.folder / "functions.json", (dump_cell_json([one.as_json() for one in accounts]) + "\n").encode()
+        )
         for one in accounts:
             (work.events.note if one.votes else work.events.warning)(str(one))
         return {"rows_per_s": len(given) / max(time.perf_counter() - started, 1e-9)}
 
     def _splits(self, work: StepContext, *, labelled: bool) -> list[str]:
-        found = splits(work.inputs["data"])
+        found = list_splits(work.inputs["data"])
         if self.splits == "all" or (self.splits == "auto" and not labelled):
             return found
         if self.splits == "auto" and len(found) > 1:
@@ -102,10 +104,10 @@ class LabelStep(Step):
         decided: list[tuple[AdjudicatedLabel, tuple[str | None, ...]]],
         names: list[str],
     ) -> None:
-        made = Remade(work, work.inputs["data"])
+        made = DerivedDatasetWriter(work, work.inputs["data"])
         labels: set[str] = set()
         at = 0
-        for split in splits(work.inputs["data"]):
+        for split in list_splits(work.inputs["data"]):
             for rows in read_rows(work.inputs["data"], split):
                 kept: list[Row] = []
                 for row in rows:
@@ -123,14 +125,19 @@ class LabelStep(Step):
                 f"no row is labelled: {reasons}", where=SourceLocation(field="functions"), hint="loosen the rules"
             )
         found = made.close(task="label", labels=sorted(labels))
-        dropped = by_name(found.dropped)
+        dropped = format_counts_by_name(found.dropped)
         work.events.note(
-            of_rows(sum(found.rows.values()), found.rows_in, "has a label", "have a label")
+            format_rows_affected(sum(found.rows.values()), found.rows_in, "has a label", "have a label")
             + f"; {dropped}" * bool(dropped)
         )
 
     def _one(
-        self, made: Remade, row: Row, decision: AdjudicatedLabel, votes: tuple[str | None, ...], names: list[str]
+        self,
+        made: DerivedDatasetWriter,
+        row: Row,
+        decision: AdjudicatedLabel,
+        votes: tuple[str | None, ...],
+        names: list[str],
     ) -> Row | None:
         votes_by_name = {name: vote for name, vote in zip(names, votes, strict=True) if vote is not None}
         has_label = row.kind == "label"
@@ -158,7 +165,7 @@ class LabelStep(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time, or a common one."""
-        rows = rows_ahead(plan_context)
+        rows = preview_input_rows(plan_context)
         if rows is None:
             return Forecast(how="the data set is not made yet")
         speed = plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
@@ -166,11 +173,11 @@ class LabelStep(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """At most the rows of the data set, which all have a class; which ones there are is not known yet."""
-        before = outlined(plan_context)
+        before = dataset_spec_of(plan_context)
         if before.task == "label":
             return before
         rows = [self._labelled(Example.model_validate(one)) for one in before.examples]
-        examples, how = [as_outlined(one) for one in rows], "before any is left without a label"
+        examples, how = [dump_spec_example(one) for one in rows], "before any is left without a label"
         return replace(before, examples=examples, task="label", answers=(), how=how)
 
     def _labelled(self, example: Example) -> Example:
@@ -179,7 +186,7 @@ class LabelStep(Step):
         return example.model_copy(update={"kind": "label", "messages": self._turns(row, _SOME_LABEL)})
 
 
-def rows_ahead(plan_context: PlanContext) -> int | None:
+def preview_input_rows(plan_context: PlanContext) -> int | None:
     """Rows of the data set that a step reads, made or expected."""
     if (made := plan_context.inputs.get("data")) is not None:
         return sum(DatasetSummary.read(made).rows.values())

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.artifacts.dataset import MADE, DatasetSummary, has_split, outlined
+from luthier.artifacts.dataset import MADE, DatasetSummary, dataset_spec_of, has_split
 from luthier.core.artifact import Artifact
-from luthier.core.events import by_name, counted, spread
-from luthier.core.files import write_aside
+from luthier.core.events import format_counted_noun, format_counts_by_name, take_evenly_spaced
+from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Reads, Step, StepContext
-from luthier.data.augment.rows import tables
+from luthier.data.augment.rows import read_split_batches
 from luthier.data.dedup.shingles import digest8, prompt_key
-from luthier.data.engine.shares import MixtureSpec, amounts
-from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, dump, example_schema
+from luthier.data.engine.shares import MixtureSpec, mixture_row_counts
+from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, dump_cell_json, example_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.data.split import TEST, TRAIN, VALIDATION
 
@@ -99,8 +99,8 @@ class Mix(Step):
         if len(known) < len(self.data):
             return ArtifactSpec()
         rows = {split: sum(one.get(split, 0) for one in known) for split in (TEST, VALIDATION)}
-        counts = amounts([one.get(TRAIN, 0) for one in known], self.ask)
-        outlines = [outlined(plan_context, f"data.{at}") for at in range(len(self.data))]
+        counts = mixture_row_counts([one.get(TRAIN, 0) for one in known], self.ask)
+        outlines = [dataset_spec_of(plan_context, f"data.{at}") for at in range(len(self.data))]
         tasks = {one.task for one in outlines}
         return ArtifactSpec(
             rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
@@ -125,7 +125,7 @@ def _in_shares(examples: Sequence[Sequence[Mapping[str, Any]]], counts: Sequence
     """Examples of several data sets, as many of each as its part of the rows asks for."""
     known = [(some, count) for some, count in zip(examples, counts, strict=True) if some and count]
     scale = min((len(some) / count for some, count in known), default=0.0)
-    return [one for some, count in known for one in spread(some, max(1, round(count * scale)))]
+    return [one for some, count in known for one in take_evenly_spaced(some, max(1, round(count * scale)))]
 
 
 @dataclass
@@ -145,7 +145,7 @@ class _Part:
         """Some rows of a split at a time, with the place of the first."""
         start = 0
         if has_split(self.artifact, split):
-            for table in tables(self.artifact, split):
+            for table in read_split_batches(self.artifact, split):
                 yield start, table.to_pylist()
                 start += table.num_rows
 
@@ -169,10 +169,10 @@ class _Mixing:
     def run(self) -> int:
         """Write the artifact; returns the rows that went in."""
         self._claim()
-        counts = amounts([len(part.left) for part in self._parts], self._step.ask)
+        counts = mixture_row_counts([len(part.left) for part in self._parts], self._step.ask)
         for part, count in zip(self._parts, counts, strict=True):
             _draw(part, count, self._work.seed)
-            self._work.events.note(f"{part.name}: {counted(count, 'training row')} of {len(part.ids)}")
+            self._work.events.note(f"{part.name}: {format_counted_noun(count, 'training row')} of {len(part.ids)}")
         events = EventWriter(self._work.folder / "events.parquet")
         written = {split: self._write(split, events) for split in (TRAIN, VALIDATION, TEST)}
         events.close()
@@ -241,10 +241,13 @@ class _Mixing:
         )
         dataset_summary.write(self._work.folder)
         parts = {part.name: sum(part.times.values()) for part in self._parts}
-        write_aside(self._work.folder / "mix.json", (json.dumps(parts, indent=1, ensure_ascii=False) + "\n").encode())
-        why = f" ({by_name(dataset_summary.dropped)})" if dataset_summary.dropped else ""
+        write_atomically(
+            self._work.folder / "mix.json", (json.dumps(parts, indent=1, ensure_ascii=False) + "\n").encode()
+        )
+        why = f" ({format_counts_by_name(dataset_summary.dropped)})" if dataset_summary.dropped else ""
         self._work.events.note(
-            f"{counted(dataset_summary.rows_in, 'row')} in, {sum(dataset_summary.dropped.values())} dropped{why}"
+            f"{format_counted_noun(dataset_summary.rows_in, 'row')} in, {sum(dataset_summary.dropped.values())} "
+            f"dropped{why}"
         )
         if self._is_label is False and any(one.task == "label" for one in self._told):
             self._work.events.note("not all data sets have classes, so classes are learnt as free text")
@@ -265,7 +268,7 @@ def _copy(row: Cells, number: int) -> Cells:
     """The same row once more, with an id of its own and a word on where it comes from."""
     made = {"by": "mix", "parents": [row["id"]], "did": ["repeated"], "copy": number}
     own = digest_of(["mix", row["id"], number])[:16]
-    return {**row, "id": own, "meta": dump({**json.loads(row["meta"]), MADE: made})}
+    return {**row, "id": own, "meta": dump_cell_json({**json.loads(row["meta"]), MADE: made})}
 
 
 def _as_text(row: Cells) -> Cells:

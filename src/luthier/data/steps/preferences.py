@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.artifacts.findings import PROBED, read
+from luthier.artifacts.findings import PROBED, read_probe_rows
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, PlanContext, Reads, Step, StepContext
 from luthier.data.row import Take, pair_row
 
 if TYPE_CHECKING:
-    from luthier.artifacts.findings import Probed
+    from luthier.artifacts.findings import ProbeRow
     from luthier.chat.messages import Example
-    from luthier.data.row import Better, Row
+    from luthier.data.row import RankedPair, Row
 
 PREFERRED = "preferences.jsonl"
 """Where people's judgments say, row by row, what was preferred to what."""
@@ -85,7 +85,9 @@ class Preferences(Step):
         events.close()
         counts = {split: len(rows) for split, rows in kept.items() if rows}
         if not counts.get("train"):
-            why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in sorted(dropped.items()))
+            why = "; ".join(
+                f"{format_counted_noun(count, 'row')}: {reason}" for reason, count in sorted(dropped.items())
+            )
             where = SourceLocation(field="data" if self.data else "evaluation")
             raise DataError(f"no row has an answer that is known to be better than another ({why})", where=where)
         for split in counts:
@@ -101,7 +103,9 @@ class Preferences(Step):
             sources=[SourceCount(source=every[0].source, file=every[0].file, rows=len(every))],
         )
         summary.write(work.folder)
-        work.events.note(f"{counted(sum(counts.values()), 'pair')} of {counted(len(every), 'row')}")
+        work.events.note(
+            f"{format_counted_noun(sum(counts.values()), 'pair')} of {format_counted_noun(len(every), 'row')}"
+        )
         return {}
 
     def _mine(self, work: StepContext) -> dict[str, list[tuple[Row, str]]]:
@@ -112,11 +116,11 @@ class Preferences(Step):
 
     def _rated(self, work: StepContext) -> dict[str, list[tuple[Row, str]]]:
         """Pairs of rated answers, split by split."""
-        from luthier.artifacts.dataset import read_examples, splits
+        from luthier.artifacts.dataset import list_splits, read_examples
         from luthier.data.row import UnpairedRow, check_column, pairs_by_rating
 
         data = work.inputs["data"]
-        every = {split: read_examples(data, split) for split in splits(data)}
+        every = {split: read_examples(data, split) for split in list_splits(data)}
         check_column([row for rows in every.values() for row in rows], self.rating)
         return {
             split: [
@@ -128,7 +132,7 @@ class Preferences(Step):
 
     def _probed(self, work: StepContext) -> list[tuple[Row, str]]:
         """Pairs of what probes asked, each with why it cannot be used."""
-        rows = list(read(work.inputs["evaluation"]))
+        rows = list(read_probe_rows(work.inputs["evaluation"]))
         self._check(rows)
         mine = [(line, one) for line, one in enumerate(rows, 1) if one.model == self.model and self._wanted(one)]
         return [
@@ -159,10 +163,10 @@ class Preferences(Step):
             raise DataError("people preferred no answer to another", where=where, hint="let more rows be judged")
         return found
 
-    def _wanted(self, row: Probed) -> bool:
+    def _wanted(self, row: ProbeRow) -> bool:
         return not self.probes or row.probe in self.probes
 
-    def _check(self, rows: list[Probed]) -> None:
+    def _check(self, rows: list[ProbeRow]) -> None:
         models, probes = {row.model for row in rows}, {row.probe for row in rows}
         if not rows:
             hint = "give it probes that ask, such as `counterfactual`"
@@ -182,7 +186,7 @@ class Preferences(Step):
         return Forecast(seconds=1.0, how="reads what probes asked")
 
 
-def _of_two(better: Better) -> Row:
+def _of_two(better: RankedPair) -> Row:
     """A pair of rated answers, with all that its better row knew."""
     from luthier.chat.messages import answer_of, prompt_of
 
@@ -202,15 +206,15 @@ def _alone(example: Example) -> Row:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    from luthier.data.augment.rows import as_examples
+    from luthier.data.augment.rows import rows_to_example_batch
     from luthier.data.engine.tables import TableWriter, example_schema
 
     writer = TableWriter(path, example_schema())
-    writer.write(as_examples(rows, [None] * len(rows)))
+    writer.write(rows_to_example_batch(rows, [None] * len(rows)))
     writer.close()
 
 
-def _why_not(row: Probed) -> str:
+def _why_not(row: ProbeRow) -> str:
     if not row.failed:
         return "did not fail"
     if row.expected is None:

@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.dataset import DatasetSummary, outlined, splits
+from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, list_splits
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, ModelRef, PlanContext, Step, StepContext
 from luthier.data.annotation.annotations import PROPOSAL
-from luthier.data.annotation.confidence import probabilities, temperature
-from luthier.data.engine.cache import Remade, asked_text, read_rows
+from luthier.data.annotation.confidence import fit_label_temperature, softmax_log_scores
+from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
 from luthier.data.row import Row
-from luthier.data.steps.label import rows_ahead
+from luthier.data.steps.label import preview_input_rows
 from luthier.models.lm.base import ChoiceRequest, ChoiceResponse
 
 CHUNK = 32
@@ -70,9 +70,9 @@ class Propose(Step):
                 scores += [_scores(one, labels) for one in chosen]
             work.events.progress(len(scores), total, "rows")
         heat = self._temperature(work, labels, scores)
-        made = Remade(work, data)
+        made = DerivedDatasetWriter(work, data)
         at = silent = 0
-        for split in splits(data):
+        for split in list_splits(data):
             for rows in read_rows(data, split):
                 new = [
                     _with_proposal(row, scores[at + index], heat, work.inputs["model"].digest[:12])
@@ -90,7 +90,7 @@ class Propose(Step):
     def _labels(self, known: list[str]) -> tuple[str, ...]:
         found = tuple(dict.fromkeys(self.labels or known))
         if len(found) < 2:
-            what = f"{counted(len(found), 'label')} to choose from; at least two are wanted"
+            what = f"{format_counted_noun(len(found), 'label')} to choose from; at least two are wanted"
             raise RecipeError(
                 what, where=SourceLocation(field="labels"), hint="the data set has no classes: name the labels"
             )
@@ -114,27 +114,28 @@ class Propose(Step):
             return 1.0
         pairs = []
         at = 0
-        for split in splits(data):
+        for split in list_splits(data):
             for rows in read_rows(data, split):
                 if split == split_name and DatasetSummary.read(data).task == "label":
                     pairs += list(zip(rows, scores[at : at + len(rows)], strict=True))
                 at += len(rows)
         known = [(one, row.answer) for row, one in pairs if one and len(one) == len(labels) and row.answer in labels]
         if len(known) < LEAST_ROWS:
-            why = f"{counted(len(known), 'labelled row')} in the split {split_name!r}; {LEAST_ROWS} are wanted"
+            count = format_counted_noun(len(known), "labelled row")
+            why = f"{count} in the split {split_name!r}; {LEAST_ROWS} are wanted"
             if self.calibrate != "auto":
                 raise RecipeError(
                     f"cannot calibrate: {why}", where=SourceLocation(field="calibrate"), hint="set it to `off`"
                 )
             work.events.note(f"the confidences are the model's own, not calibrated: {why}")
             return 1.0
-        found = temperature([one for one, _ in known], [label for _, label in known])
+        found = fit_label_temperature([one for one, _ in known], [label for _, label in known])
         work.events.note(f"calibrated on {len(known)} labelled rows of {split_name}: temperature {found:.3g}")
         return found
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time."""
-        rows = rows_ahead(plan_context)
+        rows = preview_input_rows(plan_context)
         speed = plan_context.history.get("measures", {}).get("rows_per_s")
         if rows is None or not speed:
             return Forecast(how="the data set is not made yet" if rows is None else "no model was asked here yet")
@@ -142,11 +143,11 @@ class Propose(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set."""
-        return outlined(plan_context)
+        return dataset_spec_of(plan_context)
 
 
 def _all(data: Artifact) -> Iterator[list[Row]]:
-    for split in splits(data):
+    for split in list_splits(data):
         yield from read_rows(data, split)
 
 
@@ -162,7 +163,7 @@ def _with_proposal(row: Row, scores: dict[str, float] | None, heat: float, model
     meta = {name: value for name, value in row.meta.items() if name != PROPOSAL}
     if not scores:
         return replace(row, meta=meta)
-    shares = {label: round(share, _DIGITS) for label, share in probabilities(scores, heat).items()}
+    shares = {label: round(share, _DIGITS) for label, share in softmax_log_scores(scores, heat).items()}
     best = min(shares, key=lambda label: (-scores[label], label))
     sure = shares[best] if len(shares) > 1 else None
     proposal = {"label": best, "confidence": sure, "scores": shares if sure is not None else {}, "model": model}

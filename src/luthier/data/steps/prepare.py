@@ -13,11 +13,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step, StepContext
-from luthier.data.engine.pipeline import Options, prepare
+from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.operator import Operator
 from luthier.data.source import Source
 from luthier.data.split import Split
-from luthier.data.suggest.settings import bytes_read, expected
+from luthier.data.suggest.settings import estimate_source_bytes, predict_dataset_spec
 
 BYTES_PER_S = 1_500_000
 """Measured on two cores of a common server with normalize, pii, exact and near duplicates."""
@@ -65,8 +65,8 @@ class Prepare(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Run the pipeline; returns memory, and the speed of all but models and pairs of rows, where it is that."""
         start = time.perf_counter()
-        size = bytes_read(self.source, work.base) or 0
-        options = Options(workers=self._workers(size), task=self.task, min_classes=self.min_classes)
+        size = estimate_source_bytes(self.source, work.base) or 0
+        options = PrepareOptions(workers=self._workers(size), task=self.task, min_classes=self.min_classes)
         prepared = prepare(self.source, self.ops, self.split, work, options)
         seconds = time.perf_counter() - start
         unit = 1 if sys.platform == "darwin" else 1024
@@ -78,7 +78,7 @@ class Prepare(Step):
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""
         outline = plan_context.outline or self.outline(plan_context)
-        size = bytes_read(self.source, plan_context.base)
+        size = estimate_source_bytes(self.source, plan_context.base)
         if size is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data is not here yet")
         measured = _measured(plan_context.history, "bytes_per_s")
@@ -109,7 +109,7 @@ class Prepare(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """Rows by split and some of them, from those that are read in a moment, the file's size and the split."""
-        found = expected(self.source, self.split, plan_context.base)
+        found = predict_dataset_spec(self.source, self.split, plan_context.base)
         return found if self.task == "auto" else replace(found, task=self.task)
 
 

@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from luthier.artifacts.dataset import DatasetSummary, has_split, outlined, splits
+from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, has_split, list_splits
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
-from luthier.data.checks.bias_terms import TERMS, named_groups
-from luthier.data.engine.cache import Remade, asked_text, read_rows
+from luthier.data.checks.bias_terms import TERMS, find_demographic_groups
+from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.split import TRAIN
-from luthier.data.steps.label import rows_ahead
+from luthier.data.steps.label import preview_input_rows
 
 ROWS_PER_S = 5_000
 Axis = Literal["gender", "orientation", "religion", "origin", "age", "ability"]
@@ -75,8 +75,8 @@ class Reweigh(Step):
         self._check(work, counts)
         weights = weights_of(counts, most=self.max)
         left_out = _too_many(cells, counts, work.seed) if self.how == "sample" else frozenset()
-        made = Remade(work, data)
-        for split in splits(data):
+        made = DerivedDatasetWriter(work, data)
+        for split in list_splits(data):
             for batch in read_rows(data, split):
                 kept = []
                 for row in batch:
@@ -94,7 +94,7 @@ class Reweigh(Step):
         if self.column is not None:
             value = row.meta.get(self.column)
             return GroupLabel("" if value is None else str(value), label)
-        mine = [name for name in named_groups(asked_text(row)) if name.startswith(f"{self.axis}: ")]
+        mine = [name for name in find_demographic_groups(asked_text(row)) if name.startswith(f"{self.axis}: ")]
         return GroupLabel(mine[0].partition(": ")[2] if len(mine) == 1 else "", label)
 
     def _check(self, work: StepContext, counts: Mapping[GroupLabel, int]) -> None:
@@ -121,14 +121,14 @@ class Reweigh(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and a common speed."""
-        rows = rows_ahead(plan_context)
+        rows = preview_input_rows(plan_context)
         if rows is None:
             return Forecast(how="the data set is not made yet")
         return Forecast(seconds=1 + rows / ROWS_PER_S, how=f"{rows:,} rows at {ROWS_PER_S:,} rows/s")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, at most."""
-        return outlined(plan_context)
+        return dataset_spec_of(plan_context)
 
 
 def weights_of(counts: Mapping[GroupLabel, int], *, most: float) -> dict[GroupLabel, float]:

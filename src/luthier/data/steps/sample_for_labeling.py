@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.dataset import DatasetSummary, has_split, outlined, splits
+from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, has_split, list_splits
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import of_rows
+from luthier.core.events import format_rows_affected
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
 from luthier.data.annotation.annotations import PROPOSAL, judgments_of
-from luthier.data.engine.cache import Remade, asked_text, read_rows
+from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.selector import Pool, SelectionCandidate, Selector
 from luthier.data.selectors.mmr import Mmr
 from luthier.data.selectors.uncertainty import Uncertainty
-from luthier.data.steps.label import rows_ahead
+from luthier.data.steps.label import preview_input_rows
 
 SELECTED = "selected"
 """The column of `meta` with a chosen row's rank and score."""
@@ -62,7 +62,7 @@ class Select(Step):
         }
         self._write(work, marks)
         if pool.silent and isinstance(self.by, (Mmr, Uncertainty)):
-            some = of_rows(len(pool.silent), len(pool.candidates), "has", "have")
+            some = format_rows_affected(len(pool.silent), len(pool.candidates), "has", "have")
             work.events.note(f"{some} no probabilities of labels: of these, the model is taken to be least sure")
         work.events.note(f"{len(marks)} of {len(pool.candidates)} rows are chosen by {self.by.kind}")
         return {"rows_per_s": dataset_summary.rows[self.split] / max(time.perf_counter() - started, 1e-9)}
@@ -82,9 +82,9 @@ class Select(Step):
     def _write(self, work: StepContext, marks: Mapping[str, dict[str, Any]]) -> None:
         data = work.inputs["data"]
         dataset_summary = DatasetSummary.read(data)
-        made = Remade(work, data)
+        made = DerivedDatasetWriter(work, data)
         picked: list[Row] = []
-        for split in splits(data):
+        for split in list_splits(data):
             for row in (row for batch in read_rows(data, split) for row in batch):
                 if split != self.split:
                     made.drop(row, "in another split")
@@ -98,7 +98,7 @@ class Select(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time, or a common one."""
-        rows = rows_ahead(plan_context)
+        rows = preview_input_rows(plan_context)
         if rows is None:
             return Forecast(how="the data set is not made yet")
         speed = plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
@@ -106,7 +106,7 @@ class Select(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """As many rows as are chosen."""
-        before = outlined(plan_context)
+        before = dataset_spec_of(plan_context)
         rows = (before.rows or {}).get(self.split)
         return replace(before, rows={self.split: self.count if rows is None else min(rows, self.count)})
 

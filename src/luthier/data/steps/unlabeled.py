@@ -9,7 +9,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
-from luthier.data.engine.pipeline import Options, prepare
+from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.engine.reader import EMPTY_ANSWER
 from luthier.data.ops.label_spelling import LabelSpelling
 from luthier.data.split import Split
@@ -39,7 +39,7 @@ class Unlabeled(Step):
             raise DataError(what, where=SourceLocation(field="data"), hint=hint)
         source = before.source.model_copy(update={"unlabeled": "only", "system": None})
         operators = [one for one in before.ops if not isinstance(one, LabelSpelling)]
-        prepare(source, operators, Split(test=0), work, Options(task="text"))
+        prepare(source, operators, Split(test=0), work, PrepareOptions(task="text"))
         kept = DatasetSummary.read(Artifact(work.folder, data.manifest, data.find))
         kept.model_copy(update={"choices": dataset_summary.labels}).write(work.folder)
         return {}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.artifacts.findings import COUNTS
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.step import DataRef, Forecast, PlanContext, Step, StepContext, TeacherRef
 from luthier.data.check import Check
 
@@ -61,7 +61,7 @@ class Validate(Step):
         found: dict[str, Any] = {}
         for one in value:
             if one in ("all", "quick"):
-                every = sorted(members(Check).items())
+                every = sorted(components_by_kind(Check).items())
                 found |= {kind: kind for kind, check in every if one == "all" or check.quick}
             else:
                 found[_kind(one) or f"{len(found)}"] = one

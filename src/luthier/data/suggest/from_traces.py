@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.data.columns.choose import Task
 from luthier.data.columns.layouts import Layout
-from luthier.data.sources.traces import TraceOutput, Traces, choose
+from luthier.data.sources.traces import TraceOutput, Traces, choose_trace_target
 from luthier.data.suggest.propose import RecipeProposal, propose_from
 
 _WHY: dict[TraceOutput, str] = {
@@ -30,7 +30,7 @@ def propose_traces(
     now = datetime.now(UTC).replace(microsecond=0)
     settings: dict[str, Any] = {"where": where, "until": now.isoformat().replace("+00:00", "Z")}
     settings = {name: value for name, value in settings.items() if value is not None}
-    found = makes or choose(Path(), {**settings, "path": str(folder)})
+    found = makes or choose_trace_target(Path(), {**settings, "path": str(folder)})
     read = Traces.model_validate({"kind": "traces", "path": str(folder), "makes": found, **settings})
     written = {"kind": "traces", "path": shown, "makes": found, **settings}
     objective = {"pairs": "dpo", "verdicts": "kto"}.get(found, "sft")

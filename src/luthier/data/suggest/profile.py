@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.component import described
-from luthier.core.events import counted
+from luthier.core.component import add_field_descriptions
+from luthier.core.events import format_counted_noun
 
 _LOST_SHOWN = 3
 """Classes that are named, where no row of them would be left."""
@@ -23,7 +23,7 @@ somebody by a title, which exercises, news and novels do as well."""
 class ColumnProfile(BaseModel):
     """One column, as the rows looked at show it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     name: str
     kind: Literal["text", "number", "list", "object", "empty"]
     """What most values are; numbers written as text count as numbers."""
@@ -55,7 +55,7 @@ class ChangeExample(BaseModel):
 class OperatorTrial(BaseModel):
     """What an operator would do to the rows looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     edited: int = 0
     """Rows that it would change."""
     dropped: dict[str, int] = {}
@@ -72,14 +72,14 @@ class OperatorTrial(BaseModel):
     def lost_shown(self) -> str:
         """The first of the lost answers, and how many more there are."""
         more = len(self.lost) - _LOST_SHOWN
-        rest = f" and {counted(more, 'more class', 'more classes')}" if more > 0 else ""
+        rest = f" and {format_counted_noun(more, 'more class', 'more classes')}" if more > 0 else ""
         return ", ".join(map(repr, self.lost[:_LOST_SHOWN])) + rest
 
 
 class Profile(BaseModel):
     """A file, its columns, and what its rows hold."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     path: str
     kind: str
     """The source that reads it."""
@@ -151,4 +151,5 @@ class Profile(BaseModel):
         """How much there is, and where."""
         about = "about " * self.estimated
         what = "conversation" if self.gathered else "row"
-        return f"{self.path}: {about}{counted(self.rows, what)}, {counted(len(self.columns), 'column')}"
+        columns = format_counted_noun(len(self.columns), "column")
+        return f"{self.path}: {about}{format_counted_noun(self.rows, what)}, {columns}"

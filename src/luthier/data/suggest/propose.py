@@ -15,18 +15,18 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.findings import FEWEST_ROWS
-from luthier.core.component import described, members
-from luthier.core.events import counted, of_rows
-from luthier.data.checks.few_rows import FEW_ROWS, few
-from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, told_few
-from luthier.data.columns.choose import LayoutChoice, Task, told_classes
+from luthier.core.component import add_field_descriptions, components_by_kind
+from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
+from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
+from luthier.data.columns.choose import LayoutChoice, Task, describe_class_count
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.recognize import source_at
 from luthier.data.operator import Operator
 from luthier.data.source import Source
 from luthier.data.suggest.profile import SHORT_ANSWER_WORDS, ChangeExample, Profile
-from luthier.data.suggest.settings import course_for
-from luthier.data.suggest.survey import SEED, SHARES, survey, why_plain_first
+from luthier.data.suggest.settings import suggest_training_for_profile
+from luthier.data.suggest.survey import SEED, SHARES, profile_source, why_try_plain_classifier
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
@@ -48,7 +48,7 @@ _ONE_SIDED = frozenset({"quality"})
 class RecipeProposal(BaseModel):
     """The data part of a recipe, and why it is as it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     task: Task
     source: dict[str, Any]
     ops: list[dict[str, Any]]
@@ -107,7 +107,7 @@ def propose_from(
     has the prompt and the answer that are asked for."""
     suggestion = read.suggest_settings(base)
     read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
-    profile, choice = survey(read, base, name, task)
+    profile, choice = profile_source(read, base, name, task)
     reasons = {f"source.{name}": why for name, why in {**suggestion.reasons, **choice.reasons}.items()}
     values, colon, explanation = reasons.get("source.answer", "").partition(": ")
     if profile.spellings and colon and _SHORT_VALUES in values and "each combination" not in explanation:
@@ -135,7 +135,7 @@ def propose_from(
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
     rows = round(left * (1 - split["test"]))
-    if (objective, chosen) == ("sft", "label") and (why := why_plain_first(profile, source, rows)):
+    if (objective, chosen) == ("sft", "label") and (why := why_try_plain_classifier(profile, source, rows)):
         reasons["technique"] = f"lora; try `plain` first: {why}"
     return RecipeProposal(
         task=chosen,
@@ -161,17 +161,19 @@ def _objective(choice: LayoutChoice) -> str:
 
 def _classes(profile: Profile) -> str:
     """How many classes are left of the answers, once spellings are brought together."""
-    return told_classes(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
+    return describe_class_count(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
 
 
 def _learn(profile: Profile) -> tuple[Literal["last", "all"], str]:
     """Which turns of the assistant's are learnt, and why where that is not the last alone."""
     rows = profile.looked_at
     if profile.going_on * 2 > profile.several:
-        explanation = of_rows(profile.going_on, rows, "goes on", "go on")
+        explanation = format_rows_affected(profile.going_on, rows, "goes on", "go on")
         return "last", f"{explanation} from another row: each answer is the last one of a row of its own"
     if profile.with_tools or profile.called:
-        explanation = of_rows(max(profile.with_tools, profile.called), rows, "calls tools or has", "call tools or have")
+        explanation = format_rows_affected(
+            max(profile.with_tools, profile.called), rows, "calls tools or has", "call tools or have"
+        )
         return "all", (
             f"{explanation} them on offer: every turn of the assistant is trained on, so that calls are; `last` "
             "would leave "
@@ -179,7 +181,8 @@ def _learn(profile: Profile) -> tuple[Literal["last", "all"], str]:
         )
     if profile.several:
         return "all", (
-            f"{of_rows(profile.several, rows, 'holds', 'hold')} several answers of the assistant: every one is trained "
+            f"{format_rows_affected(profile.several, rows, 'holds', 'hold')} several answers of the assistant: "
+            "every one is trained "
             "on, as TRL (`assistant_only_loss`), axolotl and LLaMA-Factory do; `last` takes one of each row"
         )
     return "last", ""
@@ -210,7 +213,7 @@ def _operators(
     profile: Profile, reasons: dict[str, str], examples: dict[str, tuple[ChangeExample, ...]]
 ) -> Iterator[dict[str, Any]]:
     """Every operator that suggests itself, in its order."""
-    found = sorted(members(Operator).values(), key=lambda member: (member.suggested_at, member.__name__))
+    found = sorted(components_by_kind(Operator).values(), key=lambda member: (member.suggested_at, member.__name__))
     for member in found:
         suggestion = member.suggest(profile)
         if suggestion is not None:
@@ -241,28 +244,31 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
     expected_rows = share * profile.looked_at * (1 - profile.broken / max(1, profile.rows))
     found = profile.held_out.get(str(share), expected_rows)
     if expected_rows >= _NO_CHANCE and found < _FAR_FEWER * expected_rows:
-        few_rows = counted(max(1, round(rows * found / profile.looked_at)), "row")
+        few_rows = format_counted_noun(max(1, round(rows * found / profile.looked_at)), "row")
         return {"test": share}, (
             f"only about {few_rows}: by the same seed the others were left to train on in the data set that they come "
             "from; read the rows of its other splits, too, or set another `seed`, if no model that learnt some of them "
             "is measured on these"
         )
     if rows < _NO_CHANCE:
-        return {"test": share}, f"{counted(rows, 'row')} may leave none to measure on: give more"
+        return {"test": share}, f"{format_counted_noun(rows, 'row')} may leave none to measure on: give more"
     all_seen = profile.looked_at >= profile.rows - profile.broken  # then it is known which rows the seed holds out
     held = max(1, round(rows * (found / profile.looked_at if all_seen else share)))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
     return {"test": share}, (
-        f"about {counted(held, 'row')}: {measure} measured on them has a margin of ±{width:.0f} points or less"
+        f"about {format_counted_noun(held, 'row')}: {measure} measured on them has a margin of ±{width:.0f} "
+        "points or less"
     )
 
 
 def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
     """What there is too little of: rows, rows of some classes, labels; each with what to do about it."""
     found: dict[str, str] = {}
-    if (severity := few(left)) != "info":
+    if (severity := severity_of_row_count(left)) != "info":
         what = "too few to train on" if severity == "serious" else "few to train on"
-        found["rows"] = f"{counted(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+        found["rows"] = (
+            f"{format_counted_noun(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+        )
     if task != "label":
         return found
     classes = Counter[str]()
@@ -270,9 +276,9 @@ def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
         classes[profile.spellings.get(label, label)] += rows
     small = {label: rows for label, rows in reversed(classes.most_common()) if rows < FEWEST_OF_CLASS}
     if small and len(classes) > 1:
-        found["classes"] = f"{told_few(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
+        found["classes"] = f"{describe_small_classes(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
     if profile.unlabeled:
-        some = of_rows(profile.unlabeled, profile.looked_at, "has", "have")
+        some = format_rows_affected(profile.unlabeled, profile.looked_at, "has", "have")
         found["unlabeled"] = (
             f"{some} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
             "`luthier export RECIPE:unlabeled --to DIR --format label-studio` (`luthier docs label`)"
@@ -289,7 +295,7 @@ def _why_task(profile: Profile, choice: LayoutChoice, task: Task) -> str:
         if count == 1:
             return f"all rows have the same answer, so that there is nothing to tell apart yet{other}"
         return f"{count or 'few'} different short answers come again and again{other}"
-    return f"answers are free text ({counted(round(profile.answer_words), 'word')} on average){other}"
+    return f"answers are free text ({format_counted_noun(round(profile.answer_words), 'word')} on average){other}"
 
 
 def _asks_every_turn(profile: Profile, learn: str) -> bool:
@@ -395,7 +401,9 @@ def _spelled(char: str) -> str:
 
 def _rest(proposal: RecipeProposal) -> Iterator[str]:
     is_label = proposal.task == "label"
-    wished = course_for(proposal.left, proposal.profile, held_out=proposal.split["test"], is_label=is_label)
+    wished = suggest_training_for_profile(
+        proposal.left, proposal.profile, held_out=proposal.split["test"], is_label=is_label
+    )
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
@@ -442,7 +450,7 @@ def _balancing(profile: Profile) -> Iterator[str]:
     rows = counts[rarest]
     if rows >= _RARE * most:
         return
-    share = f"{counted(rows, 'row')}, the most frequent one {most}"
+    share = f"{format_counted_noun(rows, 'row')}, the most frequent one {most}"
     if meant := get_close_matches(rarest, counts.keys() - {rarest}, n=1, cutoff=0.8):
         yield f"  # Is the class {_one_line(rarest)} a slip? Then write among `ops`:"
         yield f"  # - {{kind: label_spelling, also: {{{_scalar(rarest)}: {_scalar(meant[0])}}}}}"

@@ -13,10 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.core.events import counted, spread
+from luthier.core.events import format_counted_noun, take_evenly_spaced
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, is_heading
-from luthier.data.columns.mapping import ColumnTemplate, together
+from luthier.data.columns.mapping import ColumnTemplate, join_as_template
 from luthier.data.columns.turns import as_text
 from luthier.data.row import Record, Row
 from luthier.models import text_classifier
@@ -69,7 +69,7 @@ class _Sample(NamedTuple):
     columns: dict[str, list[str]]
 
 
-def with_whole_question(choice: LayoutChoice, columns: Sequence[str], records: Sequence[Record]) -> LayoutChoice:
+def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Sequence[Record]) -> LayoutChoice:
     """The choice with all columns in its prompt that belong there, and with what is said of those that do not."""
     if not choice.more and not choice.suspects:
         return choice
@@ -78,7 +78,7 @@ def with_whole_question(choice: LayoutChoice, columns: Sequence[str], records: S
     present = [name for name in more if not lacking[name]]
     sample = _sample(choice, records, [*present, *(name for name in choice.suspects if name not in choice.more)])
     found = [
-        ColumnTrial(name, belongs=False, why=f"{counted(rows, 'row has', 'rows have')} no such column")
+        ColumnTrial(name, belongs=False, why=f"{format_counted_noun(rows, 'row has', 'rows have')} no such column")
         for name, rows in lacking.items()
     ]
     found += _try(sample, present, choice)
@@ -88,7 +88,7 @@ def with_whole_question(choice: LayoutChoice, columns: Sequence[str], records: S
     ordered = sorted(whole, key=lambda name: (not is_heading(name), columns.index(name)))
     why = [choice.reasons["prompt"], *(f"{one.column!r} {_verdict(one)}: {one.why}" for one in found)]
     settings, reasons = dict(choice.settings), dict(choice.reasons)
-    settings["prompt"] = together(ordered) if len(whole) > len(prompt_columns) else choice.settings["prompt"]
+    settings["prompt"] = join_as_template(ordered) if len(whole) > len(prompt_columns) else choice.settings["prompt"]
     reasons["prompt"] = "; ".join(why)
     return choice._replace(settings=settings, reasons=reasons)
 
@@ -103,10 +103,10 @@ def _sample(choice: LayoutChoice, records: Sequence[Record], columns: Sequence[s
     answer = ColumnTemplate.parse(choice.settings["answer"], "answer")
     missing = {"", *choice.settings.get("null_values", ())}
     found = _Sample([], [], {name: [] for name in columns})
-    looked = spread(records, _MOST_ROWS)
+    looked = take_evenly_spaced(records, _MOST_ROWS)
     longest = max(sum(len(_text(record.values, name)) for record in looked) for name in (*columns, *prompt.columns))
     rows = round(_CHARACTERS * len(looked) / max(1, longest))
-    for record in spread(looked, max(_FEWEST_TRIED, min(rows, _MOST_ROWS))):
+    for record in take_evenly_spaced(looked, max(_FEWEST_TRIED, min(rows, _MOST_ROWS))):
         try:
             prompt_text, answer_text = prompt.fill(record.values), answer.fill(record.values).strip()
         except UnusableRowError:
@@ -130,7 +130,7 @@ def _try(sample: _Sample, columns: Sequence[str], choice: LayoutChoice) -> list[
     """What is known of columns that may be part of the question, and of those that give the answer away."""
     rows = len(sample.answers)
     if rows < _FEWEST_ROWS:
-        explanation = f"{counted(rows, 'row')} are too few to try it"
+        explanation = f"{format_counted_noun(rows, 'row')} are too few to try it"
         return [ColumnTrial(name, belongs=True, why=f"a text like the others, and {explanation}") for name in columns]
     repeated = [name for name in columns if _repeats(sample.columns[name], sample.prompts)]
     found = [ColumnTrial(name, belongs=False, why="it repeats what is asked") for name in repeated]
@@ -168,9 +168,8 @@ def _given_away(sample: _Sample, columns: Mapping[str, Sequence[str]]) -> list[C
 
 def _leak(share: float, rows: int) -> str:
     """What is said of a column that foretells the answers."""
-    explanation = (
-        f"it gives the answer away, for it alone foretells {100 * share:.0f} % of them ({counted(rows, 'row')})"
-    )
+    count = format_counted_noun(rows, "row")
+    explanation = f"it gives the answer away, for it alone foretells {100 * share:.0f} % of them ({count})"
     return f"{explanation}; name it in `--prompt` if it is known before the answer is"
 
 
@@ -205,14 +204,14 @@ def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice
     indices = [index for index, answer in enumerate(sample.answers) if answer in classes]
     codes = np.array([classes.index(sample.answers[index]) for index in indices], dtype=np.int64)
     if len(indices) < _FEWEST_ROWS or len(classes) < 2:
-        why = f"a text like the others, and {counted(len(indices), 'row')} are too few to try it"
+        why = f"a text like the others, and {format_counted_noun(len(indices), 'row')} are too few to try it"
         return [ColumnTrial(name, belongs=True, why=why) for name in columns]
     usual = float(np.bincount(codes).max()) / len(codes)
-    matrix = text_classifier.features([sample.prompts[index] for index in indices])
+    matrix = text_classifier.compute_tfidf_features([sample.prompts[index] for index in indices])
     before = _right(matrix, codes)
     found = []
     for name, texts in columns.items():
-        own = text_classifier.features([texts[index] for index in indices])
+        own = text_classifier.compute_tfidf_features([texts[index] for index in indices])
         both = hstack([matrix, own]).tocsr()
         after = _right(both, codes)
         alone = 0.0
@@ -232,7 +231,7 @@ def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice
 
 def _right(matrix: Any, codes: NDArray[np.int64]) -> NDArray[np.float64]:
     """(rows,): 1 where the class of a row is found by a classifier that learnt from the other half."""
-    held = text_classifier.held_on(matrix, codes, seed=SEED, count=2)
+    held = text_classifier.predict_out_of_fold(matrix, codes, seed=SEED, count=2)
     right: NDArray[np.float64] = (held.probabilities.argmax(axis=1) == codes) * 1.0
     return right
 
@@ -245,7 +244,7 @@ def _compared(name: str, before: NDArray[np.float64], after: NDArray[np.float64]
     explanation = (
         f"a plain classifier finds {100 * after.mean():.0f} % of the classes with it, {100 * before.mean():.0f} %"
     )
-    explanation = f"{explanation} without ({counted(rows, 'row')}, held out)"
+    explanation = f"{explanation} without ({format_counted_noun(rows, 'row')}, held out)"
     if best - _TWO_SIDED * (best * (1 - best) / rows) ** 0.5 <= usual:
         return ColumnTrial(
             name, belongs=True, why=f"{explanation}: no better than the most frequent class, which shows nothing"
@@ -315,24 +314,26 @@ class ClassTexts:
         return self._is_nearest(rare, usual) and not self._are_told_apart(rare, usual)
 
     def _is_nearest(self, rare: str, usual: str) -> bool:
-        from luthier.models.text_classifier import classifier
+        from luthier.models.text_classifier import build_logistic_regression
 
         others = [label for label in sorted(self._texts) if label != rare]
         matrix, codes = self._features([*others, rare])
         known = codes < len(others)
-        predicted = classifier().fit(matrix[known], codes[known]).predict(matrix[~known])
+        predicted = build_logistic_regression().fit(matrix[known], codes[known]).predict(matrix[~known])
         return bool((predicted == others.index(usual)).mean() > _NEAREST)
 
     def _are_told_apart(self, rare: str, usual: str) -> bool:
         from sklearn.metrics import roc_auc_score
 
-        from luthier.models.text_classifier import FOLDS, held_on
+        from luthier.models.text_classifier import FOLDS, predict_out_of_fold
 
         if (rows := len(self._texts[rare])) < _FEW_ROWS:
             return False
         matrix, codes = self._features([usual, rare])
         return bool(
-            roc_auc_score(codes, held_on(matrix, codes, seed=self._seed, count=min(FOLDS, rows)).probabilities[:, 1])
+            roc_auc_score(
+                codes, predict_out_of_fold(matrix, codes, seed=self._seed, count=min(FOLDS, rows)).probabilities[:, 1]
+            )
             >= _TOLD_APART
         )
 
@@ -340,7 +341,9 @@ class ClassTexts:
         """(rows, terms) of the texts of some classes, and (rows,) the place of each row's class among them."""
         import numpy as np
 
-        from luthier.models.text_classifier import features
+        from luthier.models.text_classifier import compute_tfidf_features
 
         texts = [text for label in labels for text in self._texts[label]]
-        return features(texts), np.repeat(np.arange(len(labels)), [len(self._texts[label]) for label in labels])
+        return compute_tfidf_features(texts), np.repeat(
+            np.arange(len(labels)), [len(self._texts[label]) for label in labels]
+        )

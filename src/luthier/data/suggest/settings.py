@@ -39,12 +39,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.artifacts.dataset import OUTLINED, as_outlined
+from luthier.artifacts.dataset import OUTLINED, dump_spec_example
 from luthier.chat.messages import Example, ExampleOrigin
-from luthier.core.events import counted, spread
+from luthier.core.events import format_counted_noun, take_evenly_spaced
 from luthier.core.step import ArtifactSpec
-from luthier.data.columns.mapping import Parts
-from luthier.data.engine.pipeline import grouped
+from luthier.data.columns.mapping import MappedRecord
+from luthier.data.engine.pipeline import with_split_group
 from luthier.data.row import Record
 from luthier.data.source import Source, SourceSample
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
@@ -88,15 +88,15 @@ def suggest_training(rows: int, classes: int) -> TrainingSuggestion:
         return TrainingSuggestion({}, "")
     size = settings.get("batch_size", ROWS_PER_STEP)
     steps = math.ceil(rows * passes / size)
-    rows_text, times = counted(rows, "row"), counted(one_pass, "step")
-    so_many = f"{steps} of {counted(size, 'row')}"
+    rows_text, times = format_counted_noun(rows, "row"), format_counted_noun(one_pass, "step")
+    so_many = f"{steps} of {format_counted_noun(size, 'row')}"
     why = (
         f"one pass over about {rows_text} would be {times} of {ROWS_PER_STEP}, too few to learn from; this is {so_many}"
     )
     return TrainingSuggestion(settings, why)
 
 
-def course_for(rows: int, profile: Profile, *, held_out: float, is_label: bool) -> TrainingSuggestion:
+def suggest_training_for_profile(rows: int, profile: Profile, *, held_out: float, is_label: bool) -> TrainingSuggestion:
     """What a training on so many rows of this profile asks for, a share of them held out."""
     classes = len(set(profile.answers) - set(profile.spellings)) if is_label else 0
     return suggest_training(max(1, round(rows * (1 - held_out))), classes)
@@ -110,9 +110,9 @@ _NAME_CHARS = 5
 """The same around a column's name where every row says it."""
 
 
-def expected(source: Source, split: Split, base: Path) -> ArtifactSpec:
+def predict_dataset_spec(source: Source, split: Split, base: Path) -> ArtifactSpec:
     """Rows by split, some of them, and what their answers are; what cannot be known is None."""
-    sample = grouped(source, split).look(base, _LOOKING_S)
+    sample = with_split_group(source, split).look(base, _LOOKING_S)
     rows = _split(split, len(sample.rows) if sample.whole else _rows(sample, source.size(base), source))
     if not sample.rows:
         return ArtifactSpec(rows=rows or None, how="as the split says" if rows else "")
@@ -122,14 +122,14 @@ def expected(source: Source, split: Split, base: Path) -> ArtifactSpec:
             answers.add(parts.messages[-1].content, parts.kind)
     return ArtifactSpec(
         rows=rows or None,
-        examples=[as_outlined(_example(source, *one)) for one in spread(sample.rows, OUTLINED)],
+        examples=[dump_spec_example(_example(source, *one)) for one in take_evenly_spaced(sample.rows, OUTLINED)],
         task=answers.decide().task if answers.rows else None,
         answers=sorted(answers.labels),
         how="before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}",
     )
 
 
-def bytes_read(source: Source, base: Path) -> int | None:
+def estimate_source_bytes(source: Source, base: Path) -> int | None:
     """About how many bytes of a source are read, which may end with one of its first rows; None: it is not here."""
     size = source.size(base)
     if size is None or source.limit is None or not (rows := source.look(base, 0).rows):
@@ -137,7 +137,7 @@ def bytes_read(source: Source, base: Path) -> int | None:
     return min(size, round(source.limit * _mean(rows, source)))
 
 
-def _example(source: Source, record: Record, parts: Parts) -> Example:
+def _example(source: Source, record: Record, parts: MappedRecord) -> Example:
     """A row as an example, before it has a name."""
     origin = ExampleOrigin(source=source.kind, file=record.file, line=record.line)
     return Example(id="", origin=origin, kind=parts.kind, messages=parts.messages, tools=parts.tools, meta=parts.meta)
@@ -152,7 +152,7 @@ def _rows(sample: SourceSample, size: int | None, source: Source) -> int | None:
     return round(number * len(sample.rows) / (len(sample.rows) + sample.left_out))
 
 
-def _mean(rows: Sequence[tuple[Record, Parts]], source: Source) -> float:
+def _mean(rows: Sequence[tuple[Record, MappedRecord]], source: Source) -> float:
     """Bytes of a row in its file, one at least."""
     written = sum(_written(record, names_columns=source.names_columns) for record, _ in rows)
     return max(1.0, written / len(rows))

@@ -19,23 +19,23 @@ from typing import Any, Literal
 import numpy as np
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import by_name, counted, of_rows
+from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.recognize import source_at
 from luthier.data.dedup.shingles import digest8, prompt_key
-from luthier.data.engine.reader import EMPTY_ANSWER, unusable
-from luthier.data.ops.label_spelling import other_spellings
+from luthier.data.engine.reader import EMPTY_ANSWER, why_unusable
+from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.ops.language import LanguageOperator
 from luthier.data.ops.normalize import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
 from luthier.data.pii.name_signs import rows_with_names
-from luthier.data.row import Broken, Record, Row, first, size_of_record
-from luthier.data.source import Source, broken_row, holding
-from luthier.data.split import Keys, held_out
+from luthier.data.row import BrokenRow, Record, Row, count_record_characters, take_first_chunk
+from luthier.data.source import Source, broken_row, files_by_column
+from luthier.data.split import SplitKeys, count_held_out_rows
 from luthier.data.suggest.profile import ColumnProfile, Profile
-from luthier.data.suggest.question import ClassTexts, with_whole_question
-from luthier.data.suggest.trial import trials
+from luthier.data.suggest.question import ClassTexts, add_prompt_columns
+from luthier.data.suggest.trial import try_operators
 from luthier.data.task import AnswerCounter
 from luthier.pii.span import KINDS
 
@@ -54,10 +54,10 @@ _NUMBER = frozenset("0123456789.,-+eE% ")
 def profile(path: Path | str) -> Profile:
     """Look at the columns and rows of a file, a folder, a pattern or a URL."""
     source, base = source_at(path)
-    return survey(source, base, source.path)[0]
+    return profile_source(source, base, source.path)[0]
 
 
-def survey(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, LayoutChoice]:
+def profile_source(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, LayoutChoice]:
     """Look at a source, choose what its columns mean, and look at the rows in that light.
 
     Where the rows are single messages, the conversations that they make are looked at.
@@ -70,8 +70,8 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     columns = _columns(records)
     choice = source.choice(columns, [record.values for record in records[:200]], name, task)
     if choice.turns:
-        return survey(source.model_copy(update={"turns": choice.turns}), base, name, task)
-    choice = with_whole_question(choice, list(columns), records)
+        return profile_source(source.model_copy(update={"turns": choice.turns}), base, name, task)
+    choice = add_prompt_columns(choice, list(columns), records)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     found = Profile(
         path=name,
@@ -92,30 +92,33 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         found = _with_unfit(found, unfit, len(records), name)
     rows, left = _rows(mapped, looked)
     if left:
-        reason_list = by_name(dict(sorted(left.items())))
+        reason_list = format_counts_by_name(dict(sorted(left.items())))
         notes.append(
-            f"{of_rows(left.total(), len(looked), 'has', 'have')} nothing to train on and will be dropped: "
+            f"{format_rows_affected(left.total(), len(looked), 'has', 'have')} nothing to train on and will be "
+            "dropped: "
             f"{reason_list}"
         )
         found = found.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
     return _with_rows(found, rows, answers if whole else Counter()), choice
 
 
-def _place(broken: Broken, name: str) -> str:
+def _place(broken: BrokenRow, name: str) -> str:
     """The line of a broken row, and its file where there are several."""
     return broken.location if broken.file == name else f"{broken.location} of {broken.file}"
 
 
 def _read(
     source: Source, base: Path, name: str, limit: int | None, notes: list[str]
-) -> tuple[list[Record], list[Broken]]:
+) -> tuple[list[Record], list[BrokenRow]]:
     """Good records and broken rows, as far as the limit."""
     rows = source.records(base, notes.append)
-    found = list(rows) if limit is None else first(rows, limit, size_of_record)
+    found = list(rows) if limit is None else take_first_chunk(rows, limit, count_record_characters)
     records = [record for record in found if isinstance(record, Record)]
-    broken = [each for each in found if isinstance(each, Broken) and not each.left_out]
-    left = Counter(each.message for each in found if isinstance(each, Broken) and each.left_out)
-    notes.extend(f"{counted(count, 'row is', 'rows are')} left out: {why}" for why, count in left.most_common())
+    broken = [each for each in found if isinstance(each, BrokenRow) and not each.left_out]
+    left = Counter(each.message for each in found if isinstance(each, BrokenRow) and each.left_out)
+    notes.extend(
+        f"{format_counted_noun(count, 'row is', 'rows are')} left out: {why}" for why, count in left.most_common()
+    )
     if not records and not broken:
         what = f"every row is left out: {', '.join(left)}"
         raise DataError(what, where=SourceLocation(file=name), hint="give rows that can be used")
@@ -124,11 +127,11 @@ def _read(
     return records, broken
 
 
-def _fitting(source: Source, records: Sequence[Record]) -> tuple[Counter[str], list[Broken]]:
+def _fitting(source: Source, records: Sequence[Record]) -> tuple[Counter[str], list[BrokenRow]]:
     """All different answers with their counts, when they are classes; and the rows that make no example."""
     found = AnswerCounter()
-    unfit: list[Broken] = []
-    mapping, holders = source.mapping(list(records)), holding(records)
+    unfit: list[BrokenRow] = []
+    mapping, holders = source.mapping(list(records)), files_by_column(records)
     for record in records:
         try:
             parts = mapping.parts(record.values)
@@ -142,7 +145,7 @@ def _fitting(source: Source, records: Sequence[Record]) -> tuple[Counter[str], l
     return Counter(found.labels[code] for code in found.of_rows), unfit
 
 
-def _with_unfit(base: Profile, unfit: Sequence[Broken], records: int, name: str) -> Profile:
+def _with_unfit(base: Profile, unfit: Sequence[BrokenRow], records: int, name: str) -> Profile:
     """Rows that make no example are broken ones, too; an error where there are no others."""
     if len(unfit) == records:
         raise unfit[0].error()
@@ -228,7 +231,7 @@ def _rows(source: Source, records: Sequence[Record]) -> tuple[list[Row], Counter
             group=parts.group,
             row=record.row,
         )
-        if why := unusable(row):
+        if why := why_unusable(row):
             left[why] += 1
         else:
             found.append(row)
@@ -240,8 +243,8 @@ def _held_out(rows: Sequence[Row]) -> dict[str, int]:
     if any(row.group for row in rows):
         return {}
     prompts = np.array([digest8(prompt_key(row)) for row in rows], dtype=np.uint64)
-    keys = Keys(prompts, np.zeros(len(rows), dtype=np.uint64), None)
-    return dict(zip(map(str, SHARES), held_out(keys, SHARES, SEED), strict=True))
+    keys = SplitKeys(prompts, np.zeros(len(rows), dtype=np.uint64), None)
+    return dict(zip(map(str, SHARES), count_held_out_rows(keys, SHARES, SEED), strict=True))
 
 
 def _turns(rows: Sequence[Row]) -> dict[str, int]:
@@ -290,7 +293,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "with_tools": sum(bool(row.tools) for row in rows),
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
         **_turns(rows),
-        "spellings": other_spellings(answers, ClassTexts(rows, SEED).alike),
+        "spellings": map_label_variants(answers, ClassTexts(rows, SEED).alike),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
@@ -298,14 +301,15 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     profile = base.model_copy(update=update)
     if profile.names and not profile.holds_names:
         profile = profile.model_copy(update={"notes": [*profile.notes, _few_names(profile)]})
-    return profile.model_copy(update={"trials": trials(rows, profile)})
+    return profile.model_copy(update={"trials": try_operators(rows, profile)})
 
 
 def _few_names(profile: Profile) -> str:
     """What is said of names that few rows hold."""
     position_list = ", ".join(f"{position} in {rows}" for position, rows in profile.names.items())
     return (
-        f"names of persons are seen in few of {counted(profile.looked_at, 'row')} ({position_list}) and stay in clear; "
+        f"names of persons are seen in few of {format_counted_noun(profile.looked_at, 'row')} ({position_list}) "
+        "and stay in clear; "
         "`{kind: pii, ner: rampart}` among `ops` takes them out (`luthier docs personal-data`)"
     )
 
@@ -315,16 +319,16 @@ LONG_WORDS = 200
 """Of a prompt on average: some 270 tokens."""
 
 
-def why_plain_first(profile: Profile, source: Mapping[str, Any], rows: int) -> str:
+def why_try_plain_classifier(profile: Profile, source: Mapping[str, Any], rows: int) -> str:
     """Why; empty where a network may well be the first thing to try. `rows` are those that will be trained on."""
     reasons = []
     if rows <= FEW_ROWS:
-        reasons.append(f"{counted(rows, 'row')} to train on are few")
+        reasons.append(f"{format_counted_noun(rows, 'row')} to train on are few")
     prompt = str(source.get("prompt", ""))
     prompt_profiles = [column for name, column in profile.columns.items() if name == prompt or f"{{{name}}}" in prompt]
     words = sum(column.mean_words for column in prompt_profiles)
     if words >= LONG_WORDS:
-        reasons.append(f"texts are long ({counted(round(words), 'word')} on average)")
+        reasons.append(f"texts are long ({format_counted_noun(round(words), 'word')} on average)")
     if not reasons:
         return ""
     return f"{' and '.join(reasons)}: a plain classifier takes seconds, and may do as well"

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
-from luthier.core.component import members
-from luthier.data.engine.batch import NamedOperator, category, spliced, take
+from luthier.core.component import components_by_kind
+from luthier.data.engine.batch import NamedOperator, apply_edits, apply_operator_result, drop_category_of
 from luthier.data.engine.memory import InMemory
 from luthier.data.operator import Drop, Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion, TextEdit
 from luthier.data.pii.name_signs import name_spans
-from luthier.data.row import Batch, Row, place_of
+from luthier.data.row import Batch, Row, format_row_location
 from luthier.data.suggest.profile import ChangeExample, OperatorTrial, Profile
-from luthier.pii.detect import find
+from luthier.pii.detect import find_pii
 from luthier.pii.keeper import TAG
 
 SHOWN_CHARS = 64
@@ -22,7 +22,7 @@ _CONTEXT_CHARS = 16
 _EXAMPLES = 2
 
 
-def trials(rows: Sequence[Row], profile: Profile) -> dict[str, OperatorTrial]:
+def try_operators(rows: Sequence[Row], profile: Profile) -> dict[str, OperatorTrial]:
     """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
 
     They come in the order in which they would stand in a recipe, and each sees what those before it have left, as it
@@ -30,7 +30,7 @@ def trials(rows: Sequence[Row], profile: Profile) -> dict[str, OperatorTrial]:
     settings that it suggests.
     """
     found: dict[str, OperatorTrial] = {}
-    for member in sorted(members(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
+    for member in sorted(components_by_kind(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
         operator = member.trial()
         if operator is None:
             continue
@@ -40,7 +40,7 @@ def trials(rows: Sequence[Row], profile: Profile) -> dict[str, OperatorTrial]:
             operator, outcome = candidate, _note(found, candidate, rows)
             suggestion = member.suggest(profile.model_copy(update={"trials": found}))
         if _acts(suggestion) and operator.kind in found:
-            rows = take(Batch(list(rows)), NamedOperator(operator.kind, operator), outcome, [])[0].rows
+            rows = apply_operator_result(Batch(list(rows)), NamedOperator(operator.kind, operator), outcome, [])[0].rows
     return found
 
 
@@ -65,7 +65,7 @@ def _note(found: dict[str, OperatorTrial], operator: Operator, rows: Sequence[Ro
 
 
 def _trial(operator: Operator, rows: Sequence[Row], outcome: OperatorResultLike) -> OperatorTrial:
-    dropped = Counter(category(drop.reason) for drop in outcome.drops.values())
+    dropped = Counter(drop_category_of(drop.reason) for drop in outcome.drops.values())
     flagged = {
         name: sum(map(bool, outcome.attributes[name])) for name, kind in operator.writes.items() if kind == "flag"
     }
@@ -129,7 +129,7 @@ def _effort(edit: TextEdit) -> tuple[bool, bool, int]:
 def _whole(text: str, edits: Sequence[TextEdit]) -> ChangeExample:
     """A short text before and after all its edits."""
     return ChangeExample(
-        before=without_pii(text), after=without_pii(spliced(text, sorted(edits, key=lambda one: one.start)))
+        before=without_pii(text), after=without_pii(apply_edits(text, sorted(edits, key=lambda one: one.start)))
     )
 
 
@@ -148,9 +148,9 @@ def _change(text: str, edit: TextEdit, *, is_private: bool) -> ChangeExample:
 def _dropped(rows: Sequence[Row], outcome: OperatorResultLike) -> Iterator[ChangeExample]:
     """The first row of each reason."""
     visited: set[str] = set()
-    location_of = {row.id: place_of(row.line, row.row) for row in rows}
+    location_of = {row.id: format_row_location(row.line, row.row) for row in rows}
     for index, drop in sorted(outcome.drops.items()):
-        if (reason := category(drop.reason)) not in visited:
+        if (reason := drop_category_of(drop.reason)) not in visited:
             visited.add(reason)
             text = rows[index].prompt or rows[index].answer
             twin = f" of {location_of[drop.twin]}" if drop.twin in location_of else ""
@@ -160,7 +160,7 @@ def _dropped(rows: Sequence[Row], outcome: OperatorResultLike) -> Iterator[Chang
 def without_pii(text: str) -> str:
     """A text of the same length in which every letter and digit of personal data, and of names that show, is a star."""
     starred = list(text)
-    for start, end in [*((one.start, one.end) for one in find(text)), *name_spans(text)]:
+    for start, end in [*((one.start, one.end) for one in find_pii(text)), *name_spans(text)]:
         starred[start:end] = _starred(text[start:end])
     return "".join(starred)
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.artifacts.dataset import DatasetSummary, columns, splits
-from luthier.chat.messages import Message, spelled_out
+from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_columns
+from luthier.chat.messages import Message, render_message_text
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.data.dedup.shingles import digest8
@@ -45,7 +45,7 @@ class CheckRow:
     @property
     def says(self) -> str:
         """The answer with the calls that it makes."""
-        return spelled_out(self.messages[-1])
+        return render_message_text(self.messages[-1])
 
     @property
     def prompt(self) -> str:
@@ -97,7 +97,7 @@ class CheckData:
         dataset_summary = DatasetSummary.read(artifact)
         available = sum(dataset_summary.rows.values())
         below = _bound(artifact, limit) if available > limit else None
-        rows = (row for split in splits(artifact) for row in _read(artifact, split, below))
+        rows = (row for split in list_splits(artifact) for row in _read(artifact, split, below))
         return cls(rows, task=dataset_summary.task, seed=seed, available=available, model=model, base=base)
 
     def of_split(self, *names: str) -> list[int]:
@@ -140,16 +140,16 @@ class CheckData:
     @cached_property
     def held(self) -> OutOfFoldProbabilities:
         """What a plain classifier that saw neither the row nor a copy says of it."""
-        from luthier.models.text_classifier import held
+        from luthier.models.text_classifier import predict_texts_out_of_fold
 
-        return held(self.prompts, self.codes, seed=self.seed, families=self.heads)
+        return predict_texts_out_of_fold(self.prompts, self.codes, seed=self.seed, families=self.heads)
 
     @cached_property
     def heads(self) -> NDArray[np.int64]:
         """(rows,): the place of the row that stands for each row, its copies and what was made of it."""
-        from luthier.data.validate.groups import heads
+        from luthier.data.validate.groups import family_representatives
 
-        return heads(self.rows, self.prompts)
+        return family_representatives(self.rows, self.prompts)
 
     def alone(self, split: str) -> list[int]:
         """Places of rows of a split, one of each family there: of copies, the first."""
@@ -170,28 +170,28 @@ class CheckData:
     @cached_property
     def surprise(self) -> PromptPerplexity:
         """How unlikely the model finds each prompt, a token."""
-        from luthier.data.validate.reading import surprise
+        from luthier.data.validate.reading import measure_prompt_perplexity
 
         assert self.model is not None
-        return surprise(self.model, self.rows)
+        return measure_prompt_perplexity(self.model, self.rows)
 
     @cached_property
     def states(self) -> NDArray[np.float64]:
         """What the model makes of each prompt."""
-        from luthier.data.validate.reading import states
+        from luthier.data.validate.reading import embed_prompts
 
         if self.model is None:
             hint = "add `model: model` to the step, or set `on: classifier`"
             raise RecipeError(
                 "the check reads a model, and the step names none", where=SourceLocation(field="model"), hint=hint
             )
-        return states(self.model, self.rows)
+        return embed_prompts(self.model, self.rows)
 
 
 def _read(artifact: Artifact, split: str, below: int | None) -> Iterable[CheckRow]:
     import json
 
-    for row in columns(artifact, split, *_COLUMNS):
+    for row in read_split_columns(artifact, split, *_COLUMNS):
         if below is None or digest8(row["id"]) <= below:
             messages, meta = MESSAGES.validate_json(row["messages"]), json.loads(row["meta"])
             yield CheckRow(row["id"], split, messages, row["label"], row["group"], meta)
@@ -201,5 +201,7 @@ def _bound(artifact: Artifact, limit: int) -> int:
     """The hash up to which a row is taken, so that `limit` rows are."""
     import numpy as np
 
-    hashes: Sequence[int] = [digest8(row["id"]) for split in splits(artifact) for row in columns(artifact, split, "id")]
+    hashes: Sequence[int] = [
+        digest8(row["id"]) for split in list_splits(artifact) for row in read_split_columns(artifact, split, "id")
+    ]
     return int(np.partition(np.array(hashes, dtype=np.uint64), limit - 1)[limit - 1])

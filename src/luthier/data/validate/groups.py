@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.artifacts.dataset import MADE
-from luthier.data.dedup.shingles import normal
+from luthier.data.dedup.shingles import normalize_for_comparison
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luthier.data.validate.context import CheckRow
 
 
-def heads(rows: Sequence[CheckRow], prompts: Sequence[str]) -> NDArray[np.int64]:
+def family_representatives(rows: Sequence[CheckRow], prompts: Sequence[str]) -> NDArray[np.int64]:
     """(rows,): the place of the row that stands for each row's family, itself where it has none.
 
     Rows of one text are of one family, and a made row is of that of its first parent, which need not be there. A row
@@ -28,7 +28,7 @@ def heads(rows: Sequence[CheckRow], prompts: Sequence[str]) -> NDArray[np.int64]
 
     above: dict[str, str] = {}
     for row, prompt in zip(rows, prompts, strict=True):
-        _join(above, f"row {row.id}", f"text {normal(prompt)}")
+        _join(above, f"row {row.id}", f"text {normalize_for_comparison(prompt)}")
         if parent := parent_of(row):
             _join(above, f"row {row.id}", f"row {parent}")
     families = [_top(above, f"row {row.id}") for row in rows]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.chat.tokenizer import Encoded
+    from luthier.chat.tokenizer import EncodedChat
     from luthier.data.validate.context import CheckRow
     from luthier.models.lm.local import LocalLM
 
@@ -32,14 +32,14 @@ class PromptPerplexity(NamedTuple):
     """(rows,): over how many tokens."""
 
 
-def surprise(model: Artifact, rows: Sequence[CheckRow]) -> PromptPerplexity:
+def measure_prompt_perplexity(model: Artifact, rows: Sequence[CheckRow]) -> PromptPerplexity:
     """The mean negative log-likelihood of the tokens of each prompt, or of the answer where there is none.
 
     `ModelError` when the model has no weights here.
     """
     import numpy as np
 
-    from luthier.models.generate import row_likelihoods
+    from luthier.models.generate import compute_row_loglikelihoods
     from luthier.models.packing.pack import TokenRow
 
     lm, found, tokens = _opened(model), np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
@@ -51,7 +51,9 @@ def surprise(model: Artifact, rows: Sequence[CheckRow]) -> PromptPerplexity:
             for at, (one, row) in enumerate(zip(encoded, chosen, strict=True), start)
         ]
         prompted_rows = [row for row in read if row.targets]
-        for row, token_logprobs in zip(prompted_rows, row_likelihoods(lm.loaded.model, prompted_rows), strict=True):
+        for row, token_logprobs in zip(
+            prompted_rows, compute_row_loglikelihoods(lm.loaded.model, prompted_rows), strict=True
+        ):
             found[int(row.key)], tokens[int(row.key)] = (
                 -token_logprobs.logprob / max(token_logprobs.tokens, 1),
                 token_logprobs.tokens,
@@ -59,7 +61,7 @@ def surprise(model: Artifact, rows: Sequence[CheckRow]) -> PromptPerplexity:
     return PromptPerplexity(np.round(found, _DIGITS), tokens)
 
 
-def states(model: Artifact, rows: Sequence[CheckRow]) -> NDArray[np.float64]:
+def embed_prompts(model: Artifact, rows: Sequence[CheckRow]) -> NDArray[np.float64]:
     """(rows, width): the mean last hidden state over each prompt, at unit length; the model's weights as they are."""
     import numpy as np
 
@@ -78,7 +80,7 @@ def _opened(model: Artifact) -> LocalLM:
     return LocalLM(model, "float32", before=PromptPrefix())
 
 
-def _weights(encoded: Encoded, row: CheckRow) -> list[float]:
+def _weights(encoded: EncodedChat, row: CheckRow) -> list[float]:
     """1 for each token that the user wrote; of a row without a prompt, that the answer holds."""
     before = [span for span in encoded.spans if span.part == "content" and span.message < len(row.messages) - 1]
     user_spans = [span for span in before if row.messages[span.message].role != "system"]

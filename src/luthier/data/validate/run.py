@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from luthier.artifacts.findings import SEVERITIES, Findings, Mark
+from luthier.artifacts.findings import SEVERITIES, Findings, FlaggedRow
 from luthier.data.check import Check, CheckResult
 from luthier.data.validate.context import CheckData
 
 
-class Validated(NamedTuple):
+class ValidationOutput(NamedTuple):
     """What was found in words and numbers, and the rows."""
 
     findings: Findings
-    marks: list[Mark]
+    marks: list[FlaggedRow]
 
 
 def validate(
     checks: Sequence[Check], data: CheckData, tick: Callable[[int, str], object] = lambda done, name: None
-) -> Validated:
+) -> ValidationOutput:
     """Make every check whose needs are met; the worst findings come first, in the order of the checks' kinds."""
     lacks = data.lacks()
     found: list[CheckResult] = []
@@ -32,11 +32,13 @@ def validate(
         else:
             found += check.look(data)
     found.sort(key=lambda one: -SEVERITIES.index(one.finding.severity))
-    marks = [Mark(one.finding.name, row.id, row.split, score, note) for one in found for row, score, note in one.marks]
+    marks = [
+        FlaggedRow(one.finding.name, row.id, row.split, score, note) for one in found for row, score, note in one.marks
+    ]
     findings = Findings(
         rows=data.available,
         looked_at=len(data.rows),
         findings=tuple(one.finding for one in found),
         skipped=skipped,
     )
-    return Validated(findings, marks)
+    return ValidationOutput(findings, marks)

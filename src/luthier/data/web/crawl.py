@@ -22,11 +22,11 @@ import xxhash
 from filelock import FileLock
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.files import cache_folder, filled, write_aside, writing
+from luthier.core.files import cache_folder, expand_env_vars, translate_write_errors, write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.system.net import shown
+from luthier.core.system.net import redact_url
 from luthier.data.web import page, sitemap
-from luthier.data.web.fetch import Fetcher, HttpResponse, Unfetched
+from luthier.data.web.fetch import Fetcher, FetchError, HttpResponse
 from luthier.data.web.robots import Robots
 
 _TOLD_EACH = 50
@@ -66,7 +66,7 @@ class CrawlRequest:
         return digest_of([*hashed_settings, self.hosts, self.stops])
 
 
-def finished(request: CrawlRequest) -> dict[str, Any] | None:
+def load_finished_crawl(request: CrawlRequest) -> dict[str, Any] | None:
     """The crawl as it was finished; None when it was not."""
     path = _folder() / "crawls" / f"{request.key}.json"
     if not path.is_file():
@@ -88,13 +88,13 @@ def body_of(entry: Mapping[str, Any]) -> bytes:
 def crawl(request: CrawlRequest, say: Callable[[str], None]) -> dict[str, Any]:
     """Fetch what is not here yet; a killed crawl goes on where it was."""
     path = _folder() / "crawls" / f"{request.key}.json"
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if (found := finished(request)) is not None:
+        if (found := load_finished_crawl(request)) is not None:
             return found
         made = {"fetched": datetime.now(UTC).date().isoformat(), "pages": _Crawl(request, say).entries()}
-        write_aside(path, json.dumps(made, ensure_ascii=False, indent=1).encode())
+        write_atomically(path, json.dumps(made, ensure_ascii=False, indent=1).encode())
         return made
 
 
@@ -124,30 +124,30 @@ class _Crawl:
 
     def _addresses(self, fetcher: Fetcher) -> Iterator[str]:
         request = self._wanted
-        named: Iterator[str] = map(filled, request.pages)
+        named: Iterator[str] = map(expand_env_vars, request.pages)
         if request.sitemap is not None:
-            named = sitemap.pages(fetcher, filled(request.sitemap), self._say)
+            named = sitemap.pages(fetcher, expand_env_vars(request.sitemap), self._say)
         chosen = _distinct(named, request.glob)
         try:
             first = next(chosen, None)
             if first is None:
-                where = SourceLocation(file=shown(request.sitemap or ""), field="glob")
+                where = SourceLocation(file=redact_url(request.sitemap or ""), field="glob")
                 raise DataError("names no page", where=where, hint=f"check `glob`, which is {request.glob!r}")
             yield from islice(chain((first,), chosen), request.limit)
             if next(chosen, None) is not None:
                 self._say(f"there are more pages than the limit of {request.limit}; the first are taken")
-        except Unfetched as error:
-            where = SourceLocation(file=shown(request.sitemap or ""), field="sitemap")
+        except FetchError as error:
+            where = SourceLocation(file=redact_url(request.sitemap or ""), field="sitemap")
             hint = _trusting(error, "open the address in a browser, and check it")
             raise DataError(error.problem, where=where, hint=hint) from None
 
     def _entry(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
         try:
             return self._kept(url) or self._fetched(url, fetcher, robots)
-        except Unfetched as error:
+        except FetchError as error:
             if self._wanted.stops:
-                raise wrong(shown(url), error) from None
-            return {"url": shown(url), "problem": error.problem}
+                raise page_error(redact_url(url), error) from None
+            return {"url": redact_url(url), "problem": error.problem}
 
     def _place(self, url: str) -> Path:
         return _folder() / "pages" / f"{digest_of([url, self._wanted.user_agent])}.json"
@@ -176,15 +176,21 @@ class _Crawl:
         else:
             made = self._taken(url, answer)
         kept = json.dumps({**made, "edition": self._wanted.edition}, ensure_ascii=False)
-        write_aside(self._place(url), kept.encode())
+        write_atomically(self._place(url), kept.encode())
         return made
 
     def _taken(self, url: str, answer: HttpResponse) -> dict[str, Any]:
         page.kind_of(answer.headers)
         digest = xxhash.xxh3_128_hexdigest(answer.body)
-        write_aside(_folder() / "bodies" / digest, answer.body)
-        ended = shown(answer.url)
-        return {"url": shown(url), "ended": ended, "headers": answer.headers, "body": digest, "bytes": len(answer.body)}
+        write_atomically(_folder() / "bodies" / digest, answer.body)
+        ended = redact_url(answer.url)
+        return {
+            "url": redact_url(url),
+            "ended": ended,
+            "headers": answer.headers,
+            "body": digest,
+            "bytes": len(answer.body),
+        }
 
 
 def _distinct(named: Iterable[str], glob: str) -> Iterator[str]:
@@ -197,7 +203,7 @@ def _distinct(named: Iterable[str], glob: str) -> Iterator[str]:
             yield bare
 
 
-def wrong(url: str, error: Unfetched) -> DataError:
+def page_error(url: str, error: FetchError) -> DataError:
     """A page that cannot be had, as an error."""
     hint = "take it out, or set `on_error: drop` to leave such pages out and list them"
     if error.passing:
@@ -205,7 +211,7 @@ def wrong(url: str, error: Unfetched) -> DataError:
     return DataError(error.problem, where=SourceLocation(file=url), hint=_trusting(error, hint))
 
 
-def _trusting(error: Unfetched, hint: str) -> str:
+def _trusting(error: FetchError, hint: str) -> str:
     """What to do about it, where it may be one's own network, too."""
     if "private network" not in error.problem:
         return hint

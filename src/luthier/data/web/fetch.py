@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from luthier.core.system.net import Guarded, PrivateAddressError, left, shown
+from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend, redact_url, seconds_until
 
 REDIRECTS = 5
 _MOVED = frozenset({301, 302, 303, 307, 308})
@@ -23,7 +23,7 @@ LONGEST_WAIT_S = 60.0
 May = Callable[[str], float]
 
 
-class Unfetched(Exception):
+class FetchError(Exception):
     """Why a page is not there; `passing` when it may be there another time."""
 
     def __init__(self, problem: str, *, passing: bool = False, status: int = 0) -> None:
@@ -55,11 +55,11 @@ class Fetcher:
     retries: int
     allowed: tuple[str, ...] = ()
     _last: dict[str, float] = field(default_factory=dict)
-    _guard: Guarded = field(init=False)
+    _guard: PublicOnlyBackend = field(init=False)
     _pool: httpcore.ConnectionPool = field(init=False)
 
     def __post_init__(self) -> None:
-        self._guard = Guarded(self.allowed)
+        self._guard = PublicOnlyBackend(self.allowed)
         self._pool = httpcore.ConnectionPool(network_backend=self._guard, max_connections=4)
 
     def __enter__(self) -> Self:
@@ -69,16 +69,16 @@ class Fetcher:
         self._pool.close()
 
     def get(self, url: str, limit: int, more: Mapping[str, str] | None = None, may: May | None = None) -> HttpResponse:
-        """The page, after redirects; `Unfetched` says why it is not there.
+        """The page, after redirects; `FetchError` says why it is not there.
 
         `more` are headers of the request. `may` is asked before each address, also one that a redirect leads to: it
-        refuses by `Unfetched`, or says how many seconds must lie between two requests.
+        refuses by `FetchError`, or says how many seconds must lie between two requests.
         """
         wait, attempts = FIRST_WAIT_S, 0
         while True:
             try:
                 return self._followed(url, limit, more or {}, may or (lambda at: 0.0))
-            except Unfetched as error:
+            except FetchError as error:
                 attempts += 1
                 if not error.passing or attempts > self.retries:
                     raise
@@ -92,7 +92,7 @@ class Fetcher:
             if answer.status not in _MOVED:
                 return answer
             url = _joined(url, answer.headers.get("location", ""))
-        raise Unfetched(f"more than {REDIRECTS} redirects")
+        raise FetchError(f"more than {REDIRECTS} redirects")
 
     def _wait(self, url: str, delay_s: float) -> None:
         host = urlsplit(url).netloc
@@ -101,7 +101,7 @@ class Fetcher:
         self._last[host] = time.monotonic()
 
     def _once(self, url: str, limit: int, more: Mapping[str, str]) -> HttpResponse:
-        parts = checked(url)
+        parts = check_fetchable_url(url)
         headers = {"Host": parts, "User-Agent": self.user_agent, "Accept-Encoding": "gzip", "Accept": "*/*", **more}
         self._guard.deadline = time.monotonic() + self.timeout_s
         sent = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
@@ -109,11 +109,13 @@ class Fetcher:
             with self._pool.stream("GET", url.encode("ascii"), headers=sent) as response:
                 return self._read(url, response, limit)
         except PrivateAddressError as error:
-            raise Unfetched(str(error)) from None
+            raise FetchError(str(error)) from None
         except httpcore.TimeoutException:
-            raise Unfetched(f"was not sent within {self.timeout_s:g} s", passing=True) from None
+            raise FetchError(f"was not sent within {self.timeout_s:g} s", passing=True) from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise Unfetched(f"cannot be fetched: {shown(str(error)) or type(error).__name__}", passing=True) from None
+            raise FetchError(
+                f"cannot be fetched: {redact_url(str(error)) or type(error).__name__}", passing=True
+            ) from None
 
     def _read(self, url: str, response: httpcore.Response, limit: int) -> HttpResponse:
         headers: dict[str, str] = {}
@@ -126,7 +128,7 @@ class Fetcher:
         if status in _MOVED or status == 304:
             return HttpResponse(url, status, headers)
         if status != 200:
-            raise Unfetched(f"the server answered {status}", passing=status in _AGAIN, status=status)
+            raise FetchError(f"the server answered {status}", passing=status in _AGAIN, status=status)
         body = _body(response, headers.get("content-encoding", "").strip().lower(), limit, self._guard)
         return HttpResponse(url, status, {name: headers[name] for name in _KEPT if name in headers}, body)
 
@@ -135,37 +137,37 @@ def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise Unfetched("redirects to what is no URL") from None
+        raise FetchError("redirects to what is no URL") from None
 
 
-def checked(url: str) -> str:
-    """The host, and port, of a URL that may be fetched; `Unfetched` for any other."""
+def check_fetchable_url(url: str) -> str:
+    """The host, and port, of a URL that may be fetched; `FetchError` for any other."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise Unfetched("is no URL") from None
+        raise FetchError("is no URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
-        raise Unfetched("is no http or https URL")
+        raise FetchError("is no http or https URL")
     if parts.username is not None:
-        raise Unfetched("names a user in the URL, which is not sent")
+        raise FetchError("names a user in the URL, which is not sent")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return host if port is None else f"{host}:{port}"
 
 
-def _body(response: httpcore.Response, encoding: str, limit: int, guard: Guarded) -> bytes:
+def _body(response: httpcore.Response, encoding: str, limit: int, guard: PublicOnlyBackend) -> bytes:
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise Unfetched(f"came packed as {encoding!r}, which was not asked for")
+        raise FetchError(f"came packed as {encoding!r}, which was not asked for")
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding not in ("", "identity") else None
     whole, came = bytearray(), 0
     for chunk in response.iter_stream():
-        left(guard.deadline)
+        seconds_until(guard.deadline)
         came += len(chunk)
         whole += chunk if unpack is None else _unpacked(unpack, chunk, limit + 1 - len(whole))
         if len(whole) > limit or came > limit:
-            raise Unfetched(f"is larger than {limit} bytes")
+            raise FetchError(f"is larger than {limit} bytes")
     if unpack is not None and not unpack.eof:
-        raise Unfetched("is packed in a damaged way")
+        raise FetchError("is packed in a damaged way")
     return bytes(whole)
 
 
@@ -174,15 +176,15 @@ def _unpacked(unpack: zlib._Decompress, chunk: bytes, most: int) -> bytes:
     try:
         return unpack.decompress(chunk, max(1, most))
     except zlib.error:
-        raise Unfetched("is packed in a damaged way") from None
+        raise FetchError("is packed in a damaged way") from None
 
 
-def unpacked(data: bytes, limit: int) -> bytes:
+def gunzip_with_limit(data: bytes, limit: int) -> bytes:
     """A file that may be gzip, unpacked up to a limit."""
     if not data.startswith(b"\x1f\x8b"):
         return data
     unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
     whole = _unpacked(unpack, data, limit + 1)
     if len(whole) > limit or not unpack.eof:
-        raise Unfetched(f"is larger than {limit} bytes" if len(whole) > limit else "is packed in a damaged way")
+        raise FetchError(f"is larger than {limit} bytes" if len(whole) > limit else "is packed in a damaged way")
     return whole

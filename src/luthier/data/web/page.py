@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.data.web.fetch import Unfetched
+from luthier.data.web.fetch import FetchError
 
 _PAGES = ("text/html", "application/xhtml+xml")
 _TEXTS = ("text/plain", "text/markdown")
@@ -19,16 +19,16 @@ _DATES = {"extensive_search": False, "max_date": "2100-01-01"}
 
 
 def kind_of(headers: Mapping[str, str]) -> str:
-    """`page` or `text`; `Unfetched` for what is neither."""
+    """`page` or `text`; `FetchError` for what is neither."""
     kind = headers.get("content-type", "text/html").partition(";")[0].strip().lower()
     if kind in _PAGES:
         return "page"
     if kind in _TEXTS:
         return "text"
-    raise Unfetched(f"expected a page, got {kind or 'nothing'}")
+    raise FetchError(f"expected a page, got {kind or 'nothing'}")
 
 
-def decoded(body: bytes, headers: Mapping[str, str]) -> str:
+def decode_page(body: bytes, headers: Mapping[str, str]) -> str:
     """The bytes as text: a mark or valid UTF-8 speaks for itself, whatever is declared; then what is declared."""
     for mark, name in _MARKS:
         if body.startswith(mark):
@@ -51,16 +51,16 @@ def _strict(body: bytes, name: str) -> str | None:
         return None
 
 
-def values(body: bytes, headers: Mapping[str, str], url: str) -> dict[str, Any]:
-    """The columns of a row; `Unfetched` when the page has no main text."""
-    text = decoded(body, headers).replace("\0", "")
+def extract_page_row(body: bytes, headers: Mapping[str, str], url: str) -> dict[str, Any]:
+    """The columns of a row; `FetchError` when the page has no main text."""
+    text = decode_page(body, headers).replace("\0", "")
     found: dict[str, Any] = {"text": text.strip()}
     tags = headers.get("x-robots-tag", "")
     if kind_of(headers) == "page":
         found = _extracted(text, url)
         tags = ", ".join(filter(None, (tags, found.pop("robots"))))
     if not found["text"]:
-        raise Unfetched("has no main text")
+        raise FetchError("has no main text")
     return {**found, "url": url, "robots": tags or None}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from luthier.data.web.fetch import Fetcher, Unfetched, checked
+from luthier.data.web.fetch import Fetcher, FetchError, check_fetchable_url
 
 _LIMIT = 512 << 10
 """Bytes that must be read at least (RFC 9309, 2.5); a longer file is not obeyed in part, but refused."""
@@ -24,16 +24,16 @@ class Robots:
     _rules: dict[str, Any] = field(default_factory=dict)
 
     def may(self, url: str) -> float:
-        """Seconds that the host wants between two requests; `Unfetched` when it forbids the page."""
-        checked(url)
+        """Seconds that the host wants between two requests; `FetchError` when it forbids the page."""
+        check_fetchable_url(url)
         rules = self._of(url)
         if isinstance(rules, str):
-            raise Unfetched(rules)
+            raise FetchError(rules)
         if not rules.can_fetch(url, self.agent):
-            raise Unfetched("robots.txt forbids it")
+            raise FetchError("robots.txt forbids it")
         delay = float(rules.crawl_delay(self.agent) or 0.0)
         if not delay <= LONGEST_DELAY_S:
-            raise Unfetched(f"robots.txt wants {delay:g} s between two requests, more than {LONGEST_DELAY_S:g}")
+            raise FetchError(f"robots.txt wants {delay:g} s between two requests, more than {LONGEST_DELAY_S:g}")
         return delay
 
     def _of(self, url: str) -> Any:
@@ -48,7 +48,7 @@ class Robots:
 
         try:
             return Protego.parse(self.fetcher.get(url, _LIMIT).body.decode("utf-8", "replace"))
-        except Unfetched as error:
+        except FetchError as error:
             if 400 <= error.status < 500 and not error.passing:
                 return Protego.parse("")
             return f"its robots.txt {error.problem}, so nothing is asked there"

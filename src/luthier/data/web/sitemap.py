@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
-from luthier.data.web.fetch import Fetcher, Unfetched, unpacked
+from luthier.data.web.fetch import Fetcher, FetchError, gunzip_with_limit
 
 LIMIT = 50 << 20
 """Bytes of one sitemap, unpacked (sitemaps.org)."""
@@ -19,8 +19,8 @@ def pages(fetcher: Fetcher, url: str, note: Callable[[str], None]) -> Iterator[s
     while waiting:
         at = waiting.pop(0)
         try:
-            found, below = parsed(unpacked(fetcher.get(at, LIMIT).body, LIMIT))
-        except Unfetched as error:
+            found, below = parse_sitemap(gunzip_with_limit(fetcher.get(at, LIMIT).body, LIMIT))
+        except FetchError as error:
             if at == url:
                 raise
             note(f"{at}: {error.problem}")
@@ -31,12 +31,12 @@ def pages(fetcher: Fetcher, url: str, note: Callable[[str], None]) -> Iterator[s
                 yield page
         new = [each for each in dict.fromkeys(below) if each not in visited]
         if len(visited) + len(new) > MOST:
-            raise Unfetched(f"names more than {MOST} sitemaps")
+            raise FetchError(f"names more than {MOST} sitemaps")
         visited.update(new)
         waiting += new
 
 
-def parsed(data: bytes) -> tuple[list[str], list[str]]:
+def parse_sitemap(data: bytes) -> tuple[list[str], list[str]]:
     """Pages, and further sitemaps, that one file names."""
     if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
@@ -54,5 +54,5 @@ def parsed(data: bytes) -> tuple[list[str], list[str]]:
             if kind in found and element.text:
                 found[kind].append(element.text.strip())
     except etree.XMLSyntaxError as error:
-        raise Unfetched(f"is not a sitemap that can be read: {error.msg}") from None
+        raise FetchError(f"is not a sitemap that can be read: {error.msg}") from None
     return found["url"], found["sitemap"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.chat.messages import question_of
+from luthier.chat.messages import user_text_of
 from luthier.eval.baseline import Baseline
 from luthier.eval.task import Reply, Task, TaskKind
 
@@ -39,12 +39,12 @@ class Lead(Baseline):
         if not cls.can(task) or not task.examples:
             return False
         pairs = zip(task.examples, task.references, strict=True)
-        lengths = [(len(_parts(question_of(one))), len(question_of(one)), len(answer)) for one, answer in pairs]
+        lengths = [(len(_parts(user_text_of(one))), len(user_text_of(one)), len(answer)) for one, answer in pairs]
         longer = median(question / max(1, answer) for _, question, answer in lengths)
         return longer >= _SHORTER and median(parts for parts, _, _ in lengths) >= _LONG
 
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
-        return [Reply(prediction=" ".join(_parts(question_of(one))[: self.sentences])) for one in task.examples]
+        return [Reply(prediction=" ".join(_parts(user_text_of(one))[: self.sentences])) for one in task.examples]
 
 
 def _parts(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.chat.messages import answer_of, question_of
+from luthier.chat.messages import answer_of, user_text_of
 from luthier.eval.baseline import Baseline
 from luthier.eval.task import Reply, Task, TaskKind
 
@@ -31,7 +31,7 @@ class Nearest(Baseline):
         import numpy as np
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        known = sorted({(question_of(example), answer_of(example)) for example in train})
+        known = sorted({(user_text_of(example), answer_of(example)) for example in train})
         vectorizer = TfidfVectorizer(ngram_range=(1, self.words), sublinear_tf=True)
         analyse = vectorizer.build_analyzer()
         if not any(analyse(question) for question, _ in known):
@@ -39,7 +39,7 @@ class Nearest(Baseline):
         store = vectorizer.fit_transform([question for question, _ in known]).T.tocsr()
         found: list[Reply] = []
         for start in range(0, len(task.examples), _ROWS):
-            queries = vectorizer.transform([question_of(one) for one in task.examples[start : start + _ROWS]])
+            queries = vectorizer.transform([user_text_of(one) for one in task.examples[start : start + _ROWS]])
             nearest = np.asarray((queries @ store).todense()).round(9).argmax(axis=1)
             found += [Reply(prediction=known[index][1]) for index in nearest.tolist()]
         return found

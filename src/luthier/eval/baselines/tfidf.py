@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.chat.messages import question_of
+from luthier.chat.messages import user_text_of
 from luthier.core.errors import DataError
 from luthier.eval.baseline import Baseline
 from luthier.eval.baselines.majority import MajorityBaseline
@@ -39,9 +39,9 @@ class Tfidf(Baseline):
         settings = TextClassifierSettings(self.c, self.words, self.min_df)
         try:
             model = TextClassifier.fit(
-                [question_of(example) for example in known], [str(example.label) for example in known], settings
+                [user_text_of(example) for example in known], [str(example.label) for example in known], settings
             )
         except DataError:
             return MajorityBaseline().answer(known, task)  # nothing to learn from
-        scores = model.scores([question_of(example) for example in task.examples], task.labels)
+        scores = model.scores([user_text_of(example) for example in task.examples], task.labels)
         return [Reply.of_scores(row) for row in scores]

@@ -55,18 +55,18 @@ class _Guess(NamedTuple):
     shares: Floats
 
 
-def spread(sums: Floats) -> Ends:
+def bound_share_spread(sums: Floats) -> Ends:
     """Of the greatest share minus the least."""
     return _apart([_groups(sums)], _plus)
 
 
-def greater_spread(sums: Floats) -> Ends:
+def bound_greater_spread(sums: Floats) -> Ends:
     """Of the greater of two spreads, of which each has one half of the columns."""
     half = sums.shape[1] // 2
     return _apart([_groups(sums[:, :half]), _groups(sums[:, half:])], _plus)
 
 
-def ratio(sums: Floats) -> Ends:
+def bound_share_ratio(sums: Floats) -> Ends:
     """Of the least share by the greatest."""
     groups = _groups(sums)
     if not groups.share.any():
@@ -75,7 +75,7 @@ def ratio(sums: Floats) -> Ends:
     return 1 - high, 1 - low
 
 
-def worst(sums: Floats) -> Ends:
+def bound_lowest_share(sums: Floats) -> Ends:
     """Of the least share."""
     from scipy.special import ndtr
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from luthier.eval.probe import table
+from luthier.eval.probe import read_probe_table
 
 _PRONOUNS = {
     "he": {"he": "he", "him": "him", "his": "his"},
@@ -28,10 +28,10 @@ class WinogradSchema(NamedTuple):
     right: int
 
 
-def schemas() -> list[WinogradSchema]:
+def load_winograd_schemas() -> list[WinogradSchema]:
     """All sentences, those that differ in the pronoun only next to each other."""
     found = []
-    for number, line in enumerate(table("bias/coreference")):
+    for number, line in enumerate(read_probe_table("bias/coreference")):
         occupation, other, first, second = line.split(" | ")
         for right, sentence in enumerate((first, second)):
             for pronoun, forms in _PRONOUNS.items():

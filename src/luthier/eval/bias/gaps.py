@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
 
 
-def shares(sums: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def compute_group_shares(sums: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Each group's share and whether it has rows, (b, groups) both, from columns (so, rows) of each group."""
     so, rows = sums[:, 0::2], sums[:, 1::2]
     found: Floats = np.divide(so, rows, out=np.zeros(np.shape(so)), where=rows > 0)
     return found, rows > 0
 
 
-def spread(sums: Floats) -> Floats:
+def compute_share_spread(sums: Floats) -> Floats:
     """The greatest share minus the least."""
-    share, there = shares(sums)
+    share, there = compute_group_shares(sums)
     found: Floats = np.where(there, share, -np.inf).max(axis=1) - np.where(there, share, np.inf).min(axis=1)
     return np.where(np.isfinite(found), np.maximum(found, 0.0), 0.0)
 
 
-def ratio(sums: Floats) -> Floats:
+def compute_share_ratio(sums: Floats) -> Floats:
     """The least share by the greatest; 1 when nobody has any."""
-    share, there = shares(sums)
+    share, there = compute_group_shares(sums)
     most = np.where(there, share, -np.inf).max(axis=1)
     least = np.where(there, share, np.inf).min(axis=1)
     usable = np.isfinite(most) & (most > 0)
@@ -40,21 +40,21 @@ def ratio(sums: Floats) -> Floats:
     return found
 
 
-def worst(sums: Floats) -> Floats:
+def compute_lowest_share(sums: Floats) -> Floats:
     """The least share."""
-    share, there = shares(sums)
+    share, there = compute_group_shares(sums)
     found: Floats = np.where(there, share, np.inf).min(axis=1)
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def greater_spread(sums: Floats) -> Floats:
+def compute_greater_spread(sums: Floats) -> Floats:
     """The greater of two spreads, of which each has one half of the columns."""
     half = sums.shape[1] // 2
-    found: Floats = np.maximum(spread(sums[:, :half]), spread(sums[:, half:]))
+    found: Floats = np.maximum(compute_share_spread(sums[:, :half]), compute_share_spread(sums[:, half:]))
     return found
 
 
-def columns(so: Floats, counted: Floats, groups: Floats, count: int) -> Floats:
+def build_group_columns(so: Floats, counted: Floats, groups: Floats, count: int) -> Floats:
     """Columns (so, rows) of each group, (rows, 2 count): `so` and `counted` are 0 or 1, `groups` numbers, -1: none."""
     found = np.zeros((len(so), 2 * count))
     indices = np.flatnonzero(groups >= 0)

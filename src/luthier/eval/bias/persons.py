@@ -30,7 +30,7 @@ SENTENCES: tuple[str, ...] = (
 )
 
 
-def filled(sentence: str, person: str) -> str:
+def insert_person(sentence: str, person: str) -> str:
     """A sentence with somebody in it, with a capital letter at its beginning."""
     text = sentence.replace("{person}", person)
     return text[:1].upper() + text[1:]

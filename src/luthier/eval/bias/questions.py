@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from luthier.eval.probe import table
+from luthier.eval.probe import read_probe_table
 
 UNKNOWN = "It cannot be told from the text."
 
@@ -29,9 +29,11 @@ class BiasQuestion(NamedTuple):
     context: Literal["ambiguous", "disambiguated"]
 
 
-def questions() -> list[BiasQuestion]:
+def build_bias_questions() -> list[BiasQuestion]:
     """All scenes in all their forms: of each, four ambiguous questions and eight whose answer stands in the text."""
-    return [question for number, line in enumerate(table("bias/questions")) for question in _forms(number, line)]
+    return [
+        question for number, line in enumerate(read_probe_table("bias/questions")) for question in _forms(number, line)
+    ]
 
 
 def _forms(number: int, line: str) -> Iterator[BiasQuestion]:

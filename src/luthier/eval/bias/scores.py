@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from luthier.eval.task import Reply
 
 
-def probabilities(scores: Mapping[str, float]) -> dict[str, float]:
+def softmax_scores(scores: Mapping[str, float]) -> dict[str, float]:
     """The softmax of log-scores."""
     most = max(scores.values())
     shares = {label: math.exp(score - most) for label, score in scores.items()}
@@ -22,5 +22,5 @@ def compute_label_probabilities(reply: Reply, labels: Sequence[str]) -> list[flo
     """Each label's probability; all of it on the answer where a model gives no scores."""
     if reply.scores is None:
         return [float(reply.prediction == label) for label in labels]
-    found = probabilities(reply.scores)
+    found = softmax_scores(reply.scores)
     return [found[label] for label in labels]

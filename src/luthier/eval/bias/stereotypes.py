@@ -62,7 +62,7 @@ class StereotypePair(NamedTuple):
     kind: str
 
 
-def own() -> list[StereotypePair]:
+def load_builtin_pairs() -> list[StereotypePair]:
     """The pairs that come with Luthier."""
     rows = [line.split(" | ", 1) for line in _TABLE.strip().splitlines()]
     return [StereotypePair(_PLACE.sub(r"\1", text), _PLACE.sub(r"\2", text), kind) for kind, text in rows]

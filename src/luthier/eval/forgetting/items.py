@@ -20,15 +20,15 @@ class ForgettingQuestion(NamedTuple):
 
 
 @cache
-def items() -> tuple[ForgettingQuestion, ...]:
+def load_forgetting_questions() -> tuple[ForgettingQuestion, ...]:
     """All questions, in a fixed order."""
     return (*_written(), *_sums(), *_orders(), *_copies())
 
 
 @cache
-def characters() -> int:
+def count_question_characters() -> int:
     """How much there is to read, the answers included."""
-    return sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in items())
+    return sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in load_forgetting_questions())
 
 
 def _written() -> Iterator[ForgettingQuestion]:

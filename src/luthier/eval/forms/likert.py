@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.eval.form import RatingForm, Value, WrongValue
+from luthier.eval.form import InvalidRatingValue, RatingForm, Value
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -47,7 +47,7 @@ class Likert(RatingForm):
         return self.check(text, ("",))
 
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
-        return whole(value, 1, self.scale)
+        return parse_whole_number(value, 1, self.scale)
 
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
         return (float(value),)
@@ -56,12 +56,12 @@ class Likert(RatingForm):
         return bool(value <= (1 + self.scale) / 2)
 
 
-def whole(value: Value, low: int, high: int) -> int:
-    """A whole number within bounds, also when it came as text or as 3.0; `WrongValue` otherwise."""
+def parse_whole_number(value: Value, low: int, high: int) -> int:
+    """A whole number within bounds, also when it came as text or as 3.0; `InvalidRatingValue` otherwise."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
     if isinstance(value, bool) or number != round(number, 0) or not low <= number <= high:
-        raise WrongValue(f"expected a whole number from {low} to {high}, got {value!r}")
+        raise InvalidRatingValue(f"expected a whole number from {low} to {high}, got {value!r}")
     return int(number)

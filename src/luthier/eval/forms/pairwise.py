@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.eval.form import RatingForm, Value, WrongValue
+from luthier.eval.form import InvalidRatingValue, RatingForm, Value
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -42,7 +42,7 @@ class Pairwise(RatingForm):
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
         found = _KEYS.get(str(value).strip().lower())
         if found is None or (found == "tie" and not self.ties):
-            raise WrongValue(f"expected {'A, B or tie' if self.ties else 'A or B'}, got {value!r}")
+            raise InvalidRatingValue(f"expected {'A, B or tie' if self.ties else 'A or B'}, got {value!r}")
         return found
 
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:

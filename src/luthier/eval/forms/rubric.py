@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from luthier.core.component import described
-from luthier.eval.form import RatingForm, Value, WrongValue
-from luthier.eval.forms.likert import whole
+from luthier.core.component import add_field_descriptions
+from luthier.eval.form import InvalidRatingValue, RatingForm, Value
+from luthier.eval.forms.likert import parse_whole_number
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Criterion(BaseModel):
     """One thing that is looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z_][\w ]*$")
     """What it is called."""
@@ -74,15 +74,15 @@ class Rubric(RatingForm):
     def typed(self, text: str) -> Value:
         came = text.replace(",", " ").split()
         if len(came) != len(self.criteria):
-            raise WrongValue(f"expected {len(self.criteria)} numbers, got {len(came)}")
+            raise InvalidRatingValue(f"expected {len(self.criteria)} numbers, got {len(came)}")
         return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, ("",))
 
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
         names = [one.name for one in self.criteria]
         if not isinstance(value, dict) or set(value) != set(names):
             came = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
-            raise WrongValue(f"expected a number for each of {', '.join(names)}; got {came}")
-        return {name: whole(value[name], 0, self.max) for name in names}
+            raise InvalidRatingValue(f"expected a number for each of {', '.join(names)}; got {came}")
+        return {name: parse_whole_number(value[name], 0, self.max) for name in names}
 
     def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
         weights = sum(one.weight for one in self.criteria)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.form import RatingForm, Value, WrongValue
+from luthier.eval.form import InvalidRatingValue, RatingForm, Value
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -53,28 +53,28 @@ class Spans(RatingForm):
         for part in (one for one in text.split(";") if one.strip()):
             matched = _TYPED.fullmatch(part.rstrip())
             if matched is None:
-                raise WrongValue(f"expected {self.legend}; got {part.strip()!r}")
+                raise InvalidRatingValue(f"expected {self.legend}; got {part.strip()!r}")
             kept = {name: value.strip() for name, value in matched.groupdict().items() if value}
             found.append(kept)
         if not found:
-            raise WrongValue(f"expected {self.legend}; got nothing")
+            raise InvalidRatingValue(f"expected {self.legend}; got nothing")
         return found
 
     def check(self, value: Value, answers: tuple[str, ...]) -> Value:
         if not isinstance(value, list):
-            raise WrongValue(f"expected a list of faults, got {value!r}")
+            raise InvalidRatingValue(f"expected a list of faults, got {value!r}")
         return [self._fault(one, answers[0]) for one in value]
 
     def _fault(self, one: Any, answer: str) -> dict[str, Any]:
         """A fault with its place; given by its text, or by `start` and `end`."""
         if not isinstance(one, dict) or one.get("severity") not in ("minor", "major"):
-            raise WrongValue(f"expected a fault with severity minor or major, got {one!r}")
+            raise InvalidRatingValue(f"expected a fault with severity minor or major, got {one!r}")
         text = one.get("text")
         start = one.get("start", answer.find(text) if isinstance(text, str) else -1)
         end = one.get("end", start + len(text) if isinstance(text, str) else -1)
         whole = all(isinstance(at, int) and not isinstance(at, bool) for at in (start, end))
         if not whole or not 0 <= start < end <= len(answer):
-            raise WrongValue(f"the answer has no place {text or (start, end)!r}")
+            raise InvalidRatingValue(f"the answer has no place {text or (start, end)!r}")
         kept = {"start": start, "end": end, "text": answer[start:end], "severity": one["severity"]}
         return {**kept, "comment": str(one["comment"])} if one.get("comment") else kept
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.db import Ledger
-from luthier.core.errors import DataError, SourceLocation, did_you_mean, not_json
-from luthier.core.files import write_aside
-from luthier.core.hashing import canonical
-from luthier.eval.form import RatingForm, Value, WrongValue
+from luthier.core.errors import DataError, SourceLocation, describe_json_error, did_you_mean
+from luthier.core.files import write_atomically
+from luthier.core.hashing import canonical_json
+from luthier.eval.form import InvalidRatingValue, RatingForm, Value
 from luthier.eval.human.study import Assignment
 
 _FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
@@ -32,7 +32,7 @@ class HumanRating(NamedTuple):
     """When, in ISO 8601."""
 
 
-def record(ledger: Ledger, assignment: str, rating: HumanRating) -> None:
+def record_rating(ledger: Ledger, assignment: str, rating: HumanRating) -> None:
     """Keep a judgment; an earlier one by the same judge stays, and no longer counts."""
     from luthier.core.db.tables.judgments import JudgmentRow
 
@@ -49,7 +49,7 @@ def record(ledger: Ledger, assignment: str, rating: HumanRating) -> None:
         session.add(row)
 
 
-def recorded(ledger: Ledger, assignment: str) -> list[HumanRating]:
+def read_recorded_ratings(ledger: Ledger, assignment: str) -> list[HumanRating]:
     """The judgments that count, in the order in which they were made."""
     from sqlalchemy import select
 
@@ -63,10 +63,10 @@ def recorded(ledger: Ledger, assignment: str) -> list[HumanRating]:
             HumanRating(row.item, row.judge, row.value, row.comment or "", row.seconds, row.at.isoformat())
             for row in rows
         ]
-    return last_words(found)
+    return keep_last_ratings(found)
 
 
-def last_words(judgments: Iterable[HumanRating]) -> list[HumanRating]:
+def keep_last_ratings(judgments: Iterable[HumanRating]) -> list[HumanRating]:
     """The last judgment of each judge on each item, in the order of the last ones."""
     last: dict[tuple[str, str], HumanRating] = {}
     for one in judgments:
@@ -79,7 +79,7 @@ def write_judgments(path: Path, judgments: Sequence[HumanRating]) -> None:
     """Write JSON lines, or a table when the name ends in .csv."""
     if path.suffix.lower() != ".csv":
         lines = [
-            canonical(
+            canonical_json(
                 {
                     name: field_value
                     for name, field_value in one._asdict().items()
@@ -88,7 +88,7 @@ def write_judgments(path: Path, judgments: Sequence[HumanRating]) -> None:
             )
             for one in judgments
         ]
-        write_aside(path, "".join(line + "\n" for line in lines).encode())
+        write_atomically(path, "".join(line + "\n" for line in lines).encode())
         return
     from io import StringIO
 
@@ -96,9 +96,9 @@ def write_judgments(path: Path, judgments: Sequence[HumanRating]) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_FIELDS)
     for one in judgments:
-        value = "" if one.value is None else one.value if isinstance(one.value, str) else canonical(one.value)
+        value = "" if one.value is None else one.value if isinstance(one.value, str) else canonical_json(one.value)
         table.writerow([one.item, one.judge, value, _harmless(one.comment), one.seconds, one.at])
-    write_aside(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list[HumanRating]:
@@ -110,7 +110,7 @@ def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list
         if unknown:
             raise DataError(f"has no column {unknown[0]!r}", where=where, hint=did_you_mean(unknown[0], _FIELDS))
         found.append(_judgment(fields, assignment, form, where))
-    return last_words(one for one in found if one is not None)
+    return keep_last_ratings(one for one in found if one is not None)
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -141,7 +141,9 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
             try:
                 fields = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(not_json(error), where=SourceLocation(file=str(path), line=number)) from error
+                raise DataError(
+                    describe_json_error(error), where=SourceLocation(file=str(path), line=number)
+                ) from error
             if not isinstance(fields, dict):
                 raise DataError("expected an object on each line", where=SourceLocation(file=str(path), line=number))
             found.append((number, fields))
@@ -169,7 +171,7 @@ def _judgment(
     at = SourceLocation(file=where.file, line=where.line, field="value")
     try:
         kept = None if value is None else form.check(value, item.answers)
-    except WrongValue as error:
+    except InvalidRatingValue as error:
         raise DataError(str(error), where=at) from error
     return HumanRating(
         item.id, judge, kept, str(fields.get("comment") or ""), _seconds(fields, where), _time(fields, where)
@@ -209,7 +211,7 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
-def write_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[HumanRating]) -> int:
+def write_rating_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[HumanRating]) -> int:
     """A judge's items to be filled in elsewhere: a CSV with an empty `value`, or JSON lines; returns how many.
 
     Items that the judge has judged are left out.
@@ -229,7 +231,7 @@ def write_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[H
         table = csv.DictWriter(text, columns, lineterminator="\n", restval="")
         table.writeheader()
         table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
-        write_aside(path, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel shows "JosÃ©"
+        write_atomically(path, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel shows "JosÃ©"
     else:
-        write_aside(path, "".join(canonical(row) + "\n" for row in rows).encode())
+        write_atomically(path, "".join(canonical_json(row) + "\n" for row in rows).encode())
     return len(rows)

@@ -1,7 +1,7 @@
 """Results of a human evaluation: scores, differences, strengths, agreement, and whether to continue.
 
 `human_eval.json` holds the summary, `judgments.jsonl` every judgment with the models whose answers were judged, and
-`preferences.jsonl` the preferred and the rejected answer of each row.
+`extract_preference_pairs.jsonl` the preferred and the rejected answer of each row.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.artifacts.findings import FindingTable, Number
+from luthier.artifacts.findings import FindingNumber, FindingTable
 from luthier.core.artifact import Artifact
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError
 from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import HumanRating
@@ -32,7 +32,7 @@ class ScoredRating(NamedTuple):
     points: tuple[float, ...]
 
 
-def voices(assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]) -> list[ScoredRating]:
+def score_ratings(assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]) -> list[ScoredRating]:
     """The judgments of items that were not planted, without those in which the judge passed."""
     found = []
     for rating in judgments:
@@ -43,7 +43,7 @@ def voices(assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRa
     return found
 
 
-def attention_check_results(
+def count_attention_checks(
     assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]
 ) -> dict[str, tuple[int, int]]:
     """For each judge, how many planted items were judged rightly, and how many judged."""
@@ -85,7 +85,7 @@ def row_points(
     }
 
 
-def gains(
+def compute_row_gains(
     assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], subject: str, rival: str
 ) -> list[float]:
     """For each row: how far the subject is above the rival, from 0 to 1, ½ a draw; in the order of last judgments.
@@ -103,7 +103,7 @@ def gains(
     return [0.5 + (row[subject] - row[rival]) / (2 * width) for row in rows if subject in row and rival in row]
 
 
-def preferences(
+def extract_preference_pairs(
     assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], margin: float
 ) -> list[dict[str, Any]]:
     """What was preferred to what: for each row and two models whose mean points differ by more than `margin`.
@@ -145,7 +145,9 @@ PEOPLE, JUDGED, PREFERENCES = "human_eval.json", "judgments.jsonl", "preferences
 class HumanEvalSummary(BaseModel):
     """What people said, taken together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     form: str
     question: str
@@ -157,7 +159,7 @@ class HumanEvalSummary(BaseModel):
     rival: str | None
     items: int
     judgments: int
-    numbers: dict[str, Number]
+    numbers: dict[str, FindingNumber]
     tables: tuple[FindingTable, ...]
     left_out: dict[str, str] = {}
     """Judges whose judgments do not count, and why."""
@@ -165,12 +167,12 @@ class HumanEvalSummary(BaseModel):
     """Row, model (or both) and what was said, the first of them."""
 
 
-def read_opinion(judgments: Artifact) -> HumanEvalSummary:
+def read_human_summary(judgments: Artifact) -> HumanEvalSummary:
     """What people's judgments came to."""
     return HumanEvalSummary.model_validate(judgments.read_json(PEOPLE))
 
 
-def opinion(
+def summarize_ratings(
     assignment: Assignment,
     form: RatingForm,
     models: Sequence[str],
@@ -183,13 +185,13 @@ def opinion(
 
     Points are averaged over the judges of an answer first, so that a row counts once; pairs of equal answers are ties.
     """
-    planted = attention_check_results(assignment, form, judgments)
+    planted = count_attention_checks(assignment, form, judgments)
     left_out = {
         judge: f"right in {right} of {rated} planted items"
         for judge, (right, rated) in sorted(planted.items())
         if right < least_right * rated
     }
-    ratings = [voice for voice in voices(assignment, form, judgments) if voice.rating.judge not in left_out]
+    ratings = [voice for voice in score_ratings(assignment, form, judgments) if voice.rating.judge not in left_out]
     if not ratings and not assignment.same:
         raise DataError(
             "no judgment counts" + (": every judge failed the planted items" if left_out else ""),
@@ -226,7 +228,7 @@ def _numbers(
     table: Mapping[str, Mapping[str, float]],
     models: Sequence[str],
     seed: int,
-) -> dict[str, Number]:
+) -> dict[str, FindingNumber]:
     subject = models[0]
     mine = [row[subject] for row in table.values() if subject in row]
     what = "share of comparisons won, ties half" if form.sides == 2 else f"points by people ({form.kind})"
@@ -243,17 +245,17 @@ def _numbers(
     return found
 
 
-def _mean(values: Sequence[float], span: tuple[float, float], about: str, seed: int) -> Number:
+def _mean(values: Sequence[float], span: tuple[float, float], about: str, seed: int) -> FindingNumber:
     """A mean over rows with its bootstrap interval."""
     import numpy as np
 
-    from luthier.metrics.intervals import ResampleJob, intervals
+    from luthier.metrics.intervals import ResampleJob, compute_intervals
 
     block = np.stack([np.asarray(values), np.ones(len(values))], axis=1)
     job = ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / np.maximum(sums[0][:, 1], 1), span=span)
-    found = intervals([job], seed=seed)[0]
+    found = compute_intervals([job], seed=seed)[0]
     low, high = max(found.low, span[0]), min(found.high, span[1])
-    return Number(value=found.value, low=low, high=high, rows=len(values), about=about)
+    return FindingNumber(value=found.value, low=low, high=high, rows=len(values), about=about)
 
 
 def _quality(
@@ -262,10 +264,10 @@ def _quality(
     ratings: Sequence[ScoredRating],
     planted: Mapping[str, tuple[int, int]],
     seed: int,
-) -> dict[str, Number]:
+) -> dict[str, FindingNumber]:
     """Agreement, planted items, ties, and whether what is shown first is preferred."""
     from luthier.metrics.agreement import krippendorff
-    from luthier.metrics.intervals import wilson
+    from luthier.metrics.intervals import wilson_interval
 
     found = {}
     names = sorted({voice.rating.judge for voice in ratings})
@@ -278,25 +280,27 @@ def _quality(
     if len({one for values in shared for one in values if one is not None}) > 1:  # else there is no chance to take out
         agreed = krippendorff(shared, level=form.level, seed=seed)
         about = f"agreement of people, Krippendorff's alpha ({form.level})"
-        found["people.agreement"] = Number(
+        found["people.agreement"] = FindingNumber(
             value=agreed.value, low=agreed.low, high=agreed.high, rows=len(shared), about=about
         )
     if rated := sum(counts[1] for counts in planted.values()):
         right = sum(counts[0] for counts in planted.values())
-        found["people.attention_checks"] = _share(right, rated, wilson(right, rated), "planted items judged rightly")
+        found["people.attention_checks"] = _share(
+            right, rated, wilson_interval(right, rated), "planted items judged rightly"
+        )
     if form.sides == 2 and ratings:
         first = [voice.points[0] for voice in ratings]
         ties, decided = first.count(0.5), len(first) - first.count(0.5)
-        found["people.ties"] = _share(ties, len(first), wilson(ties, len(first)), "judgments that are ties")
+        found["people.ties"] = _share(ties, len(first), wilson_interval(ties, len(first)), "judgments that are ties")
         if decided:
             wins = first.count(1.0)
             about = "decided judgments that prefer what is shown first; a half is fair"
-            found["people.first_shown"] = _share(wins, decided, wilson(wins, decided), about)
+            found["people.first_shown"] = _share(wins, decided, wilson_interval(wins, decided), about)
     return found
 
 
-def _share(right: int, rows: int, ends: tuple[float, float], about: str) -> Number:
-    return Number(value=right / rows, low=ends[0], high=ends[1], rows=rows, about=about, share=True)
+def _share(right: int, rows: int, ends: tuple[float, float], about: str) -> FindingNumber:
+    return FindingNumber(value=right / rows, low=ends[0], high=ends[1], rows=rows, about=about, share=True)
 
 
 def _standings(
@@ -314,13 +318,13 @@ def _standings(
 
 def _strengths(assignment: Assignment, ratings: Sequence[ScoredRating], models: Sequence[str]) -> list[FindingTable]:
     """Bradley and Terry's strengths, where more than two models met; of two they say no more than the share does."""
-    from luthier.metrics.bradley_terry import Duel, strengths
+    from luthier.metrics.bradley_terry import PairwiseComparison, fit_bradley_terry
 
-    duels = [Duel(voice.models[0], voice.models[1], voice.points[0], voice.row) for voice in ratings]
-    duels += [Duel(pair[0], pair[1], 0.5, row) for row, *pair in assignment.same.values()]
+    duels = [PairwiseComparison(voice.models[0], voice.models[1], voice.points[0], voice.row) for voice in ratings]
+    duels += [PairwiseComparison(pair[0], pair[1], 0.5, row) for row, *pair in assignment.same.values()]
     if len({name for duel in duels for name in duel[:2]}) < 3:
         return []
-    found = strengths(duels, against=models[-1])
+    found = fit_bradley_terry(duels, against=models[-1])
     rows = sorted(
         ((name, _round(one.value), _round(one.low), _round(one.high)) for name, one in found.of.items()),
         key=lambda row: (-float(row[1] or 0), row[0]),
@@ -365,7 +369,9 @@ def _judges(
     return FindingTable(title="Who judged", columns=columns, rows=tuple(rows))
 
 
-def _sentence(form: RatingForm, numbers: Mapping[str, Number], subject: str, rival: str | None, left_out: int) -> str:
+def _sentence(
+    form: RatingForm, numbers: Mapping[str, FindingNumber], subject: str, rival: str | None, left_out: int
+) -> str:
     difference = numbers.get("people.difference")
     without = f" {left_out} of the judges failed the planted items and do not count." if left_out else ""
     if difference is None or rival is None:
@@ -387,7 +393,7 @@ def _sentence(form: RatingForm, numbers: Mapping[str, Number], subject: str, riv
     return f"People prefer {better} to {worse}: {won} ({range_}).{without}"
 
 
-def _ends(number: Number) -> str:
+def _ends(number: FindingNumber) -> str:
     low, high = number.ends
     return f"{low:.2f} to {high:.2f}"
 
@@ -405,7 +411,7 @@ def _stop(
 
     if rival is None:
         return "One model was judged; go on until its interval is as narrow as you need."
-    values = gains(assignment, form, ratings, subject, rival)
+    values = compute_row_gains(assignment, form, ratings, subject, rival)
     if not values:
         return f"{subject} and {rival} have no row in common yet; go on."
     last = confidence_sequence(values)[-1]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import write_aside
-from luthier.core.hashing import canonical, digest_of
+from luthier.core.files import write_atomically
+from luthier.core.hashing import canonical_json, digest_of
 
 ITEMS, KEY, SHEETS, ABOUT = "items.jsonl", "key.json", "sheets.json", "about.json"
 
@@ -60,7 +60,7 @@ class Assignment:
     """Rows whose two answers are the same text, with the models: ties that nobody is asked about."""
 
 
-def assign(
+def create_rating_assignment(
     candidates: Sequence[RatingCandidate],
     pairs: Sequence[tuple[str, ...]],
     *,
@@ -138,11 +138,13 @@ def _deal(
 
 def write_assignment(folder: Path, made: Assignment, about: Mapping[str, Any]) -> None:
     """Write all four files; `about` holds the form and the question."""
-    lines = [canonical(made.items[name]._asdict()) for name in sorted(made.items)]
-    write_aside(folder / ITEMS, "".join(line + "\n" for line in lines).encode())
+    lines = [canonical_json(made.items[name]._asdict()) for name in sorted(made.items)]
+    write_atomically(folder / ITEMS, "".join(line + "\n" for line in lines).encode())
     key = {name: entry._asdict() for name, entry in made.key.items()}
     for name, value in ((KEY, {"items": key, "same": made.same}), (SHEETS, made.sheets), (ABOUT, about)):
-        write_aside(folder / name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        write_atomically(
+            folder / name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        )
 
 
 def read_assignment(artifact: Artifact) -> Assignment:

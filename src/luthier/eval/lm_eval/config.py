@@ -70,7 +70,7 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Shots(_Settings):
+class FewshotConfig(_Settings):
     """How the examples before a question are drawn and written."""
 
     sampler: Literal["default", "first_n"] = "default"
@@ -103,7 +103,7 @@ class Config(_Settings):
     description: str = ""
     target_delimiter: str = " "
     fewshot_delimiter: str = "\n\n"
-    fewshot_config: Shots | None = None
+    fewshot_config: FewshotConfig | None = None
     num_fewshot: int | None = Field(default=None, ge=0)
     metric_list: list[dict[str, Any]] | None = None
     generation_kwargs: dict[str, Any] | None = None
@@ -112,9 +112,9 @@ class Config(_Settings):
     gen_prefix: str | None = None
 
     @property
-    def shots(self) -> Shots:
+    def shots(self) -> FewshotConfig:
         """The examples' settings, with the task's own where they say nothing."""
-        own = self.fewshot_config or Shots()
+        own = self.fewshot_config or FewshotConfig()
         mine = {name: getattr(self, name) for name in _ALIKE if getattr(own, name) is None}
         return own.model_copy(update={**mine, "split": own.split or self.fewshot_split})
 
@@ -136,7 +136,7 @@ class Config(_Settings):
 _ALIKE = ("doc_to_text", "doc_to_choice", "doc_to_target", "gen_prefix", "fewshot_delimiter", "target_delimiter")
 
 
-def read(settings: dict[str, Any], file: Path) -> Config:
+def parse_task_config(settings: dict[str, Any], file: Path) -> Config:
     """Check a task's settings; `RecipeError` names what cannot be done here, and why."""
     for name, why in _REFUSED.items():
         if settings.get(name):

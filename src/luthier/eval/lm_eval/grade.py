@@ -15,7 +15,7 @@ from luthier.models.lm.base import Response
 Filter = Callable[[str], str]
 
 
-def filters(filter_list: Sequence[Mapping[str, Any]] | None, file: Path) -> dict[str, list[Filter]]:
+def build_filter_chains(filter_list: Sequence[Mapping[str, Any]] | None, file: Path) -> dict[str, list[Filter]]:
     """The chains of filters by name; one that changes nothing where none is named."""
     if not filter_list:
         return {"none": []}
@@ -81,27 +81,29 @@ def choice_scores(responses: Sequence[Response], choices: Sequence[str], gold: A
     count = len(choices)
     sums = [float(one.logprob or 0.0) for one in responses[:count]]
     right = _places(gold, choices)
-    believed = shares(sums)
+    believed = softmax_loglikelihoods(sums)
     scores = {
-        "taken": float(best(sums)),
-        "acc": float(best(sums) in right),
-        "acc_norm": float(best([_over(x, len(one)) for x, one in zip(sums, choices, strict=True)]) in right),
-        "acc_bytes": float(best([_over(x, len(one.encode())) for x, one in zip(sums, choices, strict=True)]) in right),
+        "taken": float(argmax_index(sums)),
+        "acc": float(argmax_index(sums) in right),
+        "acc_norm": float(argmax_index([_over(x, len(one)) for x, one in zip(sums, choices, strict=True)]) in right),
+        "acc_bytes": float(
+            argmax_index([_over(x, len(one.encode())) for x, one in zip(sums, choices, strict=True)]) in right
+        ),
         "exact_match": float(any(responses[at].is_greedy for at in right)),
         "brier_score": sum((share - (at in right)) ** 2 for at, share in enumerate(believed)),
     }
     if len(responses) == 2 * count:
         alone = [float(one.logprob or 0.0) for one in responses[count:]]
-        scores["acc_mutual_info"] = float(best([x - y for x, y in zip(sums, alone, strict=True)]) in right)
+        scores["acc_mutual_info"] = float(argmax_index([x - y for x, y in zip(sums, alone, strict=True)]) in right)
     return scores
 
 
-def best(values: Sequence[float]) -> int:
+def argmax_index(values: Sequence[float]) -> int:
     """The first place of the greatest value."""
     return max(range(len(values)), key=lambda at: (values[at], -at))
 
 
-def right_places(gold: Any, choices: Sequence[str]) -> list[int]:
+def find_gold_indices(gold: Any, choices: Sequence[str]) -> list[int]:
     """Places of the right choices; none where the row names one that is not there."""
     return sorted(_places(gold, choices))
 
@@ -116,7 +118,7 @@ def _over(value: float, length: int) -> float:
     return value / length if length else -math.inf
 
 
-def shares(sums: Sequence[float]) -> list[float]:
+def softmax_loglikelihoods(sums: Sequence[float]) -> list[float]:
     """Log-likelihoods as shares that add up to one."""
     most = max(sums)
     parts = [math.exp(one - most) for one in sums]

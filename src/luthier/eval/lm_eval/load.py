@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.eval.lm_eval.config import Config, FunctionName, read
+from luthier.eval.lm_eval.config import Config, FunctionName, parse_task_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class HarnessTaskCollection:
     files: tuple[Path, ...]
 
 
-def load(file: Path) -> HarnessTaskCollection:
+def load_harness_tasks(file: Path) -> HarnessTaskCollection:
     """Read a task's or a group's file; members of a group are looked for below the file's folder."""
     reader = _Reader(file.parent)
     tasks = tuple(reader.tasks(reader.read(file), file, ()))
@@ -63,7 +63,7 @@ class _Reader:
         """The tasks of a file's settings."""
         members = settings.get("task")
         if not isinstance(members, list):
-            yield HarnessTaskSpec(config=read(settings, file), file=file, groups=groups)
+            yield HarnessTaskSpec(config=parse_task_config(settings, file), file=file, groups=groups)
             return
         self._refuse_unweighted(settings, file)
         mine = (*groups, str(settings.get("group") or file.stem))

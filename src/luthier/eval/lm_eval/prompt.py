@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, RecipeError, SourceLocation
-from luthier.eval.lm_eval.config import Config, Shots
+from luthier.eval.lm_eval.config import Config, FewshotConfig
 from luthier.eval.lm_eval.rows import Doc, HarnessDataset
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class HarnessPromptBuilder:
         """A question that waits for its answer."""
         return question + (delimiter if prefix and _apart(question, prefix) else "") + (prefix or "")
 
-    def _shot(self, doc: Doc, shots: Shots) -> str:
+    def _shot(self, doc: Doc, shots: FewshotConfig) -> str:
         """A question with its answer."""
         question, answer = self.text(doc, shots.doc_to_text), self.target(doc, shots.doc_to_target)
         choices = None if shots.doc_to_choice is None else self.choices(doc, shots.doc_to_choice)

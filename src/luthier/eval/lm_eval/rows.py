@@ -41,7 +41,7 @@ class HarnessDataset:
         return self._read[name]
 
 
-def rows_of(config: Config, file: Path, data: Path | None) -> HarnessDataset:
+def open_harness_dataset(config: Config, file: Path, data: Path | None) -> HarnessDataset:
     """Where a task's rows lie: `data` when it is given, else what its file says."""
     splits = dict.fromkeys(name for name in _splits(config) if name)
     if data is None:
@@ -68,7 +68,7 @@ def _told(config: Config, file: Path) -> HarnessDataset:
     files = (config.dataset_kwargs or {}).get("data_files")
     where = SourceLocation(file=str(file), field="dataset_path")
     if files is None and name and (file.parent / name).is_dir():
-        return rows_of(config, file, file.parent / name)
+        return open_harness_dataset(config, file, file.parent / name)
     if files is None or name not in _READERS:
         what = f"its rows are {name!r} on the Hugging Face hub" if name else "it names no data"
         hint = "fetch them first, and name their folder or file in the task's `data`"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.hashing import canonical
+from luthier.core.hashing import canonical_json
 from luthier.eval.lm_eval.config import Config
-from luthier.eval.lm_eval.grade import best, choice_scores, exact_match, filters, right_places
+from luthier.eval.lm_eval.grade import argmax_index, build_filter_chains, choice_scores, exact_match, find_gold_indices
 from luthier.eval.lm_eval.load import HarnessTaskSpec
 from luthier.eval.lm_eval.prompt import HarnessPromptBuilder
 from luthier.eval.lm_eval.rows import Doc, HarnessDataset
 from luthier.eval.task import BenchmarkTask, TaskItem, TaskResult
-from luthier.metrics.columns import Column, CorpusScores, How, TaskScores
+from luthier.metrics.columns import CorpusScores, How, TaskScores, WeightedColumn
 from luthier.metrics.kinds.labels import Mcc
 from luthier.metrics.kinds.one_label import F1
 from luthier.metrics.kinds.translation import Bleu, Chrf, Ter
@@ -39,7 +39,7 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarnessExam(BenchmarkTask):
+class HarnessTask(BenchmarkTask):
     """One task's rows."""
 
     loaded: HarnessTaskSpec
@@ -67,7 +67,7 @@ class HarnessExam(BenchmarkTask):
             for own, item in zip(responses, self.items, strict=True)
         ]
         predictions = [
-            item.gold["choices"][best([one.logprob or 0.0 for one in own[: len(item.gold["choices"])]])]
+            item.gold["choices"][argmax_index([one.logprob or 0.0 for one in own[: len(item.gold["choices"])]])]
             for own, item in zip(responses, self.items, strict=True)
         ]
         columns: dict[str, TaskScores] = {
@@ -90,17 +90,17 @@ class HarnessExam(BenchmarkTask):
         words = [float(len(re.split(r"\s+", item.reference))) for item in self.items]
         size = [float(len(item.reference.encode())) for item in self.items]
         units = {"word_perplexity": words, "byte_perplexity": size, "bits_per_byte": size}
-        columns = {name: Column.of(_HOW[name], sums, units[name]) for name in self.config.metrics}
+        columns = {name: WeightedColumn.of(_HOW[name], sums, units[name]) for name in self.config.metrics}
         return TaskResult(columns=columns, predictions=["" for _ in self.items])
 
     def _writings(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        chains = filters(self.config.filter_list, self.loaded.file)
+        chains = build_filter_chains(self.config.filter_list, self.loaded.file)
         columns: dict[str, TaskScores] = {}
         first = [own[0].text for own in responses]
         for name, chain in chains.items():
             completions = [_through(own[0].text, chain) for own in responses]
             for metric, settings in self.config.metrics.items():
-                key = metric if len(chains) == 1 else f"{metric}.{plain_name(name)}"
+                key = metric if len(chains) == 1 else f"{metric}.{to_rule_name(name)}"
                 columns[key] = self._written(metric, settings, completions)
         return TaskResult(columns=columns, predictions=first)
 
@@ -114,16 +114,16 @@ class HarnessExam(BenchmarkTask):
         return _column(metric, hits)
 
 
-def exam(
+def build_harness_task(
     loaded: HarnessTaskSpec, rows: HarnessDataset, *, limit: int | None, shots: int | None, seed: int
-) -> HarnessExam:
+) -> HarnessTask:
     """A task's questions: `limit` takes its first rows, as the harness does."""
     config = loaded.config
     writer = HarnessPromptBuilder(config, rows)
     count = min(len(writer.docs), limit or len(writer.docs))
     shown = (config.num_fewshot or 0) if shots is None else shots
     contexts = writer.contexts(count, shown, seed)
-    filters(config.filter_list, loaded.file)  # a clear error before anything is asked
+    build_filter_chains(config.filter_list, loaded.file)  # a clear error before anything is asked
     items = []
     for number, (doc, context) in enumerate(zip(writer.docs[:count], contexts, strict=True)):
         try:
@@ -132,12 +132,12 @@ def exam(
             where = SourceLocation(file=str(loaded.file), field=error.where.field)
             raise DataError(f"row {number + 1}: {error.message}", where=where, hint=error.hint) from error
     about = f"harness:{config.output_type}|shots:{shown}|seed:{seed}"
-    about += f"|metrics:{canonical([config.metrics, config.filter_list])}"
-    groups = tuple(plain_name(name) for name in loaded.groups)
-    return HarnessExam(name=plain_name(config.task), items=tuple(items), groups=groups, about=about, loaded=loaded)
+    about += f"|metrics:{canonical_json([config.metrics, config.filter_list])}"
+    groups = tuple(to_rule_name(name) for name in loaded.groups)
+    return HarnessTask(name=to_rule_name(config.task), items=tuple(items), groups=groups, about=about, loaded=loaded)
 
 
-def plain_name(name: str) -> str:
+def to_rule_name(name: str) -> str:
     """A name as rules can say it: letters, digits and underscores."""
     return re.sub(r"\W", "_", name)
 
@@ -172,7 +172,7 @@ def _choice(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str
         gold = writer.target(doc)
     if "acc_mutual_info" in config.metrics:
         questions += [LoglikelihoodRequest(prompt="", continuation=f"{delimiter}{one}", greedy=asks) for one in choices]
-    right = right_places(gold, choices)
+    right = find_gold_indices(gold, choices)
     _refuse_many(config, _BY_NUMBER, len(right), "doc_to_target")
     if "f1" in config.metrics and len(choices) != 2:
         raise DataError(
@@ -227,8 +227,8 @@ def _refuse_many(config: Config, measured: Mapping[str, object], count: int, fie
         )
 
 
-def _column(name: str, amounts: Sequence[float]) -> Column:
-    return Column.of(_HOW.get(name, "share"), amounts)
+def _column(name: str, amounts: Sequence[float]) -> WeightedColumn:
+    return WeightedColumn.of(_HOW.get(name, "share"), amounts)
 
 
 def _numbered(name: str, every: Sequence[Mapping[str, float]], items: Sequence[TaskItem]) -> CorpusScores:

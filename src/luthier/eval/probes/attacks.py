@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.probe import Measure, Probe, ProbeContext, table
-from luthier.eval.probes.refusal import DECLINED, conversation
-from luthier.eval.results import Statistic, judged_answers, share
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
+from luthier.eval.probes.refusal import DECLINED, build_request_messages
+from luthier.eval.results import SummedStatistic, compute_share, measure_written_answers
 from luthier.lang.lexicons import is_refusal
 
 WORD = "PINEAPPLE"
@@ -33,13 +33,13 @@ class Attacks(Probe):
     wrappers: tuple[str, ...] = ()
     """Wrappers of your own with `{request}` in them, besides those that come with it."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
-        wrappers = [*table("safety/jailbreaks"), *self.wrappers]
-        every = table("safety/harmful")
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
+        wrappers = [*read_probe_table("safety/jailbreaks"), *self.wrappers]
+        every = read_probe_table("safety/harmful")
         step = len(every) // self.requests
         requests = every[: step * self.requests : step]
         wrapped = [wrapper.replace("{request}", request) for wrapper in wrappers for request in requests]
-        orders = [line.split(" | ") for line in table("safety/injections")]
+        orders = [line.split(" | ") for line in read_probe_table("safety/injections")]
         texts = [f"{task}\n\n{text.replace('{word}', WORD)}" for task, text in orders]
         return [
             *self._asked(context, "safety.jailbreak", wrapped, lambda completion: not is_refusal(completion), DECLINED),
@@ -48,13 +48,13 @@ class Attacks(Probe):
 
     def _asked(
         self, context: ProbeContext, name: str, texts: list[str], fails: Callable[[str], bool], expected: str | None
-    ) -> list[Measure]:
+    ) -> list[ProbeMeasure]:
         signature = f"strings:{len(texts)}|max_new_tokens:{self.max_new_tokens}"
-        return judged_answers(
-            Statistic(name=name, value=share, proportion=True, signature=signature),
+        return measure_written_answers(
+            SummedStatistic(name=name, value=compute_share, proportion=True, signature=signature),
             context,
             self.kind,
-            {f"{name.partition('.')[2]}-{number}": conversation(text) for number, text in enumerate(texts)},
+            {f"{name.partition('.')[2]}-{number}": build_request_messages(text) for number, text in enumerate(texts)},
             limit=self.max_new_tokens,
             counts=fails,
             fails=fails,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
-from luthier.eval.bias.coreference import schemas
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured, share
-from luthier.models.lm.base import sums_of
-from luthier.models.options import normalize
+from luthier.eval.bias.coreference import load_winograd_schemas
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.models.lm.base import get_loglikelihoods
+from luthier.models.options import normalize_option_scores
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
@@ -29,16 +29,19 @@ class Coreference(Probe):
     normalize: Literal["sum", "mean"] = "mean"
     """How answers of different length are made alike: the sum of log-probabilities, or their mean a token."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        winograd_schemas = schemas()
+        winograd_schemas = load_winograd_schemas()
         choices = [((Message(role="user", content=one.text),), one.options) for one in winograd_schemas]
         changes: dict[str, Floats] = {}
         hits: dict[str, Floats] = {}
         details = {}
         for name, respondent in context.able("loglikelihood", "bias.coreference").items():
-            scores = [normalize(self.normalize, sums_of(row)) for row in respondent.loglikelihoods(choices)]
+            scores = [
+                normalize_option_scores(self.normalize, get_loglikelihoods(row))
+                for row in respondent.loglikelihoods(choices)
+            ]
             picked = np.array([int(row[1] > row[0]) for row in scores])
             right = picked == np.array([one.right for one in winograd_schemas])
             differs = picked[0::2] != picked[1::2]
@@ -46,7 +49,7 @@ class Coreference(Probe):
             hits[name] = np.column_stack([right, np.ones(len(right))]).astype(float)
             details[name] = {"he": float(right[0::2].mean()), "she": float(right[1::2].mean())}
             context.kept.extend(
-                Probed(
+                ProbeRow(
                     probe=self.kind,
                     model=name,
                     row=one.row,
@@ -61,6 +64,8 @@ class Coreference(Probe):
                 )
             )
         signature = f"sentences:own{len(winograd_schemas)}|normalize:{self.normalize}"
-        change = Statistic(name=self.measures[0], value=share, proportion=True, signature=signature)
-        hit = Statistic(name=self.measures[1], value=share, proportion=True, lower_is_better=False, signature=signature)
-        return measured(change, changes, context) + measured(hit, hits, context, details)
+        change = SummedStatistic(name=self.measures[0], value=compute_share, proportion=True, signature=signature)
+        hit = SummedStatistic(
+            name=self.measures[1], value=compute_share, proportion=True, lower_is_better=False, signature=signature
+        )
+        return measure_statistic(change, changes, context) + measure_statistic(hit, hits, context, details)

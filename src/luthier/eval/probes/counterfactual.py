@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Probed
-from luthier.eval.probe import Measure, Probe, ProbeContext
+from luthier.artifacts.findings import ProbeRow
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
 from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.results import Statistic, measured, share
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
 from luthier.lang.demographics.groups import Group
 from luthier.lang.demographics.swap import Swapper
 
@@ -45,7 +45,7 @@ class Counterfactual(Probe):
     rows: int = Field(default=500, ge=1)
     """At most so many rows that name a group, drawn by content."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         pairs = self._pairs(context)
         known = (
             f"{len(pairs):,} of {len(context.task.examples):,} held-out rows name a group ({', '.join(self.groups)})"
@@ -63,10 +63,12 @@ class Counterfactual(Probe):
         signature = f"groups:{'+'.join(self.groups)}|rows:{self.rows}"
         found = []
         if context.task.kind == "label":
-            rate = Statistic(name="bias.flip_rate", value=share, proportion=True, signature=signature)
-            found += measured(rate, flips, context)
+            rate = SummedStatistic(name="bias.flip_rate", value=compute_share, proportion=True, signature=signature)
+            found += measure_statistic(rate, flips, context)
         shifts = {name: block for name, block in shifts.items() if len(block)}
-        return found + measured(Statistic(name="bias.shift", value=share, signature=signature), shifts, context)
+        return found + measure_statistic(
+            SummedStatistic(name="bias.shift", value=compute_share, signature=signature), shifts, context
+        )
 
     def _pairs(self, context: ProbeContext) -> list[_Pair]:
         """The rows that change, in the data's order."""
@@ -105,7 +107,7 @@ class Counterfactual(Probe):
             flips.append([float(flipped), 1.0])
             shifts += [] if shift is None else [[shift, 1.0]]
             context.kept.append(
-                Probed(
+                ProbeRow(
                     probe=self.kind,
                     model=name,
                     row=context.task.examples[pair.row].id,
@@ -125,8 +127,8 @@ class Counterfactual(Probe):
 
             made = Swapper(self.groups).other(before, pair.mapping)
             return float(Levenshtein.normalized_distance(made.text if made else before, reply.prediction))
-        from luthier.eval.bias.scores import probabilities
+        from luthier.eval.bias.scores import softmax_scores
 
         assert isinstance(scores, dict)
-        mine, its = probabilities(scores), probabilities(reply.scores)
+        mine, its = softmax_scores(scores), softmax_scores(reply.scores)
         return 0.5 * sum(abs(mine[label] - its[label]) for label in mine)

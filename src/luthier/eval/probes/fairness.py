@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.eval.evaluator import groups_by
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured
+from luthier.eval.evaluator import group_rows_by_column
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, measure_statistic
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Method
@@ -38,7 +38,7 @@ class Fairness(Probe):
     min: int = Field(default=20, ge=2)
     """Groups with fewer rows are left out."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
         from luthier.eval.bias import bounds, gaps
@@ -46,7 +46,7 @@ class Fairness(Probe):
         if context.task.kind == "label" and self.positive not in context.task.options:
             what, hint = f"no label is {self.positive!r}", did_you_mean(self.positive, context.task.labels)
             raise RecipeError(what, where=SourceLocation(field="probes"), hint=hint)
-        groups = groups_by(context.task, self.column, self.min, self.kind)
+        groups = group_rows_by_column(context.task, self.column, self.min, self.kind)
         number = np.full(len(context.task.examples), -1)
         for index, rows in enumerate(groups.values()):
             number[rows] = index
@@ -58,26 +58,38 @@ class Fairness(Probe):
         for model, answers in context.answers.items():
             predicted = np.array(answers.predictions)[kept]
             got = (predicted == self.positive).astype(float)
-            chosen = gaps.columns(got, every, number, len(groups))
-            hits = gaps.columns(got, should, number, len(groups))
-            wrongly = gaps.columns(got, 1 - should, number, len(groups))
-            right = gaps.columns((predicted == real).astype(float), every, number, len(groups))
+            chosen = gaps.build_group_columns(got, every, number, len(groups))
+            hits = gaps.build_group_columns(got, should, number, len(groups))
+            wrongly = gaps.build_group_columns(got, 1 - should, number, len(groups))
+            right = gaps.build_group_columns((predicted == real).astype(float), every, number, len(groups))
             blocks = (chosen, chosen, hits, np.hstack([hits, wrongly]), right)
             for name, block in zip(self.measures, blocks, strict=True):
                 tables[name][model] = block
-                of_groups = gaps.shares(block.sum(axis=0, keepdims=True))[0][0]
+                of_groups = gaps.compute_group_shares(block.sum(axis=0, keepdims=True))[0][0]
                 words = [f"{group} ({kind})" for kind in ("hit", "wrongly") for group in groups]
                 named = words if block.shape[1] > 2 * len(groups) else list(groups)
                 details[name][model] = dict(zip(named, of_groups.tolist(), strict=True))
         signature = f"column:{self.column}|positive:{self.positive}|least:{self.min}"
-        values = (gaps.spread, gaps.ratio, gaps.spread, gaps.greater_spread, gaps.worst)
-        ends = (bounds.spread, bounds.ratio, bounds.spread, bounds.greater_spread, bounds.worst)
+        values = (
+            gaps.compute_share_spread,
+            gaps.compute_share_ratio,
+            gaps.compute_share_spread,
+            gaps.compute_greater_spread,
+            gaps.compute_lowest_share,
+        )
+        ends = (
+            bounds.bound_share_spread,
+            bounds.bound_share_ratio,
+            bounds.bound_share_spread,
+            bounds.bound_greater_spread,
+            bounds.bound_lowest_share,
+        )
         found = []
         for name, value, own in zip(self.measures, values, ends, strict=True):
             lower = name not in ("bias.demographic_parity_ratio", "bias.worst_group")
-            method: Method = "t" if value is gaps.ratio else "bca"
-            statistic = Statistic(
+            method: Method = "t" if value is gaps.compute_share_ratio else "bca"
+            statistic = SummedStatistic(
                 name=name, value=value, ends=own, method=method, lower_is_better=lower, signature=signature
             )
-            found += measured(statistic, tables[name], context, details[name])
+            found += measure_statistic(statistic, tables[name], context, details[name])
         return found

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
-from luthier.eval.bias.persons import PERSONS, filled
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.probes.refusal import conversation
+from luthier.eval.bias.persons import PERSONS, insert_person
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.probes.refusal import build_request_messages
 from luthier.eval.regard import Regard
-from luthier.eval.results import Statistic, measured
+from luthier.eval.results import SummedStatistic, measure_statistic
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
@@ -56,14 +56,14 @@ class Generations(Probe):
             raise ValueError("wants equally many persons in every group")
         return persons
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        from luthier.eval.bias.gaps import shares
+        from luthier.eval.bias.gaps import compute_group_shares
 
         turns = range(len(next(iter(self.persons.values()))))
         prompts = [
-            (f"{number}-{turn}", group, conversation(ASKED + filled(sentence, members[turn])))
+            (f"{number}-{turn}", group, build_request_messages(ASKED + insert_person(sentence, members[turn])))
             for number, sentence in enumerate(self.sentences)
             for turn in turns
             for group, members in self.persons.items()
@@ -77,7 +77,7 @@ class Generations(Probe):
             scores = self.regard.score(completions, context.base)
             table = np.array(scores).reshape(-1, len(self.persons))
             blocks[name] = np.stack([table, np.ones_like(table)], axis=2).reshape(len(table), -1)
-            means = shares(blocks[name].sum(axis=0, keepdims=True))[0][0]
+            means = compute_group_shares(blocks[name].sum(axis=0, keepdims=True))[0][0]
             details[name] = dict(zip(self.persons, means.tolist(), strict=True))
             context.kept.extend(self._kept(name, prompts, completions, scores))
         settings_text = (
@@ -87,14 +87,20 @@ class Generations(Probe):
 
     def _measured(
         self, context: ProbeContext, blocks: dict[str, Floats], details: dict[str, dict[str, float]], signature: str
-    ) -> list[Measure]:
+    ) -> list[ProbeMeasure]:
         from luthier.eval.bias import gaps
 
-        gap = Statistic(name=self.measures[0], value=gaps.spread, bounds=(0.0, 2.0), signature=signature)
-        worst = Statistic(
-            name=self.measures[1], value=gaps.worst, bounds=(-1.0, 1.0), lower_is_better=False, signature=signature
+        gap = SummedStatistic(
+            name=self.measures[0], value=gaps.compute_share_spread, bounds=(0.0, 2.0), signature=signature
         )
-        return measured(gap, blocks, context, details) + measured(worst, blocks, context, details)
+        worst = SummedStatistic(
+            name=self.measures[1],
+            value=gaps.compute_lowest_share,
+            bounds=(-1.0, 1.0),
+            lower_is_better=False,
+            signature=signature,
+        )
+        return measure_statistic(gap, blocks, context, details) + measure_statistic(worst, blocks, context, details)
 
     def _kept(
         self,
@@ -102,9 +108,9 @@ class Generations(Probe):
         prompts: list[tuple[str, str, tuple[Message, ...]]],
         completions: list[str],
         scores: list[float],
-    ) -> list[Probed]:
+    ) -> list[ProbeRow]:
         return [
-            Probed(
+            ProbeRow(
                 probe=self.kind,
                 model=name,
                 row=row,

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.evaluator import groups_by
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured
+from luthier.eval.evaluator import group_rows_by_column
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, measure_statistic
 
 
 class GroupGap(Probe):
@@ -21,13 +21,13 @@ class GroupGap(Probe):
     min: int = Field(default=20, ge=2)
     """Groups with fewer rows are left out: their accuracy says too little."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
         from luthier.eval.bias import bounds
-        from luthier.eval.bias.gaps import columns, spread
+        from luthier.eval.bias.gaps import build_group_columns, compute_share_spread
 
-        groups = groups_by(context.task, self.column, self.min, self.kind)
+        groups = group_rows_by_column(context.task, self.column, self.min, self.kind)
         number = np.full(len(context.task.examples), -1)
         for index, rows in enumerate(groups.values()):
             number[rows] = index
@@ -37,9 +37,11 @@ class GroupGap(Probe):
             right = np.array(
                 [predicted in real for predicted, real in zip(answers.predictions, answers.references, strict=True)]
             )
-            block = columns(right.astype(float), np.ones(len(right)), number, len(groups))
+            block = build_group_columns(right.astype(float), np.ones(len(right)), number, len(groups))
             blocks[model] = block[inside]
             details[model] = {name: float(right[rows].mean()) for name, rows in groups.items()}
         signature = f"column:{self.column}|least:{self.min}"
-        gap = Statistic(name="bias.gap", value=spread, ends=bounds.spread, signature=signature)
-        return measured(gap, blocks, context, details)
+        gap = SummedStatistic(
+            name="bias.gap", value=compute_share_spread, ends=bounds.bound_share_spread, signature=signature
+        )
+        return measure_statistic(gap, blocks, context, details)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Probed
-from luthier.eval.probe import Measure, Probe, ProbeContext, table
-from luthier.eval.probes.refusal import conversation
-from luthier.eval.results import Statistic, measured, share
+from luthier.artifacts.findings import ProbeRow
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
+from luthier.eval.probes.refusal import build_request_messages
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
 from luthier.pii.span import HIGH_RISK, PATTERN_KINDS
 
 if TYPE_CHECKING:
@@ -35,10 +35,13 @@ class Leaks(Probe):
     rows: int = Field(default=100, ge=0)
     """At most so many held-out rows that are asked as well, drawn by content (tasks of texts)."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        prompts = [*(conversation(line) for line in table("safety/openings")), *self._held_out(context)]
+        prompts = [
+            *(build_request_messages(line) for line in read_probe_table("safety/openings")),
+            *self._held_out(context),
+        ]
         training_text = "\n".join(
             message.content for example in context.read_trained_examples() for message in example.messages
         )
@@ -54,9 +57,9 @@ class Leaks(Probe):
             known = sum(any(each.text in training_text for each in one) for one in found)
             details[name] = {**counts, "from training rows": float(known)}
         signature = f"questions:{len(prompts)}|max_new_tokens:{self.max_new_tokens}"
-        pii = Statistic(name="safety.pii", value=share, proportion=True, signature=signature)
-        secrets = Statistic(name="safety.secrets", value=share, proportion=True, signature=signature)
-        return measured(pii, every, context, details) + measured(secrets, high, context)
+        pii = SummedStatistic(name="safety.pii", value=compute_share, proportion=True, signature=signature)
+        secrets = SummedStatistic(name="safety.secrets", value=compute_share, proportion=True, signature=signature)
+        return measure_statistic(pii, every, context, details) + measure_statistic(secrets, high, context)
 
     def _held_out(self, context: ProbeContext) -> list[tuple[Message, ...]]:
         from luthier.chat.messages import prompt_of
@@ -69,19 +72,19 @@ class Leaks(Probe):
         self, context: ProbeContext, name: str, respondent: CachedEvaluatedModel, prompts: list[tuple[Message, ...]]
     ) -> list[list[PiiSpan]]:
         """What stands in each answer and not in its question; kept rows hold kinds, never the data itself."""
-        from luthier.pii.detect import find
+        from luthier.pii.detect import find_pii
 
         found = []
         written = respondent.generate(prompts, self.max_new_tokens)
         for number, (prompt, text) in enumerate(zip(prompts, written, strict=True)):
             prompt_text = " ".join(message.content for message in prompt)
-            mine = [each for each in find(text, PATTERN_KINDS) if each.text not in prompt_text]
+            mine = [each for each in find_pii(text, PATTERN_KINDS) if each.text not in prompt_text]
             found.append(mine)
             completion = text
             for each in reversed(mine):
                 completion = f"{completion[: each.start]}[{each.kind}]{completion[each.end :]}"
             context.kept.append(
-                Probed(
+                ProbeRow(
                     probe=self.kind,
                     model=name,
                     row=str(number),

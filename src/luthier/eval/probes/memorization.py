@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message, answer_of, prompt_of
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured, share
-from luthier.models.lm.base import sums_of
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.models.lm.base import get_loglikelihoods
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -54,7 +54,7 @@ class Memorization(Probe):
                 raise ValueError(f"wants a text and then digits in braces, such as `code {{731942}}`; got {canary!r}")
         return canaries
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         trained_examples = self._usable(context.read_trained_examples())
         held_out = self._usable(list(context.task.examples))
         found = self._rows(context, trained_examples, held_out) if trained_examples else []
@@ -67,7 +67,9 @@ class Memorization(Probe):
         long = [one for one in examples if len(answer_of(one).split()) >= 2 * self.words]
         return sorted(long, key=lambda one: one.id)[: self.rows]
 
-    def _rows(self, context: ProbeContext, trained_examples: list[Example], held_out: list[Example]) -> list[Measure]:
+    def _rows(
+        self, context: ProbeContext, trained_examples: list[Example], held_out: list[Example]
+    ) -> list[ProbeMeasure]:
         import numpy as np
 
         exact: dict[str, Floats] = {}
@@ -83,9 +85,9 @@ class Memorization(Probe):
                 details[name] = {"held out": sum(one == 1 for one in others) / len(others)}
                 nearly[name] = {"held out": sum(one >= self.near for one in others) / len(others)}
         signature = f"words:{self.words}|near:{self.near}|rows:{len(trained_examples)}"
-        word = Statistic(name="safety.memorized", value=share, proportion=True, signature=signature)
-        like = Statistic(name="safety.near_memorized", value=share, proportion=True, signature=signature)
-        return measured(word, exact, context, details) + measured(like, near, context, nearly)
+        word = SummedStatistic(name="safety.memorized", value=compute_share, proportion=True, signature=signature)
+        like = SummedStatistic(name="safety.near_memorized", value=compute_share, proportion=True, signature=signature)
+        return measure_statistic(word, exact, context, details) + measure_statistic(like, near, context, nearly)
 
     def _likeness(
         self, context: ProbeContext | None, name: str, respondent: CachedEvaluatedModel, examples: list[Example]
@@ -106,7 +108,7 @@ class Memorization(Probe):
             found.append(likeness)
             if context is not None:
                 context.kept.append(
-                    Probed(
+                    ProbeRow(
                         probe=self.kind,
                         model=name,
                         row=example.id,
@@ -119,7 +121,7 @@ class Memorization(Probe):
                 )
         return found
 
-    def _canaries(self, context: ProbeContext) -> list[Measure]:
+    def _canaries(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
         blocks = {}
@@ -127,14 +129,16 @@ class Memorization(Probe):
             requests = [_options(canary, self.drawn, context.seed) for canary in self.canaries]
             bits = []
             for responses in respondent.loglikelihoods(requests):
-                row = [one for one, _ in sums_of(responses)]
+                row = [one for one, _ in get_loglikelihoods(responses)]
                 rank = 1 + sum(one > row[0] for one in row[1:])
                 bits.append([math.log2(len(row)) - math.log2(rank), 1.0])
             blocks[name] = np.array(bits)
         most = math.log2(self.drawn + 1)
         signature = f"canaries:{len(self.canaries)}|drawn:{self.drawn}"
-        return measured(
-            Statistic(name="safety.exposure", value=share, bounds=(0.0, most), signature=signature), blocks, context
+        return measure_statistic(
+            SummedStatistic(name="safety.exposure", value=compute_share, bounds=(0.0, most), signature=signature),
+            blocks,
+            context,
         )
 
 

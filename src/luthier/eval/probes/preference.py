@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured, share
-from luthier.eval.task import FIRST, SECOND, offer_of
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.task import FIRST, SECOND, build_answer_pair
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
@@ -38,13 +38,13 @@ class Preference(Probe):
     kind: Literal["preference"] = "preference"
     measures: ClassVar[tuple[str, ...]] = ("preference.longer", "preference.markup", "preference.lift")
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         if not context.task.pairs:
             what = "preference is about pairs of answers, and these rows hold none"
             raise RecipeError(
                 what, where=SourceLocation(field="probes"), hint="take it out, or give `chosen` and `rejected`"
             )
-        offers = [(offer_of(example).answers, str(example.label)) for example in context.task.examples]
+        offers = [(build_answer_pair(example).answers, str(example.label)) for example in context.task.examples]
         lengths = [_Counted(len(one), len(other), label) for (one, other), label in offers]
         marks = [_Counted(_marks(one), _marks(other), label) for (one, other), label in offers]
         return [
@@ -54,7 +54,7 @@ class Preference(Probe):
         ]
 
 
-def _leaning(name: str, rows: Sequence[_Counted], context: ProbeContext) -> list[Measure]:
+def _leaning(name: str, rows: Sequence[_Counted], context: ProbeContext) -> list[ProbeMeasure]:
     """The share of rows in which each model prefers the answer with the higher number, among those that differ."""
     import numpy as np
 
@@ -67,15 +67,15 @@ def _leaning(name: str, rows: Sequence[_Counted], context: ProbeContext) -> list
         )
         for model, model_answers in context.answers.items()
     }
-    return measured(
-        Statistic(name=name, value=share, proportion=True),
+    return measure_statistic(
+        SummedStatistic(name=name, value=compute_share, proportion=True),
         blocks,
         context,
         {model: {"people": people} for model in blocks},
     )
 
 
-def _lift(context: ProbeContext) -> list[Measure]:
+def _lift(context: ProbeContext) -> list[ProbeMeasure]:
     """How often tuning raised the preferred answer more, for a language model beside its base."""
     import numpy as np
 
@@ -85,7 +85,9 @@ def _lift(context: ProbeContext) -> list[Measure]:
     labels = [str(example.label) for example in context.task.examples]
     tuned, base = (_margins(context.answers[name], labels) for name in able[:2])
     block = np.array([[float(now > then), 1.0] for now, then in zip(tuned, base, strict=True)])
-    return measured(Statistic(name="preference.lift", value=share, proportion=True), {"tuned": block}, context)
+    return measure_statistic(
+        SummedStatistic(name="preference.lift", value=compute_share, proportion=True), {"tuned": block}, context
+    )
 
 
 def _margins(answers: EvalPredictions, labels: Sequence[str]) -> list[float]:

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.chat.messages import Message
-from luthier.eval.probe import Measure, Probe, ProbeContext, table
-from luthier.eval.results import Statistic, judged_answers, share
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
+from luthier.eval.results import SummedStatistic, compute_share, measure_written_answers
 from luthier.lang.lexicons import is_refusal
 
 DECLINED = "I am sorry, but I cannot help with that."
@@ -33,30 +33,30 @@ class RefusalProbe(Probe):
     harmless: tuple[str, ...] = ()
     """Requests of your own that should be answered, besides those that come with it."""
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         requests_by_measure = {
-            "safety.refusal": [*table("safety/harmful"), *self.harmful],
-            "safety.over_refusal": [*table("safety/harmless"), *self.harmless],
+            "safety.refusal": [*read_probe_table("safety/harmful"), *self.harmful],
+            "safety.over_refusal": [*read_probe_table("safety/harmless"), *self.harmless],
         }
         return [
             found for name, requests in requests_by_measure.items() for found in self._asked(context, name, requests)
         ]
 
-    def _asked(self, context: ProbeContext, name: str, requests: list[str]) -> list[Measure]:
+    def _asked(self, context: ProbeContext, name: str, requests: list[str]) -> list[ProbeMeasure]:
         harmful = name == "safety.refusal"
-        statistic = Statistic(
+        statistic = SummedStatistic(
             name=name,
-            value=share,
+            value=compute_share,
             proportion=True,
             lower_is_better=not harmful,
             signature=f"requests:{len(requests)}|max_new_tokens:{self.max_new_tokens}",
         )
         row = "harmful" if harmful else "harmless"
-        return judged_answers(
+        return measure_written_answers(
             statistic,
             context,
             self.kind,
-            {f"{row}-{number}": conversation(one, self.system) for number, one in enumerate(requests)},
+            {f"{row}-{number}": build_request_messages(one, self.system) for number, one in enumerate(requests)},
             limit=self.max_new_tokens,
             counts=is_refusal,
             fails=lambda answer: is_refusal(answer) != harmful,
@@ -64,7 +64,7 @@ class RefusalProbe(Probe):
         )
 
 
-def conversation(request: str, system: str = "") -> tuple[Message, ...]:
+def build_request_messages(request: str, system: str = "") -> tuple[Message, ...]:
     """A request as a conversation."""
     before = (Message(role="system", content=system),) if system else ()
     return (*before, Message(role="user", content=request))

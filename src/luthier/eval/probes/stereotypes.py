@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
-from luthier.eval.bias.stereotypes import StereotypePair, own
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured, share
-from luthier.models.lm.base import sums_of
+from luthier.eval.bias.stereotypes import StereotypePair, load_builtin_pairs
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.models.lm.base import get_loglikelihoods
 
 _COLUMNS = ("sent_more", "sent_less", "bias_type")
 
@@ -38,24 +38,24 @@ class Stereotypes(Probe):
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the file."""
-        path = None if self.pairs is None else locate(self.pairs, base)
+        path = None if self.pairs is None else resolve_path(self.pairs, base)
         return file_digest(path) if path is not None and path.is_file() else None
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        pairs = own() if self.pairs is None else _read(locate(self.pairs, context.base))
+        pairs = load_builtin_pairs() if self.pairs is None else _read(resolve_path(self.pairs, context.base))
         kinds = sorted({pair.kind for pair in pairs})
         blocks, details = {}, {}
         for name, respondent in context.able("loglikelihood", "bias.stereotype").items():
             responses = respondent.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
-            found = [[one for one, _ in sums_of(row)] for row in responses]
+            found = [[one for one, _ in get_loglikelihoods(row)] for row in responses]
             leans = [float(more > less) for more, less in found]
             blocks[name] = np.column_stack([leans, np.ones(len(pairs))])
             of = {kind: [lean for lean, pair in zip(leans, pairs, strict=True) if pair.kind == kind] for kind in kinds}
             details[name] = {kind: sum(some) / len(some) for kind, some in of.items() if len(some) >= self.min}
             context.kept.extend(
-                Probed(
+                ProbeRow(
                     probe=self.kind,
                     model=name,
                     row=str(number),
@@ -68,8 +68,8 @@ class Stereotypes(Probe):
                 for number, (pair, lean, (more, less)) in enumerate(zip(pairs, leans, found, strict=True))
             )
         signature = f"pairs:{'own' if self.pairs is None else 'file'}{len(pairs)}|likelihood:whole"
-        return measured(
-            Statistic(name="bias.stereotype", value=share, proportion=True, signature=signature),
+        return measure_statistic(
+            SummedStatistic(name="bias.stereotype", value=compute_share, proportion=True, signature=signature),
             blocks,
             context,
             details,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.artifacts.findings import Probed
+from luthier.artifacts.findings import ProbeRow
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.eval.bias.persons import PERSONS, SENTENCES, filled
-from luthier.eval.probe import Measure, Probe, ProbeContext
-from luthier.eval.results import Statistic, measured, share
+from luthier.eval.bias.persons import PERSONS, SENTENCES, insert_person
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -56,7 +56,7 @@ class TemplatesProbe(Probe):
             raise ValueError(f"wants equally many persons in every group, got {group_counts}")
         return persons
 
-    def measure(self, context: ProbeContext) -> list[Measure]:
+    def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
         task, where = context.task, SourceLocation(field="probes")
@@ -78,9 +78,9 @@ class TemplatesProbe(Probe):
             details[name] = self._detail(gaps[name], labels)
             context.kept.extend(self._kept(name, rows, replies, np.repeat(differs, groups).tolist()))
         signature = f"sentences:{len(self.sentences)}|groups:{'+'.join(self.persons)}|label:{self.label or 'any'}"
-        gap = Statistic(name="bias.template_gap", value=_gap(groups, len(labels)), signature=signature)
-        flip = Statistic(name="bias.template_flips", value=share, proportion=True, signature=signature)
-        return measured(gap, gaps, context, details) + measured(flip, flips, context)
+        gap = SummedStatistic(name="bias.template_gap", value=_gap(groups, len(labels)), signature=signature)
+        flip = SummedStatistic(name="bias.template_flips", value=compute_share, proportion=True, signature=signature)
+        return measure_statistic(gap, gaps, context, details) + measure_statistic(flip, flips, context)
 
     def _rows(self, like: Example) -> Asked:
         """Every sentence with every person, the groups next to each other, asked as held-out rows are."""
@@ -91,7 +91,7 @@ class TemplatesProbe(Probe):
         for number, sentence in enumerate(self.sentences):
             for turn in range(len(next(iter(self.persons.values())))):
                 for group, members in self.persons.items():
-                    text = filled(sentence, members[turn])
+                    text = insert_person(sentence, members[turn])
                     messages = tuple(
                         message.model_copy(update={"content": text}) if at == user_indices[-1] else message
                         for at, message in enumerate(prompt_of(like))
@@ -113,9 +113,9 @@ class TemplatesProbe(Probe):
             for column, label in enumerate(labels)
         }
 
-    def _kept(self, name: str, rows: Asked, replies: list[Reply], differs: list[bool]) -> list[Probed]:
+    def _kept(self, name: str, rows: Asked, replies: list[Reply], differs: list[bool]) -> list[ProbeRow]:
         return [
-            Probed(
+            ProbeRow(
                 probe=self.kind,
                 model=name,
                 row=row,

@@ -23,6 +23,6 @@ class Swearing(Regard):
 
     def score(self, texts: Sequence[str], base: Path) -> list[float]:
         """Whether each text has such a word."""
-        from luthier.lang.lexicons import swear_words
+        from luthier.lang.lexicons import count_swear_words
 
-        return [-1.0 if count else 0.0 for count in swear_words(texts, self.languages)]
+        return [-1.0 if count else 0.0 for count in count_swear_words(texts, self.languages)]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
-from luthier.eval.probe import table
+from luthier.eval.probe import read_probe_table
 from luthier.eval.regard import Regard
 
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
@@ -36,12 +36,12 @@ class Valence(Regard):
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the file."""
-        path = None if self.words is None else locate(self.words, base)
+        path = None if self.words is None else resolve_path(self.words, base)
         return file_digest(path) if path is not None and path.is_file() else None
 
     def score(self, texts: Sequence[str], base: Path) -> list[float]:
         """Each text's sum, between -1 and 1; 0 for none of the words."""
-        known = _own() if self.words is None else _read(locate(self.words, base))
+        known = _own() if self.words is None else _read(resolve_path(self.words, base))
         return [_score(text, known) for text in texts]
 
 
@@ -56,7 +56,7 @@ def _score(text: str, known: Mapping[str, float]) -> float:
 
 @cache
 def _own() -> Mapping[str, float]:
-    cells = [cell.split() for line in table("regards/valence") for cell in line.split("|")]
+    cells = [cell.split() for line in read_probe_table("regards/valence") for cell in line.split("|")]
     return {word: float(valence) for word, valence in cells}
 
 

@@ -13,11 +13,11 @@ import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.eval.report.facts.data import ValidationFacts
 from luthier.eval.report.facts.models import Advice, Confusion, EvaluationFacts
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.wording import best_plain, count, standing
+from luthier.eval.report.wording import classify_comparison, find_best_baseline, format_thousands
 from luthier.models.catalog import CATALOG
 
 MOST_EPOCHS = 8.0
@@ -60,14 +60,14 @@ class RecipeArtifacts:
         return next((name for name, one in self.artifacts.items() if one.digest == digest), "")
 
 
-def advice(facts: EvaluationFacts, made: RecipeArtifacts) -> tuple[Advice, ...]:
+def suggest_improvements(facts: EvaluationFacts, made: RecipeArtifacts) -> tuple[Advice, ...]:
     """What may change the outcome; nothing where the tuned model is ahead of all plain baselines, or is one itself."""
-    tuned, plain = next(iter(facts.of_role("tuned")), None), best_plain(facts)
+    tuned, plain = next(iter(facts.of_role("tuned")), None), find_best_baseline(facts)
     evaluation = made.artifacts.get(facts.name)
     if tuned is None or plain is None or tuned.is_plain or evaluation is None:
         return ()
     compared = facts.compared(tuned.name, plain.name, facts.main_metric)
-    if compared is not None and standing(compared) == "better":
+    if compared is not None and classify_comparison(compared) == "better":
         return ()
     step = made.step_of(evaluation.manifest.inputs.get("model", ""))
     if not step or made.artifacts[step].manifest.kind != "tune":
@@ -96,7 +96,7 @@ def _passes(tuning: TuningFacts | None, made: RecipeArtifacts, step: str) -> Adv
     epochs = made.artifacts[step].manifest.settings.get("epochs")
     if tuning is None or not isinstance(epochs, int | float) or epochs >= MOST_EPOCHS or _rises(tuning):
         return None
-    saw, steps = "once" if epochs == 1 else f"{epochs:g} times", counted(tuning.steps or 0, "step")
+    saw, steps = "once" if epochs == 1 else f"{epochs:g} times", format_counted_noun(tuning.steps or 0, "step")
     return Advice(
         what=f"Train for {2 * epochs:g} passes.",
         why=f"The model saw each row {saw}, in {steps}. Twice the passes take twice as long.",
@@ -118,21 +118,22 @@ def _rows(made: RecipeArtifacts, step: str) -> Advice | None:
         return None
     has = DatasetSummary.read(data).rows.get("train", 0)
     if isinstance(limit, int) and limit < has:
-        why = f"It was trained on {count(limit)} of {count(has)} training rows."
+        why = f"It was trained on {format_thousands(limit)} of {format_thousands(has)} training rows."
         return Advice(what="Train on all rows.", why=why, command=made.command(f"steps.{step}.max_train_samples=null"))
     gain = next((number for number in _numbers(made, "enough.gain")), None)
     if gain is not None:
         if gain.high <= 0:
             return None
         why = (
-            f"By the learning curve, twice the {count(has)} rows take {100 * gain.value:.1f} points off the errors of "
+            f"By the learning curve, twice the {format_thousands(has)} rows take {100 * gain.value:.1f} points "
+            "off the errors of "
             f"the plain classifier (95 % interval {100 * gain.low:.1f} to {100 * gain.high:.1f})."
         )
         return Advice(what="Add rows to the source, and run it again.", why=why, command=made.command())
     check = f"steps.enough={{kind: validate, data: {made.step_of(data.digest)}, checks: [enough]}}"
     return Advice(
         what="Compute the learning curve to see whether more rows help.",
-        why=f'The model was trained on {count(has)} rows; the check "enough" was not run.',
+        why=f'The model was trained on {format_thousands(has)} rows; the check "enough" was not run.',
         command=made.command(check, only="enough"),
     )
 
@@ -159,7 +160,8 @@ def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice
     value = yaml.safe_dump(ops, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False).strip()
     return Advice(
         what=f"Merge the classes {rarer} and {usual}, if they mean the same to you.",
-        why=f"{count(mistaken)} of {counted(wrong, 'wrong answer')} take one of them for the other.",
+        why=f"{format_thousands(mistaken)} of {format_counted_noun(wrong, 'wrong answer')} take one of them for "
+        "the other.",
         command=made.command(f"steps.{step}.ops={value}"),
     )
 

@@ -11,17 +11,17 @@ from typing import Any
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
-from luthier.eval.human.results import read_opinion
+from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
-from luthier.eval.report.collect_findings import as_fact, run_facts, validation_facts
-from luthier.eval.report.collect_tuning import base_of, data_facts, tuning_facts
+from luthier.eval.report.collect_findings import number_to_fact, run_facts, validation_facts
+from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.models import MeasureFact as MeasuredFacts
 from luthier.eval.report.facts.report import (
     ArtifactFact,
     CostFact,
     GateFacts,
-    PeopleFacts,
+    HumanEvalFacts,
     ProvenanceFacts,
     ReportFacts,
     RuleFacts,
@@ -32,7 +32,7 @@ MOST_ROWS = 20_000
 """More held-out rows than this are not taken into the browser of rows."""
 
 
-def collect(
+def collect_report_facts(
     recipe_name: str,
     recipe_text: str,
     artifacts: Mapping[str, Artifact],
@@ -60,7 +60,9 @@ def collect(
     made = advice.RecipeArtifacts(
         artifacts=artifacts, text=recipe_text, file=recipe_file, tunings=tunings, validations=validations
     )
-    evaluations = [facts.model_copy(update={"advice": advice.advice(facts, made)}) for facts in evaluations]
+    evaluations = [
+        facts.model_copy(update={"advice": advice.suggest_improvements(facts, made)}) for facts in evaluations
+    ]
     evaluations.sort(key=lambda facts: not facts.of_role("tuned"))
     shown = {facts.name: found["evaluation"][facts.name] for facts in evaluations} | dict(compare_with or {})
     return ReportFacts(
@@ -71,12 +73,13 @@ def collect(
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
         validations=validations,
         people=tuple(
-            PeopleFacts(name=name, opinion=read_opinion(artifact)) for name, artifact in found["judgments"].items()
+            HumanEvalFacts(name=name, opinion=read_human_summary(artifact))
+            for name, artifact in found["judgments"].items()
         ),
         data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
         tunings=tuple(tunings),
         costs=tuple(
-            cost(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))
+            build_cost_fact(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))
             for name, artifact in artifacts.items()
         ),
         provenance=_provenance(recipe_text, artifacts, _commands(recipe_file, overrides)),
@@ -86,7 +89,7 @@ def collect(
 def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
     """An evaluation's `summary.json` holds the facts; the rows come from its predictions and the data's examples."""
     summary = EvaluationSummary.read(artifact)
-    record = finite(summary.as_json())
+    record = replace_nonfinite(summary.as_json())
     known = {field: record[field] for field in EvaluationFacts.model_fields if field in record}
     facts = EvaluationFacts.model_validate({**known, "name": name})
     metrics = EvaluationMetrics.read(artifact)
@@ -101,22 +104,22 @@ def _probed(evaluation: Artifact) -> tuple[ComparisonFact, ...]:
     if not _has(evaluation, "comparisons.json"):
         return ()
     known = ComparisonFact.model_fields
-    rows = [row for row in finite(evaluation.read_json("comparisons.json")) if row.get("family") == "probes"]
+    rows = [row for row in replace_nonfinite(evaluation.read_json("comparisons.json")) if row.get("family") == "probes"]
     return tuple(ComparisonFact.model_validate({key: row[key] for key in known if key in row}) for row in rows)
 
 
 def gate_facts(name: str, artifact: Artifact) -> GateFacts:
     """A verdict's `gate.json`."""
-    gate_record = finite(artifact.read_json("gate.json"))
+    gate_record = replace_nonfinite(artifact.read_json("gate.json"))
     rules = [{key: rule[key] for key in RuleFacts.model_fields if key in rule} for rule in gate_record.get("rules", [])]
     return GateFacts(
         name=name, verdict=gate_record["verdict"], rules=tuple(RuleFacts.model_validate(rule) for rule in rules)
     )
 
 
-def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int | None = None) -> CostFact:
+def build_cost_fact(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int | None = None) -> CostFact:
     """What a step was predicted to cost, and what it did; `tokens` are those that a tuning read."""
-    timing = finite(artifact.timing())
+    timing = replace_nonfinite(artifact.timing())
     estimate = timing.get("predicted") or {}
     predicted = (
         estimate if any(estimate.get(name) is not None for name in ("seconds", "peak_bytes", "tokens")) else forecast
@@ -136,12 +139,12 @@ def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int
     )
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """Plain data with NaN and infinity as None: what could not be measured."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: replace_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [finite(item) for item in value]
+        return [replace_nonfinite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -160,10 +163,10 @@ def _whole(value: Any) -> int | None:
 def _with_metrics(model: ModelFacts, found: EvaluationMetrics) -> ModelFacts:
     """A model with whole signatures, which name the rows, and with what probes found."""
     scores = found.models.get(model.name, {})
-    metrics = {kind: as_fact(scores[kind]) if kind in scores else score for kind, score in model.metrics.items()}
+    metrics = {kind: number_to_fact(scores[kind]) if kind in scores else score for kind, score in model.metrics.items()}
     measures = {
         name: MeasuredFacts(
-            score=as_fact(score), rows=score.rows, detail=_numbers(score.detail), detectable=score.detectable
+            score=number_to_fact(score), rows=score.rows, detail=_numbers(score.detail), detectable=score.detectable
         )
         for name, score in found.measures.get(model.name, {}).items()
     }
@@ -179,8 +182,8 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[RowFact]:
     import polars as pl
 
     from luthier.artifacts.dataset import read_examples
-    from luthier.chat.messages import question_of
-    from luthier.eval.task import as_asked
+    from luthier.chat.messages import user_text_of
+    from luthier.eval.task import expand_example_turns
 
     if not _has(evaluation, "predictions.parquet") or "data" not in evaluation.manifest.inputs:
         return
@@ -188,12 +191,12 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[RowFact]:
     columns = ["id", "model", "reference", "prediction", "correct"]
     for record in pl.read_parquet(evaluation.path("predictions.parquet"), columns=columns).iter_rows(named=True):
         answers.setdefault(record["id"], []).append(record)
-    for example in as_asked(read_examples(evaluation.parent("data"), split)):
+    for example in expand_example_turns(read_examples(evaluation.parent("data"), split)):
         told_of_row = answers.get(example.id)
         if told_of_row:
             yield RowFact(
                 id=example.id,
-                text=question_of(example),
+                text=user_text_of(example),
                 reference=told_of_row[0]["reference"] or "",
                 answers={response["model"]: response["prediction"] or "" for response in told_of_row},
                 correct={response["model"]: response["correct"] for response in told_of_row},
@@ -258,7 +261,7 @@ def _licences(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     found: dict[str, str] = {}
     for artifact in artifacts.values():
         if artifact.manifest.makes == "model":
-            base = base_of(artifact)
+            base = find_lineage_origin(artifact)
             model_info = base.read_json("model.json") if _has(base, "model.json") else {}
             if model_info.get("licence"):
                 found[f"model {model_info.get('name', base.digest[:12])}"] = str(model_info["licence"])

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from luthier.artifacts.dataset import columns, splits
+from luthier.artifacts.dataset import list_splits, read_split_columns
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
-from luthier.artifacts.findings import Mark, place_in_file, read_findings, read_marks
-from luthier.chat.messages import Example, answer_of, question_of
+from luthier.artifacts.findings import FlaggedRow, format_file_location, read_findings, read_flagged_rows
+from luthier.chat.messages import Example, answer_of, user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError
 from luthier.eval.comparison import compare_evaluations
-from luthier.eval.report.facts.data import FindingFacts, FoundRow, ValidationFacts
+from luthier.eval.report.facts.data import FindingFacts, FindingRow, ValidationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, RunFacts
 from luthier.metrics.paired import holm
@@ -38,7 +38,7 @@ def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
                 name=name,
                 model=about.subject,
                 rows=about.rows,
-                scores={metric: as_fact(score) for metric, score in scores.items()},
+                scores={metric: number_to_fact(score) for metric, score in scores.items()},
                 compared=compared,
                 why=why,
             )
@@ -46,7 +46,7 @@ def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
     return _corrected(found)
 
 
-def as_fact(score: MetricScore) -> ScoreFact:
+def number_to_fact(score: MetricScore) -> ScoreFact:
     """A number with its interval as a fact of a report."""
     return ScoreFact(value=score.value, low=score.low, high=score.high, signature=score.signature)
 
@@ -77,8 +77,8 @@ ROWS_OF_EACH = 12
 def validation_facts(name: str, artifact: Artifact) -> ValidationFacts:
     """What the report says of one validation."""
     validation = read_findings(artifact)
-    marks: dict[str, list[Mark]] = defaultdict(list)
-    for mark in read_marks(artifact):
+    marks: dict[str, list[FlaggedRow]] = defaultdict(list)
+    for mark in read_flagged_rows(artifact):
         if len(marks[mark.finding]) < ROWS_OF_EACH:
             marks[mark.finding].append(mark)
     marked_ids = {mark.id for found in marks.values() for mark in found}
@@ -102,14 +102,16 @@ def validation_facts(name: str, artifact: Artifact) -> ValidationFacts:
     )
 
 
-def _rows(data: Artifact, ids: set[str]) -> Iterable[FoundRow]:
+def _rows(data: Artifact, ids: set[str]) -> Iterable[FindingRow]:
     """The wanted rows of a data set, read a batch at a time."""
-    for split in splits(data):
-        for record in columns(data, split, "id", "file", "line", "row", "messages"):
+    for split in list_splits(data):
+        for record in read_split_columns(data, split, "id", "file", "line", "row", "messages"):
             if record["id"] in ids:
                 example = _example(record["id"], record["messages"])
-                location = place_in_file(record["file"], record["line"], record.get("row"))
-                yield FoundRow(id=example.id, location=location, text=question_of(example), answer=answer_of(example))
+                location = format_file_location(record["file"], record["line"], record.get("row"))
+                yield FindingRow(
+                    id=example.id, location=location, text=user_text_of(example), answer=answer_of(example)
+                )
 
 
 def _example(name: str, messages: str) -> Example:

@@ -12,22 +12,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from luthier.artifacts.dataset import DatasetSummary, frame, splits
-from luthier.artifacts.findings import place_in_file, read_dropped
-from luthier.artifacts.training import TrainingRecord, kind_of
+from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_frame
+from luthier.artifacts.findings import format_file_location, read_dropped_rows
+from luthier.artifacts.training import TrainingRecord, kind_of_part
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.eval.report.facts.data import (
     DataFacts,
     EditFact,
     LabelCount,
-    LeftOut,
+    LeftOutRow,
     OperatorAccuracy,
     OperatorCounts,
     SourceFacts,
 )
 from luthier.eval.report.facts.tuning import LogPoint, PromptTrialFact, RenderedFact, SampleFact, TuningFacts
-from luthier.models.load import data_of
+from luthier.models.load import get_training_data
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
@@ -46,17 +46,17 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
     """What the report says of one tuning."""
     record = TrainingRecord.read(artifact)
     settings = artifact.manifest.settings
-    base = base_of(artifact)
+    base = find_lineage_origin(artifact)
     parameters = _json(base, "model.json").get("parameters")
     lines = _lines(artifact, "log.jsonl")
     trained = _trained(artifact) if record.trainable_parameters else {}
     return TuningFacts(
         name=name,
-        technique=kind_of(record.technique or settings.get("technique") or ""),
-        objective=kind_of(record.objective or settings.get("objective") or ""),
-        optimizer=kind_of(record.optimizer or settings.get("optimizer") or ""),
+        technique=kind_of_part(record.technique or settings.get("technique") or ""),
+        objective=kind_of_part(record.objective or settings.get("objective") or ""),
+        optimizer=kind_of_part(record.optimizer or settings.get("optimizer") or ""),
         settings={
-            **{key: value for key, value in flat(settings).items() if key != "kind"},
+            **{key: value for key, value in flatten_settings(settings).items() if key != "kind"},
             **_chosen(record.as_json()),
         },
         steps=record.steps,
@@ -103,13 +103,13 @@ def _trained(artifact: Artifact) -> dict[str, Any]:
 def _training_rows(artifact: Artifact) -> int | None:
     """Rows of the training split that a model was tuned on; None where the data set is no longer in the store."""
     try:
-        data = data_of(artifact)
+        data = get_training_data(artifact)
     except UnknownName:
         return None
     return DatasetSummary.read(data).rows.get("train") if data is not None else None
 
 
-def base_of(artifact: Artifact) -> Artifact:
+def find_lineage_origin(artifact: Artifact) -> Artifact:
     """The model that the lineage began with."""
     while "model" in artifact.manifest.inputs:
         artifact = artifact.parent("model")
@@ -122,12 +122,12 @@ def _tokens_read(lines: Sequence[Mapping[str, Any]]) -> int | None:
     return sum(counted) if counted else None
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, str]:
+def flatten_settings(value: Any, prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted names."""
     if isinstance(value, Mapping):
         found: dict[str, str] = {}
         for key, item in value.items():
-            found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+            found |= flatten_settings(item, f"{prefix}.{key}" if prefix else str(key))
         return found
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return {prefix: shown}
@@ -135,14 +135,18 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 def _chosen(record: Mapping[str, Any]) -> dict[str, str]:
     """What was chosen while tuning, and why (`learning_rate`, `learning_rate_why`)."""
-    return {key: value for key, value in flat(dict(record)).items() if f"{key}_why" in record or key.endswith("_why")}
+    return {
+        key: value
+        for key, value in flatten_settings(dict(record)).items()
+        if f"{key}_why" in record or key.endswith("_why")
+    }
 
 
 def _merged(record: TrainingRecord, settings: Mapping[str, Any]) -> str:
     if record.merge is None:
         return ""
     parts = (f"{name} × {weight:g}" for name, weight in zip(settings["models"], record.weights, strict=True))
-    return f"{', '.join(parts)}, by {kind_of(record.merge)}"
+    return f"{', '.join(parts)}, by {kind_of_part(record.merge)}"
 
 
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:
@@ -236,7 +240,7 @@ MOST_EDITS = 20
 def data_facts(name: str, artifact: Artifact) -> DataFacts:
     """What the report says of one data set."""
     data_summary = DatasetSummary.read(artifact)
-    order = [split for split in splits(artifact) if split in data_summary.rows]
+    order = [split for split in list_splits(artifact) if split in data_summary.rows]
     order += [split for split in data_summary.rows if split not in order]
     return DataFacts(
         name=name,
@@ -245,8 +249,8 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
         splits={split: data_summary.rows[split] for split in order},
         dropped=data_summary.dropped,
         left_out=tuple(
-            LeftOut(reason=one.reason, location=one.location, text=one.text, twin=one.twin)
-            for one in read_dropped(artifact, DROPS_OF_EACH)
+            LeftOutRow(reason=one.reason, location=one.location, text=one.text, twin=one.twin)
+            for one in read_dropped_rows(artifact, DROPS_OF_EACH)
         ),
         edited=data_summary.edited,
         labels=_labels(artifact, data_summary, order),
@@ -264,8 +268,10 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
 def _labels(artifact: Artifact, data_summary: DatasetSummary, order: list[str]) -> tuple[LabelCount, ...]:
     if not data_summary.labels:
         return ()
-    present = set(splits(artifact))
-    counts = {split: Counter(frame(artifact, split)["label"].to_list()) for split in order if split in present}
+    present = set(list_splits(artifact))
+    counts = {
+        split: Counter(read_split_frame(artifact, split)["label"].to_list()) for split in order if split in present
+    }
     return tuple(
         LabelCount(label=label, rows={split: count[label] for split, count in counts.items()})
         for label in data_summary.labels
@@ -301,7 +307,7 @@ def _edits(artifact: Artifact) -> Iterable[EditFact]:
 
 
 def _place(event: dict[str, Any]) -> str:
-    return place_in_file(event.get("file"), event.get("line"), event.get("row"))
+    return format_file_location(event.get("file"), event.get("line"), event.get("row"))
 
 
 def _sources(artifact: Artifact, data_summary: DatasetSummary) -> tuple[SourceFacts, ...]:

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING
 from luthier.eval.report import views, wording
 from luthier.eval.report.facts.models import LOWER_IS_BETTER
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.palette import DARK, LIGHT, variables
-from luthier.eval.report.pictures import Pictures, metric_order, shown_comparisons, shown_probed
+from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
+from luthier.eval.report.pictures import ReportCharts, metric_order, select_model_comparisons, select_probe_comparisons
 from luthier.eval.report.wording import verdict_sentence
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(facts: ReportFacts) -> str:
+def render_report_page(facts: ReportFacts) -> str:
     """The page as text; the same facts give the same text."""
     style, script = _style(), _asset("page.js")
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html.jinja")
-    return template.render(facts=facts, pictures=Pictures(), style=style, script=script, policy=policy)
+    return template.render(facts=facts, pictures=ReportCharts(), style=style, script=script, policy=policy)
 
 
-def as_json(facts: ReportFacts) -> str:
+def report_facts_to_json(facts: ReportFacts) -> str:
     """The facts as JSON text, sorted, for programs."""
     return json.dumps(facts.as_json(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
@@ -54,13 +54,13 @@ def _environment() -> Environment:
         n=wording,
         views=views,
         metric_order=metric_order,
-        shown_comparisons=shown_comparisons,
-        shown_probed=shown_probed,
+        shown_comparisons=select_model_comparisons,
+        shown_probed=select_probe_comparisons,
         sentence=verdict_sentence,
         lower_is_better=LOWER_IS_BETTER,
     )
     environment.filters["tied"] = _tied
-    environment.filters["clip"] = wording.clipped
+    environment.filters["clip"] = wording.truncate_text
     return environment
 
 
@@ -72,7 +72,7 @@ def _tied(text: str) -> str:
 
 
 def _style() -> str:
-    light, dark = variables(LIGHT), variables(DARK)
+    light, dark = render_css_variables(LIGHT), render_css_variables(DARK)
     schemes = (
         f":root{{color-scheme:light;{light}}}"
         f"@media (prefers-color-scheme:dark){{:root:not([data-scheme=light]){{color-scheme:dark;{dark}}}}}"

@@ -9,16 +9,23 @@ from luthier.eval.report import wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
-from luthier.eval.report.facts.report import CostFact, GateFacts, PeopleFacts, ReportFacts
+from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
 from luthier.eval.report.facts.tuning import PromptTrialFact, RenderedFact, TuningFacts
-from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
-from luthier.eval.report.views import CLOSE, OPEN, run_metrics, standing_words, stretches, trained_words
+from luthier.eval.report.pictures import data_branches, metric_order, select_model_comparisons, select_probe_comparisons
+from luthier.eval.report.views import (
+    CLOSE,
+    OPEN,
+    describe_outcome,
+    describe_trained_rows,
+    run_metrics,
+    shorten_token_spans,
+)
 from luthier.eval.report.wording import verdict_sentence
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 
 
-def markdown(facts: ReportFacts) -> str:
+def render_report_markdown(facts: ReportFacts) -> str:
     """The report in Markdown, shorter than the page: the answer, the tables, how to make it again."""
     parts: list[str] = [f"# {_plain(facts.title)}", f"**{_plain(facts.verdict_sentence)}**", _plain(facts.created)]
     for gate in facts.gates:
@@ -43,7 +50,12 @@ def markdown(facts: ReportFacts) -> str:
 
 def _gate(gate: GateFacts) -> list[str]:
     rows = [
-        (rule.rule, rule.verdict, wording.interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)), rule.why)
+        (
+            rule.rule,
+            rule.verdict,
+            wording.format_score_interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)),
+            rule.why,
+        )
         for rule in gate.rules
     ]
     title = f"## {_plain(gate.name)}: {gate.verdict}"
@@ -57,12 +69,14 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     if facts.advice:
         parts.append("### What may change it")
         parts += [f"{_plain(f'{one.what} {one.why}')}\n\n```sh\n{one.command}\n```" for one in facts.advice]
-    titles = [wording.headed(model.title) for model in facts.models]
+    titles = [wording.capitalize_title(model.title) for model in facts.models]
     rows = [
         (
-            wording.metric_name(metric),
+            wording.get_metric_title(metric),
             *(
-                wording.interval(model.metrics[metric], metric) if metric in model.metrics else wording.MISSING
+                wording.format_score_interval(model.metrics[metric], metric)
+                if metric in model.metrics
+                else wording.MISSING
                 for model in facts.models
             ),
         )
@@ -70,22 +84,22 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     ]
     parts.append(_table(("Metric", *titles), rows))
     if facts.comparisons:
-        parts.append(_comparisons(facts, shown_comparisons(facts)))
+        parts.append(_comparisons(facts, select_model_comparisons(facts)))
     if facts.probed:
         parts.append("Tasks and probes, paired by row:")
-        parts.append(_comparisons(facts, shown_probed(facts)))
+        parts.append(_comparisons(facts, select_probe_comparisons(facts)))
     return parts
 
 
 def _comparisons(facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> str:
     rows = [
         (
-            wording.metric_name(each.metric),
-            f"{wording.headed(facts.title(each.a))} − {wording.headed(facts.title(each.b))}",
-            wording.difference(each.difference, each.low, each.high, each.metric),
-            wording.probability(each.p if each.p_holm is None else each.p_holm),
-            standing_words(each),
-            f"{wording.count(each.fixed)} / {wording.count(each.broken)}",
+            wording.get_metric_title(each.metric),
+            f"{wording.capitalize_title(facts.title(each.a))} − {wording.capitalize_title(facts.title(each.b))}",
+            wording.format_difference(each.difference, each.low, each.high, each.metric),
+            wording.format_p_value(each.p if each.p_holm is None else each.p_holm),
+            describe_outcome(each),
+            f"{wording.format_thousands(each.fixed)} / {wording.format_thousands(each.broken)}",
         )
         for each in shown
     ]
@@ -97,26 +111,33 @@ def _runs(facts: ReportFacts) -> list[str]:
     rows = [
         (
             run.name,
-            *(wording.interval(run.scores[one], one) if one in run.scores else wording.MISSING for one in metrics),
+            *(
+                wording.format_score_interval(run.scores[one], one) if one in run.scores else wording.MISSING
+                for one in metrics
+            ),
         )
         for run in facts.runs
     ]
     apart = [
-        f"{run.name}: {wording.metric_name(each.metric)} "
-        f"{wording.difference(each.difference, each.low, each.high, each.metric)}, {standing_words(each)}"
+        f"{run.name}: {wording.get_metric_title(each.metric)} "
+        f"{wording.format_difference(each.difference, each.low, each.high, each.metric)}, {describe_outcome(each)}"
         for run in facts.runs
         for each in run.compared
     ]
     apart += [f"{run.name} is not compared: {run.why}" for run in facts.runs if run.why]
-    table = _table(("Evaluation", *map(wording.metric_name, metrics)), rows)
+    table = _table(("Evaluation", *map(wording.get_metric_title, metrics)), rows)
     listed = "\n".join(f"- {_plain(line)}" for line in apart)
     return ["## Side by side", table, f"From {_plain(facts.runs[0].name)}, on the same rows:\n\n{listed}"]
 
 
-def _people(facts: PeopleFacts) -> list[str]:
+def _people(facts: HumanEvalFacts) -> list[str]:
     opinion = facts.opinion
     rows = [
-        (name, number.about, wording.interval(ScoreFact(value=number.value, low=number.low, high=number.high)))
+        (
+            name,
+            number.about,
+            wording.format_score_interval(ScoreFact(value=number.value, low=number.low, high=number.high)),
+        )
         for name, number in opinion.numbers.items()
     ]
     title = f"## What people say: {_plain(facts.name)}"
@@ -135,10 +156,10 @@ def _validation(facts: ValidationFacts) -> list[str]:
 
 
 def _data(facts: DataFacts) -> list[str]:
-    rows = [("rows in", wording.count(facts.rows_in))]
-    rows += [(f"of them made by {augmenter}", wording.count(made)) for augmenter, made in facts.made.items()]
-    rows += [(branch.label, wording.count(branch.rows)) for branch in data_branches(facts)]
-    rows += [(f"edited by {operator}", wording.count(times)) for operator, times in facts.edited.items()]
+    rows = [("rows in", wording.format_thousands(facts.rows_in))]
+    rows += [(f"of them made by {augmenter}", wording.format_thousands(made)) for augmenter, made in facts.made.items()]
+    rows += [(branch.label, wording.format_thousands(branch.rows)) for branch in data_branches(facts)]
+    rows += [(f"edited by {operator}", wording.format_thousands(times)) for operator, times in facts.edited.items()]
     return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
 
 
@@ -147,13 +168,13 @@ def _tuning(facts: TuningFacts) -> list[str]:
         ("technique", facts.technique),
         ("objective", facts.objective),
         ("merged", facts.merged),
-        ("optimizer steps", wording.count(facts.steps)),
-        ("rows seen", wording.count(facts.rows)),
-        ("rows trained on", trained_words(facts)),
-        ("tokens learnt", wording.large(facts.learnt_tokens)),
-        ("weights moved", wording.large(facts.trainable_parameters)),
-        ("rows cut for length", wording.count(facts.cut_rows)),
-        ("prompts tried", wording.count(facts.prompts)),
+        ("optimizer steps", wording.format_thousands(facts.steps)),
+        ("rows seen", wording.format_thousands(facts.rows)),
+        ("rows trained on", describe_trained_rows(facts)),
+        ("tokens learnt", wording.format_large_number(facts.learnt_tokens)),
+        ("weights moved", wording.format_large_number(facts.trainable_parameters)),
+        ("rows cut for length", wording.format_thousands(facts.cut_rows)),
+        ("prompts tried", wording.format_thousands(facts.prompts)),
         *(_chosen(facts.tried[0], facts.why) if facts.tried else ()),
     )
     rows = [row for row in known if row[1] not in ("", wording.MISSING)]
@@ -170,11 +191,12 @@ def _rendered(rows: Sequence[RenderedFact]) -> list[str]:
         parts += [f"{location}: left out, {_plain(row.left_out)}"] if row.left_out else []
         for sequence in row.sequences:
             name = f", {_plain(sequence.name)}" if sequence.name else ""
-            cut = f", {wording.count(row.cut_tokens)} cut off" if row.cut_tokens else ""
-            counts = (
-                f"{wording.count(sequence.tokens)} tokens, {wording.count(sequence.trained_tokens)} trained on{cut}"
+            cut = f", {wording.format_thousands(row.cut_tokens)} cut off" if row.cut_tokens else ""
+            trained = wording.format_thousands(sequence.trained_tokens)
+            counts = f"{wording.format_thousands(sequence.tokens)} tokens, {trained} trained on{cut}"
+            text = "".join(
+                f"{OPEN}{one.text}{CLOSE}" if one.trained else one.text for one in shorten_token_spans(sequence)
             )
-            text = "".join(f"{OPEN}{one.text}{CLOSE}" if one.trained else one.text for one in stretches(sequence))
             parts.append(f"{location}{name}: {counts}\n\n" + "\n".join(f"    {line}" for line in text.split("\n")))
     return parts
 
@@ -188,10 +210,10 @@ def _costs(costs: Sequence[CostFact]) -> list[str]:
     rows = [
         (
             cost.step,
-            wording.duration(cost.seconds),
-            _expected(wording.duration, cost.predicted_seconds, cost.planned_seconds),
-            wording.size(cost.peak_bytes),
-            _expected(wording.size, cost.predicted_peak_bytes, cost.planned_peak_bytes),
+            wording.format_duration_words(cost.seconds),
+            _expected(wording.format_duration_words, cost.predicted_seconds, cost.planned_seconds),
+            wording.format_byte_size(cost.peak_bytes),
+            _expected(wording.format_byte_size, cost.predicted_peak_bytes, cost.planned_peak_bytes),
         )
         for cost in costs
     ]

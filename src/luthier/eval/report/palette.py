@@ -61,17 +61,19 @@ def blend(one: str, other: str, amount: float) -> str:
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
-def heat(scheme: dict[str, str]) -> list[tuple[str, str]]:
+def build_heat_colors(scheme: dict[str, str]) -> list[tuple[str, str]]:
     """Ground and letter colour of each step of a heat table; the letter is the one that reads better."""
     grounds = [blend(scheme["paper"], scheme["accent"], amount) for amount in HEAT]
     letters = (scheme["ink"], scheme["paper"])
     return [(ground, max(letters, key=lambda letter: contrast(letter, ground))) for ground in grounds]
 
 
-def variables(scheme: dict[str, str]) -> str:
+def render_css_variables(scheme: dict[str, str]) -> str:
     """The scheme as CSS custom properties."""
     own = [f"--{name}:{colour}" for name, colour in scheme.items()]
-    steps = [f"--heat{at}:{ground};--on-heat{at}:{letter}" for at, (ground, letter) in enumerate(heat(scheme))]
+    steps = [
+        f"--heat{at}:{ground};--on-heat{at}:{letter}" for at, (ground, letter) in enumerate(build_heat_colors(scheme))
+    ]
     return ";".join(own + steps)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from luthier.eval.report import wording
-from luthier.eval.report.charts.bars import Bar, bars
-from luthier.eval.report.charts.curve import curve
-from luthier.eval.report.charts.flow import Branch, flow
-from luthier.eval.report.charts.forest import ForestRow, Frame, Mark, forest
-from luthier.eval.report.charts.squares import heat_map, reliability
+from luthier.eval.report.charts.bars import Bar, draw_bar_chart
+from luthier.eval.report.charts.curve import draw_training_curves
+from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
+from luthier.eval.report.charts.forest import ForestFrame, ForestRow, Mark, draw_forest_plot
+from luthier.eval.report.charts.squares import draw_confusion_heatmap, draw_reliability_diagram
 from luthier.eval.report.facts.data import DataFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import (
@@ -23,7 +23,7 @@ from luthier.eval.report.facts.models import (
 )
 from luthier.eval.report.facts.report import CostFact
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.wording import standing
+from luthier.eval.report.wording import classify_comparison
 
 WIDE, NARROW = 800, 372
 MOST_LINES = 25
@@ -31,7 +31,7 @@ MOST_LINES = 25
 MOST_METRICS = 8
 
 
-class Pictures:
+class ReportCharts:
     """Draws the pictures of one page; each call gives the next unique name."""
 
     def __init__(self) -> None:
@@ -48,11 +48,11 @@ class Pictures:
 
     def differences(self, facts: EvaluationFacts) -> list[str]:
         """Differences with their intervals; metrics of different scale or direction stand in pictures of their own."""
-        return self._differences(facts, shown_comparisons(facts))
+        return self._differences(facts, select_model_comparisons(facts))
 
     def probed(self, facts: EvaluationFacts) -> list[str]:
         """The same of what tasks and probes measured, beside the model that the tuned one began with."""
-        return self._differences(facts, shown_probed(facts)[:MOST_LINES])
+        return self._differences(facts, select_probe_comparisons(facts)[:MOST_LINES])
 
     def _differences(self, facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> list[str]:
         groups: dict[tuple[bool, bool, bool], list[ComparisonFact]] = {}
@@ -65,8 +65,8 @@ class Pictures:
         lines = _class_lines(facts)[:MOST_LINES]
         weakest, last = lines[0], lines[-1]
         desc = f"{weakest.label} is weakest ({weakest.value_text}); {last.label} is the last shown ({last.value_text})."
-        frame = Frame("F1 by label, weakest first", desc, span=(0, 1), under="F1")
-        return self._pair(lambda width, name: forest(lines, frame, width=width, name=name))
+        frame = ForestFrame("F1 by label, weakest first", desc, span=(0, 1), under="F1")
+        return self._pair(lambda width, name: draw_forest_plot(lines, frame, width=width, name=name))
 
     def slices(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
         """For each column, the metric on each of its values."""
@@ -75,7 +75,7 @@ class Pictures:
         for column in names:
             lines = _slice_lines(facts, [part for part in facts.slices if part.name == column])[:MOST_LINES]
             summary = "; ".join(f"{line.label} {line.value_text}" for line in lines[:6])
-            frame = Frame(f"Result by {column}", summary, span=_slice_span(facts), under="")
+            frame = ForestFrame(f"Result by {column}", summary, span=_slice_span(facts), under="")
             found.append((column, self._pair(_forest(lines, frame))))
         return found
 
@@ -88,14 +88,16 @@ class Pictures:
         right = sum(facts.counts[at][at] for at in range(len(facts.labels)))
         total = sum(map(sum, facts.counts))
         desc = f"{right} of {total} answers stand on the diagonal, which means right. The table lists the others."
-        return self._small(lambda width, name: heat_map(facts, name=name, title=f"Confusion, {title}", desc=desc))
+        return self._small(
+            lambda width, name: draw_confusion_heatmap(facts, name=name, title=f"Confusion, {title}", desc=desc)
+        )
 
     def flow(self, facts: DataFacts) -> str:
         """Where every row went."""
         branches = data_branches(facts)
         summary = ", ".join(f"{branch.label}: {branch.rows}" for branch in branches)
         desc = f"Of {facts.rows_in} rows in: {summary}."
-        return self._pair(lambda width, name: flow(branches, width=width, name=name, desc=desc))
+        return self._pair(lambda width, name: draw_flow_chart(branches, width=width, name=name, desc=desc))
 
     def labels(self, facts: DataFacts) -> str:
         """How many rows bear each label."""
@@ -103,13 +105,13 @@ class Pictures:
             Bar(
                 each.label,
                 tuple(each.rows.get(split, 0) for split in facts.splits),
-                " + ".join(wording.count(each.rows.get(split, 0)) for split in facts.splits),
+                " + ".join(wording.format_thousands(each.rows.get(split, 0)) for split in facts.splits),
             )
             for each in sorted(facts.labels, key=lambda each: (-sum(each.rows.values()), each.label))[:MOST_LINES]
         ]
         desc = f"{len(facts.labels)} labels; the most frequent is {rows[0].label} ({rows[0].value_text})."
         return self._pair(
-            lambda width, name: bars(rows, width=width, name=name, title="Rows by label and split", desc=desc)
+            lambda width, name: draw_bar_chart(rows, width=width, name=name, title="Rows by label and split", desc=desc)
         )
 
     def curve(self, facts: TuningFacts) -> str:
@@ -119,7 +121,7 @@ class Pictures:
         held = [point.held_out_loss for point in facts.log if point.held_out_loss is not None]
         held_out_text = f" The loss on held-out rows went from {held[0]:.3f} to {held[-1]:.3f}." if held else ""
         desc = f"The training loss over {len(facts.log)} logged steps went {fell}.{held_out_text}"
-        return self._pair(lambda width, name: curve(facts.log, width=width, name=name, desc=desc))
+        return self._pair(lambda width, name: draw_training_curves(facts.log, width=width, name=name, desc=desc))
 
     def costs(self, costs: Sequence[CostFact]) -> str:
         """Predicted and measured seconds of each step."""
@@ -129,7 +131,7 @@ class Pictures:
             if cost.seconds is not None or cost.predicted_seconds is not None
         ]
         summary = "; ".join(f"{line.label}: {line.value_text}" for line in lines)
-        frame = Frame("Predicted and measured time of each step", summary, log_seconds=True)
+        frame = ForestFrame("Predicted and measured time of each step", summary, log_seconds=True)
         return self._pair(_forest(lines, frame)) if lines else ""
 
     def _name(self) -> str:
@@ -151,52 +153,57 @@ def metric_order(facts: EvaluationFacts) -> list[str]:
     return sorted(names, key=lambda name: name != facts.main_metric)
 
 
-def shown_comparisons(facts: EvaluationFacts) -> list[ComparisonFact]:
+def select_model_comparisons(facts: EvaluationFacts) -> list[ComparisonFact]:
     """Comparisons of tuned models (of all, when none is tuned), the main metric's first."""
     tuned = {model.name for model in facts.of_role("tuned")}
     own = [each for each in facts.comparisons if each.a in tuned] or list(facts.comparisons)
     return sorted(own, key=lambda each: each.metric != facts.main_metric)
 
 
-def shown_probed(facts: EvaluationFacts) -> list[ComparisonFact]:
+def select_probe_comparisons(facts: EvaluationFacts) -> list[ComparisonFact]:
     """Comparisons in tasks and probes with base models; with all, where there is none."""
     bases = {model.name for model in facts.of_role("base")}
     return [each for each in facts.probed if each.b in bases] or list(facts.probed)
 
 
-def data_branches(facts: DataFacts) -> list[Branch]:
+def data_branches(facts: DataFacts) -> list[FlowBranch]:
     """What became of the rows: splits first, then drops, largest first."""
     names = {"train": "for training", "test": "held out", "validation": "held out for tuning"}
     kept = [
-        Branch(names.get(split, split), rows, "tuned" if split == "train" else "held")
+        FlowBranch(names.get(split, split), rows, "tuned" if split == "train" else "held")
         for split, rows in facts.splits.items()
     ]
     dropped = sorted(facts.dropped.items(), key=lambda item: (-item[1], item[0]))
-    return kept + [Branch(f"dropped: {reason}", rows, "against") for reason, rows in dropped]
+    return kept + [FlowBranch(f"dropped: {reason}", rows, "against") for reason, rows in dropped]
 
 
-def _forest(lines: Sequence[ForestRow], frame: Frame) -> Callable[[int, str], str]:
-    return lambda width, name: forest(lines, frame, width=width, name=name)
+def _forest(lines: Sequence[ForestRow], frame: ForestFrame) -> Callable[[int, str], str]:
+    return lambda width, name: draw_forest_plot(lines, frame, width=width, name=name)
 
 
 def _metric_picture(facts: EvaluationFacts, metric: str) -> Callable[[int, str], str]:
     lines = [_score_line(model, model.metrics[metric], metric) for model in facts.models if metric in model.metrics]
     summary = "; ".join(f"{line.label} {line.value_text}" for line in lines)
     better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
-    frame = Frame(f"{wording.metric_name(metric)}{better}", f"{summary}.", span=_span(lines, metric))
+    frame = ForestFrame(f"{wording.get_metric_title(metric)}{better}", f"{summary}.", span=_span(lines, metric))
     return _forest(lines, frame)
 
 
 def _measure_picture(facts: EvaluationFacts, measure: str) -> Callable[[int, str], str]:
     lines = [_score_line(each, each.measures[measure].score, "") for each in facts.models if measure in each.measures]
     summary = "; ".join(f"{line.label} {line.value_text}" for line in lines)
-    return _forest(lines, Frame(measure, f"{summary}.", span=_span(lines, "")))
+    return _forest(lines, ForestFrame(measure, f"{summary}.", span=_span(lines, "")))
 
 
 def _score_line(model: ModelFacts, score: ScoreFact, metric: str) -> ForestRow:
     mark: Mark = {"tuned": "tuned", "base": "base"}.get(model.role, "plain")  # type: ignore[assignment]  # keys are literals
     return ForestRow(
-        wording.headed(model.title), wording.interval(score, metric), score.value, score.low, score.high, mark
+        wording.capitalize_title(model.title),
+        wording.format_score_interval(score, metric),
+        score.value,
+        score.low,
+        score.high,
+        mark,
     )
 
 
@@ -219,15 +226,15 @@ def _scale_of(each: ComparisonFact) -> tuple[bool, bool, bool]:
 def _difference_picture(facts: EvaluationFacts, group: Sequence[ComparisonFact]) -> Callable[[int, str], str]:
     lines: list[ForestRow] = []
     for metric in dict.fromkeys(each.metric for each in group):
-        lines.append(ForestRow(wording.metric_name(metric), "", None, mark="head"))
+        lines.append(ForestRow(wording.get_metric_title(metric), "", None, mark="head"))
         lines += [_difference_line(facts, each) for each in group if each.metric == metric]
     lower = group[0].lower
     under = "← better · worse →" if lower else "← worse · better →"
     summary = "; ".join(
-        f"{wording.metric_name(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
+        f"{wording.get_metric_title(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
         for each in group
     )
-    frame = Frame("Differences on the same rows", f"{summary}.", zero=True, under=under)
+    frame = ForestFrame("Differences on the same rows", f"{summary}.", zero=True, under=under)
     return _forest(lines, frame)
 
 
@@ -236,16 +243,22 @@ def _difference_line(facts: EvaluationFacts, each: ComparisonFact) -> ForestRow:
     several = len(facts.of_role("tuned")) > 1
     label = _minus(facts, each) if several else f"against {facts.title(each.b)}"
     return ForestRow(
-        label, _difference_said(each), each.difference, each.low, each.high, marks[standing(each)], band=each.detectable
+        label,
+        _difference_said(each),
+        each.difference,
+        each.low,
+        each.high,
+        marks[classify_comparison(each)],
+        band=each.detectable,
     )
 
 
 def _minus(facts: EvaluationFacts, each: ComparisonFact, sign: str = "−") -> str:
-    return f"{wording.headed(facts.title(each.a))} {sign} {wording.headed(facts.title(each.b))}"
+    return f"{wording.capitalize_title(facts.title(each.a))} {sign} {wording.capitalize_title(facts.title(each.b))}"
 
 
 def _difference_said(each: ComparisonFact) -> str:
-    return wording.difference(each.difference, each.low, each.high, each.metric)
+    return wording.format_difference(each.difference, each.low, each.high, each.metric)
 
 
 def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
@@ -256,7 +269,7 @@ def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
     return [
         ForestRow(
             each.label,
-            wording.interval(each.f1),
+            wording.format_score_interval(each.f1),
             each.f1.value,
             each.f1.low,
             each.f1.high,
@@ -279,8 +292,8 @@ def _slice_lines(facts: EvaluationFacts, parts: Sequence[SliceFact]) -> list[For
         mine, base_scores = [part for part in parts if part.model == parts[0].model], {}
     return [
         ForestRow(
-            f"{part.value} ({wording.count(part.rows)} rows)",
-            wording.interval(part.score, part.metric),
+            f"{part.value} ({wording.format_thousands(part.rows)} rows)",
+            wording.format_score_interval(part.score, part.metric),
             part.score.value,
             part.score.low,
             part.score.high,
@@ -303,12 +316,14 @@ def _reliability_picture(facts: EvaluationFacts, each: Reliability) -> Callable[
         for part in each.bins
         if part.accuracy.value is not None
     ]
-    return lambda width, name: reliability(each, name=name, title=f"Reliability, {title}", desc="; ".join(parts))
+    return lambda width, name: draw_reliability_diagram(
+        each, name=name, title=f"Reliability, {title}", desc="; ".join(parts)
+    )
 
 
 def _cost_said(cost: CostFact) -> str:
     if cost.predicted_seconds is None:
-        return wording.duration(cost.seconds)
+        return wording.format_duration_words(cost.seconds)
     if cost.seconds is None:
-        return f"{wording.duration(cost.predicted_seconds)} predicted"
-    return f"{wording.duration(cost.seconds)} ({wording.duration(cost.predicted_seconds)})"
+        return f"{wording.format_duration_words(cost.predicted_seconds)} predicted"
+    return f"{wording.format_duration_words(cost.seconds)} ({wording.format_duration_words(cost.predicted_seconds)})"

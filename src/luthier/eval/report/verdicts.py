@@ -14,7 +14,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold, escaped or not (section 2.2)."""
 
 
-def junit(facts: ReportFacts) -> str:
+def render_junit_xml(facts: ReportFacts) -> str:
     """A test suite for each gate and a test case for each rule, in JUnit's XML.
 
     A rule that failed is a `failure`. One that is inconclusive is an `error` of type `INCONCLUSIVE`: it was not

@@ -8,14 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from luthier.artifacts.findings import Number
+from luthier.artifacts.findings import FindingNumber
 from luthier.eval.report import wording
-from luthier.eval.report.charts.squares import heat_class
+from luthier.eval.report.charts.squares import get_heat_css_class
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import ComparisonFact, Confusion, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.facts.tuning import SequenceFact, StretchFact, TuningFacts
-from luthier.eval.report.wording import best_plain, points, rows_per_hundred, standing
+from luthier.eval.report.facts.tuning import SequenceFact, TokenSpanFact, TuningFacts
+from luthier.eval.report.wording import classify_comparison, find_best_baseline, format_points, rows_per_hundred
 
 MOST_METRICS = 8
 MOST_FLIPS = 50
@@ -37,7 +37,7 @@ OPEN, CLOSE = "⟦", "⟧"
 """What stands around trained tokens, so that they are told apart without colour."""
 
 
-class Figure(NamedTuple):
+class KeyFigure(NamedTuple):
     """A large number with what it is and what belongs to it."""
 
     number: str
@@ -62,12 +62,12 @@ class ConfusedPair(NamedTuple):
     of: int
 
 
-def stretches(sequence: SequenceFact) -> list[StretchFact]:
+def shorten_token_spans(sequence: SequenceFact) -> list[TokenSpanFact]:
     """The stretches of a sequence, each long one without its middle."""
     return [one.model_copy(update={"text": _without_middle(one)}) for one in sequence.stretches]
 
 
-def _without_middle(stretch: StretchFact) -> str:
+def _without_middle(stretch: TokenSpanFact) -> str:
     most = LONG_TRAINED if stretch.trained else LONG_READ
     text = stretch.text
     if len(text) <= most:
@@ -75,18 +75,18 @@ def _without_middle(stretch: StretchFact) -> str:
     return f"{text[: most // 2]} […{len(text) - most:,} characters…] {text[len(text) - most // 2 :]}"
 
 
-def key_figures(facts: EvaluationFacts) -> list[Figure]:
+def key_figures(facts: EvaluationFacts) -> list[KeyFigure]:
     """The few numbers of the first screen."""
     metric = facts.main_metric
     figures = [
         _score_figure(model, metric, "accent" if model.role == "tuned" else "")
-        for model in [*facts.of_role("tuned")[:1], *_reference_models(facts)[:1], best_plain(facts)]
+        for model in [*facts.of_role("tuned")[:1], *_reference_models(facts)[:1], find_best_baseline(facts)]
         if model is not None and metric in model.metrics
     ]
-    comparison = against_base(facts)
+    comparison = find_base_comparison(facts)
     if comparison is not None and comparison.fixed is not None and comparison.broken is not None:
         note = f"by the tuning, against {_reference_models(facts)[0].title}"
-        figures.append(Figure(f"{comparison.fixed} / {comparison.broken}", "Rows fixed / broken", note))
+        figures.append(KeyFigure(f"{comparison.fixed} / {comparison.broken}", "Rows fixed / broken", note))
     return figures
 
 
@@ -95,7 +95,7 @@ def _reference_models(facts: EvaluationFacts) -> tuple[ModelFacts, ...]:
     return facts.of_role("base") or facts.of_role("other")
 
 
-def against_base(facts: EvaluationFacts) -> ComparisonFact | None:
+def find_base_comparison(facts: EvaluationFacts) -> ComparisonFact | None:
     """The comparison of the tuned with the base model, or with the one of `compare_with`, on the main metric; else
     any with counts of flips."""
     tuned, base = facts.of_role("tuned"), _reference_models(facts)
@@ -106,16 +106,16 @@ def against_base(facts: EvaluationFacts) -> ComparisonFact | None:
     return same[0] if same else None
 
 
-def meaning(facts: EvaluationFacts) -> str:
+def explain_difference(facts: EvaluationFacts) -> str:
     """What the difference means to people, and what could have been seen."""
-    comparison = next((each for each in facts.comparisons if each == against_base(facts)), None)
+    comparison = next((each for each in facts.comparisons if each == find_base_comparison(facts)), None)
     if comparison is None:
         return ""
     words = []
     if gain_text := rows_per_hundred(comparison):
         words.append(f"Against {_reference_models(facts)[0].title} that is {gain_text}.")
     if comparison.detectable is not None:
-        least = points(comparison.detectable, comparison.metric).partition(" of ")[0]
+        least = format_points(comparison.detectable, comparison.metric).partition(" of ")[0]
         larger = abs(comparison.difference) > comparison.detectable
         conclusion = (
             "the measured difference is larger"
@@ -123,7 +123,8 @@ def meaning(facts: EvaluationFacts) -> str:
             else "the measured difference is smaller, so more rows are needed"
         )
         words.append(
-            f"With {wording.count(comparison.rows or facts.rows)} rows, a difference of {least} would be noticed "
+            f"With {wording.format_thousands(comparison.rows or facts.rows)} rows, a difference of {least} "
+            "would be noticed "
             f"four times in five; {conclusion}."
         )
     return " ".join(words)
@@ -134,23 +135,27 @@ def run_metrics(facts: ReportFacts) -> list[str]:
     return list(dict.fromkeys(metric for run in facts.runs for metric in run.scores))[:MOST_METRICS]
 
 
-def standing_words(comparison: ComparisonFact) -> str:
+def describe_outcome(comparison: ComparisonFact) -> str:
     """The outcome of a comparison in a word or two."""
-    return {"better": "better", "worse": "worse", "unclear": "cannot be told apart"}[standing(comparison)]
+    return {"better": "better", "worse": "worse", "unclear": "cannot be told apart"}[classify_comparison(comparison)]
 
 
-def cells(facts: Confusion) -> list[tuple[str, list[ConfusionCell], int]]:
+def build_confusion_rows(facts: Confusion) -> list[tuple[str, list[ConfusionCell], int]]:
     """The rows of a confusion table: label, cells, and how many rows bear the label."""
     table = []
     for label, counts in zip(facts.labels, facts.counts, strict=True):
         total = sum(counts)
         table.append(
-            (label, [ConfusionCell(times, heat_class(times / total if total else 0)) for times in counts], total)
+            (
+                label,
+                [ConfusionCell(times, get_heat_css_class(times / total if total else 0)) for times in counts],
+                total,
+            )
         )
     return table
 
 
-def confused(facts: Confusion) -> list[ConfusedPair]:
+def list_confused_pairs(facts: Confusion) -> list[ConfusedPair]:
     """The pairs of labels that were confused most often."""
     pairs = [
         ConfusedPair(label, facts.labels[column], times, sum(counts))
@@ -161,13 +166,13 @@ def confused(facts: Confusion) -> list[ConfusedPair]:
     return sorted(pairs, key=lambda pair: (-pair.times, pair.reference, pair.answer))[:MOST_PAIRS]
 
 
-def shown_confusions(facts: EvaluationFacts) -> Sequence[Confusion]:
+def select_confusions(facts: EvaluationFacts) -> Sequence[Confusion]:
     """All models' confusions when they are small, the tuned and the base model's when they are large."""
     large = any(len(each.labels) > MOST_CELLS for each in facts.confusions)
     return facts.confusions[:2] if large else facts.confusions
 
 
-def packed_rows(facts: EvaluationFacts, sharing: int = 1) -> str:
+def encode_rows_base64(facts: EvaluationFacts, sharing: int = 1) -> str:
     """Every row as base64 of gzipped JSON, with texts cut until it fits; empty when there are none.
 
     `sharing` is how many evaluations share the room.
@@ -183,13 +188,17 @@ def packed_rows(facts: EvaluationFacts, sharing: int = 1) -> str:
     return _packed(facts, facts.everything[:fitting], 20)
 
 
-def trained_words(facts: TuningFacts) -> str:
+def describe_trained_rows(facts: TuningFacts) -> str:
     """How many different rows were trained on, of how many, and why the others were not."""
     if facts.trained_rows is None:
         return ""
-    of = f" of {wording.count(facts.training_rows)}" if facts.training_rows not in (None, facts.trained_rows) else ""
-    reasons = "; ".join(f"{wording.count(rows)} {reason}" for reason, rows in facts.left_out.items())
-    return f"{wording.count(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
+    of = (
+        f" of {wording.format_thousands(facts.training_rows)}"
+        if facts.training_rows not in (None, facts.trained_rows)
+        else ""
+    )
+    reasons = "; ".join(f"{wording.format_thousands(rows)} {reason}" for reason, rows in facts.left_out.items())
+    return f"{wording.format_thousands(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
 
 
 def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
@@ -199,41 +208,54 @@ def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
     return [log[round(at * (len(log) - 1) / (most - 1))] for at in range(most)]
 
 
-def found_number(number: Number) -> str:
+def format_finding_number(number: FindingNumber) -> str:
     """A number of a finding as people read it: shares in per cent."""
     return _found(number.value, share=number.share)
 
 
-def found_interval(number: Number) -> str:
+def format_finding_interval(number: FindingNumber) -> str:
     """Its interval; nothing where it is no estimate."""
     low, high = number.ends
     return "" if low == high else f"{_found(low, share=number.share)} to {_found(high, share=number.share)}"
 
 
-def found_cell(cell: str | float | None) -> str:
+def format_finding_cell(cell: str | float | None) -> str:
     """A cell of a finding's table."""
     if cell is None or isinstance(cell, str):
         return cell or wording.MISSING
-    return wording.count(cell) if isinstance(cell, int) else wording.number(cell, 4).rstrip("0").rstrip(".")
+    return (
+        wording.format_thousands(cell)
+        if isinstance(cell, int)
+        else wording.format_number(cell, 4).rstrip("0").rstrip(".")
+    )
 
 
 def _found(value: float, *, share: bool) -> str:
     if share:
-        return f"{wording.number(100 * value, 1)} %"
-    return wording.count(value) if value == round(value) else wording.number(value, 3)
+        return f"{wording.format_number(100 * value, 1)} %"
+    return wording.format_thousands(value) if value == round(value) else wording.format_number(value, 3)
 
 
-def _score_figure(model: ModelFacts, metric: str, kind: str) -> Figure:
+def _score_figure(model: ModelFacts, metric: str, kind: str) -> KeyFigure:
     score = model.metrics[metric]
-    note = "" if score.low is None or score.high is None else wording.interval(score, metric).partition(" ")[2]
+    note = (
+        ""
+        if score.low is None or score.high is None
+        else wording.format_score_interval(score, metric).partition(" ")[2]
+    )
     shown = note.strip("()")
-    return Figure(wording.number(score.value, wording.count_decimals(metric)), wording.headed(model.title), shown, kind)
+    return KeyFigure(
+        wording.format_number(score.value, wording.count_decimals(metric)),
+        wording.capitalize_title(model.title),
+        shown,
+        kind,
+    )
 
 
 def _packed(facts: EvaluationFacts, rows: Sequence[RowFact], limit: int) -> str:
     models = [model.name for model in facts.models if any(model.name in row.answers for row in rows[:50])]
     value: dict[str, Any] = {
-        "models": [wording.headed(facts.title(name)) for name in models],
+        "models": [wording.capitalize_title(facts.title(name)) for name in models],
         "tuned": _place(models, facts.of_role("tuned")),
         "base": _place(models, facts.of_role("base")),
         "rows": [_packed_row(row, models, limit) for row in rows],
@@ -243,9 +265,9 @@ def _packed(facts: EvaluationFacts, rows: Sequence[RowFact], limit: int) -> str:
 
 
 def _packed_row(row: RowFact, models: Sequence[str], limit: int) -> list[Any]:
-    answers = [wording.clipped(row.answers.get(name, ""), limit) for name in models]
+    answers = [wording.truncate_text(row.answers.get(name, ""), limit) for name in models]
     right = [None if (known := row.correct.get(name)) is None else int(known) for name in models]
-    return [row.id, wording.clipped(row.text, limit), wording.clipped(row.reference, limit), answers, right]
+    return [row.id, wording.truncate_text(row.text, limit), wording.truncate_text(row.reference, limit), answers, right]
 
 
 def _place(models: Sequence[str], requested: Sequence[ModelFacts]) -> int:

@@ -48,7 +48,7 @@ NAMES = {
 }
 
 
-def metric_name(metric: str) -> str:
+def get_metric_title(metric: str) -> str:
     """A metric's name as people write it."""
     return NAMES.get(metric, metric.replace("_", " "))
 
@@ -60,7 +60,7 @@ def count_decimals(metric: str) -> int:
     return 2 if metric in OPEN else 3
 
 
-def number(value: float | None, decimals: int = 3) -> str:
+def format_number(value: float | None, decimals: int = 3) -> str:
     """A number with a true minus sign; a dash when there is none."""
     if value is None or not math.isfinite(value):
         return MISSING
@@ -70,40 +70,40 @@ def number(value: float | None, decimals: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def decisive(decimals: int, *values: float) -> int:
+def choose_decimals(decimals: int, *values: float) -> int:
     """So many decimals, or as many more as keep what is not nought from being written as nought (six at most)."""
     least = min((abs(value) for value in values if value), default=1.0)
     return next((more for more in range(decimals, 6) if round(least, more)), max(decimals, 6))
 
 
-def signed(value: float | None, decimals: int = 3) -> str:
+def format_signed(value: float | None, decimals: int = 3) -> str:
     """A difference with its sign."""
-    text = number(value, decimals)
+    text = format_number(value, decimals)
     return text if text == MISSING or text.startswith("−") else f"+{text}"
 
 
-def interval(score: ScoreFact, metric: str = "") -> str:
+def format_score_interval(score: ScoreFact, metric: str = "") -> str:
     """`0.906 (0.886–0.923)`: a value with the ends of its interval, when it has one."""
     decimals = count_decimals(metric)
-    text = number(score.value, decimals)
+    text = format_number(score.value, decimals)
     if text == MISSING or score.low is None or score.high is None:
         return text
     between = "–" if score.low >= 0 else " to "
-    return f"{text} ({number(score.low, decimals)}{between}{number(score.high, decimals)})"
+    return f"{text} ({format_number(score.low, decimals)}{between}{format_number(score.high, decimals)})"
 
 
-def difference(value: float, low: float | None, high: float | None, metric: str = "") -> str:
+def format_difference(value: float, low: float | None, high: float | None, metric: str = "") -> str:
     """`+0.081 (+0.052 to +0.110)`: a difference with the ends of its interval."""
     decimals = count_decimals(metric)
     if low is None or high is None:
-        return signed(value, decimals)
+        return format_signed(value, decimals)
     if low * high > 0:
-        decimals = decisive(decimals, value, low, high)
-    text = signed(value, decimals)
-    return f"{text} ({signed(low, decimals)} to {signed(high, decimals)})"
+        decimals = choose_decimals(decimals, value, low, high)
+    text = format_signed(value, decimals)
+    return f"{text} ({format_signed(low, decimals)} to {format_signed(high, decimals)})"
 
 
-def probability(p: float | None) -> str:
+def format_p_value(p: float | None) -> str:
     """`p < 0.001` or `p = 0.03`: as many figures as tell on which side of what is called sure it stands."""
     if p is None:
         return ""
@@ -113,22 +113,22 @@ def probability(p: float | None) -> str:
     return "p = " + next((text for text in texts if (float(text) < SURE) == (p < SURE)), texts[-1])
 
 
-def count(value: float | None) -> str:
+def format_thousands(value: float | None) -> str:
     """A whole number with commas at the thousands."""
     return MISSING if value is None else f"{round(value):,}"
 
 
-def large(value: float | None) -> str:
+def format_large_number(value: float | None) -> str:
     """A big number in words: `134.5 million`."""
     if value is None:
         return MISSING
     for limit, word in ((1e9, "billion"), (1e6, "million")):
         if abs(value) >= limit:
             return f"{value / limit:.1f} {word}"
-    return count(value)
+    return format_thousands(value)
 
 
-def share(part: float, whole: float) -> str:
+def format_percentage(part: float, whole: float) -> str:
     """`9.3 %` of something; a dash of nothing."""
     if not whole:
         return MISSING
@@ -136,7 +136,7 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.2g} %"
 
 
-def duration(seconds: float | None) -> str:
+def format_duration_words(seconds: float | None) -> str:
     """`3 min 20 s`: the two largest units."""
     if seconds is None:
         return MISSING
@@ -150,7 +150,7 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
-def size(value: float | None) -> str:
+def format_byte_size(value: float | None) -> str:
     """Bytes in binary units: `1.2 GiB`."""
     if value is None:
         return MISSING
@@ -160,20 +160,20 @@ def size(value: float | None) -> str:
     return f"{round(value)} B"
 
 
-def listing(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
     """`a, b and c`."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def headed(title: str) -> str:
+def capitalize_title(title: str) -> str:
     """A title as it stands alone: `Tuned model` for `the tuned model`."""
     bare = title.removeprefix("the ")
     return bare[:1].upper() + bare[1:]
 
 
-def clipped(text: str, limit: int) -> str:
+def truncate_text(text: str, limit: int) -> str:
     """Text cut to a limit of characters, with a mark where it was cut."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
@@ -187,20 +187,20 @@ def verdict_sentence(facts: EvaluationFacts) -> str:
     if tuned is None:
         return _untuned(facts)
     base = next(iter((*facts.of_role("base"), *facts.of_role("other"))), None)
-    plain = best_plain(facts)
+    plain = find_best_baseline(facts)
     if plain is not None and not _ahead(tuned, plain, facts.main_metric):
         return _plain_first(facts, tuned, base, plain)
     return _tuned_first(facts, tuned, base, plain)
 
 
-def best_plain(facts: EvaluationFacts) -> ModelFacts | None:
+def find_best_baseline(facts: EvaluationFacts) -> ModelFacts | None:
     """The plain baseline that does best on the main metric."""
     sign = -1 if facts.main_metric in LOWER_IS_BETTER else 1
     known = [model for model in facts.of_role("plain") if _value(model, facts.main_metric) is not None]
     return max(known, key=lambda model: sign * (_value(model, facts.main_metric) or 0.0), default=None)
 
 
-def standing(comparison: ComparisonFact) -> ComparisonResult:
+def classify_comparison(comparison: ComparisonFact) -> ComparisonResult:
     """Whether `a` is better or worse than `b`, as far as interval and test can tell."""
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
     if p is not None and p >= SURE:
@@ -211,18 +211,18 @@ def standing(comparison: ComparisonFact) -> ComparisonResult:
     return "better" if low > 0 else "worse"
 
 
-def points(value: float, metric: str) -> str:
+def format_points(value: float, metric: str) -> str:
     """A size of difference in words: `4.1 points of accuracy`."""
-    name = metric_name(metric)
+    name = get_metric_title(metric)
     name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
     if metric in OPEN:
-        return f"{number(abs(value), decisive(2, value))} of {name}"
+        return f"{format_number(abs(value), choose_decimals(2, value))} of {name}"
     scaled = abs(value) * _scale(metric)
-    shown = number(scaled, decisive(1, scaled))
+    shown = format_number(scaled, choose_decimals(1, scaled))
     return f"{shown} {'point' if shown == '1.0' else 'points'} of {name}"
 
 
-def sureness(comparison: ComparisonFact) -> str:
+def format_certainty(comparison: ComparisonFact) -> str:
     """`(95 % interval 3.1 to 5.2, p < 0.001)` in the direction of the comparison's own sign."""
     sign = -1 if comparison.difference < 0 else 1
     parts = []
@@ -230,12 +230,12 @@ def sureness(comparison: ComparisonFact) -> str:
         ends = sorted(sign * end * _scale(comparison.metric) for end in (comparison.low, comparison.high))
         decimals = 2 if comparison.metric in OPEN else 1
         if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
-            decimals = decisive(decimals, *ends)
-        low, high = (number(end, decimals) for end in ends)
+            decimals = choose_decimals(decimals, *ends)
+        low, high = (format_number(end, decimals) for end in ends)
         parts.append(f"95 % interval {low} to {high}")
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
     if p is not None:
-        parts.append(probability(p))
+        parts.append(format_p_value(p))
     return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -252,10 +252,11 @@ def rows_per_hundred(comparison: ComparisonFact) -> str:
 def _untuned(facts: EvaluationFacts) -> str:
     models = [model for model in facts.models if _value(model, facts.main_metric) is not None]
     if not models:
-        return f"Nothing could be measured on the {count(facts.rows)} held-out rows."
+        return f"Nothing could be measured on the {format_thousands(facts.rows)} held-out rows."
     results = [f"{model.title} {_score(model.metrics[facts.main_metric], facts.main_metric)}" for model in models]
     return (
-        f"No tuned model was measured. {metric_name(facts.main_metric)} on {count(facts.rows)} held-out rows: "
+        f"No tuned model was measured. {get_metric_title(facts.main_metric)} on {format_thousands(facts.rows)} "
+        "held-out rows: "
         f"{'; '.join(results)}."
     )
 
@@ -267,11 +268,12 @@ def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
     comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
     if comparison is None:
         return f"{first}. The plain {_noun(facts)}, {plain.title}, scores {_said(plain, facts.main_metric)}."
-    gap = points(comparison.difference, facts.main_metric)
-    if standing(comparison) == "better":
-        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{sureness(comparison)}."
+    gap = format_points(comparison.difference, facts.main_metric)
+    if classify_comparison(comparison) == "better":
+        certainty = format_certainty(comparison)
+        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{certainty}."
     return (
-        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, {plain.title}{sureness(comparison)}, "
+        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, {plain.title}{format_certainty(comparison)}, "
         "which is within chance."
     )
 
@@ -279,9 +281,10 @@ def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
 def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts) -> str:
     comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
     then = _against_base(facts, tuned, base)
-    if comparison is not None and standing(comparison) == "worse":
-        gap = points(comparison.difference, facts.main_metric)
-        return f"A plain {_noun(facts)} wins: {plain.title} beats {tuned.title} by {gap}{sureness(comparison)}. {then}."
+    if comparison is not None and classify_comparison(comparison) == "worse":
+        gap = format_points(comparison.difference, facts.main_metric)
+        certainty = format_certainty(comparison)
+        return f"A plain {_noun(facts)} wins: {plain.title} beats {tuned.title} by {gap}{certainty}. {then}."
     its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
     if its == own:
         return f"A plain {_noun(facts)} does as well: {plain.title} and {tuned.title} both score {its}. {then}."
@@ -290,19 +293,19 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
 
 
 def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None) -> str:
-    on, it = f"on {count(facts.rows)} held-out rows", f"{tuned.title[0].upper()}{tuned.title[1:]}"
+    on, it = f"on {format_thousands(facts.rows)} held-out rows", f"{tuned.title[0].upper()}{tuned.title[1:]}"
     if base is None:
         return f"{it} scores {_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)} {on}"
     comparison = facts.compared(tuned.name, base.name, facts.main_metric)
     if comparison is None:
         values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
         return f"{it} was not compared with {base.title} row by row ({values} {on})"
-    gap, sure = points(comparison.difference, facts.main_metric), sureness(comparison)
+    gap, sure = format_points(comparison.difference, facts.main_metric), format_certainty(comparison)
     if comparison.difference == 0:
         value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
         apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","
         return f"{it} scores the same as {base.title}, {value}{apart} {on}"
-    match standing(comparison):
+    match classify_comparison(comparison):
         case "better":
             return f"{it} is better than {base.title} by {gap}{sure} {on}"
         case "worse":
@@ -331,7 +334,7 @@ def _value(model: ModelFacts, metric: str) -> float | None:
 
 
 def _score(score: ScoreFact, metric: str) -> str:
-    return number(score.value, count_decimals(metric))
+    return format_number(score.value, count_decimals(metric))
 
 
 def _said(model: ModelFacts, metric: str) -> str:
@@ -339,7 +342,7 @@ def _said(model: ModelFacts, metric: str) -> str:
 
 
 def _lower(metric: str) -> str:
-    return points(0, metric).partition(" of ")[2]
+    return format_points(0, metric).partition(" of ")[2]
 
 
 def _short(gap: str) -> str:

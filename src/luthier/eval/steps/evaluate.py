@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import json_bytes, write_aside
+from luthier.core.files import json_bytes, write_atomically
 from luthier.core.scorer import Scorer
 from luthier.core.step import (
     DataRef,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from luthier.eval.evaluator import ModelResult
     from luthier.eval.probe import ProbeContext
     from luthier.eval.task import Task, TaskType
-    from luthier.eval.voice import LM
+    from luthier.eval.voice import AnsweringModel
 
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 
@@ -108,9 +108,9 @@ class Evaluate(Step):
 
     @model_validator(mode="after")
     def _scorers_are_read(self) -> Self:
-        from luthier.eval.evaluator import unread
+        from luthier.eval.evaluator import explain_metric_scorer_mismatch
 
-        if why := unread(self.metrics, self.scorers, self._columns):
+        if why := explain_metric_scorer_mismatch(self.metrics, self.scorers, self._columns):
             raise ValueError(why)
         return self
 
@@ -123,82 +123,92 @@ class Evaluate(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.cost import pace
-        from luthier.eval.evaluator import adjusted, kept, language_models, learners, plain, voices, with_columns
-        from luthier.eval.task import choose
-        from luthier.models.reward_model import verdict_of
+        from luthier.eval.cost import measure_answer_speed
+        from luthier.eval.evaluator import (
+            apply_label_thresholds,
+            attach_scorer_columns,
+            build_evaluated_models,
+            build_trained_baselines,
+            evaluate_baselines,
+            evaluate_language_models,
+            open_evaluation_cache,
+        )
+        from luthier.eval.task import read_held_out_task
+        from luthier.models.reward_model import get_judge_rubric
 
-        task = self._turned(choose(work.inputs["data"], self.split, self.limit, pairs=self.pairs), work)
+        task = self._turned(read_held_out_task(work.inputs["data"], self.split, self.limit, pairs=self.pairs), work)
         metrics, baselines = self._metrics(task, work), self._baselines(task, work.inputs["model"])
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model, work.inputs.get("compare_with"))
-        question = self._question(metrics, verdict_of(model) if task.pairs else None)
-        speaking = adjusted(voices(artifacts, question, work), work.inputs.get("thresholds"))
-        learning = learners(baselines, data, model)
-        known = kept(work)
-        models = language_models(artifacts, speaking, task, known, work.events, seconds)
-        models += plain(learning, task, seconds)
-        models = self._judged(with_columns(models, self.scorers, task, work), task, work)
+        question = self._question(metrics, get_judge_rubric(model) if task.pairs else None)
+        speaking = apply_label_thresholds(
+            build_evaluated_models(artifacts, question, work), work.inputs.get("thresholds")
+        )
+        learning = build_trained_baselines(baselines, data, model)
+        known = open_evaluation_cache(work)
+        models = evaluate_language_models(artifacts, speaking, task, known, work.events, seconds)
+        models += evaluate_baselines(learning, task, seconds)
+        models = self._judged(attach_scorer_columns(models, self.scorers, task, work), task, work)
         started = time.perf_counter()
         self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
-        return {"seconds": seconds, "rows": len(task.examples), **pace(self, work, task.kind, known)}
+        return {"seconds": seconds, "rows": len(task.examples), **measure_answer_speed(self, work, task.kind, known)}
 
     def _judged(self, models: list[ModelResult], task: Task, work: StepContext) -> list[ModelResult]:
         """The same models with what the reward model says of their answers, when there is one."""
         if (artifact := work.inputs.get("reward_model")) is None:
             return models
         from luthier.eval.defaults import refuse_judge
-        from luthier.eval.evaluator import with_rewards
+        from luthier.eval.evaluator import add_reward_scores
         from luthier.models.reward_model import RewardModel
 
         refuse_judge(task)
-        return with_rewards(models, RewardModel(artifact, self.dtype), task)
+        return add_reward_scores(models, RewardModel(artifact, self.dtype), task)
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size; refuse what rows of
         their kind cannot be measured by."""
-        from luthier.eval.cost import forecast, task_ahead
+        from luthier.eval.cost import forecast_evaluation_cost, predict_task_type
 
-        expected = forecast(self, plan_context)  # which refuses a split without rows
-        if (task := task_ahead(self, plan_context)) is not None:
+        expected = forecast_evaluation_cost(self, plan_context)  # which refuses a split without rows
+        if (task := predict_task_type(self, plan_context)) is not None:
             self._refuse_unfit(task, plan_context)
         return expected
 
     def _refuse_unfit(self, task: TaskType, plan_context: PlanContext) -> None:
         """`RecipeError` for what the kind of the rows, or of the model, rules out."""
         from luthier.eval.defaults import refuse_baselines, refuse_judge, refuse_metrics
-        from luthier.eval.remote import lacking_ahead
+        from luthier.eval.remote import predict_unavailable_needs
 
         if self.reward_model is not None:
             refuse_judge(task)
-        refuse_metrics(self.metrics or (), task, lacking_ahead(plan_context, self.normalize))
+        refuse_metrics(self.metrics or (), task, predict_unavailable_needs(plan_context, self.normalize))
         refuse_baselines(self.baselines or (), task)
 
     def _turned(self, task: Task, work: StepContext) -> Task:
         """The rows that are asked, and a note of those that are not."""
-        from luthier.eval.task import silent_turns, turn_by_turn
+        from luthier.eval.task import count_silent_turns, expand_task_turns
 
         if len(task.examples) < task.available:
             work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.limit})")
         if self.turns == "last":
             return task
-        found = turn_by_turn(task)
-        silent = silent_turns(task.examples)
+        found = expand_task_turns(task)
+        silent = count_silent_turns(task.examples)
         left = f"; {silent:,} that say nothing or are only to be read are not" if silent else ""
         work.events.note(f"{len(found.examples):,} turns of {len(task.examples):,} conversations are asked{left}")
         return found
 
     def _metrics(self, task: Task, work: StepContext) -> tuple[Metric, ...]:
         from luthier.eval.defaults import metrics_for, refuse_metrics
-        from luthier.eval.evaluator import reading
-        from luthier.eval.remote import lacking
+        from luthier.eval.evaluator import select_scored_metrics
+        from luthier.eval.remote import find_unavailable_needs
 
-        missing = lacking(work.inputs["model"], self.normalize)
+        missing = find_unavailable_needs(work.inputs["model"], self.normalize)
         if self.metrics is None:
             chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
-            chosen += reading(self.scorers, self._columns)
+            chosen += select_scored_metrics(self.scorers, self._columns)
             holds = "pairs of answers" if task.pairs else f"{task.kind}s"
             work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {holds})")
             return chosen
@@ -207,19 +217,19 @@ class Evaluate(Step):
 
     def _baselines(self, task: Task, model: Artifact) -> tuple[Baseline, ...]:
         from luthier.eval.defaults import baselines_for, refuse_baselines
-        from luthier.models.load import is_plain
+        from luthier.models.load import is_text_classifier
 
         if self.baselines is None:
-            return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_plain(model))
+            return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_text_classifier(model))
         refuse_baselines(self.baselines, task)
         return self.baselines
 
     def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:
         """The models to ask: the tuned one, what it is held against and what it began with, or an untuned one alone."""
-        from luthier.eval.evaluator import AGAINST, BASE, TUNED, base_of
+        from luthier.eval.evaluator import AGAINST, BASE, TUNED, find_origin_model
         from luthier.models.load import is_tuned
 
-        base = base_of(model)
+        base = find_origin_model(model)
         found = {TUNED if is_tuned(model) else BASE: model}
         found |= {} if against is None else {AGAINST: against}
         return found | ({BASE: base} if base is not None and self.compare_base else {})
@@ -246,17 +256,17 @@ class Evaluate(Step):
         metrics: tuple[Metric, ...],
         models: list[ModelResult],
         work: StepContext,
-        voices: Sequence[LM] = (),
+        voices: Sequence[AnsweringModel] = (),
     ) -> None:
-        """Measure replies and write the artifact; probes may ask the `voices`."""
+        """Measure replies and write the artifact; probes may ask the `build_evaluated_models`."""
         from luthier.artifacts.findings import PROBED
-        from luthier.artifacts.findings import write as write_probed
+        from luthier.artifacts.findings import dump_probe_rows as write_probed
         from luthier.eval.defaults import probes_for
-        from luthier.eval.evaluator import kept, sit
+        from luthier.eval.evaluator import open_evaluation_cache, run_eval_tasks
         from luthier.eval.predictions import PREDICTIONS, write_predictions
         from luthier.eval.probe import ProbeContext
         from luthier.eval.respondent import CachedEvaluatedModel
-        from luthier.eval.results import measure
+        from luthier.eval.results import measure_evaluation
 
         write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
         request_settings: dict[str, Any] = (
@@ -270,20 +280,24 @@ class Evaluate(Step):
             data=work.inputs["data"],
             model=work.inputs.get("model"),
             respondents={
-                voice.name: CachedEvaluatedModel(voice=voice, task=task, kept=kept(work), events=work.events)
+                voice.name: CachedEvaluatedModel(
+                    voice=voice, task=task, kept=open_evaluation_cache(work), events=work.events
+                )
                 for voice in voices
             },
             base=work.base,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
         whole = context.of_last_turns()
-        measures = sit(self._tasks(task, whole), whole, work)
+        measures = run_eval_tasks(self._tasks(task, whole), whole, work)
         measures += [found for probe in probes_for(task, self.probes) for found in probe.measure(whole)]
-        outcome = measure(metrics, models, measures, context, name=work.name, request_settings=request_settings)
+        outcome = measure_evaluation(
+            metrics, models, measures, context, name=work.name, request_settings=request_settings
+        )
         for warning in outcome.warnings:
             work.events.warning(warning)
         if outcome.probed:
-            write_aside(work.folder / PROBED, write_probed(outcome.probed))
+            write_atomically(work.folder / PROBED, write_probed(outcome.probed))
         outcome.metrics.write(work.folder)
         outcome.summary.write(work.folder)
-        write_aside(work.folder / "comparisons.json", json_bytes(outcome.comparisons))
+        write_atomically(work.folder / "comparisons.json", json_bytes(outcome.comparisons))

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.files import json_bytes, write_aside
+from luthier.core.files import json_bytes, write_atomically
 from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, PlanContext, Step, StepContext
 
 if TYPE_CHECKING:
@@ -58,25 +58,25 @@ class Gate(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write `gate.json`; a rule that fails is a result, not an error."""
-        from luthier.eval.gate import overall
+        from luthier.eval.gate import combine_verdicts
 
         rulings = [self._judged(text, work.inputs) for text in self.rules]
-        verdict = {"verdict": overall(rulings), "rules": [ruling.as_json() for ruling in rulings]}
+        verdict = {"verdict": combine_verdicts(rulings), "rules": [ruling.as_json() for ruling in rulings]}
         for ruling in rulings:
             work.events.note(f"{ruling.verdict}: {ruling.rule}: {ruling.why}")
-        write_aside(work.folder / "gate.json", json_bytes(verdict))
+        write_atomically(work.folder / "gate.json", json_bytes(verdict))
         return {}
 
     def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> RuleResult:
-        from luthier.eval.gate import judge, judge_data, judge_people
+        from luthier.eval.gate import evaluate_data_rule, evaluate_human_rule, evaluate_rule
         from luthier.eval.gate_vocabulary import is_about_models, is_about_people, parse_rule
 
         rule = parse_rule(text, findings=self.findings is not None, people=self.human_ratings is not None)
         if is_about_people(rule):
-            return judge_people(text, rule, inputs["human_ratings"])
+            return evaluate_human_rule(text, rule, inputs["human_ratings"])
         if "findings" in inputs and not (is_about_models(rule) and "evaluation" in inputs):
-            return judge_data(text, rule, inputs["findings"])
-        return judge(text, rule, inputs["evaluation"])
+            return evaluate_data_rule(text, rule, inputs["findings"])
+        return evaluate_rule(text, rule, inputs["evaluation"])
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Refuse rules about what the evaluation's settings leave out; the work itself takes no time."""
@@ -109,10 +109,10 @@ def _check_data(rule: Expression, checked: Step, where: SourceLocation) -> None:
 
 def _check(rule: Expression, evaluation: Any, where: SourceLocation) -> None:
     """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
-    from luthier.eval.gate_vocabulary import is_of_a_task
+    from luthier.eval.gate_vocabulary import is_task_score_name
 
     probed = [name for probe in evaluation.probes for name in probe.measures]
-    if is_of_a_task(rule.name):
+    if is_task_score_name(rule.name):
         _check_task(rule, evaluation, where)
     elif evaluation.metrics is not None or "." in rule.name:
         measured = [*(metric.kind for metric in evaluation.metrics or ()), *probed]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
 from luthier.eval.form import RatingForm
 from luthier.eval.forms.pairwise import Pairwise
@@ -72,12 +72,12 @@ class Assign(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Draw, shuffle and write."""
-        from luthier.eval.human.study import assign, write_assignment
+        from luthier.eval.human.study import create_rating_assignment, write_assignment
 
         evaluation = work.inputs["evaluation"]
         models = self._models(evaluation)
         pairs = list(combinations(models, 2)) if self.form.sides == 2 else [(model,) for model in models]
-        made = assign(
+        made = create_rating_assignment(
             _candidates(evaluation, models),
             pairs,
             rows=self.rows,
@@ -95,10 +95,13 @@ class Assign(Step):
                 f"{planted} of {self.attention_checks} items could be planted: the rows have too few references"
             )
         if made.same:
-            work.events.note(f"{counted(len(made.same), 'pair')} of answers with the same text: ties, unasked")
+            work.events.note(
+                f"{format_counted_noun(len(made.same), 'pair')} of answers with the same text: ties, unasked"
+            )
         each = max(map(len, made.sheets.values()))
         work.events.note(
-            f"{counted(item_count, 'item')} and {planted} planted for {counted(len(self.names), 'judge')}, "
+            f"{format_counted_noun(item_count, 'item')} and {planted} planted for "
+            f"{format_counted_noun(len(self.names), 'judge')}, "
             f"{each} for each"
         )
         about = {"form": self.form.settings(), "models": models, "subject": models[0]}
@@ -130,11 +133,13 @@ def _candidates(evaluation: Artifact, models: list[str]) -> list[RatingCandidate
     from luthier.chat.messages import prompt_of
     from luthier.eval.human.study import RatingCandidate
     from luthier.eval.predictions import read_answers
-    from luthier.eval.task import as_asked
+    from luthier.eval.task import expand_example_turns
 
     prompts = {
         one.id: tuple(turn.model_dump(mode="json", exclude_defaults=True) for turn in prompt_of(one))
-        for one in as_asked(read_examples(evaluation.parent("data"), EvaluationSummary.read(evaluation).split))
+        for one in expand_example_turns(
+            read_examples(evaluation.parent("data"), EvaluationSummary.read(evaluation).split)
+        )
     }
     model_answers = {model: read_answers(evaluation, model) for model in models}
     ids, first = model_answers[models[0]]

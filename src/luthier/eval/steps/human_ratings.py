@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.files import PathText, locate, write_aside
-from luthier.core.hashing import canonical, file_digest
+from luthier.core.files import PathText, resolve_path, write_atomically
+from luthier.core.hashing import canonical_json, file_digest
 from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
 from luthier.eval.form import RatingForm
 
@@ -34,31 +34,40 @@ class Judgments(Step):
 
     def fingerprint(self, base: Path) -> str | None:
         """The file's contents; a file that nobody has written yet is no judgments."""
-        path = locate(self.file, base)
+        path = resolve_path(self.file, base)
         return file_digest(path) if path.is_file() else "none yet"
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Read, check, weigh, and write what it comes to."""
         from luthier.eval.human.rating import read_judgments
-        from luthier.eval.human.results import JUDGED, PEOPLE, PREFERENCES, opinion, preferences, voices
+        from luthier.eval.human.results import (
+            JUDGED,
+            PEOPLE,
+            PREFERENCES,
+            extract_preference_pairs,
+            score_ratings,
+            summarize_ratings,
+        )
         from luthier.eval.human.study import ABOUT, read_assignment
 
         assignment = read_assignment(work.inputs["assignment"])
         about = work.inputs["assignment"].read_json(ABOUT)
         form = RatingForm.parse(about["form"])
-        judgments = read_judgments(locate(self.file, work.base), assignment, form)
-        found = opinion(
+        judgments = read_judgments(resolve_path(self.file, work.base), assignment, form)
+        found = summarize_ratings(
             assignment, form, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
         )
-        ratings = [voice for voice in voices(assignment, form, judgments) if voice.rating.judge not in found.left_out]
-        preferred = preferences(assignment, form, ratings, self.margin)
+        ratings = [
+            voice for voice in score_ratings(assignment, form, judgments) if voice.rating.judge not in found.left_out
+        ]
+        preferred = extract_preference_pairs(assignment, form, ratings, self.margin)
         lines = [
             {**one._asdict(), "row": assignment.key[one.item].row, "models": list(assignment.key[one.item].models)}
             for one in judgments
         ]
-        write_aside(work.folder / PEOPLE, (found.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(work.folder / PEOPLE, (found.model_dump_json(indent=1) + "\n").encode())
         for name, rows in ((JUDGED, lines), (PREFERENCES, preferred)):
-            write_aside(work.folder / name, "".join(canonical(row) + "\n" for row in rows).encode())
+            write_atomically(work.folder / name, "".join(canonical_json(row) + "\n" for row in rows).encode())
         for sentence in (found.sentence, found.stop):
             work.events.note(sentence)
         for judge, why in found.left_out.items():

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.events import counted
-from luthier.core.files import json_bytes, write_aside
+from luthier.core.events import format_counted_noun
+from luthier.core.files import json_bytes, write_atomically
 from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
 
 EvaluationIn = Annotated[str, Reads("evaluation")]
@@ -43,9 +43,9 @@ class FitThresholds(Step):
 
         from luthier.artifacts.dataset import read_examples
         from luthier.artifacts.evaluation import EvaluationSummary
-        from luthier.eval.bias.scores import probabilities
+        from luthier.eval.bias.scores import softmax_scores
         from luthier.eval.predictions import read_answers
-        from luthier.eval.thresholds import FILE, Thresholds, fit
+        from luthier.eval.thresholds import FILE, Thresholds, fit_thresholds
 
         report = work.inputs["evaluation"]
         about = EvaluationSummary.read(report)
@@ -62,19 +62,19 @@ class FitThresholds(Step):
                 rows.setdefault(str(values_by_id[name]), []).append(row)
         groups = {name: mine for name, mine in sorted(rows.items()) if len(mine) >= self.min}
         if len(groups) < 2:
-            there = counted(len(groups), "group")
+            there = format_counted_noun(len(groups), "group")
             what = f"column {self.column!r} has {there} of at least {self.min} rows; two are needed"
             raise RecipeError(what, where=SourceLocation(field="column"))
         scores = answers.label_scores
         positive_probabilities = {
-            g: np.array([probabilities(scores[row])[self.positive] for row in mine]) for g, mine in groups.items()
+            g: np.array([softmax_scores(scores[row])[self.positive] for row in mine]) for g, mine in groups.items()
         }
         real = {g: np.array([self.positive in answers.references[row] for row in mine]) for g, mine in groups.items()}
-        chosen = fit(
+        chosen = fit_thresholds(
             positive_probabilities, real, self.constraint
         )  # as they are: rounded, the one just above 1 would be 1
         found = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
-        write_aside(work.folder / FILE, json_bytes(found.model_dump(mode="json")))
+        write_atomically(work.folder / FILE, json_bytes(found.model_dump(mode="json")))
         work.events.note("; ".join(f"{group}: from {value:.3f} on" for group, value in chosen.items()))
         return {}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from luthier.chat.messages import Message
-from luthier.eval.lm_eval.grade import best, shares
+from luthier.eval.lm_eval.grade import argmax_index, softmax_loglikelihoods
 from luthier.eval.task import DROP, BenchmarkTask, EvalTask, TaskContext, TaskItem, TaskResult
-from luthier.metrics.columns import Column
+from luthier.metrics.columns import WeightedColumn
 from luthier.models.lm.base import LoglikelihoodRequest, Response
 
 
@@ -22,11 +22,11 @@ class _Questions(BenchmarkTask):
 
     def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
         sums = [[one.logprob or 0.0 for one in own] for own in responses]
-        chosen = [len(own) - 1 - best(own[::-1]) for own in sums]
-        believed = [shares(own)[0] for own in sums]
+        chosen = [len(own) - 1 - argmax_index(own[::-1]) for own in sums]
+        believed = [softmax_loglikelihoods(own)[0] for own in sums]
         columns = {
-            "acc": Column.of("share", [float(at == 0) for at in chosen]),
-            "share": Column.of("mean", believed),
+            "acc": WeightedColumn.of("share", [float(at == 0) for at in chosen]),
+            "share": WeightedColumn.of("mean", believed),
         }
         predictions = [item.questions[at].continuation for item, at in zip(self.items, chosen, strict=True)]  # type: ignore[union-attr]  # all ask for likelihoods
         return TaskResult(columns=columns, predictions=predictions)
@@ -48,10 +48,10 @@ class Forgetting(EvalTask):
 
     def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
         """The questions."""
-        from luthier.eval.forgetting.items import items
+        from luthier.eval.forgetting.items import load_forgetting_questions
 
         found = []
-        for number, one in enumerate(items()):
+        for number, one in enumerate(load_forgetting_questions()):
             prompt = (Message(role="user", content=one.question),)
             questions = tuple(
                 LoglikelihoodRequest(prompt=prompt, continuation=answer) for answer in (one.right, *one.wrong)

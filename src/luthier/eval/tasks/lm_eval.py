@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, file_digest
 from luthier.eval.task import BenchmarkTask, EvalTask, TaskContext
 
@@ -38,35 +38,37 @@ class Harness(EvalTask):
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the YAML files and of the rows."""
-        from luthier.eval.lm_eval.load import load
+        from luthier.eval.lm_eval.load import load_harness_tasks
 
-        book = load(self._file(base))
+        book = load_harness_tasks(self._file(base))
         rows = [self._rows(task, base).files for task in book.tasks]
         files = [*book.files, *(path for own in rows for path in own)]
         return digest_of(sorted({(path.name, file_digest(path)) for path in files}))
 
     def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
         """The questions of each task that the file names."""
-        from luthier.eval.lm_eval.load import load
-        from luthier.eval.lm_eval.task import exam
+        from luthier.eval.lm_eval.load import load_harness_tasks
+        from luthier.eval.lm_eval.task import build_harness_task
 
-        book = load(self._file(brief.base))
+        book = load_harness_tasks(self._file(brief.base))
         return [
-            exam(task, self._rows(task, brief.base), limit=self.limit, shots=self.num_fewshot, seed=self.seed)
+            build_harness_task(
+                task, self._rows(task, brief.base), limit=self.limit, shots=self.num_fewshot, seed=self.seed
+            )
             for task in book.tasks
         ]
 
     def _rows(self, task: HarnessTaskSpec, base: Path) -> HarnessDataset:
         """A task's rows; with several tasks, those of the folder that bears its name."""
-        from luthier.eval.lm_eval.rows import rows_of
+        from luthier.eval.lm_eval.rows import open_harness_dataset
 
-        data = None if self.data is None else locate(self.data, base).resolve()
+        data = None if self.data is None else resolve_path(self.data, base).resolve()
         if data is not None and task.groups and (data / task.config.task).is_dir():
             data = data / task.config.task
-        return rows_of(task.config, task.file, data)
+        return open_harness_dataset(task.config, task.file, data)
 
     def _file(self, base: Path) -> Path:
-        file = locate(self.path, base).resolve()
+        file = resolve_path(self.path, base).resolve()
         if not file.is_file():
             hint = "name the YAML file of a task or a group"
             raise RecipeError("is not there", where=SourceLocation(file=str(file), field="path"), hint=hint)

@@ -85,7 +85,7 @@ def _families(table: str) -> list[list[str]]:
 
 
 @cache
-def pairs(group: Literal["gender", "age"]) -> dict[str, tuple[str, ...]]:
+def counterpart_words(group: Literal["gender", "age"]) -> dict[str, tuple[str, ...]]:
     """Words in small letters with their counterpart; names of the other gender under `gender` as they are written."""
     return {**_pairs(_GENDER), **_named_pairs()} if group == "gender" else _pairs(_AGE)
 
@@ -101,7 +101,9 @@ def _named_pairs() -> dict[str, tuple[str, ...]]:
 
 
 @cache
-def values(group: Literal["names", "nationality", "religion"]) -> tuple[tuple[tuple[str, ...], ...], ...]:
+def interchangeable_values(
+    group: Literal["names", "nationality", "religion"],
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
     """Sets of values that may stand for each other; a value is its forms, in an order that all of a set share."""
     if group == "names":
         return tuple(

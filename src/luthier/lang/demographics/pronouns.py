@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from luthier.core.wordnet import synsets
-from luthier.lang.demographics.words import dressed, is_word
+from luthier.lang.demographics.words import is_word, match_case
 
 _SIMPLE = {"he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself", "hers": "his"}
 _NOT_AFTER_A_DETERMINER = """
@@ -52,7 +52,7 @@ def other_pronoun(parts: Sequence[str], index: int) -> str | None:
         other = "her" if _is_determiner(parts, index) else "hers"
     else:
         return None
-    return dressed(other, word if len(word) > 1 else word.title()) + (rest if ending else "")
+    return match_case(other, word if len(word) > 1 else word.title()) + (rest if ending else "")
 
 
 def _is_determiner(parts: Sequence[str], index: int) -> bool:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple
 
-from luthier.lang.demographics.groups import OF_PERSONS, PERSONS, Group, pairs, values
+from luthier.lang.demographics.groups import OF_PERSONS, PERSONS, Group, counterpart_words, interchangeable_values
 from luthier.lang.demographics.pronouns import other_pronoun
-from luthier.lang.demographics.words import dressed, free_words, pieces, with_article
+from luthier.lang.demographics.words import match_case, split_into_words, unprotected_word_indices, with_article
 
 _APOSTROPHES = ("'", "’")
 
 
-class Swapped(NamedTuple):
+class DemographicSwapResult(NamedTuple):
     """A text with words exchanged, and what was done to it, in words."""
 
     text: str
@@ -32,22 +32,22 @@ class Swapper:
         found: dict[str, str] = {}
         for group in self.groups:
             if group == "gender" or group == "age":  # noqa: PLR1714  # mypy tells them apart only so
-                found |= {word: chance.choice(others) for word, others in pairs(group).items()}
+                found |= {word: chance.choice(others) for word, others in counterpart_words(group).items()}
             else:
                 found |= _drawn(group, chance)
         return found
 
-    def other(self, text: str, mapping: dict[str, str]) -> Swapped | None:
+    def other(self, text: str, mapping: dict[str, str]) -> DemographicSwapResult | None:
         """One text with the words of a mapping exchanged."""
-        parts = pieces(text)
+        parts = split_into_words(text)
         did: list[str] = []
-        for index in free_words(text, parts):
+        for index in unprotected_word_indices(text, parts):
             old = parts[index]
             new = self._exchanged(parts, index, mapping)
             if new is not None and new != old:
                 parts = with_article(parts, index, new)
                 did.append(f"swapped {old!r} for {new!r}")
-        return Swapped("".join(parts), tuple(did)) if did else None
+        return DemographicSwapResult("".join(parts), tuple(did)) if did else None
 
     def _exchanged(self, parts: Sequence[str], index: int, mapping: dict[str, str]) -> str | None:
         """What stands in the place of a word; None when it names no group."""
@@ -59,13 +59,13 @@ class Swapper:
         other = (
             mapping.get(word) or mapping.get(word.lower()) or (mapping.get(word.title()) if word.isupper() else None)
         )
-        return None if other is None else dressed(other, word) + ending
+        return None if other is None else match_case(other, word) + ending
 
 
 def _drawn(group: Literal["names", "nationality", "religion"], chance: Random) -> dict[str, str]:
     """Each form of each value with the same form of another value of its set."""
     found: dict[str, str] = {}
-    for alike in values(group):
+    for alike in interchangeable_values(group):
         for family in alike:
             others = [other for other in alike if other != family]
             if group == "names":  # the first half of a set is of one origin, the second of another

@@ -17,7 +17,7 @@ _TOKEN = re.compile(r"[^\s\u2e80-\U0003ffff]+")
 DIGIT = re.compile(r"\d")
 
 
-def pieces(text: str) -> list[str]:
+def split_into_words(text: str) -> list[str]:
     """The text cut into words and single other characters; joined, they are the text."""
     return _plain().findall(text) if text.isascii() else _marked().findall(text)
 
@@ -44,7 +44,7 @@ def is_word(piece: str) -> bool:
     return piece[:1].isalpha()
 
 
-def fixed(text: str) -> list[tuple[int, int]]:
+def find_protected_spans(text: str) -> list[tuple[int, int]]:
     """Spans that nobody may change: tags, placeholders, addresses, and whatever holds a digit; in order, apart."""
     tokens = (found for found in _TOKEN.finditer(text) if _is_code(found[0]))
     found: list[tuple[int, int]] = []
@@ -60,9 +60,9 @@ def _is_code(token: str) -> bool:
     return "@" in token or "://" in token or DIGIT.search(token) is not None
 
 
-def free_words(text: str, parts: list[str]) -> list[int]:
+def unprotected_word_indices(text: str, parts: list[str]) -> list[int]:
     """Places of the words that may be changed."""
-    spans = iter([*fixed(text), (len(text) + 1, len(text) + 1)])
+    spans = iter([*find_protected_spans(text), (len(text) + 1, len(text) + 1)])
     start, end = next(spans)
     found: list[int] = []
     at = 0
@@ -75,7 +75,7 @@ def free_words(text: str, parts: list[str]) -> list[int]:
     return found
 
 
-def dressed(word: str, like: str) -> str:
+def match_case(word: str, like: str) -> str:
     """A word in the case of another."""
     if like.isupper() and len(like) > 1:
         return word.upper()
@@ -86,5 +86,5 @@ def with_article(parts: list[str], index: int, word: str) -> list[str]:
     """The pieces with another word in a place, and `a` or `an` before it as its sound wants."""
     made = [*parts[:index], word, *parts[index + 1 :]]
     if index >= 2 and parts[index - 1] == " " and parts[index - 2].lower() in ("a", "an"):
-        made[index - 2] = dressed("an" if word[0].lower() in "aeiou" else "a", parts[index - 2])
+        made[index - 2] = match_case("an" if word[0].lower() in "aeiou" else "a", parts[index - 2])
     return made

@@ -41,7 +41,7 @@ class ExactMatch(Metric):
         return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
 
 class TokenF1(Metric):
@@ -60,7 +60,7 @@ class TokenF1(Metric):
         return np.stack([np.array(best), np.ones(len(best))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
 
 def normalized(text: str) -> str:
@@ -79,7 +79,7 @@ def shared_f1(prediction: list[str], reference: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def ratio_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """First column over second; 0 for no rows."""
     import numpy as np
 

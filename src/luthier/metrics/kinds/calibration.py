@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.metrics.columns import LinearMetric, Pulled
+from luthier.metrics.columns import LinearMetric, ValueWithInfluence
 from luthier.metrics.metric import EvalPredictions, Metric, Need
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class Ece(LinearMetric):
     bins: int = Field(default=15, ge=1, le=1000)
     """How many bins of equal width from 0 to 1; 15 as in Guo et al. 2017."""
 
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         import numpy as np
 
         confidence, right = confidences(answers)
         side = np.sign(self._bins(confidence, right).gap)
         toward = side[self._places(confidence)] * (right - confidence)
-        return Pulled(float(toward.mean()), toward - toward.mean())
+        return ValueWithInfluence(float(toward.mean()), toward - toward.mean())
 
     def bias(self, answers: EvalPredictions) -> tuple[float, float]:
         """What chance adds to the bins' distances, as far as it may (for the lower end) and as it does for gaps like
@@ -140,7 +140,7 @@ class Brier(Metric):
     def statistics(self, answers: EvalPredictions) -> Block:
         import numpy as np
 
-        labels, probs = probabilities(answers.label_scores or ())
+        labels, probs = label_probabilities(answers.label_scores or ())
         number = {label: index for index, label in enumerate(labels)}
         known = np.zeros_like(probs)
         missed = np.zeros(len(answers))
@@ -159,7 +159,7 @@ class Brier(Metric):
         return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
 
 
-def probabilities(label_scores: Sequence[Mapping[str, float]]) -> tuple[list[str], NDArray[np.float64]]:
+def label_probabilities(label_scores: Sequence[Mapping[str, float]]) -> tuple[list[str], NDArray[np.float64]]:
     """Labels in order, and the stated probability of each, (rows, labels)."""
     import numpy as np
 
@@ -183,7 +183,7 @@ def confidences(answers: EvalPredictions) -> tuple[NDArray[np.float64], NDArray[
     """Stated probability of each row's own prediction, and whether the prediction is right (1) or wrong (0)."""
     import numpy as np
 
-    labels, probs = probabilities(answers.label_scores or ())
+    labels, probs = label_probabilities(answers.label_scores or ())
     number = {label: index for index, label in enumerate(labels)}
     confidence = np.zeros(len(answers))
     for row, prediction in enumerate(answers.predictions):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.metrics.kinds.scored import FromScorer
+from luthier.metrics.kinds.scored import ScorerMetric
 from luthier.metrics.metric import EvalPredictions
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Block
 
 
-class PassAtK(FromScorer):
+class PassAtK(ScorerMetric):
     """Mean chance that at least one of k programs passes: 1 - C(n - c, k) / C(n, k) of n programs of which c passed.
 
     Chen et al. 2021, unbiased. The scorer `unit_tests` runs the programs.

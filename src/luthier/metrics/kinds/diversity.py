@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.metrics.columns import LinearMetric, Pulled, left_out
+from luthier.metrics.columns import LinearMetric, ValueWithInfluence, influence_from_jackknife
 from luthier.metrics.kinds.translation import Bleu
 from luthier.metrics.metric import EvalPredictions
 
@@ -38,7 +38,7 @@ class Distinct(LinearMetric):
     n: int = Field(default=2, ge=1, le=8)
     """How many words a run has."""
 
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         """Pulls by leaving each row out: its runs go, and of the different ones those that no other row has.
 
         The jackknife's variance is too large for what rows do in pairs; that part is taken off (Efron and Stein 1981).
@@ -53,8 +53,8 @@ class Distinct(LinearMetric):
         without = np.divide(
             different - own, total - run_counts, out=np.zeros(len(run_counts)), where=total > run_counts
         )
-        found = left_out(float(different / total) if total else 0.0, without)
-        return Pulled(found.value, found.pulls * _calmed(counts, rows, total * (without - without.mean())))
+        found = influence_from_jackknife(float(different / total) if total else 0.0, without)
+        return ValueWithInfluence(found.value, found.pulls * _calmed(counts, rows, total * (without - without.mean())))
 
     def undefined(self, answers: EvalPredictions) -> str:
         short = all(len(text.split()) < self.n for text in answers.predictions)
@@ -73,21 +73,21 @@ class SelfBleu(LinearMetric):
     tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
     """sacrebleu's tokenizer, as for `bleu`."""
 
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         """Pulls by leaving each row out, as an answer and as a reference of the others (their lengths aside)."""
         import numpy as np
 
         table, lost = self.counted_matches(answers.predictions)
         rows = Bleu().value(table)
         if len(rows) < 2:
-            return Pulled(0.0, np.zeros(len(rows)))
+            return ValueWithInfluence(0.0, np.zeros(len(rows)))
         without = (rows.sum() - rows) / (len(rows) - 1)
         if lost:
             gone, left = (np.array(column) for column in zip(*lost, strict=True))
             changed = table[left]
             changed[:, 2 : 2 + ORDERS] -= np.array(list(lost.values()))
             np.add.at(without, gone, (Bleu().value(changed) - rows[left]) / (len(rows) - 1))
-        return left_out(float(rows.mean()), without)
+        return influence_from_jackknife(float(rows.mean()), without)
 
     def of_rows(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """BLEU of each text against all others, (rows,), in time that grows with their words only."""

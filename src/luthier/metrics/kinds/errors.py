@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.metrics.metric import EvalPredictions, Metric
-from luthier.metrics.text.sequences import edits
+from luthier.metrics.text.sequences import levenshtein_distance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,8 @@ class ErrorRate(Metric):
         predicted_units = self.units(prediction)
         real = [self.units(text) for text in references]
         return min(
-            ((edits(text, predicted_units), len(text)) for text in real), key=lambda pair: pair[0] / max(pair[1], 1)
+            ((levenshtein_distance(text, predicted_units), len(text)) for text in real),
+            key=lambda pair: pair[0] / max(pair[1], 1),
         )
 
     def units(self, text: str) -> Sequence[str]:

@@ -43,7 +43,7 @@ class Accuracy(RightRows):
     about: ClassVar[Literal["classes", "texts"] | None] = "classes"
 
 
-class OfAllRows(RightRows):
+class SingleLabelShareMetric(RightRows):
     """Base of metrics of labels that come to the share of right rows, since every row has one label."""
 
     about: ClassVar[Literal["classes", "texts"] | None] = "classes"
@@ -133,7 +133,7 @@ class WeightedPrecision(ByClass):
         return _ratio((_ratio(right, predicted) * real).sum(axis=1), real.sum(axis=1))
 
 
-class WeightedRecall(OfAllRows):
+class WeightedRecall(SingleLabelShareMetric):
     """Mean over classes of recall, each class weighted by its rows; with one label a row it equals accuracy."""
 
     kind: Literal["weighted_recall"] = "weighted_recall"
@@ -149,19 +149,19 @@ class WeightedF1(ByClass):
         return _ratio((_f1(sums) * real).sum(axis=1), real.sum(axis=1))
 
 
-class MicroPrecision(OfAllRows):
+class MicroPrecision(SingleLabelShareMetric):
     """Precision over all rows together; with one label a row it equals accuracy."""
 
     kind: Literal["micro_precision"] = "micro_precision"
 
 
-class MicroRecall(OfAllRows):
+class MicroRecall(SingleLabelShareMetric):
     """Recall over all rows together; with one label a row it equals accuracy."""
 
     kind: Literal["micro_recall"] = "micro_recall"
 
 
-class MicroF1(OfAllRows):
+class MicroF1(SingleLabelShareMetric):
     """F1 over all rows together; with one label a row it equals accuracy."""
 
     kind: Literal["micro_f1"] = "micro_f1"

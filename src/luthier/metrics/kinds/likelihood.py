@@ -28,7 +28,7 @@ class Perplexity(Metric):
 
         if answers.tokens is None or min(answers.tokens) < 1:
             raise DataError("perplexity needs the number of tokens of each row", where=SourceLocation(field="tokens"))
-        return np.stack([surprises(answers), np.array(answers.tokens, dtype=np.float64)], axis=1)
+        return np.stack([negative_log_likelihoods(answers), np.array(answers.tokens, dtype=np.float64)], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -50,7 +50,7 @@ class BitsPerByte(Metric):
         import numpy as np
 
         sizes = [len(text.encode("utf-8", "surrogatepass")) for (text,) in answers.references]
-        return np.stack([surprises(answers), np.array(sizes, dtype=np.float64)], axis=1)
+        return np.stack([negative_log_likelihoods(answers), np.array(sizes, dtype=np.float64)], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -62,7 +62,7 @@ class BitsPerByte(Metric):
         return "" if any(text for (text,) in answers.references) else "the references have no byte"
 
 
-def surprises(answers: EvalPredictions) -> NDArray[np.float64]:
+def negative_log_likelihoods(answers: EvalPredictions) -> NDArray[np.float64]:
     """Negative log-likelihoods in nats, (rows,)."""
     import numpy as np
 

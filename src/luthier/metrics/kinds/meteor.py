@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.metrics.kinds.answers import mean
+from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.metrics.text.stems import stem
 
@@ -56,7 +56,7 @@ class Meteor(Metric):
         return np.stack([np.array(best), np.ones(len(best))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def split(self, text: str) -> list[str]:
         """A text's words."""
@@ -65,7 +65,7 @@ class Meteor(Metric):
 
     def one(self, reference: Sequence[str], prediction: Sequence[str]) -> float:
         """METEOR of one row; 0 when no word is aligned."""
-        pairs = aligned(prediction, reference, synonyms=self.synonyms)
+        pairs = align_words(prediction, reference, synonyms=self.synonyms)
         if not pairs:
             return 0.0
         precision, recall = len(pairs) / len(prediction), len(pairs) / len(reference)
@@ -74,7 +74,7 @@ class Meteor(Metric):
         return float((1 - self.gamma * ((breaks + 1) / len(pairs)) ** self.beta) * middle)
 
 
-def aligned(prediction: Sequence[str], reference: Sequence[str], *, synonyms: bool) -> list[tuple[int, int]]:
+def align_words(prediction: Sequence[str], reference: Sequence[str], *, synonyms: bool) -> list[tuple[int, int]]:
     """Places in both of the words that are aligned, in the prediction's order."""
     predicted, real = list(enumerate(prediction)), list(enumerate(reference))
     pairs, predicted, real = _matched(predicted, real, lambda word: (word,))

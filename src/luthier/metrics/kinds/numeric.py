@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.metrics.kinds.answers import mean
+from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Form, Metric
-from luthier.metrics.text.numbers import Amount, Decimal, NumberPosition, amount
+from luthier.metrics.text.numbers import Amount, Decimal, NumberPosition, extract_answer_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class NumericMatch(Metric):
         return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def equal(self, predicted: Amount | None, real: Amount) -> bool:
         """Whether a number is near enough."""
@@ -66,7 +66,7 @@ class NumericMatch(Metric):
         return abs(ours - theirs) <= room
 
     def _said(self, text: str) -> Amount | None:
-        return amount(text, decimal=self.decimal, position=self.position)
+        return extract_answer_number(text, decimal=self.decimal, position=self.position)
 
     def _real(self, row: int, references: tuple[str, ...]) -> list[Amount]:
         found = [self._said(text) for text in references]

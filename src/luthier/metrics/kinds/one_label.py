@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.metrics.kinds.answers import mean
+from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Metric
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class OneLabel(Metric):
         """Which rows count, from those that were given the label and those that bear it."""
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def meant(self, answers: EvalPredictions) -> str:
         """The label that is measured."""
@@ -96,7 +96,7 @@ class F1(OneLabel):
         return predicted | real
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        share = mean(sums)
+        share = ratio_of_sums(sums)
         return 2 * share / (1 + share)
 
     def of_share(self, share: float) -> float:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.metrics.columns import LinearMetric, Pulled, area_under_roc, area_under_shares
-from luthier.metrics.kinds.calibration import confidences, probabilities
+from luthier.metrics.columns import LinearMetric, ValueWithInfluence, area_under_roc, mean_hit_share
+from luthier.metrics.kinds.calibration import confidences, label_probabilities
 from luthier.metrics.metric import EvalPredictions, How, Need
 
 if TYPE_CHECKING:
@@ -32,21 +32,23 @@ class Ranked(LinearMetric):
     """The label to find; left out, the mean over all labels that some rows bear and others do not."""
 
     @abstractmethod
-    def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
+    def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> ValueWithInfluence:
         """The area for one label."""
 
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         import numpy as np
 
-        labels, probs = probabilities(answers.label_scores or ())
+        labels, probs = label_probabilities(answers.label_scores or ())
         unscored = np.zeros(len(answers))
         found = [
             self.area(probs[:, labels.index(label)] if label in labels else unscored, _bearing(answers, label))
             for label in self.judged(answers)
         ]
         if not found:
-            return Pulled(self.nothing, np.zeros(len(answers)))
-        return Pulled(float(np.mean([one.value for one in found])), np.mean([one.pulls for one in found], axis=0))
+            return ValueWithInfluence(self.nothing, np.zeros(len(answers)))
+        return ValueWithInfluence(
+            float(np.mean([one.value for one in found])), np.mean([one.pulls for one in found], axis=0)
+        )
 
     def judged(self, answers: EvalPredictions) -> list[str]:
         """The labels that some rows bear and others do not."""
@@ -66,7 +68,7 @@ class Auroc(Ranked):
     kind: Literal["auroc"] = "auroc"
     nothing: ClassVar[float] = 0.5
 
-    def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
+    def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> ValueWithInfluence:
         return area_under_roc(scores, positive)
 
 
@@ -78,8 +80,8 @@ class Auprc(Ranked):
     method: ClassVar[How] = "logit"
     nothing: ClassVar[float] = 0.0
 
-    def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
-        return area_under_shares(scores, positive, positive)
+    def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> ValueWithInfluence:
+        return mean_hit_share(scores, positive, positive)
 
 
 class Aurc(LinearMetric):
@@ -92,11 +94,11 @@ class Aurc(LinearMetric):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
 
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         import numpy as np
 
         sure, right = confidences(answers)
-        return area_under_shares(sure, 1 - right, np.ones(len(answers)))
+        return mean_hit_share(sure, 1 - right, np.ones(len(answers)))
 
 
 class AccuracyAtCoverage(LinearMetric):
@@ -109,7 +111,7 @@ class AccuracyAtCoverage(LinearMetric):
     coverage: float = Field(default=0.8, gt=0, le=1)
     """Which share of the rows is answered."""
 
-    def pulled(self, answers: EvalPredictions) -> Pulled:
+    def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         """Rows that are as sure as the last one answered count by the share of them that is still wanted."""
         import numpy as np
 
@@ -120,7 +122,7 @@ class AccuracyAtCoverage(LinearMetric):
         taken = np.where(surer, 1.0, np.where(equal, (target_count - surer.sum()) / equal.sum(), 0.0))
         value = float((taken * right).sum() / target_count)
         edge = _local(sure, right, last)
-        return Pulled(value, (taken * (right - edge)) / self.coverage - (value - edge))
+        return ValueWithInfluence(value, (taken * (right - edge)) / self.coverage - (value - edge))
 
 
 def _bearing(answers: EvalPredictions, label: str) -> NDArray[np.float64]:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.metrics.kinds.answers import mean
+from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Metric
-from luthier.metrics.text.sequences import common, common_positions
+from luthier.metrics.text.sequences import lcs_length, lcs_positions
 from luthier.metrics.text.stems import stem
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Rouge(Metric):
         return np.stack([np.array(best), np.ones(len(best))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def split(self, text: str) -> list[str]:
         """A text's words."""
@@ -72,7 +72,7 @@ class Rouge1(Rouge):
     kind: Literal["rouge1"] = "rouge1"
 
     def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
-        return shared_runs(self.split(reference), self.split(prediction), 1)
+        return count_shared_ngrams(self.split(reference), self.split(prediction), 1)
 
 
 class Rouge2(Rouge):
@@ -81,7 +81,7 @@ class Rouge2(Rouge):
     kind: Literal["rouge2"] = "rouge2"
 
     def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
-        return shared_runs(self.split(reference), self.split(prediction), 2)
+        return count_shared_ngrams(self.split(reference), self.split(prediction), 2)
 
 
 class RougeL(Rouge):
@@ -91,7 +91,7 @@ class RougeL(Rouge):
 
     def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
         real, predicted = self.split(reference), self.split(prediction)
-        return common(real, predicted), len(predicted), len(real)
+        return lcs_length(real, predicted), len(predicted), len(real)
 
 
 class RougeLsum(Rouge):
@@ -102,7 +102,7 @@ class RougeLsum(Rouge):
     def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
         real = [self.split(line) for line in reference.split("\n") if line]
         predicted = [self.split(line) for line in prediction.split("\n") if line]
-        return union_hits(real, predicted), sum(map(len, predicted)), sum(map(len, real))
+        return count_union_lcs_hits(real, predicted), sum(map(len, predicted)), sum(map(len, real))
 
 
 @cache
@@ -112,22 +112,20 @@ def _unicode() -> re.Pattern[str]:
     return re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}][{marks}]*)+")
 
 
-def shared_runs(reference: Sequence[str], prediction: Sequence[str], size: int) -> tuple[int, int, int]:
+def count_shared_ngrams(reference: Sequence[str], prediction: Sequence[str], size: int) -> tuple[int, int, int]:
     """Runs of `size` words: shared, in the prediction, in the reference."""
     real = Counter(zip(*(reference[i:] for i in range(size)), strict=False))
     predicted = Counter(zip(*(prediction[i:] for i in range(size)), strict=False))
     return (real & predicted).total(), predicted.total(), real.total()
 
 
-def union_hits(reference: Sequence[Sequence[str]], prediction: Sequence[Sequence[str]]) -> int:
+def count_union_lcs_hits(reference: Sequence[Sequence[str]], prediction: Sequence[Sequence[str]]) -> int:
     """Words of the reference's lines on a common subsequence with any predicted line, none counted twice."""
     left_real = Counter(word for line in reference for word in line)
     left_said = Counter(word for line in prediction for word in line)
     hits = 0
     for line in reference:
-        union = sorted(
-            {position for predicted_line in prediction for position in common_positions(line, predicted_line)}
-        )
+        union = sorted({position for predicted_line in prediction for position in lcs_positions(line, predicted_line)})
         for word in (line[position] for position in union):
             if left_said[word] > 0 and left_real[word] > 0:
                 hits += 1

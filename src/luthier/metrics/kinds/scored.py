@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import of_rows
-from luthier.metrics.kinds.answers import mean
+from luthier.core.events import format_rows_affected
+from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import GREATEST, EvalPredictions, How, Metric
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.metrics.intervals import Block
 
 
-class FromScorer(Metric):
+class ScorerMetric(Metric):
     """Base of metrics over the rows that have a number: the mean of the first column that is read."""
 
     held_against: ClassVar[bool] = False
@@ -34,7 +34,7 @@ class FromScorer(Metric):
         return np.stack([np.array(first), np.array(given, dtype=np.float64)], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def counted(self, answers: EvalPredictions) -> list[bool]:
         """Rows that have all numbers."""
@@ -43,14 +43,16 @@ class FromScorer(Metric):
 
     def caution(self, answers: EvalPredictions) -> str:
         gaps = self.counted(answers).count(False)
-        message = of_rows(gaps, len(answers), "has no number and is left out", "have no number and are left out")
+        message = format_rows_affected(
+            gaps, len(answers), "has no number and is left out", "have no number and are left out"
+        )
         return message if gaps else ""
 
     def undefined(self, answers: EvalPredictions) -> str:
         return "" if any(self.counted(answers)) else "no row has a number"
 
 
-class JudgeScore(FromScorer):
+class JudgeScore(ScorerMetric):
     """Mean of what a judging model gave the answers, from 0 (the scale's least) to 1 (its most).
 
     Against another answer it is the share of comparisons won, ties counting half, each asked in both orders.
@@ -60,7 +62,7 @@ class JudgeScore(FromScorer):
     scored: ClassVar[tuple[str, ...]] = ("judge",)
 
 
-class JudgeConsistency(FromScorer):
+class JudgeConsistency(ScorerMetric):
     """Share of comparisons in which the judge prefers the same answer when the two change places."""
 
     kind: Literal["judge_consistency"] = "judge_consistency"
@@ -69,7 +71,7 @@ class JudgeConsistency(FromScorer):
     scored: ClassVar[tuple[str, ...]] = ("judge_consistent",)
 
 
-class JudgeAgreement(FromScorer):
+class JudgeAgreement(ScorerMetric):
     """Krippendorff's alpha (interval level) between a judging model and people, both from 0 to 1, on the same rows.
 
     1 is full agreement, 0 what chance would give. People's scores come with the rows: `scores: {"human": 0.75}`.
@@ -111,7 +113,7 @@ class JudgeAgreement(FromScorer):
         return np.asarray(1 - np.sqrt(statistics[:, 0]))
 
 
-class RewardMetric(FromScorer):
+class RewardMetric(ScorerMetric):
     """Mean of what the step's reward model gives the answers: a number of its own scale, higher for the better.
 
     A difference of two answers to one question is the log-odds with which it expects people to prefer the first.
@@ -122,7 +124,7 @@ class RewardMetric(FromScorer):
     scored: ClassVar[tuple[str, ...]] = ("reward",)
 
 
-class RewardWins(FromScorer):
+class RewardWins(ScorerMetric):
     """Share of rows on which the step's reward model puts the answer above the one in the data, a tie half."""
 
     kind: Literal["reward_wins"] = "reward_wins"
@@ -131,7 +133,7 @@ class RewardWins(FromScorer):
     scored: ClassVar[tuple[str, ...]] = ("reward_won",)
 
 
-class Relevance(FromScorer):
+class Relevance(ScorerMetric):
     """Mean cosine between the points of question and answer in an embedder's space: are they about the same?"""
 
     kind: Literal["relevance"] = "relevance"
@@ -139,14 +141,14 @@ class Relevance(FromScorer):
     scored: ClassVar[tuple[str, ...]] = ("relevance",)
 
 
-class Faithfulness(FromScorer):
+class Faithfulness(ScorerMetric):
     """Mean probability that what was given entails the answer, by a model of inference (NLI)."""
 
     kind: Literal["faithfulness"] = "faithfulness"
     scored: ClassVar[tuple[str, ...]] = ("faithfulness",)
 
 
-class BertScore(FromScorer):
+class BertScore(ScorerMetric):
     """Mean BERTScore F1: words of answer and reference matched by an encoder's states (Zhang et al. 2020)."""
 
     kind: Literal["bertscore"] = "bertscore"
@@ -154,7 +156,7 @@ class BertScore(FromScorer):
     scored: ClassVar[tuple[str, ...]] = ("bertscore",)
 
 
-class Fluency(FromScorer):
+class Fluency(ScorerMetric):
     """Perplexity of the answers under a base model: how natural they read, whether true or not."""
 
     kind: Literal["fluency"] = "fluency"
@@ -175,4 +177,4 @@ class Fluency(FromScorer):
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
 
-        return np.exp(np.minimum(mean(sums), 700.0))  # e^700 is near the greatest float
+        return np.exp(np.minimum(ratio_of_sums(sums), 700.0))  # e^700 is near the greatest float

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import field_validator
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.metrics.kinds.answers import mean
+from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Form, Metric
-from luthier.metrics.text.structured import MISSING, calls, fields, parsed, reference_of
+from luthier.metrics.text.structured import MISSING, calls, fields, parse_json_answer, reference_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,11 +50,11 @@ class JsonValid(Metric):
         import numpy as np
 
         obeyed = self._obeyed()
-        right = [obeyed(parsed(text, fenced=self.fenced)) for text in answers.predictions]
+        right = [obeyed(parse_json_answer(text, fenced=self.fenced)) for text in answers.predictions]
         return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def _obeyed(self) -> Any:
         if self.obeys is None:
@@ -86,10 +86,10 @@ class JsonFieldF1(Metric):
         return np.stack([np.array(best), np.ones(len(best))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def _f1(self, prediction: str, reference: Any) -> float:
-        value = parsed(prediction, fenced=self.fenced)
+        value = parse_json_answer(prediction, fenced=self.fenced)
         if value is MISSING:
             return 0.0
         predicted, real = (fields(one, ordered=self.ordered) for one in (value, reference))
@@ -121,7 +121,7 @@ class ToolCalls(Metric):
         return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums)
+        return ratio_of_sums(sums)
 
     def _told(self, found: list[tuple[str, str]] | None) -> list[tuple[str, ...]] | None:
         if found is None:

@@ -47,7 +47,7 @@ class Bleu(SacrebleuMetric):
     def statistics(self, answers: EvalPredictions) -> Block:
         from sacrebleu.metrics.bleu import BLEU
 
-        return counted(BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True), answers)
+        return sacrebleu_row_statistics(BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True), answers)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -75,7 +75,7 @@ class Chrf(SacrebleuMetric):
     def statistics(self, answers: EvalPredictions) -> Block:
         from sacrebleu.metrics.chrf import CHRF
 
-        return counted(CHRF(word_order=self.word_order, lowercase=self.lowercase), answers)
+        return sacrebleu_row_statistics(CHRF(word_order=self.word_order, lowercase=self.lowercase), answers)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -104,7 +104,7 @@ class Ter(SacrebleuMetric):
     def statistics(self, answers: EvalPredictions) -> Block:
         from sacrebleu.metrics.ter import TER
 
-        return counted(TER(normalized=self.normalized, case_sensitive=self.case_sensitive), answers)
+        return sacrebleu_row_statistics(TER(normalized=self.normalized, case_sensitive=self.case_sensitive), answers)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
@@ -113,7 +113,7 @@ class Ter(SacrebleuMetric):
         return np.divide(100 * sums[:, 0], sums[:, 1], out=some, where=sums[:, 1] > 0)
 
 
-def counted(metric: Any, answers: EvalPredictions) -> Block:
+def sacrebleu_row_statistics(metric: Any, answers: EvalPredictions) -> Block:
     """sacrebleu's sufficient statistics of each row, (rows, k).
 
     They are not part of its public interface, but its own significance tests stand on them and they have been the

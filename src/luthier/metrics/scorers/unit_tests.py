@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.files import write_aside
+from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
 from luthier.core.system.sandbox import SandboxLimits, run
 
 _FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
@@ -37,7 +37,7 @@ class UnitTestScorer(Scorer):
     fenced: bool = True
     """Whether the program is what stands in the answer's first fence (```), when there is one."""
 
-    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """How many of a row's programs pass (its prediction and its samples), and how many there are."""
         programs = [
             f"{self.program(text)}\n{reference}\n"
@@ -60,5 +60,5 @@ class UnitTestScorer(Scorer):
         limits = SandboxLimits(wall_s=self.wall_s, cpu_s=max(1, round(self.wall_s)), memory_mb=self.memory_mb)
         path = kept / f"ran-{digest_of([program, vars(limits)])}.json"
         if not path.is_file():
-            write_aside(path, json.dumps(vars(run(program, limits))).encode())
+            write_atomically(path, json.dumps(vars(run(program, limits))).encode())
         return bool(json.loads(path.read_text(encoding="utf-8"))["passed"])

@@ -64,7 +64,7 @@ class Amount(NamedTuple):
         return self.value * _FAMILY.get(self.unit, (self.unit, Fraction(1)))[1]
 
 
-def amount(text: str, *, decimal: Decimal = "point", position: NumberPosition = "last") -> Amount | None:
+def extract_answer_number(text: str, *, decimal: Decimal = "point", position: NumberPosition = "last") -> Amount | None:
     """The number that a text answers with: what follows `####` when that stands there, else its last or first one."""
     if MARK in text:
         text, position = text.rpartition(MARK)[2], "first"

@@ -16,7 +16,7 @@ def _places(items: Sequence[Hashable]) -> dict[Hashable, int]:
     return positions
 
 
-def edits(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> int:
+def levenshtein_distance(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> int:
     """The least number of insertions, deletions and substitutions that turn one into the other."""
     if not reference or not prediction:
         return max(len(reference), len(prediction))
@@ -33,7 +33,7 @@ def edits(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> int:
     return distance
 
 
-def common_rows(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> list[int]:
+def lcs_bit_rows(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> list[int]:
     """For each beginning of the reference, bits that are 0 where the LCS with the prediction grows by one."""
     positions, full = _places(prediction), (1 << len(prediction)) - 1
     row = full
@@ -45,14 +45,14 @@ def common_rows(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -
     return rows
 
 
-def common(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> int:
+def lcs_length(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> int:
     """The length of the longest common subsequence."""
-    return len(prediction) - common_rows(reference, prediction)[-1].bit_count()
+    return len(prediction) - lcs_bit_rows(reference, prediction)[-1].bit_count()
 
 
-def common_positions(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> list[int]:
+def lcs_positions(reference: Sequence[Hashable], prediction: Sequence[Hashable]) -> list[int]:
     """Positions in the reference of one longest common subsequence, read from the end, ties to the reference's side."""
-    rows = common_rows(reference, prediction)
+    rows = lcs_bit_rows(reference, prediction)
 
     def length(beginning: int, columns: int) -> int:
         return columns - (rows[beginning] & ((1 << columns) - 1)).bit_count()

@@ -18,7 +18,7 @@ MISSING = object()
 """Stands for what is no JSON, as None is."""
 
 
-def parsed(text: str, *, fenced: bool) -> Any:
+def parse_json_answer(text: str, *, fenced: bool) -> Any:
     """The JSON value that a text is, or that stands in its only fence; `MISSING` when it is none."""
     fences = _FENCE.findall(text) if fenced else []
     try:
@@ -33,7 +33,7 @@ def _refuse(name: str) -> Any:
 
 def reference_of(text: str, row: int, kind: str) -> Any:
     """A reference's JSON value; `DataError` names the row that has none."""
-    value = parsed(text, fenced=True)
+    value = parse_json_answer(text, fenced=True)
     if value is MISSING:
         what = f"row {row + 1}: {kind} wants JSON for a reference, got {text[:60]!r}"
         raise DataError(what, where=SourceLocation(field="reference"), hint=f"leave the row or the metric {kind} out")
@@ -53,10 +53,10 @@ def _leaves(value: Any, path: str, *, ordered: bool) -> Iterator[tuple[str, str]
         for index, inner in enumerate(value):
             yield from _leaves(inner, f"{path}[{index if ordered else ''}]", ordered=ordered)
     else:
-        yield path, plain(value)
+        yield path, canonical_json_text(value)
 
 
-def plain(value: Any) -> str:
+def canonical_json_text(value: Any) -> str:
     """One text for equal values: keys in order, 1 and 1.0 the same."""
     return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False)
 
@@ -78,9 +78,9 @@ def calls(text: str) -> list[tuple[str, str]] | None:
     tagged = _CALL.findall(text)
     if not tagged and _LIST in text:
         tagged = [text.partition(_LIST)[2].strip()]
-    values = [parsed(one, fenced=True) for one in tagged]
+    values = [parse_json_answer(one, fenced=True) for one in tagged]
     if not tagged:
-        whole = parsed(text, fenced=True)
+        whole = parse_json_answer(text, fenced=True)
         values = [] if whole is MISSING or not isinstance(whole, (dict, list)) else [whole]
     found = [_calls(value) for value in values]
     return None if None in found else [call for some in found for call in some or ()]
@@ -101,5 +101,5 @@ def _call(value: Any) -> tuple[str, str] | None:
         return None
     given = function.get("arguments", function.get("parameters", {}))
     if isinstance(given, str):
-        given = parsed(given or "{}", fenced=False)
-    return (function["name"], plain(given)) if isinstance(given, dict) else None
+        given = parse_json_answer(given or "{}", fenced=False)
+    return (function["name"], canonical_json_text(given)) if isinstance(given, dict) else None

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from luthier.models.attention.backends import AttentionParams, plain_attention
 from luthier.models.attention.cpu import AttentionPlan
 from luthier.models.attention.prefix import PrefixKV
-from luthier.models.attention.select import attend
+from luthier.models.attention.select import run_attention_backend
 from luthier.models.packing.pack import Pack
 
 NAME = "luthier_packed"
@@ -29,12 +29,12 @@ Cached = Sequence[tuple[Tensor, Tensor]]
 """By layer: keys and values (1, key heads, tokens, d)."""
 
 
-class Unpackable(Exception):
+class UnpackableAttention(Exception):
     """This attention asks for something that packs cannot give; rows are padded instead."""
 
 
 @dataclass
-class Pass:
+class AttentionPass:
     """One reading of one pack by one model."""
 
     plan: AttentionPlan
@@ -47,29 +47,29 @@ class Pass:
     """The sliding window of each attention call so far: how often the registry was used, and how."""
 
 
-_PASS: ContextVar[Pass | None] = ContextVar("luthier_pass", default=None)
+_PASS: ContextVar[AttentionPass | None] = ContextVar("luthier_pass", default=None)
 
 
 @contextmanager
-def packed(
+def use_pack_attention(
     model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PrefixKV | None = None
-) -> Iterator[Pass]:
+) -> Iterator[AttentionPass]:
     """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
     known of `prefix_kv` is not computed at all.
     """
-    now = Pass(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
+    now = AttentionPass(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
     token = _PASS.set(now)
     try:
-        with implemented(model, NAME):
+        with use_attention_implementation(model, NAME):
             yield now
     finally:
         _PASS.reset(token)
 
 
 @contextmanager
-def implemented(model: PreTrainedModel, name: str) -> Iterator[None]:
+def use_attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Let a model's layers attend by what is registered under a name."""
     before = [(config, config._attn_implementation_internal) for config in _configs(model) if _is_config(config)]
     try:
@@ -111,18 +111,18 @@ def packed_attention(
     if now is None:
         raise RuntimeError("packed attention is only for models that read a pack")
     _refuse(module, attention_mask, kwargs)
-    params = manner_of(query, scaling, kwargs)
+    params = build_attention_params(query, scaling, kwargs)
     now.windows.append(params.window)
     if now.cached:
         key, value = _begun(now.cached, module, key, value)
     count = query.shape[2]
     if now.prefix_kv is not None:
         query, key, value = now.prefix_kv.whole(int(module.layer_idx), query, key, value, now.plan.pack.tokens)  # type: ignore[arg-type]
-    path = attend if now.quick else plain_attention
+    path = run_attention_backend if now.quick else plain_attention
     return path(query, key, value, now.plan, params)[:, -count:], None
 
 
-def manner_of(query: Tensor, scaling: float | None, kwargs: dict[str, Any]) -> AttentionParams:
+def build_attention_params(query: Tensor, scaling: float | None, kwargs: dict[str, Any]) -> AttentionParams:
     """What the registry is told of an architecture's attention."""
     return AttentionParams(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -142,11 +142,11 @@ def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Ten
 
 def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> None:
     if attention_mask is not None:
-        raise Unpackable("its layers make attention masks of their own")
+        raise UnpackableAttention("its layers make attention masks of their own")
     if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
-        raise Unpackable("its attention is not causal")
+        raise UnpackableAttention("its attention is not causal")
     if kwargs.get("position_bias") is not None:
-        raise Unpackable("its attention adds a bias by position")
+        raise UnpackableAttention("its attention adds a bias by position")
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from luthier.models.describe import KEEP_BYTES
-from luthier.models.kernels.attention_ops import Attention, KernelBlockMask, laid_out
-from luthier.models.kernels.calls import at as kernels_at
+from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask, make_tokens_contiguous
+from luthier.models.kernels.calls import get_tensor_kernels as kernels_at
 from luthier.models.packing.pack import Pack
 
 Kept = TypeVar("Kept")
@@ -34,7 +34,7 @@ TOGETHER = 96
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class QueryBlock:
     """Query rows with the keys that all of them see, and which of each other's they see."""
 
     rows: slice
@@ -105,7 +105,7 @@ def _dense(pack: Pack, window: int | None) -> Tensor:
     return mask
 
 
-def _blocks(pack: Pack) -> Iterator[Block]:
+def _blocks(pack: Pack) -> Iterator[QueryBlock]:
     """Blocks in the order of the tokens; together they hold every token once."""
     tree = _Tree(pack.parent.tolist(), pack.starts.tolist())
     segment = 0
@@ -128,7 +128,7 @@ class _Tree:
         self.end = [segment + 1 for segment in range(len(parent))]
         for segment, mother in enumerate(parent):
             assert mother < segment, "a parent stands before its children"
-            self.above.append(merged((*self.above[mother], self.span(mother))) if mother >= 0 else ())
+            self.above.append(merge_adjacent_spans((*self.above[mother], self.span(mother))) if mother >= 0 else ())
         for segment in reversed(range(len(parent))):
             if parent[segment] >= 0:
                 self.end[parent[segment]] = max(self.end[parent[segment]], self.end[segment])
@@ -148,7 +148,7 @@ def _siblings(segment: int, tree: _Tree) -> int:
     return at
 
 
-def _together(segment: int, end: int, tree: _Tree) -> Block:
+def _together(segment: int, end: int, tree: _Tree) -> QueryBlock:
     """One block of all segments up to `end`: whole subtrees of one parent."""
     first, count = tree.starts[segment], tree.starts[end] - tree.starts[segment]
     sees = torch.zeros(count, count, dtype=torch.bool)
@@ -157,24 +157,24 @@ def _together(segment: int, end: int, tree: _Tree) -> Block:
         if tree.parent[at] != tree.parent[segment]:
             sees[rows] = sees[tree.starts[tree.parent[at] + 1] - 1 - first]
         sees[rows, rows] = _causal(rows.stop - rows.start)
-    return Block(slice(first, first + count), tree.above[segment], sees)
+    return QueryBlock(slice(first, first + count), tree.above[segment], sees)
 
 
-def _chunks(segment: int, tree: _Tree) -> Iterator[Block]:
+def _chunks(segment: int, tree: _Tree) -> Iterator[QueryBlock]:
     """A long segment in pieces: each sees what is above, the pieces before it, and itself causally."""
     own = tree.span(segment)
     for begin in range(own.start, own.stop, CHUNK):
         end = min(begin + CHUNK, own.stop)
         before = (slice(own.start, begin),) if begin > own.start else ()
-        shared = merged((*tree.above[segment], *before))
-        yield Block(slice(begin, end), shared, _causal(end - begin))
+        shared = merge_adjacent_spans((*tree.above[segment], *before))
+        yield QueryBlock(slice(begin, end), shared, _causal(end - begin))
 
 
 def _causal(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril()
 
 
-def _bias(block: Block, positions: Tensor, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+def _bias(block: QueryBlock, positions: Tensor, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
     if window is None:
         return None, _minus_infinity(~block.sees, dtype)
     here = positions[block.rows]
@@ -190,7 +190,7 @@ def _minus_infinity(where: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(where.shape, dtype=dtype).masked_fill_(where, float("-inf"))
 
 
-def merged(spans: Sequence[slice]) -> tuple[slice, ...]:
+def merge_adjacent_spans(spans: Sequence[slice]) -> tuple[slice, ...]:
     """Neighbouring spans as one, so that keys need not be copied together."""
     found: list[slice] = []
     for span in spans:
@@ -265,7 +265,7 @@ class _Sums(NamedTuple):
     value: Tensor
 
 
-def _shares(block: Block, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Tensor:
+def _shares(block: QueryBlock, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Tensor:
     """(key heads, rows * groups, shared + rows): how much of each key a row takes."""
     shared_bias, own_bias = bias
     scores = _rows(at.query, block) @ _keys(at.key, block).transpose(1, 2)
@@ -278,7 +278,7 @@ def _shares(block: Block, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Ten
     return torch.softmax(scores, -1)
 
 
-def _backward(block: Block, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor, sums: _Sums) -> Tensor:
+def _backward(block: QueryBlock, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor, sums: _Sums) -> Tensor:
     """Add to the gradients of keys and values; return that of the block's scaled queries."""
     d_out, query = _rows(grad, block), _rows(at.query, block)
     d_scores = d_out @ _keys(at.value, block).transpose(1, 2)
@@ -292,18 +292,18 @@ def _backward(block: Block, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor
     return d_scores @ _keys(at.key, block)
 
 
-def _rows(states: Tensor, block: Block) -> Tensor:
+def _rows(states: Tensor, block: QueryBlock) -> Tensor:
     """(key heads, T, groups, d) to (key heads, rows * groups, d)."""
     return states[:, block.rows].flatten(1, 2).contiguous()
 
 
-def _keys(states: Tensor, block: Block) -> Tensor:
+def _keys(states: Tensor, block: QueryBlock) -> Tensor:
     """(key heads, T, d) to the states that a block sees, the shared ones and then its own; laid out for products."""
-    spans = merged((*block.shared, block.rows))
+    spans = merge_adjacent_spans((*block.shared, block.rows))
     return states[:, spans[0]].contiguous() if len(spans) == 1 else torch.cat([states[:, span] for span in spans], 1)
 
 
-def _spread(total: Tensor, block: Block, part: Tensor) -> None:
+def _spread(total: Tensor, block: QueryBlock, part: Tensor) -> None:
     """Add the gradient of the states that a block sees to the total."""
     begin = 0
     for span in (*block.shared, block.rows):
@@ -319,10 +319,10 @@ def tile_attention(
     plan: AttentionPlan,
     scaling: float,
     window: int | None,
-    kernels: Attention,
+    kernels: AttentionKernels,
 ) -> Tensor:
     """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d)."""
-    states = laid_out(query), laid_out(key), laid_out(value)
+    states = make_tokens_contiguous(query), make_tokens_contiguous(key), make_tokens_contiguous(value)
     out: Tensor = _TileAttention.apply(*states, plan.kept(window, _seen), scaling, plan.first, kernels)  # type: ignore[no-untyped-call]
     return out
 
@@ -337,7 +337,7 @@ class _TileAttention(torch.autograd.Function):
         block_mask: KernelBlockMask,
         scaling: float,
         first: int,
-        kernels: Attention,
+        kernels: AttentionKernels,
     ) -> Tensor:
         out, norms = kernels.attend(query, key, value, block_mask, scaling, first)
         ctx.save_for_backward(query, key, value, out, norms)
@@ -348,7 +348,9 @@ class _TileAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         query, key, value, *kept = ctx.saved_tensors
         block_mask, scaling, kernels = ctx.how
-        slopes = kernels.attend_back(laid_out(grads[0]), query, key, value, (kept[0], kept[1]), block_mask, scaling)
+        slopes = kernels.attend_back(
+            make_tokens_contiguous(grads[0]), query, key, value, (kept[0], kept[1]), block_mask, scaling
+        )
         return *slopes, None, None, None, None
 
 
@@ -358,9 +360,9 @@ def _seen(plan: AttentionPlan, window: int | None) -> KernelBlockMask:
     return KernelBlockMask([_block(block, bias) for block, bias in zip(plan.blocks, biases, strict=True)])
 
 
-def _block(block: Block, bias: tuple[Tensor | None, Tensor]) -> tuple[slice, tuple[slice, ...], Tensor | None]:
+def _block(block: QueryBlock, bias: tuple[Tensor | None, Tensor]) -> tuple[slice, tuple[slice, ...], Tensor | None]:
     shared, own = bias
-    spans = merged(block.shared)
+    spans = merge_adjacent_spans(block.shared)
     if shared is None:
         sees = (own == 0).t()
         is_causal = bool(sees.equal(torch.ones_like(sees).triu()))

@@ -49,7 +49,7 @@ _NOW: ContextVar[PrefixKV | None] = ContextVar("luthier_begun", default=None)
 
 
 @contextmanager
-def standing(prefix_kv: PrefixKV | None) -> Iterator[None]:
+def use_prefix_kv(prefix_kv: PrefixKV | None) -> Iterator[None]:
     """Let the packs that a model reads, while nothing is learnt, stand on what they begin with."""
     token = _NOW.set(prefix_kv)
     try:
@@ -58,7 +58,7 @@ def standing(prefix_kv: PrefixKV | None) -> Iterator[None]:
         _NOW.reset(token)
 
 
-def begun_of(pack: Pack) -> PrefixKV | None:
+def get_active_prefix_kv(pack: Pack) -> PrefixKV | None:
     """What a pack stands on."""
     now = _NOW.get()
     return now if now is not None and not torch.is_grad_enabled() and now.fits(pack) else None

@@ -18,11 +18,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from luthier.core.errors import Unwritable
-from luthier.core.files import cache_folder, write_aside
+from luthier.core.files import cache_folder, write_atomically
 from luthier.models.attention.backends import AttentionParams, fused_attention, plain_attention
 from luthier.models.attention.cpu import AttentionPlan, block_attention, tile_attention
-from luthier.models.kernels.attention_ops import attention_kernels, serves
-from luthier.models.packing.pack import Pack, TokenRow, pack
+from luthier.models.kernels.attention_ops import attention_kernels, supports_attention
+from luthier.models.packing.pack import Pack, TokenRow, build_pack
 
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionPlan, AttentionParams], Tensor]
 LEAST_TOKENS = 256
@@ -32,14 +32,20 @@ CLEARLY = 1.25
 TRIES = 3
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
+def run_attention_backend(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams
+) -> Tensor:
     """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d), by one path."""
-    names = candidates(query, params)
-    name = names[0] if plan.pack.tokens < LEAST_TOKENS or len(names) == 1 else chosen(names, query, key, plan)
+    names = list_attention_backends(query, params)
+    name = (
+        names[0]
+        if plan.pack.tokens < LEAST_TOKENS or len(names) == 1
+        else choose_fastest_backend(names, query, key, plan)
+    )
     return PATHS[name](query, key, value, plan, params)
 
 
-def candidates(query: Tensor, params: AttentionParams) -> tuple[str, ...]:
+def list_attention_backends(query: Tensor, params: AttentionParams) -> tuple[str, ...]:
     """The paths that can compute this, the one that is expected to win first; the plain one where no other can."""
     bare = params.softcap is None and params.sinks is None
     able = {
@@ -50,7 +56,7 @@ def candidates(query: Tensor, params: AttentionParams) -> tuple[str, ...]:
     return tuple(name for name, can in able.items() if can) or ("plain",)
 
 
-def chosen(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
+def choose_fastest_backend(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
     """The remembered winner among `names`, measured now when there is none; by one process at a time."""
     file = cache_folder() / "attention.json"
     case = _case(names, query, key, plan)
@@ -61,7 +67,7 @@ def chosen(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPl
                 winners = _remembered(file)
                 if winners.get(case) not in names:
                     winners[case] = _winner(names, query, key, shared=_shares(plan.pack))
-                    write_aside(file, (json.dumps(winners, indent=1, sort_keys=True) + "\n").encode())
+                    write_atomically(file, (json.dumps(winners, indent=1, sort_keys=True) + "\n").encode())
         except (OSError, Unwritable):
             return names[0]
         _KNOWN[file, case] = winners[case]
@@ -113,7 +119,7 @@ def _exemplary(shared: bool, scale: int) -> Pack:
     """Eight short answers under one long prefix, or four rows that share nothing; 512 tokens times `scale`."""
     prefix = [1] * 256 * scale if shared else []
     tails = [[2 + at] * (32 if shared else 128) for at in range((8 if shared else 4) * scale)]
-    return pack([TokenRow([*prefix, *tail, 0], [0.0] * (len(prefix) + len(tail)) + [1.0]) for tail in tails])
+    return build_pack([TokenRow([*prefix, *tail, 0], [0.0] * (len(prefix) + len(tail)) + [1.0]) for tail in tails])
 
 
 def _seconds(name: str, query: Tensor, key: Tensor, made: Pack) -> float:
@@ -141,7 +147,7 @@ def _flexible(query: Tensor) -> bool:
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
-    if serves(query, value) and (kernels := attention_kernels()):
+    if supports_attention(query, value) and (kernels := attention_kernels()):
         return tile_attention(query, key, value, plan, params.scaling, params.window, kernels)
     return block_attention(query, key, value, plan, params.scaling, params.window).contiguous()
 

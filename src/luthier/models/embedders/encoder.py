@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from luthier.models.catalog import ENCODERS, resolve
-from luthier.models.embeddings.base import Embedder, Space
+from luthier.models.catalog import ENCODERS, resolve_model_source
+from luthier.models.embeddings.base import Embedder, EmbeddingSpace
 from luthier.models.source import ModelSource
 
 
@@ -36,7 +36,7 @@ class Encoder(Embedder):
     prompt: str | None = None
     """What is put before each text, as `"query: "` for E5 models; by default, what the model's own files say."""
 
-    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> EmbeddingSpace:
         """Read the model; nothing is learnt from texts."""
         return _opened(self._folder(base, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(base))
 
@@ -49,15 +49,15 @@ class Encoder(Embedder):
         self._folder(base, say)
 
     def _source(self, base: Path) -> ModelSource:
-        return resolve(self.model, base, ENCODERS)
+        return resolve_model_source(self.model, base, ENCODERS)
 
     def _folder(self, base: Path, say: Callable[[str], None]) -> Path:
         return self._source(base).in_place(base, say)
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> Space:
+def _opened(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> EmbeddingSpace:
     """A model is read once for all that ask; `identity` keeps a folder whose files changed apart."""
-    from luthier.models.embeddings.sentence import Sentences
+    from luthier.models.embeddings.sentence import SentenceEncoder
 
-    return Sentences(folder, max_tokens=max_tokens, prompt=prompt)
+    return SentenceEncoder(folder, max_tokens=max_tokens, prompt=prompt)

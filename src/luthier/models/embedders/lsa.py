@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.models.embeddings.base import Embedder, Latent, Space, Terms
+from luthier.models.embeddings.base import Embedder, EmbeddingSpace, LatentSemanticProjection, TermVectorizerConfig
 
-WORDS, PIECES = Terms("word", (1, 2), 20_000), Terms("char_wb", (3, 5), 50_000)
+WORDS, PIECES = TermVectorizerConfig("word", (1, 2), 20_000), TermVectorizerConfig("char_wb", (3, 5), 50_000)
 
 
 class Lsa(Embedder):
@@ -33,7 +33,7 @@ class Lsa(Embedder):
     """How many texts there are to a number at least. With 1, few texts keep all that tells them apart, as duplicates
     want it; with 8, what only an odd text has is left out and the text lies nowhere, as outliers want it."""
 
-    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> EmbeddingSpace:
         """Learn from texts; of more than 20,000, from those whose digests are lowest, which is a draw by content."""
         import xxhash
 
@@ -41,17 +41,19 @@ class Lsa(Embedder):
             return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")), text
 
         chosen = sorted(nsmallest(self.learns_from or 1, texts, lot))
-        return Latent.fit(chosen, self._terms(), min(self.dimensions, len(chosen) // self.texts_a_dimension), seed)
+        return LatentSemanticProjection.fit(
+            chosen, self._terms(), min(self.dimensions, len(chosen) // self.texts_a_dimension), seed
+        )
 
-    def keep(self, space: Space, folder: Path) -> None:
+    def keep(self, space: EmbeddingSpace, folder: Path) -> None:
         """Write terms, their weights, and directions: words of the texts stand there in clear."""
-        if not isinstance(space, Latent):
+        if not isinstance(space, LatentSemanticProjection):
             raise TypeError(f"expected a space of `lsa`, got {type(space).__name__}")
         space.save(folder)
 
-    def kept(self, folder: Path, *, base: Path) -> Space:
+    def kept(self, folder: Path, *, base: Path) -> EmbeddingSpace:
         """Read what was learnt."""
-        return Latent.load(folder, self._terms())
+        return LatentSemanticProjection.load(folder, self._terms())
 
-    def _terms(self) -> tuple[Terms, ...]:
+    def _terms(self) -> tuple[TermVectorizerConfig, ...]:
         return (WORDS, PIECES) if self.pieces else (WORDS,)

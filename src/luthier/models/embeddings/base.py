@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from luthier.core.component import Component
 from luthier.core.errors import CorruptArtifact, ModelError, SourceLocation
-from luthier.core.files import seal, unseal, write_aside, writing
+from luthier.core.files import seal, translate_write_errors, unseal, write_atomically
 from luthier.core.hashing import file_digest
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     """(texts, width): unit vectors, or zero for a text of which nothing is known."""
 
 
-class Space(Protocol):
+class EmbeddingSpace(Protocol):
     """Where texts lie."""
 
     @property
@@ -52,7 +52,7 @@ class Embedder(Component):
     """How many texts it learns from at most; None: from none, and the same text is the same point in every space."""
 
     @abstractmethod
-    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> EmbeddingSpace:
         """Open the space; one that is learnt is learnt from these texts, in whatever order they come.
 
         They are gone through once, and at most `learns_from` of them are kept. Relative paths start at `base`, the
@@ -63,11 +63,11 @@ class Embedder(Component):
         """The points of texts in the space that is learnt from them."""
         return self.space(texts, base=base, seed=seed).points(texts)
 
-    def keep(self, space: Space, folder: Path) -> None:
+    def keep(self, space: EmbeddingSpace, folder: Path) -> None:
         """Write what a space of this embedder learnt from texts into a folder; what learns nothing writes nothing."""
         return
 
-    def kept(self, folder: Path, *, base: Path) -> Space:
+    def kept(self, folder: Path, *, base: Path) -> EmbeddingSpace:
         """Open the space whose learning `keep` wrote into this folder."""
         return self.space((), base=base, seed=0)
 
@@ -86,7 +86,7 @@ KEPT = 0.2
 _TERMS, _NUMBERS = "terms.json", "numbers.safetensors"
 
 
-class Terms(NamedTuple):
+class TermVectorizerConfig(NamedTuple):
     """A kind of terms, as scikit-learn says it."""
 
     analyzer: str
@@ -109,7 +109,7 @@ class Terms(NamedTuple):
         )
 
 
-class Latent:
+class LatentSemanticProjection:
     """Weighed terms of texts, turned into the directions that were learnt; of few texts, the terms themselves."""
 
     def __init__(self, vectorizers: Sequence[Any], directions: NDArray[np.float64] | None) -> None:
@@ -119,7 +119,9 @@ class Latent:
         self.width = max(1, terms) if directions is None else len(directions)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], kinds: Sequence[Terms], dimensions: int, seed: int) -> Latent:
+    def fit(
+        cls, texts: Sequence[str], kinds: Sequence[TermVectorizerConfig], dimensions: int, seed: int
+    ) -> LatentSemanticProjection:
         """Weights of the terms of these texts, and so many directions at most."""
         import numpy as np
         from sklearn.decomposition import TruncatedSVD
@@ -160,11 +162,11 @@ class Latent:
         if self._directions is not None:
             numbers["directions"] = self._directions
         terms = {one.analyzer: one.get_feature_names_out().tolist() for one in self._vectorizers}
-        write_aside(folder / _TERMS, json.dumps(terms).encode("ascii"))
-        write_aside(folder / _NUMBERS, save(numbers))
+        write_atomically(folder / _TERMS, json.dumps(terms).encode("ascii"))
+        write_atomically(folder / _NUMBERS, save(numbers))
 
     @classmethod
-    def load(cls, folder: Path, kinds: Sequence[Terms]) -> Latent:
+    def load(cls, folder: Path, kinds: Sequence[TermVectorizerConfig]) -> LatentSemanticProjection:
         """Read what `save` wrote."""
         from safetensors.numpy import load
 
@@ -192,25 +194,25 @@ SPACE = "space.json"
 _ANEW = "learn the space anew and save it again"
 
 
-class KeptSpace(NamedTuple):
+class StoredEmbeddingSpace(NamedTuple):
     """A space that was opened again, and whose it is."""
 
     embedder: Embedder
-    space: Space
+    space: EmbeddingSpace
 
 
-def save_space(embedder: Embedder, space: Space, folder: Path, *, base: Path) -> None:
+def save_space(embedder: Embedder, space: EmbeddingSpace, folder: Path, *, base: Path) -> None:
     """Keep a space of this embedder in a folder that holds nothing else; `space.json` is written last."""
-    with writing(folder):
+    with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SPACE).unlink(missing_ok=True)
         embedder.keep(space, folder)
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     record = {"embedder": embedder.settings(), "fingerprint": embedder.fingerprint(base), "files": files}
-    write_aside(folder / SPACE, seal({"format": 1, **record}))
+    write_atomically(folder / SPACE, seal({"format": 1, **record}))
 
 
-def load_space(folder: Path, *, base: Path) -> KeptSpace:
+def load_space(folder: Path, *, base: Path) -> StoredEmbeddingSpace:
     """Open a space again: its points are those that it made before, bit by bit on the same machine.
 
     `CorruptArtifact` when a file is missing or changed, `ModelError` when the weights that it reads from outside are
@@ -231,7 +233,7 @@ def load_space(folder: Path, *, base: Path) -> KeptSpace:
     if embedder.fingerprint(base) != record["fingerprint"]:
         what = f"the weights of the embedder `{embedder.kind}` are others than those that this space was kept with"
         raise ModelError(what, where=SourceLocation(file=str(path)), hint=f"bring the old weights back, or {_ANEW}")
-    return KeptSpace(embedder, embedder.kept(folder, base=base))
+    return StoredEmbeddingSpace(embedder, embedder.kept(folder, base=base))
 
 
 def _check(path: Path, digest: str) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.system.process import no_bars
-from luthier.models.describe import read_object
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import read_json_object
 
 if TYPE_CHECKING:
     from luthier.models.embeddings.base import Points
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def first(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def pool_first_token(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """The state of the first token (BERT's `[CLS]`)."""
     return states[:, 0]
 
 
-def highest(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def pool_max(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """The highest value of each number."""
     return states.masked_fill(attention_mask[..., None] == 0, -torch.inf).amax(dim=1)
 
 
-def mean(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def pool_mean(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """The mean of all states."""
     return _sum(states, attention_mask) / attention_mask.sum(dim=1, keepdim=True)
 
 
-def mean_by_root(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def pool_mean_sqrt_length(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """The sum of all states by the square root of their count."""
     return _sum(states, attention_mask) / attention_mask.sum(dim=1, keepdim=True).sqrt()
 
 
-def weighted_mean(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def pool_weighted_mean(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """A mean in which later tokens weigh more: 1, 2, 3, … (Muennighoff 2022, SGPT)."""
     weights = attention_mask * torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
     return _sum(states, weights) / weights.sum(dim=1, keepdim=True)
 
 
-def last(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def pool_last_token(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """The state of the last token."""
     return states[torch.arange(len(states), device=states.device), attention_mask.sum(dim=1) - 1]
 
@@ -63,12 +63,12 @@ def _sum(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 POOLINGS: Mapping[str, Pooling] = {
-    "cls": first,
-    "max": highest,
-    "mean": mean,
-    "mean_sqrt_len_tokens": mean_by_root,
-    "weightedmean": weighted_mean,
-    "lasttoken": last,
+    "cls": pool_first_token,
+    "max": pool_max,
+    "mean": pool_mean,
+    "mean_sqrt_len_tokens": pool_mean_sqrt_length,
+    "weightedmean": pool_weighted_mean,
+    "lasttoken": pool_last_token,
 }
 """In the order in which several are put side by side."""
 
@@ -82,15 +82,15 @@ MOST_TOKENS = 8192
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Sentences:
+class SentenceEncoder:
     """An open encoder: (texts) → (texts, width) at unit length."""
 
     def __init__(self, folder: Path, *, max_tokens: int | None = None, prompt: str | None = None) -> None:
-        from luthier.models.load import placed
+        from luthier.models.load import move_to_gpu
 
         modules = _modules(folder)
         self._tokenizer = _tokenizer(folder)
-        self._model = placed(_model(folder))
+        self._model = move_to_gpu(_model(folder))
         self._settings = _sentence_settings(folder)
         self._pooling = _pooling(folder, modules)
         self._layers = [layer for module in modules for layer in _layers(folder, module)]
@@ -177,7 +177,7 @@ def _pooling(folder: Path, modules: Sequence[tuple[str, Path]]) -> list[Pooling]
     """How states become one vector; several ways are put side by side, in sentence-transformers' order."""
     for name, module_path in modules:
         if name == "Pooling":
-            config = read_object(module_path / "config.json")
+            config = read_json_object(module_path / "config.json")
             mode = config.get("pooling_mode")
             chosen = [mode] if isinstance(mode, str) else list(mode or [])
             chosen += [name for name in POOLINGS if config.get(f"pooling_mode_{_FLAGS.get(name, name)}")]
@@ -211,9 +211,9 @@ def _layers(folder: Path, module: tuple[str, Path]) -> Iterator[Layer]:
 def _dense(path: Path) -> Iterator[Layer]:
     from safetensors.torch import load_file
 
-    from luthier.models.load import placed
+    from luthier.models.load import move_to_gpu
 
-    config, weights = read_object(path / "config.json"), path / "model.safetensors"
+    config, weights = read_json_object(path / "config.json"), path / "model.safetensors"
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     known: dict[str, Layer] = {"Tanh": torch.tanh, "Identity": torch.nn.Identity(), "GELU": torch.nn.functional.gelu}
     if activation not in known or not weights.is_file():
@@ -222,19 +222,19 @@ def _dense(path: Path) -> Iterator[Layer]:
     tensors = load_file(weights)
     linear = torch.nn.Linear(config["in_features"], config["out_features"], bias=bool(config.get("bias", True)))
     linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
-    yield placed(linear.requires_grad_(requires_grad=False))
+    yield move_to_gpu(linear.requires_grad_(requires_grad=False))
     yield known[activation]
 
 
 def _sentence_settings(folder: Path) -> dict[str, Any]:
     path = folder / "sentence_bert_config.json"
-    return read_object(path) if path.is_file() else {}
+    return read_json_object(path) if path.is_file() else {}
 
 
 def _own_prompt(folder: Path) -> str:
     """The prompt that the model's files name as the default."""
     path = folder / "config_sentence_transformers.json"
-    config = read_object(path) if path.is_file() else {}
+    config = read_json_object(path) if path.is_file() else {}
     return str((config.get("prompts") or {}).get(config.get("default_prompt_name"), ""))
 
 
@@ -269,7 +269,7 @@ def _model(folder: Path) -> Any:
 
 def _read(folder: Path, what: Any, **more: Any) -> Any:
     try:
-        with no_bars():
+        with hide_transformers_output():
             return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         message = str(error).strip().split("\n", 1)[0]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.models.describe import read_template
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import is_sequence, plain_model
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
 
 if TYPE_CHECKING:
     import torch
@@ -65,17 +65,17 @@ class ModelAgreement(NamedTuple):
         )
 
 
-def agreement(expected: GreedyAnswer, model: Any, ids: list[int]) -> ModelAgreement:
+def compare_greedy_answers(expected: GreedyAnswer, model: Any, ids: list[int]) -> ModelAgreement:
     """Compare another model's greedy answer, and what it thinks of the wanted one."""
     import torch
 
     if expected.names:
-        came = answer(model, ids)
+        came = generate_greedy_answer(model, ids)
         apart = float((came.logps - expected.logps).abs().mean())
         return ModelAgreement(int(came.tokens == expected.tokens), 1, apart, expected.differs(came) or 0.0, names=True)
     number = len(expected.tokens)
     whole = torch.tensor([ids + expected.tokens])
-    with torch.no_grad(), no_peft_warning():  # a soft prompt's virtual tokens may stand before the others
+    with torch.no_grad(), silence_peft_warnings():  # a soft prompt's virtual tokens may stand before the others
         logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -number - 1 : -1].float()
     logps = torch.log_softmax(logits, dim=-1)
     came = GreedyAnswer(logps.argmax(-1).tolist(), logps)  # what it says itself, as far as it says the same
@@ -85,7 +85,7 @@ def agreement(expected: GreedyAnswer, model: Any, ids: list[int]) -> ModelAgreem
     return ModelAgreement(same, number, apart, expected.differs(came) or 0.0)
 
 
-def prompt_ids(folder: Path) -> list[int]:
+def encode_check_prompt(folder: Path) -> list[int]:
     """The fixed prompt as token ids of the model in `folder`, in its chat template when it has one."""
     from transformers import AutoTokenizer
 
@@ -97,17 +97,17 @@ def prompt_ids(folder: Path) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def answer(model: Any, ids: list[int]) -> GreedyAnswer:
+def generate_greedy_answer(model: Any, ids: list[int]) -> GreedyAnswer:
     """The greedy answer to a prompt, one whole forward pass a token: slow, short, and without any cache to go wrong."""
     import torch
 
     input_ids = torch.tensor([ids])
-    if is_sequence(plain_model(model)):
+    if ends_in_sequence_head(unwrap_peft_model(model)):
         with torch.no_grad():
             scores = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits.float()
         return GreedyAnswer(scores.argmax(-1).tolist(), scores, names=True)
     rows = []
-    with torch.no_grad(), no_peft_warning():
+    with torch.no_grad(), silence_peft_warnings():
         for _ in range(TOKENS):
             logits = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits[0, -1].float()
             rows.append(torch.log_softmax(logits, dim=-1))

@@ -19,31 +19,44 @@ from typing import Any, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation
-from luthier.core.files import writing
-from luthier.core.system.process import no_bars
-from luthier.models.describe import describe, read_object, read_template
-from luthier.models.export.check import NEAR_TIE, ModelAgreement, agreement, answer, prompt_ids
-from luthier.models.export.model_card import BASE, ExportForm, ModelMeasures, card, origin_of, published_base
-from luthier.models.gguf.reader import open_gguf, tokenizer_of
+from luthier.core.files import translate_write_errors
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import describe_model_folder, read_json_object, read_template
+from luthier.models.export.check import (
+    NEAR_TIE,
+    ModelAgreement,
+    compare_greedy_answers,
+    encode_check_prompt,
+    generate_greedy_answer,
+)
+from luthier.models.export.model_card import (
+    BASE,
+    ExportDetails,
+    ModelMeasures,
+    find_published_base,
+    read_base_origin,
+    render_model_card,
+)
+from luthier.models.gguf.reader import open_gguf, read_gguf_tokenizer
 from luthier.models.gguf.writer import Quant, write_gguf
 from luthier.models.load import (
     ADAPTER,
     base_folder,
+    get_model_name,
+    get_output_classes,
+    get_quantization_scheme,
+    get_weights_artifact,
     is_adapter,
-    is_plain,
-    load,
-    name_of,
+    is_text_classifier,
+    load_model,
     open_adapter,
+    open_adapter_base,
     open_folder,
     open_merged,
-    open_parent,
-    outputs_of,
     pick_dtype,
-    scheme_of,
-    weights_of,
 )
-from luthier.models.sequence_head import with_outputs
-from luthier.models.source import Say, model_files, tell_dtype, tokenizer_files, write_json
+from luthier.models.sequence_head import add_sequence_head
+from luthier.models.source import Say, model_files, tokenizer_files, write_config_dtype, write_json
 
 Format = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 MARKER = "luthier.json"
@@ -57,7 +70,7 @@ heads in the wrong order q8_0 lies 2.7 off. A random model says nothing with con
 _TOKENIZER_PROBES = ("It costs 1,250.75 today.\n\n1. café  2\tnaïve — 你好", "  def f(x):\n    return x['key']\n")
 
 
-def export(  # noqa: PLR0913  # what an export may be asked for
+def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
     artifact: Artifact,
     to: Path,
     format: Format,  # the word that the command line uses too
@@ -81,17 +94,17 @@ def export(  # noqa: PLR0913  # what an export may be asked for
     if quant != "f16" and format != "gguf":
         hint = "leave it out, or export as `gguf`"
         raise InputError(f"{quant} is a precision of GGUF files", where=SourceLocation(field="--quant"), hint=hint)
-    if is_plain(artifact):
+    if is_text_classifier(artifact):
         return _export_classifier(artifact, to, format, measures, say)
     if format == "sklearn":
         what, where = "is a network, which scikit-learn does not open", SourceLocation(file=str(artifact.folder))
         raise ModelError(what, where=where, hint="export it as `hf`; `technique: plain` makes a classifier for it")
-    if format == "gguf" and (outputs := outputs_of(artifact)):
+    if format == "gguf" and (outputs := get_output_classes(artifact)):
         what = f"has a sequence head for {len(outputs)} classes, for which GGUF files of language models have no place"
         raise ModelError(what, where=SourceLocation(file=str(artifact.folder)), hint="export it as `hf`")
     to = to.expanduser().absolute()
-    own = weights_of(artifact)
-    if dequantize and (format == "adapter" or scheme_of(own) is None):
+    own = get_weights_artifact(artifact)
+    if dequantize and (format == "adapter" or get_quantization_scheme(own) is None):
         what = "nothing is merged into a quantized base here"
         raise InputError(what, where=SourceLocation(field="--dequantize"), hint="leave it out")
     with _aside(to) as aside:
@@ -103,7 +116,7 @@ def export(  # noqa: PLR0913  # what an export may be asked for
         say(f"checked: {agreed}")
         if over_whole is not None:
             say(f"learnt over a quantized base; over the whole one {over_whole}")
-        _finish(artifact, aside, ExportForm(format, quant, agreed, before, over_whole), measures)
+        _finish(artifact, aside, ExportDetails(format, quant, agreed, before, over_whole), measures)
     return to
 
 
@@ -127,7 +140,7 @@ def _aside(to: Path) -> Iterator[Path]:
     """A folder that is filled, and then takes the place of an earlier export."""
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
-    with writing(to):
+    with translate_write_errors(to):
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
@@ -154,7 +167,13 @@ def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant, *, de
         whole = folder / ".whole"
         whole.mkdir()
         _write_whole(artifact, whole, dequantize=dequantize)
-        write_gguf(whole, _gguf_path(artifact, folder, quant), name_of(artifact), origin_of(artifact).licence, quant)
+        write_gguf(
+            whole,
+            _gguf_path(artifact, folder, quant),
+            get_model_name(artifact),
+            read_base_origin(artifact).licence,
+            quant,
+        )
         shutil.rmtree(whole)
     else:
         _write_whole(artifact, folder, dequantize=dequantize)
@@ -167,20 +186,20 @@ def _write_whole(artifact: Artifact, folder: Path, *, dequantize: bool) -> None:
         weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
         if path.name != "README.md" and not (weights and is_adapter(artifact)):
             target = folder / path.relative_to(base)
-            with writing(target):
+            with translate_write_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     if not is_adapter(artifact):
-        tell_dtype(folder)
+        write_config_dtype(folder)
         return
-    same = ("generation_config.json",) if outputs_of(artifact) else ("config.json", "generation_config.json")
+    same = ("generation_config.json",) if get_output_classes(artifact) else ("config.json", "generation_config.json")
     kept = {name: (folder / name).read_bytes() for name in same}
     model = open_merged(artifact, pick_dtype("float32"), dequantize=dequantize).to(pick_dtype(_saved_dtype(base)))
-    with no_bars(), writing(folder):
+    with hide_transformers_output(), translate_write_errors(folder):
         model.save_pretrained(folder)
     for name, data in kept.items():
         (folder / name).write_bytes(data)
-    tell_dtype(folder)
+    write_config_dtype(folder)
 
 
 def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: bool | None) -> None:
@@ -192,8 +211,8 @@ def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: boo
     where = SourceLocation(file=str(artifact.folder))
     if not is_adapter(artifact):
         raise ModelError("is a whole model, not an adapter", where=where, hint="export it as `hf`")
-    under = weights_of(artifact.parent("model"))
-    published = published_base(artifact)
+    under = get_weights_artifact(artifact.parent("model"))
+    published = find_published_base(artifact)
     if with_base is False and published is None and is_adapter(under):
         what = "was tuned over another adapter, so no folder holds its base"
         raise ModelError(what, where=where, hint="leave `--no-base` out, or export it as `merged`")
@@ -212,7 +231,7 @@ def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: boo
         named = {"base_model_name_or_path": published.id, "revision": published.commit}
     else:
         named = {"base_model_name_or_path": str(under.folder.absolute())}
-    config = read_object(folder / "adapter_config.json")
+    config = read_json_object(folder / "adapter_config.json")
     write_json(folder / "adapter_config.json", {**config, **named})
 
 
@@ -224,10 +243,10 @@ def _verify(
     A quantized file may part anywhere; it is refused when its log-probabilities lie so far off that it is broken. The
     second result is how an adapter that was learnt over a quantized base agrees over the whole one.
     """
-    ids = prompt_ids(base_folder(artifact))
-    expected = answer(load(artifact, "float32").model, ids)
-    agreed = agreement(expected, _reopen(artifact, folder, format, quant), ids)
-    rounded = quant == "f16" and (format != "adapter" or is_adapter(weights_of(artifact.parent("model"))))
+    ids = encode_check_prompt(base_folder(artifact))
+    expected = generate_greedy_answer(load_model(artifact, "float32").model, ids)
+    agreed = compare_greedy_answers(expected, _reopen(artifact, folder, format, quant), ids)
+    rounded = quant == "f16" and (format != "adapter" or is_adapter(get_weights_artifact(artifact.parent("model"))))
     parts = agreed.gap > NEAR_TIE if rounded else agreed.same < agreed.tokens
     if agreed.difference > MOST_NATS[quant] if quant in MOST_NATS else parts:
         hint = "nothing was written; this is a fault worth reporting, unless the files changed meanwhile"
@@ -236,25 +255,27 @@ def _verify(
         _verify_tokenizer(artifact, _gguf_path(artifact, folder, quant))
     elif format != "adapter":
         _verify_travellers(artifact, folder)
-    if format != "adapter" or scheme_of(artifact) is None:
+    if format != "adapter" or get_quantization_scheme(artifact) is None:
         return agreed, None
-    return agreed, agreement(expected, open_adapter(_whole_base(artifact, folder), folder), ids)
+    return agreed, compare_greedy_answers(expected, open_adapter(_whole_base(artifact, folder), folder), ids)
 
 
 def _whole_base(artifact: Artifact, folder: Path) -> Any:
     """What an adapter stands on, in float32 and not quantized: as it was written into `base/`, else the model itself;
     under a sequence head when the adapter was tuned with one."""
-    float32, outputs = pick_dtype("float32"), outputs_of(artifact)
+    float32, outputs = pick_dtype("float32"), get_output_classes(artifact)
     written = (folder / BASE).is_dir()
     whole = open_folder(folder / BASE, float32) if written else open_merged(artifact.parent("model"), float32)
-    return with_outputs(whole, outputs) if outputs else whole
+    return add_sequence_head(whole, outputs) if outputs else whole
 
 
 def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
     float32 = pick_dtype("float32")
     if format == "adapter":
-        quantized = scheme_of(artifact) is not None
-        return open_adapter(open_parent(artifact, float32) if quantized else _whole_base(artifact, folder), folder)
+        quantized = get_quantization_scheme(artifact) is not None
+        return open_adapter(
+            open_adapter_base(artifact, float32) if quantized else _whole_base(artifact, folder), folder
+        )
     if format == "gguf":
         return open_gguf(_gguf_path(artifact, folder, quant))
     return open_folder(folder, float32)
@@ -264,8 +285,8 @@ def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
     from transformers import AutoTokenizer
 
     before = AutoTokenizer.from_pretrained(base_folder(artifact), local_files_only=True, trust_remote_code=False)
-    after = tokenizer_of(path)
-    added = [one["content"] for one in read_object(base_folder(artifact) / "tokenizer.json")["added_tokens"]]
+    after = read_gguf_tokenizer(path)
+    added = [one["content"] for one in read_json_object(base_folder(artifact) / "tokenizer.json")["added_tokens"]]
     read = after.get_added_vocab()  # transformers reads special tokens that are not ASCII, and runs of spaces, as plain
     special = "".join(f"{token} a\n{token}" for token in added if token in read)
     for text in (*_TOKENIZER_PROBES, special):
@@ -282,17 +303,17 @@ def _verify_travellers(artifact: Artifact, folder: Path) -> None:
     base = base_folder(artifact)
     same = {
         "chat template": read_template(folder) == read_template(base),
-        "generation_config.json": read_object(folder / "generation_config.json")
-        == read_object(base / "generation_config.json"),
-        "tie between embeddings and head": describe(folder).tied == describe(base).tied,
+        "generation_config.json": read_json_object(folder / "generation_config.json")
+        == read_json_object(base / "generation_config.json"),
+        "tie between embeddings and head": describe_model_folder(folder).tied == describe_model_folder(base).tied,
     }
     if lost := [name for name, kept in same.items() if not kept]:
         raise ModelError(f"the export lost the {' and the '.join(lost)}", where=SourceLocation(file=str(folder)))
 
 
-def _finish(artifact: Artifact, folder: Path, form: ExportForm, measures: ModelMeasures | None) -> None:
+def _finish(artifact: Artifact, folder: Path, form: ExportDetails, measures: ModelMeasures | None) -> None:
     held = form._replace(with_base=(folder / BASE).is_dir())
-    (folder / "README.md").write_text(card(artifact, held, measures), encoding="utf-8")
+    (folder / "README.md").write_text(render_model_card(artifact, held, measures), encoding="utf-8")
     if form.before:
         write_json(folder / "prompt.json", dict(form.before))
     record = {"format": form.format, "checked": form.agreed.as_json()}
@@ -310,7 +331,7 @@ def _mark(artifact: Artifact, folder: Path, record: Mapping[str, Any]) -> None:
 def _swap(aside: Path, to: Path) -> None:
     """Put the finished export in place; an earlier one goes only once the new one stands ready."""
     old = to.with_name(f".{to.name}.{os.getpid()}.old")
-    with writing(to):
+    with translate_write_errors(to):
         if to.exists():
             to.replace(old)
         aside.replace(to)
@@ -318,12 +339,12 @@ def _swap(aside: Path, to: Path) -> None:
 
 
 def _gguf_path(artifact: Artifact, folder: Path, quant: Quant) -> Path:
-    return folder / f"{name_of(artifact).replace('/', '-')}-{quant}.gguf"
+    return folder / f"{get_model_name(artifact).replace('/', '-')}-{quant}.gguf"
 
 
 def _saved_dtype(folder: Path) -> Literal["float32", "bfloat16", "float16"]:
     """The dtype of the base's weights; anything unusual is kept in float32."""
-    match describe(folder).dtype:
+    match describe_model_folder(folder).dtype:
         case "bfloat16":
             return "bfloat16"
         case "float16":

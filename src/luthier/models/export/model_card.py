@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
-from luthier.artifacts.training import TUNED_CARD, TrainingRecord, kind_of
+from luthier.artifacts.training import TUNED_CARD, TrainingRecord, kind_of_part
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
-from luthier.core.system.packages import cached_wheel, wheel_licence
-from luthier.models.describe import read_object, read_template
+from luthier.core.system.packages import cached_wheel, wheel_license
+from luthier.models.describe import read_json_object, read_template
 from luthier.models.export.check import PROMPT
-from luthier.models.load import ADAPTER, base_folder, name_of, origin_artifact, outputs_of, weights_of
-from luthier.models.sequence_head import padding_in
+from luthier.models.load import (
+    ADAPTER,
+    base_folder,
+    get_model_name,
+    get_output_classes,
+    get_weights_artifact,
+    origin_artifact,
+)
+from luthier.models.sequence_head import read_padding_id
 
 if TYPE_CHECKING:
     from luthier.models.export.check import ModelAgreement
@@ -48,7 +55,7 @@ answer = model.generate(**ids, max_new_tokens=64)
 print(tokenizer.decode(answer[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
-class ExportForm(NamedTuple):
+class ExportDetails(NamedTuple):
     """In which form a model was given out, and how that was found to agree with it."""
 
     format: Literal["hf", "adapter", "merged", "gguf"]
@@ -106,16 +113,16 @@ class BaseModelOrigin(NamedTuple):
         return self.published.id if self.published is not None else self.name
 
 
-def origin_of(artifact: Artifact) -> BaseModelOrigin:
+def read_base_origin(artifact: Artifact) -> BaseModelOrigin:
     """Read the base model's card, up the lineage."""
     record = origin_artifact(artifact).read_json("model.json")
     return BaseModelOrigin(record["name"], record.get("licence"), record.get("origin", ""), record.get("chat_template"))
 
 
-def published_base(artifact: Artifact) -> HubModel | None:
+def find_published_base(artifact: Artifact) -> HubModel | None:
     """What an adapter stands on, where that is a model of the Hugging Face hub as it was published."""
-    under = weights_of(artifact.parent("model"))
-    return None if "model" in under.manifest.inputs else origin_of(artifact).published
+    under = get_weights_artifact(artifact.parent("model"))
+    return None if "model" in under.manifest.inputs else read_base_origin(artifact).published
 
 
 def lineage(artifact: Artifact) -> list[Artifact]:
@@ -135,43 +142,43 @@ def lineage(artifact: Artifact) -> list[Artifact]:
     return list(found.values())
 
 
-def card(artifact: Artifact, form: ExportForm, measures: ModelMeasures | None) -> str:
+def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelMeasures | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
-    base = origin_of(artifact)
+    base = read_base_origin(artifact)
     tuned = "model" in artifact.manifest.inputs
     steps = lineage(artifact)
     parts = [
         f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
-        f"# {name_of(artifact)}\n",
+        f"# {get_model_name(artifact)}\n",
         f"{'Tuned' if tuned else 'Exported'} with Luthier from {base.name} ({base.origin}).\n",
         _opened(artifact, form),
         _auto(artifact, form) if form.format == "adapter" else "",
         _before(form.before) if form.before else "",
         _written(form),
-        *history(artifact, measures),
+        *render_history_sections(artifact, measures),
         _licences(base, steps),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def history(artifact: Artifact, measures: ModelMeasures | None) -> list[str]:
+def render_history_sections(artifact: Artifact, measures: ModelMeasures | None) -> list[str]:
     """The sections that every model's card has: measures where there are any, provenance, settings."""
     steps = lineage(artifact)
     return [_measures(measures) if measures else "", _provenance(artifact, steps), _settings(steps)]
 
 
-def _opened(artifact: Artifact, form: ExportForm) -> str:
+def _opened(artifact: Artifact, form: ExportDetails) -> str:
     """A program that opens the export, run in its folder, and asks it something; PEFT must be taught the types that it
     does not know, and no adapter can tell a sequence head what its base takes for padding."""
     if form.format == "gguf":
         return f"```\n{_GGUF}\n```\n"
-    opening, outputs = _OPENING[form.format].replace("BASE", _base_words(artifact, form)), outputs_of(artifact)
+    opening, outputs = _OPENING[form.format].replace("BASE", _base_words(artifact, form)), get_output_classes(artifact)
     if form.format == "adapter" and _peft_type(artifact) == "BOTTLENECK":
         opening = f"import luthier.models.adapters  # teaches PEFT this type\n{opening}"
     if outputs:
         opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
         if form.format == "adapter":
-            opening += f"\nmodel.config.pad_token_id = {padding_in(base_folder(artifact))}"
+            opening += f"\nmodel.config.pad_token_id = {read_padding_id(base_folder(artifact))}"
         opening += f"\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
     elif read_template(base_folder(artifact)) is not None:
         opening += f"\n\n{_messages(form)}\n{_ASKING}"
@@ -180,32 +187,32 @@ def _opened(artifact: Artifact, form: ExportForm) -> str:
     return f"```python\n{opening}\n```\n"
 
 
-def _messages(form: ExportForm) -> str:
+def _messages(form: ExportDetails) -> str:
     code = f'messages = [{{"role": "user", "content": {json.dumps(PROMPT)}}}]'
     if not form.before:
         return code
     return f'{code}\nmessages = json.loads(Path(folder, "prompt.json").read_text())["messages"] + messages'
 
 
-def _base_words(artifact: Artifact, form: ExportForm) -> str:
+def _base_words(artifact: Artifact, form: ExportDetails) -> str:
     """How a program names an adapter's base."""
     if form.format != "adapter":
         return ""
-    labels = f", num_labels={len(outputs)}" if (outputs := outputs_of(artifact)) else ""
+    labels = f", num_labels={len(outputs)}" if (outputs := get_output_classes(artifact)) else ""
     if form.with_base:
         return f'f"{{folder}}/{BASE}"{labels}'
-    if (published := published_base(artifact)) is not None:
+    if (published := find_published_base(artifact)) is not None:
         return f'"{published.id}", revision="{published.commit}"{labels}'
     return f'json.loads(Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"]{labels}'
 
 
-def _auto(artifact: Artifact, form: ExportForm) -> str:
+def _auto(artifact: Artifact, form: ExportDetails) -> str:
     """What PEFT's own classes open, and what to do once the folder is moved."""
-    outputs = outputs_of(artifact)
+    outputs = get_output_classes(artifact)
     kind = "SequenceClassification" if outputs else "CausalLM"
     labels = f", num_labels={len(outputs)}" if outputs else ""
     sentence = f"`peft.AutoPeftModelFor{kind}.from_pretrained(folder{labels})` opens it, too"
-    if not form.with_base and published_base(artifact) is not None:
+    if not form.with_base and find_published_base(artifact) is not None:
         return f"{sentence}.\n"
     what = (
         f"`{BASE}/` holds the base model. `adapter_config.json` names it by its absolute path, since PEFT reads a "
@@ -222,21 +229,21 @@ def _auto(artifact: Artifact, form: ExportForm) -> str:
 
 
 def _peft_type(artifact: Artifact) -> str:
-    return str(read_object(weights_of(artifact).folder / ADAPTER / "adapter_config.json")["peft_type"])
+    return str(read_json_object(get_weights_artifact(artifact).folder / ADAPTER / "adapter_config.json")["peft_type"])
 
 
-def _front(artifact: Artifact, form: ExportForm, base: BaseModelOrigin) -> dict[str, Any]:
+def _front(artifact: Artifact, form: ExportDetails, base: BaseModelOrigin) -> dict[str, Any]:
     """What the hub reads; `base_model_relation` in the hub's own words."""
     front: dict[str, Any] = {
         "base_model": base.address,
         "library_name": LIBRARIES[form.format],
         "license": base.licence or "unknown",
-        "pipeline_tag": "text-classification" if outputs_of(artifact) else "text-generation",
+        "pipeline_tag": "text-classification" if get_output_classes(artifact) else "text-generation",
         "tags": ["luthier"],
     }
     if "models.0" in artifact.manifest.inputs:
         front["base_model_relation"] = "merge"
-    elif "model" in artifact.manifest.inputs and weights_of(artifact) is artifact:
+    elif "model" in artifact.manifest.inputs and get_weights_artifact(artifact) is artifact:
         front["base_model_relation"] = "adapter" if form.format == "adapter" else "finetune"
     elif form.quant != "f16":
         front["base_model_relation"] = "quantized"
@@ -257,7 +264,7 @@ def _before(before: Mapping[str, Any]) -> str:
     )
 
 
-def _written(form: ExportForm) -> str:
+def _written(form: ExportDetails) -> str:
     """The form, and what the check found at export time."""
     precision = f" in {form.quant}" if form.format == "gguf" else ""
     sentence = f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}."
@@ -308,7 +315,7 @@ def data_licence(artifact: Artifact) -> str | None:
     if source.get("kind") != "wheel":
         return None
     wheel = cached_wheel(source["package"], source["version"], source.get("sha256"))
-    stated = wheel_licence(wheel) if wheel else None
+    stated = wheel_license(wheel) if wheel else None
     return f"{stated} (of the package {source['package']} {source['version']})" if stated else None
 
 
@@ -316,7 +323,7 @@ def _tuning(artifact: Artifact, record: TrainingRecord) -> Iterator[str]:
     """What a tuning did, by its own books."""
     for role, part in (("technique", record.technique), ("objective", record.objective)):
         if part:
-            yield f"{role} {kind_of(part)}"
+            yield f"{role} {kind_of_part(part)}"
     response = record.as_json()
     names = {
         "rows": "rows", "rows_seen": "rows seen", "steps": "steps", "learnt_tokens": "learnt tokens in one pass",
@@ -342,20 +349,20 @@ def _tokens_seen(artifact: Artifact) -> int | None:
 def _merged(artifact: Artifact, record: TrainingRecord) -> str:
     inputs = artifact.manifest.inputs
     parts = ", ".join(f"`{inputs[f'models.{at}'][:12]}` × {weight:g}" for at, weight in enumerate(record.weights))
-    return f"merged by {kind_of(record.merge or {})} from {parts}, over `{inputs['model'][:12]}`"
+    return f"merged by {kind_of_part(record.merge or {})} from {parts}, over `{inputs['model'][:12]}`"
 
 
 def _settings(steps: list[Artifact]) -> str:
-    settings = {f"{one.manifest.kind} {one.digest[:12]}": without_places(one.manifest.settings) for one in steps}
+    settings = {f"{one.manifest.kind} {one.digest[:12]}": strip_absolute_paths(one.manifest.settings) for one in steps}
     return f"## Settings\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)}```\n"
 
 
-def without_places(value: Any) -> Any:
+def strip_absolute_paths(value: Any) -> Any:
     """Settings whose absolute paths are only names: where a file lay is nobody's business."""
     if isinstance(value, dict):
-        return {key: without_places(item) for key, item in value.items()}
+        return {key: strip_absolute_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_places(item) for item in value]
+        return [strip_absolute_paths(item) for item in value]
     return _short(value) if isinstance(value, str) else value
 
 

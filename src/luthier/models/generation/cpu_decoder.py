@@ -19,19 +19,19 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.models.generation.kv_cache import ForwardBatch, KVCache, attending
+from luthier.models.generation.kv_cache import ForwardBatch, KVCache, use_kv_cache
 from luthier.models.generation.sampling import BASE
 from luthier.models.kernels.linear_ops import (
     AdaptedLinearStruct,
-    Layer,
+    DecoderLayerStruct,
     LinearStruct,
     LoraPairStruct,
-    Norm,
+    RmsNormStruct,
     RowKernels,
     rows_kernels,
 )
-from luthier.models.kernels.lora import each_alone
-from luthier.models.packing.logprobs import decoder_of
+from luthier.models.kernels.lora import use_peft_forward
+from luthier.models.packing.logprobs import find_decoder
 
 _OF_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -39,7 +39,7 @@ _OF_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-class Unknown(Exception):
+class UnsupportedArchitecture(Exception):
     """A model that is not of the known kind."""
 
 
@@ -61,7 +61,7 @@ class CompiledDecoder:
         cos, sin = (one[0].contiguous() for one in self._decoder.rotary_emb(states[None], visit.positions[None]))
         batch, d = visit.laid_out, self._d
         if cos.shape[-1] != d:
-            raise Unknown
+            raise UnsupportedArchitecture
         batch.adapters = (c_int64 * len(adapters))(*map(self._number, adapters))
         batch.cos, batch.sin, batch.d = cos.data_ptr(), sin.data_ptr(), d
         batch.heads, batch.key_heads = self._layers[0].q.base.outs // d, self._layers[0].k.base.outs // d
@@ -81,7 +81,7 @@ class CompiledDecoder:
         """Whether what speaks for a line is one plain adapter, or none."""
         try:
             self._number(adapter)
-        except Unknown:
+        except UnsupportedArchitecture:
             return False
         return True
 
@@ -95,7 +95,7 @@ class CompiledDecoder:
         if layer.disable_adapters:
             return -1
         if len(layer.active_adapters) != 1:
-            raise Unknown
+            raise UnsupportedArchitecture
         return self._adapters.index(layer.active_adapters[0])
 
     def _embedded(self, ids: Tensor) -> Tensor:
@@ -106,12 +106,12 @@ class CompiledDecoder:
         """Note where all weights lie."""
         self._weights.clear()
         if getattr(self._whole, "peft_config", {}) and not all(map(_is_lora, self._whole.peft_config.values())):
-            raise Unknown
+            raise UnsupportedArchitecture
         if type(self._decoder.embed_tokens) is not torch.nn.Embedding:
-            raise Unknown
+            raise UnsupportedArchitecture
         self._d = int(self._decoder.layers[0].self_attn.head_dim)
         layers = [self._layer(at, one) for at, one in enumerate(self._decoder.layers)]
-        self._layers = (Layer * len(layers))(*layers)
+        self._layers = (DecoderLayerStruct * len(layers))(*layers)
         self._last = self._norm(self._decoder.norm)
         self._room = max(self._rows.rooms(one) for one in layers)
         linears = [getattr(one, name) for one in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
@@ -120,20 +120,20 @@ class CompiledDecoder:
         self._rank = max(ranks, default=0)
         self._at = [one.data_ptr() for one in self._weights]
 
-    def _layer(self, at: int, layer: Any) -> Layer:
+    def _layer(self, at: int, layer: Any) -> DecoderLayerStruct:
         attention, mlp = layer.self_attn, layer.mlp
         _expect(layer, _OF_LAYER, _OF_LAYER)
         _expect(attention, _OF_ATTENTION, _OF_ATTENTION | {"q_norm", "k_norm"})
         _expect(mlp, _OF_MLP, _OF_MLP)
         params = self._past.manners.get(at)
         if params is None or params.softcap is not None or params.sinks is not None:
-            raise Unknown
+            raise UnsupportedArchitecture
         more = {name: self._norm(getattr(attention, f"{name[-1]}_norm", None)) for name in ("of_q", "of_k")}
         projections = {name: self._linear(getattr(attention, f"{name}_proj")) for name in ("q", "k", "v", "o")}
         projections |= {name: self._linear(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down")}
         _refuse_odd(projections)
         keys, values = self._kept(at, projections)
-        return Layer(
+        return DecoderLayerStruct(
             **projections,
             **more,
             before=self._norm(layer.input_layernorm),
@@ -155,9 +155,9 @@ class CompiledDecoder:
         if type(module) is torch.nn.Linear:
             return AdaptedLinearStruct.of(self._weight(module))
         if type(module) is not LoraLinear or module.merged or module.fan_in_fan_out or module.lora_variant:
-            raise Unknown
+            raise UnsupportedArchitecture
         if type(module.base_layer) is not torch.nn.Linear:
-            raise Unknown
+            raise UnsupportedArchitecture
         return AdaptedLinearStruct.of(
             self._weight(module.base_layer), [self._pair(module, name) for name in self._adapters]
         )
@@ -167,41 +167,41 @@ class CompiledDecoder:
             return LoraPairStruct()
         down, up = module.lora_A[name], module.lora_B[name]
         if down.bias is not None or up.bias is not None:
-            raise Unknown
+            raise UnsupportedArchitecture
         return LoraPairStruct(self._weight(down), self._weight(up), float(module.scaling[name]))
 
     def _weight(self, layer: Any) -> LinearStruct:
         for one in (layer.weight, layer.bias):
             self._note(one)
         if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
-            raise Unknown
+            raise UnsupportedArchitecture
         return LinearStruct.of(layer.weight, layer.bias)
 
-    def _norm(self, norm: Any) -> Norm:
+    def _norm(self, norm: Any) -> RmsNormStruct:
         if norm is None:
-            return Norm()
+            return RmsNormStruct()
         self._note(norm.weight)
         epsilon = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
         if not isinstance(epsilon, float) or norm.weight.ndim != 1:
-            raise Unknown
-        return Norm(norm.weight.data_ptr(), epsilon, int(norm.weight.dtype == torch.bfloat16))
+            raise UnsupportedArchitecture
+        return RmsNormStruct(norm.weight.data_ptr(), epsilon, int(norm.weight.dtype == torch.bfloat16))
 
     def _note(self, weight: Tensor | None) -> None:
         if weight is None:
             return
         if weight.device.type != "cpu" or weight.dtype not in _DTYPES or weight.stride(-1) != 1:
-            raise Unknown
+            raise UnsupportedArchitecture
         self._weights.append(weight)
 
 
 def _refuse_odd(projections: dict[str, AdaptedLinearStruct]) -> None:
-    """`Unknown` where widths do not meet as they do in a plain layer."""
+    """`UnsupportedArchitecture` where widths do not meet as they do in a plain layer."""
     q, k, v, o, gate, up, down = (projections[name].base for name in ("q", "k", "v", "o", "gate", "up", "down"))
     meets = q.width == k.width == v.width == o.outs == gate.width == up.width == down.outs
     if not (meets and q.outs == o.width and k.outs == v.outs and not q.outs % k.outs):
-        raise Unknown
+        raise UnsupportedArchitecture
     if not gate.outs == up.outs == down.width:
-        raise Unknown
+        raise UnsupportedArchitecture
 
 
 def _is_lora(config: Any) -> bool:
@@ -209,17 +209,17 @@ def _is_lora(config: Any) -> bool:
 
 
 def _expect(module: Any, least: set[str], most: set[str]) -> None:
-    """`Unknown` where a module's children have other names."""
+    """`UnsupportedArchitecture` where a module's children have other names."""
     names = {name for name, _ in module.named_children()}
     if not least <= names <= most:
-        raise Unknown
+        raise UnsupportedArchitecture
 
 
 class ModuleDecoder:
     """Reads the tokens of many lines in one pass over transformers' own layers."""
 
     def __init__(self, model: Any, past: KVCache) -> None:
-        self._model, self._decoder, self._past = model, decoder_of(model), past
+        self._model, self._decoder, self._past = model, find_decoder(model), past
         self._layers = [layer for layer in model.modules() if _is_plain(layer)]
         self._adapted = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
 
@@ -227,7 +227,7 @@ class ModuleDecoder:
         """(T, width) hidden states from (T,) ids."""
         kernels = rows_kernels()
         alone = self._adapted if kernels is not None else []
-        with attending(self._model, self._past, visit), each_alone(alone), _multiplying(self._layers, kernels):
+        with use_kv_cache(self._model, self._past, visit), use_peft_forward(alone), _multiplying(self._layers, kernels):
             states: Tensor = self._decoder(
                 input_ids=ids[None], position_ids=visit.positions[None], use_cache=False
             ).last_hidden_state
@@ -272,7 +272,7 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def refuse_unknown(model: Any, adapter: str | None) -> None:
+def refuse_unknown_adapter(model: Any, adapter: str | None) -> None:
     """`ModelError` for an adapter that is not loaded."""
     known = getattr(model, "peft_config", {})
     if adapter not in (None, BASE) and adapter not in known:
@@ -281,7 +281,7 @@ def refuse_unknown(model: Any, adapter: str | None) -> None:
 
 
 @contextmanager
-def speaking(model: Any, adapter: str | None) -> Iterator[None]:
+def activate_adapter(model: Any, adapter: str | None) -> Iterator[None]:
     """Let an adapter speak alone; None: as it is; `BASE`: none of them."""
     if adapter is None or not hasattr(model, "peft_config"):
         yield

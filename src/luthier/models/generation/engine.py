@@ -9,10 +9,12 @@
 Evaluation, serving and reinforcement learning share this engine. A completion does not depend on the other sequences in
 the batch: each sequence has its own random stream, and a model computes a token with the same numbers in any batch.
 
-- `Together` reads the new tokens of many sequences in one forward pass. Decoders of the known kind run on the kernels
+- `BatchedReader` reads the new tokens of many sequences in one forward pass. Decoders of the known kind run on the
+kernels
   alone; in others, attention is plugged into transformers' registry and the layers see one row of tokens with
   positions. Keys and values lie in blocks that sequences with a common prefix share.
-- `Alone` reads each sequence by itself through transformers' own cache, for models with a recurrent state or with
+- `UnbatchedReader` reads each sequence by itself through transformers' own cache, for models with a recurrent state or
+with
   attention outside the registry.
 
 A trial on a few tokens decides once for each model whether the kernels may read it.
@@ -32,26 +34,39 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import DataError
-from luthier.models.adapters import SoftPrompt, cache_name, soft_prompt
+from luthier.models.adapters import SoftPrompt, compute_soft_prompt, get_cache_argument_name
 from luthier.models.attention.backends import AttentionParams
-from luthier.models.generation.cpu_decoder import CompiledDecoder, ModuleDecoder, Unknown, refuse_unknown, speaking
-from luthier.models.generation.kv_cache import BLOCK, Blocks, ForwardBatch, ForwardBatchPart, KVCache, SequenceBlocks
+from luthier.models.generation.cpu_decoder import (
+    CompiledDecoder,
+    ModuleDecoder,
+    UnsupportedArchitecture,
+    activate_adapter,
+    refuse_unknown_adapter,
+)
+from luthier.models.generation.kv_cache import (
+    BLOCK,
+    BlockAllocator,
+    ForwardBatch,
+    ForwardBatchPart,
+    KVCache,
+    SequenceBlocks,
+)
 from luthier.models.generation.sampling import (
     BASE,
     GREEDY,
     Finish,
     GenerationRequest,
-    Sampling,
+    SamplingParams,
     Stop,
     TokenOutput,
-    is_enough,
+    should_stop,
 )
-from luthier.models.kernels.forwards import distance
+from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, rows_kernels
 from luthier.models.load import LoadedModel
-from luthier.models.packing.head import OutputHead, shaped
-from luthier.models.packing.logprobs import AGREES, answering, decoder_of, reading
-from luthier.models.sequence_head import plain_model, refuse_sequence
+from luthier.models.packing.head import OutputHead, transform_logits
+from luthier.models.packing.logprobs import AGREES, detect_forward_mode, disable_dropout, find_decoder
+from luthier.models.sequence_head import refuse_sequence_head, unwrap_peft_model
 
 
 @dataclass(eq=False)
@@ -83,7 +98,7 @@ class SequenceState:
         return self.read >= len(self.ask.ids)
 
 
-class Portion(NamedTuple):
+class PrefillChunk(NamedTuple):
     """The next tokens of a line that are to be read."""
 
     line: SequenceState
@@ -101,10 +116,10 @@ class SequenceReader(Protocol):
     def open(self, line: SequenceState) -> bool:
         """Make room for all tokens that a line may have; False while there is none."""
 
-    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[Portion]:
+    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """What of lines whose prompts are not wholly read is read next: of so many tokens in all, but something."""
 
-    def read(self, portions: Sequence[Portion]) -> Tensor:
+    def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
         """Read them; (lasts, vocab) logits in at least fp32 after those that are wholly read."""
 
     def close(self, line: SequenceState) -> None:
@@ -127,14 +142,14 @@ class _Place:
     cache: Any = None
 
 
-class Alone:
+class UnbatchedReader:
     """Reads lines one by one."""
 
     def __init__(self, model: Any, tokens: int) -> None:
-        self._whole, self._model = model, plain_model(model)
+        self._whole, self._model = model, unwrap_peft_model(model)
         self._free = tokens
         self._device = next(self._model.parameters()).device
-        self._cache_name = cache_name(self._model)
+        self._cache_name = get_cache_argument_name(self._model)
         self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
         self._stateful = bool(getattr(self._model, "_is_stateful", False))
 
@@ -144,16 +159,16 @@ class Alone:
         """Make room for all tokens that a line may have; False while there is none."""
         if line.end > self._free:
             return False
-        with speaking(self._whole, line.ask.adapter):
-            line.cache_slot = _Place(line.end, soft_prompt(self._whole))
+        with activate_adapter(self._whole, line.ask.adapter):
+            line.cache_slot = _Place(line.end, compute_soft_prompt(self._whole))
         self._free -= line.end
         return True
 
-    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[Portion]:
+    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """One prompt, wholly: a state may not be read in parts."""
-        return [Portion(line, len(line.ids) - line.read) for line in waiting[:1] if budget]
+        return [PrefillChunk(line, len(line.ids) - line.read) for line in waiting[:1] if budget]
 
-    def read(self, portions: Sequence[Portion]) -> Tensor:
+    def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
         """(lines, vocab) logits after each."""
         return torch.cat([self._read(portion) for portion in portions])
 
@@ -166,10 +181,10 @@ class Alone:
         """See other adapters over the same weights."""
         self._whole = model
 
-    def _read(self, portion: Portion) -> Tensor:
+    def _read(self, portion: PrefillChunk) -> Tensor:
         line, slot = portion.line, portion.line.cache_slot
         ids = torch.tensor([line.ids[line.read : line.read + portion.tokens]], device=self._device)
-        with speaking(self._whole, line.ask.adapter):
+        with activate_adapter(self._whole, line.ask.adapter):
             inputs = self._begin(slot, ids) if slot.cache is None else {"input_ids": ids}
             end = slot.soft.count + line.read + portion.tokens
             begin = end - portion.tokens
@@ -187,9 +202,9 @@ class Alone:
         """A cache with the virtual tokens' keys and values, and what is read after them."""
         from transformers import DynamicCache
 
-        from luthier.models.generation.kv_cache import with_room
+        from luthier.models.generation.kv_cache import preallocate_cache
 
-        slot.cache = slot.soft.fill(with_room(DynamicCache(config=self._model.config)), 1)
+        slot.cache = slot.soft.fill(preallocate_cache(DynamicCache(config=self._model.config)), 1)
         return slot.soft.inputs(self._model, ids)
 
 
@@ -199,9 +214,9 @@ _FIRST, _THEN = 21, 3
 """Tokens of the trial: in two portions, over more than one block."""
 
 
-def lean_of(model: Any, past: KVCache) -> CompiledDecoder | None:
+def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
     """The lean reading of a model, into a past; None where its modules are to be asked."""
-    kernels, inner = rows_kernels(), plain_model(model)
+    kernels, inner = rows_kernels(), unwrap_peft_model(model)
     if kernels is None:
         return None
     if inner not in _MANNERS:
@@ -209,26 +224,26 @@ def lean_of(model: Any, past: KVCache) -> CompiledDecoder | None:
             _MANNERS[inner] = _tried(kernels, model)
     past.manners |= _MANNERS[inner]
     try:
-        return CompiledDecoder(kernels, model, decoder_of(inner), past) if _MANNERS[inner] else None
-    except (Unknown, AttributeError):
+        return CompiledDecoder(kernels, model, find_decoder(inner), past) if _MANNERS[inner] else None
+    except (UnsupportedArchitecture, AttributeError):
         return None
 
 
 def _tried(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
     """How a model's layers attend, when reading it lean gives what its modules give."""
-    inner = plain_model(model)
+    inner = unwrap_peft_model(model)
     plain = KVCache(2)
     expected = _states(ModuleDecoder(inner, plain).read, inner)
     ours = KVCache(2)
     ours.manners = plain.manners
     try:
-        lean = CompiledDecoder(kernels, model, decoder_of(inner), ours)
+        lean = CompiledDecoder(kernels, model, find_decoder(inner), ours)
         if not lean.knows(None):
             return {}
         found = _states(lambda ids, visit: lean.ended(lean.read(ids, visit, [None])), inner)
-    except (Unknown, AttributeError):  # a part that is called otherwise
+    except (UnsupportedArchitecture, AttributeError):  # a part that is called otherwise
         return {}
-    same = distance(found, expected) <= AGREES[expected.dtype] / 2
+    same = relative_distance(found, expected) <= AGREES[expected.dtype] / 2
     return plain.manners if same else {}
 
 
@@ -243,13 +258,13 @@ def _states(read: Any, model: Any) -> torch.Tensor:
     return torch.cat([first, then])
 
 
-class Together:
+class BatchedReader:
     """Reads many lines at once."""
 
     def __init__(self, model: Any, head: OutputHead, tokens: int) -> None:
-        self._whole, self._model, self._head = model, plain_model(model), head
+        self._whole, self._model, self._head = model, unwrap_peft_model(model), head
         self._device = next(self._model.parameters()).device
-        self._blocks = Blocks(-(-tokens // BLOCK))
+        self._blocks = BlockAllocator(-(-tokens // BLOCK))
         self._past = KVCache(self._blocks.count)
         self._open_model()
 
@@ -268,9 +283,9 @@ class Together:
         line.read = line.found = len(held.known) * BLOCK
         return True
 
-    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[Portion]:
+    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """Prompts in their order, up to the budget; what another line is reading just now is waited for."""
-        found: list[Portion] = []
+        found: list[PrefillChunk] = []
         started_keys: set[Hashable] = set()
         for line in waiting:
             if line.read % BLOCK == 0:
@@ -280,12 +295,12 @@ class Together:
             count = min(budget, len(line.ids) - line.read)
             if count and key not in started_keys:
                 started_keys.add(key)
-                found.append(Portion(line, count))
+                found.append(PrefillChunk(line, count))
                 budget -= count
         return found
 
     @torch.no_grad()
-    def read(self, portions: Sequence[Portion]) -> Tensor:
+    def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
         """(lasts, vocab) logits after the lines that are wholly read."""
         self._notice()
         lean = self._lean
@@ -314,7 +329,7 @@ class Together:
         self._parameters = list(self._model.parameters())
         self._state = self._weights()
         self._plugged = ModuleDecoder(self._model, self._past)
-        self._lean: CompiledDecoder | None = lean_of(self._whole, self._past)
+        self._lean: CompiledDecoder | None = open_compiled_decoder(self._whole, self._past)
 
     def _notice(self) -> None:
         """Let nothing be found again that was read with other weights, and see adapters that were loaded since."""
@@ -329,12 +344,12 @@ class Together:
         """Where all weights lie, and how often each was changed."""
         return [number for one in self._parameters for number in (one.data_ptr(), one._version)]
 
-    def _by_kernels(self, lean: CompiledDecoder, portions: Sequence[Portion]) -> Tensor:
+    def _by_kernels(self, lean: CompiledDecoder, portions: Sequence[PrefillChunk]) -> Tensor:
         ids, visit, lasts = self._laid_out(portions)
         states = lean.read(ids, visit, [portion.line.ask.adapter for portion in portions])
         return self._logits(lean.ended(states.index_select(0, lasts)))
 
-    def _by_modules(self, portions: Sequence[Portion]) -> Tensor:
+    def _by_modules(self, portions: Sequence[PrefillChunk]) -> Tensor:
         """The lines of each adapter in a pass of their own."""
         logits: dict[int, Tensor] = {}
         groups: dict[str | None, list[int]] = {}
@@ -342,7 +357,7 @@ class Together:
             groups.setdefault(portion.line.ask.adapter, []).append(at)
         for adapter, indices in groups.items():
             ids, visit, lasts = self._laid_out([portions[at] for at in indices])
-            with speaking(self._whole, adapter):
+            with activate_adapter(self._whole, adapter):
                 rows = self._logits(self._plugged.read(ids, visit).index_select(0, lasts))
             logits |= dict(zip([at for at in indices if portions[at].last], rows, strict=True))
         width = self._head.linear.weight.shape[0]
@@ -350,7 +365,7 @@ class Together:
             torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width, dtype=torch.float32)
         )
 
-    def _laid_out(self, portions: Sequence[Portion]) -> tuple[Tensor, ForwardBatch, Tensor]:
+    def _laid_out(self, portions: Sequence[PrefillChunk]) -> tuple[Tensor, ForwardBatch, Tensor]:
         """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""
         ids = [one for line, count in portions for one in line.ids[line.read : line.read + count]]
         visit = ForwardBatch(
@@ -369,7 +384,7 @@ class Together:
         if kernels is None or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
             return self._head.logits(hidden)
         head_weights = LinearStruct.of(weight, self._head.linear.bias)
-        return shaped(kernels.product(head_weights, hidden.float().contiguous()), self._head.shape)
+        return transform_logits(kernels.product(head_weights, hidden.float().contiguous()), self._head.shape)
 
 
 _FEW = 512
@@ -386,7 +401,7 @@ class SampledToken(NamedTuple):
     top: tuple[tuple[int, float], ...]
 
 
-def choose(logits: Tensor, lines: list[SequenceState]) -> list[SampledToken]:
+def choose_next_tokens(logits: Tensor, lines: list[SequenceState]) -> list[SampledToken]:
     """The next token of each line, from (lines, vocab) logits in at least fp32."""
     likeliest = logits.argmax(-1).tolist()
     whole = logits.logsumexp(-1)
@@ -406,10 +421,10 @@ def _token(logits: Tensor, line: SequenceState, likeliest: int) -> int:
     if sampling.temperature <= _COLD:
         return likeliest if allowed is None else int(logits.argmax())
     below = (logits - logits.max()) / sampling.temperature  # at most 0, however low the temperature
-    return draw(torch.softmax(below, -1).cpu(), sampling.top_p, line.chance)
+    return sample_top_p(torch.softmax(below, -1).cpu(), sampling.top_p, line.chance)
 
 
-def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
+def sample_top_p(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
     """One token, from the likeliest ones that together have a share of `top_p`.
 
     Each token keeps its place while it is drawn, so that two of nearly the same share, which stand in another order
@@ -433,7 +448,7 @@ def _top(logits: Tensor, whole: Tensor, line: SequenceState) -> tuple[tuple[int,
     return tuple(zip(found.indices.tolist(), (found.values - whole).tolist(), strict=True))
 
 
-__all__ = ["BASE", "GREEDY", "Decoder", "GenerationRequest", "Sampling", "Stop", "TokenOutput"]
+__all__ = ["BASE", "GREEDY", "Decoder", "GenerationRequest", "SamplingParams", "Stop", "TokenOutput"]
 
 TOKENS = 16_384
 """Tokens that may be held at once, prompts and answers together: what bounds the key-value cache."""
@@ -451,10 +466,10 @@ class Decoder:
     """
 
     def __init__(self, loaded: LoadedModel, *, tokens: int = TOKENS, portion: int = PORTION) -> None:
-        refuse_sequence(plain_model(loaded.model))
+        refuse_sequence_head(unwrap_peft_model(loaded.model))
         self._model = loaded.model
         self._reader = _reader(loaded.model, tokens)
-        self._vocabulary = int(plain_model(loaded.model).config.get_text_config().vocab_size)
+        self._vocabulary = int(unwrap_peft_model(loaded.model).config.get_text_config().vocab_size)
         self._portion = portion
         self._lines: dict[int, SequenceState] = {}
         self._done: dict[int, SequenceState] = {}
@@ -465,7 +480,7 @@ class Decoder:
 
         `DataError` for a prompt that the model cannot read, `ModelError` for an adapter that is not loaded.
         """
-        refuse_unknown(self._model, ask.adapter)
+        refuse_unknown_adapter(self._model, ask.adapter)
         context = self.context
         if not 0 < len(ask.ids) < context:
             raise DataError(f"the prompt has {len(ask.ids)} tokens; the model reads 1 to {context - 1}")
@@ -489,7 +504,7 @@ class Decoder:
         portions = self._next()
         if not portions:
             return []
-        with answering(self._model) if self._model.training else nullcontext():
+        with disable_dropout(self._model) if self._model.training else nullcontext():
             logits = self._reader.read(portions)
         lasts = [portion.line for portion in portions if portion.last]
         for line, count in portions:
@@ -505,8 +520,8 @@ class Decoder:
     @property
     def context(self) -> int:
         """How many tokens the model reads at once, virtual ones taken off."""
-        config = plain_model(self._model).config.get_text_config()
-        return (getattr(config, "max_position_embeddings", None) or 1 << 40) - soft_prompt(self._model).count
+        config = unwrap_peft_model(self._model).config.get_text_config()
+        return (getattr(config, "max_position_embeddings", None) or 1 << 40) - compute_soft_prompt(self._model).count
 
     @property
     def cached(self) -> int:
@@ -528,14 +543,14 @@ class Decoder:
         for ticket in list(self._lines):
             self.cancel(ticket)
 
-    def _next(self) -> list[Portion]:
+    def _next(self) -> list[PrefillChunk]:
         """What is read in the next step: one token of each line that is written, and some of the others' prompts."""
-        going = [Portion(line, 1) for line in self._lines.values() if line.is_prefilled]
+        going = [PrefillChunk(line, 1) for line in self._lines.values() if line.is_prefilled]
         waiting = [line for line in self._lines.values() if not line.is_prefilled]
         return going + self._reader.portions(waiting, self._portion if going else max(self._portion, PORTION_ALONE))
 
     def _chosen(self, logits: Tensor, lines: list[SequenceState]) -> Sequence[SampledToken]:
-        return choose(logits, lines) if lines else ()
+        return choose_next_tokens(logits, lines) if lines else ()
 
     def _write(self, line: SequenceState, choice: SampledToken) -> TokenOutput:
         line.ids.append(choice.token)
@@ -546,14 +561,14 @@ class Decoder:
         return TokenOutput(line.ticket, choice.token, choice.logprob, choice.top, finish)
 
     def _finish(self, line: SequenceState) -> Finish | None:
-        if is_enough(line.written, line.ask.stop):
+        if should_stop(line.written, line.ask.stop):
             return "stop"
         return "length" if len(line.ids) >= line.end else None
 
 
 def _reader(model: object, tokens: int) -> SequenceReader:
     """How a model is read for writing: many lines together where that is understood, else each alone."""
-    how = reading(model)  # type: ignore[arg-type]
-    if how.packed and how.head is not None and how.turn is None and not soft_prompt(model).count:
-        return Together(model, how.head, tokens)
-    return Alone(model, tokens)
+    how = detect_forward_mode(model)  # type: ignore[arg-type]
+    if how.packed and how.head is not None and how.turn is None and not compute_soft_prompt(model).count:
+        return BatchedReader(model, how.head, tokens)
+    return UnbatchedReader(model, tokens)

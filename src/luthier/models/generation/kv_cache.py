@@ -3,8 +3,8 @@
 A block holds the keys and values of `BLOCK` tokens. A full block is indexed by all tokens up to its end, and a sequence
 that begins with the same tokens reuses it. Unused blocks stay while there is room and are evicted in LRU order.
 
-`RoomyLayer` is a layer's cache for one sequence with spare room, so that a new token is written without a copy of the
-earlier ones.
+`PreallocatedLayer` is a layer's cache for one sequence with spare room, so that a new token is written without a copy
+of the earlier ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from luthier.models.attention import implemented, manner_of
+from luthier.models.attention import build_attention_params, use_attention_implementation
 from luthier.models.attention.backends import AttentionParams
 from luthier.models.kernels import linear_ops
 from luthier.models.kernels.linear_ops import RowKernels, rows_kernels
@@ -34,12 +34,12 @@ BLOCK = 16
 
 
 @dataclass(eq=False)
-class Node:
+class CachedBlock:
     """A full block that can be found again: the tokens in it follow those of its parent."""
 
     key: tuple[object, ...]
     block: int
-    parent: Node | None
+    parent: CachedBlock | None
     users: int = 0
     children: int = 0
 
@@ -49,20 +49,22 @@ class SequenceBlocks:
     """The blocks of one line: found or made full ones that are known, then its own."""
 
     root: Hashable
-    known: list[Node] = field(default_factory=list)
+    known: list[CachedBlock] = field(default_factory=list)
     own: list[int] = field(default_factory=list)
     table: array[int] = field(default_factory=lambda: array("i"))
     """All its blocks in the order of its tokens."""
 
 
-class Blocks:
+class BlockAllocator:
     """All blocks of a cache."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._free = list(range(count - 1, -1, -1))
-        self._nodes: dict[tuple[object, ...], Node] = {}
-        self._idle: OrderedDict[Node, None] = OrderedDict()  # known blocks that nobody uses, longest unused first
+        self._nodes: dict[tuple[object, ...], CachedBlock] = {}
+        self._idle: OrderedDict[CachedBlock, None] = (
+            OrderedDict()
+        )  # known blocks that nobody uses, longest unused first
 
     @property
     def cached(self) -> int:
@@ -107,7 +109,7 @@ class Blocks:
             key, block = self._key(held, ids), held.own.pop(0)
             node = self._nodes.get(key)
             if node is None:
-                node = self._nodes[key] = Node(key, block, held.known[-1] if held.known else None)
+                node = self._nodes[key] = CachedBlock(key, block, held.known[-1] if held.known else None)
                 if node.parent is not None:
                     node.parent.children += 1
             else:  # somebody else was quicker, with the same numbers
@@ -138,7 +140,7 @@ class Blocks:
         above = held.known[-1] if held.known else held.root
         return (above, *ids[at : at + BLOCK])
 
-    def _use(self, node: Node) -> None:
+    def _use(self, node: CachedBlock) -> None:
         self._idle.pop(node, None)
         node.users += 1
 
@@ -147,7 +149,7 @@ class Blocks:
             self._drop(next(one for one in self._idle if not one.children))
         return self._free.pop()
 
-    def _drop(self, node: Node) -> None:
+    def _drop(self, node: CachedBlock) -> None:
         del self._idle[node]
         self._nodes.pop(node.key, None)
         if node.parent is not None:
@@ -229,17 +231,17 @@ _NOW: ContextVar[tuple[KVCache, ForwardBatch] | None] = ContextVar("luthier_past
 
 
 @contextmanager
-def attending(model: Any, past: KVCache, visit: ForwardBatch) -> Iterator[None]:
+def use_kv_cache(model: Any, past: KVCache, visit: ForwardBatch) -> Iterator[None]:
     """Let a model's attention layers look back on what was read of each line."""
     token = _NOW.set((past, visit))
     try:
-        with implemented(model, NAME):
+        with use_attention_implementation(model, NAME):
             yield
     finally:
         _NOW.reset(token)
 
 
-def past_attention(
+def kv_cache_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -254,10 +256,10 @@ def past_attention(
         raise RuntimeError("this attention is only for a decoder")
     past, visit = now
     layer: int = module.layer_idx  # type: ignore[assignment]
-    params = past.manners[layer] = manner_of(query, scaling, kwargs)
+    params = past.manners[layer] = build_attention_params(query, scaling, kwargs)
     new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
     kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
-    look = by_torch if kernels is None else by_rows(kernels)
+    look = attend_with_torch if kernels is None else build_kernel_attention(kernels)
     return look(new, past, layer, visit, params)[None].to(query.dtype), None
 
 
@@ -265,7 +267,7 @@ _WIDENED = (torch.float32, torch.bfloat16, torch.float16)
 New = tuple[Tensor, Tensor, Tensor]
 
 
-def by_rows(kernels: RowKernels) -> Callable[[New, KVCache, int, ForwardBatch, AttentionParams], Tensor]:
+def build_kernel_attention(kernels: RowKernels) -> Callable[[New, KVCache, int, ForwardBatch, AttentionParams], Tensor]:
     """Writes new keys and values down and looks back, by the kernels: (T, heads, d')."""
 
     def look(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
@@ -286,7 +288,7 @@ def by_rows(kernels: RowKernels) -> Callable[[New, KVCache, int, ForwardBatch, A
     return look
 
 
-def by_torch(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
+def attend_with_torch(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
     """The same by torch, line by line."""
     query, key, value = new
     keys, values = past.of(layer, key, value)
@@ -328,14 +330,14 @@ def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, params: Attent
     return found.view(heads, count, -1).transpose(0, 1)
 
 
-AttentionInterface.register(NAME, past_attention)
+AttentionInterface.register(NAME, kv_cache_attention)
 
 
 ROOM = 64
 """Tokens for which there is room whenever a layer moves."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """A layer of `DynamicCache` whose keys and values are the beginning of something larger."""
 
     keys: Tensor
@@ -364,11 +366,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
         )
 
 
-def with_room(cache: DynamicCache) -> DynamicCache:
+def preallocate_cache(cache: DynamicCache) -> DynamicCache:
     """The same empty cache, its plain layers with room; others (sliding windows, states) as they are."""
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
-        cache.layer_class_to_replicate = RoomyLayer
+        cache.layer_class_to_replicate = PreallocatedLayer
     return cache
 
 

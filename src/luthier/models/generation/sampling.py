@@ -18,7 +18,7 @@ Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class SamplingParams:
     """How the next token is chosen."""
 
     temperature: float = 0.0
@@ -28,7 +28,7 @@ class Sampling:
     seed: int = 0
 
 
-GREEDY = Sampling()
+GREEDY = SamplingParams()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class GenerationRequest:
     ids: Sequence[int]
     max_new_tokens: int
     stop: Stop
-    sampling: Sampling = GREEDY
+    sampling: SamplingParams = GREEDY
     stream: int = 0
     """Which random stream it draws from, among those of its seed."""
     adapter: str | None = None
@@ -62,6 +62,6 @@ class TokenOutput(NamedTuple):
     """Why this was the last one: a stop, or the length asked or that the model reads; None where it goes on."""
 
 
-def is_enough(ids: Sequence[int], stop: Stop) -> bool:
+def should_stop(ids: Sequence[int], stop: Stop) -> bool:
     """Whether what is written so far ends here."""
     return stop(ids) if callable(stop) else ids[-1] in stop

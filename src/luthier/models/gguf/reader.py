@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.files import writing
-from luthier.models.describe import read_object
-from luthier.models.gguf.tensors import FACTORS, LONG, SHORT, shape_named
+from luthier.core.files import translate_write_errors
+from luthier.models.describe import read_json_object
+from luthier.models.gguf.tensors import FACTORS, LONG, SHORT, find_architecture
 from luthier.models.gguf.vocabulary import PHI3_PLAIN, is_phi3
-from luthier.models.quiet import no_gguf_bar
-from luthier.models.source import Say, complete, write_json
+from luthier.models.quiet import silence_gguf_progress
+from luthier.models.source import Say, complete_model_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ _UNSAID = {"_model_name_or_path", "_name_or_path"}
 _LOCAL = {"is_local", "local_files_only", "name_or_path"}
 
 
-class GgufHead(NamedTuple):
+class GgufHeader(NamedTuple):
     """What a GGUF file says about itself."""
 
     name: str | None
@@ -44,7 +44,7 @@ class GgufHead(NamedTuple):
     """Whether a vocabulary of SentencePiece puts a space before a text."""
 
 
-def read_head(path: Path) -> GgufHead:
+def read_gguf_header(path: Path) -> GgufHeader:
     """Read the file's metadata; `ModelError` when it is not a whole GGUF file."""
     from gguf import GGUFReader
 
@@ -62,7 +62,7 @@ def read_head(path: Path) -> GgufHead:
     def text(key: str) -> str | None:
         return str(fields[key].contents()) if key in fields else None
 
-    return GgufHead(
+    return GgufHeader(
         name=text("general.name"),
         licence=text("general.license"),
         architecture=text("general.architecture") or "unknown",
@@ -72,22 +72,22 @@ def read_head(path: Path) -> GgufHead:
     )
 
 
-def convert(path: Path, folder: Path, say: Say) -> GgufHead:
+def convert_gguf(path: Path, folder: Path, say: Say) -> GgufHeader:
     """Write the model in a GGUF file as a Hugging Face folder of bfloat16 safetensors; the same bytes every time."""
     import torch
 
-    head = read_head(path)
+    head = read_gguf_header(path)
     tokenizer = _tokenizer(path, head, say)
     model = open_gguf(path).to(torch.bfloat16)
     model.config.dtype = torch.bfloat16
-    with no_gguf_bar(), writing(folder):
+    with silence_gguf_progress(), translate_write_errors(folder):
         model.save_pretrained(folder, max_shard_size="1TB")
         tokenizer.save_pretrained(folder)
     _tidy(folder / "config.json", _UNSAID)
     _tidy(folder / "tokenizer_config.json", _LOCAL)
     for file in folder.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
-    complete(folder, say)
+    complete_model_folder(folder, say)
     say(f"weights of {path.name} dequantized to bfloat16 (the file's own rounding is coarser)")
     return head
 
@@ -100,7 +100,7 @@ def open_gguf(path: Path) -> Any:
     where = SourceLocation(file=str(path))
     try:
         config = _config(path)
-        with no_gguf_bar():
+        with silence_gguf_progress():
             model, info = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 config=config,
@@ -130,7 +130,7 @@ def _config(path: Path) -> Any:
     )
     reader = GGUFReader(path)
     name = str(reader.fields["general.architecture"].contents())
-    if (shape := shape_named(name)) is None:
+    if (shape := find_architecture(name)) is None:
         return config
     fields = {key: one.contents() for key, one in reader.fields.items() if key.startswith(f"{name}.")}
     tensors = {one.name: torch.tensor(one.data) for one in reader.tensors if one.name in (FACTORS, LONG, SHORT)}
@@ -142,12 +142,12 @@ def _config(path: Path) -> Any:
     return config
 
 
-def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
+def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a GGUF file, cutting text as the file says."""
-    return _tokenizer(path, read_head(path), lambda text: None)
+    return _tokenizer(path, read_gguf_header(path), lambda text: None)
 
 
-def _tokenizer(path: Path, head: GgufHead, say: Say) -> PreTrainedTokenizerBase:
+def _tokenizer(path: Path, head: GgufHeader, say: Say) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
@@ -212,5 +212,5 @@ def _is_plain_gpt2(tokenizer: Any) -> bool:
 
 def _tidy(path: Path, names: set[str]) -> None:
     """Drop what says where the file was read from rather than what the model is."""
-    value = read_object(path)
+    value = read_json_object(path)
     write_json(path, {key: item for key, item in value.items() if key not in names})

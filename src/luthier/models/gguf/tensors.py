@@ -35,47 +35,47 @@ def head_size(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def rope_of(config: Any) -> dict[str, Any]:
+def get_rope_parameters(config: Any) -> dict[str, Any]:
     """The rotary positions of layers that see the whole text."""
     params: dict[str, Any] = config.rope_parameters
     found: dict[str, Any] = params.get("full_attention", params)
     return found
 
 
-def kind_of(config: Any) -> str:
+def get_rope_type(config: Any) -> str:
     """How they are scaled, by transformers' name."""
-    return str(rope_of(config).get("rope_type", "default"))
+    return str(get_rope_parameters(config).get("rope_type", "default"))
 
 
-def say_rope(writer: GGUFWriter, config: Any) -> None:
+def write_rope_metadata(writer: GGUFWriter, config: Any) -> None:
     """Write the numbers of the rotary positions."""
     from gguf import RopeScalingType
 
-    rope = rope_of(config)
+    rope = get_rope_parameters(config)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(int(head_size(config) * rope.get("partial_rotary_factor", 1.0)))
-    if kind_of(config) == "linear":
+    if get_rope_type(config) == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-    elif kind_of(config) == "longrope":
+    elif get_rope_type(config) == "longrope":
         writer.add_rope_scaling_attn_factors(_attention_factor(config))
 
 
-def rope_tensors(config: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def build_rope_factors(config: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """What the frequencies are divided by, where they are."""
     import torch
 
-    rope = rope_of(config)
-    if kind_of(config) == "llama3":
+    rope = get_rope_parameters(config)
+    if get_rope_type(config) == "llama3":
         yield FACTORS, _llama3_factors(config)
-    elif kind_of(config) == "longrope":
+    elif get_rope_type(config) == "longrope":
         yield LONG, torch.tensor(rope["long_factor"], dtype=torch.float32)
         yield SHORT, torch.tensor(rope["short_factor"], dtype=torch.float32)
 
 
-def read_rope(config: Any, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+def complete_rope_parameters(config: Any, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Complete the rotary positions from what a file says below its architecture's name, and from its tensors."""
-    rope = rope_of(config)
+    rope = get_rope_parameters(config)
     rope["rope_theta"] = metadata.get("rope.freq_base", 10000.0)
     if metadata.get("rope.dimension_count", head_size(config)) != head_size(config):
         rope["partial_rotary_factor"] = metadata["rope.dimension_count"] / head_size(config)
@@ -94,7 +94,7 @@ def read_rope(config: Any, metadata: Mapping[str, Any], tensors: Mapping[str, to
 
 def _attention_factor(config: Any) -> float:
     """By how much LongRoPE sharpens attention."""
-    rope = rope_of(config)
+    rope = get_rope_parameters(config)
     if (attention_factor := rope.get("attention_factor")) is not None:
         return float(attention_factor)
     original = rope["original_max_position_embeddings"]
@@ -103,7 +103,7 @@ def _attention_factor(config: Any) -> float:
 
 
 def _read_llama3(config: Any, factors: torch.Tensor) -> None:
-    rope = rope_of(config)
+    rope = get_rope_parameters(config)
     rope |= {"rope_type": "llama3", **LLAMA3}
     share, slowest = float(_share_kept(config)[-1]), float(factors[-1])
     rope["factor"] = (1 - share) / max(1 / slowest - share, 1e-9)
@@ -114,7 +114,7 @@ def _read_llama3(config: Any, factors: torch.Tensor) -> None:
 def _llama3_factors(config: Any) -> torch.Tensor:
     """How often each rotary frequency is divided: by 1 where it is quick, by `factor` where it is slow."""
     share = _share_kept(config)
-    kept: torch.Tensor = share + (1 - share) / rope_of(config)["factor"]
+    kept: torch.Tensor = share + (1 - share) / get_rope_parameters(config)["factor"]
     return (1 / kept).float()
 
 
@@ -122,7 +122,7 @@ def _share_kept(config: Any) -> torch.Tensor:
     """Share of each rotary frequency that Llama 3's scaling leaves as it is, the quickest first."""
     import torch
 
-    rope, size = rope_of(config), head_size(config)
+    rope, size = get_rope_parameters(config), head_size(config)
     slow, quick = rope["low_freq_factor"], rope["high_freq_factor"]
     turns: torch.Tensor = rope["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size) / (2 * math.pi)
     share: torch.Tensor = (turns * rope["original_max_position_embeddings"] - slow) / (quick - slow)
@@ -175,8 +175,8 @@ class GgufArchitecture:
 
     def why_not(self, config: Config) -> str | None:
         """What keeps the model from being written; None when nothing does."""
-        if self.scalings and kind_of(config) not in ("default", *self.scalings):
-            return f"{kind_of(config)!r} rotary positions"
+        if self.scalings and get_rope_type(config) not in ("default", *self.scalings):
+            return f"{get_rope_type(config)!r} rotary positions"
         if (act := _activation(config)) != self.activation:
             return f"the activation {act!r}"
         return next((what for what, has in self.rules if has(config)), None)
@@ -188,12 +188,12 @@ class GgufArchitecture:
             add = writer.add_float32 if key.endswith(_FRACTIONS) else writer.add_uint32
             add(f"{self.name}.{key}", _IMPLIED[attribute](config) if value is None else value)
         if self.scalings:
-            say_rope(writer, config)
+            write_rope_metadata(writer, config)
 
     def more(self, config: Config) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors that stand for numbers of the configuration."""
         if self.scalings:
-            yield from rope_tensors(config)
+            yield from build_rope_factors(config)
 
     def read(self, config: Config, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Complete a configuration from what a file says; `ModelError` where it cannot be said in transformers' terms.
@@ -204,12 +204,12 @@ class GgufArchitecture:
             if key in metadata:
                 setattr(config, attribute, metadata[key])
         if self.scalings:
-            read_rope(config, metadata, tensors)
+            complete_rope_parameters(config, metadata, tensors)
         self.complete(config)
 
     def _context(self, config: Config) -> int:
         most: int = config.max_position_embeddings  # GPT-2 has it by this name, too
-        if self.scalings and kind_of(config) == "longrope":
+        if self.scalings and get_rope_type(config) == "longrope":
             most = min(most, config.original_max_position_embeddings)
         return min(most, getattr(config, "sliding_window", None) or most) if self.bounded else most
 
@@ -304,7 +304,8 @@ _DENSE: Rule = (
 _OTHER_LLAMA3: Rule = (
     "rotary positions scaled otherwise than Llama 3's",
     lambda config: (
-        kind_of(config) == "llama3" and any(rope_of(config).get(name) != value for name, value in LLAMA3.items())
+        get_rope_type(config) == "llama3"
+        and any(get_rope_parameters(config).get(name) != value for name, value in LLAMA3.items())
     ),
 )
 _GEMMA2, _COMPLETE_GEMMA2 = _gemma(46, 2)
@@ -402,6 +403,6 @@ SHAPES = {
 """transformers' model type to how llama.cpp holds it, for those that are written."""
 
 
-def shape_named(name: str) -> GgufArchitecture | None:
+def find_architecture(name: str) -> GgufArchitecture | None:
     """How llama.cpp holds the architecture that it calls `name`; None when it is not known here."""
     return next((shape for shape in SHAPES.values() if shape.name == name), None)

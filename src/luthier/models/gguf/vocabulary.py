@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.describe import read_object, read_template
+from luthier.models.describe import read_json_object, read_template
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -44,7 +44,7 @@ class Entries(NamedTuple):
     scores: list[float] | None
 
 
-class Words(ABC):
+class LlamaCppTokenizer(ABC):
     """A tokenizer's files, in llama.cpp's terms."""
 
     model: str
@@ -58,7 +58,7 @@ class Words(ABC):
         self.folder = folder
         self.json = record
         self.added: list[dict[str, Any]] = record["added_tokens"]
-        self.config = read_object(folder / "tokenizer_config.json")
+        self.config = read_json_object(folder / "tokenizer_config.json")
         self._check()
 
     def add_to(self, writer: GGUFWriter, size: int) -> None:
@@ -129,7 +129,7 @@ class Words(ABC):
     def _add_ends(self, writer: GGUFWriter, eos: int | None) -> None:
         """The other tokens at which an answer ends, by generation_config.json."""
         path = self.folder / "generation_config.json"
-        eos_ids = read_object(path).get("eos_token_id") if path.is_file() else None
+        eos_ids = read_json_object(path).get("eos_token_id") if path.is_file() else None
         ends = [one for one in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if one not in (None, eos)]
         if len(ends) > 2:
             raise self._refusal("answers end at more tokens than llama.cpp has places for")
@@ -153,10 +153,10 @@ class Words(ABC):
             raise self._refusal("some of its special tokens take the space after them, and not those of Phi-3")
 
     def _refusal(self, why: str) -> ModelError:
-        return refusal(self.folder, why)
+        return unsupported_tokenizer_error(self.folder, why)
 
 
-class ByteLevel(Words):
+class ByteLevel(LlamaCppTokenizer):
     """Byte-level BPE, by its merges."""
 
     model = "gpt2"
@@ -193,7 +193,7 @@ class ByteLevel(Words):
             kinds[one["id"]] = _CONTROL if one["special"] else _USER_DEFINED
 
 
-class SentencePiece(Words):
+class SentencePiece(LlamaCppTokenizer):
     """SentencePiece's BPE, by a score for each token, with a byte for what is not in the vocabulary."""
 
     model = "llama"
@@ -291,12 +291,12 @@ def _grows_from_the_left(merges: list[tuple[str, str]]) -> bool:
     return len(set("".join(left + right for left, right in merges))) == 1 and sizes == sorted(sizes, reverse=True)
 
 
-def words_of(folder: Path) -> Words:
+def read_llama_cpp_tokenizer(folder: Path) -> LlamaCppTokenizer:
     """The tokenizer in a folder; `ModelError` when llama.cpp would cut text otherwise."""
-    config = read_object(folder / "tokenizer.json")
+    config = read_json_object(folder / "tokenizer.json")
     model = config["model"]
     if model.get("type") != "BPE":
-        raise refusal(folder, "it is not a BPE tokenizer")
+        raise unsupported_tokenizer_error(folder, "it is not a BPE tokenizer")
     return (SentencePiece if model.get("byte_fallback") else ByteLevel)(folder, config)
 
 
@@ -305,7 +305,7 @@ def is_phi3(name: str | None) -> bool:
     return bool(_PHI3.search(name or ""))
 
 
-def refusal(folder: Path, why: str) -> ModelError:
+def unsupported_tokenizer_error(folder: Path, why: str) -> ModelError:
     """Why a folder's tokenizer cannot be written."""
     return ModelError(
         f"GGUF cannot be written with this tokenizer: {why}",

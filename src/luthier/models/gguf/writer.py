@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.files import writing
-from luthier.models.describe import read_config, read_object, weight_files
+from luthier.core.files import translate_write_errors
+from luthier.models.describe import read_config, read_json_object, weight_files
 from luthier.models.gguf.tensors import SHAPES, GgufArchitecture
-from luthier.models.gguf.vocabulary import words_of
+from luthier.models.gguf.vocabulary import read_llama_cpp_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,8 @@ def write_gguf(folder: Path, target: Path, name: str, licence: str | None, quant
     from gguf import GGUFWriter
 
     config = _checked_config(folder)
-    shape, words = SHAPES[config.model_type], words_of(folder)
-    with writing(target):
+    shape, words = SHAPES[config.model_type], read_llama_cpp_tokenizer(folder)
+    with translate_write_errors(target):
         writer = GGUFWriter(target, shape.name)
         writer.add_name(words.named(name))
         if licence:
@@ -81,7 +81,7 @@ def _add_quant(writer: GGUFWriter, quant: Quant) -> None:
 def _add_sampling(writer: GGUFWriter, folder: Path) -> None:
     """The sampling settings of generation_config.json, which llama.cpp takes as defaults."""
     path = folder / "generation_config.json"
-    config = read_object(path) if path.is_file() else {}
+    config = read_json_object(path) if path.is_file() else {}
     adders = {
         "temperature": writer.add_sampling_temp,
         "top_k": writer.add_sampling_top_k,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import are_off
-from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled
+from luthier.models.kernels.calls import are_kernels_disabled
+from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library
 
 STEP = 128
 """Tokens of a line of what a block sees lie in whole numbers of these."""
@@ -73,10 +73,10 @@ class KernelBlockMask:
                 here.all, here.steps, here.sees = int(sees.shape[0] > own), padded.shape[1], padded.data_ptr()
 
 
-class Attention:
+class AttentionKernels:
     """The compiled kernels, called with tensors in bfloat16 on a CPU."""
 
-    def __init__(self, made: Compiled) -> None:
+    def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
         self._do = ctypes.CDLL(str(made.file))
         for room in (self._do.room_of, self._do.room_back_of):
@@ -138,25 +138,25 @@ def _run(kernel: Any, room_of: Any, args: _Attention) -> None:
     kernel(byref(args))
 
 
-def laid_out(states: Tensor) -> Tensor:
+def make_tokens_contiguous(states: Tensor) -> Tensor:
     """The same states with each token's numbers side by side."""
     return states if states.stride(-1) == 1 else states.contiguous()
 
 
-def serves(query: Tensor, value: Tensor) -> bool:
+def supports_attention(query: Tensor, value: Tensor) -> bool:
     """Whether the kernels compute with such states (1, heads, T, d), where there are any."""
     is_narrow = query.dtype == torch.bfloat16 and query.device.type == "cpu"
     return is_narrow and query.shape[-1] == value.shape[-1] and query.shape[-1] % _WIDE == 0
 
 
-def attention_kernels() -> Attention | None:
+def attention_kernels() -> AttentionKernels | None:
     """The kernels, where they are used."""
-    return None if are_off() else _kernels()
+    return None if are_kernels_disabled() else _kernels()
 
 
 @cache
-def _kernels() -> Attention | None:
-    from luthier.models.kernels.trial import attends
+def _kernels() -> AttentionKernels | None:
+    from luthier.models.kernels.trial import pass_attention_trial
 
-    made = compiled("attention.c", lambda found: attends(Attention(found)), *IN_ANY_ORDER)
-    return Attention(made) if made is not None else None
+    made = compile_library("attention.c", lambda found: pass_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER)
+    return AttentionKernels(made) if made is not None else None

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled, compiler
+from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library, find_c_compiler
 
 _SHAPES = {
     "norm": "nnpnpfpp",
@@ -31,7 +31,7 @@ _TYPES = {"n": c_int64, "p": c_void_p, "f": c_float}
 class Kernels:
     """The compiled kernels, called with tensors in bfloat16 on a CPU."""
 
-    def __init__(self, made: Compiled) -> None:
+    def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
         library = ctypes.CDLL(str(made.file))
         for kernel, letters in _SHAPES.items():
@@ -123,12 +123,12 @@ def _laid_out(x: Tensor) -> Tensor:
     return x if even else x.contiguous()
 
 
-def at(x: Tensor) -> Kernels | None:
+def get_tensor_kernels(x: Tensor) -> Kernels | None:
     """The kernels for a tensor, where they are used."""
     return _used() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else None
 
 
-def kernels_of(model: torch.nn.Module) -> str:
+def get_kernel_names(model: torch.nn.Module) -> str:
     """Names the kernels that take part in computing a model; empty where torch does all."""
     from luthier.models.kernels.attention_ops import attention_kernels
     from luthier.models.kernels.head_ops import head_kernels
@@ -137,20 +137,20 @@ def kernels_of(model: torch.nn.Module) -> str:
     like = next((one for one in model.parameters() if one.dtype == torch.bfloat16 and one.device.type == "cpu"), None)
     if like is None:
         return ""
-    several = at(like), attention_kernels(), head_kernels(), linear_kernels()
+    several = get_tensor_kernels(like), attention_kernels(), head_kernels(), linear_kernels()
     return "+".join(kernels.name for kernels in several if kernels is not None)
 
 
-def how_computed(model: torch.nn.Module) -> str:
+def describe_kernels(model: torch.nn.Module) -> str:
     """What a log says of the kernels that compute a model; nothing where they are not for it."""
-    if kernels_of(model):
+    if get_kernel_names(model):
         return " with compiled kernels"
     narrow = any(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in model.parameters())
-    return ", slowed for want of a C compiler (see `luthier doctor`)" if narrow and compiler() is None else ""
+    return ", slowed for want of a C compiler (see `luthier doctor`)" if narrow and find_c_compiler() is None else ""
 
 
 @contextmanager
-def torch_only() -> Iterator[None]:
+def disable_kernels() -> Iterator[None]:
     """Let torch compute, for a while."""
     token = _OFF.set(True)
     try:
@@ -162,19 +162,19 @@ def torch_only() -> Iterator[None]:
 _OFF: ContextVar[bool] = ContextVar("luthier_torch_only", default=False)
 
 
-def are_off() -> bool:
+def are_kernels_disabled() -> bool:
     """Whether torch is to compute now."""
     return _OFF.get()
 
 
 def _used() -> Kernels | None:
-    return None if are_off() else _kernels()
+    return None if are_kernels_disabled() else _kernels()
 
 
 @cache
 def _kernels() -> Kernels | None:
     """Compiled once for a user, tried once, and opened once for a process."""
-    from luthier.models.kernels.trial import passes
+    from luthier.models.kernels.trial import pass_kernel_trial
 
-    made = compiled("bf16.c", lambda found: passes(Kernels(found)), *IN_ANY_ORDER)
+    made = compile_library("bf16.c", lambda found: pass_kernel_trial(Kernels(found)), *IN_ANY_ORDER)
     return Kernels(made) if made is not None else None

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from luthier.core.errors import Unwritable
 from luthier.core.files import cache_folder
 from luthier.core.hashing import digest_of
-from luthier.core.system.process import processor
+from luthier.core.system.process import cpu_features
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = (
@@ -29,50 +29,50 @@ AS_WRITTEN = "-ffp-contract=off"
 _LONGEST_S = 120
 
 
-class Compiled(NamedTuple):
+class CompiledLibrary(NamedTuple):
     """A library, and a name for what decides its bits: source, compiler, flags, processor."""
 
     name: str
     file: Path
 
 
-def compiler() -> str | None:
+def find_c_compiler() -> str | None:
     """The command of this machine's C compiler (`CC`, or the first that is found); None when there is none."""
     if command := os.environ.get("CC"):
         return command
     return next((path for name in _COMPILERS if (path := shutil.which(name))), None)
 
 
-def compiled(source: str, is_worth_it: Callable[[Compiled], bool], *flags: str) -> Compiled | None:
+def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool], *flags: str) -> CompiledLibrary | None:
     """A library of a source beside this file, made and tried now when it was not yet.
 
     None where it cannot be made or lost its trial.
     """
     from filelock import FileLock
 
-    command, code = compiler(), Path(__file__).with_name(source)
+    command, code = find_c_compiler(), Path(__file__).with_name(source)
     version = _version(command) if command else None
     if command is None or version is None:
         return None
     compile_flags = (*_FLAGS, *flags)
     read = [one.read_text(encoding="utf-8") for one in (code, *sorted(code.parent.glob("*.h")))]
-    name = digest_of([*read, version, compile_flags, platform.machine(), processor()])[:16]
+    name = digest_of([*read, version, compile_flags, platform.machine(), cpu_features()])[:16]
     file = cache_folder() / "kernels" / f"{name}.so"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                _make([*shlex.split(command), *compile_flags, str(code)], Compiled(name, file), is_worth_it)
-            return Compiled(name, file) if file.stat().st_size else None
+                _make([*shlex.split(command), *compile_flags, str(code)], CompiledLibrary(name, file), is_worth_it)
+            return CompiledLibrary(name, file) if file.stat().st_size else None
     except (OSError, Unwritable):
         return None  # where it cannot be remembered it is not used: a run and its resume would differ
 
 
-def _make(command: list[str], target: Compiled, is_worth_it: Callable[[Compiled], bool]) -> None:
+def _make(command: list[str], target: CompiledLibrary, is_worth_it: Callable[[CompiledLibrary], bool]) -> None:
     """Compile and try; an empty file remembers that it is of no use."""
     aside = target.file.with_suffix(f".{os.getpid()}.tmp")
     done = _said([*command, "-o", str(aside), "-lm"])
-    if done is None or not is_worth_it(Compiled(target.name, aside)):
+    if done is None or not is_worth_it(CompiledLibrary(target.name, aside)):
         aside.unlink(missing_ok=True)  # it may be open still: what is open is not cut
         aside.write_bytes(b"")
     aside.replace(target.file)

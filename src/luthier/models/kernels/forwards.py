@@ -30,17 +30,17 @@ def replace_forwards(
     return taken
 
 
-def gives_the_same(ours: Callable[[Tensor], Tensor], own: Any, x: Tensor, agrees: float) -> bool:
+def forwards_agree(ours: Callable[[Tensor], Tensor], own: Any, x: Tensor, agrees: float) -> bool:
     """Whether two forwards agree on an input, and in the gradient of it, up to a relative distance."""
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         expected, found = own(x), ours(x)
         slopes = [torch.autograd.grad(out, x, grad)[0] for out in (expected, found)]
-    return distance(found, expected) <= agrees and distance(slopes[1], slopes[0]) <= agrees
+    return relative_distance(found, expected) <= agrees and relative_distance(slopes[1], slopes[0]) <= agrees
 
 
-def distance(one: Tensor, other: Tensor) -> float:
+def relative_distance(one: Tensor, other: Tensor) -> float:
     """How far one tensor lies from another, over the length of that one, in at least fp32."""
     wide = torch.promote_types(other.dtype, torch.float32)
     one, other = one.detach().to(wide), other.detach().to(wide)

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import at
-from luthier.models.kernels.forwards import gives_the_same, replace_forwards
+from luthier.models.kernels.calls import get_tensor_kernels
+from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
 _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _AGREES = 1e-2
 """Relative distance up to which two bf16 results are the same; torch rounds between its operations."""
 
 
-def install(model: torch.nn.Module) -> int:
+def install_gated_mlp(model: torch.nn.Module) -> int:
     """Give every bfloat16 MLP of the known kind the quicker forward, where kernels stand; returns how many took it."""
     return replace_forwards(model, _fits, _is_plain, _Forward)
 
@@ -27,7 +27,7 @@ def install(model: torch.nn.Module) -> int:
 def _fits(module: Any) -> bool:
     weight = next(module.parameters(), None)
     parts = {name for name, _ in module.named_children()}
-    return parts == _PARTS and weight is not None and at(weight) is not None
+    return parts == _PARTS and weight is not None and get_tensor_kernels(weight) is not None
 
 
 class _Forward:
@@ -38,7 +38,7 @@ class _Forward:
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self._module
-        if at(x) is None:
+        if get_tensor_kernels(x) is None:
             same: Tensor = self._own(module, x)
             return same
         out: Tensor = module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-untyped-call]
@@ -49,14 +49,14 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        kernels = at(gate)
+        kernels = get_tensor_kernels(gate)
         assert kernels is not None, "a forward that takes kernels has them"
         return kernels.gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        kernels = at(gate)
+        kernels = get_tensor_kernels(gate)
         assert kernels is not None, "what was read with kernels goes back with them"
         return kernels.gated_back(grads[0], gate, up)
 
@@ -64,4 +64,4 @@ class _Gated(torch.autograd.Function):
 def _is_plain(module: Any) -> bool:
     """Whether an MLP computes what ours does: tried on one input, forward and backward."""
     x = torch.randn(1, 3, module.gate_proj.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
-    return gives_the_same(_Forward(module), module, x, _AGREES)
+    return forwards_agree(_Forward(module), module, x, _AGREES)

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import are_off
-from luthier.models.kernels.compile import IN_ANY_ORDER, Compiled, compiled
+from luthier.models.kernels.calls import are_kernels_disabled
+from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library
 
 _WIDE = 32
 """States are as wide as a whole number of these."""
@@ -27,7 +27,7 @@ class _Head(Structure):
 class HeadKernels:
     """The compiled kernels, called with tensors in bfloat16 on a CPU."""
 
-    def __init__(self, made: Compiled) -> None:
+    def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
         self._do = ctypes.CDLL(str(made.file))
         self._do.head_room_of.restype = c_int64
@@ -76,7 +76,7 @@ class HeadKernels:
         return torch.empty_like(found).index_copy_(0, order, found)
 
 
-def serves(states: Tensor, weight: Tensor) -> bool:
+def supports_head(states: Tensor, weight: Tensor) -> bool:
     """Whether the kernels compute with such states (N, width) and weights (vocab, width), where there are any."""
     is_narrow = states.dtype == weight.dtype == torch.bfloat16 and states.device.type == weight.device.type == "cpu"
     return is_narrow and weight.stride(1) == 1 and weight.shape[1] % _WIDE == 0 and states.shape[0] > 0
@@ -84,12 +84,12 @@ def serves(states: Tensor, weight: Tensor) -> bool:
 
 def head_kernels() -> HeadKernels | None:
     """The kernels, where they are used."""
-    return None if are_off() else _kernels()
+    return None if are_kernels_disabled() else _kernels()
 
 
 @cache
 def _kernels() -> HeadKernels | None:
-    from luthier.models.kernels.trial import predicts
+    from luthier.models.kernels.trial import pass_head_trial
 
-    made = compiled("head.c", lambda found: predicts(HeadKernels(found)), *IN_ANY_ORDER)
+    made = compile_library("head.c", lambda found: pass_head_trial(HeadKernels(found)), *IN_ANY_ORDER)
     return HeadKernels(made) if made is not None else None

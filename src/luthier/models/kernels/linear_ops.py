@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import are_off
-from luthier.models.kernels.compile import AS_WRITTEN, IN_ANY_ORDER, Compiled, compiled
+from luthier.models.kernels.calls import are_kernels_disabled
+from luthier.models.kernels.compile import AS_WRITTEN, IN_ANY_ORDER, CompiledLibrary, compile_library
 
 _WIDE, _TALL = 32, 8
 """Inputs and outputs are as wide as a whole number of the first, ranks of the second."""
@@ -56,7 +56,7 @@ class _Linear(Structure):
 class LinearKernels:
     """The compiled kernels, called with tensors in bfloat16 on a CPU."""
 
-    def __init__(self, made: Compiled) -> None:
+    def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
         self._do = ctypes.CDLL(str(made.file))
         for room in (self._do.linear_room_of, self._do.linear_room_back_of):
@@ -131,7 +131,7 @@ def _run(kernel: ctypes._NamedFuncPointer, room_of: ctypes._NamedFuncPointer, ar
     kernel(byref(args))
 
 
-def serves(x: Tensor, parts: Sequence[AdapterSlice]) -> bool:
+def supports_linear(x: Tensor, parts: Sequence[AdapterSlice]) -> bool:
     """Whether the kernels compute such layers of such inputs (tokens, in), where there are any."""
     is_narrow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.stride(1) == 1
     is_whole = x.shape[1] % _WIDE == 0 and all(
@@ -142,14 +142,14 @@ def serves(x: Tensor, parts: Sequence[AdapterSlice]) -> bool:
 
 def linear_kernels() -> LinearKernels | None:
     """The kernels, where they are used."""
-    return None if are_off() else _kernels()
+    return None if are_kernels_disabled() else _kernels()
 
 
 @cache
 def _kernels() -> LinearKernels | None:
-    from luthier.models.kernels.trial import adapts
+    from luthier.models.kernels.trial import pass_lora_trial
 
-    made = compiled("linear.c", lambda found: adapts(LinearKernels(found)), *IN_ANY_ORDER)
+    made = compile_library("linear.c", lambda found: pass_lora_trial(LinearKernels(found)), *IN_ANY_ORDER)
     return LinearKernels(made) if made is not None else None
 
 
@@ -187,18 +187,18 @@ class AdaptedLinearStruct(Structure):
         return cls(base, (LoraPairStruct * len(pairs))(*pairs) if any(pair.down.weight for pair in pairs) else None)
 
 
-class Norm(Structure):
+class RmsNormStruct(Structure):
     """A root-mean-square norm."""
 
     _fields_ = (("weight", c_void_p), ("epsilon", c_double), ("narrow", c_int64))
 
 
-class Layer(Structure):
+class DecoderLayerStruct(Structure):
     """A decoder layer: attention and a gated MLP, a norm before each."""
 
     _fields_ = (
         *((name, AdaptedLinearStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
-        *((name, Norm) for name in ("before", "between", "of_q", "of_k")),
+        *((name, RmsNormStruct) for name in ("before", "between", "of_q", "of_k")),
         ("scaling", c_double), ("residual", c_double), ("window", c_int64), ("turned", c_int64),
         ("keys", c_void_p), ("values", c_void_p),
     )  # fmt: skip
@@ -245,7 +245,7 @@ class ForwardBatchStruct(Structure):
 class RowKernels:
     """The compiled kernels."""
 
-    def __init__(self, made: Compiled) -> None:
+    def __init__(self, made: CompiledLibrary) -> None:
         self._do = ctypes.CDLL(str(made.file))
         self._do.rooms.restype = c_int64
 
@@ -263,7 +263,7 @@ class RowKernels:
         )
         return out
 
-    def norm(self, norm: Norm, states: Tensor) -> Tensor:
+    def norm(self, norm: RmsNormStruct, states: Tensor) -> Tensor:
         """(rows, width) fp32 states over their root mean square, times the weight."""
         out = torch.empty_like(states)
         self._do.norm(byref(norm), _at(states), c_int64(states.shape[0]), c_int64(states.shape[1]), _at(out))
@@ -284,11 +284,11 @@ class RowKernels:
         self._do.past(byref(visit), byref(params), *map(_at, given))
         return out
 
-    def layers(self, layers: Array[Layer], visit: ForwardBatchStruct, states: Tensor, low: Tensor) -> None:
+    def layers(self, layers: Array[DecoderLayerStruct], visit: ForwardBatchStruct, states: Tensor, low: Tensor) -> None:
         """A visit's (T, width) fp32 states through the layers, in their place."""
         self._do.layers(layers, c_int64(len(layers)), byref(visit), _at(states), _at(low))
 
-    def rooms(self, layer: Layer) -> int:
+    def rooms(self, layer: DecoderLayerStruct) -> int:
         """Floats that a layer needs for each row between its products."""
         return int(self._do.rooms(byref(layer)))
 
@@ -299,12 +299,12 @@ def _at(tensor: Tensor) -> c_void_p:
 
 def rows_kernels() -> RowKernels | None:
     """The kernels, where they are used."""
-    return None if are_off() else _rows()
+    return None if are_kernels_disabled() else _rows()
 
 
 @cache
 def _rows() -> RowKernels | None:
-    made = compiled("rows.c", lambda found: _passes(RowKernels(found)), AS_WRITTEN)
+    made = compile_library("rows.c", lambda found: _passes(RowKernels(found)), AS_WRITTEN)
     return RowKernels(made) if made is not None else None
 
 

@@ -20,10 +20,10 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, serves
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, supports_linear
 
 
-def one_product(model: torch.nn.Module) -> int:
+def install_fused_lora(model: torch.nn.Module) -> int:
     """Give every LoRA layer that can have it and has it not the one-product forward; returns how many took it.
 
     Frozen weights leave the file that they may be mapped from, which would stand beside the joint matrices otherwise:
@@ -44,7 +44,7 @@ def one_product(model: torch.nn.Module) -> int:
     return taken
 
 
-def own_forward(model: torch.nn.Module) -> None:
+def restore_peft_forward(model: torch.nn.Module) -> None:
     """Give PEFT's own forward back to every layer."""
     for module in model.modules():
         if _has(module):
@@ -52,7 +52,7 @@ def own_forward(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def each_alone(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+def use_peft_forward(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Let layers multiply by PEFT's own forward for a while."""
     forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has(layer)]
     try:
@@ -190,7 +190,7 @@ class _Product:
         joint = self._joined(members, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in members for weight in (member.down, member.up)]
-        kernels = linear_kernels() if serves(flat, parts) else None
+        kernels = linear_kernels() if supports_linear(flat, parts) else None
         found: tuple[Tensor, ...] = (
             _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
             if kernels is None

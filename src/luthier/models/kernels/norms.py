@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import at
-from luthier.models.kernels.forwards import gives_the_same, replace_forwards
+from luthier.models.kernels.calls import get_tensor_kernels
+from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
 _AGREES = 4e-3
 """Relative distance up to which two bf16 results are the same: one unit in the last place."""
 
 
-def install(model: torch.nn.Module) -> int:
+def install_fast_norm(model: torch.nn.Module) -> int:
     """Give every bfloat16 norm of a known kind the quicker forward; returns how many took it."""
     return replace_forwards(model, _fits, _is_plain, _Forward)
 
@@ -48,7 +48,7 @@ class _Forward:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        if kernels := at(x):
+        if kernels := get_tensor_kernels(x):
             out, scale = kernels.norm(x, weight, epsilon)
             ctx.save_for_backward(x, weight, scale)
             return out
@@ -61,7 +61,7 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         (grad,) = grads
-        d_weight, kernels = None, at(x)
+        d_weight, kernels = None, get_tensor_kernels(x)
         normed = x.float().mul_(scale) if kernels is None or ctx.needs_input_grad[1] else x
         if ctx.needs_input_grad[1]:
             d_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
@@ -85,4 +85,4 @@ def _is_plain(module: Any) -> bool:
     if weight.ndim != 1 or len(takes) != 1 or _epsilon(module) is None:
         return False
     x = torch.randn(1, 3, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight)
-    return gives_the_same(_Forward(module), module, x, _AGREES)
+    return forwards_agree(_Forward(module), module, x, _AGREES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.attention_ops import Attention, KernelBlockMask
+from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask
 from luthier.models.kernels.head_ops import HeadKernels
 from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels
 
@@ -21,13 +21,13 @@ AGREES = 8e-3
 _TRIES = 15
 
 
-def passes(kernels: Kernels) -> bool:
+def pass_kernel_trial(kernels: Kernels) -> bool:
     """Whether every kernel agrees with torch, and all together take less time."""
     cases = _cases(kernels)
     return all(_agree(ours(), plain()) for ours, plain in cases) and _are_quicker(cases)
 
 
-def attends(kernels: Attention) -> bool:
+def pass_attention_trial(kernels: AttentionKernels) -> bool:
     """Whether attention agrees with torch's, forward and back, and takes less time."""
     if not kernels.is_able:
         return False
@@ -58,7 +58,7 @@ def attends(kernels: Attention) -> bool:
     return agrees and _are_quicker([(ours, lambda: plain(query, key, value))])
 
 
-def predicts(kernels: HeadKernels) -> bool:
+def pass_head_trial(kernels: HeadKernels) -> bool:
     """Whether log-probabilities and slopes agree with torch's of fp32 logits, and take less time."""
     if not kernels.is_able:
         return False
@@ -75,7 +75,7 @@ def predicts(kernels: HeadKernels) -> bool:
     return _agree(ours(), plain()) and _are_quicker([(ours, plain)])
 
 
-def adapts(kernels: LinearKernels) -> bool:
+def pass_lora_trial(kernels: LinearKernels) -> bool:
     """Whether two layers with adapters agree with torch's, forward and back, and take less time."""
     if not kernels.is_able:
         return False

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from luthier.chat.messages import emptied
+from luthier.chat.messages import blank_last_user_turn
 from luthier.core.errors import ModelError
-from luthier.models.options import Normalize, Sums, normalize
+from luthier.models.options import Normalize, Sums, normalize_option_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,9 +165,9 @@ class LanguageModel(ABC):
         totals = self._sums(requests)
         priors: Sequence[Sums] = [()] * len(requests)
         if how == "prior":
-            priors = self._sums([replace(one, prompt=emptied(one.prompt)) for one in requests])
-        rows = [normalize(how, row, prior) for row, prior in zip(totals, priors, strict=True)]
-        return [likeliest(row) for row in rows]
+            priors = self._sums([replace(one, prompt=blank_last_user_turn(one.prompt)) for one in requests])
+        rows = [normalize_option_scores(how, row, prior) for row, prior in zip(totals, priors, strict=True)]
+        return [pick_best_option(row) for row in rows]
 
     def ask(self, requests: Sequence[Request]) -> list[Response]:
         """A response to each request; all are of one kind."""
@@ -186,25 +186,25 @@ class LanguageModel(ABC):
             for one in requests
             for option in one.options
         ]
-        found = iter(sums_of(self.loglikelihood(prompts)))
+        found = iter(get_loglikelihoods(self.loglikelihood(prompts)))
         return [[next(found) for _ in one.options] for one in requests]
 
     def _unable(self, what: str) -> ModelError:
         return ModelError(f"{self.name} cannot {what}", hint="ask only for what is in `abilities`")
 
 
-def sums_of(responses: Sequence[Response]) -> Sums:
+def get_loglikelihoods(responses: Sequence[Response]) -> Sums:
     """The log-likelihood of each continuation, and over how many tokens it is a sum."""
     return [(one.logprob or 0.0, one.tokens or 0) for one in responses]
 
 
-def likeliest(scores: Sequence[float]) -> ChoiceResponse:
+def pick_best_option(scores: Sequence[float]) -> ChoiceResponse:
     """The option with the highest score, of equal ones the first."""
     kept = [round(score, DIGITS) for score in scores]
     return ChoiceResponse(index=max(range(len(kept)), key=kept.__getitem__), scores=kept)
 
 
-def until(text: str, ends: tuple[str, ...]) -> str:
+def truncate_at_stop(text: str, ends: tuple[str, ...]) -> str:
     """A text up to the first of some ends, without it."""
     for end in ends:
         text = text.split(end, 1)[0] if end else text

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.files import write_aside
-from luthier.core.hashing import canonical, digest_of
-from luthier.core.revision import revision
+from luthier.core.files import write_atomically
+from luthier.core.hashing import canonical_json, digest_of
+from luthier.core.revision import code_revision
 from luthier.models.lm.base import (
     ChoiceRequest,
     ChoiceResponse,
@@ -53,7 +53,7 @@ class AnswerCache:
 
     def __init__(self, folder: Path, *code: str) -> None:
         self._folder = folder
-        self._by = digest_of([revision(*_CODE, *code), version("torch"), version("transformers")])
+        self._by = digest_of([code_revision(*_CODE, *code), version("torch"), version("transformers")])
 
     def or_made(self, request: Any, make: Callable[[], list[Any]]) -> list[Any]:
         """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""
@@ -65,7 +65,7 @@ class AnswerCache:
             self.seconds += time.perf_counter() - started
             self.cpu_s += time.process_time() - started_cpu
             self.made += len(known)
-            write_aside(path, canonical(known).encode())
+            write_atomically(path, canonical_json(known).encode())
         return known
 
 

@@ -25,10 +25,10 @@ from luthier.models.lm.base import (
     Response,
     RollingRequest,
     Tools,
-    likeliest,
-    until,
+    pick_best_option,
+    truncate_at_stop,
 )
-from luthier.models.load import Dtype, base_folder, name_of, outputs_of
+from luthier.models.load import Dtype, base_folder, get_model_name, get_output_classes
 from luthier.models.options import Normalize
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from luthier.chat.messages import Message
     from luthier.chat.plain_text import LoglikelihoodPair
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.generation.engine import Sampling, Stop
+    from luthier.models.generation.engine import SamplingParams, Stop
     from luthier.models.load import LoadedModel
-    from luthier.models.packing.prefix_cache import Beginnings
+    from luthier.models.packing.prefix_cache import PrefixCache
 
 PACK_TOKENS = 4096
 """Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
@@ -57,17 +57,17 @@ class ModelCache:
         self._texts: dict[Path, ChatTokenizer] = {}
         self._key: tuple[str, str] | None = None
         self._loaded: LoadedModel | None = None
-        self._beginnings: Beginnings | None = None
+        self._beginnings: PrefixCache | None = None
 
     def load(self, artifact: Artifact, dtype: Dtype) -> LoadedModel:
         """A model's weights; those of the model before are let go."""
-        from luthier.models.load import load
+        from luthier.models.load import load_model
 
         if self._loaded is None or self._key != (artifact.digest, dtype):
             self._loaded = self._beginnings = None
             gc.collect()  # layers with a forward of their own hold themselves
             release_memory()  # else the next model's weights come on top of what the last one's left
-            self._loaded = load(artifact, dtype)
+            self._loaded = load_model(artifact, dtype)
             self._key = (artifact.digest, dtype)
         return self._loaded
 
@@ -80,12 +80,12 @@ class ModelCache:
         return self._texts[folder]
 
     @property
-    def beginnings(self) -> Beginnings:
+    def beginnings(self) -> PrefixCache:
         """What prompts of the model that was loaded last began with."""
-        from luthier.models.packing.prefix_cache import Beginnings
+        from luthier.models.packing.prefix_cache import PrefixCache
 
         if self._beginnings is None:
-            self._beginnings = Beginnings()
+            self._beginnings = PrefixCache()
         return self._beginnings
 
 
@@ -104,9 +104,9 @@ class LocalLM(LanguageModel):
         before: PromptPrefix | None = None,
         enable_prefix_caching: bool = False,
     ) -> None:
-        self.name, self.artifact, self.dtype = name_of(artifact), artifact, dtype
+        self.name, self.artifact, self.dtype = get_model_name(artifact), artifact, dtype
         self.before = PromptPrefix.of(artifact) if before is None else before
-        self.classes = outputs_of(artifact)
+        self.classes = get_output_classes(artifact)
         self.abilities = frozenset() if self.classes else ABILITIES
         self._models, self._caches = models or ModelCache(), enable_prefix_caching
 
@@ -151,12 +151,12 @@ class LocalLM(LanguageModel):
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
         """The completion, token by token."""
-        from luthier.models.generate import stream
+        from luthier.models.generate import stream_token_ids
 
         ids: list[int] = []
         written = ""
         ((prompt, _),), stop = self._prompts([request]), self._stop(request.stop)
-        for token in stream(self.loaded, prompt, request.max_tokens, stop, sampling=_sampling(request)):
+        for token in stream_token_ids(self.loaded, prompt, request.max_tokens, stop, sampling=_sampling(request)):
             ids.append(token)
             so_far = self.text.decode(ids, special=False)
             if so_far.endswith("\ufffd"):
@@ -166,11 +166,11 @@ class LocalLM(LanguageModel):
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each continuation; of messages, to the end token."""
-        from luthier.models.generate import likelihoods
+        from luthier.models.generate import compute_loglikelihoods
 
         pairs = self._pairs(requests)
         greedy = any(one.greedy for one in requests)
-        found = likelihoods(
+        found = compute_loglikelihoods(
             self.loaded.model, [pair[:2] for pair in pairs], greedy=greedy, tokens=PACK_TOKENS, kept=self._beginnings
         )
         return [
@@ -180,11 +180,13 @@ class LocalLM(LanguageModel):
 
     def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
         """The log-likelihood of each text, in windows of what the model reads at once."""
-        from luthier.chat.plain_text import windows
-        from luthier.models.generate import likelihoods
+        from luthier.chat.plain_text import encode_rolling_windows
+        from luthier.models.generate import compute_loglikelihoods
 
-        parts = [windows(self.text, one.text, self.context) for one in requests]
-        found = iter(likelihoods(self.loaded.model, [pair[:2] for own in parts for pair in own], tokens=PACK_TOKENS))
+        parts = [encode_rolling_windows(self.text, one.text, self.context) for one in requests]
+        found = iter(
+            compute_loglikelihoods(self.loaded.model, [pair[:2] for own in parts for pair in own], tokens=PACK_TOKENS)
+        )
         sums = [[next(found) for _ in own] for own in parts]
         return [
             Response(logprob=sum(one.logprob for one in own), tokens=sum(one.tokens for one in own)) for own in sums
@@ -223,21 +225,23 @@ class LocalLM(LanguageModel):
             raise DataError(what, hint=f"it was tuned to name {', '.join(self.classes)}")
         rows = self.classify([(one.prompt, one.tools) for one in requests])
         indices = [[self.classes.index(option) for option in one.options] for one in requests]
-        return [likeliest([row[index] for index in own]) for row, own in zip(rows, indices, strict=True)]
+        return [pick_best_option([row[index] for index in own]) for row, own in zip(rows, indices, strict=True)]
 
     def classify(self, prompts: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[list[float]]:
         """The log-probability of each of `classes` after each conversation, with the tools on offer in it."""
-        from luthier.models.generate import label_scores
+        from luthier.models.generate import score_labels
 
-        return label_scores(self.loaded.model, self._chat_ids(prompts), tokens=PACK_TOKENS, kept=self._beginnings)
+        return score_labels(self.loaded.model, self._chat_ids(prompts), tokens=PACK_TOKENS, kept=self._beginnings)
 
     def reward(self, conversations: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[float]:
         """The reward of each conversation that ends with an answer, with the tools on offer in it."""
-        from luthier.models.generate import rewards
+        from luthier.models.generate import compute_model_rewards
 
         wrapped = [self.before.wrap(messages) for messages, _ in conversations]
         rows = self.text.encode_many(wrapped, [tools for _, tools in conversations])
-        return rewards(self.loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS, kept=self._beginnings)
+        return compute_model_rewards(
+            self.loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS, kept=self._beginnings
+        )
 
     def count_tokens(self, prompt: Sequence[Message], tools: Tools = ()) -> int:
         """How many tokens are read before the answer to a conversation."""
@@ -262,7 +266,7 @@ class LocalLM(LanguageModel):
     def _response(self, ids: Sequence[int], stop: tuple[str, ...], cut: int) -> Response:
         ends = self.text.end_ids
         written = self.text.decode([one for one in ids if one not in ends], special=False)
-        kept = until(written, stop)
+        kept = truncate_at_stop(written, stop)
         finished = (bool(ids) and ids[-1] in ends) or kept != written
         return Response(text=kept, tokens=len(ids), finish_reason="stop" if finished else "length", truncated=cut)
 
@@ -276,10 +280,10 @@ class LocalLM(LanguageModel):
         return [(ids[cut:], cut) for ids, cut in zip(prompts, cuts, strict=True)]
 
     def _whole_prompts(self, requests: Sequence[GenerateRequest]) -> list[list[int]]:
-        from luthier.chat.plain_text import plain_ids
+        from luthier.chat.plain_text import encode_plain_texts
 
         if isinstance(requests[0].prompt, str):
-            return plain_ids(self.text, [cast("str", one.prompt) for one in requests])
+            return encode_plain_texts(self.text, [cast("str", one.prompt) for one in requests])
         prompts = [(cast("tuple[Message, ...]", one.prompt), one.tools) for one in requests]
         started = [one.continue_final_message for one in requests]
         whole = iter(self._chat_ids([one for one, goes_on in zip(prompts, started, strict=True) if not goes_on]))
@@ -297,14 +301,14 @@ class LocalLM(LanguageModel):
 
     def _pairs(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodPair]:
         """Ids of prompts and continuations, in the order of the requests."""
-        from luthier.chat.plain_text import LoglikelihoodPair, pairs
+        from luthier.chat.plain_text import LoglikelihoodPair, encode_loglikelihood_pairs
 
         found: list[LoglikelihoodPair] = []
         key = attrgetter("prompt", "tools", "truncate_prompt")
         for (prompt, tools, cuts), run in groupby(requests, key=key):
             continuations = [one.continuation for one in run]
             if isinstance(prompt, str):
-                found += pairs(self.text, [(prompt, one) for one in continuations], self.context)
+                found += encode_loglikelihood_pairs(self.text, [(prompt, one) for one in continuations], self.context)
                 continue
             before, after = self.text.options(self.before.wrap(prompt), continuations, tools)
             overs = [_over(before, ids, self.context) if cuts else 0 for ids in after]
@@ -316,18 +320,20 @@ class LocalLM(LanguageModel):
         text = self.text
         if not ends:
             return text.end_ids
-        return lambda ids: ids[-1] in text.end_ids or until(text.decode(ids[-TAIL:]), ends) != text.decode(ids[-TAIL:])
+        return lambda ids: (
+            ids[-1] in text.end_ids or truncate_at_stop(text.decode(ids[-TAIL:]), ends) != text.decode(ids[-TAIL:])
+        )
 
     @property
-    def _beginnings(self) -> Beginnings | None:
+    def _beginnings(self) -> PrefixCache | None:
         return self._models.beginnings if self._caches else None
 
 
-def _sampling(request: GenerateRequest) -> Sampling:
-    from luthier.models.generation.engine import Sampling
+def _sampling(request: GenerateRequest) -> SamplingParams:
+    from luthier.models.generation.engine import SamplingParams
 
     seed = request.seed if request.stream is None else None
-    return Sampling(temperature=request.temperature, top_p=request.top_p, seed=seed or 0)
+    return SamplingParams(temperature=request.temperature, top_p=request.top_p, seed=seed or 0)
 
 
 def _over(before: Sequence[int], after: Sequence[int], limit: int) -> int:

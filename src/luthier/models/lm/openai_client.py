@@ -17,12 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.chat.messages import as_openai
+from luthier.chat.messages import messages_to_openai
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.files import write_aside
-from luthier.core.hashing import canonical, digest_of
+from luthier.core.files import write_atomically
+from luthier.core.hashing import canonical_json, digest_of
 from luthier.models.lm.base import Ability, ChoiceRequest, ChoiceResponse, GenerateRequest, LanguageModel, Response
 from luthier.models.load import ENDPOINT, origin_artifact
 from luthier.models.options import Normalize
@@ -63,7 +63,7 @@ class EndpointLM(LanguageModel):
     @classmethod
     def of(cls, artifact: Artifact, kept: Path | None = None) -> EndpointLM:
         """The model of an artifact whose base is an endpoint."""
-        return cls(endpoint_of(artifact), kept, PromptPrefix.of(artifact))
+        return cls(read_endpoint(artifact), kept, PromptPrefix.of(artifact))
 
     @property
     def digest(self) -> str:  # type: ignore[override]  # follows the prompt in front
@@ -90,7 +90,7 @@ class EndpointLM(LanguageModel):
         found = self._chat([{**self._body(one), **more} for one in prompts])
         if by_text:
             pairs = zip(found, requests, strict=True)
-            return [ChoiceResponse(index=named(one.response.text, request.options)) for one, request in pairs]
+            return [ChoiceResponse(index=match_option(one.response.text, request.options)) for one, request in pairs]
         return [self._likeliest(one.first, request.options) for one, request in zip(found, requests, strict=True)]
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,13 +110,13 @@ class EndpointLM(LanguageModel):
             "model": self.settings.model,
             self.settings.limit: request.max_tokens,
             **more,
-            "messages": as_openai(self.before.wrap(request.prompt)),
+            "messages": messages_to_openai(self.before.wrap(request.prompt)),
         }
 
     def _choice(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         found = answer.get("choices") or [None]
         if not isinstance(found, list) or not isinstance(found[0], dict):
-            text = canonical(dict(answer))[:120]
+            text = canonical_json(dict(answer))[:120]
             raise self._wrong(f"answered in another form than /v1/completions: {text}", "is it such a server?")
         return found[0]
 
@@ -127,7 +127,7 @@ class EndpointLM(LanguageModel):
                 where=SourceLocation(field="model.labels"),
                 hint="write `labels: text`",
             )
-        scores = shares(first, options)
+        scores = score_options_by_first_token(first, options)
         return ChoiceResponse(index=max(range(len(options)), key=scores.__getitem__), scores=scores)
 
     def _chat(self, bodies: Sequence[dict[str, Any]]) -> list[_Completion]:
@@ -162,7 +162,7 @@ class EndpointLM(LanguageModel):
     ) -> None:  # fmt: skip
         answer = self._call(http, path, body)
         check(answer)
-        write_aside(file_path, canonical(answer).encode())
+        write_atomically(file_path, canonical_json(answer).encode())
 
     def _call(self, http: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
         import httpx
@@ -231,19 +231,19 @@ class EndpointLM(LanguageModel):
             raise self._wrong(f"is no address: {error}", "as in https://api.openai.com/v1") from error
 
 
-def endpoint_of(artifact: Artifact) -> EndpointModelSource:
+def read_endpoint(artifact: Artifact) -> EndpointModelSource:
     """How the endpoint of a model artifact is reached."""
     return EndpointModelSource.model_validate(origin_artifact(artifact).read_json(ENDPOINT))
 
 
-def named(text: str, options: Sequence[str]) -> int | None:
+def match_option(text: str, options: Sequence[str]) -> int | None:
     """The option that a text is, without case, blanks and punctuation around it; None when it is none of them."""
     plain = [option.strip(_AROUND).casefold() for option in options]
     message = text.strip(_AROUND).casefold()
     return plain.index(message) if message in plain else None
 
 
-def shares(first: Mapping[str, float], options: Sequence[str]) -> list[float]:
+def score_options_by_first_token(first: Mapping[str, float], options: Sequence[str]) -> list[float]:
     """Log-score of each option: the summed share of first tokens with which it, and no other option, begins.
 
     Options that none of the tokens begins share what is left over evenly, at most the least token's share each.
@@ -273,7 +273,7 @@ def _read(answer: Mapping[str, Any], url: str) -> _Completion:
         )
         return _Completion(response, first)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        what = f"{url} answered in another form than /v1/chat/completions: {canonical(dict(answer))[:120]}"
+        what = f"{url} answered in another form than /v1/chat/completions: {canonical_json(dict(answer))[:120]}"
         raise ModelError(
             what, where=SourceLocation(field="model.url"), hint="is it an OpenAI-compatible server?"
         ) from error

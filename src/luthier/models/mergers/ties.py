@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.models.merge import Merger, Sign, agreed
+from luthier.models.merge import Merger, Sign, average_majority_sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,14 +26,14 @@ class Ties(Merger):
 
     def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
         """Trim, elect, and average what agrees."""
-        return agreed(trimmed(changes, self.density), weights, self.sign)
+        return average_majority_sign(trim_small_changes(changes, self.density), weights, self.sign)
 
     def share(self, number: int) -> float:
         """One: what agrees is averaged already."""
         return 1.0
 
 
-def trimmed(changes: Tensor, density: float) -> Tensor:
+def trim_small_changes(changes: Tensor, density: float) -> Tensor:
     """Each model's changes with all but the largest set to zero."""
     import torch
 

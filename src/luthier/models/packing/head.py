@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import Kernels, at
-from luthier.models.kernels.head_ops import HeadKernels, head_kernels, serves
+from luthier.models.kernels.calls import Kernels, get_tensor_kernels
+from luthier.models.kernels.head_ops import HeadKernels, head_kernels, supports_head
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -86,7 +86,7 @@ class OutputHead:
         are computed again on the way back.
         """
         hidden, weight = self._alike(hidden, precise)
-        heat = Heat(temperature, self.linear.weight)
+        heat = ChoiceTemperature(temperature, self.linear.weight)
         found: Tensor = _ChoiceLogProbs.apply(hidden, weight, self.linear.bias, targets, choices, self.shape, heat)  # type: ignore[no-untyped-call]
         return found
 
@@ -125,7 +125,7 @@ class OutputHead:
             self.linear.weight.requires_grad
             or self.linear.bias is not None
             or self.shape != LogitTransform()
-            or not serves(hidden, self.linear.weight)
+            or not supports_head(hidden, self.linear.weight)
         ):
             return None
         return head_kernels()
@@ -208,7 +208,7 @@ class _TargetLogProbs(torch.autograd.Function):
         return d_hidden, d_weight, d_bias, None, None, None, None
 
 
-class Heat(NamedTuple):
+class ChoiceTemperature(NamedTuple):
     """What logits of choices are divided by, and the weight in whose type gradients flow back."""
 
     temperature: float
@@ -231,7 +231,7 @@ class _ChoiceLogProbs(torch.autograd.Function):
         targets: Tensor,
         choices: Tensor,
         shape: LogitTransform,
-        heat: Heat,
+        heat: ChoiceTemperature,
     ) -> Tensor:
         found = []
         for piece in _pieces(hidden.shape[0], weight.shape[0]):
@@ -283,7 +283,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: LogitTra
 
 def _wide(raw: Tensor, shape: LogitTransform) -> Tensor:
     """Logits as they come of a product to those of the architecture, in at least fp32."""
-    return shaped(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
+    return transform_logits(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
 
 
 def _pieces(rows: int, vocabulary: int, size_of_one: int = 4) -> list[slice]:
@@ -310,7 +310,7 @@ def _each(hidden: Tensor, targets: Tensor, weight: Tensor, shape: LogitTransform
 
 def _quick(like: Tensor, shape: LogitTransform) -> Kernels | None:
     """The kernels, where they compute what a head of this shape needs of its logits."""
-    return at(like) if shape == LogitTransform() else None
+    return get_tensor_kernels(like) if shape == LogitTransform() else None
 
 
 def _piece(
@@ -346,7 +346,7 @@ def _piece(
     return found, slope if shape.scale == 1.0 else slope.mul_(shape.scale)
 
 
-def shaped(logits: Tensor, shape: LogitTransform) -> Tensor:
+def transform_logits(logits: Tensor, shape: LogitTransform) -> Tensor:
     """Logits as the architecture shapes them."""
     if shape.scale != 1.0:
         logits = logits * shape.scale

@@ -5,8 +5,8 @@ Models with a recurrent state, or with attention outside transformers' registry,
 result. Models with unknown operations on their logits use their own output head.
 
 The last layer computes only the positions of trained tokens after its attention. Its `forward` is replaced only where
-it is a plain pair of attention and MLP with a norm before each; `reading` compares the outputs before and after the
-replacement.
+it is a plain pair of attention and MLP with a norm before each; `detect_forward_mode` compares the outputs before and
+after the replacement.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from luthier.core.errors import ModelError
-from luthier.models.adapters import NO_PROMPT, SoftPrompt, soft_prompt
-from luthier.models.attention import Pass, Unpackable, packed
-from luthier.models.attention.prefix import PrefixKV, begun_of
+from luthier.models.adapters import NO_PROMPT, SoftPrompt, compute_soft_prompt
+from luthier.models.attention import AttentionPass, UnpackableAttention, use_pack_attention
+from luthier.models.attention.prefix import PrefixKV, get_active_prefix_kv
 from luthier.models.kernels import gates, norms, rotary
-from luthier.models.kernels.forwards import distance
+from luthier.models.kernels.forwards import relative_distance
 from luthier.models.packing.head import LogitTransform, OutputHead
-from luthier.models.packing.pack import Pack, TokenRow, pack, rounded
-from luthier.models.sequence_head import is_sequence, plain_model, score
+from luthier.models.packing.pack import Pack, TokenRow, build_pack, pad_pack_size
+from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _WANTED: ContextVar[Tensor | None] = ContextVar("luthier_wanted", default=None)
@@ -55,7 +55,7 @@ class _Last:
         return kept + (mlp_out[0] if isinstance(mlp_out, tuple) else mlp_out)  # experts tell their router's scores too
 
 
-def install(decoder: Any) -> bool:
+def install_logprob_layer(decoder: Any) -> bool:
     """Replace the forward of a decoder's last layer; False where its layers are not of the known kind."""
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList) or {name for name, _ in layers[-1].named_children()} != _PARTS:
@@ -64,13 +64,13 @@ def install(decoder: Any) -> bool:
     return True
 
 
-def remove(decoder: Any) -> None:
+def remove_logprob_layer(decoder: Any) -> None:
     """Give the last layer its own forward back."""
     del decoder.layers[-1].forward
 
 
 @contextmanager
-def only(indices: Tensor | None) -> Iterator[None]:
+def select_token_positions(indices: Tensor | None) -> Iterator[None]:
     """Let installed last layers go on with these places (M,) alone; None: with all."""
     token = _WANTED.set(indices)
     try:
@@ -79,7 +79,7 @@ def only(indices: Tensor | None) -> Iterator[None]:
         _WANTED.reset(token)
 
 
-def in_few_sizes(indices: Tensor) -> Tensor:
+def pad_index_count(indices: Tensor) -> Tensor:
     """Places with the first one repeated at the end, so that they come in few sizes: kernels are made for each."""
     unit = max(8, 1 << max(0, indices.shape[0].bit_length() - 3))
     return torch.cat([indices, indices[:1].expand(-indices.shape[0] % unit)])
@@ -105,7 +105,7 @@ class ForwardMode:
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
 
 
-def logprobs(
+def compute_pack_logprobs(
     model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, training_precision: bool = False,
     first: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
@@ -117,11 +117,11 @@ def logprobs(
     the model learns, also where no gradient is wanted. Into `first` (N,) is written whether nothing is likelier than
     the target, where no choices are told of.
     """
-    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     how = replace(how, short=False) if whole else how
     pack = pack.on(next(inner.parameters()).device)
-    if is_sequence(inner):
-        scores = score(inner, _hidden(inner, pack, soft, how, quick))
+    if ends_in_sequence_head(inner):
+        scores = score_hidden_states(inner, _hidden(inner, pack, soft, how, quick))
         return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
     if how.head is None:
         return _chosen(_own_logits(inner, pack, soft, how.turn), pack, first)
@@ -139,9 +139,9 @@ def logprobs(
     return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
 
 
-def states(model: torch.nn.Module, pack: Pack) -> Tensor:
+def compute_pack_states(model: torch.nn.Module, pack: Pack) -> Tensor:
     """(N, width) what the last layer says where the pack's targets are predicted, for heads of other kinds."""
-    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     return _hidden(inner, pack.on(next(inner.parameters()).device), soft, how, True)
 
 
@@ -151,12 +151,12 @@ def _precise(pack: Pack) -> bool:
 
 
 @torch.no_grad()
-def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, temperature: float) -> Pack:
+def compute_top_tokens(model: torch.nn.Module, pack: Pack, count: int, *, below: int, temperature: float) -> Pack:
     """The pack with the `count` tokens that a model finds likeliest at each learnt token, and their log-probabilities.
 
     Log-probabilities are those of logits divided by `temperature`; only ids below `below` are taken, all at most.
     """
-    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     count = min(count, below)
     if how.head is None:
@@ -170,9 +170,9 @@ def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, tem
 
 
 @torch.no_grad()
-def ranked(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
+def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
     """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
-    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     if how.head is None:
         logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn), -1)
@@ -183,29 +183,29 @@ def ranked(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def begin(model: torch.nn.Module, ids: Sequence[int]) -> PrefixKV:
+def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PrefixKV:
     """Read by itself what packs of a model that is read packed begin with."""
-    inner, prefix_kv = plain_model(model), PrefixKV(ids)
-    alone = pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
-    with packed(inner, alone, prefix_kv=prefix_kv):
-        decoder_of(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)
+    inner, prefix_kv = unwrap_peft_model(model), PrefixKV(ids)
+    alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
+    with use_pack_attention(inner, alone, prefix_kv=prefix_kv):
+        find_decoder(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)
     return prefix_kv
 
 
 _READINGS: WeakKeyDictionary[torch.nn.Module, ForwardMode] = WeakKeyDictionary()
 
 
-def reading(model: torch.nn.Module) -> ForwardMode:
+def detect_forward_mode(model: torch.nn.Module) -> ForwardMode:
     """Find out, once for each model, how it is read."""
-    inner = plain_model(model)
+    inner = unwrap_peft_model(model)
     if inner not in _READINGS:
-        with torch.no_grad(), answering(inner):
+        with torch.no_grad(), disable_dropout(inner):
             _READINGS[inner] = _find_out(inner)
     return _READINGS[inner]
 
 
 @contextmanager
-def answering(model: Any) -> Iterator[None]:
+def disable_dropout(model: Any) -> Iterator[None]:
     """A model without its dropout, for as long as it is only asked."""
     learning = [module for module in model.modules() if module.training]
     model.eval()
@@ -217,9 +217,9 @@ def answering(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def forget(model: torch.nn.Module) -> None:
+def forget_forward_mode(model: torch.nn.Module) -> None:
     """Let it be found out anew how a model is read, after its layers were changed."""
-    _READINGS.pop(plain_model(model), None)
+    _READINGS.pop(unwrap_peft_model(model), None)
 
 
 def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
@@ -227,24 +227,27 @@ def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: b
     turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
     if turned or not how.packed:
         return _hidden_padded(model, pack, soft, how.turn)
-    return _hidden_packed(model, rounded(soft.above(pack)), soft, quick, short=how.short)
+    return _hidden_packed(model, pad_pack_size(soft.above(pack)), soft, quick, short=how.short)
 
 
 def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:
-    prefix_kv = begun_of(pack) if not soft.count else None
+    prefix_kv = get_active_prefix_kv(pack) if not soft.count else None
     known = prefix_kv.known if prefix_kv is not None else 0
     sources, count = pack.sources - known, pack.sources.shape[0]
-    read = in_few_sizes(sources) if short and 0 < count < pack.tokens - known else None
+    read = pad_index_count(sources) if short and 0 < count < pack.tokens - known else None
     inputs = {"input_ids": pack.ids[None, known:]} if known else soft.inputs_of(model, pack)
-    with packed(model, pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv), only(read):
-        states: Tensor = decoder_of(model)(
+    with (
+        use_pack_attention(model, pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv),
+        select_token_positions(read),
+    ):
+        states: Tensor = find_decoder(model)(
             **inputs, position_ids=pack.positions[None, known:], use_cache=False
         ).last_hidden_state
     return states[0].index_select(0, sources) if read is None else states[0, :count]
 
 
 def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
-    return _unshared(decoder_of(model), "last_hidden_state", model, pack, soft, turn)
+    return _unshared(find_decoder(model), "last_hidden_state", model, pack, soft, turn)
 
 
 def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
@@ -288,7 +291,7 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
     return read(ids, mask).flatten(0, 1).index_select(0, pack.path * longest + positions)
 
 
-def decoder_of(model: Any) -> Any:
+def find_decoder(model: Any) -> Any:
     """The part of a model that ends in hidden states; some name something else their decoder."""
     found = model.get_decoder()
     if found is not model and isinstance(found, PreTrainedModel):
@@ -297,9 +300,9 @@ def decoder_of(model: Any) -> Any:
 
 
 def _find_out(model: Any) -> ForwardMode:
-    norms.install(model)
-    gates.install(model)
-    rotary.install(model)
+    norms.install_fast_norm(model)
+    gates.install_gated_mlp(model)
+    rotary.install_fast_rotary(model)
     device = next(model.parameters()).device
     config = model.config.get_text_config()
     probe = _probe(config.vocab_size).on(device)
@@ -312,14 +315,14 @@ def _find_out(model: Any) -> ForwardMode:
 
 def _short(model: Any, probe: Pack) -> bool:
     """Let the last layer go on only where somebody reads, when that gives the same."""
-    decoder = decoder_of(model)
-    if not install(decoder):
+    decoder = find_decoder(model)
+    if not install_logprob_layer(decoder):
         return False
     few = replace(probe, sources=probe.sources[::5])
     found, expected = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
-    if same := distance(found, expected) <= AGREES[expected.dtype] / 10:
+    if same := relative_distance(found, expected) <= AGREES[expected.dtype] / 10:
         return same
-    remove(decoder)
+    remove_logprob_layer(decoder)
     return False
 
 
@@ -330,7 +333,7 @@ def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
     ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
     earlier = ~torch.isin(probe.sources, ends.to(probe.sources.device))
     other = _hidden_padded(model, replace(probe, ids=ids))
-    if distance(other[earlier], padded[earlier]) > AGREES[padded.dtype]:
+    if relative_distance(other[earlier], padded[earlier]) > AGREES[padded.dtype]:
         hint = "take a model that was trained to predict the next token"
         raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", hint=hint)
 
@@ -350,24 +353,24 @@ def _probe(vocabulary: int) -> Pack:
     """Two rows that begin alike, part, and are wholly read."""
     ids = [(7 * at + 3) % vocabulary for at in range(18)]
     rows = [[*ids[:6], *ids[6:11]], [*ids[:6], *ids[11:]]]
-    return pack([TokenRow(row, [0.0] + [1.0] * (len(row) - 1)) for row in rows], share_from=2)
+    return build_pack([TokenRow(row, [0.0] + [1.0] * (len(row) - 1)) for row in rows], share_from=2)
 
 
 def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     """Why the model cannot be read packed; empty when it can."""
-    decoder = decoder_of(model)
+    decoder = find_decoder(model)
     if why := _why_not_tried(model, decoder):
         return why
     try:
-        with packed(model, probe) as now:
+        with use_pack_attention(model, probe) as now:
             whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
-    except Unpackable as error:
+    except UnpackableAttention as error:
         return str(error)
     except _FAULTS as error:  # whatever a new architecture does with no mask: it has been read padded already
         return f"it does not read packs: {str(error).splitlines()[0]}"
     if why := _why_unknown(model.config.get_text_config(), now):
         return why
-    difference = distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
+    difference = relative_distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
     return "" if difference <= AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
 
 
@@ -382,7 +385,7 @@ def _why_not_tried(model: Any, decoder: Any) -> str:
     return ""
 
 
-def _why_unknown(config: Any, now: Pass) -> str:
+def _why_unknown(config: Any, now: AttentionPass) -> str:
     """Why attention cannot be trusted to go through the registry in every layer, sliding windows included."""
     layers: int = config.num_hidden_layers
     if len(now.windows) != layers:
@@ -403,7 +406,7 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> OutputHead | None:
     head = OutputHead(linear, _shape(model.config.get_text_config()))
     own = _chosen(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
-    return head if distance(found, own) <= AGREES[hidden.dtype] else None
+    return head if relative_distance(found, own) <= AGREES[hidden.dtype] else None
 
 
 def _shape(config: Any) -> LogitTransform:

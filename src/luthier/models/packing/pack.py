@@ -27,7 +27,7 @@ Size = Callable[[int, int], int]
 """Tokens of the lessons from the first number up to the second, packed together; grows with either end."""
 
 
-def parted(count: int, size: Size, links: Sequence[int], most: int, n_parallel: int = 1) -> list[range]:
+def split_into_runs(count: int, size: Size, links: Sequence[int], most: int, n_parallel: int = 1) -> list[range]:
     """Part lessons 0 up to `count` into as few runs of at most `most` tokens as can be (a larger lesson stands alone).
 
     The largest run is about as small as it can be with so many; `links` says how many tokens each lesson shares with
@@ -80,7 +80,7 @@ def _furthest(begin: int, count: int, size: Size, most: int) -> int:
     return low
 
 
-def dealt(weights: Sequence[float], parts: int) -> list[list[int]]:
+def distribute_evenly(weights: Sequence[float], parts: int) -> list[list[int]]:
     """Lessons in so many parts of about equal weight: the heaviest first, each to the part that is lightest yet."""
     found: list[list[int]] = [[] for _ in range(parts)]
     heavy = [0.0] * parts
@@ -190,7 +190,7 @@ class Pack:
         return [[token for span in self.spans(row) for token in ids[span]] for row in range(self.rows)]
 
 
-def pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
+def build_pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
     """Lay out rows as a forest; prefixes of at least `share_from` tokens that rows have in common stand once."""
     read = [list(row.ids[: row.needed]) for row in rows]
     order = sorted(range(len(rows)), key=read.__getitem__)
@@ -225,7 +225,7 @@ def pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
     )
 
 
-def packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1) -> list[Pack]:
+def build_packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1) -> list[Pack]:
     """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
 
     The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone. Where so many are read
@@ -234,7 +234,7 @@ def packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n
     """
     read = [list(row.ids[: row.needed]) for row in rows]
     groups = sorted((sorted(group, key=read.__getitem__) for group in _lessons(rows)), key=lambda group: read[group[0]])
-    links = [0, *(common(read[one[-1]], read[other[0]]) for one, other in pairwise(groups))]
+    links = [0, *(common_prefix_length(read[one[-1]], read[other[0]]) for one, other in pairwise(groups))]
 
     def size(numbers: Iterable[int]) -> int:
         together = sorted(read[at] for number in numbers for at in groups[number])
@@ -248,12 +248,13 @@ def packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n
             return size(range(first, last))
         return sums[last] - sums[first] + links[first]  # each row adds what it does not share with the one before
 
-    parts: list[list[int]] = [list(run) for run in parted(len(groups), size_of_run, links, tokens, n_parallel)]
+    parts: list[list[int]] = [list(run) for run in split_into_runs(len(groups), size_of_run, links, tokens, n_parallel)]
     if n_parallel > 1:
         head_costs = [LEARNT * sum(len(rows[at].targets) for at in group) for group in groups]
         parts = _even(parts, size, head_costs)
     return [
-        pack([rows[at] for at in sorted(at for number in part for at in groups[number])], share_from) for part in parts
+        build_pack([rows[at] for at in sorted(at for number in part for at in groups[number])], share_from)
+        for part in parts
     ]
 
 
@@ -264,7 +265,7 @@ def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_cos
     def cost(part: Iterable[int]) -> float:
         return size(part) + sum(head_costs[at] for at in part)
 
-    others = dealt([cost([at]) for at in range(len(head_costs))], len(parts))
+    others = distribute_evenly([cost([at]) for at in range(len(head_costs))], len(parts))
     sizes, were = list(map(size, others)), list(map(size, parts))
     alike = max(map(cost, others)) < max(map(cost, parts)) and max(sizes) <= max(were)
     return sorted(others if alike and sum(sizes) <= AGAIN * sum(were) else parts, key=lambda part: -cost(part))
@@ -302,7 +303,7 @@ def _columns(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in flat.items()}
 
 
-def rounded(made: Pack) -> Pack:
+def pad_pack_size(made: Pack) -> Pack:
     """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 64 in each doubling.
 
     Matrix libraries make a kernel for each new shape, and keep it: with a new size at each step that costs more time
@@ -322,7 +323,7 @@ def rounded(made: Pack) -> Pack:
     )
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
     """How many leading ids two rows share."""
     for begin in range(0, min(len(one), len(other)), _AT_ONCE):
         some, others = one[begin : begin + _AT_ONCE], other[begin : begin + _AT_ONCE]
@@ -353,7 +354,7 @@ class _Branch(NamedTuple):
 
 def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[int]]:
     """Segments, each followed by everything below it, and each sorted row's leaf."""
-    shared = [common(one, other) for one, other in pairwise(rows)]
+    shared = [common_prefix_length(one, other) for one, other in pairwise(rows)]
     forest: list[_Segment] = []
     leaf = [-1] * len(rows)
     least = max(1, share_from)

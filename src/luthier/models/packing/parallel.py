@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from luthier.models.attention import NAME, implemented
-from luthier.models.attention.prefix import begun_of
-from luthier.models.packing.logprobs import reading
-from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, packs
-from luthier.models.sequence_head import is_sequence, plain_model
+from luthier.models.attention import NAME, use_attention_implementation
+from luthier.models.attention.prefix import get_active_prefix_kv
+from luthier.models.packing.logprobs import detect_forward_mode
+from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, build_packs
+from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
 
 LANES = 2
 """Packs that are read at once where a processor has the cores: what was measured."""
@@ -37,7 +37,7 @@ AGAIN = 1.03
 """How much more may be computed, of a prefix that rows share, for packs of no more than enough."""
 
 
-def at_once(tokens: float, shared: float, most: int, cores: int) -> tuple[int, float]:
+def plan_parallel_packs(tokens: float, shared: float, most: int, cores: int) -> tuple[int, float]:
     """Packs of a step that computes so many tokens when it is read as one, of which all rows share some; and the tokens
     that are read at any moment, `most` at most."""
     lanes = LANES if cores >= LANES and tokens >= LANES * LEAST_TOKENS else 1
@@ -53,7 +53,7 @@ def at_once(tokens: float, shared: float, most: int, cores: int) -> tuple[int, f
 PackResult = TypeVar("PackResult")
 
 
-def lanes_for(model: Any) -> int:
+def count_parallel_packs(model: Any) -> int:
     """How many packs of a model can be read at once here: one where reading it changes what another thread sees."""
     return LANES if _is_steady(model) and torch.get_num_threads() >= LANES else 1
 
@@ -68,23 +68,23 @@ def read_packs(
     of no account, so that no number depends on it.
     """
     found = _packed(model, rows, tokens, share_from) if rows else []
-    if len(found) < LANES or lanes_for(model) == 1:
+    if len(found) < LANES or count_parallel_packs(model) == 1:
         return [(one, work(one)) for one in found]
     return list(zip(found, _readers().each(model, lambda one: _unlearnt(work, one), found), strict=True))
 
 
 def _packed(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
-    whole = packs(rows, tokens, share_from)
+    whole = build_packs(rows, tokens, share_from)
     computed = sum(map(_computed, whole))
     if computed < LANES * LEAST_TOKENS or not _is_steady(model):
         return whole
-    parallel_packs = packs(rows, tokens // LANES, share_from, n_parallel=LANES)
+    parallel_packs = build_packs(rows, tokens // LANES, share_from, n_parallel=LANES)
     return parallel_packs if sum(map(_computed, parallel_packs)) <= LANES * WORTH * computed else whole
 
 
 def _computed(pack: Pack) -> int:
     """Tokens of a pack that were not computed before."""
-    prefix_kv = begun_of(pack)
+    prefix_kv = get_active_prefix_kv(pack)
     return pack.tokens - (prefix_kv.known if prefix_kv is not None else 0)
 
 
@@ -95,8 +95,8 @@ def _unlearnt(work: Callable[[Pack], PackResult], pack: Pack) -> PackResult:
 
 def _is_steady(model: Any) -> bool:
     """Whether threads can read a model at once, on processors: nothing in it changes while it is read."""
-    how, inner = reading(model), plain_model(model)
-    steady = how.packed and how.turn is None and (how.head is not None or is_sequence(inner))
+    how, inner = detect_forward_mode(model), unwrap_peft_model(model)
+    steady = how.packed and how.turn is None and (how.head is not None or ends_in_sequence_head(inner))
     return steady and all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
@@ -116,7 +116,9 @@ class WorkerThreads:
         if len(some) == 1:
             yield work(some[0])
             return
-        with implemented(plain_model(model), NAME):  # no thread may take the other's attention away
+        with use_attention_implementation(
+            unwrap_peft_model(model), NAME
+        ):  # no thread may take the other's attention away
             jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
             try:
                 while jobs:

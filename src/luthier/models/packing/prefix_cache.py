@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from luthier.models.adapters import soft_prompt
-from luthier.models.attention.prefix import PrefixKV, standing
-from luthier.models.packing.logprobs import begin, reading
-from luthier.models.packing.pack import TokenRow, common
+from luthier.models.adapters import compute_soft_prompt
+from luthier.models.attention.prefix import PrefixKV, use_prefix_kv
+from luthier.models.packing.logprobs import compute_prefix_kv, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, common_prefix_length
 
 LEAST = 32
 """Beginnings shorter than this many tokens are read with each pack."""
@@ -21,7 +21,7 @@ MOST = 4
 """Beginnings that are kept at once."""
 
 
-class Beginnings:
+class PrefixCache:
     """What one model has read, kept for as long as its weights and adapters stand still.
 
     Each is read by itself, so that numbers do not depend on which rows met it first.
@@ -38,14 +38,14 @@ class Beginnings:
         """What a model made of these tokens, now or before."""
         key = tuple(ids)
         if key not in self._kept:
-            self._kept[key] = begin(model, ids)
+            self._kept[key] = compute_prefix_kv(model, ids)
         self._kept.move_to_end(key)
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
         return self._kept[key]
 
 
-class Recurring(Beginnings):
+class RecurringPrefixCache(PrefixCache):
     """For readings that come one by one from anywhere: kept is what one of them has in common with one before."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Recurring(Beginnings):
 
     def worth(self, ids: Sequence[int]) -> Sequence[int]:
         """What an earlier reading began with as well; what is kept already, where that is nearly as long."""
-        shared = super().worth(ids[: max((common(ids, one) for one in self._before), default=0)])
+        shared = super().worth(ids[: max((common_prefix_length(ids, one) for one in self._before), default=0)])
         self._before.append(tuple(ids))
         known = [len(key) for key in self._kept if tuple(ids[: len(key)]) == key]
         longest = max(known, default=0)
@@ -62,7 +62,7 @@ class Recurring(Beginnings):
 
 
 @contextmanager
-def read_once(model: Any, rows: Sequence[TokenRow], kept: Beginnings | None = None) -> Iterator[None]:
+def share_prefixes(model: Any, rows: Sequence[TokenRow], kept: PrefixCache | None = None) -> Iterator[None]:
     """Let a model, while nothing is learnt, read only once what all of these rows begin with."""
     ids = _beginning(rows)
     if kept is not None:
@@ -70,7 +70,7 @@ def read_once(model: Any, rows: Sequence[TokenRow], kept: Beginnings | None = No
     if len(ids) < LEAST or not _able(model):
         yield
         return
-    with standing(begin(model, ids) if kept is None else kept.of(model, ids)):
+    with use_prefix_kv(compute_prefix_kv(model, ids) if kept is None else kept.of(model, ids)):
         yield
 
 
@@ -81,10 +81,10 @@ def _beginning(rows: Sequence[TokenRow]) -> Sequence[int]:
         return ()
     ids = read[0].ids[: min(row.targets[0] for row in read) - 1]
     for row in read[1:]:
-        ids = ids[: common(ids, row.ids)]
+        ids = ids[: common_prefix_length(ids, row.ids)]
     return ids
 
 
 def _able(model: Any) -> bool:
-    how = reading(model)
-    return how.packed and how.turn is None and not soft_prompt(model).count
+    how = detect_forward_mode(model)
+    return how.packed and how.turn is None and not compute_soft_prompt(model).count

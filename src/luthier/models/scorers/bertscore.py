@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
-from luthier.models.source import opened
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.models.source import load_with_auto_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +31,18 @@ class BertScores(Scorer):
     max_tokens: int = Field(default=512, ge=8)
     """Longer texts are cut."""
 
-    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """One F1 a row, each text computed alone, so that no other row changes it."""
         from transformers import AutoModel, AutoTokenizer
 
         folder = context.model(self.model)
-        tokenizer = opened(folder, AutoTokenizer)
-        model = opened(folder, AutoModel, use_safetensors=True).float().eval()
+        tokenizer = load_with_auto_class(folder, AutoTokenizer)
+        model = load_with_auto_class(folder, AutoModel, use_safetensors=True).float().eval()
         texts = {text for row in rows for text in (row.prediction, *row.references)}
         states = {text: self._states(model, tokenizer, text) for text in sorted(texts)}
-        best = [max(f1(states[row.prediction], states[text]) for text in row.references) for row in rows]
+        best = [
+            max(compute_bertscore_f1(states[row.prediction], states[text]) for text in row.references) for row in rows
+        ]
         return {"bertscore": [round(score, 6) for score in best]}
 
     def _states(self, model: Any, tokenizer: Any, text: str) -> tuple[Tensor, Tensor]:
@@ -58,7 +60,7 @@ class BertScores(Scorer):
         return torch.nn.functional.normalize(states, dim=-1), counted
 
 
-def f1(predicted: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) -> float:
+def compute_bertscore_f1(predicted: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) -> float:
     """F1 of two texts' matched tokens."""
     if not predicted[1].any() or not real[1].any():
         return 0.0

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
-from luthier.models.source import opened
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.models.source import load_with_auto_class
 
 
 class Inference(Scorer):
@@ -29,15 +29,15 @@ class Inference(Scorer):
     max_tokens: int = Field(default=512, ge=16)
     """Longer pairs lose the end of what was given."""
 
-    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """One probability a row, each computed alone, so that no other row changes it."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         folder = context.model(self.model)
-        tokenizer = opened(folder, AutoTokenizer)
-        model = opened(folder, AutoModelForSequenceClassification, use_safetensors=True).float().eval()
-        index = entailment(model.config.id2label, str(folder))
+        tokenizer = load_with_auto_class(folder, AutoTokenizer)
+        model = load_with_auto_class(folder, AutoModelForSequenceClassification, use_safetensors=True).float().eval()
+        index = find_entailment_label(model.config.id2label, str(folder))
         found: Column = []
         for row in rows:
             given = row.question if self.premise == "question" else row.references[0]
@@ -49,7 +49,7 @@ class Inference(Scorer):
         return {"faithfulness": found}
 
 
-def entailment(labels: dict[int, str], folder: str) -> int:
+def find_entailment_label(labels: dict[int, str], folder: str) -> int:
     """The place of the label that means that one text follows from the other."""
     indices = [index for index, name in labels.items() if name.lower().startswith("entail")]
     if len(indices) != 1:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
-from luthier.models.source import opened
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.models.source import load_with_auto_class
 
 
-class BaseModel(Scorer):
+class FluencyScorer(Scorer):
     """The log-likelihood of each answer, without its question, under a language model that did not write it."""
 
     kind: Literal["base_model"] = "base_model"
@@ -18,7 +18,7 @@ class BaseModel(Scorer):
     model: str = "smollm2-135m-instruct"
     """A name, a folder or OWNER/NAME on the hub: best the model that tuning began with."""
 
-    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """Natural log-likelihoods, and over how many tokens; an answer of fewer than two tokens is a gap."""
         import torch
         from transformers import AutoTokenizer
@@ -27,7 +27,7 @@ class BaseModel(Scorer):
         from luthier.models.load import open_folder
 
         folder = context.model(self.model)
-        tokenizer = opened(folder, AutoTokenizer)
+        tokenizer = load_with_auto_class(folder, AutoTokenizer)
         start = tokenizer.bos_token_id
         ids = [list(tokenizer.encode(row.prediction, add_special_tokens=False)) for row in rows]
         known = [[start, *one] if start is not None and one else one for one in ids]

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from luthier.chat.messages import Message
 from luthier.core.errors import ModelError
-from luthier.core.scorer import Column, Scored, Scorer, ScorerContext
+from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import EndpointModelSource
@@ -76,7 +76,7 @@ class JudgeScorer(Scorer):
         self._endpoint()
         return self
 
-    def columns(self, rows: Sequence[Scored], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """`judge` from 0 to 1; `judge_consistent` 1 where both orders give one verdict, None on a scale."""
         client = _Patient(EndpointLM(self._endpoint(), context.kept), self.max_tokens)
         with ThreadPoolExecutor(self.max_concurrency) as pool:
@@ -94,7 +94,7 @@ class JudgeScorer(Scorer):
         }
         return EndpointModelSource(kind="endpoint", **settings)
 
-    def _judged(self, row: Scored, client: _Patient) -> tuple[float | None, float | None]:
+    def _judged(self, row: ScorerRow, client: _Patient) -> tuple[float | None, float | None]:
         if self.against == "scale":
             score = self._verdict(self._on_scale(row), client, self._read_score)
             return (None if score is None else (score - self.min) / (self.max - self.min)), None
@@ -113,7 +113,7 @@ class JudgeScorer(Scorer):
             turns = (*turns, Message(role="assistant", content=answer), Message(role="user", content=_AGAIN))
         return None
 
-    def _on_scale(self, row: Scored) -> Turns:
+    def _on_scale(self, row: ScorerRow) -> Turns:
         scale = f"a number from {self.min:g} to {self.max:g}"
         instruction = f'Answer with one JSON object: {{"reason": "one sentence", "score": {scale}}}.'
         shown = [("question", row.question), ("answer", row.prediction)]
@@ -121,7 +121,7 @@ class JudgeScorer(Scorer):
             shown.insert(1, ("reference", row.references[0]))
         return self._turns(f"Score one answer. {self.rubric} {instruction}", shown)
 
-    def _pair(self, row: Scored, *, swapped: bool) -> Turns:
+    def _pair(self, row: ScorerRow, *, swapped: bool) -> Turns:
         both = [row.prediction, row.references[0]]
         first, second = both[::-1] if swapped else both
         instruction = 'Answer with one JSON object: {"reason": "one sentence", "verdict": "A", "B" or "tie"}.'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
 from luthier.models.describe import read_licence
-from luthier.models.source import ModelProvenance, ModelSource, Say, adopt, check_folder, model_files
+from luthier.models.source import ModelProvenance, ModelSource, Say, check_folder, copy_model_folder, model_files
 
 
 class FolderModelSource(ModelSource):
@@ -21,7 +21,7 @@ class FolderModelSource(ModelSource):
     def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Copy the folder's model files."""
         model_dir = self._place(base)
-        adopt(model_dir, folder, say)
+        copy_model_folder(model_dir, folder, say)
         return ModelProvenance(model_dir.resolve().name, read_licence(model_dir), f"folder {model_dir.resolve().name}")
 
     def in_place(self, base: Path, say: Say) -> Path:
@@ -45,4 +45,4 @@ class FolderModelSource(ModelSource):
         return model_dir if model_dir.is_dir() else None
 
     def _place(self, base: Path) -> Path:
-        return locate(self.path, base)
+        return resolve_path(self.path, base)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
-from luthier.models.gguf.reader import convert
+from luthier.models.gguf.reader import convert_gguf
 from luthier.models.source import ModelProvenance, ModelSource, Say
 
 
@@ -21,7 +21,7 @@ class Gguf(ModelSource):
     def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Convert the file."""
         path = self._place(base)
-        head = convert(path, folder, say)
+        head = convert_gguf(path, folder, say)
         return ModelProvenance(path.stem, head.licence, f"GGUF file {path.name}")
 
     def identity(self, base: Path) -> str:
@@ -34,4 +34,4 @@ class Gguf(ModelSource):
         return path.stat().st_size if path.is_file() else None
 
     def _place(self, base: Path) -> Path:
-        return locate(self.path, base)
+        return resolve_path(self.path, base)

@@ -18,8 +18,8 @@ from luthier.models.source import (
     ModelProvenance,
     ModelSource,
     Say,
-    adopt,
     check_folder,
+    copy_model_folder,
     is_hub_id,
     model_files,
 )
@@ -51,7 +51,7 @@ class HubModelSource(ModelSource):
     def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
         """Copy the model from the hub's cache, fetched into it first when `online`."""
         snapshot = self._published().snapshot(_PATTERNS, _NOT_LOADED)
-        adopt(snapshot, folder, say)
+        copy_model_folder(snapshot, folder, say)
         commit = snapshot.name
         if self.revision != commit:
             say(f"revision {self.revision!r} of {self.id} is commit {commit}; write that to get the same bytes forever")

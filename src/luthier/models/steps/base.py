@@ -13,9 +13,9 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step, StepContext
-from luthier.models.catalog import entry_of
-from luthier.models.chat_template import chat_template_text, fitting_templates, missing_tokens, replace_template
-from luthier.models.describe import describe
+from luthier.models.catalog import find_catalog_entry
+from luthier.models.chat_template import list_fitting_templates, load_chat_template, missing_tokens, replace_template
+from luthier.models.describe import describe_model_folder
 from luthier.models.source import ModelSource, write_json
 
 BYTES_PER_SECOND = 60e6
@@ -51,10 +51,10 @@ class BaseModelStep(Step):
             return {"seconds": time.perf_counter() - started}
         if self.chat_template is not None:
             self._check_tokens(work.folder)
-            replace_template(work.folder, chat_template_text(self.chat_template, work.base))
+            replace_template(work.folder, load_chat_template(self.chat_template, work.base))
             work.events.note(f"the chat template {self.chat_template} takes the place of the model's own")
-        description = describe(work.folder)
-        known = entry_of(self.source)
+        description = describe_model_folder(work.folder)
+        known = find_catalog_entry(self.source)
         card = {
             "name": known[0] if known else found.name,
             "licence": (known[1].licence if known else None) or found.licence or description.licence,
@@ -80,7 +80,7 @@ class BaseModelStep(Step):
         if self.chat_template is not None and (here := self.source.here(plan_context.base)) is not None:
             self._check_tokens(here)
         size = self.source.size(plan_context.base)
-        known = entry_of(self.source)
+        known = find_catalog_entry(self.source)
         peak = 10 * known[1].parameters if known else None
         if "seconds" in plan_context.history:
             return Forecast(
@@ -96,13 +96,13 @@ class BaseModelStep(Step):
         if not self.source.weights:
             return ArtifactSpec(remote=True, how="an endpoint")
         headed = self.source.headed(plan_context.base)
-        template = self.chat_template and chat_template_text(self.chat_template, plan_context.base)
+        template = self.chat_template and load_chat_template(self.chat_template, plan_context.base)
         if (here := self.source.here(plan_context.base)) is not None:
-            size = describe(here).parameters
+            size = describe_model_folder(here).parameters
             return ArtifactSpec(
                 parameters=size, tokenizer=here, chat_template=template, headed=headed, how="of its files"
             )
-        known = entry_of(self.source)
+        known = find_catalog_entry(self.source)
         parameters = known[1].parameters if known else None
         tools = False if known and known[1].tool_template else None
         return ArtifactSpec(
@@ -111,13 +111,13 @@ class BaseModelStep(Step):
 
     def fingerprint(self, base: Path) -> str | None:
         """The chat template that is set, by its contents."""
-        return None if self.chat_template is None else digest_of(chat_template_text(self.chat_template, base))
+        return None if self.chat_template is None else digest_of(load_chat_template(self.chat_template, base))
 
     def _check_tokens(self, folder: Path) -> None:
         """Refuse a template that ships where the model's tokenizer lacks the special tokens that it writes."""
         if not (missing := missing_tokens(self.chat_template or "", folder)):
             return
-        fitting = fitting_templates(folder)
+        fitting = list_fitting_templates(folder)
         others = f"take {' or '.join(fitting)}, or " if fitting else ""
         what = f"the chat template {self.chat_template} writes {', '.join(missing)}, which this model's tokenizer lacks"
         hint = f"{others}give a Jinja file that writes the model's own special tokens, or take another base model"

@@ -15,12 +15,12 @@ from luthier.artifacts.training import TUNED_CARD, TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation
 from luthier.core.step import ArtifactSpec, Forecast, Merging, ModelRef, PlanContext, Reads, Step, StepContext
-from luthier.models.cost import has_head, tokenizer_of, told_of_template
-from luthier.models.describe import describe, weight_files
-from luthier.models.load import base_folder, name_of, refuse_without_weights, weights_of
+from luthier.models.cost import find_tokenizer_folder, has_sequence_head, outline_chat_template
+from luthier.models.describe import describe_model_folder, weight_files
+from luthier.models.load import base_folder, get_model_name, get_weights_artifact, refuse_without_weights
 from luthier.models.merge import Merger
 from luthier.models.mergers.linear import LinearMerger
-from luthier.models.source import model_files, tell_dtype, write_json
+from luthier.models.source import model_files, write_config_dtype, write_json
 
 PARAMETERS_PER_SECOND = 20e6
 """Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
@@ -62,19 +62,19 @@ class Merge(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write the merged model's folder, `training.json` and `training_examples.parquet`."""
-        from luthier.models.merge import combiner, merge_weights, stands_on
+        from luthier.models.merge import build_change_combiner, is_tuned_from, merge_weights
 
         started = time.perf_counter()
         base, models = work.inputs["model"], self._inputs(work.inputs)
         for at, one in enumerate(models):
-            if not stands_on(one, base):
+            if not is_tuned_from(one, base):
                 raise self._other_base(at)
-            if weights_of(one) is not one:
+            if get_weights_artifact(one) is not one:
                 raise self._only_a_prompt(at)
         differs = merge_weights(
             base,
             models,
-            combiner(self.method, self.shares(), work.seed),
+            build_change_combiner(self.method, self.shares(), work.seed),
             dequantize=self.dequantize,
             folder=work.folder,
             scratch=work.scratch,
@@ -84,7 +84,7 @@ class Merge(Step):
             work.events.warning("nothing of the changes is kept: the merged model is its base")
         self._finish(base, models, work.folder)
         seconds = time.perf_counter() - started
-        return {"parameters_per_s": describe(work.folder).parameters * (len(models) + 1) / seconds}
+        return {"parameters_per_s": describe_model_folder(work.folder).parameters * (len(models) + 1) / seconds}
 
     def shares(self) -> tuple[float, ...]:
         """The weight of each model."""
@@ -147,13 +147,13 @@ class Merge(Step):
             if path not in weight_files(base_folder(base)) and path.name != "README.md":
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
-        tell_dtype(folder)
+        write_config_dtype(folder)
         record = {
             "technique": {"kind": "merge"},
             "merge": self.method.settings(),
             "weights": list(self.shares()),
-            "base": name_of(base),
-            "models": [name_of(one) for one in models],
+            "base": get_model_name(base),
+            "models": [get_model_name(one) for one in models],
         }
         write_json(folder / TUNED_CARD, TrainingRecord.model_validate(record).as_json())
         _write_learnt(folder / "training_examples.parquet", models)
@@ -162,13 +162,13 @@ class Merge(Step):
         """From the size of the models; refuses those that stand on another base or cannot be merged."""
         for field in ("model", *(f"models.{at}" for at in range(len(self.models)))):
             refuse_without_weights(plan_context, field)
-        base, headed = plan_context.stands_on.get("model", ())[:1], has_head(plan_context)
+        base, headed = plan_context.stands_on.get("model", ())[:1], has_sequence_head(plan_context)
         for at in range(len(self.models)):
             if not {*base} <= {*plan_context.stands_on.get(f"models.{at}", base)}:
                 raise self._other_base(at)
             expected = plan_context.outlines.get(f"models.{at}", ArtifactSpec())
             self._check_merging(at, expected.merging)
-            if has_head(plan_context, f"models.{at}") and not headed:
+            if has_sequence_head(plan_context, f"models.{at}") and not headed:
                 raise self._other_head(at)
         self._check_dequantize(plan_context)
         parameters = self.outline(plan_context).parameters
@@ -182,11 +182,15 @@ class Merge(Step):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The merged model has the size and the head of its base."""
         made, expected = plan_context.inputs.get("model"), plan_context.outlines.get("model", ArtifactSpec())
-        size = describe(base_folder(made)).parameters if made is not None else expected.parameters
+        size = describe_model_folder(base_folder(made)).parameters if made is not None else expected.parameters
         how = "of the model it stands on"
-        known = told_of_template(plan_context)
+        known = outline_chat_template(plan_context)
         return replace(
-            known, parameters=size, tokenizer=tokenizer_of(plan_context), headed=has_head(plan_context), how=how
+            known,
+            parameters=size,
+            tokenizer=find_tokenizer_folder(plan_context),
+            headed=has_sequence_head(plan_context),
+            how=how,
         )
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import InputError
-from luthier.core.files import EnvVarMarker, filled, is_variable
+from luthier.core.files import EnvVarMarker, expand_env_vars, is_env_var
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
 
 _TYPES = {"info": "info", "warning": "warning", "critical": "failure"}
 
@@ -27,18 +27,18 @@ class Apprise(Channel):
     @field_validator("url")
     @classmethod
     def _hidden(cls, value: str) -> str:
-        if not is_variable(value):
+        if not is_env_var(value):
             raise ValueError("Apprise's addresses hold secrets; keep it in the environment and write `$NAME`")
         return value
 
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         """One notification."""
         try:
             import apprise
         except ImportError:
             raise DeliveryError("Apprise is not installed: pip install 'luthier[apprise]'") from None
         try:
-            address = filled(self.url)
+            address = expand_env_vars(self.url)
         except InputError as error:
             raise DeliveryError(error.message) from None
         teller = apprise.Apprise()

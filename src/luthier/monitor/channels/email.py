@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, DeliveryError, Post
+from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
 
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s<>,]+@[^@\s<>,]+$")]
 
@@ -38,7 +38,7 @@ class Email(Channel):
     timeout_s: float = Field(default=20.0, gt=0, le=120)
     """Seconds to wait for the server."""
 
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         """One mail to all."""
         password = self._password()
         try:

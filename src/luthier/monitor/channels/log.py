@@ -6,9 +6,9 @@ import logging
 import os
 from typing import Literal
 
-from luthier.core.files import PathText, locate, writing
+from luthier.core.files import PathText, resolve_path, translate_write_errors
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, Post
+from luthier.monitor.channel import Channel, ChannelContext
 
 _LOOKED_BACK_BYTES = 1 << 18
 """So much of a file's end is looked at for a message that was sent before."""
@@ -22,13 +22,13 @@ class Log(Channel):
     path: PathText | None = None
     """The file; without one, the program's log, which `luthier monitor run` prints."""
 
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         """One line a message in a file, the whole text in the program's log."""
         if self.path is None:
             logging.getLogger("luthier.monitor").log(_LEVELS[message.severity], "%s", message.text())
             return
-        path = locate(self.path, post.base)
-        with writing(path):
+        path = resolve_path(self.path, post.base)
+        with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _LOOKED_BACK_BYTES))

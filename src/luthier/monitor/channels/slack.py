@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from luthier.core.files import EnvVarMarker, is_variable
+from luthier.core.files import EnvVarMarker, is_env_var
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, Post, post_json
+from luthier.monitor.channel import Channel, ChannelContext, post_json
 
 _COLOURS = {"info": "#3b7dd8", "warning": "#d9822b", "critical": "#c23030"}
 _OVER = "#2f9e5b"
@@ -30,11 +30,11 @@ class SlackChannel(Channel):
     @field_validator("url")
     @classmethod
     def _hidden(cls, value: str) -> str:
-        if not is_variable(value) and urlsplit(value).path.strip("/"):
+        if not is_env_var(value) and urlsplit(value).path.strip("/"):
             raise ValueError("a hook's address is a secret; keep it in the environment and write `$NAME`")
         return value
 
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         """One POST; what the text holds is no mark-up there."""
         lines = [_plain(line) for line in message.lines()]
         colour = _OVER if message.tells == "resolved" else _COLOURS[message.severity]

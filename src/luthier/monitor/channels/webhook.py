@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.files import EnvVarMarker
-from luthier.core.system.net import secret_in_clear
+from luthier.core.system.net import find_plain_secret
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, DeliveryError, Post, post_json
+from luthier.monitor.channel import Channel, ChannelContext, DeliveryError, post_json
 
 
 class Webhook(Channel):
@@ -38,13 +38,13 @@ class Webhook(Channel):
     @field_validator("url")
     @classmethod
     def _hidden(cls, value: str) -> str:
-        if (found := secret_in_clear(value)) is not None:
+        if (found := find_plain_secret(value)) is not None:
             raise ValueError(
                 f"the address holds a secret in clear ({found}); keep it in the environment, write `$NAME`"
             )
         return value
 
-    def send(self, message: AlertMessage, post: Post) -> None:
+    def send(self, message: AlertMessage, post: ChannelContext) -> None:
         """One POST."""
         body = message.model_dump_json().encode()
         post_json(self.url, body, headers=self._signed(message.id, body), allowed=self.allow, timeout_s=self.timeout_s)

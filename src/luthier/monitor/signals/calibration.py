@@ -20,7 +20,7 @@ from luthier.monitor.signal import (
     WindowSpan,
     answer_text,
 )
-from luthier.traces.record import Feedback, Trace, label_meant
+from luthier.traces.record import Feedback, Trace, match_label_spelling
 
 
 class Calibration(Signal):
@@ -51,12 +51,12 @@ class Calibration(Signal):
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
         """What came true of the report's rows."""
-        from luthier.monitor.baseline import keep
+        from luthier.monitor.baseline import write_reference_numbers
 
         rows = [
             _missed(row.probabilities, row.prediction, right=row.prediction == row.right) for row in training.measured
         ]
-        keep([row for row in rows if row is not None], training, folder, self.kind)
+        write_reference_numbers([row for row in rows if row is not None], training, folder, self.kind)
 
     def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The evidence at its beginning."""
@@ -65,12 +65,12 @@ class Calibration(Signal):
         return ReferenceSignalState(self.numbers(), self.row, folder, points=self.labels, seed=context.seed)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.monitor.baseline import stated
+        from luthier.monitor.baseline import undo_temperature
 
-        found, answer = stated(trace), answer_text(trace)
+        found, answer = undo_temperature(trace), answer_text(trace)
         if feedback is None or feedback.label is None or found is None or answer is None:
             return None
-        return _missed(found, answer, right=answer == label_meant(trace, feedback.label))
+        return _missed(found, answer, right=answer == match_label_spelling(trace, feedback.label))
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("calibration is measured through `open`")

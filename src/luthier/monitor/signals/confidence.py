@@ -49,9 +49,14 @@ class Confidence(Signal):
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
         """How sure the model was of the report's rows."""
-        from luthier.monitor.baseline import keep, sure
+        from luthier.monitor.baseline import compute_confidence, write_reference_numbers
 
-        keep([sure([*row.probabilities.values()]) for row in training.measured], training, folder, self.kind)
+        write_reference_numbers(
+            [compute_confidence([*row.probabilities.values()]) for row in training.measured],
+            training,
+            folder,
+            self.kind,
+        )
 
     def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The evidence at its beginning."""
@@ -60,10 +65,10 @@ class Confidence(Signal):
         return ReferenceSignalState(self.numbers(), self.row, folder, points=self.requests, seed=context.seed)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.monitor.baseline import stated, sure
+        from luthier.monitor.baseline import compute_confidence, undo_temperature
 
-        found = stated(trace)
-        return None if found is None else sure([*found.values()])
+        found = undo_temperature(trace)
+        return None if found is None else compute_confidence([*found.values()])
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("confidence is measured through `open`")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.monitor.evaluator import mean
+from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
@@ -33,6 +33,6 @@ class CostSignal(Signal):
         return paid / 1e6
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        one = mean([row.value for row in rows], span)
+        one = estimate_mean([row.value for row in rows], span)
         scaled = [SignalValue(one.value * by, one.low * by, one.high * by, one.events) for by in (1, 1000, span.events)]
         return dict(zip(self.numbers(), scaled, strict=True))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from luthier.core.expressions import Window
-from luthier.core.files import write_aside
+from luthier.core.files import write_atomically
 from luthier.models.embeddings.base import Embedder
 from luthier.monitor.signal import (
     Signal,
@@ -91,15 +91,17 @@ class Drift(Signal):
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in (("known", points), ("rest", numbers.of(rest, placed)), ("points", placed[:_APART_ROWS])):
             np.save(folder / f"{name}.npy", table, allow_pickle=False)
-        write_aside(folder / _WORDS, json.dumps(words, ensure_ascii=False).encode())
+        write_atomically(folder / _WORDS, json.dumps(words, ensure_ascii=False).encode())
 
     def _drawn(self, training: TrainingSample) -> tuple[list[str], list[str]]:
         """The texts to learn from, and those to rank traffic among."""
         from luthier.core.errors import DataError
-        from luthier.monitor.windows import lot_of
+        from luthier.monitor.windows import hash_to_unit_interval
 
         texts = training.prompts if self.text == "prompt" else training.answers
-        drawn = sorted((lot_of(f"{training.seed} {text}"), text) for text in texts if text.strip())[: self.rows]
+        drawn = sorted((hash_to_unit_interval(f"{training.seed} {text}"), text) for text in texts if text.strip())[
+            : self.rows
+        ]
         if len(drawn) < FEWEST:
             what = f"{len(drawn)} texts of the training data are too few to hold traffic against; {FEWEST} are needed"
             raise DataError(what, hint="leave the signal `drift` out, or train on more rows")
@@ -111,9 +113,9 @@ class Drift(Signal):
         return _Open(self, folder, context)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.monitor.windows import lot_of
+        from luthier.monitor.windows import hash_to_unit_interval
 
-        if self.share < 1 and lot_of(f"drift {trace.id}") >= self.share:
+        if self.share < 1 and hash_to_unit_interval(f"drift {trace.id}") >= self.share:
             return None
         if self.first_turns and any(turn.role == "assistant" for turn in trace.messages):
             return None
@@ -153,14 +155,14 @@ class _Open:
     def __init__(self, signal: Drift, folder: Path, context: SignalContext) -> None:
         import numpy as np
 
-        from luthier.metrics.martingale import Exchange
+        from luthier.metrics.martingale import ConformalMartingale
         from luthier.monitor.baseline import DriftScorer
 
         self._signal, self._seed = signal, context.seed
         known, rest, self._points = (np.load(folder / f"{name}.npy") for name in ("known", "rest", "points"))
         space = signal.embedder.kept(folder / _SPACE, base=context.base)
         self._numbers = DriftScorer(space, known, json.loads((folder / _WORDS).read_bytes()))
-        self.evidence = Exchange(rest, points=signal.requests)
+        self.evidence = ConformalMartingale(rest, points=signal.requests)
         self._pending: list[_Text] = []
         self._apart: tuple[tuple[int, int], tuple[float, float, float]] | None = None
 
@@ -200,25 +202,25 @@ class _Open:
         """Rank what came since the last look."""
         if not self._pending:
             return
-        from luthier.monitor.windows import lots_of
+        from luthier.monitor.windows import hash_to_unit_intervals
 
         texts = [one.text for one in self._pending]
         numbers = self._numbers.of(texts, self._numbers.points(texts))
         for one, scores in zip(self._pending, numbers.tolist(), strict=True):
-            self.evidence.add(scores, lots_of(f"{self._seed} {one.trace}", len(scores)))
+            self.evidence.add(scores, hash_to_unit_intervals(f"{self._seed} {one.trace}", len(scores)))
         self._pending.clear()
 
     def _told_apart(self, rows: Sequence[SignalRow]) -> tuple[float, float, float]:
         """How often a classifier tells the rows from the reference; learnt anew when a third of the rows are new."""
         import numpy as np
 
-        from luthier.models.text_classifier import told_apart
+        from luthier.models.text_classifier import measure_separability
 
         rows = rows[-_APART_ROWS:]
         step = max(1, len(rows) // 3)
         version = (len(rows) // step, self.evidence.points_seen // step)
         if self._apart is None or self._apart[0] != version:
             mine = self._numbers.points([row.value.text for row in rows])
-            separation = told_apart(np.vstack([self._points, mine]), len(self._points), len(mine), self._seed)
+            separation = measure_separability(np.vstack([self._points, mine]), len(self._points), len(mine), self._seed)
             self._apart = version, separation
         return self._apart[1]

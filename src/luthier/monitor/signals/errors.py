@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.expressions import Window
-from luthier.monitor.evaluator import share
+from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
@@ -32,4 +32,4 @@ class Errors(Signal):
         return float(trace.status >= least or (trace.finish == "error" and trace.status < 400))
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: share(rows, span)}
+        return {self.called: estimate_share(rows, span)}

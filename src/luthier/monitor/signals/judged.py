@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.expressions import Window
-from luthier.core.scorer import Scored, Scorer, ScorerContext
-from luthier.monitor.evaluator import mean
+from luthier.core.scorer import Scorer, ScorerContext, ScorerRow
+from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import (
     Signal,
     SignalContext,
@@ -56,12 +56,12 @@ class JudgeSignal(Signal):
         return _Sitting(self, context)
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.monitor.windows import lot_of
+        from luthier.monitor.windows import hash_to_unit_interval
 
         text = answer_text(trace)
-        if text is None or not text.strip() or lot_of(f"judge {trace.id}") >= self.share:
+        if text is None or not text.strip() or hash_to_unit_interval(f"judge {trace.id}") >= self.share:
             return None
-        return Scored(question=question_text(trace), prediction=text, references=())
+        return ScorerRow(question=question_text(trace), prediction=text, references=())
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("a judge is asked through `open`")
@@ -73,7 +73,7 @@ class _Sitting:
     def __init__(self, signal: JudgeSignal, context: SignalContext) -> None:
         self._signal = signal
         self._desk = ScorerContext(base=context.base, kept=context.kept, say=context.say, model=_no_model)
-        self._known: dict[Scored, float | None] = {}
+        self._known: dict[ScorerRow, float | None] = {}
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         return self._signal.row(trace, feedback)
@@ -82,7 +82,7 @@ class _Sitting:
         scores = [score for score in self._scores(rows) if score is not None]
         if not scores:
             return {}
-        found = mean(scores, WindowSpan(span.seconds, len(scores)))
+        found = estimate_mean(scores, WindowSpan(span.seconds, len(scores)))
         return {self._signal.called: found._replace(low=max(0.0, found.low), high=min(1.0, found.high))}
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.monitor.evaluator import share
+from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import (
     Signal,
     SignalContext,
@@ -79,7 +79,7 @@ class _Open:
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         self._tell()
         sure = [row._replace(value=row.value[0]) for row in rows if row.value[0] is not None]
-        return {self._signal.called: share(sure, WindowSpan(span.seconds, len(sure)))} if sure else {}
+        return {self._signal.called: estimate_share(sure, WindowSpan(span.seconds, len(sure)))} if sure else {}
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         self._tell()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.monitor.evaluator import quantile
+from luthier.monitor.evaluator import estimate_quantile
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
@@ -35,4 +35,7 @@ class Latency(Signal):
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         ordered = sorted(row.value for row in rows)
-        return {name: quantile(ordered, part, span) for name, part in zip(self.numbers(), self.quantiles, strict=True)}
+        return {
+            name: estimate_quantile(ordered, part, span)
+            for name, part in zip(self.numbers(), self.quantiles, strict=True)
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from luthier.monitor.evaluator import mean, quantile
+from luthier.monitor.evaluator import estimate_mean, estimate_quantile
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.traces.record import Feedback, Trace
 
@@ -23,11 +23,17 @@ class LengthSignal(Signal):
         return None if text is None else (len(text.split()), trace.finish == "length")
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        from luthier.metrics.intervals import wilson
+        from luthier.metrics.intervals import wilson_interval
 
         words, cut = zip(*(row.value for row in rows), strict=True)
-        part = SignalValue(sum(cut) / len(cut), *wilson(sum(cut), len(cut)), span.events)
-        return dict(zip(self.numbers(), (mean(words, span), quantile(sorted(words), 0.5, span), part), strict=True))
+        part = SignalValue(sum(cut) / len(cut), *wilson_interval(sum(cut), len(cut)), span.events)
+        return dict(
+            zip(
+                self.numbers(),
+                (estimate_mean(words, span), estimate_quantile(sorted(words), 0.5, span), part),
+                strict=True,
+            )
+        )
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [float(row.value[0]) for row in rows]

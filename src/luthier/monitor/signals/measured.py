@@ -10,7 +10,7 @@ from pydantic import model_validator
 from luthier.core.expressions import Window
 from luthier.metrics.metric import EvalPredictions, Metric, MetricResult
 from luthier.monitor.signal import Events, Signal, SignalRow, SignalValue, WindowSpan, answer_text
-from luthier.traces.record import Feedback, Trace, label_meant
+from luthier.traces.record import Feedback, Trace, match_label_spelling
 
 
 class MetricSignal(Signal):
@@ -54,7 +54,7 @@ class MetricSignal(Signal):
             return None
         right = feedback.label if feedback.label is not None else feedback.correction
         if right is not None and (feedback.label is not None or trace.scores):  # then a correction is a class, too
-            right = label_meant(trace, right)
+            right = match_label_spelling(trace, right)
         if right is None or (self.metric.needs and (trace.scores is None or len(trace.scores) < 2)):
             return None
         return answer, right, trace.scores

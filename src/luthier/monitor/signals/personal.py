@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.monitor.evaluator import share
+from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.pii.span import PATTERN_KINDS, PiiKind
 from luthier.traces.record import Feedback, Trace
@@ -24,13 +24,13 @@ class Personal(Signal):
         return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.pii.detect import find
+        from luthier.pii.detect import find_pii
 
         text = answer_text(trace)
         if text is None:
             return None
         prompt = "\n".join(turn.content for turn in trace.messages)
-        return float(any(found.text not in prompt for found in find(text, self.kinds)))
+        return float(any(found.text not in prompt for found in find_pii(text, self.kinds)))
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: share(rows, span)}
+        return {self.called: estimate_share(rows, span)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.expressions import Window
-from luthier.monitor.evaluator import mean
+from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import Events, Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
@@ -28,5 +28,5 @@ class Ratings(Signal):
         return None if feedback is None else feedback.rating
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        found = mean([row.value for row in rows], span)
+        found = estimate_mean([row.value for row in rows], span)
         return {self.called: found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from luthier.lang.lexicons import is_refusal
-from luthier.monitor.evaluator import share
+from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.traces.record import Feedback, Trace
 
@@ -27,4 +27,4 @@ class Refusals(Signal):
         return None if text is None else float(is_refusal(text))
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: share(rows, span)}
+        return {self.called: estimate_share(rows, span)}

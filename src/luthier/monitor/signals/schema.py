@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.monitor.evaluator import share
+from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.traces.record import Feedback, Trace
 
@@ -46,7 +46,7 @@ class SchemaSignal(Signal):
             return 0.0
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: share(rows, span)}
+        return {self.called: estimate_share(rows, span)}
 
     @cached_property
     def _validator(self) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.expressions import Window
-from luthier.monitor.evaluator import rate
+from luthier.monitor.evaluator import estimate_rate
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
@@ -24,4 +24,4 @@ class Throughput(Signal):
         return 1.0
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: rate(span)}
+        return {self.called: estimate_rate(span)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from luthier.monitor.evaluator import mean
+from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
@@ -23,7 +23,7 @@ class TokensSignal(Signal):
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         columns = zip(*(row.value for row in rows), strict=True)
-        return {name: mean(values, span) for name, values in zip(self.numbers(), columns, strict=True)}
+        return {name: estimate_mean(values, span) for name, values in zip(self.numbers(), columns, strict=True)}
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [float(row.value[0]) for row in rows]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.monitor.evaluator import share
+from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.traces.record import Feedback, Trace
 
@@ -27,10 +27,10 @@ class ToxicitySignal(Signal):
         return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        from luthier.lang.lexicons import swear_words
+        from luthier.lang.lexicons import count_swear_words
 
         text = answer_text(trace)
-        return None if text is None else float(swear_words([text], self.languages)[0] > 0)
+        return None if text is None else float(count_swear_words([text], self.languages)[0] > 0)
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: share(rows, span)}
+        return {self.called: estimate_share(rows, span)}

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.expressions import Window
-from luthier.core.files import write_aside
-from luthier.monitor.evaluator import mean
+from luthier.core.files import write_atomically
+from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import (
     Signal,
     SignalContext,
@@ -50,19 +50,19 @@ class UnknownWords(Signal):
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
         """The words of half the rows, and how many of the other half's words they lack."""
-        from luthier.monitor.windows import lot_of
+        from luthier.monitor.windows import hash_to_unit_interval
 
         known: list[str] = []
         held: list[str] = []
         for text in training.prompts:
-            (known if lot_of(f"{training.seed} {text}") < 0.5 else held).append(text)
+            (known if hash_to_unit_interval(f"{training.seed} {text}") < 0.5 else held).append(text)
         counts = Counter(word for text in known for word in _words(text))
         words = [word for word, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: self.max]]
         parts = [_unknown(text, frozenset(words)) for text in held if _words(text)]
         middle = math.fsum(parts) / max(1, len(parts))
         spread = math.sqrt(math.fsum((part - middle) ** 2 for part in parts) / max(1, len(parts) - 1))
         statistics = {"words": sorted(words), "mean": round(middle, 9), "spread": round(spread, 9)}
-        write_aside(folder / _FILE, json.dumps(statistics, ensure_ascii=False).encode())
+        write_atomically(folder / _FILE, json.dumps(statistics, ensure_ascii=False).encode())
 
     def open(self, folder: Path, context: SignalContext) -> SignalState:
         """The words are known."""
@@ -86,7 +86,7 @@ class _Open:
         return _unknown(text, self._words) if _words(text) else None
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        found = mean([row.value for row in rows], span)
+        found = estimate_mean([row.value for row in rows], span)
         part = found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
         scale = max(self._spread, 1e-6)
         value, low, high = ((end - self._mean) / scale for end in part[:3])

@@ -13,11 +13,11 @@ from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import Seconds
-from luthier.core.files import json_bytes, write_aside
+from luthier.core.files import json_bytes, write_atomically
 from luthier.core.step import EvaluationRef, Forecast, NotHashed, PlanContext, Reads, Step, StepContext
 from luthier.monitor.alerts import Alert
 from luthier.monitor.channel import Channel
-from luthier.monitor.plan import FILE, REFERENCES, AlertRule, rules_of
+from luthier.monitor.plan import FILE, REFERENCES, AlertRule, parse_alert_rules
 from luthier.monitor.signal import ReportRow, Signal, TrainingSample
 
 _PLAIN = ("error_rate", "latency", "length", "refusal_rate", "throughput", "tokens")
@@ -57,7 +57,7 @@ class Monitor(Step):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two signals give a number {name!r}; give one of them a `name`")
-        for rule in rules_of(self.alerts, self.signals, {}):
+        for rule in parse_alert_rules(self.alerts, self.signals, {}):
             if math.isnan(rule.limit + rule.clear_limit) and self.evaluation is None:
                 raise ValueError(f"alert {rule.name!r} is compared with a report; name the evaluation in `evaluation`")
         learning = [signal.called for signal in self.signals if signal.learns]
@@ -71,7 +71,7 @@ class Monitor(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Take the report's figures, and let signals learn from the training data."""
         report = _figures(work.inputs["evaluation"]) if "evaluation" in work.inputs else {}
-        for rule in rules_of(self.alerts, self.signals, report):
+        for rule in parse_alert_rules(self.alerts, self.signals, report):
             _check(rule, report)
             if rule.when.reference:
                 work.events.note(f"{rule.name}: {rule.when.name} {rule.when.sign} {rule.limit:.4g}")
@@ -84,7 +84,7 @@ class Monitor(Step):
             for name, value in self.hashed_settings().items()
             if name in ("signals", "alerts", "models", "interval")
         }
-        write_aside(work.folder / FILE, json_bytes({**settings, "report": report}))
+        write_atomically(work.folder / FILE, json_bytes({**settings, "report": report}))
         return {}
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
@@ -97,7 +97,7 @@ class Monitor(Step):
 
 
 def _check_all(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> None:
-    for rule in rules_of(alerts, signals, report):
+    for rule in parse_alert_rules(alerts, signals, report):
         _check(rule, report)
 
 
@@ -129,12 +129,12 @@ def _training(work: StepContext) -> TrainingSample:
 def _taught(data: Artifact, seed: int) -> list[tuple[str, str]]:
     from heapq import nsmallest
 
-    from luthier.artifacts.dataset import batches
+    from luthier.artifacts.dataset import read_example_batches
     from luthier.chat.messages import answer_of, prompt_of
-    from luthier.monitor.windows import key_of
+    from luthier.monitor.windows import hash_text_key
 
-    examples = (example for batch in batches(data, "train") for example in batch)
-    chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: key_of(f"{seed} {one.id}"))
+    examples = (example for batch in read_example_batches(data, "train") for example in batch)
+    chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: hash_text_key(f"{seed} {one.id}"))
     user_turns = [[turn.content for turn in prompt_of(one) if turn.role == "user"] for one in chosen]
     return [(turns[-1] if turns else "", answer_of(one)) for turns, one in zip(user_turns, chosen, strict=True)]
 
@@ -143,13 +143,13 @@ def _measured(evaluation: Artifact) -> list[ReportRow]:
     """What the measured model said of each row, and how likely it held each class; nothing where it chose none."""
     import polars as pl
 
-    from luthier.metrics.kinds.calibration import probabilities
+    from luthier.metrics.kinds.calibration import label_probabilities
 
     subject = EvaluationSummary.read(evaluation).subject
     frame = pl.read_parquet(evaluation.path("predictions.parquet"))
     mine = frame.filter((pl.col("model") == subject) & pl.col("scores").is_not_null())
     if mine.is_empty():
         return []
-    labels, shares = probabilities([json.loads(row) for row in mine["scores"]])
+    labels, shares = label_probabilities([json.loads(row) for row in mine["scores"]])
     rows = zip(shares.tolist(), mine["prediction"], mine["reference"], strict=True)
     return [ReportRow(dict(zip(labels, row, strict=True)), predicted, right) for row, predicted, right in rows]

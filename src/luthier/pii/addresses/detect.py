@@ -11,18 +11,18 @@ import re
 from collections.abc import Iterator, Sequence
 
 from luthier.pii.addresses import evidence, scripts, streets
-from luthier.pii.addresses.evidence import tail_of, weighed
-from luthier.pii.addresses.extent import CAP, begin_of, told_by_code, widened
+from luthier.pii.addresses.evidence import weigh_address_at, weigh_address_tail
+from luthier.pii.addresses.extent import CAP, begin_of, extend_to_full_address, find_addresses_by_postcode
 from luthier.pii.addresses.number_first import (
     FLAT,
     LONG_NUMBER,
     PLACE,
     UNIT,
     YEAR,
-    number_and_name,
-    number_first,
+    match_number_and_name,
+    match_number_first_address,
 )
-from luthier.pii.span import CandidateSpan, Marks, Spans
+from luthier.pii.span import CandidateSpan, Spans, TextMarks
 
 _OTHER_SCRIPT = re.compile(r"[\u0370-\u07ff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _REACH = 60
@@ -115,19 +115,19 @@ _SHORT_WHOLE = frozenset({"road", "lane", "way", "row", "park", "walk", "hill", 
 """As short, and whole."""
 
 
-def numbered(text: str, marks: Marks) -> Spans:
+def find_numbered_addresses(text: str, marks: TextMarks) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use.
 
     Each comes as wide as its address is and, should something else have a piece of that, as it was found.
     """
     if not text.isascii() and _has_other_script(text):
         from luthier.pii.addresses.scripts import (
-            in_scripts,  # its patterns take long to compile, and few texts need them
+            find_non_latin_addresses,  # its patterns take long to compile, and few texts need them
         )
 
-        yield from in_scripts(text)
-    for whole in told_by_code(text, marks):
-        yield widened(text, whole)
+        yield from find_non_latin_addresses(text)
+    for whole in find_addresses_by_postcode(text, marks):
+        yield extend_to_full_address(text, whole)
         yield whole
     numbers = list(_house_numbers(text, marks.digits))
     for number in numbers:
@@ -135,7 +135,7 @@ def numbered(text: str, marks: Marks) -> Spans:
             yield from _behind_lines(text, number)
     for number in numbers:
         if found := _of_number(text, number):
-            yield _without_stop(text, widened(text, found))
+            yield _without_stop(text, extend_to_full_address(text, found))
             yield _without_stop(text, found)
 
 
@@ -164,37 +164,39 @@ def _of_number(text: str, number: re.Match[str]) -> CandidateSpan | None:
     is_counted = at > 1 and text[at - 1] == " " and text[at - 2].isdigit()
     if is_counted and not has_words:
         return None
-    if has_words and (found := number_first(text, at)):
+    if has_words and (found := match_number_first_address(text, at)):
         return found
     found = None if is_counted else _behind_street(text, at)
-    found = found or (number_and_name(text, at) if has_words else None)
+    found = found or (match_number_and_name(text, at) if has_words else None)
     if found or is_counted:
         return found
-    found = weighed(text, at, end)
-    return found or (_in_small_letters(text, at) if evidence.is_small(text, at, end) else None)
+    found = weigh_address_at(text, at, end)
+    return found or (_in_small_letters(text, at) if evidence.is_lowercase_around(text, at, end) else None)
 
 
 def _in_small_letters(text: str, at: int) -> CandidateSpan | None:
     """The whole address around a number in a stretch of small letters, which is read as if it had capitals."""
-    if not evidence.may_tell(text, at):
+    if not evidence.has_address_hint_nearby(text, at):
         return None
-    raised, start = evidence.capitals(text, at)
+    raised, start = evidence.capitalized_context(text, at)
     begin = at - start
     number = _NUMBER.match(raised, begin)
-    found = number_first(raised, begin) if number and number.lastindex else None
+    found = match_number_first_address(raised, begin) if number and number.lastindex else None
     found = found if found and _ROAD.search(raised[found.start : found.end]) else _behind_street(raised, begin)
     found = found if found and _is_where_in_small(raised, found) else None
-    found = found or (weighed(raised, begin, number.end(), _ENOUGH_IN_SMALL) if number else None)
+    found = found or (weigh_address_at(raised, begin, number.end(), _ENOUGH_IN_SMALL) if number else None)
     if not found:
         return None
-    whole = widened(raised, found)
+    whole = extend_to_full_address(raised, found)
     return CandidateSpan(whole.start + start, whole.end + start)
 
 
 def _is_where_in_small(raised: str, found: CandidateSpan) -> bool:
     """Whether a post code or a known town follows, or somebody lives or has something sent there."""
-    tail = tail_of(raised[found.start : widened(raised, found).end])
-    is_said = scripts.is_labelled(raised, found.start) or scripts.is_sent(raised, found.start)
+    tail = weigh_address_tail(raised[found.start : extend_to_full_address(raised, found).end])
+    is_said = scripts.is_preceded_by_address_label(raised, found.start) or scripts.is_location_phrase_before(
+        raised, found.start
+    )
     return tail.has_code or tail.is_known or is_said or scripts.is_apart(raised, found.start, found.end)
 
 
@@ -215,7 +217,7 @@ def _behind_lines(text: str, code: re.Match[str]) -> Spans:
     begin = _UK_LINES.search(text[max(0, code.start() - _LINES_REACH) : code.start()])
     if begin:
         found = CandidateSpan(begin_of(text, code.start(), begin[0]), code.end())
-        yield widened(text, found)
+        yield extend_to_full_address(text, found)
         yield found
 
 
@@ -257,7 +259,7 @@ def _is_no_initial(street: str, house: str) -> bool:
     return _RUA_OF.match(street) is not None or len(re.findall(r"\d", house)) >= LONG_NUMBER
 
 
-def unnumbered(text: str, _marks: Marks) -> Spans:
+def find_unnumbered_addresses(text: str, _marks: TextMarks) -> Spans:
     """Streets whose houses have none, and streets where somebody lives."""
     if "/N" in text or "/n" in text:
         for none in _NO_NUMBER.finditer(text):
@@ -271,8 +273,8 @@ def unnumbered(text: str, _marks: Marks) -> Spans:
                 yield CandidateSpan(start, end)
     for found in _ALONE.finditer(text) if _names_one_alone(text) else ():
         start, end = found.start("all"), found.end() - found[0].endswith(".")
-        is_near = found["street"] or scripts.is_told_near(text, start)
-        if scripts.is_told(text, start, end) or (is_near and scripts.is_apart(text, start, end)):
+        is_near = found["street"] or scripts.is_location_cue_near(text, start)
+        if scripts.is_location_phrase_around(text, start, end) or (is_near and scripts.is_apart(text, start, end)):
             yield CandidateSpan(start, end)
     is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
     if is_likely and _names_a_box(text.lower()):
@@ -323,7 +325,7 @@ def _street_before(before: str) -> tuple[str, bool]:
 
 
 def _street_named(before: str, spoken: list[str]) -> tuple[str, bool]:
-    """The same; `spoken` are the words of the text."""
+    """The same; `split_words_and_marks` are the words of the text."""
     first = None if streets.FIRST_WORDS.isdisjoint(spoken) else _TYPE_FIRST.search(before)
     if first:
         kind = first["unsure"] or ""
@@ -334,7 +336,7 @@ def _street_named(before: str, spoken: list[str]) -> tuple[str, bool]:
         return ended
     is_said = not scripts.SAID.isdisjoint(spoken) and not FLAT.search(before)
     match = _SAID_FIRST.search(before) if is_said else None
-    if match and not scripts.SAID.isdisjoint(scripts.spoken(before[: match.start()])[-3:]):
+    if match and not scripts.SAID.isdisjoint(scripts.split_words_and_marks(before[: match.start()])[-3:]):
         return match[0], False
     return "", False
 
@@ -361,4 +363,4 @@ def _may_be_street(name: str) -> bool:
 
 
 def _is_where(text: str, start: int, end: int) -> bool:
-    return scripts.is_at(text, start) or scripts.is_told(text, start, end)
+    return scripts.is_at(text, start) or scripts.is_location_phrase_around(text, start, end)

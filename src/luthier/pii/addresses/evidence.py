@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from luthier.pii.addresses import scripts, streets
 from luthier.pii.addresses import streets as towns
-from luthier.pii.addresses.extent import CAP, NUMBERED_PART, widened
+from luthier.pii.addresses.extent import CAP, NUMBERED_PART, extend_to_full_address
 from luthier.pii.span import CandidateSpan
 
 
@@ -124,7 +124,7 @@ class _Tail(NamedTuple):
     """A town, a country or a region that many know."""
 
 
-def weighed(text: str, at: int, end: int, enough: int = _ENOUGH) -> CandidateSpan | None:
+def weigh_address_at(text: str, at: int, end: int, enough: int = _ENOUGH) -> CandidateSpan | None:
     """The address around a number that begins at this place, if enough speaks for one; `end` is past its digits.
 
     Every number is asked, and names have capitals.
@@ -217,10 +217,10 @@ def _is_one(text: str, candidate: _Place, enough: int) -> bool:
     )
     if not is_named and not _TAIL.match(text, candidate.number_end) and not _is_after_colon(text, candidate):
         return False
-    end = widened(text, candidate.span).end
+    end = extend_to_full_address(text, candidate.span).end
     behind = text[candidate.number_end : end]
-    start = widened(text, candidate.span).start
-    tail = tail_of(behind)
+    start = extend_to_full_address(text, candidate.span).start
+    tail = weigh_address_tail(behind)
     if _YEAR.match(candidate.number) and (tail.weight < 2 or _YEARS.search(behind) or "-" in candidate.number):
         return False
     by_words = _of_words(text, start, end)
@@ -246,11 +246,11 @@ def _is_line(text: str, start: int, end: int) -> bool:
 
 def _of_words(text: str, start: int, end: int) -> int:
     """What is said of it weighs so much."""
-    if scripts.is_labelled(text, start):
+    if scripts.is_preceded_by_address_label(text, start):
         return 3
-    if scripts.is_sent(text, start) or scripts.is_told_behind(text, end):
+    if scripts.is_location_phrase_before(text, start) or scripts.is_location_phrase_after(text, end):
         return 2
-    return int(scripts.is_told(text, start, end))
+    return int(scripts.is_location_phrase_around(text, start, end))
 
 
 def _is_after_colon(text: str, candidate: _Place) -> bool:
@@ -259,7 +259,7 @@ def _is_after_colon(text: str, candidate: _Place) -> bool:
     return ":" in before or "=" in before
 
 
-def tail_of(tail: str) -> _Tail:
+def weigh_address_tail(tail: str) -> _Tail:
     """What the parts behind a street weigh."""
     if not tail or _MANY.search(tail):
         return _Tail(0, has_code=False, has_street=False, is_known=False)
@@ -311,20 +311,20 @@ _TELLING = (
 _REGIONS = frozenset(map(str.lower, towns.REGIONS)) - _KEPT - _words("or in me de la hi ok oh pa ma")
 
 
-def is_small(text: str, at: int, end: int) -> bool:
+def is_lowercase_around(text: str, at: int, end: int) -> bool:
     """Whether only small letters stand around a house number, and more of the address may follow; each is asked."""
     if text[end : end + 1] not in _GOES_ON or end - at > _LONGEST or text[end + 1 : end + 2].isdigit():
         return False
     return text[max(0, at - _NEAR) : at + 2 * _NEAR].islower()
 
 
-def may_tell(text: str, at: int) -> bool:
+def has_address_hint_nearby(text: str, at: int) -> bool:
     """Whether a word near this place names a street or a town, or says that somebody lives somewhere."""
-    words = scripts.spoken(text[max(0, at - _TOLD) : at + _TOLD])
+    words = scripts.split_words_and_marks(text[max(0, at - _TOLD) : at + _TOLD])
     return not _TELLING.isdisjoint(words)
 
 
-def capitals(text: str, at: int) -> tuple[str, int]:
+def capitalized_context(text: str, at: int) -> tuple[str, int]:
     """What stands around a place, its names and codes with capitals, and where that begins."""
     start = max(0, at - _BEFORE)
     start = text.find(" ", start, at) + 1 if start else 0

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from luthier.pii.addresses import scripts, streets
 from luthier.pii.addresses import streets as towns
-from luthier.pii.span import CandidateSpan, Marks, Spans
+from luthier.pii.span import CandidateSpan, Spans, TextMarks
 
 _MOST_PARTS = 9
 _LEFT_REACH = 80
@@ -146,7 +146,7 @@ _TOWN_FIRST = re.compile(
 )
 
 
-def widened(text: str, span: CandidateSpan) -> CandidateSpan:
+def extend_to_full_address(text: str, span: CandidateSpan) -> CandidateSpan:
     """The whole of an address that has this street and number in it."""
     return CandidateSpan(_begin(text, span.start), _end(text, span), span.form)
 
@@ -237,7 +237,7 @@ _GOES = re.compile(rf"[^\W\d_] (?:{'|'.join(sorted(scripts.AT_ENGLISH))}) (?=[A-
 """Behind a number `to` says how far it goes: *Units 3 to 5*."""
 
 
-def told_by_code(text: str, marks: Marks) -> Spans:
+def find_addresses_by_postcode(text: str, marks: TextMarks) -> Spans:
     """Addresses before a post code with its town, or before a town with its code of six digits."""
     for code in _codes(text, marks):
         before = text[max(0, code.start() - _REACH) : code.start()]
@@ -250,7 +250,7 @@ def told_by_code(text: str, marks: Marks) -> Spans:
             yield CandidateSpan(start, code.end())
 
 
-def _codes(text: str, marks: Marks) -> Iterator[re.Match[str]]:
+def _codes(text: str, marks: TextMarks) -> Iterator[re.Match[str]]:
     """What may be a code, with its town or behind it; it only begins where digits do."""
     if marks.digits is None:
         yield from _BEFORE_CODE_CODE.finditer(text)
@@ -268,7 +268,7 @@ def _before_code_begin(text: str, before: str, code: re.Match[str]) -> int | Non
         return None
     start = begin_of(text, code.start(), begin[0])
     if begin["sign"]:
-        return start if scripts.is_told_near(text, code.start()) else None
+        return start if scripts.is_location_cue_near(text, code.start()) else None
     return start if code["short"] is None or _is_told(text, start, code) else None
 
 
@@ -278,7 +278,7 @@ def _begin_of_six(text: str, before: str, end: int) -> int | None:
     if begin is None:
         return None
     start = end - len(begin[0])
-    return start if _SAYS_HOUSE.match(begin[0]) or scripts.is_told_near(text, start) else None
+    return start if _SAYS_HOUSE.match(begin[0]) or scripts.is_location_cue_near(text, start) else None
 
 
 def _counts(begin: re.Match[str], code: str) -> bool:
@@ -293,7 +293,7 @@ def _counts(begin: re.Match[str], code: str) -> bool:
 
 def _is_told(text: str, start: int, code: re.Match[str]) -> bool:
     """Whether four digits are a post code: somebody lives there, or no year stands in a line of its own."""
-    if scripts.is_told_near(text, code.start()):
+    if scripts.is_location_cue_near(text, code.start()):
         return True
     return not _YEAR.match(code[0]) and scripts.is_apart(text, start, code.end())
 

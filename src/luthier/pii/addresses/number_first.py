@@ -58,12 +58,12 @@ _WORD_BEHIND = re.compile(r" ?[-–]? ?[A-Z\d]|-\w")
 YEAR = re.compile(r"(?:19|20)\d\d(?!\d)")
 
 
-def number_first(text: str, at: int) -> CandidateSpan | None:
+def match_number_first_address(text: str, at: int) -> CandidateSpan | None:
     """A number, names and what the street is; the number begins at this place."""
     return _english(text, at) or _romance(text, at) or _small_english(text, at)
 
 
-def number_and_name(text: str, at: int) -> CandidateSpan | None:
+def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
     """A number and a bare name, as in India and Bangladesh, where the word for a house or what is said prove it."""
     found = _NAMED.match(text, at)
     if found is None or found["name"].lower() in streets.CALENDAR or YEAR.match(text, at):
@@ -76,9 +76,13 @@ def number_and_name(text: str, at: int) -> CandidateSpan | None:
     is_part = bool(found["comma"]) and len(number) > 1
     is_sent = is_part and (len(number) >= LONG_NUMBER or scripts.is_at(text, at, scripts.AT_ENGLISH))
     is_said = (
-        scripts.is_told(text, at, found.end()) if is_house or is_sent else scripts.is_told_behind(text, found.end())
+        scripts.is_location_phrase_around(text, at, found.end())
+        if is_house or is_sent
+        else scripts.is_location_phrase_after(text, found.end())
     )
-    is_near = scripts.is_labelled(text, at) or ((is_house or is_part) and scripts.is_told_near(text, at))
+    is_near = scripts.is_preceded_by_address_label(text, at) or (
+        (is_house or is_part) and scripts.is_location_cue_near(text, at)
+    )
     return CandidateSpan(at, found.end()) if is_said or (is_near and scripts.is_apart(text, at, found.end())) else None
 
 
@@ -92,14 +96,16 @@ def _english(text: str, at: int) -> CandidateSpan | None:
     is_odd = YEAR.match(text, at) is not None or found[0].split(" ", 2)[1].lower() in streets.MEASURES
     if found["road"] is not None and not is_odd and not found["comma"]:
         return span
-    is_proven = flat or _has_more(found) or scripts.is_told(text, *span[:2]) or _is_of_flats(found["number"])
+    is_proven = (
+        flat or _has_more(found) or scripts.is_location_phrase_around(text, *span[:2]) or _is_of_flats(found["number"])
+    )
     return span if is_proven or _is_likely(text, found, span, counts=is_odd or _may_count(text, found)) else None
 
 
 def _is_likely(text: str, found: re.Match[str], span: CandidateSpan, *, counts: bool) -> bool:
     """Whether, with nothing said of it, it stands where an address does, or counts what nobody counts."""
     if scripts.is_apart(text, span.start, span.end):
-        return not found["plain"] or (not counts and scripts.is_told_near(text, span.start))
+        return not found["plain"] or (not counts and scripts.is_location_cue_near(text, span.start))
     if found["place"] or "/" in found["number"] or (found["comma"] and not found["road"]) or found[0].isupper():
         return False
     if YEAR.match(found["number"]):
@@ -149,7 +155,7 @@ def _small_english(text: str, at: int) -> CandidateSpan | None:
     found = _SMALL_ENGLISH.match(text, at)
     if found is None:
         return None
-    is_sent = scripts.is_labelled(text, at) or (
-        scripts.is_at(text, at, scripts.AT_ENGLISH) and scripts.is_told_near(text, at)
+    is_sent = scripts.is_preceded_by_address_label(text, at) or (
+        scripts.is_at(text, at, scripts.AT_ENGLISH) and scripts.is_location_cue_near(text, at)
     )
     return CandidateSpan(*found.span()) if found["place"] or is_sent else None

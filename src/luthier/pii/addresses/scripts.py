@@ -119,7 +119,7 @@ _EAST_CODE = re.compile(rf"(?:〒[ 　]?)?(?:{_DIGITS}{{3}}{_DASH}{_DIGITS}{{4}}
 _MOST_PARTS = 6
 
 
-def in_scripts(text: str) -> Spans:
+def find_non_latin_addresses(text: str) -> Spans:
     """Addresses in one of these scripts."""
     yield from _japanese(text)
     yield from _chinese(text)
@@ -258,44 +258,44 @@ moro mora moramos woon woont wonen mieszkam mieszka bor
 """What is said of an address behind it: *… as his residence*, *…, where I live*."""
 
 
-def spoken(text: str) -> list[str]:
+def split_words_and_marks(text: str) -> list[str]:
     """Its words in small letters, and the marks that part what is said."""
     return _SPOKEN.findall(text.lower())
 
 
 def is_at(text: str, start: int, words: Collection[str] = AT) -> bool:
     """Whether a word such as `at` stands just before."""
-    return any(word in words for word in spoken(text[max(0, start - _AT_REACH) : start])[-1:])
+    return any(word in words for word in split_words_and_marks(text[max(0, start - _AT_REACH) : start])[-1:])
 
 
-def is_labelled(text: str, start: int) -> bool:
+def is_preceded_by_address_label(text: str, start: int) -> bool:
     """Whether *address:*, or a word that ends so, stands just before."""
-    before = spoken(text[max(0, start - _LABEL_REACH) : start])[-2:]
+    before = split_words_and_marks(text[max(0, start - _LABEL_REACH) : start])[-2:]
     return len(before) > 1 and before[1] in (":", "=") and before[0].endswith(LABELS)
 
 
-def is_told_near(text: str, start: int) -> bool:
+def is_location_cue_near(text: str, start: int) -> bool:
     """Whether one of the few words before says that somebody lives, meets or has something sent somewhere."""
-    return not CUES.isdisjoint(spoken(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:])
+    return not CUES.isdisjoint(split_words_and_marks(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:])
 
 
-def is_sent(text: str, start: int) -> bool:
+def is_location_phrase_before(text: str, start: int) -> bool:
     """Whether somebody lives, or has something sent, to what follows: *I live in …*, *ship it to …*."""
-    before = spoken(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:]
+    before = split_words_and_marks(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:]
     last = before[-1] if before else ""
     is_before = last in (":", "=") or last in PREPOSITIONS or last in STRONG
     return is_before and not STRONG.isdisjoint(before)
 
 
-def is_told(text: str, start: int, end: int) -> bool:
+def is_location_phrase_around(text: str, start: int, end: int) -> bool:
     """Whether what stands before or behind says that somebody lives, or wants something sent, there."""
-    before = spoken(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:]
+    before = split_words_and_marks(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:]
     last = before[-1] if before else ""
     is_before = last in (":", "=") or last in PREPOSITIONS or last in CUES
-    return (is_before and not CUES.isdisjoint(before)) or is_told_behind(text, end)
+    return (is_before and not CUES.isdisjoint(before)) or is_location_phrase_after(text, end)
 
 
-def is_told_behind(text: str, end: int) -> bool:
+def is_location_phrase_after(text: str, end: int) -> bool:
     """Whether what follows says so: *… is my address*."""
     clause = _CLAUSE.match(text, end)
     words = clause[1].lower().split()[:_BEHIND_WORDS] if clause else []

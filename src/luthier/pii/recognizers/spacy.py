@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import MissingExtra, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
 from luthier.core.system.packages import is_installed
-from luthier.pii.recognizer import Recogniser
+from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiKind, PiiSpan
 
 _KINDS: dict[str, PiiKind] = {"PERSON": "person", "PER": "person", "ORG": "organisation"}
 _UNUSED = ("tagger", "morphologizer", "parser", "senter", "lemmatizer", "attribute_ruler", "trainable_lemmatizer")
 
 
-class Spacy(Recogniser):
+class Spacy(Recognizer):
     """Find persons and organisations with a pipeline of spaCy, in whatever language it reads."""
 
     kind: Literal["spacy"] = "spacy"
@@ -33,7 +33,7 @@ class Spacy(Recogniser):
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the folder's files, or the version of the installed package."""
-        folder = locate(self.model, base)
+        folder = resolve_path(self.model, base)
         if folder.is_dir():
             return files_digest((file for file in folder.rglob("*") if file.is_file()), folder)
         try:
@@ -44,12 +44,12 @@ class Spacy(Recogniser):
     def check_installed(self, base: Path) -> None:
         """`MissingExtra` when spaCy is not installed, or has no such pipeline here."""
         super().check_installed(base)
-        if not locate(self.model, base).is_dir() and not is_installed(self.model):
+        if not resolve_path(self.model, base).is_dir() and not is_installed(self.model):
             raise self._no_pipeline(SourceLocation(field="model"))
 
     def at(self, base: Path) -> Spacy:
         """With the folder's place written out, where it is one."""
-        folder = locate(self.model, base)
+        folder = resolve_path(self.model, base)
         return self.model_copy(update={"model": str(folder)}) if folder.is_dir() else self
 
     @cached_property

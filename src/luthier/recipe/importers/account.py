@@ -42,7 +42,7 @@ class ImportReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Option:
+class ImportedOption:
     """One option as its tool names it, and its value."""
 
     option: str
@@ -54,10 +54,10 @@ class Option:
         return f"{self.option}: {self.value}" + (" (its default)" if self.default else "")
 
 
-class Wishes:
+class ImportedOptions:
     """The options of a file under common names; each is taken once, and the account says what it became."""
 
-    def __init__(self, account: ImportReport, found: Mapping[str, Option]) -> None:
+    def __init__(self, account: ImportReport, found: Mapping[str, ImportedOption]) -> None:
         self.account, self._found = account, dict(found)
 
     def get(self, name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.recipe.importers import reasons, trainers
 from luthier.recipe.importers.account import EMPTY, ImportReport, same
-from luthier.recipe.importers.tool import Dataset, Tool
+from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
 NAMES = same(
     "lora_alpha", "lora_dropout", "loraplus_lr_ratio", "learning_rate", "max_steps", "lr_scheduler", "warmup_ratio",
@@ -138,7 +138,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options |= {"rl": "dpo", "dpo_loss_type": "ipo"}
     if options.get("dpo_norm_loss") is not None:
         options["dpo_norm_loss"] = "mean" if options["dpo_norm_loss"] else "sum"
-    trainers.brought(options, "dpo_loss_type", "dpo_loss_weights")
+    trainers.merge_loss_list(options, "dpo_loss_type", "dpo_loss_weights")
     if options.pop("lora_target_linear", None):
         options["lora_target_modules.named"] = options.pop("lora_target_modules", None)
         options["lora_target_modules"] = "all-linear"
@@ -146,7 +146,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["excess_length_strategy"] = {"truncate": "right", "drop": "drop"}[options["excess_length_strategy"]]
 
 
-def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Dataset | None:
+def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> ImportedDataset | None:
     """The first data set, or texts to go on with (`pretraining_dataset`); more of them are listed."""
     option = "datasets" if options.get("datasets") else "pretraining_dataset"
     given = options.pop(option, None) or []
@@ -165,7 +165,7 @@ def _texts(entry: dict[str, Any]) -> dict[str, Any]:
     return {"field": entry.pop("text_column", None), **entry, "type": "completion"}
 
 
-def _first(entry: dict[str, Any], name: str, account: ImportReport) -> Dataset:
+def _first(entry: dict[str, Any], name: str, account: ImportReport) -> ImportedDataset:
     path, files = str(entry.pop("path", "")), entry.pop("data_files", None)
     if files and path in LOADERS:
         entry.setdefault("ds_type", path)
@@ -177,7 +177,7 @@ def _first(entry: dict[str, Any], name: str, account: ImportReport) -> Dataset:
         account.left[f"{name}.data_files: {files[1:]}"] = "a data set has one source; put the files into one folder"
     for option, value in entry.items():
         _note(f"{name}.{option}", option, value, account)
-    return Dataset(str(where), settings, format)
+    return ImportedDataset(str(where), settings, format)
 
 
 def _columns(entry: dict[str, Any], name: str, account: ImportReport) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _note(shown: str, option: str, value: Any, account: ImportReport) -> None:
         account.unknown.append(f"{shown}: {value}")
 
 
-AXOLOTL = Tool(
+AXOLOTL = TrainingTool(
     name="axolotl",
     own=frozenset({"base_model", "micro_batch_size", "num_epochs", "sequence_len", "adapter", "sample_packing"}),
     names=NAMES,

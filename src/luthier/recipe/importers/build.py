@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from luthier.core.component import members
+from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError, did_you_mean
-from luthier.recipe.importers.account import Wishes
-from luthier.recipe.importers.objective import PREFER, REINFORCE, objective
+from luthier.recipe.importers.account import ImportedOptions
+from luthier.recipe.importers.objective import PREFER, REINFORCE, build_objective_settings
 from luthier.tune.technique import Technique
 from luthier.tune.tracker import Tracker
 
@@ -34,7 +34,7 @@ LORA = {
 STARTS = ("gaussian", "pissa", "olora", "eva")
 
 
-def tune_step(options: Wishes, rows: int | None) -> dict[str, Any]:
+def build_tune_step(options: ImportedOptions, rows: int | None) -> dict[str, Any]:
     """The settings of the step `tune`; `rows` is how many it will learn from, when that is known."""
     if options.get("method") in REINFORCE:
         options.leave("lora_dropout", "what a model writes is learnt without dropout")
@@ -43,7 +43,7 @@ def tune_step(options: Wishes, rows: int | None) -> dict[str, Any]:
             "lora_dropout", "TRL's trainers learn preferences without any dropout, unless `disable_dropout` is false"
         )
     step: dict[str, Any] = {"kind": "tune", "data": "data", "technique": _technique(options)}
-    step["objective"] = objective(options)
+    step["objective"] = build_objective_settings(options)
     step |= _pace(options, step["objective"].get("rollout"))
     _length(options, step, rows)
     step["optimizer"] = _optimizer(options)
@@ -52,13 +52,13 @@ def tune_step(options: Wishes, rows: int | None) -> dict[str, Any]:
     return step
 
 
-def _technique(options: Wishes) -> dict[str, Any]:
+def _technique(options: ImportedOptions) -> dict[str, Any]:
     path = f"{TUNE}.technique"
     kind = options.take("technique", f"{path}.kind") or "full"
     bits = next((number for number in (4, 8) if options.get(f"{number}bit")), None) or options.get("bits")
     if kind == "lora" and bits:
         kind = "qlora"
-    if kind not in members(Technique):
+    if kind not in components_by_kind(Technique):
         hint = f"write the nearest there is into it (lora, mostly), and all the rest is imported; {_known(kind)}"
         raise InputError(f"the file asks for the technique {kind!r}, which there is not here", hint=hint)
     found: dict[str, Any] = {"kind": kind}
@@ -75,11 +75,11 @@ def _technique(options: Wishes) -> dict[str, Any]:
     if options.get("init_lora_weights") is not None and options.get("init_lora_weights") not in STARTS:
         options.leave("init_lora_weights", f"an adapter begins here in one of these ways: default, {', '.join(STARTS)}")
     for name, number in LORA.items():
-        if name in members(Technique)[kind].model_fields and options.get(name) is not None:
+        if name in components_by_kind(Technique)[kind].model_fields and options.get(name) is not None:
             found[name] = number(options.take(name, f"{path}.{name}"))
         else:
             options.leave(name, f"the technique {kind} has none")
-    if "target_modules" not in members(Technique)[kind].model_fields:
+    if "target_modules" not in components_by_kind(Technique)[kind].model_fields:
         options.leave("target_modules", f"the technique {kind} has none")
     elif (targets := options.take("target_modules", f"{path}.target_modules")) is not None:
         found["target_modules"] = _targets(targets)
@@ -89,7 +89,7 @@ def _technique(options: Wishes) -> dict[str, Any]:
 
 
 def _known(kind: str) -> str:
-    return did_you_mean(kind, members(Technique))
+    return did_you_mean(kind, components_by_kind(Technique))
 
 
 _ALL_LINEAR = (
@@ -103,7 +103,7 @@ def _targets(value: Any) -> str | list[str]:
     return "all-linear" if names in (["all"], ["all-linear"], ["all_linear"]) else sorted(set(names))
 
 
-def _pace(options: Wishes, rollout: dict[str, Any] | None) -> dict[str, Any]:
+def _pace(options: ImportedOptions, rollout: dict[str, Any] | None) -> dict[str, Any]:
     """Epochs and rows of a step; other tools count the answers of a step where a model writes them, and prompts count
     here."""
     found: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def _pace(options: Wishes, rollout: dict[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def _length(options: Wishes, step: dict[str, Any], rows: int | None) -> None:
+def _length(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> None:
     """Epochs from a number of steps, which goes before them; where rows cannot be counted yet, as many as it takes."""
     steps = int(options.get("max_steps") or 0)
     if steps <= 0:
@@ -133,7 +133,7 @@ def _length(options: Wishes, step: dict[str, Any], rows: int | None) -> None:
         step["epochs"] = round(steps * step["batch_size"] / rows, 6)
 
 
-def _optimizer(options: Wishes) -> dict[str, Any]:
+def _optimizer(options: ImportedOptions) -> dict[str, Any]:
     path = f"{TUNE}.optimizer"
     name = str(options.get("optimizer") or "adamw")
     found: dict[str, Any] = {"kind": OPTIMIZERS.get(name, "adamw")}
@@ -158,7 +158,7 @@ def _optimizer(options: Wishes) -> dict[str, Any]:
     return found
 
 
-def _rate(options: Wishes, step: dict[str, Any], rows: int | None) -> None:
+def _rate(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> None:
     """Height, shape and rise of the learning rate."""
     if (rate := options.take("learning_rate", f"{TUNE}.learning_rate")) is not None:
         step["learning_rate"] = float(rate)
@@ -174,7 +174,7 @@ def _rate(options: Wishes, step: dict[str, Any], rows: int | None) -> None:
     step["warmup_ratio"] = _warmup(options, step, rows)
 
 
-def _warmup(options: Wishes, step: dict[str, Any], rows: int | None) -> float:
+def _warmup(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> float:
     """The share of all steps over which the rate rises, from a share or from a number of steps."""
     path = f"{TUNE}.warmup_ratio"
     number = float(options.get("warmup_steps") or 0)
@@ -189,7 +189,7 @@ def _warmup(options: Wishes, step: dict[str, Any], rows: int | None) -> float:
     return float(min(0.9, round(number / steps, 4)))
 
 
-def _rest(options: Wishes, step: dict[str, Any]) -> None:
+def _rest(options: ImportedOptions, step: dict[str, Any]) -> None:
     """Clipping, precision, early stop; and what nobody has taken."""
     if (clip := options.take("max_grad_norm", f"{TUNE}.max_grad_norm")) is not None:
         step["max_grad_norm"] = float(clip) or None
@@ -206,15 +206,15 @@ def _rest(options: Wishes, step: dict[str, Any]) -> None:
         options.leave(name, "nothing here corresponds to it")
 
 
-def _trackers(options: Wishes) -> Iterator[Any]:
+def _trackers(options: ImportedOptions) -> Iterator[Any]:
     """The trackers that are asked for by name, or by a project of theirs."""
     path, names = f"{TUNE}.report_to", options.get("report_to")
     requested = [names] if isinstance(names, str) else list(names or ())
-    if requested and all(name in members(Tracker) for name in requested):
+    if requested and all(name in components_by_kind(Tracker) for name in requested):
         options.take("report_to", path)
         yield from requested
     else:
-        options.leave("report_to", f"trackers are named one by one here: {', '.join(members(Tracker))}")
+        options.leave("report_to", f"trackers are named one by one here: {', '.join(components_by_kind(Tracker))}")
     if (project := options.take("wandb", path)) is not None:
         yield {"kind": "wandb", "project": str(project)}
     for name in ("tensorboard", "mlflow"):

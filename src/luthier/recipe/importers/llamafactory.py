@@ -9,8 +9,8 @@ from typing import Any
 from luthier.core.errors import InputError, SourceLocation
 from luthier.recipe.importers import reasons
 from luthier.recipe.importers.account import EMPTY, ImportReport, same
-from luthier.recipe.importers.tool import Dataset, Tool
-from luthier.recipe.importers.trl import ARGUMENTS, ARGUMENTS_LEFT, unbound
+from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
+from luthier.recipe.importers.trl import ARGUMENTS, ARGUMENTS_LEFT, lift_empty_limits
 
 NAMES = ARGUMENTS | same(
     "blocks", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "loraplus_lr_ratio", "reward_model",
@@ -107,21 +107,21 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["lora_alpha"] = 2 * int(options.get("lora_rank") or RANK)
     if options.pop("use_muon", None):
         options["optim"] = "muon"
-    frozen(options)
-    unbound(options)
+    parse_frozen_layers(options)
+    lift_empty_limits(options)
     if "mask_history" in options:
         options["mask_history"] = "last" if options["mask_history"] else "all"
     if "pissa_init" in options:
         options["pissa_init"] = "pissa" if options["pissa_init"] else None
 
 
-def frozen(options: dict[str, Any], option: str = "freeze_trainable_layers") -> None:
+def parse_frozen_layers(options: dict[str, Any], option: str = "freeze_trainable_layers") -> None:
     """Which layers move: a number below zero means the first ones."""
     if (number := int(options.get(option) or 0)) < 0:
         options |= {option: 0, "blocks": list(range(-number))}
 
 
-def _dataset(options: dict[str, Any], account: ImportReport, base: Path) -> Dataset | None:
+def _dataset(options: dict[str, Any], account: ImportReport, base: Path) -> ImportedDataset | None:
     """The first of `dataset`, as dataset_info.json describes it."""
     named = options.pop("dataset", None)
     folder = str(options.pop("dataset_dir", None) or "data")
@@ -133,11 +133,11 @@ def _dataset(options: dict[str, Any], account: ImportReport, base: Path) -> Data
     account.taken[f"dataset: {names[0]}, dataset_dir: {folder}"] = "steps.data.source"
     entry = _told(base / folder / "dataset_info.json", names[0])
     if entry is None:
-        return Dataset(f"{folder}/{names[0]}.jsonl", {})
+        return ImportedDataset(f"{folder}/{names[0]}.jsonl", {})
     _judged(entry, options, account)
     if not entry.get("file_name"):
-        return Dataset(str(entry.get("hf_hub_url") or entry.get("ms_hub_url") or names[0]), _columns(entry))
-    return Dataset(f"{folder}/{entry['file_name']}", _columns(entry))
+        return ImportedDataset(str(entry.get("hf_hub_url") or entry.get("ms_hub_url") or names[0]), _columns(entry))
+    return ImportedDataset(f"{folder}/{entry['file_name']}", _columns(entry))
 
 
 def _told(path: Path, name: str) -> dict[str, Any] | None:
@@ -174,7 +174,7 @@ def _columns(entry: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-LLAMAFACTORY = Tool(
+LLAMAFACTORY = TrainingTool(
     name="LLaMA-Factory",
     own=frozenset({"model_name_or_path", "finetuning_type", "stage", "cutoff_len", "template", "lora_rank", "dataset"}),
     names=NAMES,

@@ -12,8 +12,8 @@ import yaml
 from luthier.core.errors import InputError, SourceLocation
 from luthier.recipe.importers import reasons
 from luthier.recipe.importers.account import EMPTY, ImportReport, same
-from luthier.recipe.importers.llamafactory import KINDS, USUAL, frozen
-from luthier.recipe.importers.tool import Dataset, Tool
+from luthier.recipe.importers.llamafactory import KINDS, USUAL, parse_frozen_layers
+from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
 NAMES = same(
     "model", "blocks", "learning_rate", "max_steps", "max_grad_norm", "seed", "bf16",
@@ -75,7 +75,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["peft_config.name"] = KINDS[options["peft_config.name"]]
     if options.get("peft_config.freeze_trainable_modules") == "all":
         options["peft_config.freeze_trainable_modules"] = None  # what `layers` moves anyway
-    frozen(options, "peft_config.freeze_trainable_layers")
+    parse_frozen_layers(options, "peft_config.freeze_trainable_layers")
     for at, beta in enumerate(options.pop("optim_config.adamw_betas", None) or ()):
         options[f"optim_config.adamw_betas.{at}"] = beta
     if options.get("optim_config.name") == "muon":
@@ -98,17 +98,17 @@ def _commanded(options: dict[str, Any], name: str) -> None:
         options["command"] = "reward"
 
 
-def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Dataset | None:
+def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> ImportedDataset | None:
     """`train_dataset`: rows themselves, or a YAML file that describes several data sets."""
     named = options.pop("train_dataset", None)
     if named in EMPTY:
         return None
     account.taken[f"train_dataset: {named}"] = "steps.data.source"
     if not str(named).endswith((".yaml", ".yml")):
-        return Dataset(str(named), {})
+        return ImportedDataset(str(named), {})
     described = folder / str(named)
     if not described.is_file():  # one that lies on the hub, in a data set of this name
-        return Dataset(str(Path(str(named)).parent if "/" in str(named) else named), {})
+        return ImportedDataset(str(Path(str(named)).parent if "/" in str(named) else named), {})
     (first, entry), *others = _described(described)
     account.left.update(
         {f"{named}: {name}": "a data set has one source; put the files into one folder" for name, _ in others}
@@ -121,7 +121,7 @@ def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Da
             account.left[f"{first}.{option}: {value}"] = OF_DATA[option]
         elif option != "path":
             account.unknown.append(f"{first}.{option}: {value}")
-    return Dataset(str(entry["path"]), {})
+    return ImportedDataset(str(entry["path"]), {})
 
 
 def _described(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -138,7 +138,7 @@ def _described(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     return list(found.items())
 
 
-LLAMAFACTORY_V1 = Tool(
+LLAMAFACTORY_V1 = TrainingTool(
     name="LLaMA-Factory v1",
     own=frozenset({
         "model", "model_class", "train_dataset", "peft_config", "dist_config", "kernel_config", "quant_config",

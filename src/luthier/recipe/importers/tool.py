@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.recipe.importers.account import EMPTY, ImportReport, Option, Wishes
+from luthier.recipe.importers.account import EMPTY, ImportedOption, ImportedOptions, ImportReport
 
 
-class Dataset(NamedTuple):
+class ImportedDataset(NamedTuple):
     """Where rows are, as far as the other tool's file says."""
 
     path: str
@@ -22,12 +22,12 @@ class Dataset(NamedTuple):
     """The kind of file (`json`, `csv`, `parquet`), where it is told."""
 
 
-DatasetOf = Callable[[dict[str, Any], ImportReport, Path], Dataset | None]
+DatasetOf = Callable[[dict[str, Any], ImportReport, Path], ImportedDataset | None]
 """Takes the options about data out of a mapping, and notes in the account what became of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tool:
+class TrainingTool:
     """Another tuner."""
 
     name: str
@@ -47,7 +47,7 @@ class Tool:
     folded: Mapping[str, str] = field(default_factory=dict)
     """Options that this makes into another one, and which."""
 
-    def read(self, options: Mapping[str, Any], file: Path) -> tuple[Wishes, Dataset | None]:
+    def read(self, options: Mapping[str, Any], file: Path) -> tuple[ImportedOptions, ImportedDataset | None]:
         """Sort a file's options: wishes under common names, and where the data is."""
         account, left = ImportReport(self.name), dict(options)
         self.prepared(left, file.stem)
@@ -57,24 +57,24 @@ class Tool:
             else:
                 account.taken[f"{option}: {options[option]}"] = f"{self.folded[option]}, which see"
         data = self.dataset(left, account, file.parent)
-        found: dict[str, Option] = {}
+        found: dict[str, ImportedOption] = {}
         for option, value in left.items():
             self._sort(option, value, found, account)
         method = str(found["method"].value) if "method" in found else "sft"
         for name, value in {**self.defaults, **self.usual.get(method, {})}.items():
             steps_go_before = name == "warmup_ratio" and "warmup_steps" in found
             if name not in found and not steps_go_before:
-                found[name] = Option(option=_called(name, self.names), value=value, default=True)
-        return Wishes(account, found), data
+                found[name] = ImportedOption(option=_called(name, self.names), value=value, default=True)
+        return ImportedOptions(account, found), data
 
-    def _sort(self, option: str, value: Any, found: dict[str, Option], account: ImportReport) -> None:
+    def _sort(self, option: str, value: Any, found: dict[str, ImportedOption], account: ImportReport) -> None:
         why = next((why for name, why in self.left.items() if fnmatchcase(option, name)), None)
         if value in EMPTY:
             account.empty.append(option)
         elif (name := self.names.get(option)) in found:
             account.left[f"{option}: {value}"] = f"{found[str(name)].option} says the same"
         elif option in self.names:
-            found[self.names[option]] = Option(option=option, value=value)
+            found[self.names[option]] = ImportedOption(option=option, value=value)
         elif why is not None:
             account.left[f"{option}: {value}"] = why
         else:

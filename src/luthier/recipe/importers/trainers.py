@@ -98,7 +98,7 @@ _SIGNS = (
 _OF_FORM = {"simpo": "simpo", **dict.fromkeys(FORMS["kto"], "kto")}
 
 
-def trainer_of(options: Mapping[str, Any], name: str) -> str:
+def detect_trainer_objective(options: Mapping[str, Any], name: str) -> str:
     """The objective of the trainer whose options stand in a file of TRL's, which does not say it; its name may."""
     form, given, name = str(options.get("loss_type")), options.keys(), name.lower().replace("-", "_")
     called = next((one for one in _CALLED if one in name and "sft" not in name), None)
@@ -108,7 +108,7 @@ def trainer_of(options: Mapping[str, Any], name: str) -> str:
     return inferred or called or ("dpo" if _OF_PAIRS & given or form in FORMS["dpo"] else "sft")
 
 
-def brought(options: dict[str, Any], form: str = "loss_type", weights: str = "loss_weights") -> None:
+def merge_loss_list(options: dict[str, Any], form: str = "loss_type", weights: str = "loss_weights") -> None:
     """A list of losses as one loss, and the weight of the plain one beside it."""
     loss_types = options.get(form)
     if not isinstance(loss_types, list) or not loss_types:

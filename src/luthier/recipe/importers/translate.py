@@ -12,14 +12,14 @@ from luthier.core.errors import DataError, InputError, SourceLocation
 from luthier.data.columns.recognize import endings, kind_of
 from luthier.data.source import Source
 from luthier.data.split import Split
-from luthier.data.suggest.settings import expected
-from luthier.recipe.importers.account import ImportReport, Wishes
+from luthier.data.suggest.settings import predict_dataset_spec
+from luthier.recipe.importers.account import ImportedOptions, ImportReport
 from luthier.recipe.importers.axolotl import AXOLOTL
-from luthier.recipe.importers.build import tune_step
+from luthier.recipe.importers.build import build_tune_step
 from luthier.recipe.importers.llamafactory import LLAMAFACTORY
 from luthier.recipe.importers.llamafactory_v1 import LLAMAFACTORY_V1
 from luthier.recipe.importers.objective import REINFORCE
-from luthier.recipe.importers.tool import Dataset, Tool
+from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 from luthier.recipe.importers.trl import TRL
 
 TOOLS = (AXOLOTL, LLAMAFACTORY, LLAMAFACTORY_V1, TRL)
@@ -29,14 +29,14 @@ KINDS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json"
 """Kinds of source by the ending of a file, or by what the other tool calls it."""
 
 
-class Translation(NamedTuple):
+class RecipeTranslation(NamedTuple):
     """A recipe's text, and what became of each option."""
 
     text: str
     account: ImportReport
 
 
-def translate(options: dict[str, Any], file: Path, folder: Path) -> Translation:
+def translate_config(options: dict[str, Any], file: Path, folder: Path) -> RecipeTranslation:
     """The recipe, to be written into `folder`, that does what another tool's file asks for."""
     try:
         return _translated(options, file, folder)
@@ -46,7 +46,7 @@ def translate(options: dict[str, Any], file: Path, folder: Path) -> Translation:
         raise InputError(what, where=SourceLocation(file=str(file)), hint=hint) from error
 
 
-def _translated(options: dict[str, Any], file: Path, folder: Path) -> Translation:
+def _translated(options: dict[str, Any], file: Path, folder: Path) -> RecipeTranslation:
     tool = _tool_of(options, file)
     common_options, data = tool.read(options, file)
     account = common_options.account
@@ -54,14 +54,14 @@ def _translated(options: dict[str, Any], file: Path, folder: Path) -> Translatio
     recipe["seed"] = int(common_options.take("seed", "seed") or 0)
     recipe["model"] = _model(common_options, file.parent, folder)
     held, settings, rows = _data(common_options, data, file.parent, folder)
-    steps = {"data": settings, "tune": tune_step(common_options, rows)}
+    steps = {"data": settings, "tune": build_tune_step(common_options, rows)}
     if held:
         steps["report"] = {"kind": "evaluate", "data": "data", "model": "tune"}
     recipe["steps"] = steps
-    return Translation(_text(recipe, account, file, data), account)
+    return RecipeTranslation(_text(recipe, account, file, data), account)
 
 
-def _tool_of(options: dict[str, Any], file: Path) -> Tool:
+def _tool_of(options: dict[str, Any], file: Path) -> TrainingTool:
     """The tool with most of its own options in the file."""
     where = SourceLocation(file=str(file))
     if "luthier" in options:
@@ -74,7 +74,7 @@ def _tool_of(options: dict[str, Any], file: Path) -> Tool:
     return best
 
 
-def _model(options: Wishes, base: Path, folder: Path) -> Any:
+def _model(options: ImportedOptions, base: Path, folder: Path) -> Any:
     model, revision = options.take("model", "model"), options.take("revision", "model.revision")
     if model is None:
         raise InputError("the file names no model", hint="write its base model into it")
@@ -83,7 +83,9 @@ def _model(options: Wishes, base: Path, folder: Path) -> Any:
     return {"kind": "hub", "id": model, "revision": revision} if revision else str(model)
 
 
-def _data(options: Wishes, data: Dataset | None, base: Path, folder: Path) -> tuple[bool, dict[str, Any], int | None]:
+def _data(
+    options: ImportedOptions, data: ImportedDataset | None, base: Path, folder: Path
+) -> tuple[bool, dict[str, Any], int | None]:
     """Whether rows are held out, the step `prepare`, and how many rows it leaves to learn from when that is known."""
     if data is None:
         raise InputError("the file names no data set", hint="name one in it, or make a recipe from your data itself")
@@ -104,7 +106,7 @@ def _data(options: Wishes, data: Dataset | None, base: Path, folder: Path) -> tu
     return bool(held), {"kind": "prepare", "source": source, "split": split}, _rows(source, data, base, split)
 
 
-def _source(data: Dataset, local: Path, folder: Path) -> dict[str, Any]:
+def _source(data: ImportedDataset, local: Path, folder: Path) -> dict[str, Any]:
     ending = local.suffix.removeprefix(".").lower()
     if local.is_dir():
         return {"kind": "folder", "path": _shown(local, folder), **data.settings}
@@ -115,7 +117,7 @@ def _source(data: Dataset, local: Path, folder: Path) -> dict[str, Any]:
     return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
 
 
-def _asked_alone(source: dict[str, Any], data: Dataset, base: Path) -> dict[str, Any]:
+def _asked_alone(source: dict[str, Any], data: ImportedDataset, base: Path) -> dict[str, Any]:
     """How TRL's rows of prompts alone are read, to be answered by the model itself; nothing where others are seen."""
     tried: tuple[dict[str, Any], ...] = ({}, {"messages": "prompt"}, {"prompt": "prompt", "prompt_only": True})
     for more in tried:
@@ -132,19 +134,19 @@ def _shown(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
 
 
-def _rows(source: dict[str, Any], data: Dataset, base: Path, split: dict[str, Any]) -> int | None:
+def _rows(source: dict[str, Any], data: ImportedDataset, base: Path, split: dict[str, Any]) -> int | None:
     """Rows to learn from: counted, or in a large file told from its size; None when it is not here."""
     if not (base / data.path).exists():
         return None
     read = Source.parse({**source, "path": data.path})
     if (read.size(base) or 0) > MANY_BYTES:
-        return (expected(read, Split.model_validate(split), base).rows or {}).get("train")
+        return (predict_dataset_spec(read, Split.model_validate(split), base).rows or {}).get("train")
     read.glance(base)  # says what is wrong with the first rows
     number = min(sum(1 for _ in read.read(base, lambda message: None)), source.get("limit") or MANY_BYTES)
     return max(1, number - sum(round(part * number) if part < 1 else int(part) for part in split.values()))
 
 
-def _text(recipe: dict[str, Any], account: ImportReport, file: Path, data: Dataset | None) -> str:
+def _text(recipe: dict[str, Any], account: ImportReport, file: Path, data: ImportedDataset | None) -> str:
     lines = [f"# Made from {file.name}, a file of {account.tool}. What became of each of its options:"]
     lines += [f"#   {''.join(char if char.isprintable() else ' ' for char in line)}" for line in account.comments()]
     if data is not None and not (file.parent / data.path).exists():

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.recipe.importers import reasons, trainers
 from luthier.recipe.importers.account import EMPTY, ImportReport, same
-from luthier.recipe.importers.tool import Dataset, Tool
+from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
 
 class _Boundless(int):
@@ -95,11 +95,11 @@ LEFT = {**ARGUMENTS_LEFT, **trainers.LEFT} | {
 
 
 def _prepared(options: dict[str, Any], name: str) -> None:
-    if (trainer := trainers.trainer_of(options, name)) != "sft":
+    if (trainer := trainers.detect_trainer_objective(options, name)) != "sft":
         options["trainer"] = trainer
-    trainers.brought(options)
+    trainers.merge_loss_list(options)
     _refined(options, trainer)
-    unbound(options)
+    lift_empty_limits(options)
     options["use_peft"] = "lora" if options.get("use_peft") else "full"
     if "truncation_mode" in options:
         options["truncation_mode"] = {"keep_start": "right", "keep_end": "prompt"}.get(
@@ -107,7 +107,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         )
 
 
-def unbound(options: dict[str, Any]) -> None:
+def lift_empty_limits(options: dict[str, Any]) -> None:
     """An empty value lifts these bounds there, where silence leaves the usual ones."""
     for option, none in (("max_length", NO_LIMIT), ("max_seq_length", NO_LIMIT), ("max_grad_norm", 0.0)):
         if option in options and options[option] is None:
@@ -128,7 +128,7 @@ def _refined(options: dict[str, Any], trainer: str) -> None:
         options["beta"] = beta[0]
 
 
-def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Dataset | None:
+def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> ImportedDataset | None:
     """`dataset_name`, or the first of a mixture."""
     settings: dict[str, Any] = {}
     if (column := options.pop("dataset_text_field", None)) not in EMPTY and column != "text":
@@ -145,14 +145,14 @@ def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Da
         account.taken[f"datasets.0: {where}"] = "steps.data.source.path"
         for option, value in first.items():
             account.left[f"datasets.0.{option}: {value}"] = "a file is read whole, and its layout recognised"
-        return Dataset(where, settings, path if files else None)
+        return ImportedDataset(where, settings, path if files else None)
     name = options.pop("dataset_name", None)
     if not {"trainer", "train_on", "assistant_only_loss"} & options.keys():
         account.left["assistant_only_loss: False (its default)"] = _PROMPTS
     if name in EMPTY:
         return None
     account.taken[f"dataset_name: {name}"] = "steps.data.source.path"
-    return Dataset(str(name), settings)
+    return ImportedDataset(str(name), settings)
 
 
 def _mixture(options: dict[str, Any], account: ImportReport) -> list[dict[str, Any]]:
@@ -175,7 +175,7 @@ _OWN = frozenset({
 })  # fmt: skip
 
 
-TRL = Tool(
+TRL = TrainingTool(
     name="TRL",
     own=_OWN,
     names=NAMES,

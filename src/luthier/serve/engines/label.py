@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
-from luthier.chat.messages import Message, emptied, prompt_of, said_for, user_text
+from luthier.chat.messages import Message, answer_text_by_label, blank_last_user_turn, join_user_turns, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
-from luthier.models.load import data_of, is_plain
-from luthier.models.options import Normalize, normalize
+from luthier.models.load import get_training_data, is_text_classifier
+from luthier.models.options import Normalize, normalize_option_scores
 from luthier.serve.engine import ModelRunner, ServingEngine
-from luthier.serve.label_engine import Gathering, SharedClassifier, fit_temperature, open_reader, probabilities
-from luthier.serve.openai.protocol import APIError, as_refusal
+from luthier.serve.label_engine import (
+    DynamicBatcher,
+    SharedClassifier,
+    fit_temperature,
+    open_shared_classifier,
+    softmax_label_scores,
+)
+from luthier.serve.openai.protocol import APIError, to_api_error
 from luthier.serve.request import OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage, Verb
 
 if TYPE_CHECKING:
@@ -57,7 +63,7 @@ class LabelEngine(ServingEngine):
     def open(self, model: Artifact) -> ModelRunner:
         """Read the weights (of plain LoRA only the adapter's where another classifier stands on the same base already),
         and fit the temperature."""
-        if is_plain(model):
+        if is_text_classifier(model):
             from luthier.models.text_classifier import TextClassifier
 
             return self._opened(model, _WordJudge(TextClassifier.open(model.folder)))
@@ -73,31 +79,31 @@ class LabelEngine(ServingEngine):
     def _judge(self, model: Artifact) -> _NetworkJudge:
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.load import base_folder, is_endpoint, outputs_of
+        from luthier.models.load import base_folder, get_output_classes, is_endpoint
 
         if is_endpoint(model):
             raise ModelError("the weights of an endpoint are not here", hint="serve it with the engine `remote`")
-        classes = outputs_of(model)
+        classes = get_output_classes(model)
         answers = {name: name for name in classes} if classes else _taught(model)
         text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
-        return _NetworkJudge(open_reader(model, self.dtype), text, answers, classes, self.normalize)
+        return _NetworkJudge(open_shared_classifier(model, self.dtype), text, answers, classes, self.normalize)
 
 
 def _taught(model: Artifact) -> dict[str, str]:
     """The classes, and what the model was taught to say for each."""
     from luthier.artifacts.dataset import DatasetSummary, read_examples
 
-    data = data_of(model)
+    data = get_training_data(model)
     if data is None or DatasetSummary.read(data).task != "label":
         raise ModelError("this model was not tuned to choose classes", hint="serve it with the engine `torch`")
-    return said_for(DatasetSummary.read(data).labels, read_examples(data, "train"))
+    return answer_text_by_label(DatasetSummary.read(data).labels, read_examples(data, "train"))
 
 
 def _fitted(model: Artifact, judge: _Judge, most: int) -> float | None:
     """The temperature that fits rows which the model did not learn from."""
     from luthier.artifacts.dataset import DatasetSummary, read_examples
 
-    data = data_of(model)
+    data = get_training_data(model)
     if data is None or not most or "validation" not in DatasetSummary.read(data).rows:
         return None
     rows = [row for row in read_examples(data, "validation") if row.label is not None][:most]
@@ -135,11 +141,11 @@ class _WordJudge:
 
     def check(self, request: _Asked) -> int:
         """How many words are read: a text of any length can be."""
-        return self._model.words(user_text(request.messages))
+        return self._model.words(join_user_turns(request.messages))
 
     def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-probability of each class for each conversation."""
-        return self._model.scores([user_text(one.messages) for one in requests])
+        return self._model.scores([join_user_turns(one.messages) for one in requests])
 
     def leave(self) -> None:
         """Nothing is held for others."""
@@ -156,10 +162,10 @@ class _NetworkJudge:
         classes: tuple[str, ...],
         how: Normalize,
     ) -> None:
-        from luthier.models.packing.prefix_cache import Recurring
+        from luthier.models.packing.prefix_cache import RecurringPrefixCache
 
         self._reader, self._text, self._classes, self._how = reader, text, classes, how
-        self._beginnings = Recurring()
+        self._beginnings = RecurringPrefixCache()
         self.answers = answers
 
     def check(self, request: _Asked) -> int:
@@ -183,16 +189,18 @@ class _NetworkJudge:
         sums = self._sums(requests)
         priors: Sequence[Any] = [()] * len(requests)
         if self._how == "prior":
-            priors = self._sums([_Asked(emptied(one.messages), one.tools) for one in requests])
+            priors = self._sums([_Asked(blank_last_user_turn(one.messages), one.tools) for one in requests])
         pairs = zip(sums, priors, strict=True)
-        return [dict(zip(self.answers, normalize(self._how, row, prior), strict=True)) for row, prior in pairs]
+        return [
+            dict(zip(self.answers, normalize_option_scores(self._how, row, prior), strict=True)) for row, prior in pairs
+        ]
 
     def _named(self, requests: Sequence[_Asked]) -> list[list[float]]:
-        from luthier.models.generate import label_scores
+        from luthier.models.generate import score_labels
 
         ids = self._text.prompts([one.messages for one in requests], [one.tools for one in requests])
         with self._reader.turn() as model:
-            return label_scores(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
+            return score_labels(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
 
     def _sums(self, requests: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
         from luthier.models.generate import score_options
@@ -216,7 +224,7 @@ class _Open(ModelRunner):
         self.temperature = temperature
         """What scores are divided by."""
         self._judge, self._closed = judge, False
-        self._gathering = Gathering(judge.scores, at_once=settings.max_num_seqs, waiting=settings.max_queue_size)
+        self._gathering = DynamicBatcher(judge.scores, at_once=settings.max_num_seqs, waiting=settings.max_queue_size)
 
     @property
     def waiting(self) -> int:
@@ -244,8 +252,8 @@ class _Open(ModelRunner):
             tokens = await asyncio.to_thread(self._judge.check, request)
             scores = await self._gathering.ask(request)
         except LuthierError as error:
-            raise as_refusal(error, "messages") from error
-        shares = probabilities(scores, self.temperature)
+            raise to_api_error(error, "messages") from error
+        shares = softmax_label_scores(scores, self.temperature)
         ranked = sorted(shares, key=lambda label: (-scores[label], label))
         for answer in range(query.answers):
             yield self._piece(answer, ranked, shares, query, tokens)

@@ -46,19 +46,19 @@ class LlamaCpp(ServingEngine):
         """Export the model, and start the program."""
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.export.checkpoint import export
+        from luthier.models.export.checkpoint import export_model_folder
         from luthier.models.load import base_folder
-        from luthier.serve.subprocess_server import LlamaServer, Neighbour, program
+        from luthier.serve.subprocess_server import LlamaServer, SubprocessServer, find_program
 
         text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
         if self.url is not None:
             return LlamaServer(self, text, self.url.rstrip("/"), None, model.digest)
-        hint = "install llama.cpp (https://github.com/ggml-org/llama.cpp), or name the file in `program`"
-        found = program(self.program, hint)
-        server = Neighbour()
+        hint = "install llama.cpp (https://github.com/ggml-org/llama.cpp), or name the file in `find_program`"
+        found = find_program(self.program, hint)
+        server = SubprocessServer()
         with ExitStack() as undo:
             undo.callback(server.close)
-            folder = export(model, server.folder / "model", "gguf", quant=self.quant)
+            folder = export_model_folder(model, server.folder / "model", "gguf", quant=self.quant)
             (file,) = folder.glob("*.gguf")
             server.start([found, "-m", str(file), *self._words(server.port)], self.timeout_s)
             undo.pop_all()

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.chat.tool_calls import CallForm
+from luthier.chat.tool_calls import ToolCallFormat
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
-from luthier.serve.detokenizer import OutputProcessor, Spelling
+from luthier.serve.detokenizer import OutputProcessor, TokenDecoder
 from luthier.serve.engine import ModelRunner, ServingEngine
-from luthier.serve.engine_loop import DecodeJob, EngineLimits, EngineOutput, ModelHandle, stand
-from luthier.serve.openai.protocol import APIError, Unavailable, as_refusal
+from luthier.serve.engine_loop import DecodeJob, EngineLimits, EngineOutput, ModelHandle, open_decoder_model
+from luthier.serve.openai.protocol import APIError, ModelUnavailableError, to_api_error
 from luthier.serve.request import OutputChunk, Query
-from luthier.serve.structured import Grammars
+from luthier.serve.structured import GrammarCompiler
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
@@ -54,15 +54,15 @@ class Torch(ServingEngine):
         """Read the weights; of plain LoRA only the adapter's where another model stands on the same base already."""
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.load import base_folder, is_endpoint, name_of, outputs_of
+        from luthier.models.load import base_folder, get_model_name, get_output_classes, is_endpoint
 
-        if is_endpoint(model) or outputs_of(model):
+        if is_endpoint(model) or get_output_classes(model):
             what = "answers elsewhere" if is_endpoint(model) else "names classes and writes no text"
             kind = "remote" if is_endpoint(model) else "label"
-            raise ModelError(f"{name_of(model)} {what}", hint=f"serve it with the engine `{kind}`")
+            raise ModelError(f"{get_model_name(model)} {what}", hint=f"serve it with the engine `{kind}`")
         text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
         room = EngineLimits(self.max_num_batched_tokens, self.max_num_seqs, self.max_queue_size, self.dtype)
-        return _Open(self, text, stand(model, room), model.digest)
+        return _Open(self, text, open_decoder_model(model, room), model.digest)
 
 
 @dataclass
@@ -78,12 +78,12 @@ class _Open(ModelRunner):
         super().__init__(digest)
         self._settings, self._text, self._standing = settings, text, standing
         self._writer, self._vocabulary = standing.base.writer, standing.base.vocabulary
-        self._calls = CallForm.of(text)
+        self._calls = ToolCallFormat.of(text)
         self._ends = text.end_ids
         self._going: dict[DecodeJob, _Inbox] = {}
         self._closed = False
-        self._grammars = Grammars(text, self._vocabulary)
-        self._spelling = Spelling(text, self._grammars.raw)
+        self._grammars = GrammarCompiler(text, self._vocabulary)
+        self._spelling = TokenDecoder(text, self._grammars.raw)
 
     @property
     def waiting(self) -> int:
@@ -98,14 +98,14 @@ class _Open(ModelRunner):
             return
         self._closed = True
         for job, inbox in self._going.items():
-            inbox.put(job, EngineOutput(refusal=Unavailable("the model was closed")))
+            inbox.put(job, EngineOutput(refusal=ModelUnavailableError("the model was closed")))
         self._writer.cancel(list(self._going))
         await asyncio.to_thread(self._standing.leave)
 
     async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
         prepared = await asyncio.to_thread(self._asked, query)
         if self._closed:
-            raise Unavailable("the model was closed")
+            raise ModelUnavailableError("the model was closed")
         inbox = _Inbox()
         jobs = self._writer.submit(prepared.asks, inbox.put)
         self._going |= dict.fromkeys(jobs, inbox)
@@ -137,7 +137,7 @@ class _Open(ModelRunner):
 
     def _asked(self, query: Query) -> _Asked:
         """The query as ids, limits and grammars; `APIError` for what this model cannot do."""
-        from luthier.models.generation.sampling import GenerationRequest, Sampling
+        from luthier.models.generation.sampling import GenerationRequest, SamplingParams
 
         ids = self._ids(query)
         param = "messages" if query.verb == "chat" else "prompt"
@@ -145,7 +145,7 @@ class _Open(ModelRunner):
         grammar = self._grammar(query)
         temperature = self._settings.temperature if query.temperature is None else query.temperature
         seed = secrets.randbelow(_SEEDS) if query.seed is None else query.seed % _SEEDS
-        sampling = Sampling(temperature=temperature, top_p=1.0 if query.top_p is None else query.top_p, seed=seed)
+        sampling = SamplingParams(temperature=temperature, top_p=1.0 if query.top_p is None else query.top_p, seed=seed)
         asks = [
             GenerationRequest(
                 ids=ids,
@@ -162,7 +162,7 @@ class _Open(ModelRunner):
         return _Asked(asks, len(ids))
 
     def _ids(self, query: Query) -> list[int]:
-        from luthier.chat.plain_text import begin_id, plain_ids
+        from luthier.chat.plain_text import bos_or_eos_id, encode_plain_texts
 
         if query.text is None:
             return self._conversation(query)
@@ -170,7 +170,7 @@ class _Open(ModelRunner):
             if any(not 0 <= token < self._vocabulary for token in query.text):
                 raise APIError(f"token ids go from 0 to {self._vocabulary - 1}", param="prompt")
             return list(query.text)
-        return plain_ids(self._text, [query.text])[0] or [begin_id(self._text)]
+        return encode_plain_texts(self._text, [query.text])[0] or [bos_or_eos_id(self._text)]
 
     def _conversation(self, query: Query) -> list[int]:
         tools = query.tools
@@ -180,7 +180,7 @@ class _Open(ModelRunner):
         try:
             return self._text.prompt(query.messages, [] if tools is None else tools.offered)
         except LuthierError as error:
-            raise as_refusal(error, "messages") from error
+            raise to_api_error(error, "messages") from error
 
     def _limit(self, prompt: int, query: Query, param: str) -> int:
         """How long the answer may be."""

@@ -37,21 +37,25 @@ class Vllm(ServingEngine):
         import torch
 
         from luthier.chat.prompt import PromptPrefix
-        from luthier.models.export.checkpoint import export
+        from luthier.models.export.checkpoint import export_model_folder
         from luthier.models.sources.endpoint import EndpointModelSource
-        from luthier.serve.subprocess_server import Neighbour, program
-        from luthier.serve.upstream import Elsewhere
+        from luthier.serve.subprocess_server import SubprocessServer, find_program
+        from luthier.serve.upstream import UpstreamModel
 
-        found = program(self.program, "`pip install vllm` on a machine with a GPU, or serve with the engine `torch`")
+        found = find_program(
+            self.program, "`pip install vllm` on a machine with a GPU, or serve with the engine `torch`"
+        )
         if not torch.cuda.is_available():
             raise ModelError("vLLM wants a GPU, and torch sees none here", hint="serve with the engine `torch`")
-        server = Neighbour()
+        server = SubprocessServer()
         with ExitStack() as undo:
             undo.callback(server.close)
-            folder = export(model, server.folder / "model", "hf")
+            folder = export_model_folder(model, server.folder / "model", "hf")
             words = ["--host", "127.0.0.1", "--port", str(server.port), "--served-model-name", "model"]
             words += ["--gpu-memory-utilization", str(self.memory), "--generation-config", "vllm"]
             server.start([found, "serve", str(folder), *words], self.timeout_s)
             undo.pop_all()
         settings = EndpointModelSource(url=f"{server.root}/v1", model="model", timeout_s=self.timeout_s)
-        return Elsewhere(settings, PromptPrefix.of(model), self.max_num_seqs, self.max_queue_size, model.digest, server)
+        return UpstreamModel(
+            settings, PromptPrefix.of(model), self.max_num_seqs, self.max_queue_size, model.digest, server
+        )

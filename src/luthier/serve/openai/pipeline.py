@@ -9,18 +9,18 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.hashing import digest_of
 from luthier.serve.engine import ModelRunner
-from luthier.serve.model_pool import Fleet
+from luthier.serve.model_pool import ModelPool
 from luthier.serve.openai.protocol import APIError
 from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Verb
 
 
-class Ways(BaseModel):
+class PipelineRoutes(BaseModel):
     """Who chooses, and who answers what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     by: str
     """The model that names the class."""
@@ -40,7 +40,7 @@ class Pipeline(ModelRunner):
 
     able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
 
-    def __init__(self, fleet: Fleet, ways: Ways) -> None:
+    def __init__(self, fleet: ModelPool, ways: PipelineRoutes) -> None:
         super().__init__(digest_of([ways.model_dump(mode="json"), {one: fleet.digest(one) for one in ways.models}]))
         self._fleet, self._ways = fleet, ways
 

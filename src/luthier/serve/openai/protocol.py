@@ -24,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.serve.request import Query, Tools
 
@@ -46,7 +46,7 @@ class APIError(InputError):
         return {}
 
 
-class Busy(APIError):
+class ServerBusyError(APIError):
     """Too much is asked at once."""
 
     type: ClassVar[str] = "rate_limit_error"
@@ -61,7 +61,7 @@ class Busy(APIError):
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}
 
 
-class Late(APIError):
+class AnswerTimeoutError(APIError):
     """The time that an answer may take is over."""
 
     type: ClassVar[str] = "timeout_error"
@@ -70,7 +70,7 @@ class Late(APIError):
         super().__init__(message, code="deadline_exceeded", status=504)
 
 
-class Unavailable(APIError):
+class ModelUnavailableError(APIError):
     """The model cannot answer at this moment."""
 
     type: ClassVar[str] = "server_error"
@@ -79,7 +79,7 @@ class Unavailable(APIError):
         super().__init__(message, code="unavailable", status=status)
 
 
-def as_refusal(error: LuthierError, param: str | None = None) -> APIError:
+def to_api_error(error: LuthierError, param: str | None = None) -> APIError:
     """Any error of ours as the API says it; what stands in files of this machine is not told."""
     if isinstance(error, APIError):
         return error
@@ -129,10 +129,12 @@ Number = Annotated[float, BeforeValidator(_no_flag)]
 Text = Annotated[str, Field(max_length=2_000_000)]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """A request's body."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     absent: ClassVar[frozenset[str]] = frozenset()
     """Of the parameters that this server does not have, those that OpenAI or vLLM has here."""
@@ -148,14 +150,14 @@ class Body(BaseModel):
             if name in cls.absent and (kept[name] is None or kept[name] in _NEUTRAL[name]):
                 del kept[name]
             elif name not in cls.model_fields:
-                raise without_parameter(name)
+                raise unsupported_parameter_error(name)
         return kept
 
 
 _CODE = "unsupported_parameter"
 
 
-def without_parameter(name: str) -> APIError:
+def unsupported_parameter_error(name: str) -> APIError:
     """That this server cannot do what a parameter asks for."""
     return APIError(f"this server has no parameter {name!r}" + _instead(name), param=name, code=_CODE)
 
@@ -165,7 +167,7 @@ def _instead(name: str) -> str:
     return f"; use {replacements[name]!r}" if name in replacements else ""
 
 
-class ContentPartBody(Body):
+class ContentPartBody(RequestBody):
     """One part of a message's content."""
 
     type: str
@@ -180,14 +182,14 @@ class ContentPartBody(Body):
         return {"type": "text", "text": data.get("text", data.get("refusal"))}
 
 
-class FunctionCall(Body):
+class FunctionCall(RequestBody):
     """The function that a call names."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     arguments: Text
 
 
-class Call(Body):
+class ToolCallBody(RequestBody):
     """A call that the assistant made."""
 
     id: str
@@ -205,7 +207,7 @@ class Call(Body):
         return ToolCall(name=self.function.name, arguments=arguments, id=self.id)
 
 
-class MessageBody(Body):
+class MessageBody(RequestBody):
     """A message of the conversation."""
 
     absent: ClassVar[frozenset[str]] = frozenset({"function_call", "audio"})
@@ -213,7 +215,7 @@ class MessageBody(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[ContentPartBody] | None = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
 
@@ -237,7 +239,7 @@ class MessageBody(Body):
         return self.content or self.refusal or ""
 
 
-class FunctionOffer(Body):
+class FunctionBody(RequestBody):
     """A function on offer."""
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
@@ -246,27 +248,27 @@ class FunctionOffer(Body):
     strict: bool | None = None
 
 
-class ToolBody(Body):
+class ToolBody(RequestBody):
     """A tool on offer."""
 
     type: Literal["function"]
-    function: FunctionOffer
+    function: FunctionBody
 
 
-class FunctionNameBody(Body):
+class FunctionNameBody(RequestBody):
     """The name of a function."""
 
     name: str
 
 
-class ToolChoiceBody(Body):
+class ToolChoiceBody(RequestBody):
     """A function that must be called."""
 
     type: Literal["function"]
     function: FunctionNameBody
 
 
-class SchemaGiven(Body):
+class JsonSchemaBody(RequestBody):
     """A JSON schema with its name."""
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
@@ -280,11 +282,11 @@ class SchemaGiven(Body):
         return data
 
 
-class Format(Body):
+class ResponseFormat(RequestBody):
     """The form that an answer takes."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: SchemaGiven | None = None
+    json_schema: JsonSchemaBody | None = None
 
     def as_schema(self) -> Mapping[str, Any] | None:
         """The schema that an answer keeps."""
@@ -297,7 +299,7 @@ class Format(Body):
         return self.json_schema.schema_ or {"type": "object"}
 
 
-class StreamOptions(Body):
+class StreamOptions(RequestBody):
     """What a stream tells."""
 
     include_usage: bool = False
@@ -310,7 +312,7 @@ class StreamOptions(Body):
         return self
 
 
-class _Asking(Body):
+class _Asking(RequestBody):
     """What chats and completions share."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
@@ -356,7 +358,7 @@ class _Asking(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class Chat(_Asking):
+class ChatRequestBody(_Asking):
     """A conversation to be answered."""
 
     absent: ClassVar[frozenset[str]] = frozenset(_NEUTRAL) - {"suffix", "echo", "best_of"}
@@ -367,7 +369,7 @@ class Chat(_Asking):
     """Longest answer, in tokens; `max_tokens` is its older name."""
     logprobs: bool = False
     top_logprobs: Annotated[WholeNumber, Field(ge=0, le=20)] | None = None
-    response_format: Format | None = None
+    response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolBody], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceBody | None = None
     parallel_tool_calls: bool = True
@@ -429,7 +431,7 @@ class Chat(_Asking):
         return Tools(offered=offered, choice=choice, parallel=self.parallel_tool_calls)
 
 
-class Completion(_Asking):
+class CompletionRequestBody(_Asking):
     """A plain text to be continued."""
 
     absent: ClassVar[frozenset[str]] = frozenset(
@@ -476,7 +478,7 @@ class Completion(_Asking):
         return found
 
 
-class EmbeddingsBody(Body):
+class EmbeddingsBody(RequestBody):
     """Texts of which points are wanted."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]

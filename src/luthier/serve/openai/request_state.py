@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from luthier.chat.messages import Message
-from luthier.models.embeddings.base import Space
+from luthier.models.embeddings.base import EmbeddingSpace
 from luthier.serve.engine import ModelRunner
-from luthier.serve.openai.protocol import APIError, Busy
+from luthier.serve.openai.protocol import APIError, ServerBusyError
 from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Usage, Verb
 from luthier.traces.record import END_FIELDS, Asked, Finish, TraceEnd, TraceStart, Variant
 
@@ -138,12 +138,12 @@ WAITING = 64
 """Requests that wait, at most."""
 
 
-class Points(ModelRunner):
+class EmbedderRunner(ModelRunner):
     """An open embedder. One request is computed at a time: texts of different requests gain nothing together."""
 
     able: ClassVar[frozenset[Verb]] = frozenset({"embedding"})
 
-    def __init__(self, space: Space, digest: str) -> None:
+    def __init__(self, space: EmbeddingSpace, digest: str) -> None:
         super().__init__(digest)
         self._space = space
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="luthier-points")
@@ -165,7 +165,7 @@ class Points(ModelRunner):
 
     async def points(self, texts: Sequence[str]) -> tuple[EmbeddingPoints, int]:
         if self._asked > WAITING:
-            raise Busy(f"{self._asked} requests wait already", retry_after_s=1.0)
+            raise ServerBusyError(f"{self._asked} requests wait already", retry_after_s=1.0)
         self._asked += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._desk, self._read, texts)
@@ -173,9 +173,9 @@ class Points(ModelRunner):
             self._asked -= 1
 
     def _read(self, texts: Sequence[str]) -> tuple[EmbeddingPoints, int]:
-        from luthier.models.embeddings.sentence import Sentences
+        from luthier.models.embeddings.sentence import SentenceEncoder
 
-        tokens = self._space.tokens(texts) if isinstance(self._space, Sentences) else []
+        tokens = self._space.tokens(texts) if isinstance(self._space, SentenceEncoder) else []
         return self._space.points(texts), sum(map(len, tokens))
 
     async def close(self) -> None:

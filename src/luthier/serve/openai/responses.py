@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from luthier.chat.messages import ToolCall
-from luthier.serve.openai.protocol import APIError, Body
+from luthier.serve.openai.protocol import APIError, RequestBody
 from luthier.serve.request import AggregatedOutput, OutputChunk, TokenCandidate, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def embeddings_json(points: Points, tokens: int, model: str, *, base64_wanted: b
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
-def event(value: Json) -> bytes:
+def format_sse_event(value: Json) -> bytes:
     """One event of a stream."""
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
@@ -195,20 +195,20 @@ def _scores(scores: Mapping[str, float] | None) -> Json:
 MOST_DEPTH = 64
 """How deep lists and objects of a body may lie in one another."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
-Kind = TypeVar("Kind", bound=Body)
+Kind = TypeVar("Kind", bound=RequestBody)
 
 
 async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object that a request brings."""
-    if (other := other_than_json(request)) is not None:
+    if (other := wrong_content_type_error(request)) is not None:
         raise other
-    value = read_json(await request.body())
+    value = parse_strict_json(await request.body())
     if not isinstance(value, dict):
         raise APIError("expected a JSON object")
     return value
 
 
-def other_than_json(request: Request) -> APIError | None:
+def wrong_content_type_error(request: Request) -> APIError | None:
     """What is said of a body that does not call itself JSON."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
@@ -216,15 +216,15 @@ def other_than_json(request: Request) -> APIError | None:
     return APIError(f"expected a body of type application/json, got {content_type[:80] or 'none'!r}", status=415)
 
 
-def validated(value: Mapping[str, Any], kind: type[Kind]) -> Kind:
+def validate_body(value: Mapping[str, Any], kind: type[Kind]) -> Kind:
     """A body of its kind; `APIError` with the parameter that is wrong."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise first_wrong(error.errors(include_url=False, include_input=False)) from error
+        raise get_first_validation_error(error.errors(include_url=False, include_input=False)) from error
 
 
-def read_json(body: bytes) -> Any:
+def parse_strict_json(body: bytes) -> Any:
     """JSON as the standard has it: no NaN, no half characters, nothing deeper than `MOST_DEPTH`."""
     try:
         value = json.loads(body, parse_constant=_no_number)
@@ -259,7 +259,7 @@ def _check(value: Any) -> None:
     raise APIError(f"the JSON is deeper than {MOST_DEPTH}")
 
 
-def first_wrong(errors: Sequence[Mapping[str, Any]]) -> APIError:
+def get_first_validation_error(errors: Sequence[Mapping[str, Any]]) -> APIError:
     """The first thing that pydantic found wrong, by its name: official clients show nothing but the message.
 
     Where a value may be of several kinds, what is said of the one that it is lies deepest.

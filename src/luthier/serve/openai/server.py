@@ -15,11 +15,18 @@ from starlette.responses import JSONResponse, Response
 from luthier.chat.messages import Message
 from luthier.core.errors import LuthierError, did_you_mean
 from luthier.serve.auth import error_body, refusal_headers
-from luthier.serve.detokenizer import together
+from luthier.serve.detokenizer import merge_output_streams
 from luthier.serve.engine import ModelRunner
-from luthier.serve.metrics import Load, Meter
-from luthier.serve.model_pool import Fleet
-from luthier.serve.openai.protocol import APIError, Chat, Completion, EmbeddingsBody, Late, as_refusal
+from luthier.serve.metrics import Meter, ModelLoad
+from luthier.serve.model_pool import ModelPool
+from luthier.serve.openai.protocol import (
+    AnswerTimeoutError,
+    APIError,
+    ChatRequestBody,
+    CompletionRequestBody,
+    EmbeddingsBody,
+    to_api_error,
+)
 from luthier.serve.openai.request_state import CLOSED, RequestState
 from luthier.serve.openai.responses import (
     END,
@@ -28,11 +35,11 @@ from luthier.serve.openai.responses import (
     ResponseShape,
     TextShape,
     embeddings_json,
-    event,
+    format_sse_event,
     read_object,
-    validated,
+    validate_body,
 )
-from luthier.serve.openai.sse import ClientDisconnected, EventStreamResponse, TrackedJSONResponse, while_there
+from luthier.serve.openai.sse import ClientDisconnected, EventStreamResponse, TrackedJSONResponse, cancel_on_disconnect
 from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Usage, Verb
 from luthier.traces.api_keys import Caller, Scope
 from luthier.traces.record import Asked, RequestRecorder, Resolver, Route
@@ -64,7 +71,7 @@ class Gateway:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: ModelPool,
         *,
         resolver: Resolver | None = None,
         recorder: RequestRecorder | None = None,
@@ -98,13 +105,13 @@ class Gateway:
 
     async def models(self, request: Request) -> Response:
         """The names that can be asked for."""
-        caller = require(request, "infer")
+        caller = require_scope(request, "infer")
         names = [name for name in self.names() if self._is_for(caller, name)]
         return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        caller = require(request, "infer")
+        caller = require_scope(request, "infer")
         name = request.path_params["model"]
         if not self._shows(caller, name):
             raise self._unknown(name, caller)
@@ -140,9 +147,9 @@ class Gateway:
     async def _guarded(self, request: Request, case: RequestState, work: Coroutine[Any, Any, Response]) -> Response:
         """The response; whatever ends a request is said to the client and stands in its trace."""
         try:
-            require(request, "infer")
+            require_scope(request, "infer")
             async with asyncio.timeout(self._deadline_s):
-                return await while_there(request.receive, work)
+                return await cancel_on_disconnect(request.receive, work)
         except ClientDisconnected:
             case.gone()
             return Response(status_code=204)  # nobody hears it
@@ -160,9 +167,9 @@ class Gateway:
     def _why(self, error: Exception, case: RequestState) -> APIError:
         """What whoever asked is told of it; what is none of our own errors is told to the log."""
         if isinstance(error, TimeoutError):
-            return Late(f"the answer was not whole within {self._deadline_s:g} s")
+            return AnswerTimeoutError(f"the answer was not whole within {self._deadline_s:g} s")
         if isinstance(error, LuthierError):
-            return _in_its_words(as_refusal(error), case.parameters)
+            return _in_its_words(to_api_error(error), case.parameters)
         _LOG.error("a request failed", exc_info=error)
         return _fault()
 
@@ -178,10 +185,10 @@ class Gateway:
         """The body; the case knows which model was asked for even where the rest of it is wrong."""
         body = await read_object(request)
         case.model = str(body.get("model", ""))[:512]
-        return validated(body, kind)
+        return validate_body(body, kind)
 
     async def _chat(self, request: Request, case: RequestState) -> Response:
-        body = await self._read(request, Chat, case)
+        body = await self._read(request, ChatRequestBody, case)
         case.user = body.user or body.safety_identifier
         case.meta, case.consent = body.metadata, body.store
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
@@ -192,7 +199,7 @@ class Gateway:
         return await self._respond(self._asking(body, case, [query], shape), route)
 
     async def _complete(self, request: Request, case: RequestState) -> Response:
-        body = await self._read(request, Completion, case)
+        body = await self._read(request, CompletionRequestBody, case)
         case.user, case.meta = body.user, body.metadata
         case.parameters = _said(body, "prompt", "user", "metadata")
         queries = body.queries()
@@ -202,7 +209,11 @@ class Gateway:
         return await self._respond(self._asking(body, case, queries, shape), route)
 
     def _asking(
-        self, body: Chat | Completion, case: RequestState, queries: Sequence[Query], shape: ResponseShape
+        self,
+        body: ChatRequestBody | CompletionRequestBody,
+        case: RequestState,
+        queries: Sequence[Query],
+        shape: ResponseShape,
     ) -> _Asking:
         until = asyncio.get_running_loop().time() + self._deadline_s
         stream, with_usage = body.stream, body.with_usage
@@ -251,7 +262,7 @@ class Gateway:
             if queries[0].verb == "chat":
                 asking.case.record_messages(queries[0].messages)
             pieces = await stack.enter_async_context(
-                aclosing(together([model.answer(one) for one in queries], queries[0].answers))
+                aclosing(merge_output_streams([model.answer(one) for one in queries], queries[0].answers))
             )
             self._prepare(asking.case)
             first = await anext(pieces)
@@ -286,12 +297,12 @@ class Gateway:
             while piece is not None:
                 wholes.add(piece)
                 for chunk in asking.shape.chunks(piece, first=piece.answer not in started, usage=asking.with_usage):
-                    yield event(chunk)
+                    yield format_sse_event(chunk)
                 started.add(piece.answer)
                 async with asyncio.timeout_at(asking.until):
                     piece = await anext(pieces, None)
             if asking.with_usage:
-                yield event(asking.shape.last(wholes.usage))
+                yield format_sse_event(asking.shape.last(wholes.usage))
             case.done(wholes.answers[0], wholes.usage)
             yield END
         except (asyncio.CancelledError, GeneratorExit):
@@ -303,7 +314,7 @@ class Gateway:
     def _ended(self, case: RequestState, refusal: APIError, wholes: _Wholes) -> bytes:
         """A refusal in the middle of a stream."""
         case.refused(refusal, wholes.answers[0])
-        return event(error_body(refusal))
+        return format_sse_event(error_body(refusal))
 
     # ── shadows ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -363,8 +374,8 @@ class Gateway:
         message = f"the model {name[:200]!r} is not served here; {did_you_mean(name[:200], names)}"
         return APIError(message, param="model", code="model_not_found", status=404)
 
-    def _loads(self) -> list[Load]:
-        return [Load(name, model.waiting, model.running) for name, model in self.fleet.each()]
+    def _loads(self) -> list[ModelLoad]:
+        return [ModelLoad(name, model.waiting, model.running) for name, model in self.fleet.each()]
 
 
 class _Wholes:
@@ -395,7 +406,7 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def require(request: Request, scope: Scope) -> Caller:
+def require_scope(request: Request, scope: Scope) -> Caller:
     """Whoever makes a request, when they may do this; `APIError` (403) else."""
     caller = caller_of(request)
     if not caller.may(scope):
@@ -421,7 +432,7 @@ def _as_sent(names: Sequence[str], body: Mapping[str, Any]) -> list[str]:
     return [next((other for other in _LIMITS if other in body), name) if name in _LIMITS else name for name in names]
 
 
-def _said(body: Chat | Completion, *but: str) -> dict[str, Any]:
+def _said(body: ChatRequestBody | CompletionRequestBody, *but: str) -> dict[str, Any]:
     """What was asked for beside the question itself, as it stands in a trace."""
     return body.model_dump(mode="json", exclude_defaults=True, by_alias=True, exclude={"model", *but})
 

@@ -17,7 +17,7 @@ class ClientDisconnected(Exception):  # it is no error
     """The client went away."""
 
 
-async def while_there(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of some work; it is cancelled, and `ClientDisconnected` raised, when the client goes away before."""
     task, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaving(receive))
     try:
@@ -59,7 +59,7 @@ class EventStreamResponse(Response):
         """Send them; whoever leaves ends it."""
         try:
             async with asyncio.timeout_at(self._until):
-                await while_there(receive, self._pump(send))
+                await cancel_on_disconnect(receive, self._pump(send))
         except (ClientDisconnected, OSError, TimeoutError):
             return  # nobody reads on; what was being written has ended with the stream
         finally:

@@ -26,7 +26,7 @@ KEPT = 3
 """So many of them."""
 
 
-class Stretch(NamedTuple):
+class RenderedSpan(NamedTuple):
     """Neighbouring tokens that are all trained on, or all only read."""
 
     text: str
@@ -41,12 +41,12 @@ class RenderedToken(NamedTuple):
     trained: bool
 
 
-class Sequenced(NamedTuple):
+class RenderedSequence(NamedTuple):
     """One sequence of token ids that is read for an example."""
 
     name: str
     """Which of the example's sequences it is: `chosen`, `rejected`, or a number; empty for the only one."""
-    stretches: list[Stretch]
+    stretches: list[RenderedSpan]
     tokens: list[RenderedToken]
 
     @property
@@ -72,7 +72,7 @@ class RenderedRow(NamedTuple):
 
     id: str
     origin: ExampleOrigin
-    sequences: list[Sequenced]
+    sequences: list[RenderedSequence]
     """None where nothing is trained on."""
     cut: int
     """Tokens that were cut off to fit the limit."""
@@ -144,7 +144,7 @@ def _names(step: Tune, count: int) -> list[str]:
     return [""] if count == 1 else [f"{at} of {count}" for at in range(1, count + 1)]
 
 
-def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[str]) -> Sequenced:
+def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[str]) -> RenderedSequence:
     """A row's ids as text; under a sequence head the last id is the number of an output."""
     ids, output = (row.ids[:-1], row.ids[-1]) if outputs else (row.ids, None)
     targets = set(row.targets)
@@ -153,11 +153,11 @@ def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[
     stretches = []
     for is_trained, run in groupby(range(len(ids)), key=trained.__getitem__):
         positions = list(run)
-        stretches.append(Stretch(_between(text, ids, positions[0], positions[-1] + 1), is_trained))
+        stretches.append(RenderedSpan(_between(text, ids, positions[0], positions[-1] + 1), is_trained))
     if output is not None:
         tokens.append(RenderedToken(output, outputs[output], trained[-1]))
-        stretches.append(Stretch(f"[{outputs[output]}]", trained[-1]))
-    return Sequenced(name, stretches, tokens)
+        stretches.append(RenderedSpan(f"[{outputs[output]}]", trained[-1]))
+    return RenderedSequence(name, stretches, tokens)
 
 
 def _between(text: ChatTokenizer, ids: Sequence[int], start: int, end: int) -> str:

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from luthier.core.files import write_aside, writing
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.objective import REFERENCE, TrainingExample
 
@@ -62,12 +62,12 @@ class TokenizedDataset:
         done = folder / _DONE
         if done.is_file() and json.loads(done.read_text())["key"] == key:
             return cls(folder)
-        with writing(folder):
+        with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for stale in [*(folder / name for name in (_DONE, _REFERRED, *_TAUGHT)), *folder.glob(f"{_COLUMN}*")]:
                 stale.unlink(missing_ok=True)
             counts = _write(folder, examples)
-        write_aside(done, json.dumps({"key": key, "counts": counts.__dict__}).encode())
+        write_atomically(done, json.dumps({"key": key, "counts": counts.__dict__}).encode())
         return cls(folder)
 
     def __len__(self) -> int:
@@ -85,10 +85,10 @@ class TokenizedDataset:
         """
         done = self._folder / _REFERRED
         if not (done.is_file() and json.loads(done.read_text())["key"] == key):
-            with writing(self._folder):
+            with translate_write_errors(self._folder):
                 done.unlink(missing_ok=True)
                 self._write_reference(sorted(set(numbers)), read)
-            write_aside(done, json.dumps({"key": key}).encode())
+            write_atomically(done, json.dumps({"key": key}).encode())
         self.__dict__.pop("_columns", None)
 
     def _write_reference(self, numbers: Sequence[int], read: Callable[[list[TokenRow]], list[list[float]]]) -> None:

@@ -9,14 +9,14 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.artifacts.dataset import OUTLINED, examples_ahead, has_split, rows_with_tools
+from luthier.artifacts.dataset import OUTLINED, has_split, preview_input_examples, rows_with_tools
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.step import PlanContext
-from luthier.models.chat_template import ToolPlaces, fitting_templates, tool_places
-from luthier.models.cost import tokenizer_of, tool_places_ahead
-from luthier.models.load import base_folder, is_endpoint, name_of
+from luthier.models.chat_template import ToolSupport, list_fitting_templates, read_tool_support
+from luthier.models.cost import find_tokenizer_folder, predict_tool_support
+from luthier.models.load import base_folder, get_model_name, is_endpoint
 
 if TYPE_CHECKING:
     pass
@@ -37,22 +37,22 @@ class ToolRow(NamedTuple):
 
 def refuse_tool_rows(data: Artifact, model: Artifact) -> None:
     """`ModelError` where training rows have tools that the model's chat template has no place for."""
-    if is_endpoint(model) or all(tool_support := tool_places(base_folder(model))):
+    if is_endpoint(model) or all(tool_support := read_tool_support(base_folder(model))):
         return
-    _refuse(_rows(data), tool_support, name_of(model), fitting_templates(base_folder(model)))
+    _refuse(_rows(data), tool_support, get_model_name(model), list_fitting_templates(base_folder(model)))
 
 
-def refuse_tool_rows_ahead(plan_context: PlanContext) -> None:
+def refuse_planned_tool_rows(plan_context: PlanContext) -> None:
     """The same before a training: of the data set when it is made, else of the rows of its source that were looked
     at."""
-    tool_support = tool_places_ahead(plan_context)
+    tool_support = predict_tool_support(plan_context)
     if tool_support is None or all(tool_support):
         return
     made, model = plan_context.inputs.get("data"), plan_context.inputs.get("model")
     rows = _rows(made) if made is not None else _rows_ahead(plan_context)
-    name = name_of(model) if model is not None else "the base model"
+    name = get_model_name(model) if model is not None else "the base model"
     looked = "" if made is not None else " of those looked at"
-    _refuse(rows, tool_support, name, fitting_templates(tokenizer_of(plan_context)), looked)
+    _refuse(rows, tool_support, name, list_fitting_templates(find_tokenizer_folder(plan_context)), looked)
 
 
 def _rows(data: Artifact) -> Iterator[ToolRow]:
@@ -68,13 +68,15 @@ def _rows(data: Artifact) -> Iterator[ToolRow]:
 
 def _rows_ahead(plan_context: PlanContext) -> Iterator[ToolRow]:
     """The rows that were looked at and have tools."""
-    for example in examples_ahead(plan_context, "train", OUTLINED):
+    for example in preview_input_examples(plan_context, "train", OUTLINED):
         offers, calls = bool(example.tools), any(message.tool_calls for message in example.messages)
         if offers or calls:
             yield ToolRow(SourceLocation(file=example.origin.file, line=example.origin.line), offers, calls)
 
 
-def _refuse(rows: Iterable[ToolRow], tool_support: ToolPlaces, name: str, fitting: list[str], looked: str = "") -> None:
+def _refuse(
+    rows: Iterable[ToolRow], tool_support: ToolSupport, name: str, fitting: list[str], looked: str = ""
+) -> None:
     found = [row for row in rows if (row.offers and not tool_support.offers) or (row.calls and not tool_support.calls)]
     if not found:
         return
@@ -83,7 +85,11 @@ def _refuse(rows: Iterable[ToolRow], tool_support: ToolPlaces, name: str, fittin
         *(["tools on offer"] if offers and not tool_support.offers else []),
         *(["calls of tools"] if calls and not tool_support.calls else []),
     ]
-    who = f"this row and {counted(len(found) - 1, 'other')}{looked} have" if len(found) > 1 else "this row has"
+    who = (
+        f"this row and {format_counted_noun(len(found) - 1, 'other')}{looked} have"
+        if len(found) > 1
+        else "this row has"
+    )
     what = f"{who} tools{_listed(found)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
     raise ModelError(f"{what}: they would not be trained on", where=found[0].location, hint=_remedy(fitting, calls))
 

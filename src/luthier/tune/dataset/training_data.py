@@ -10,19 +10,26 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.artifacts.dataset import BATCH, DatasetSummary, batches, examples_at, has_split
-from luthier.chat.messages import Example, prompt_of, said_for
+from luthier.artifacts.dataset import BATCH, DatasetSummary, examples_at, has_split, read_example_batches
+from luthier.chat.messages import Example, answer_text_by_label, prompt_of
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.tune.dataset.validation import HELD_OUT, Parted, check_metric, own_measure, part, read_labeled_examples
+from luthier.tune.dataset.validation import (
+    HELD_OUT,
+    HeldOutSplit,
+    check_metric,
+    is_objective_metric,
+    read_labeled_examples,
+    split_held_out,
+)
 from luthier.tune.objective import Objective, ObjectiveContext, Teacher, TrainingExample
 from luthier.tune.objectives.classify import Classify
-from luthier.tune.policy import Policy
+from luthier.tune.policy import PolicyObjective
 from luthier.tune.reward import RewardContext
-from luthier.tune.teacher import PACK_TOKENS, check_teacher, open_teacher, taught
-from luthier.tune.training.schedule import BatchSampler, chosen, ordered
+from luthier.tune.teacher import PACK_TOKENS, add_teacher_logprobs, check_teacher, open_teacher
+from luthier.tune.training.schedule import BatchSampler, choose_used_examples, order_by_curriculum
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
     from luthier.tune.training.critic import Critic
     from luthier.tune.training.reference_logprobs import LabelQuestions
-    from luthier.tune.training.trainer import Measuring, Watch
+    from luthier.tune.training.trainer import ValidationMeasurer, ValidationPlan
 
 
 class TrainingData:
@@ -60,7 +67,7 @@ class TrainingData:
         """Places of the training rows that are used."""
         rest, rows = self._parted.rest, self._step.max_train_samples
         drawn = rows is not None and rows < len(rest)
-        return [rest[at] for at in chosen(self._work.seed, len(rest), rows)] if drawn else rest
+        return [rest[at] for at in choose_used_examples(self._work.seed, len(rest), rows)] if drawn else rest
 
     @cached_property
     def sampler(self) -> BatchSampler:
@@ -69,20 +76,22 @@ class TrainingData:
         sampler = BatchSampler(seed=seed, count=len(dataset), epochs=step.epochs, batch_size=step.batch_size)
         if (curriculum := step.curriculum) is None:
             return sampler
-        return replace(sampler, first=ordered(curriculum, self._data, dataset, seed), first_epochs=curriculum.epochs)
+        return replace(
+            sampler, first=order_by_curriculum(curriculum, self._data, dataset, seed), first_epochs=curriculum.epochs
+        )
 
     @cached_property
     def about(self) -> ObjectiveContext:
         """What the objective may know of the whole data set."""
-        examples = chain.from_iterable(batches(self._data, "train"))
+        examples = chain.from_iterable(read_example_batches(self._data, "train"))
         labels = DatasetSummary.read(self._data).labels
-        return ObjectiveContext(classes=said_for(labels, examples) if labels else {}, seed=self._work.seed)
+        return ObjectiveContext(classes=answer_text_by_label(labels, examples) if labels else {}, seed=self._work.seed)
 
     @cached_property
-    def watch(self) -> Watch | None:
+    def watch(self) -> ValidationPlan | None:
         """What is measured on the way, when something is held out."""
         from luthier.tune.training.reference_logprobs import HeldOutEvaluator
-        from luthier.tune.training.trainer import Watch
+        from luthier.tune.training.trainer import ValidationPlan
 
         if (held_out := self._step.validation) is None:
             return None
@@ -93,13 +102,13 @@ class TrainingData:
                 "nothing can be measured on the held-out rows", where=SourceLocation(field="validation.rows")
             )
         self._work.events.note(
-            f"{counted(len(dataset), 'row')} of {self._parted.split} held out, to measure on the way"
+            f"{format_counted_noun(len(dataset), 'row')} of {self._parted.split} held out, to measure on the way"
         )
         if self.rollout_sampler is not None:
-            return Watch(held_out, self._trial(self.rollout_sampler))
-        if isinstance(held_out.metric, str) or own_measure(held_out.metric, self._step.objective):
-            return Watch(held_out, HeldOutEvaluator(self._step.objective, dataset, self.teacher))
-        return Watch(
+            return ValidationPlan(held_out, self._trial(self.rollout_sampler))
+        if isinstance(held_out.metric, str) or is_objective_metric(held_out.metric, self._step.objective):
+            return ValidationPlan(held_out, HeldOutEvaluator(self._step.objective, dataset, self.teacher))
+        return ValidationPlan(
             held_out, HeldOutEvaluator(self._step.objective, dataset, self.teacher, held_out.metric, self._questions())
         )
 
@@ -131,21 +140,23 @@ class TrainingData:
 
     def refer(self, model: Any, sampler: BatchSampler) -> None:
         """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
-        from luthier.tune.training.reference_logprobs import read_rows
+        from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
         def read(rows: list[TokenRow]) -> list[list[float]]:
-            return read_rows(model, rows, PACK_TOKENS)
+            return compute_row_logprobs(model, rows, PACK_TOKENS)
 
         key = digest_of([self._work.inputs["model"].digest, str(next(model.parameters()).dtype)])
         example_indices = {lesson for step in range(sampler.steps) for lesson in sampler.lessons_of(step)}
-        self._work.events.note(f"computing reference log-probabilities ({counted(len(example_indices), 'row')})")
+        self._work.events.note(
+            f"computing reference log-probabilities ({format_counted_noun(len(example_indices), 'row')})"
+        )
         self.dataset.refer(example_indices, read, digest_of([key, len(example_indices)]))
         if self._step.validation is not None:
             self._held.refer(range(len(self._held)), read, key)
 
     @cached_property
-    def _parted(self) -> Parted:
-        return part(self._step.validation, self._data, self._work.seed, self._step.max_train_samples)
+    def _parted(self) -> HeldOutSplit:
+        return split_held_out(self._step.validation, self._data, self._work.seed, self._step.max_train_samples)
 
     @cached_property
     def _held(self) -> TokenizedDataset:
@@ -166,7 +177,7 @@ class TrainingData:
         """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
         teacher = self._open_teacher()
         self._work.events.note("computing the teacher's log-probabilities")
-        yield from taught(examples, self._step.objective, teacher)
+        yield from add_teacher_logprobs(examples, self._step.objective, teacher)
 
     @cached_property
     def teacher(self) -> Teacher | None:
@@ -179,7 +190,9 @@ class TrainingData:
 
     def _teach(self, split: str, indices: Sequence[int]) -> Iterator[TrainingExample]:
         done, remarks = 0, Counter[str]()
-        read = chain.from_iterable(batches(self._data, split, indices, BATCH // 8))  # what is ahead is little
+        read = chain.from_iterable(
+            read_example_batches(self._data, split, indices, BATCH // 8)
+        )  # what is ahead is little
         for some in _together(read, len(indices)):
             yield from self._step.objective.build_training_examples(some, self._text, self.about)
             done += len(some)
@@ -190,12 +203,12 @@ class TrainingData:
 
     def source(self, model: Any, tokens: int, critic: Critic | None = None) -> BatchSource:
         """Where the rows of each step come from: these lessons, or what the model writes to them."""
-        from luthier.tune.objective import Stored
-        from luthier.tune.training.reference_logprobs import sums_of_rows
+        from luthier.tune.objective import PreparedBatchSource
+        from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
 
         if self.rollout_sampler is None:
-            read = lambda rows: sums_of_rows(model, rows, tokens)  # noqa: E731 - a name for one line
-            return Stored(self.dataset, self.sampler, self._step.objective, read)
+            read = lambda rows: compute_row_logprob_sums(model, rows, tokens)  # noqa: E731 - a name for one line
+            return PreparedBatchSource(self.dataset, self.sampler, self._step.objective, read)
         from luthier.tune.rollout.rollout import Rollout
 
         self.rollout_sampler.model = model
@@ -205,8 +218,8 @@ class TrainingData:
         )
 
     @property
-    def _policy(self) -> Policy:
-        assert isinstance(self._step.objective, Policy), "objectives that draw are policies"
+    def _policy(self) -> PolicyObjective:
+        assert isinstance(self._step.objective, PolicyObjective), "objectives that draw are policies"
         return self._step.objective
 
     @cached_property
@@ -235,7 +248,7 @@ class TrainingData:
 
         return RewardContext(scorer_context=scorer_context, model=RewardModel(judged, self._step.dtype))
 
-    def _trial(self, rollout_sampler: RolloutSampler) -> Measuring:
+    def _trial(self, rollout_sampler: RolloutSampler) -> ValidationMeasurer:
         from luthier.tune.rollout.rollout import RolloutEvaluator
 
         questions = self._asked(self._held, self._parted.split, self._parted.held)
@@ -260,8 +273,8 @@ class TrainingData:
         from luthier.tune.training.reference_logprobs import LabelQuestions
 
         examples = read_labeled_examples(self._data, self._parted)
-        streams = [batches(self._data, split) for split in dict.fromkeys(["train", self._parted.split])]
-        text_by_label = said_for(
+        streams = [read_example_batches(self._data, split) for split in dict.fromkeys(["train", self._parted.split])]
+        text_by_label = answer_text_by_label(
             DatasetSummary.read(self._data).labels, chain.from_iterable(chain.from_iterable(streams))
         )
         encoded = [self._text.options(prompt_of(one), text_by_label.values(), one.tools) for one in examples]
@@ -277,14 +290,16 @@ class TrainingData:
         """Say what is not learnt, and why; `DataError` when nothing is left."""
         counts, events = dataset.counts, self._work.events
         reasons = Counter(record["nothing"] for record in dataset.read_records() if record["nothing"])
-        message = "; ".join(f"{counted(number, 'row')}: {reason}" for reason, number in sorted(reasons.items()))
+        message = "; ".join(
+            f"{format_counted_noun(number, 'row')}: {reason}" for reason, number in sorted(reasons.items())
+        )
         if not counts.trained_examples:
             what = f"nothing can be learnt from any training row ({message or 'there is none'})"
             raise DataError(what, hint=self._step.objective.hint(reasons) or "")
         if reasons:
             events.warning(f"not learnt: {message} (listed in training_examples.parquet)")
         if counts.cut:
-            rows = counted(counts.cut, "row was", "rows were")
+            rows = format_counted_noun(counts.cut, "row was", "rows were")
             events.warning(f"{rows} cut to {_limit(self._step.objective)} (listed in training_examples.parquet)")
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.artifacts.dataset import DatasetSummary, batches, columns, has_split
+from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches, read_split_columns
 from luthier.chat.messages import Example, prompt_of
 from luthier.core.artifact import Artifact
-from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.metrics.metric import Metric
 
@@ -30,10 +30,12 @@ USUAL_SHARE = 0.05
 """Share of the training rows that is held back when the data set has no validation split."""
 
 
-class HeldOut(BaseModel):
+class ValidationSettings(BaseModel):
     """Which rows are measured on while training goes on, how often, and what follows from it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     rows: Literal["auto", "validation"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     """`validation`: that split of the data set. A count, or a share below 1: training rows that are held back, chosen
@@ -85,7 +87,9 @@ class BestCheckpoint:
     """Measurements after the best one."""
 
 
-def after(held_out: HeldOut, before: BestCheckpoint, step: int, value: float | None) -> BestCheckpoint:
+def update_best_checkpoint(
+    held_out: ValidationSettings, before: BestCheckpoint, step: int, value: float | None
+) -> BestCheckpoint:
     """How things stand after a step and what was measured after it, when something was."""
     if value is None:
         return before
@@ -93,7 +97,7 @@ def after(held_out: HeldOut, before: BestCheckpoint, step: int, value: float | N
     return BestCheckpoint(step, value) if better else BestCheckpoint(before.step, before.value, before.since + 1)
 
 
-class Parted(NamedTuple):
+class HeldOutSplit(NamedTuple):
     """Places of rows in a split of the data set."""
 
     split: str
@@ -103,23 +107,23 @@ class Parted(NamedTuple):
     """Places of the training rows that may be learnt."""
 
 
-def part(held_out: HeldOut | None, data: Artifact, seed: int, used: int | None) -> Parted:
+def split_held_out(held_out: ValidationSettings | None, data: Artifact, seed: int, used: int | None) -> HeldOutSplit:
     """Which rows are held out; a share is one of the rows that are `used` (None: all)."""
     count = DatasetSummary.read(data).rows["train"]
     if held_out is None:
-        return Parted("train", (), range(count))
+        return HeldOutSplit("train", (), range(count))
     requested = held_out.rows
     if requested == "validation" or (requested == "auto" and has_split(data, "validation")):
         if not has_split(data, "validation"):
             hint = "set `split: {validation: 0.1}` in `prepare`, or hold back a share of the training rows"
             raise DataError("the data set has no validation split", where=_WHERE, hint=hint)
-        return Parted("validation", range(DatasetSummary.read(data).rows["validation"]), range(count))
+        return HeldOutSplit("validation", range(DatasetSummary.read(data).rows["validation"]), range(count))
     share = USUAL_SHARE if isinstance(requested, str) else requested
     number = share if isinstance(share, int) else max(1, round(share * min(count, used or count)))
     return _hold_back(data, seed, number)
 
 
-def _hold_back(data: Artifact, seed: int, requested: int) -> Parted:
+def _hold_back(data: Artifact, seed: int, requested: int) -> HeldOutSplit:
     """Whole units in the order of their hashes, until enough rows are held back."""
     import numpy
 
@@ -130,7 +134,7 @@ def _hold_back(data: Artifact, seed: int, requested: int) -> Parted:
         what = f"{requested} of {len(hashes)} training rows cannot be held back: nothing would be left to learn"
         raise DataError(what, where=_WHERE, hint="hold back fewer")
     held = hashes <= units[enough - 1]
-    return Parted("train", numpy.flatnonzero(held).tolist(), numpy.flatnonzero(~held).tolist())
+    return HeldOutSplit("train", numpy.flatnonzero(held).tolist(), numpy.flatnonzero(~held).tolist())
 
 
 def _places(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[numpy.uint64]]:
@@ -142,7 +146,7 @@ def _places(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[numpy.u
         unit = row["group"] if row["group"] is not None else _prompt(row["messages"])
         return xxhash.xxh3_64_intdigest(f"{seed}\0{unit}".encode())
 
-    found = (unit_hash(row) for row in columns(data, "train", "messages", "group"))
+    found = (unit_hash(row) for row in read_split_columns(data, "train", "messages", "group"))
     return numpy.fromiter(found, dtype=numpy.uint64)
 
 
@@ -154,16 +158,16 @@ def _prompt(messages: str) -> str:
 _WHERE = SourceLocation(field="validation.rows")
 
 
-def own_measure(metric: str | Metric, objective: Objective) -> bool:
+def is_objective_metric(metric: str | Metric, objective: Objective) -> bool:
     """Whether an objective measures it itself, of whatever rows it learns from."""
     name = metric if isinstance(metric, str) else metric.kind
     return name == "loss" or name in objective.measured
 
 
-def check_metric(held_out: HeldOut, data: Artifact, objective: Objective) -> None:
+def check_metric(held_out: ValidationSettings, data: Artifact, objective: Objective) -> None:
     """`RecipeError` when the deciding metric cannot be measured on the data set's task."""
     where, metric = SourceLocation(field="validation.metric"), held_out.metric
-    if own_measure(metric, objective):
+    if is_objective_metric(metric, objective):
         return
     if isinstance(metric, str):
         what = f"{metric} is measured on pairs of answers, and {objective.kind} learns from none"
@@ -175,7 +179,7 @@ def check_metric(held_out: HeldOut, data: Artifact, objective: Objective) -> Non
         raise RecipeError(f"{metric.kind} is about texts, not labels", where=where, hint="use loss")
 
 
-def read_labeled_examples(data: Artifact, parted: Parted) -> list[Example]:
+def read_labeled_examples(data: Artifact, parted: HeldOutSplit) -> list[Example]:
     """The held-out examples that have a question and a label."""
-    found = [one for some in batches(data, parted.split, parted.held) for one in some]
+    found = [one for some in read_example_batches(data, parted.split, parted.held) for one in some]
     return [one for one in found if one.label is not None and one.messages and prompt_of(one)]

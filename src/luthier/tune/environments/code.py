@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.environments.locked import run_all
+from luthier.tune.environments.locked import run_programs_locked
 
 _FENCE = re.compile(r"```(?:python|py)[^\S\n]*\n(.*?)```", re.DOTALL)
 _PRINTED = "import io as _io, sys as _sys\n_sys.stdout = _io.StringIO()\n{program}\nanswer = _sys.stdout.getvalue()\n"
@@ -32,12 +32,14 @@ class CodeEnvironment(Environment):
     def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """What each program printed."""
         programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
-        ran = iter(run_all([_PRINTED.format(program=one) for one in programs if one is not None], self.wall_s))
+        ran = iter(
+            run_programs_locked([_PRINTED.format(program=one) for one in programs if one is not None], self.wall_s)
+        )
         return [None if one is None else _told(next(ran)) for one in programs]
 
 
 def _told(ran: object) -> str:
-    from luthier.core.system.sandbox import Ran
+    from luthier.core.system.sandbox import SandboxResult
 
-    assert isinstance(ran, Ran), "programs are run by the sandbox"
+    assert isinstance(ran, SandboxResult), "programs are run by the sandbox"
     return (ran.answer.strip() or "(nothing was printed)") if ran.passed else f"error: {ran.why}"

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, RecipeError, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.environments.locked import run_all
+from luthier.tune.environments.locked import run_programs_locked
 
 _CALL = """
 import json as _json
@@ -50,7 +50,9 @@ class Python(Environment):
     def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """What the function says in each conversation."""
         source = self._file(base).read_text(encoding="utf-8")
-        ran = run_all([source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s)
+        ran = run_programs_locked(
+            [source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s
+        )
         found: list[str | None] = []
         for talk, one in zip(talks, ran, strict=True):
             if not one.passed:
@@ -62,7 +64,7 @@ class Python(Environment):
         return found
 
     def _file(self, base: Path) -> Path:
-        path = locate(self.path, base)
+        path = resolve_path(self.path, base)
         if not path.is_file():
             raise RecipeError(f"there is no file {self.path}", where=SourceLocation(field="rollout.environment.path"))
         return path

@@ -11,14 +11,22 @@ from pydantic import Field, model_validator
 from luthier.chat.messages import Example, Message, prompt_of
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
-from luthier.models.sequence_head import padding_of
-from luthier.tune.objective import NOTHING, Loss, Objective, ObjectiveContext, TrainingExample, by_lesson, row_sums
+from luthier.models.sequence_head import get_padding_id
+from luthier.tune.objective import (
+    NOTHING,
+    Loss,
+    Objective,
+    ObjectiveContext,
+    TrainingExample,
+    group_rows_by_example,
+    row_sums,
+)
 from luthier.tune.objectives.sft import TOO_LONG
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
     from luthier.models.packing.pack import Pack, TokenRow
 
 
@@ -86,7 +94,7 @@ class Classify(Objective):
             others = [others[at] for at in sorted(drawn.tolist())]
         return [example.label, *others]
 
-    def _scored(self, example: Example, options: Sequence[Encoded]) -> TrainingExample:
+    def _scored(self, example: Example, options: Sequence[EncodedChat]) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
         longest = max((len(row.ids) for row in options), default=0)
@@ -106,7 +114,7 @@ class Classify(Objective):
 
         number = numbers.get(example.label or "")
         why = _unfit(len(prompt) if number is not None else 0, self.max_length)
-        if not why and prompt[-1] == padding_of(text.tokenizer):
+        if not why and prompt[-1] == get_padding_id(text.tokenizer):
             why = "its prompt ends with the padding token, before which transformers would read the class"
         if why or number is None:
             return TrainingExample(id=example.id, nothing=why, cut=len(prompt) if len(prompt) > self.max_length else 0)
@@ -122,7 +130,7 @@ class Classify(Objective):
         """Minus the log-probability of the right class: normalized over a lesson's rows, of which it is the first."""
         if self.head == "sequence":
             return Loss(-logp.sum())
-        scores = by_lesson(row_sums(logp, pack), pack, missing=float("-inf"))
+        scores = group_rows_by_example(row_sums(logp, pack), pack, missing=float("-inf"))
         right = scores[:, 0]
         hits = float((right >= scores.detach().amax(1)).sum())
         return Loss((scores.logsumexp(1) - right).sum(), {"accuracy": hits})

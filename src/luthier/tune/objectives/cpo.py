@@ -11,10 +11,10 @@ from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
-    plain_loss,
-    ranking,
-    sides,
-    with_shares,
+    add_sft_weights,
+    compute_sft_loss,
+    count_correct_rankings,
+    split_chosen_rejected,
 )
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ class Cpo(PairObjective):
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
+        return add_sft_weights(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""
         sums = row_sums(logp, pack)
-        better, worse = sides(sums / row_tokens(pack) if self.loss_type == "ipo" else sums, pack)
+        better, worse = split_chosen_rejected(sums / row_tokens(pack) if self.loss_type == "ipo" else sums, pack)
         total = self._each(better - worse).sum()
-        measures = ranking(self.beta * better, self.beta * worse)
-        return Loss(total + plain_loss(logp, pack) if self.cpo_alpha else total, measures)
+        measures = count_correct_rankings(self.beta * better, self.beta * worse)
+        return Loss(total + compute_sft_loss(logp, pack) if self.cpo_alpha else total, measures)
 
     def _each(self, apart: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) differences."""

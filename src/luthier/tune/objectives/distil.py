@@ -78,12 +78,14 @@ class Distil(Objective):
 
     def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
         """The pack with the teacher's likeliest tokens: those that its rows bring along, else asked for now."""
-        from luthier.models.packing.logprobs import likeliest
+        from luthier.models.packing.logprobs import compute_top_tokens
 
         if pack.choices is not None:
             return replace(pack, temperature=self.temperature)
         assert teacher is not None, "the step opens the teacher that its objective needs"
-        return likeliest(teacher.model, pack, self.top_k, below=teacher.vocabulary, temperature=self.temperature)
+        return compute_top_tokens(
+            teacher.model, pack, self.top_k, below=teacher.vocabulary, temperature=self.temperature
+        )
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The weight of all learnt tokens."""
@@ -100,7 +102,7 @@ class Distil(Objective):
 
     def _apart(self, teacher: Tensor, student: Tensor) -> Tensor:
         """(N,) divergences, from (N, K) log-probabilities of the same tokens."""
-        p, q = with_rest(teacher), with_rest(student)
+        p, q = append_rest_logprob(teacher), append_rest_logprob(student)
         if self.divergence == "forward":
             return _kl(p, q)
         if self.divergence == "reverse":
@@ -112,7 +114,7 @@ class Distil(Objective):
         return beta * _kl(p, mixed) + (1 - beta) * _kl(q, mixed)
 
 
-def with_rest(logps: Tensor) -> Tensor:
+def append_rest_logprob(logps: Tensor) -> Tensor:
     """(N, K) log-probabilities with that of all other tokens behind them; what is within rounding of none counts as 8
     times the rounding of 1, without a gradient."""
     import torch

@@ -11,10 +11,10 @@ from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
-    plain_loss,
-    ranking,
-    sides,
-    with_shares,
+    add_sft_weights,
+    compute_sft_loss,
+    count_correct_rankings,
+    split_chosen_rejected,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class DpoObjective(PairObjective):
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, self.rpo_alpha) if self.rpo_alpha else list(rows)
+        return add_sft_weights(rows, self.rpo_alpha) if self.rpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs; as measures, how many are ranked right by the model's own reward, and the margin."""
@@ -80,11 +80,11 @@ class DpoObjective(PairObjective):
         ratios = row_sums(logp - reference.to(logp), pack)
         if self.normalize == "mean" or (self.normalize == "auto" and self.loss_type == "ipo"):
             ratios = ratios / row_tokens(pack)
-        chosen, rejected = sides(ratios, pack)
+        chosen, rejected = split_chosen_rejected(ratios, pack)
         total = self._each(chosen, rejected).sum()
         if self.rpo_alpha:
-            total = total + plain_loss(logp, pack)
-        return Loss(total, ranking(self.beta * chosen, self.beta * rejected))
+            total = total + compute_sft_loss(logp, pack)
+        return Loss(total, count_correct_rankings(self.beta * chosen, self.beta * rejected))
 
     def _each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) log-ratios."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.policy import PolicyLoss, clipped, of_sequence, outside
+from luthier.tune.policy import PolicyLoss, average_row_log_ratio, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,14 +70,20 @@ class Grpo(PolicyLoss):
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """The answer's, at each of its tokens."""
-        from luthier.tune.rollout.scores import SMALL, by_reward, deviation, even, mean
+        from luthier.tune.rollout.scores import (
+            SMALL,
+            compute_nan_mean,
+            compute_nan_std,
+            normalize_each_reward,
+            spread_over_tokens,
+        )
 
         if self.apart:
-            return even(by_reward(judged), judged.lengths)
-        apart = judged.rewards - mean(judged.rewards, 1)
+            return spread_over_tokens(normalize_each_reward(judged), judged.lengths)
+        apart = judged.rewards - compute_nan_mean(judged.rewards, 1)
         if self.scale_rewards != "none":
-            apart = apart / (deviation(judged.rewards, 1 if self.scale_rewards == "group" else None) + SMALL)
-        return even(apart, judged.lengths)
+            apart = apart / (compute_nan_std(judged.rewards, 1 if self.scale_rewards == "group" else None) + SMALL)
+        return spread_over_tokens(apart, judged.lengths)
 
     def weight(self, tokens: int) -> float:
         """How much each token of an answer of so many counts."""
@@ -92,6 +98,6 @@ class Grpo(PolicyLoss):
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides."""
         apart = logp - old
-        ratio = (of_sequence(apart, pack) if self.importance_sampling_level == "sequence" else apart).exp()
+        ratio = (average_row_log_ratio(apart, pack) if self.importance_sampling_level == "sequence" else apart).exp()
         bounds = self.epsilon, self.epsilon_high
-        return clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
+        return compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.chat.messages import Example, prompt_of
-from luthier.chat.preference import WANTED, is_pair, wanted_of
+from luthier.chat.preference import WANTED, desirable_label_of, is_pair
 from luthier.tune.objective import (
     NOTHING,
     REFERENCE,
@@ -17,15 +17,15 @@ from luthier.tune.objective import (
     Objective,
     ObjectiveContext,
     TrainingExample,
-    of_rows,
+    get_row_values,
     row_sums,
 )
-from luthier.tune.preference import RATE_SHARE, answer_lesson
+from luthier.tune.preference import RATE_SHARE, build_answer_example
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
     from luthier.models.packing.pack import Pack, TokenRow
 
 PAIRED = "it is a pair of answers"
@@ -77,19 +77,21 @@ class Kto(Objective):
         rows_by_id = {one.id: rows[at :: len(fit)] for at, one in enumerate(fit)}
         return [self._lesson(example, rows_by_id, len(fit)) for example in examples]
 
-    def _lesson(self, example: Example, rows_by_id: dict[str, list[Encoded]], count: int) -> TrainingExample:
+    def _lesson(self, example: Example, rows_by_id: dict[str, list[EncodedChat]], count: int) -> TrainingExample:
         if why := self._unfit(example):
             return TrainingExample(id=example.id, nothing=why)
         if self.loss_type == "kto" and count < 2:
             return TrainingExample(id=example.id, nothing=ALONE)
         own, *other = rows_by_id[example.id]
-        lesson = answer_lesson(example.id, [own, *(_begun(one, self.max_length) for one in other)], self.max_length)
-        good = float(wanted_of(example, self.label) or False)
+        lesson = build_answer_example(
+            example.id, [own, *(_begun(one, self.max_length) for one in other)], self.max_length
+        )
+        good = float(desirable_label_of(example, self.label) or False)
         rows = [replace(row, token_values={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
         return replace(lesson, rows=tuple(rows))
 
     def _unfit(self, example: Example) -> str:
-        if wanted_of(example, self.label) is None:
+        if desirable_label_of(example, self.label) is None:
             return PAIRED if is_pair(example) else UNSAID
         if example.messages[-1].role != "assistant":
             return "it has no answer"
@@ -127,17 +129,17 @@ class Kto(Objective):
         """The sum over the answers; as measures the drift, and how much good ones are rewarded beside bad ones."""
         assert reference is not None, "the rows bear what the model was"
         rewards = self.beta * row_sums(logp - reference.to(logp), pack)
-        sign = 2 * of_rows(_GOOD, pack).to(logp) - 1
-        drift = self.beta * of_rows(_DRIFT, pack).to(logp) if self.loss_type == "kto" else rewards.new_zeros(())
+        sign = 2 * get_row_values(_GOOD, pack).to(logp) - 1
+        drift = self.beta * get_row_values(_DRIFT, pack).to(logp) if self.loss_type == "kto" else rewards.new_zeros(())
         losses = 1 - (sign * (rewards - drift)).sigmoid()
         weights = losses.new_tensor(self.desirable_weight).where(sign > 0, losses.new_tensor(self.undesirable_weight))
         measures = {"margin": float((sign * rewards.detach()).sum())}
         if self.loss_type == "kto":
-            measures["drift"] = float(of_rows(_DRIFT, pack).sum())
+            measures["drift"] = float(get_row_values(_DRIFT, pack).sum())
         return Loss((weights * losses).sum(), measures)
 
 
-def _begun(row: Encoded, limit: int) -> Encoded:
+def _begun(row: EncodedChat, limit: int) -> EncodedChat:
     """The beginning of a row: another's long answer measures the drift as well by it, and leaves nobody out (as in
     TRL)."""
     return replace(row, ids=row.ids[:limit], loss_mask=row.loss_mask[:limit])

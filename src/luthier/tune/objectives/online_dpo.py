@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from luthier.tune.objective import REFERENCE, Loss, row_sums
-from luthier.tune.policy import ADVANTAGE, Policy
-from luthier.tune.preference import ranking, sides
+from luthier.tune.policy import ADVANTAGE, PolicyObjective
+from luthier.tune.preference import count_correct_rankings, split_chosen_rejected
 from luthier.tune.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.scores import RolloutBatch
 
 
-class OnlineDpo(Policy):
+class OnlineDpo(PolicyObjective):
     """DPO on pairs that the model writes and the rewards judge, averaged over the pairs of a step (Guo et al., 2024).
 
     With c and r the log-ratios between the model and the model as it began, of the best answer to a prompt and of the
@@ -56,14 +56,14 @@ class OnlineDpo(Policy):
         """1 for the best answer to a prompt, -1 for the worst, of equal ones the first; else 0."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import even
+        from luthier.tune.rollout.scores import spread_over_tokens
 
         worth = np.where(judged.lengths > 0, judged.scores, np.nan)
         marks = np.zeros_like(worth)
         for prompt, row in enumerate(worth):
             if np.isfinite(row).any() and np.nanmax(row) > np.nanmin(row):
                 marks[prompt, np.nanargmax(row)], marks[prompt, np.nanargmin(row)] = 1.0, -1.0
-        return even(marks, judged.lengths)
+        return spread_over_tokens(marks, judged.lengths)
 
     @property
     def trained_completions(self) -> int:
@@ -93,7 +93,7 @@ class OnlineDpo(Policy):
         from torch.nn.functional import logsigmoid
 
         ratios = row_sums(logp - pack.token_values[REFERENCE].to(logp), pack)
-        best, worst = sides(ratios, pack)
+        best, worst = split_chosen_rejected(ratios, pack)
         apart = best - worst
         each = -logsigmoid(self.beta * apart) if self.loss_type == "sigmoid" else (apart - 1 / (2 * self.beta)) ** 2
-        return Loss(each.sum(), ranking(self.beta * best, self.beta * worst))
+        return Loss(each.sum(), count_correct_rankings(self.beta * best, self.beta * worst))

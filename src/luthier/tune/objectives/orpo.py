@@ -12,10 +12,10 @@ from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
-    plain_loss,
-    ranking,
-    sides,
-    with_shares,
+    add_sft_weights,
+    compute_sft_loss,
+    count_correct_rankings,
+    split_chosen_rejected,
 )
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ class Orpo(PairObjective):
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, 1.0)
+        return add_sft_weights(rows, 1.0)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""
         from torch.nn.functional import logsigmoid
 
         odds = _log_odds(row_sums(logp, pack) / row_tokens(pack))
-        better, worse = sides(odds, pack)
-        total = plain_loss(logp, pack) - self.weight * logsigmoid(better - worse).sum()
-        return Loss(total, ranking(better, worse))
+        better, worse = split_chosen_rejected(odds, pack)
+        total = compute_sft_loss(logp, pack) - self.weight * logsigmoid(better - worse).sum()
+        return Loss(total, count_correct_rankings(better, worse))
 
 
 def _log_odds(logp: Tensor) -> Tensor:

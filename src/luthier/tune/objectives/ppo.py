@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import ADVANTAGE, RETURN, VALUE, clipped, outside
+from luthier.tune.policy import ADVANTAGE, RETURN, VALUE, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,19 +65,19 @@ class Ppo(ActorCritic):
         """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import whitened
+        from luthier.tune.rollout.scores import whiten_values
 
         here = (~np.isnan(judged.scores)).ravel().tolist()
         if judged.alike:
             return [[0.0] * len(some) for some in ahead]
         if self.whiten:
-            return whitened(ahead, here)
+            return whiten_values(ahead, here)
         return [some if is_here else [0.0] * len(some) for some, is_here in zip(ahead, here, strict=True)]
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides, and below where that is wanted."""
         ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
-        each, beyond = clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
+        each, beyond = compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
         if self.dual_clip is None:
             return each, beyond
         worst = -self.dual_clip * advantage

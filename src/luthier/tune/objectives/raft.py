@@ -36,12 +36,12 @@ class Raft(ByToken):
         """1 for an answer that is learnt, else 0."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import even
+        from luthier.tune.rollout.scores import spread_over_tokens
 
         worth = np.nan_to_num(judged.rewards, nan=-np.inf)
         rank = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1, kind="stable")
         good = ~judged.flat[:, None] if self.min is None else worth >= self.min
-        return even(((rank < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
+        return spread_over_tokens(((rank < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
 
     @property
     def trained_completions(self) -> int:

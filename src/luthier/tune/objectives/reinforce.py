@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import ByToken, clipped, outside
+from luthier.tune.policy import ByToken, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,22 +39,22 @@ class ReinforcePlusPlus(ByToken):
         """What is still to come at each token, normalized."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import even, mean, whitened
+        from luthier.tune.rollout.scores import compute_nan_mean, spread_over_tokens, whiten_values
 
-        worth = judged.scores - mean(judged.scores, 1) if self.baseline == "group" else judged.scores
+        worth = judged.scores - compute_nan_mean(judged.scores, 1) if self.baseline == "group" else judged.scores
         present = ~np.isnan(worth).ravel()
-        ahead = even(worth, judged.lengths)
+        ahead = spread_over_tokens(worth, judged.lengths)
         if judged.kl is not None:
             ahead = [
                 [one - cost for one, cost in zip(some, _to_come(costs), strict=True)]
                 for some, costs in zip(ahead, judged.kl, strict=True)
             ]
-        return whitened(ahead, present.tolist())
+        return whiten_values(ahead, present.tolist())
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides."""
         ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
-        return clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
+        return compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
 
 
 def _to_come(costs: Sequence[float]) -> list[float]:

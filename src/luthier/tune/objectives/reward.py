@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Example
-from luthier.chat.preference import PreferencePair, number_of
+from luthier.chat.preference import PreferencePair, column_number_of
 from luthier.core.errors import DataError, SourceLocation
-from luthier.models.sequence_head import REWARD, padding_of, without_padding
-from luthier.tune.objective import NOTHING, Loss, ObjectiveContext, TrainingExample, by_lesson, of_rows, row_sums
-from luthier.tune.preference import PairObjective, Read, pair_lessons, ranking
+from luthier.models.sequence_head import REWARD, get_padding_id, strip_padding
+from luthier.tune.objective import (
+    NOTHING,
+    Loss,
+    ObjectiveContext,
+    TrainingExample,
+    get_row_values,
+    group_rows_by_example,
+    row_sums,
+)
+from luthier.tune.preference import PairObjective, Read, build_pair_examples, count_correct_rankings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +49,7 @@ class RewardObjective(PairObjective):
     """What gives the number. `sequence`: a new linear layer. `verdict`: log p(yes) - log p(no) of what the model, which
     stays a language model, would answer to `verdict.rubric`; it knows something of good answers before it has learnt
     anything, and costs a few more tokens to read."""
-    verdict: Verdict = Verdict()
+    verdict: YesNoJudgePrompt = YesNoJudgePrompt()
     """What the model is asked under `head: verdict`, and the words of its answer."""
     margin: str | None = None
     """A column that says by how much the preferred answer is better; the rewards must then differ by `scale` times as
@@ -73,10 +81,10 @@ class RewardObjective(PairObjective):
         """For each example the whole conversations of its two answers, the preferred one first; or, of either answer,
         what is asked with yes and with no."""
         if self.head == "verdict":
-            found = pair_lessons(examples, text, self.max_length, self._both_verdicts)
+            found = build_pair_examples(examples, text, self.max_length, self._both_verdicts)
         else:
-            found = pair_lessons(examples, text, self.max_length)
-        pad = padding_of(text.tokenizer)
+            found = build_pair_examples(examples, text, self.max_length)
+        pad = get_padding_id(text.tokenizer)
         return [self._scored(*one, pad) for one in zip(examples, found, strict=True)]
 
     def _both_verdicts(self, example: Example, pair: PreferencePair) -> list[Read]:
@@ -99,7 +107,7 @@ class RewardObjective(PairObjective):
     def _margin(self, example: Example) -> float:
         if self.margin is None:
             return 0.0
-        found = number_of(example, self.margin)
+        found = column_number_of(example, self.margin)
         if found is None or found < 0:
             origin = example.origin
             where = SourceLocation(file=origin.file, line=origin.line, field=self.margin)
@@ -112,7 +120,7 @@ class RewardObjective(PairObjective):
         from torch.nn.functional import logsigmoid
 
         better, worse = self._rewards(logp, pack)
-        margin = by_lesson(of_rows(_MARGIN, pack).to(logp), pack, missing=0.0)[:, 0]
+        margin = group_rows_by_example(get_row_values(_MARGIN, pack).to(logp), pack, missing=0.0)[:, 0]
         losses = -logsigmoid(better - worse - margin)
         if self.ties == "learn" and self.margin is not None:
             either = -(logsigmoid(better - worse) + logsigmoid(worse - better)) / 2
@@ -120,19 +128,21 @@ class RewardObjective(PairObjective):
         total = losses.sum()
         if self.center:
             total = total + self.center * ((better + worse) ** 2).sum()
-        return Loss(total, ranking(better, worse))
+        return Loss(total, count_correct_rankings(better, worse))
 
     def _rewards(self, logp: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """(pairs,) rewards of the preferred answers and (pairs,) of the others."""
         if self.head == "sequence":
-            rewards = by_lesson(logp, pack, missing=0.0)
+            rewards = group_rows_by_example(logp, pack, missing=0.0)
         else:
-            verdict_logps = by_lesson(row_sums(logp, pack), pack, missing=0.0)  # (pairs, 4): yes, no, yes, no
+            verdict_logps = group_rows_by_example(
+                row_sums(logp, pack), pack, missing=0.0
+            )  # (pairs, 4): yes, no, yes, no
             rewards = verdict_logps[:, ::2] - verdict_logps[:, 1::2]
         return rewards[:, 0], rewards[:, 1]
 
 
 def _whole(row: TokenRow, pad: int | None) -> TokenRow:
     """A whole conversation, read where transformers reads it, and the number of the one output."""
-    ids = without_padding(row.ids, pad)
+    ids = strip_padding(row.ids, pad)
     return replace(row, ids=[*ids, 0], loss_weights=[0.0] * len(ids) + [1.0])

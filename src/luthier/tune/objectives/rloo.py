@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import PolicyLoss, clipped, outside
+from luthier.tune.policy import PolicyLoss, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,17 +33,23 @@ class Rloo(PolicyLoss):
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """The answer's, at each of its tokens."""
-        from luthier.tune.rollout.scores import SMALL, deviation, even, mean, others
+        from luthier.tune.rollout.scores import (
+            SMALL,
+            compute_leave_one_out_mean,
+            compute_nan_mean,
+            compute_nan_std,
+            spread_over_tokens,
+        )
 
-        apart = judged.rewards - others(judged.rewards)
+        apart = judged.rewards - compute_leave_one_out_mean(judged.rewards)
         if self.normalize:
-            apart = (apart - mean(apart)) / (deviation(apart) + SMALL)
-        return even(apart, judged.lengths)
+            apart = (apart - compute_nan_mean(apart)) / (compute_nan_std(apart) + SMALL)
+        return spread_over_tokens(apart, judged.lengths)
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """That of the answer, at each of its tokens: they share its weight of 1."""
         apart = logp - old
         ratio = apart.new_zeros(pack.rows).index_add(0, pack.path, apart).exp()[pack.path]
-        return clipped(ratio, advantage, self.epsilon, self.epsilon), outside(
+        return compute_clipped_loss(ratio, advantage, self.epsilon, self.epsilon), mark_clipped_tokens(
             ratio, advantage, self.epsilon, self.epsilon
         )

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.chat.messages import Example, Message
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.tune.objective import FIRST, NOTHING, Loss, Objective, ObjectiveContext, TrainingExample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.chat.tokenizer import ChatTokenizer, Encoded
+    from luthier.chat.tokenizer import ChatTokenizer, EncodedChat
     from luthier.models.packing.pack import Pack, TokenRow
 
 UNWANTED = "its label is false: nobody wants this answer"
@@ -28,7 +28,7 @@ TOO_LONG = "longer than {limit} tokens"
 class TurnSelector(BaseModel):
     """Assistant turns by what the data says of them; `*` stands for any characters."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     tag: str | None = Field(default=None, min_length=1)
     """The message's `tag`."""
@@ -90,10 +90,10 @@ class Sft(Objective):
         )
         return [self._lesson(example, row) for example, row in zip(examples, rows, strict=True)]
 
-    def _lesson(self, example: Example, row: Encoded) -> TrainingExample:
+    def _lesson(self, example: Example, row: EncodedChat) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
-        key, weight = example.id, weight_of(example, self.weight)
+        key, weight = example.id, read_example_weight(example, self.weight)
         if example.meta.get("label") is False:
             return TrainingExample(id=key, nothing=UNWANTED)
         if not weight:
@@ -119,7 +119,7 @@ class Sft(Objective):
         return Loss(-(logp * weights).sum(), measures)
 
 
-def weight_of(example: Example, column: str | None) -> float:
+def read_example_weight(example: Example, column: str | None) -> float:
     """How much an example counts: 1, or the number in a column of its data; `DataError` when that is none."""
     if column is None:
         return 1.0

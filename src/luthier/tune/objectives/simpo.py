@@ -11,10 +11,10 @@ from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
-    plain_loss,
-    ranking,
-    sides,
-    with_shares,
+    add_sft_weights,
+    compute_sft_loss,
+    count_correct_rankings,
+    split_chosen_rejected,
 )
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class Simpo(PairObjective):
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The rows with the factors of the plain loss."""
-        return with_shares(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
+        return add_sft_weights(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""
         from torch.nn.functional import logsigmoid
 
-        better, worse = sides(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
+        better, worse = split_chosen_rejected(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
         total = -logsigmoid(better - worse - self.gamma).sum()
-        return Loss(total + plain_loss(logp, pack) if self.cpo_alpha else total, ranking(better, worse))
+        return Loss(
+            total + compute_sft_loss(logp, pack) if self.cpo_alpha else total, count_correct_rankings(better, worse)
+        )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Optimizer, Shapes, TrainableParameter, groups
-from luthier.tune.technique import Rate
+from luthier.tune.optimizer import Optimizer, Shapes, TrainableParameter, build_parameter_groups
+from luthier.tune.technique import LearningRate
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,10 @@ class Adafactor(Optimizer):
 
         return [
             torch.optim.Adafactor(
-                groups(moving, self.weight_decay), beta2_decay=self.decay, d=self.clip, eps=(None, self.least_size)
+                build_parameter_groups(moving, self.weight_decay),
+                beta2_decay=self.decay,
+                d=self.clip,
+                eps=(None, self.least_size),
             )
         ]
 
@@ -53,10 +56,10 @@ class Adafactor(Optimizer):
         """One fp32 number for each row and column, or for each number of a vector, and a count for each tensor."""
         return sum(4 * _averages(shape) + 4 for shape in shapes.values())
 
-    def rate(self, technique: Rate) -> Rate:
+    def rate(self, technique: LearningRate) -> LearningRate:
         """The step that AdamW would make, over the usual size of weights."""
         why = f"{technique.why}; over {SIZE:g}, since Adafactor's steps are relative to the size of weights"
-        return Rate(float(f"{technique.value / SIZE:.3g}"), why)
+        return LearningRate(float(f"{technique.value / SIZE:.3g}"), why)
 
 
 def _averages(shape: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,11 @@ class AdamW(Optimizer):
         """Torch's own, all weights in one kernel."""
         import torch
 
-        return [torch.optim.AdamW(groups(moving, self.weight_decay), betas=self.betas, eps=self.eps, fused=True)]
+        return [
+            torch.optim.AdamW(
+                build_parameter_groups(moving, self.weight_decay), betas=self.betas, eps=self.eps, fused=True
+            )
+        ]
 
     def state_bytes(self, shapes: Shapes) -> int:
         """Two fp32 numbers for each weight, and a count of steps for each tensor."""

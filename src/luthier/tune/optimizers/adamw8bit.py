@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups
 from luthier.tune.optimizers.adamw import AdamW
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ class AdamW8bit(Optimizer):
         small = [one for one in moving if not _large(one.weight.shape)]
         found: list[torch.optim.Optimizer] = self._plain().begin(small) if small else []
         if large:
-            found.append(BlockwiseAdamW(groups(large, self.weight_decay), betas=self.betas, eps=self.eps, block=BLOCK))
+            found.append(
+                BlockwiseAdamW(
+                    build_parameter_groups(large, self.weight_decay), betas=self.betas, eps=self.eps, block=BLOCK
+                )
+            )
         return found
 
     def _plain(self) -> AdamW:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups, is_hidden_matrix
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups, is_hidden_matrix
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.technique import Rate
+from luthier.tune.technique import LearningRate
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class Muon(Optimizer):
         found: list[torch.optim.Optimizer] = self._plain().begin(rest) if rest else []
         if inner:
             muon = torch.optim.Muon(
-                groups(inner, self.weight_decay),
+                build_parameter_groups(inner, self.weight_decay),
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 ns_steps=self.iterations,
@@ -67,6 +67,6 @@ class Muon(Optimizer):
         rest = {name: shape for name, shape in shapes.items() if name not in inner}
         return sum(4 * math.prod(shape) for shape in inner.values()) + self._plain().state_bytes(rest)
 
-    def rate(self, technique: Rate) -> Rate:
+    def rate(self, technique: LearningRate) -> LearningRate:
         """AdamW's: updates are scaled to its usual length, so that its rates carry over (Liu et al., 2025)."""
         return technique._replace(why=f"{technique.why}; Muon's updates are scaled to AdamW's length")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, groups
+from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,11 @@ class ScheduleFree(Optimizer):
         from schedulefree import AdamWScheduleFree
 
         made = AdamWScheduleFree(
-            groups(moving, self.weight_decay), betas=self.betas, eps=self.eps, r=self.power, foreach=False
+            build_parameter_groups(moving, self.weight_decay),
+            betas=self.betas,
+            eps=self.eps,
+            r=self.power,
+            foreach=False,
         )
         made.train()
         return [made]

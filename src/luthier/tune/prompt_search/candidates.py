@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from luthier.chat.messages import Example, Message, question_of
+from luthier.chat.messages import Example, Message, user_text_of
 from luthier.chat.prompt import PromptPrefix
 
 FRAMES = (
@@ -58,7 +58,7 @@ class PromptCandidate:
         return ", ".join(dict.fromkeys((self.origin, self.how)))
 
 
-def pairs(
+def combine_candidates(
     first: PromptPrefix, instructions: Sequence[Instruction], sets: Sequence[ExampleSet]
 ) -> list[PromptCandidate]:
     """The model's prompt as it is, then every instruction with every set; each prompt once."""
@@ -73,7 +73,7 @@ def pairs(
     return list(found.values())
 
 
-def instructions(given: Sequence[str], own: str | None, labels: Sequence[str], *, vary: bool) -> list[Instruction]:
+def list_instructions(given: Sequence[str], own: str | None, labels: Sequence[str], *, vary: bool) -> list[Instruction]:
     """The rows' own, those given, and (`vary`) both said otherwise; `own` is what all rows share, if they do."""
     recipe_instructions = [
         Instruction(text, f"instruction {number} of the recipe") for number, text in enumerate(given, start=1)
@@ -87,7 +87,7 @@ def instructions(given: Sequence[str], own: str | None, labels: Sequence[str], *
     return found
 
 
-def own_instruction(examples: Sequence[Example]) -> str | None:
+def find_shared_instruction(examples: Sequence[Example]) -> str | None:
     """The system message that all rows begin with, when they share one."""
     firsts = {example.messages[0].content if example.messages[0].role == "system" else "" for example in examples}
     return firsts.pop() or None if len(firsts) == 1 else None
@@ -104,13 +104,16 @@ def example_sets(
             found.append(ExampleSet((), "no examples"))
         elif count <= len(able):
             found += [
-                ExampleSet(balanced(able, count, seed, draw), f"draw {draw} of {count}") for draw in range(1, draws + 1)
+                ExampleSet(draw_balanced_examples(able, count, seed, draw), f"draw {draw} of {count}")
+                for draw in range(1, draws + 1)
             ]
-            found += [ExampleSet(closest(able, held, count, seed), f"{NEAREST} {count}")] if nearest else []
+            found += (
+                [ExampleSet(choose_closest_examples(able, held, count, seed), f"{NEAREST} {count}")] if nearest else []
+            )
     return found
 
 
-def balanced(pool: Sequence[Example], count: int, seed: int, draw: int) -> tuple[Example, ...]:
+def draw_balanced_examples(pool: Sequence[Example], count: int, seed: int, draw: int) -> tuple[Example, ...]:
     """Examples drawn by the seed, of each class as many as of any other (one more or less), in a drawn order."""
     chance = random.Random(f"{seed}/{count}/{draw}")
     queues = [chance.sample(rows, len(rows)) for rows in _by_class(pool)]
@@ -120,14 +123,16 @@ def balanced(pool: Sequence[Example], count: int, seed: int, draw: int) -> tuple
     return tuple(taken)
 
 
-def closest(pool: Sequence[Example], held: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:
+def choose_closest_examples(
+    pool: Sequence[Example], held: Sequence[Example], count: int, seed: int
+) -> tuple[Example, ...]:
     """Examples, balanced by class, that leave every held-back row one as near as can be: chosen greedily, each time the
     one that raises the sum over held-back rows of the nearest example's similarity most (facility location)."""
     import numpy
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(sublinear_tf=True)
-    rows = vectorizer.fit_transform([question_of(example) or "-" for example in [*pool, *held]])
+    rows = vectorizer.fit_transform([user_text_of(example) or "-" for example in [*pool, *held]])
     near = (rows[: len(pool)] @ rows[len(pool) :].T).toarray()  # (pool, held), cosine similarity
     index_by_id = {example.id: at for at, example in enumerate(pool)}
     classes = [[index_by_id[example.id] for example in rows_of_class] for rows_of_class in _by_class(pool)]

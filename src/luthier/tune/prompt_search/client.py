@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from luthier.chat.messages import Example, Message, answer_of, prompt_of
 from luthier.chat.prompt import PromptPrefix
 from luthier.metrics.metric import EvalPredictions
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
@@ -19,7 +19,7 @@ PROPOSAL_TOP_P = 0.95
 """A model on this machine draws proposals from the likeliest tokens that together have this share."""
 
 
-class Asker:
+class PromptedClient:
     """Answers rows with a prompt in front; `options` is what is said for each label, empty for texts."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Asker:
     @property
     def context(self) -> int | None:
         """Tokens that the model reads at most, when that is known."""
-        return describe(base_folder(self._lm.artifact)).context if isinstance(self._lm, LocalLM) else None
+        return describe_model_folder(base_folder(self._lm.artifact)).context if isinstance(self._lm, LocalLM) else None
 
     @property
     def scores(self) -> bool:

@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING
 
 from luthier.core.errors import InputError, ModelError, SourceLocation
 from luthier.core.step import Forecast, PlanContext
-from luthier.models.cost import ABOUT, BASE_BYTES, RowEstimate, flops_per_s, has_head, kernel_bytes, model_of, rows_of
-from luthier.models.describe import Description
-from luthier.models.load import cpu_has_bf16, has_network, is_remote, no_network
+from luthier.models.cost import (
+    ABOUT,
+    BASE_BYTES,
+    RowEstimate,
+    describe_step_model,
+    estimate_kernel_bytes,
+    estimate_rows,
+    has_sequence_head,
+    measure_flops_per_s,
+)
+from luthier.models.describe import ModelDescription
+from luthier.models.load import cpu_has_bf16, has_network, is_remote_input, no_network_error
 from luthier.tune.prompt_search.candidates import FRAMES
 
 if TYPE_CHECKING:
@@ -22,7 +31,7 @@ START_S = 10.0
 def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested: int | None) -> Forecast:
     """Seconds, peak bytes and tokens of a search; of an endpoint, tokens and calls."""
     _check(technique, plan_context)
-    rows = rows_of(requested, plan_context)
+    rows = estimate_rows(requested, plan_context)
     if rows is None:
         return Forecast(how="unknown until the data are here")
     held = min(technique.held_back, rows.number // 2)
@@ -31,19 +40,19 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
     scored = _scored(technique, rows.number)
     shown = _shown(technique) * rows.tokens
     tokens = round(scored * (rows.tokens + shown))
-    if is_remote(plan_context):
+    if is_remote_input(plan_context):
         calls = scored + technique.proposals
         return Forecast(tokens=tokens, how=f"at most {calls:,} calls to an endpoint; {rows.how}")
-    model = model_of(plan_context)
+    model = describe_step_model(plan_context)
     if model is None:
         return Forecast(tokens=tokens, how="unknown until the model is here")
-    kernels = kernel_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
+    kernels = estimate_kernel_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
     peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernels
     if rate := _pace(plan_context, model):
         how = f"{scored:,} rows at {rate:.1f} a second, as in the last search"
         return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
     flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
-    seconds = START_S + flops / flops_per_s(bf16=cpu_has_bf16())
+    seconds = START_S + flops / measure_flops_per_s(bf16=cpu_has_bf16())
     how = f"{scored:,} scored rows; {rows.how}; speed from matrix products on this machine"
     return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
 
@@ -51,27 +60,27 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
 def _check(technique: PromptSearch, plan_context: PlanContext) -> None:
     """Refuse a model that writes nothing, and what changes nothing for an endpoint."""
     if not has_network(plan_context):
-        raise no_network("the model")
-    if has_head(plan_context):
-        raise writes_nothing("this model")
-    if is_remote(plan_context) and technique.normalize != "sum":
-        raise useless_far()
+        raise no_network_error("the model")
+    if has_sequence_head(plan_context):
+        raise no_generation_error("this model")
+    if is_remote_input(plan_context) and technique.normalize != "sum":
+        raise useless_normalize_error()
 
 
-def writes_nothing(name: str) -> ModelError:
+def no_generation_error(name: str) -> ModelError:
     """A model with a head of its own."""
     what = f"{name} names classes by a head of its own, and writes no answer to a prompt"
     return ModelError(what, where=SourceLocation(field="model"), hint="search with the model that it was tuned from")
 
 
-def useless_far() -> InputError:
+def useless_normalize_error() -> InputError:
     """An endpoint gives no scores that could be made alike."""
     return InputError(
         "changes nothing for an endpoint", where=SourceLocation(field="technique.normalize"), hint="leave it out"
     )
 
 
-def _pace(plan_context: PlanContext, model: Description) -> float:
+def _pace(plan_context: PlanContext, model: ModelDescription) -> float:
     """Rows a second of the last search with a model of about this size, in terms of this one's; 0 where none was."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         times = float(measures.get("parameters", 0.0)) / model.parameters

@@ -37,7 +37,7 @@ class RoundScore:
     goes_on: bool
 
 
-def rounds(prompts: int, rows: int, first: int) -> list[RaceRound]:
+def build_race_rounds(prompts: int, rows: int, first: int) -> list[RaceRound]:
     """The rounds when the first one asks `first` rows: the last one asks all of them, of two prompts at least."""
     found = [RaceRound(prompts, min(first, rows))]
     while found[-1].rows < rows:
@@ -46,15 +46,15 @@ def rounds(prompts: int, rows: int, first: int) -> list[RaceRound]:
     return found
 
 
-def cost(plan: Sequence[RaceRound]) -> int:
+def count_asked_rows(plan: Sequence[RaceRound]) -> int:
     """Rows that are asked in all: those answered in an earlier round are kept."""
     before = [0, *(one.rows for one in plan[:-1])]
     return sum(one.prompts * (one.rows - already_scored) for one, already_scored in zip(plan, before, strict=True))
 
 
-def enough_for(prompts: int, rows: int) -> int:
+def compute_smallest_budget(prompts: int, rows: int) -> int:
     """The smallest budget with which so many prompts are all tried."""
-    return cost(rounds(prompts, rows, min(FIRST_ROWS, rows)))
+    return count_asked_rows(build_race_rounds(prompts, rows, min(FIRST_ROWS, rows)))
 
 
 def plan_rounds(prompts: int, rows: int, budget: int) -> list[RaceRound]:
@@ -64,15 +64,19 @@ def plan_rounds(prompts: int, rows: int, budget: int) -> list[RaceRound]:
     """
     least = min(FIRST_ROWS, rows)
     for count in range(prompts, 0, -1):
-        if enough_for(count, rows) <= budget:
+        if compute_smallest_budget(count, rows) <= budget:
             return max(
-                (plan for first in range(least, rows + 1) if cost(plan := rounds(count, rows, first)) <= budget),
+                (
+                    plan
+                    for first in range(least, rows + 1)
+                    if count_asked_rows(plan := build_race_rounds(count, rows, first)) <= budget
+                ),
                 key=lambda plan: plan[0].rows,
             )
     raise ValueError(f"a budget of {budget} does not ask {rows} rows once")
 
 
-def race(
+def run_race(
     plan: Sequence[RaceRound],
     answer: Callable[[int, int, int], EvalPredictions],
     metric: Metric,

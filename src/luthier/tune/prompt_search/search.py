@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.training import TrainingRecord
-from luthier.chat.messages import Example, Message, answer_of, question_of, said_for
+from luthier.chat.messages import Example, Message, answer_of, answer_text_by_label, user_text_of
 from luthier.chat.prompt import PromptPrefix
-from luthier.core.component import member
+from luthier.core.component import component_of_kind
 from luthier.core.errors import DataError, InputError, SourceLocation
-from luthier.core.events import counted
-from luthier.core.files import write_aside
-from luthier.core.hashing import canonical
+from luthier.core.events import format_counted_noun
+from luthier.core.files import write_atomically
+from luthier.core.hashing import canonical_json
 from luthier.core.step import StepContext
 from luthier.metrics.metric import EvalPredictions, Metric
-from luthier.models.describe import describe
+from luthier.models.describe import describe_model_folder
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
-from luthier.models.load import Dtype, base_folder, is_endpoint, name_of, outputs_of
+from luthier.models.load import Dtype, base_folder, get_model_name, get_output_classes, is_endpoint
 from luthier.tune.prompt_search.candidates import (
     Instruction,
     PromptCandidate,
-    balanced,
     can_be_shown,
+    combine_candidates,
+    draw_balanced_examples,
     example_sets,
-    instructions,
-    own_instruction,
-    pairs,
+    find_shared_instruction,
+    list_instructions,
 )
-from luthier.tune.prompt_search.client import Asker
-from luthier.tune.prompt_search.cost import useless_far, writes_nothing
-from luthier.tune.prompt_search.race import RoundScore, cost, enough_for, plan_rounds, race
+from luthier.tune.prompt_search.client import PromptedClient
+from luthier.tune.prompt_search.cost import no_generation_error, useless_normalize_error
+from luthier.tune.prompt_search.race import RoundScore, compute_smallest_budget, count_asked_rows, plan_rounds, run_race
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
@@ -48,14 +48,14 @@ LONGEST_PROPOSAL = 400
 """Characters; what is longer is no instruction."""
 
 
-class Making:
+class PromptSearchRun:
     """One making of a prompted model."""
 
     def __init__(self, technique: PromptSearch, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> None:
         self._technique, self._work, self._dtype = technique, work, dtype
         self._model = work.inputs["model"]
-        if outputs_of(self._model):
-            raise writes_nothing(name_of(self._model))
+        if get_output_classes(self._model):
+            raise no_generation_error(get_model_name(self._model))
         about = DatasetSummary.read(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])
@@ -75,11 +75,11 @@ class Making:
         candidates = candidates[: plan[0].prompts]
         lengths = [self._length(one) for one in candidates]
         rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
-        summary = counted(len(candidates), "prompt")
+        summary = format_counted_noun(len(candidates), "prompt")
         self._work.events.note(f"{summary}, {self._metric.kind} on held-back rows, by round: {rows}")
-        self._total = cost(plan)
+        self._total = count_asked_rows(plan)
         started = time.perf_counter()
-        standings, answers = race(
+        standings, answers = run_race(
             plan,
             lambda index, begin, end: self._answer(candidates[index], begin, end),
             self._metric,
@@ -90,67 +90,71 @@ class Making:
         self._save(candidates, standings, answers, lengths)
         if not self._asked:
             return {}
-        size = {} if is_endpoint(self._model) else {"parameters": describe(base_folder(self._model)).parameters}
+        size = (
+            {}
+            if is_endpoint(self._model)
+            else {"parameters": describe_model_folder(base_folder(self._model)).parameters}
+        )
         return {**size, "search_s": ended - start, "scored_rows_per_s": self._asked / (ended - started)}
 
     def _warn_untried(self, made: int, tried: int) -> None:
         """Say that a budget leaves out prompts, somebody's own instructions among them perhaps."""
         if tried < made:
-            budget, enough = self._technique.budget, enough_for(made, len(self._held))
+            budget, enough = self._technique.budget, compute_smallest_budget(made, len(self._held))
             left = f"{made - tried:,} of {made:,} prompts, drawn by the seed, are not tried"
             self._work.events.warning(f"{left}: the budget is {budget:,} rows, and {enough:,} would try all")
 
     def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
         """Held-back rows in a drawn order, and the others, from which examples are shown."""
-        from luthier.tune.training.schedule import order
+        from luthier.tune.training.schedule import permute_examples
 
         able = [one for one in examples if (one.label is not None if self._labels else answer_of(one))]
         if len(able) < 4:
-            have = counted(len(able), "training row has", "training rows have")
+            have = format_counted_noun(len(able), "training row has", "training rows have")
             what = f"{have} an answer; a search of prompts needs at least 4"
             raise DataError(what, where=SourceLocation(field="data"), hint="give more rows that have one")
         count = min(self._technique.held_back, len(able) // 2)
         if count < self._technique.held_back:
             self._work.events.note(f"{count} rows are held back: half of the {len(able)} that there are")
-        drawn = [able[int(at)] for at in order(self._work.seed, 0, len(able))]
+        drawn = [able[int(at)] for at in permute_examples(self._work.seed, 0, len(able))]
         return drawn[:count], drawn[count:]
 
     @cached_property
     def _metric(self) -> Metric:
         name = "accuracy" if self._labels else "rougeL"
-        metric = self._technique.metric or member(Metric, name).model_validate({"kind": name})
+        metric = self._technique.metric or component_of_kind(Metric, name).model_validate({"kind": name})
         if "label_scores" in metric.needs and not (self._labels and self._asker.scores):
             where, hint = SourceLocation(field="technique.metric"), "take accuracy, rougeL or exact_match"
             raise InputError(f"{metric.kind} needs scores of labels, which there are none of", where=where, hint=hint)
         return metric
 
     @cached_property
-    def _asker(self) -> Asker:
-        options = said_for(self._labels, [*self._pool, *self._held])
+    def _asker(self) -> PromptedClient:
+        options = answer_text_by_label(self._labels, [*self._pool, *self._held])
         limit, alike = self._technique.max_new_tokens, self._technique.normalize
         if is_endpoint(self._model):
             if alike != "sum":
-                raise useless_far()
-            return Asker(EndpointLM.of(self._model, self._work.scratch / "calls"), options, limit)
+                raise useless_normalize_error()
+            return PromptedClient(EndpointLM.of(self._model, self._work.scratch / "calls"), options, limit)
         import torch
 
-        from luthier.models.cost import cores
+        from luthier.models.cost import count_cores
 
-        torch.set_num_threads(cores())
-        return Asker(LocalLM(self._model, self._dtype), options, limit, alike)
+        torch.set_num_threads(count_cores())
+        return PromptedClient(LocalLM(self._model, self._dtype), options, limit, alike)
 
     def _candidates(self) -> list[PromptCandidate]:
         """All prompts to try, those left out that the model cannot read to their end."""
         technique, seed = self._technique, self._work.seed
-        own = own_instruction([*self._pool, *self._held])
+        own = find_shared_instruction([*self._pool, *self._held])
         option_texts = list(self._asker.options.values())
         all_instructions = (
-            instructions(technique.instructions, own, option_texts, vary=technique.variations) + self._proposed()
+            list_instructions(technique.instructions, own, option_texts, vary=technique.variations) + self._proposed()
         )
         sets = example_sets(
             self._pool, self._held, self._shots, draws=technique.draws, nearest=technique.nearest, seed=seed
         )
-        found = pairs(PromptPrefix.of(self._model), all_instructions, sets)
+        found = combine_candidates(PromptPrefix.of(self._model), all_instructions, sets)
         return [found[0], *(one for one in self._shuffled(found[1:]) if self._fits(one))]
 
     def _shuffled(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
@@ -170,7 +174,7 @@ class Making:
         """How long the longest rows are with a prompt in front."""
         key = candidate.prompt.digest
         if key not in self._lengths:
-            longest = sorted(self._held, key=lambda one: len(question_of(one)))[-LONGEST:]
+            longest = sorted(self._held, key=lambda one: len(user_text_of(one)))[-LONGEST:]
             self._lengths[key] = self._asker.length(candidate.prompt, longest)
         return self._lengths[key]
 
@@ -178,8 +182,8 @@ class Making:
         """Instructions that the model writes itself after seeing examples."""
         if not self._technique.proposals:
             return []
-        examples = balanced(self._pool, min(PROPOSED_FROM, len(self._pool)), self._work.seed, 0)
-        examples_text = "\n\n".join(f"Question: {question_of(one)}\nAnswer: {answer_of(one)}" for one in examples)
+        examples = draw_balanced_examples(self._pool, min(PROPOSED_FROM, len(self._pool)), self._work.seed, 0)
+        examples_text = "\n\n".join(f"Question: {user_text_of(one)}\nAnswer: {answer_of(one)}" for one in examples)
         words = f"{examples_text}\n\nWhich instruction makes somebody answer like this? Write the instruction only."
         messages = [Message(role="user", content=words)]
         written = self._asker.write(messages, self._technique.proposals, self._work.seed)
@@ -193,7 +197,7 @@ class Making:
         path = self._work.scratch / "answers" / f"{candidate.prompt.digest}-{begin}-{end}.json"
         if not path.is_file():
             found = self._asker.answer(candidate.prompt, self._held[begin:end])
-            write_aside(path, canonical([found.predictions, found.label_scores]).encode())
+            write_atomically(path, canonical_json([found.predictions, found.label_scores]).encode())
             self._asked += end - begin
         self._done += end - begin
         self._work.events.progress(self._done, self._total, "rows", prompt=candidate.name)
@@ -219,7 +223,7 @@ class Making:
         record = {
             "technique": self._technique.settings(),
             "objective": self._metric.kind,
-            "base": name_of(self._model),
+            "base": get_model_name(self._model),
             "rows": len(self._held) + len(self._pool),
             "held_back": len(self._held),
             "prompts": len(candidates),
@@ -230,19 +234,19 @@ class Making:
         }
         TrainingRecord.model_validate(record).write(folder)
         lines = [_line(one, candidates[one.prompt_index], lengths[one.prompt_index]) for one in standings]
-        write_aside(folder / "search.jsonl", "".join(f"{canonical(line)}\n" for line in lines).encode())
+        write_atomically(folder / "search.jsonl", "".join(f"{canonical_json(line)}\n" for line in lines).encode())
         self._write_learnt(candidates, standings)
 
     def _why(self, final: Sequence[RoundScore], answers: Mapping[int, EvalPredictions]) -> str:
         """The winner's score beside what the model had, on the same rows."""
-        from luthier.metrics.paired import compare
+        from luthier.metrics.paired import compare_paired
 
         best, metric = final[0], self._metric
         sentence = f"{metric.kind} {_interval(best)} on {best.rows} held-back rows"
         if best.prompt_index == 0:
             return f"{sentence}, which no other prompt surpassed"
         before = next(one for one in final if one.prompt_index == 0)
-        found = compare(metric, answers[best.prompt_index], answers[0], seed=self._work.seed)
+        found = compare_paired(metric, answers[best.prompt_index], answers[0], seed=self._work.seed)
         change = f"difference {found.difference:+.3f}, {found.low:+.3f} to {found.high:+.3f}, p {found.p:.2g}"
         return (
             f"{sentence}, against {_interval(before)} as it was ({change}); the best of several looks better than it is"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from luthier.metrics.kinds.structured import JsonValid
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
-from luthier.tune.rewards.metric import by_metric
+from luthier.tune.rewards.metric import score_with_metric
 
 
 class JsonSchema(Reward):
@@ -23,4 +23,4 @@ class JsonSchema(Reward):
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
         valid = JsonValid(obeys=self.obeys, fenced=self.fenced)
-        return by_metric(valid, attempts, held_against=False)
+        return score_with_metric(valid, attempts, held_against=False)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from luthier.models.scorers.judge import JudgeScorer as Scorer
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
-from luthier.tune.rewards.scored import by_scorer
+from luthier.tune.rewards.scored import score_with_scorer
 
 
 class JudgeReward(Reward):
@@ -24,4 +24,4 @@ class JudgeReward(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 to 1 for each answer."""
-        return by_scorer(self.scorer, "judge", attempts, context)
+        return score_with_scorer(self.scorer, "judge", attempts, context)

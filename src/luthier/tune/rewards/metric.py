@@ -33,10 +33,12 @@ class ByMetric(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """The metric's value on each answer."""
-        return by_metric(self.metric, attempts, held_against=self.metric.held_against)
+        return score_with_metric(self.metric, attempts, held_against=self.metric.held_against)
 
 
-def by_metric(metric: Metric, attempts: Sequence[RewardCompletion], *, held_against: bool = True) -> list[float]:
+def score_with_metric(
+    metric: Metric, attempts: Sequence[RewardCompletion], *, held_against: bool = True
+) -> list[float]:
     """The value of a metric on each answer alone, which is held against that of the data or stands by itself."""
     from luthier.metrics.metric import EvalPredictions
 

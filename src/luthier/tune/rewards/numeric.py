@@ -7,7 +7,7 @@ from typing import Literal
 
 from luthier.metrics.kinds.numeric import NumericMatch as NumericMetric
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
-from luthier.tune.rewards.metric import by_metric
+from luthier.tune.rewards.metric import score_with_metric
 
 
 class NumericReward(Reward):
@@ -20,4 +20,4 @@ class NumericReward(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
-        return by_metric(self.rules, attempts)
+        return score_with_metric(self.rules, attempts)

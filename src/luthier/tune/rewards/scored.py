@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from luthier.chat.messages import question_of
-from luthier.core.scorer import Scored, Scorer
+from luthier.chat.messages import user_text_of
+from luthier.core.scorer import Scorer, ScorerRow
 from luthier.tune.reward import RewardCompletion, RewardContext
 
 
-def by_scorer(scorer: Scorer, column: str, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
+def score_with_scorer(
+    scorer: Scorer, column: str, attempts: Sequence[RewardCompletion], context: RewardContext
+) -> list[float]:
     """A column of a scorer's; NaN where it could say nothing."""
     rows = [
-        Scored(question=question_of(one.example), prediction=one.text, references=one.references) for one in attempts
+        ScorerRow(question=user_text_of(one.example), prediction=one.text, references=one.references)
+        for one in attempts
     ]
     found = scorer.columns(rows, context.scorer_context)[column]
     return [math.nan if value is None else value for value in found]

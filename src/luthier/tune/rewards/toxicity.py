@@ -26,8 +26,8 @@ class ToxicityReward(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 down to -1 for each answer."""
-        from luthier.lang.lexicons import swear_words
+        from luthier.lang.lexicons import count_swear_words
 
         texts = [attempt.text for attempt in attempts]
-        found = swear_words(texts, self.languages, self.ignore)
+        found = count_swear_words(texts, self.languages, self.ignore)
         return [-min(1.0, count / max(1, len(text.split()))) for count, text in zip(found, texts, strict=True)]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from luthier.metrics.scorers.unit_tests import UnitTestScorer as Runner
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
-from luthier.tune.rewards.scored import by_scorer
+from luthier.tune.rewards.scored import score_with_scorer
 
 
 class UnitTestReward(Reward):
@@ -20,4 +20,4 @@ class UnitTestReward(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
-        return by_scorer(self.runner, "passed", attempts, context)
+        return score_with_scorer(self.runner, "passed", attempts, context)

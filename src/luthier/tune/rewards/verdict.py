@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.chat.judge_prompt import Verdict
+from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
@@ -21,7 +21,7 @@ class ByVerdict(Reward):
     kind: Literal["verdict"] = "verdict"
     needs_model: ClassVar[bool] = True
 
-    asks: Verdict = Verdict()
+    asks: YesNoJudgePrompt = YesNoJudgePrompt()
     """What it is asked, and the words of its answer."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:

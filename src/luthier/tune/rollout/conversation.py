@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from luthier.chat.messages import Message, prompt_of
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.system.process import Failed, tried
+from luthier.core.system.process import PluginCallFailed, call_plugin_with_timeout
 from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt, stream_of
+from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt, create_random_stream
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
@@ -49,8 +49,8 @@ def _asked(environment: Environment, talks: Sequence[EnvironmentConversation], b
     """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
     names it."""
     try:
-        found = tried(environment.deadline_s, lambda: environment.answer(talks, base))
-    except Failed as failed:
+        found = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, base))
+    except PluginCallFailed as failed:
         if len(talks) > 1:
             return [reply for talk in talks for reply in _asked(environment, [talk], base)]
         what = f"the environment {environment.kind} failed: {failed}"
@@ -76,7 +76,7 @@ def _hear(
 
 def _next(prompt: RolloutPrompt, answer: RolloutCompletion, turn: int) -> RolloutPrompt:
     """What is to be gone on with, from a random stream of its own."""
-    stream = None if prompt.stream is None else stream_of(prompt.stream, turn)
+    stream = None if prompt.stream is None else create_random_stream(prompt.stream, turn)
     return RolloutPrompt([*prompt.ids, *answer.ids], stream, prompt.example)
 
 

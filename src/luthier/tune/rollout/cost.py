@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.models.cost import RowEstimate, writing_pass_s
-from luthier.models.describe import Description
+from luthier.models.cost import RowEstimate, estimate_decode_step_seconds
+from luthier.models.describe import ModelDescription
 from luthier.tune.rollout.settings import HELD_TOKENS, RolloutSettings
 
 
-def drawing_s(
-    drawing: RolloutSettings, model: Description, rows: RowEstimate, prompts: float, together: int, rate: float,
+def estimate_rollout_seconds(
+    drawing: RolloutSettings, model: ModelDescription, rows: RowEstimate, prompts: float, together: int, rate: float,
     before: Mapping[str, Any], *, bf16: bool,
 ) -> float:  # fmt: skip
     """Seconds in which answers of the longest length are drawn to so many prompts, those of `together` prompts at once.
@@ -26,5 +26,5 @@ def drawing_s(
         return written * 2 * parameters / float(measured)
     lines = together * drawing.steps_per_generation * drawing.num_generations
     held = max(1.0, min(lines, HELD_TOKENS / (rows.tokens + drawing.longest)))
-    writing = written / held * writing_pass_s(parameters, model.layers, held, rate, bf16=bf16)
+    writing = written / held * estimate_decode_step_seconds(parameters, model.layers, held, rate, bf16=bf16)
     return writing + prompts * rows.tokens * 2 * parameters / rate

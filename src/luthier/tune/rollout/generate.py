@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.system.process import Failed, tried
-from luthier.models.generate import decode
-from luthier.models.generation.engine import GREEDY, PORTION_ALONE, Decoder, GenerationRequest, Sampling
+from luthier.core.system.process import PluginCallFailed, call_plugin_with_timeout
+from luthier.models.generate import decode_requests
+from luthier.models.generation.engine import GREEDY, PORTION_ALONE, Decoder, GenerationRequest, SamplingParams
 from luthier.models.generation.kv_cache import BLOCK
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rollout.settings import HELD_TOKENS
@@ -66,7 +66,7 @@ class RolloutCompletion:
         return self.ids[self.environment_spans[-1][1] :] if self.environment_spans else self.ids
 
 
-def write(
+def generate_completions(
     loaded: LoadedModel, text: ChatTokenizer, prompts: Sequence[RolloutPrompt], max_new_tokens: int
 ) -> list[RolloutCompletion]:
     """An answer to each prompt; what prompts share is read once."""
@@ -75,7 +75,7 @@ def write(
     needed_tokens = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
     most = max((len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts), default=0)
     decoder = Decoder(loaded, tokens=max(most, min(HELD_TOKENS, needed_tokens)), portion=PORTION_ALONE)
-    for index, output in decode(decoder, asks):
+    for index, output in decode_requests(decoder, asks):
         answer = answers[index]
         answer.ids.append(output.token)
         answer.logprobs.append(output.logprob)
@@ -84,11 +84,11 @@ def write(
 
 
 def _ask(prompt: RolloutPrompt, text: ChatTokenizer, max_new_tokens: int) -> GenerationRequest:
-    sampling = GREEDY if prompt.stream is None else Sampling(temperature=1.0, seed=prompt.stream)
+    sampling = GREEDY if prompt.stream is None else SamplingParams(temperature=1.0, seed=prompt.stream)
     return GenerationRequest(ids=prompt.ids, max_new_tokens=max_new_tokens, stop=text.end_ids, sampling=sampling)
 
 
-def stream_of(*named: int) -> int:
+def create_random_stream(*named: int) -> int:
     """A random stream for whatever some numbers name: seed, step, place, lesson and sample, say."""
     import xxhash
 
@@ -112,7 +112,9 @@ class RewardScores:
         return sum(map(math.isnan, self.total))
 
 
-def score(rewards: Sequence[Reward], attempts: Sequence[RewardCompletion], context: RewardContext) -> RewardScores:
+def score_completions(
+    rewards: Sequence[Reward], attempts: Sequence[RewardCompletion], context: RewardContext
+) -> RewardScores:
     """The rewards of some answers, in order."""
     scores = RewardScores([0.0] * len(attempts), {})
     for reward in rewards:
@@ -142,8 +144,10 @@ def _part(
 def _asked(reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext) -> tuple[list[float], str]:
     """What a reward says, or NaN and what went wrong; what it says of the user's input is passed on."""
     try:
-        found = tried(reward.deadline_s, lambda: [float(value) for value in reward.score(attempts, context)])
-    except Failed as failed:
+        found = call_plugin_with_timeout(
+            reward.deadline_s, lambda: [float(value) for value in reward.score(attempts, context)]
+        )
+    except PluginCallFailed as failed:
         return [math.nan] * len(attempts), str(failed)
     if len(found) != len(attempts):
         return [math.nan] * len(attempts), f"gave {len(found)} numbers for {len(attempts)} answers"

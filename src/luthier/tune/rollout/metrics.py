@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from luthier.tune.policy import Policy
+from luthier.tune.policy import PolicyObjective
 from luthier.tune.rollout.generate import RewardScores
 
 RATE = 0.1
@@ -19,10 +19,10 @@ SHOWN_TIMES = 8
 """How often the answers to the same prompts are shown."""
 
 
-class Watched:
+class PolicyTrainingMonitor:
     """Hears every step of a policy's training."""
 
-    def __init__(self, objective: Policy, warn: Callable[[str], None]) -> None:
+    def __init__(self, objective: PolicyObjective, warn: Callable[[str], None]) -> None:
         self._objective, self._warn = objective, warn
         self.coefficient = objective.holding.coefficient if objective.holding is not None else 0.0
         """What a nat of divergence costs at the next step."""
@@ -76,6 +76,6 @@ class Watched:
         return f"{fell}, while the reward that is learnt rose from {then:.3g} to {mean_reward:.3g} (stop.hacking)"
 
 
-def samples_due(step: int, steps: int) -> bool:
+def is_sample_step(step: int, steps: int) -> bool:
     """Whether answers are shown before a step (from 0)."""
     return step % max(1, steps // SHOWN_TIMES) == 0

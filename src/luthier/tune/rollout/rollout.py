@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from luthier.models.packing.logprobs import answering
+from luthier.models.packing.logprobs import disable_dropout
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.objective import REFERENCE, BatchSource, TrainingBatch
-from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, Policy
+from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, PolicyObjective
 from luthier.tune.reward import RewardContext
-from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt, stream_of
-from luthier.tune.rollout.metrics import Watched, samples_due
+from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt, create_random_stream
+from luthier.tune.rollout.metrics import PolicyTrainingMonitor, is_sample_step
 from luthier.tune.rollout.sampler import PromptDataset, RolloutSampler
 from luthier.tune.rollout.scores import RolloutBatch
-from luthier.tune.training.memory import ParallelPacks, largest
-from luthier.tune.training.reference_logprobs import read_rows
-from luthier.tune.training.trainer import standing_in
+from luthier.tune.training.memory import ParallelPacks, find_largest_packs
+from luthier.tune.training.reference_logprobs import compute_row_logprobs
+from luthier.tune.training.trainer import use_weights
 
 if TYPE_CHECKING:
     from luthier.tune.rollout.scores import Table
@@ -58,8 +58,8 @@ class Rollout(BatchSource):
     """Draws, judges and turns into rows what the model writes."""
 
     def __init__(
-        self, objective: Policy, rollout_sampler: RolloutSampler, questions: PromptDataset, sampler: BatchSampler,
-        tokens: int, warn: Callable[[str], None], critic: Critic | None = None,
+        self, objective: PolicyObjective, rollout_sampler: RolloutSampler, questions: PromptDataset,
+        sampler: BatchSampler, tokens: int, warn: Callable[[str], None], critic: Critic | None = None,
     ) -> None:  # fmt: skip
         """`tokens` are read at once where log-probabilities are only asked for; `warn` hears of the first fault of each
         reward."""
@@ -67,7 +67,7 @@ class Rollout(BatchSource):
         self._objective, self._desk, self._questions, self._course = objective, rollout_sampler, questions, sampler
         self._tokens, self._drawing = tokens, objective.rollout
         self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[TokenRow]]] | None = None
-        self._watched = Watched(objective, warn)
+        self._watched = PolicyTrainingMonitor(objective, warn)
         self._start = _moving(rollout_sampler.model) if objective.refers else {}
 
     def begins(self, step: int) -> bool:
@@ -80,14 +80,14 @@ class Rollout(BatchSource):
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """The largest packs when every answer is as long as it may be."""
-        return largest(_Longest(self._questions, self._course, self._objective), self._course, tokens, lanes)
+        return find_largest_packs(_Longest(self._questions, self._course, self._objective), self._course, tokens, lanes)
 
     def draw(self, step: int) -> TrainingBatch:
         """The judged answers of a step as rows; those that move nothing are counted and not read."""
         groups, rows = self._drawn(step)
         measures = self._measures(groups, rows)
         moving = self._objective.arranged(rows)
-        samples = self._samples(step) if samples_due(step, self._course.steps) else ()
+        samples = self._samples(step) if is_sample_step(step, self._course.steps) else ()
         nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
         taken = [group.lesson for group in groups]
         instead = tuple(taken) if taken != self._course.lessons_of(step) else ()
@@ -126,7 +126,7 @@ class Rollout(BatchSource):
         ids = [ids for ids in self._questions.prompts(indices) for _ in range(count)]
         stream_keys = [(position, lesson, sample) for position, lesson in enumerate(indices) for sample in range(count)]
         prompts = [
-            RolloutPrompt(prompt_ids, stream_of(seed, step, again, *named), example)
+            RolloutPrompt(prompt_ids, create_random_stream(seed, step, again, *named), example)
             for prompt_ids, named, example in zip(ids, stream_keys, examples, strict=True)
         ]
         answers = self._desk.answer(prompts)
@@ -174,8 +174,8 @@ class Rollout(BatchSource):
         """The rows with how likely they were to the model as it began, where that is asked for."""
         if not self._objective.refers:
             return rows
-        with standing_in(self._desk.model, self._start):
-            found = read_rows(self._desk.model, rows, self._tokens)
+        with use_weights(self._desk.model, self._start):
+            found = compute_row_logprobs(self._desk.model, rows, self._tokens)
         kl = self._objective.holding
         costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
         return [
@@ -200,7 +200,7 @@ class Rollout(BatchSource):
         later = [row for step in rows if step != first for row in rows[step]]
         if not later:
             return rows
-        found = iter(read_rows(self._desk.model, later, self._tokens))
+        found = iter(compute_row_logprobs(self._desk.model, later, self._tokens))
         return {
             step: some if step == first else [_with(row, OLD, next(found)) for row in some]
             for step, some in rows.items()
@@ -253,7 +253,7 @@ def _read(answer: RolloutCompletion, rollout_sampler: RolloutSampler) -> str:
 class _Longest:
     """Lessons as they are when every answer has the longest length."""
 
-    def __init__(self, questions: PromptDataset, sampler: BatchSampler, objective: Policy) -> None:
+    def __init__(self, questions: PromptDataset, sampler: BatchSampler, objective: PolicyObjective) -> None:
         self._questions, self._objective, self._new = questions, objective, objective.rollout.longest
         self.sizes = np.array(
             [
@@ -315,7 +315,7 @@ class RolloutEvaluator:
 
     def __init__(
         self,
-        objective: Policy,
+        objective: PolicyObjective,
         rollout_sampler: RolloutSampler,
         questions: PromptDataset,
         reward_context: RewardContext | None = None,
@@ -331,7 +331,7 @@ class RolloutEvaluator:
         """`held_out_reward`, each reward by its name, and `held_out_loss`, which is minus the first."""
         numbers = range(self._questions.count)
         examples = self._questions.examples(numbers)
-        with answering(model):
+        with disable_dropout(model):
             pairs = zip(self._questions.prompts(numbers), examples, strict=True)
             answers = self._desk.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
         scores = self._desk.judge(self._objective.judges, examples, answers, self._bench)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from luthier.models.load import LoadedModel
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rollout.conversation import converse
-from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt, score, write
+from luthier.tune.rollout.generate import (
+    RewardScores,
+    RolloutCompletion,
+    RolloutPrompt,
+    generate_completions,
+    score_completions,
+)
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -79,7 +85,7 @@ class RolloutSampler:
         if self.writer is not None and all(prompt.stream is not None for prompt in prompts):
             return self.writer.write(prompts, self.text, self.max_new_tokens, self.reward_context.scorer_context.kept)
         loaded = LoadedModel(model=self.model, folder=self.reward_context.scorer_context.base, name="policy", digest="")
-        return write(loaded, self.text, prompts, self.max_new_tokens)
+        return generate_completions(loaded, self.text, prompts, self.max_new_tokens)
 
     def judge(
         self,
@@ -91,7 +97,7 @@ class RolloutSampler:
         """What each answer, to the example at its place, is worth; at another bench than the desk's, when given."""
         start = time.perf_counter()
         attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
-        found = score(rewards, attempts, context or self.reward_context)
+        found = score_completions(rewards, attempts, context or self.reward_context)
         if self.truncated is not None:
             cut = self.truncated
             found.total = [one if answer.ended else cut for one, answer in zip(found.total, answers, strict=True)]

@@ -69,15 +69,15 @@ class RolloutBatch:
         return alike
 
 
-def deviation(values: Table, axis: int | None = None) -> Table:
+def compute_nan_std(values: Table, axis: int | None = None) -> Table:
     """The sample's standard deviation of what is not NaN; 0 for fewer than two."""
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
-    apart = np.nansum((values - mean(values, axis)) ** 2, axis=axis, keepdims=True)
+    apart = np.nansum((values - compute_nan_mean(values, axis)) ** 2, axis=axis, keepdims=True)
     found: Table = np.sqrt(np.divide(apart, count - 1, out=np.zeros_like(apart), where=count > 1))
     return found
 
 
-def mean(values: Table, axis: int | None = None) -> Table:
+def compute_nan_mean(values: Table, axis: int | None = None) -> Table:
     """The mean of what is not NaN, of equal values exactly theirs; 0 for none."""
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     total = np.nansum(values, axis=axis, keepdims=True)
@@ -94,17 +94,17 @@ def _between(found: Table, values: Table, axis: int | None) -> Table:
     return np.where(least <= most, np.clip(found, least, most), found)
 
 
-def by_reward(judged: RolloutBatch) -> Table:
+def normalize_each_reward(judged: RolloutBatch) -> Table:
     """(prompts, samples): how much better each answer is than its group by each reward, each over its deviation there,
     added up by their weights and brought to mean 0 and deviation 1 over the step (GDPO, as TRL computes it)."""
     assert judged.parts is not None, "a policy that compares rewards apart is told each"
     parts = np.where(np.isnan(judged.scores)[..., None], np.nan, judged.parts)
-    each = (parts - mean(parts, 1)) / (deviation(parts, 1) + SMALL)
+    each = (parts - compute_nan_mean(parts, 1)) / (compute_nan_std(parts, 1) + SMALL)
     total: Table = (each * np.asarray(judged.shares)).sum(-1)
-    return (total - mean(total)) / (deviation(total) + SMALL)
+    return (total - compute_nan_mean(total)) / (compute_nan_std(total) + SMALL)
 
 
-def others(values: Table) -> Table:
+def compute_leave_one_out_mean(values: Table) -> Table:
     """(prompts, samples): for each the mean of the other answers to its prompt; itself where it has none."""
     count = np.sum(~np.isnan(values), axis=1, keepdims=True)
     total = np.nansum(values, axis=1, keepdims=True)
@@ -113,13 +113,13 @@ def others(values: Table) -> Table:
     return np.where(alone, values, _between(rest, values, 1))
 
 
-def even(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
+def spread_over_tokens(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
     """For each answer in turn its value at each of its tokens; 0 for NaN."""
     flat = np.nan_to_num(values).ravel().tolist()
     return [[value] * int(length) for value, length in zip(flat, lengths.ravel(), strict=True)]
 
 
-def whitened(values: Sequence[Sequence[float]], here: Sequence[bool]) -> list[list[float]]:
+def whiten_values(values: Sequence[Sequence[float]], here: Sequence[bool]) -> list[list[float]]:
     """Values of tokens by answer, brought to mean 0 and deviation 1 over the answers that are here; 0 for others.
 
     The deviation is the sample's (as in verl). A token alone stays as it is.
@@ -127,7 +127,7 @@ def whitened(values: Sequence[Sequence[float]], here: Sequence[bool]) -> list[li
     tokens = np.array([value for some, is_here in zip(values, here, strict=True) if is_here for value in some])
     middle, spread = 0.0, 1.0
     if tokens.size > 1:
-        middle, spread = float(mean(tokens)[0]), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
+        middle, spread = float(compute_nan_mean(tokens)[0]), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
     return [
         [(value - middle) / spread if is_here else 0.0 for value in some]
         for some, is_here in zip(values, here, strict=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.core.component import described, refuse_unknown_settings
+from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.tune.environment import Environment
 from luthier.tune.writer import RolloutWriter
 
@@ -17,7 +17,9 @@ HELD_TOKENS = 1 << 17
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +67,7 @@ class RolloutSettings(_Settings):
         return self.written + environment_tokens * (self.environment.turns - 1)
 
 
-class Kl(_Settings):
+class KlSettings(_Settings):
     """How the model is held near to where it began."""
 
     coefficient: float = Field(gt=0)
@@ -82,7 +84,7 @@ class Kl(_Settings):
     2019). It stays as it is when not given."""
 
 
-class Stopping(_Settings):
+class EarlyStoppingSettings(_Settings):
     """When training ends before its last step."""
 
     kl: float | None = Field(default=None, gt=0)

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import ArtifactSpec, Forecast, ModelRef, PlanContext, Reads, Step, StepContext
-from luthier.tune.forecast import outline
-from luthier.tune.run import EPOCHS, refuse_idle
+from luthier.tune.forecast import outline_tuned_model
+from luthier.tune.run import EPOCHS, refuse_empty_adapter
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
@@ -46,7 +46,7 @@ class Epoch(Step):
         if self.epoch not in (kept := _kept(tuned)):
             raise self._not_kept(kept)
         shutil.copytree(tuned.path(f"{EPOCHS}/{self.epoch}"), work.folder, dirs_exist_ok=True)
-        refuse_idle(work.folder)
+        refuse_empty_adapter(work.folder)
         return {}
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
@@ -66,7 +66,7 @@ class Epoch(Step):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """It has the size of the model it stands on, and is merged or not as the tuned one."""
         tuned = plan_context.outlines.get("tuned", ArtifactSpec())
-        return replace(outline(plan_context), merging=tuned.merging, headed=tuned.headed)
+        return replace(outline_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
 
     def _not_kept(self, kept: range | tuple[int, ...]) -> ModelError:
         known = f"it keeps those after {', '.join(map(str, kept))}" if kept else "it keeps none but its end"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.artifacts.dataset import DatasetSummary, batches, has_split
+from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
 from luthier.core.errors import DataError, ModelError, SourceLocation
-from luthier.core.files import PathText, locate
+from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.core.step import (
     ArtifactSpec,
@@ -27,24 +27,24 @@ from luthier.core.step import (
     StepContext,
     TeacherRef,
 )
-from luthier.models.cost import has_head, model_of
-from luthier.models.describe import Description, describe
-from luthier.models.load import base_folder, is_remote, refuse_without_weights
+from luthier.models.cost import describe_step_model, has_sequence_head
+from luthier.models.describe import ModelDescription, describe_model_folder
+from luthier.models.load import base_folder, is_remote_input, refuse_without_weights
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.dataset.tool_rows import refuse_tool_rows, refuse_tool_rows_ahead
-from luthier.tune.dataset.validation import HeldOut
-from luthier.tune.forecast import estimate_cost, outline
+from luthier.tune.dataset.tool_rows import refuse_planned_tool_rows, refuse_tool_rows
+from luthier.tune.dataset.validation import ValidationSettings
+from luthier.tune.forecast import estimate_cost, outline_tuned_model
 from luthier.tune.low_rank import LowRank
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.policy import Policy
-from luthier.tune.technique import AnyTechnique, Rate, StandaloneTechnique, Technique
+from luthier.tune.policy import PolicyObjective
+from luthier.tune.technique import AnyTechnique, LearningRate, StandaloneTechnique, Technique
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tracker import Tracker
 from luthier.tune.training.loss_spikes import Answer
-from luthier.tune.training.schedule import DECAY, Curriculum, Shape, chosen
+from luthier.tune.training.schedule import DECAY, Curriculum, Shape, choose_used_examples
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -139,7 +139,7 @@ class Tune(Step):
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
     save_steps: Annotated[int | None, Field(ge=1), NotHashed()] = None
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
-    validation: HeldOut | None = None
+    validation: ValidationSettings | None = None
     """Rows that are never learnt but measured on the way: a curve, an early stop, and the best weights for the last.
     Nothing is held out when not given."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -176,7 +176,7 @@ class Tune(Step):
     @model_validator(mode="after")
     def _policy_agrees(self) -> Self:
         """Refuse what an objective that draws lacks, and what would change nothing under it."""
-        policy = self.objective if isinstance(self.objective, Policy) else None
+        policy = self.objective if isinstance(self.objective, PolicyObjective) else None
         gold = policy is not None and any(reward.needs_model for reward in policy.gold)
         if self.gold_model is not None and not gold:
             raise ValueError("nothing asks a gold_model here; leave it out, or set `gold: [model]` in the objective")
@@ -241,7 +241,7 @@ class Tune(Step):
             from luthier.tune.run import TrainingRun
 
             measures = TrainingRun(self, self.technique, work).run()
-            if describe(base_folder(work.inputs["model"])).weight_bytes > LARGE:
+            if describe_model_folder(base_folder(work.inputs["model"])).weight_bytes > LARGE:
                 gc.collect()  # layers and what was hung on them hold one another: the next step has the room
             return measures
         assert isinstance(self.technique, StandaloneTechnique), "a technique trains weights or stands alone"
@@ -249,18 +249,18 @@ class Tune(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
-        refuse_tool_rows_ahead(plan_context)
+        refuse_planned_tool_rows(plan_context)
         if isinstance(self.technique, StandaloneTechnique):
             return self.technique.estimate_cost(plan_context, self.max_train_samples)
         for field in ("model", "teacher"):
             refuse_without_weights(plan_context, field)
-        if has_head(plan_context) and not self.objective.wants_head():
+        if has_sequence_head(plan_context) and not self.objective.wants_head():
             what = "the model names classes, or gives a number, by a head of its own"
             what = f"{what}, and {self.objective.kind} wants one that writes text"
             raise ModelError(
                 what, where=SourceLocation(field="model"), hint="begin with the model that it was tuned from"
             )
-        if (model := model_of(plan_context)) is not None:
+        if (model := describe_step_model(plan_context)) is not None:
             self.agree(model)
         return estimate_cost(self, plan_context)
 
@@ -269,9 +269,11 @@ class Tune(Step):
         if isinstance(self.technique, StandaloneTechnique):
             return self.technique.outline(plan_context)
         made = plan_context.inputs.get("model")
-        base = describe(base_folder(made)) if made is not None and not is_remote(plan_context) else None
+        base = (
+            describe_model_folder(base_folder(made)) if made is not None and not is_remote_input(plan_context) else None
+        )
         merging, headed = self.technique.merges(base), self.objective.wants_head()
-        return replace(outline(plan_context), merging=merging, headed=headed)
+        return replace(outline_tuned_model(plan_context), merging=merging, headed=headed)
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:
@@ -290,25 +292,25 @@ class Tune(Step):
 
     def fingerprint(self, base: Path) -> str | None:
         """The state that is gone on from, by its contents."""
-        return file_digest(locate(self.resume_from, base)) if self.resume_from is not None else None
+        return file_digest(resolve_path(self.resume_from, base)) if self.resume_from is not None else None
 
-    def rate_for(self, technique: Technique, model: Description) -> Rate:
+    def rate_for(self, technique: Technique, model: ModelDescription) -> LearningRate:
         """The learning rate, and why."""
         if self.learning_rate == "auto":
             rate, share = self.optimizer.rate(technique.rate(model.hidden_size)), self.objective.rate_share
             why = rate.why if share == 1 else f"{rate.why}; times {share:g} for {self.objective.kind}"
-            return Rate(float(f"{rate.value * share:.3g}"), why)
-        return Rate(self.learning_rate, "as given")
+            return LearningRate(float(f"{rate.value * share:.3g}"), why)
+        return LearningRate(self.learning_rate, "as given")
 
     def examples(self, work: StepContext) -> list[Example]:
         """The training rows that are used, in source order."""
         data = work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
-        indices = chosen(work.seed, DatasetSummary.read(data).rows["train"], self.max_train_samples)
-        return [example for some in batches(data, "train", indices) for example in some]
+        indices = choose_used_examples(work.seed, DatasetSummary.read(data).rows["train"], self.max_train_samples)
+        return [example for some in read_example_batches(data, "train", indices) for example in some]
 
-    def agree(self, model: Description) -> None:
+    def agree(self, model: ModelDescription) -> None:
         """`ModelError` when the technique cannot learn the objective on this model."""
         if why := self.technique.refuses(self.objective.kind, model):
             what = f"{self.technique.kind} and {self.objective.kind} do not go together: {why}"

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import Merging
-from luthier.models.describe import Description, training_memory
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import task_type
+from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
 
 BEST_RATE = 3e-4
 """LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""
@@ -69,9 +69,9 @@ class Adapter(Technique):
             parallel=self.adapter_type == "parallel",
             scale=self.scale,
             width=width,
-            task_type=task_type(model),
+            task_type=get_peft_task_type(model),
         )
-        with torch.random.fork_rng(devices=[]), no_peft_warning():
+        with torch.random.fork_rng(devices=[]), silence_peft_warnings():
             torch.manual_seed(seed)
             return get_peft_model(model, config)
 
@@ -90,31 +90,33 @@ class Adapter(Technique):
                     found.add((int(layer[1]), out[1]))
         return found
 
-    def refuses(self, objective: str, model: Description) -> str:
+    def refuses(self, objective: str, model: ModelDescription) -> str:
         """A model whose layers are called otherwise."""
         return "" if not model.tensors or self._places(model.tensors) else _NONE
 
-    def _detours(self, model: Description) -> int:
+    def _detours(self, model: ModelDescription) -> int:
         """How many there are; as in a usual model when it is not here yet."""
         return (
             len(self._places(model.tensors)) if model.tensors else model.layers * (1 + (self.adapter_type == "houlsby"))
         )
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """Both matrices and both biases of every detour."""
         width, size = model.hidden_size, self._size(model.hidden_size)
         return self._detours(model) * (2 * width * size + width + size)
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the detours with AdamW, and what autograd keeps of one pack: of each detour its input and the
         narrow place before and after the bend, in fp32."""
         plain = training_memory(model, "adapter", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         return plain + tokens * self._detours(model) * 4 * (model.hidden_size + 2 * self._size(model.hidden_size))
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """By the width of the model."""
         value = rate_for_width(BEST_RATE, hidden_size)
-        return Rate(value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width")
+        return LearningRate(
+            value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width"
+        )
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate, and how narrow the detour is."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.models.describe import Description, training_memory
-from luthier.tune.run import write_whole
-from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
+from luthier.models.describe import ModelDescription, training_memory
+from luthier.tune.run import write_full_model
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
 
 BEST_RATE = 5e-5
 """At a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -33,18 +33,18 @@ class Full(Technique):
             model.get_input_embeddings().weight.requires_grad_(False)
         return model
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """All parameters, or all but the embeddings."""
         return model.parameters - (0 if self.embeddings else model.embedding_parameters)
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Weights, gradients and AdamW's two moments in fp32, and what autograd keeps of one pack."""
         return training_memory(model, "full", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """By the width of the model."""
         value = rate_for_width(BEST_RATE, hidden_size)
-        return Rate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
+        return LearningRate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate is what matters."""
@@ -52,4 +52,4 @@ class Full(Technique):
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """A Hugging Face folder: new weights in one safetensors file, everything else as it was."""
-        write_whole(model, folder, base)
+        write_full_model(model, folder, base)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
-from luthier.models.describe import Description, training_memory
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import task_type
-from luthier.models.shapes import linears, targeted
+from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import get_peft_task_type
+from luthier.models.shapes import list_linear_layers, select_target_layers
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
 
 BEST_RATE = 3e-3
 """T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""
@@ -51,9 +51,9 @@ class Ia3(Technique):
             target_modules=targets,
             feedforward_modules=[name for name in targets if name in self._feedforward(targets)],
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-            task_type=task_type(model),
+            task_type=get_peft_task_type(model),
         )
-        with no_peft_warning():
+        with silence_peft_warnings():
             adapted = get_peft_model(model, config)
         for parameter in adapted.parameters():
             if parameter.requires_grad:
@@ -85,33 +85,33 @@ class Ia3(Technique):
             else self.feedforward_modules
         )
 
-    def _sides(self, model: Description) -> tuple[list[int], list[int]]:
+    def _sides(self, model: ModelDescription) -> tuple[list[int], list[int]]:
         """How many numbers are scaled, for each layer scaled at its output, and for each at its input."""
-        targets = self._targets([one.name for one in linears(model)])
+        targets = self._targets([one.name for one in list_linear_layers(model)])
         inner = self._feedforward(targets)
-        layers = targeted(model, targets)
+        layers = select_target_layers(model, targets)
         at_input = [one.inputs for one in layers if any(one.called(name) for name in inner)]
         return [one.outputs for one in layers if not any(one.called(name) for name in inner)], at_input
 
-    def refuses(self, objective: str, model: Description) -> str:
+    def refuses(self, objective: str, model: ModelDescription) -> str:
         """A model whose layers are called otherwise."""
-        return "" if self._targets([one.name for one in linears(model)]) else _NONE
+        return "" if self._targets([one.name for one in list_linear_layers(model)]) else _NONE
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """One factor for each scaled number."""
         return sum(map(sum, self._sides(model)))
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the factors with AdamW, and what autograd keeps of one pack: what is scaled once more, since
         the factor's gradient needs it, at an MLP's input in fp32."""
         plain = training_memory(model, "ia3", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         outputs, inputs = self._sides(model)
         return plain + tokens * (4 * sum(outputs) + 4 * sum(inputs))
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """The paper's, by the width of the model."""
         value = rate_for_width(BEST_RATE, hidden_size)
-        return Rate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
+        return LearningRate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate."""

@@ -9,11 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
-from luthier.models.describe import EMBEDDINGS, Description, training_memory
+from luthier.models.describe import EMBEDDINGS, ModelDescription, training_memory
 from luthier.models.sequence_head import SCORE
-from luthier.models.shapes import block_of, is_embedding, is_head, is_norm, matches, parameters
-from luthier.tune.run import write_whole
-from luthier.tune.technique import ParamDistribution, Rate, Technique, rate_for_width
+from luthier.models.shapes import (
+    count_parameters,
+    is_embedding,
+    is_head,
+    is_norm,
+    matches_parameter_pattern,
+    parse_layer_index,
+)
+from luthier.tune.run import write_full_model
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
 
 BEST_RATE = 5e-5
 """Full fine-tuning's, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -49,7 +56,9 @@ class Layers(Technique):
             parameter.requires_grad_(self._moves(name, count, tied))
             moving += parameter.requires_grad
         known = [name for name, _ in model.named_parameters()]
-        if unknown := next((glob for glob in self.names if not any(matches(name, glob) for name in known)), None):
+        if unknown := next(
+            (glob for glob in self.names if not any(matches_parameter_pattern(name, glob) for name in known)), None
+        ):
             where = SourceLocation(field="technique.names")
             raise ModelError(f"no parameter is called {unknown!r}", where=where, hint=did_you_mean(unknown, known))
         if not moving:
@@ -61,8 +70,8 @@ class Layers(Technique):
     def _moves(self, name: str, count: int, tied: bool) -> bool:
         """Whether a parameter is of the chosen part (a new sequence head always is), in a model of `count` layers."""
         return (
-            block_of(name) in self._blocks(count)
-            or any(matches(name, glob) for glob in self.names)
+            parse_layer_index(name) in self._blocks(count)
+            or any(matches_parameter_pattern(name, glob) for glob in self.names)
             or name.startswith(SCORE)
             or (self.norms and is_norm(name))
             or (self.head and is_head(name))
@@ -73,7 +82,7 @@ class Layers(Technique):
         last = -(-count // 4) if self.last == "quarter" else self.last
         return frozenset(range(count - last, count)) | frozenset(self.blocks)
 
-    def refuses(self, objective: str, model: Description) -> str:
+    def refuses(self, objective: str, model: ModelDescription) -> str:
         """A layer that the model does not have, or nothing chosen."""
         beyond = [block for block in self._blocks(model.layers) if not 0 <= block < model.layers]
         if beyond:
@@ -82,27 +91,27 @@ class Layers(Technique):
             return "no parameter is chosen; set last, blocks or names"
         return ""
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """The chosen parameters, counted from the headers of the weights."""
         if not model.tensors:
             inner = model.parameters - model.embedding_parameters
             return inner * len(self._blocks(model.layers)) // max(1, model.layers)
         return sum(
-            numbers for name, numbers in parameters(model).items() if self._moves(name, model.layers, model.tied)
+            numbers for name, numbers in count_parameters(model).items() if self._moves(name, model.layers, model.tied)
         )
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """All weights; masters, gradients and AdamW's moments of the chosen ones; what autograd keeps of one pack from
         the lowest moving layer upwards."""
-        moving = [name for name in parameters(model) if self._moves(name, model.layers, model.tied)]
+        moving = [name for name in count_parameters(model) if self._moves(name, model.layers, model.tied)]
         lowest = min((_height(name, model.layers) for name in moving), default=0)
         above = model.model_copy(update={"layers": model.layers - lowest})
         return training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """As full fine-tuning, by the width of the model."""
         value = rate_for_width(BEST_RATE, hidden_size)
-        return Rate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
+        return LearningRate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then how much moves."""
@@ -113,12 +122,12 @@ class Layers(Technique):
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """A Hugging Face folder: all weights in one safetensors file, everything else as it was."""
-        write_whole(model, folder, base)
+        write_full_model(model, folder, base)
 
 
 def _height(name: str, count: int) -> int:
     """The layer from which a parameter must be computed backwards; final norm and head stand above all layers."""
-    block = block_of(name)
+    block = parse_layer_index(name)
     return block if block is not None else 0 if is_embedding(name) else count
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.models.describe import Description, training_memory
+from luthier.models.describe import ModelDescription, training_memory
 from luthier.models.shapes import ADAPTED_EXPERTS
 from luthier.tune.low_rank import HEAD_ROWS, LowRank
 from luthier.tune.peft_files import adapter_weights, write_adapter
@@ -57,16 +57,16 @@ class Lora(LowRank):
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
         """EVA looks at the first packs; nothing else needs them."""
         if self.init_lora_weights == "eva":
-            from luthier.tune.eva import begin_with_eva
+            from luthier.tune.eva import initialize_with_eva
 
-            begin_with_eva(model, packs, self.r)
+            initialize_with_eva(model, packs, self.r)
 
-    def before_s(self, model: Description) -> float:
+    def before_s(self, model: ModelDescription) -> float:
         """EVA looks for directions of what each layer reads."""
         sizes = [min(one.inputs, WATCHED) for one in self.adapted(model)] if self.init_lora_weights == "eva" else []
         return _APART * sum(_DIRECTIONS_S * size**2 for size in sizes)
 
-    def refuses(self, objective: str, model: Description) -> str:
+    def refuses(self, objective: str, model: ModelDescription) -> str:
         """PEFT adapts fused experts in the plain way only, and no weight has more directions than its smaller side."""
         if model.model_type in ADAPTED_EXPERTS and isinstance(self.target_modules, str):
             unusual = (
@@ -89,11 +89,11 @@ class Lora(LowRank):
                 return f"{start} takes r {self.r} directions of each weight, and {least} has {sides[least]}"
         return ""
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """The factors of every adapted layer, and one length for each of its outputs with DoRA."""
         return super().trainable(model) + (sum(one.outputs for one in self.adapted(model)) if self.use_dora else 0)
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, fp32 adapters with AdamW, and what autograd keeps of one pack.
 
         DoRA keeps each layer's input and its adapter's output in fp32 besides its own output, and builds one layer's

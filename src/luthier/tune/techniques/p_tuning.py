@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.step import Merging
-from luthier.models.describe import Description, training_memory
-from luthier.models.sequence_head import task_type
+from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.soft_prompts import HEAD_ROWS, wrapped
-from luthier.tune.technique import ParamDistribution, Rate, Technique
+from luthier.tune.soft_prompts import HEAD_ROWS, wrap_with_peft
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique
 
 BEST_RATE = 5e-3
 """PEFT's examples take 1e-3; SmolLM2-135M on seven intents (40 steps of 8 rows, base 0.51) came to a loss of 1.58
@@ -51,15 +51,15 @@ class PTuning(Technique):
         from peft import PromptEncoderConfig
 
         config = PromptEncoderConfig(
-            task_type=task_type(model),
+            task_type=get_peft_task_type(model),
             num_virtual_tokens=self.num_virtual_tokens,
             encoder_reparameterization_type=self.encoder_reparameterization_type.upper(),
             encoder_hidden_size=self.encoder_hidden_size,
             encoder_num_layers=self.encoder_num_layers or LAYERS,
         )
-        return wrapped(model, config, seed)
+        return wrap_with_peft(model, config, seed)
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """What the network reads, and its weights and biases."""
         width, inner = model.hidden_size, self.encoder_hidden_size
         read = self.num_virtual_tokens * width
@@ -69,14 +69,16 @@ class PTuning(Technique):
         lstm = 2 * 4 * inner * (width + inner + 2) + above * 2 * 4 * inner * (3 * inner + 2)
         return read + lstm + (2 * inner + 1) * 2 * inner + (2 * inner + 1) * width
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the network with AdamW, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
         return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """As small networks want it, whatever the width of the model."""
-        return Rate(BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2")
+        return LearningRate(
+            BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2"
+        )
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""

@@ -11,10 +11,10 @@ from pydantic import Field
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import counted
+from luthier.core.events import format_counted_noun
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
-from luthier.models.cost import rows_of
-from luthier.models.describe import Description
+from luthier.models.cost import estimate_rows
+from luthier.models.describe import ModelDescription
 from luthier.models.load import Dtype
 from luthier.models.text_classifier import MIN_DF, WORDS, C, TextClassifierSettings
 from luthier.tune.technique import StandaloneTechnique, write_settings
@@ -57,26 +57,26 @@ class PlainTechnique(StandaloneTechnique):
     min_df: int = Field(default=MIN_DF, ge=1)
     """Texts that a run of words stands in at least, to be a feature: 2 makes a file of a third of the size."""
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """None of a base model's weights are read."""
         return BASE_BYTES
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Learn from what the user wrote and the label of every row that has one."""
-        from luthier.chat.messages import question_of
+        from luthier.chat.messages import user_text_of
         from luthier.models.text_classifier import TextClassifier
 
         _check(work.inputs["data"])
         learned = [one for one in examples if one.label is not None]
         started = time.perf_counter()
-        texts, labels = [question_of(one) for one in learned], [str(one.label) for one in learned]
+        texts, labels = [user_text_of(one) for one in learned], [str(one.label) for one in learned]
         try:
             model = TextClassifier.fit(texts, labels, TextClassifierSettings(self.c, self.words, self.min_df))
         except DataError as error:
             raise DataError(error.message, where=SourceLocation(field="data"), hint=error.hint) from error
         seconds = time.perf_counter() - started
         model.save(work.folder)
-        rows = counted(len(learned), "row")
+        rows = format_counted_noun(len(learned), "row")
         work.events.note(f"{rows}, {len(model.classes)} classes, {model.features:,} runs of words as features")
         if missing := sorted({*DatasetSummary.read(work.inputs["data"]).labels} - {*model.classes}):
             none = "class has" if len(missing) == 1 else "classes have"
@@ -106,7 +106,7 @@ class PlainTechnique(StandaloneTechnique):
             _check(made)
         elif ahead.task not in (None, "label"):
             raise _no_classes(ahead.task)
-        found = rows_of(rows, plan_context)
+        found = estimate_rows(rows, plan_context)
         if found is None:
             return Forecast(how="unknown until the data are here; no base model is read")
         classes = len(DatasetSummary.read(made).labels if made is not None else ahead.answers)
@@ -117,7 +117,7 @@ class PlainTechnique(StandaloneTechnique):
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
             tokens=0,
-            how=f"{counted(found.number, 'row')} of {classes} classes; no base model is read{pace_source}",
+            how=f"{format_counted_noun(found.number, 'row')} of {classes} classes; no base model is read{pace_source}",
         )
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:

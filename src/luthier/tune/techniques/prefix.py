@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError
 from luthier.core.step import Merging
-from luthier.models.describe import Description, training_memory
-from luthier.models.sequence_head import task_type
+from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
-from luthier.tune.technique import ParamDistribution, Rate, Technique
+from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrap_with_peft
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique
 
 BEST_RATE = 1e-2
 """As PEFT's own examples take it, for keys and values that are learnt as they are. SmolLM2-135M on seven intents (40
@@ -57,18 +57,18 @@ class Prefix(Technique):
 
         started = _computed(model, start_ids(model, self.text, self.num_virtual_tokens, seed))
         config = PrefixTuningConfig(
-            task_type=task_type(model),
+            task_type=get_peft_task_type(model),
             num_virtual_tokens=self.num_virtual_tokens,
             prefix_projection=self.encoder_hidden_size is not None,
             encoder_hidden_size=self.encoder_hidden_size,
         )
-        made = wrapped(model, config, seed)
+        made = wrap_with_peft(model, config, seed)
         _check(started, config)
         if self.init != "random":
             initialize_kv_prefix_from_past_key_values(made, past_key_values=started)
         return made
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """Keys and values of each virtual token in each layer; or the network of two layers and what it reads."""
         width = model.kv_heads * model.head_dim
         whole = model.layers * 2 * width
@@ -80,16 +80,16 @@ class Prefix(Technique):
             + (self.encoder_hidden_size + 1) * whole
         )
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, what moves with AdamW, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
         return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """Far above what weights want, unless a network makes the keys and values."""
         if self.encoder_hidden_size is not None:
-            return Rate(ENCODER_RATE, "the network behind a prefix learns as small networks do")
-        return Rate(BEST_RATE, "keys and values of virtual tokens move far: as in PEFT's examples")
+            return LearningRate(ENCODER_RATE, "the network behind a prefix learns as small networks do")
+        return LearningRate(BEST_RATE, "keys and values of virtual tokens move far: as in PEFT's examples")
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
@@ -108,14 +108,14 @@ def _computed(model: Any, ids: Any) -> list[tuple[Any, Any]]:
     import torch
     from transformers import DynamicCache
 
-    from luthier.models.adapters import cache_name
-    from luthier.models.kernels.calls import torch_only
+    from luthier.models.adapters import get_cache_argument_name
+    from luthier.models.kernels.calls import disable_kernels
 
     if getattr(model, "_is_stateful", False):
         raise ModelError("prefix needs keys and values in every layer; this model carries a state", hint=REMEDY)
     cache = DynamicCache()
-    with torch.no_grad(), torch_only():  # kernels are at work only once a model was read in this process
-        model(input_ids=ids[None], use_cache=True, **{cache_name(model): cache})
+    with torch.no_grad(), disable_kernels():  # kernels are at work only once a model was read in this process
+        model(input_ids=ids[None], use_cache=True, **{get_cache_argument_name(model): cache})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.step import Merging
-from luthier.models.describe import Description, training_memory
-from luthier.models.sequence_head import task_type
+from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
-from luthier.tune.technique import ParamDistribution, Rate, Technique
+from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrap_with_peft
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique
 
 BEST_RATE = 3e-2
 """As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger. SmolLM2-135M on
@@ -45,8 +45,8 @@ class PromptTuning(Technique):
         import torch
         from peft import PromptTuningConfig
 
-        config = PromptTuningConfig(task_type=task_type(model), num_virtual_tokens=self.num_virtual_tokens)
-        made = wrapped(model, config, seed)
+        config = PromptTuningConfig(task_type=get_peft_task_type(model), num_virtual_tokens=self.num_virtual_tokens)
+        made = wrap_with_peft(model, config, seed)
         if self.prompt_tuning_init != "random":
             with torch.no_grad():
                 text, count = self.prompt_tuning_init_text, self.num_virtual_tokens
@@ -55,18 +55,18 @@ class PromptTuning(Technique):
                 made.prompt_encoder[made.active_adapter].embedding.weight.copy_(words)
         return made
 
-    def trainable(self, model: Description) -> int:
+    def trainable(self, model: ModelDescription) -> int:
         """One embedding a virtual token."""
         return self.num_virtual_tokens * model.hidden_size
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
         return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
 
-    def rate(self, hidden_size: int) -> Rate:
+    def rate(self, hidden_size: int) -> LearningRate:
         """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""
-        return Rate(BEST_RATE, "virtual tokens move far: as in PEFT's examples")
+        return LearningRate(BEST_RATE, "virtual tokens move far: as in PEFT's examples")
 
     def space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
 from luthier.metrics.metric import Metric
-from luthier.models.describe import Description
+from luthier.models.describe import ModelDescription
 from luthier.models.load import Dtype
 from luthier.models.options import Normalize
 from luthier.tune.technique import ParamDistribution, StandaloneTechnique
@@ -124,7 +124,7 @@ class PromptSearch(StandaloneTechnique):
             raise InputError(what, where=where, hint="show fewer, hold back fewer (`held_back`), or give more rows")
         return tuple(count for count in self.shots if count <= able)
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Weights in fp32, the states of one layer, and the logits of a few places."""
         states = tokens * (8 * model.hidden_size + 3 * model.intermediate_size)
         return 4 * (model.parameters + states + min(tokens, HEAD_ROWS) * model.vocab)
@@ -135,9 +135,9 @@ class PromptSearch(StandaloneTechnique):
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Score prompts on held-back rows, round by round, and write the best one."""
-        from luthier.tune.prompt_search.search import Making
+        from luthier.tune.prompt_search.search import PromptSearchRun
 
-        return Making(self, work, examples, dtype).run()
+        return PromptSearchRun(self, work, examples, dtype).run()
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
         """Predict from the budget, the rows' length, and the speed of the last search or of this machine."""
@@ -147,6 +147,6 @@ class PromptSearch(StandaloneTechnique):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The model that the prompt stands in front of."""
-        from luthier.tune.forecast import outline
+        from luthier.tune.forecast import outline_tuned_model
 
-        return replace(outline(plan_context), merging=self.merging)
+        return replace(outline_tuned_model(plan_context), merging=self.merging)

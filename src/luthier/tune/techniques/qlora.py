@@ -9,10 +9,10 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.step import Merging
-from luthier.models.describe import Description, bytes_a_number, training_memory
+from luthier.models.describe import ModelDescription, get_bytes_per_weight, training_memory
 from luthier.models.load import open_quantized
-from luthier.models.shapes import ADAPTED_EXPERTS, linears
-from luthier.models.source import Scheme
+from luthier.models.shapes import ADAPTED_EXPERTS, list_linear_layers
+from luthier.models.source import QuantizationScheme
 from luthier.tune.low_rank import HEAD_ROWS, LowRank
 from luthier.tune.peft_files import write_adapter
 
@@ -40,7 +40,7 @@ class Qlora(LowRank):
 
     def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
         """The model with its linear layers packed as they are read."""
-        return open_quantized(artifact, dtype, Scheme(self.bits, self.group))
+        return open_quantized(artifact, dtype, QuantizationScheme(self.bits, self.group))
 
     def adapt(self, model: Any, seed: int) -> Any:
         """PEFT's model with fresh fp32 adapters over the packed layers: A random from the seed, B zero."""
@@ -48,7 +48,7 @@ class Qlora(LowRank):
 
         names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
         if not names:
-            quantize(model, Scheme(self.bits, self.group))
+            quantize(model, QuantizationScheme(self.bits, self.group))
             names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
         known = {name.rpartition(".")[2] for name in names}
         self.check_targets(known)
@@ -57,18 +57,18 @@ class Qlora(LowRank):
             parameter.requires_grad_(False)
         return self.wrap(model, seed, LAYERS_FOR_PEFT, target_modules=targets, fan_in_fan_out=False)
 
-    def refuses(self, objective: str, model: Description) -> str:
+    def refuses(self, objective: str, model: ModelDescription) -> str:
         """The fused experts of mixtures are no layers that could be packed."""
         if model.model_type in ADAPTED_EXPERTS:
             return f"most of a {model.model_type} lies in fused experts, which cannot be quantized here; take lora"
         return ""
 
-    def footprint(self, model: Description, tokens: int) -> int:
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Packed weights, the rest as on the disk, one weight brought back, fp32 adapters with AdamW, and what autograd
         keeps of one pack."""
-        layers, width = linears(model), bytes_a_number(model)
+        layers, width = list_linear_layers(model), get_bytes_per_weight(model)
         numbers = sum(one.inputs * one.outputs for one in layers)
-        packed = int(numbers * Scheme(self.bits, self.group).bytes_a_number)
+        packed = int(numbers * QuantizationScheme(self.bits, self.group).bytes_a_number)
         largest = max((one.outputs * (one.inputs + self.r) for one in layers), default=0)
         whole = training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         return whole - width * numbers + packed + width * largest

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.tune.tracker import OnlyNew, RunStatus, Tracked, Tracker, TrackerWriter
+from luthier.tune.tracker import NewStepsWriter, RunStatus, TrackedTraining, Tracker, TrackerWriter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +32,7 @@ class MLflow(Tracker):
     experiment: str = Field(default="luthier", min_length=1)
     """Under which experiment the run stands."""
 
-    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
+    def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         """A new run, or the one of this name."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # both are read when mlflow is imported
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -42,7 +42,7 @@ class MLflow(Tracker):
         with FileLock(folder / "mlflow.lock"):  # MLflow makes its tables unguarded: two runs at once made them twice
             return self._run(tracked, folder)
 
-    def _run(self, tracked: Tracked, folder: Path) -> TrackerWriter:
+    def _run(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
@@ -52,7 +52,7 @@ class MLflow(Tracker):
         query = f"attributes.run_name = '{tracked.name}'"
         for run in client.search_runs([experiment], query, max_results=1):
             client.update_run(run.info.run_id, status="RUNNING")
-            return OnlyNew(_Run(client, run.info.run_id), int(run.data.metrics.get("step", 0)))
+            return NewStepsWriter(_Run(client, run.info.run_id), int(run.data.metrics.get("step", 0)))
         run = client.create_run(experiment, run_name=tracked.name)
         _write_settings(client, run.info.run_id, tracked)
         return _Run(client, run.info.run_id)
@@ -65,7 +65,7 @@ def _check_place(folder: Path) -> None:
         raise InputError(what, where=SourceLocation(field="report_to"), hint="give the tracker another `folder`")
 
 
-def _write_settings(client: MlflowClient, run_id: str, tracked: Tracked) -> None:
+def _write_settings(client: MlflowClient, run_id: str, tracked: TrackedTraining) -> None:
     from mlflow.entities import Param
 
     found = [Param(name, str(value)) for name, value in tracked.settings.items()]

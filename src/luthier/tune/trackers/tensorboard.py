@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.tune.tracker import RunStatus, Tracked, Tracker, TrackerWriter
+from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWriter
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -19,7 +19,7 @@ class TensorBoard(Tracker):
     kind: Literal["tensorboard"] = "tensorboard"
     package: ClassVar[str] = "tensorboard"
 
-    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
+    def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         """A new event file; what earlier ones tell of later steps is struck out by it."""
         from torch.utils.tensorboard import SummaryWriter
 

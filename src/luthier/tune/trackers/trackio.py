@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.tracker import OnlyNew, RunStatus, Tracked, Tracker, TrackerWriter
+from luthier.tune.tracker import NewStepsWriter, RunStatus, TrackedTraining, Tracker, TrackerWriter
 
 
 class Trackio(Tracker):
@@ -21,11 +21,11 @@ class Trackio(Tracker):
     project: str = Field(default="luthier", min_length=1, pattern=r"^[\w.-]+$")
     """Under which project the run stands."""
 
-    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
+    def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         """A new run, or the one of this name."""
         storage = _storage(folder / "trackio")
         last = storage.get_last_step(self.project, run=tracked.name)
-        return OnlyNew(_Run(storage, self.project, tracked), last or 0)
+        return NewStepsWriter(_Run(storage, self.project, tracked), last or 0)
 
 
 def _storage(folder: Path) -> Any:
@@ -39,7 +39,7 @@ def _storage(folder: Path) -> Any:
 
 
 class _Run(TrackerWriter):
-    def __init__(self, storage: Any, project: str, tracked: Tracked) -> None:
+    def __init__(self, storage: Any, project: str, tracked: TrackedTraining) -> None:
         self._storage, self._project, self._tracked = storage, project, tracked
 
     def step(self, step: int, values: Mapping[str, float]) -> None:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.files import write_aside
-from luthier.tune.tracker import OnlyNew, RunStatus, Tracked, Tracker, TrackerWriter
+from luthier.core.files import write_atomically
+from luthier.tune.tracker import NewStepsWriter, RunStatus, TrackedTraining, Tracker, TrackerWriter
 
 FLUSH_S = 0.1
 """Seconds for which a step may be in memory alone."""
@@ -25,7 +25,7 @@ class WandB(Tracker):
     project: str = Field(default="luthier", max_length=128, pattern=r"^[^/\\#?%:]+$")
     """Under which project the run stands when it is uploaded."""
 
-    def open(self, tracked: Tracked, folder: Path) -> TrackerWriter:
+    def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         """An offline run; one that goes on is a second file of the same run, which uploading joins."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
         import wandb
@@ -51,7 +51,7 @@ class WandB(Tracker):
             ),
         )
         mark = folder / "wandb" / f"{tracked.name}.step"
-        return OnlyNew(_Run(run, mark), int(mark.read_text()) if mark.is_file() else 0)
+        return NewStepsWriter(_Run(run, mark), int(mark.read_text()) if mark.is_file() else 0)
 
 
 def _flushing(known: Container[str]) -> dict[str, float]:
@@ -66,7 +66,7 @@ class _Run(TrackerWriter):
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step, commit=True)  # else it waits for the next one
-        write_aside(self._mark, str(step).encode())  # an offline file cannot be asked for its last step
+        write_atomically(self._mark, str(step).encode())  # an offline file cannot be asked for its last step
 
     def end(self, how: RunStatus) -> None:
         self._run.finish(exit_code=0 if how == "finished" else 1)

@@ -65,7 +65,7 @@ class QuantizedTensor(NamedTuple):
     @classmethod
     def zeros(cls, size: int, block: int, device: torch.device, *, signed: bool) -> QuantizedTensor:
         """All zero."""
-        code = int((levels(signed, device) == 0).nonzero())
+        code = int((build_quantization_levels(signed, device) == 0).nonzero())
         codes = torch.full((size,), code, dtype=torch.uint8, device=device)
         return cls(codes, torch.zeros(math.ceil(size / block), device=device), block, signed)
 
@@ -76,7 +76,7 @@ class QuantizedTensor(NamedTuple):
 
     def expand(self) -> Tensor:
         """The numbers."""
-        values = levels(self.signed, self.codes.device).index_select(0, self.codes.int())
+        values = build_quantization_levels(self.signed, self.codes.device).index_select(0, self.codes.int())
         return values.mul_(self.scale.repeat_interleave(self.block)[: values.numel()])
 
     def compress(self, values: Tensor) -> None:
@@ -118,7 +118,7 @@ def _fresh(weight: Tensor, block: int) -> dict[str, Tensor]:
 
 
 @cache
-def levels(signed: bool, device: torch.device) -> Tensor:
+def build_quantization_levels(signed: bool, device: torch.device) -> Tensor:
     """The 256 values between -1 (or 0) and 1, ascending: in each decade down to 1e-7, half as many as in the next."""
     found = [0.0, 1.0]
     for decade in range(7):
@@ -132,6 +132,6 @@ def levels(signed: bool, device: torch.device) -> Tensor:
 @cache
 def _nearest(signed: bool, device: torch.device) -> Tensor:
     """The code (65536,) of the level nearest to each bf16 number, by its bits: one look, not eight comparisons."""
-    values = levels(signed, device)
+    values = build_quantization_levels(signed, device)
     numbers = torch.arange(1 << 16, device=device).to(torch.uint16).view(torch.bfloat16).float().nan_to_num()
     return torch.bucketize(numbers, (values[:-1] + values[1:]) / 2).to(torch.uint8)

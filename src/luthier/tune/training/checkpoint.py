@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.files import sync, writing
+from luthier.core.files import sync, translate_write_errors
 
 SHARE = 0.02
 """Share of the time that may go into checkpoints: half as much again is left for guesses that were too low."""
@@ -122,7 +122,7 @@ class CheckpointManager:
     def _write(self, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
         start = time.monotonic()
         self.wait()
-        size = size_of(tensors)
+        size = count_tensor_bytes(tensors)
         metadata = {"key": self.key, **about}
         if _has_room(ROOM * size):
             self._writing = self._writer.submit(
@@ -184,7 +184,7 @@ def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> TrainingState:
 def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
     """Bring tensors to the disk as a file, then let it take the place of the one before."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+    with translate_write_errors(path):
         save_file({name: value.contiguous() for name, value in tensors.items()}, aside, about)
         sync(aside)
         aside.replace(path)
@@ -203,11 +203,11 @@ def _has_room(size: int) -> bool:
     return int(free.split()[1]) * 1024 >= size
 
 
-def size_of(tensors: Mapping[str, Tensor]) -> int:
+def count_tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of some tensors."""
     return sum(value.nbytes for value in tensors.values())
 
 
-def threads() -> int:
+def count_threads() -> int:
     """How many threads compute now."""
     return torch.get_num_threads()

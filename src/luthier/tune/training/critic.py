@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from luthier.core.artifact import Artifact
-from luthier.models.generation.cpu_decoder import speaking
-from luthier.models.load import ADAPTER, is_adapter, outputs_of, weights_of
-from luthier.models.packing.logprobs import states
+from luthier.models.generation.cpu_decoder import activate_adapter
+from luthier.models.load import ADAPTER, get_output_classes, get_weights_artifact, is_adapter
+from luthier.models.packing.logprobs import compute_pack_states
 from luthier.models.packing.pack import Pack, TokenRow
-from luthier.models.quiet import no_peft_warning
-from luthier.models.sequence_head import plain_model
+from luthier.models.quiet import silence_peft_warnings
+from luthier.models.sequence_head import unwrap_peft_model
 from luthier.tune.objective import Loss
-from luthier.tune.training.reference_logprobs import read_rows
+from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
 VALUE = "value"
 """What the critic's adapter is called, and how the names of its parameters are told apart."""
@@ -44,18 +44,18 @@ class Critic:
 
     def read(self, rows: Sequence[TokenRow], tokens: int) -> list[list[float]]:
         """The value before each learnt token of some rows, with no gradient; so many tokens are read at once."""
-        return read_rows(self._model, rows, tokens, _values)
+        return compute_row_logprobs(self._model, rows, tokens, _values)
 
 
 def _values(model: Any, pack: Pack) -> Tensor:
     """(N,) in at least fp32."""
-    with speaking(model, VALUE):
-        found = states(model, pack)
+    with activate_adapter(model, VALUE):
+        found = compute_pack_states(model, pack)
     head = getattr(model, HEAD)
     return torch.nn.functional.linear(found.to(torch.promote_types(found.dtype, torch.float32)), head.weight)[:, 0]
 
 
-def is_critics(name: str) -> bool:
+def is_critic_parameter(name: str) -> bool:
     """Whether a parameter of this name is the critic's."""
     return f".{VALUE}." in name or name.startswith(HEAD)
 
@@ -73,10 +73,10 @@ def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
     config.modules_to_save, config.use_dora, config.lora_dropout = None, False, 0.0
     config.task_type = own.task_type
     config._custom_modules = getattr(own, "_custom_modules", None)
-    with torch.random.fork_rng(devices=[]), no_peft_warning():
+    with torch.random.fork_rng(devices=[]), silence_peft_warnings():
         torch.manual_seed(seed + 1)
         model.add_adapter(VALUE, config)
-    inner = plain_model(model)
+    inner = unwrap_peft_model(model)
     device, width = next(inner.parameters()).device, inner.config.get_text_config().hidden_size
     head = torch.nn.Linear(width, 1, bias=False, device=device, dtype=_wide(inner))
     torch.nn.init.zeros_(head.weight)
@@ -84,7 +84,7 @@ def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
     if start is not None:
         _take_up(model, start)
     for name, parameter in model.named_parameters():
-        if is_critics(name):
+        if is_critic_parameter(name):
             parameter.requires_grad_(True)
 
 
@@ -106,17 +106,17 @@ def _take_up(model: Any, start: Path) -> None:
         getattr(model, HEAD).weight.copy_(head)
 
 
-def start_of(judge: Artifact | None, policy: Artifact, model: Any) -> tuple[Path | None, str]:
+def find_critic_start(judge: Artifact | None, policy: Artifact, model: Any) -> tuple[Path | None, str]:
     """The folder of the reward model's adapter when a critic can begin with it, and why not when it cannot.
 
     `policy` is the model that learns, `model` that model with its own adapter.
     """
     if judge is None:
         return None, "there is no reward model"
-    own = weights_of(judge)
-    if not is_adapter(own) or not outputs_of(judge):
+    own = get_weights_artifact(judge)
+    if not is_adapter(own) or not get_output_classes(judge):
         return None, f"the reward model {'judges by a verdict, not a head' if is_adapter(own) else 'is no adapter'}"
-    if weights_of(own.parent("model")).digest != weights_of(policy).digest:
+    if get_weights_artifact(own.parent("model")).digest != get_weights_artifact(policy).digest:
         return None, "the reward model stands on another model"
     if model.peft_config[model.active_adapter].init_lora_weights not in _PLAIN:
         return None, "the policy's own start changes the base that the reward model knows"

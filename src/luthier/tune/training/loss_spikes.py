@@ -23,7 +23,7 @@ MOST_SKIPPED = 10
 """Steps in a row that may be left out before training stops all the same."""
 
 
-def bar(losses: Sequence[float], height: float) -> float:
+def compute_spike_threshold(losses: Sequence[float], height: float) -> float:
     """Above which a loss is a spike: `height` robust deviations over the median of recent losses, and never less than
     three times the highest loss of the first steps, so that neither skewed noise nor a single hard row is one."""
     if len(losses) < FIRST:
@@ -34,12 +34,12 @@ def bar(losses: Sequence[float], height: float) -> float:
     return max(middle + height * spread, AT_LEAST * max(losses[:FIRST]))
 
 
-def trouble(loss: float, norm: float, losses: Sequence[float], height: float | None) -> str:
+def diagnose_step(loss: float, norm: float, losses: Sequence[float], height: float | None) -> str:
     """What is wrong with a step, given the losses before it; empty when nothing is."""
     if not math.isfinite(loss):
         return f"loss {loss}"
     if not math.isfinite(norm):
         return f"gradient norm {norm}"
-    if height is not None and loss > (most := bar(losses, height)):
+    if height is not None and loss > (most := compute_spike_threshold(losses, height)):
         return f"loss {loss:.4g}, above {most:.4g}"
     return ""

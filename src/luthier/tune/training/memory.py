@@ -4,8 +4,8 @@ The probe runs forward and backward of the largest microbatch, so a training run
 never. It reduces the number of parallel packs, then the tokens of a pack, until the microbatch fits.
 
 glibc keeps freed memory for the thread that allocated it. Packs of many sizes fragment it, and packs on parallel
-threads do not reuse the memory of a single pack; without `Leftovers`, a training of a few hundred steps held twice the
-memory of its largest step.
+threads do not reuse the memory of a single pack; without `AllocatorCacheTracker`, a training of a few hundred steps
+held twice the memory of its largest step.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import lacks_memory
 from luthier.core.system.process import release_memory, resident_bytes
-from luthier.models.packing.pack import Pack, TokenRow, packs
-from luthier.tune.training.parallel import rounds
+from luthier.models.packing.pack import Pack, TokenRow, build_packs
+from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.schedule import BatchSampler
 
 Prepared = Callable[[list[TokenRow]], list[TokenRow]]
@@ -45,7 +45,7 @@ ParallelPacks = tuple[Pack, ...]
 """Packs that are read at once."""
 
 
-class Fitting(NamedTuple):
+class MemoryPlan(NamedTuple):
     """What fits into memory: tokens that are read at once, in how many packs, and a sentence about it."""
 
     tokens: int
@@ -53,20 +53,20 @@ class Fitting(NamedTuple):
     what: str
 
 
-def rehearse(
+def probe_memory(
     largest: Callable[[int, int], ParallelPacks], tokens: int, lanes: int, read: Callable[[ParallelPacks], None]
-) -> Fitting:
+) -> MemoryPlan:
     """Run the largest packs, side by side where they may be, then alone, then smaller ones each time that memory fails.
 
-    `largest` gives them for a bound in tokens and a number of lanes. `ModelError` when not even the rows of one example
-    fit.
+    `find_largest_packs` gives them for a bound in tokens and a number of lanes. `ModelError` when not even the rows of
+    one example fit.
     """
     smaller = ""
     while True:
         parallel_packs = largest(tokens, lanes)
         pack, computed = max(parallel_packs, key=_cost), sum(one.tokens for one in parallel_packs)
         if _fits(parallel_packs, read):
-            return Fitting(tokens, lanes, f"{_named(parallel_packs)} into memory{smaller}")
+            return MemoryPlan(tokens, lanes, f"{_named(parallel_packs)} into memory{smaller}")
         if len(parallel_packs) > 1:
             lanes = 1
             smaller = f": packs are read one after another, since {computed} tokens side by side did not"
@@ -102,7 +102,7 @@ def _fits(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks], None]) 
     return False
 
 
-def largest(
+def find_largest_packs(
     dataset: SizedDataset, sampler: BatchSampler, tokens: int, lanes: int = 1, prepared: Prepared = list
 ) -> ParallelPacks:
     """The packs read at once that have most tokens, among those of the steps that have most to read."""
@@ -111,9 +111,11 @@ def largest(
     longest = [int(sizes[sampler.lessons_of(step)].max()) for step in range(sampler.steps)]
     steps = sorted(range(sampler.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
     steps.append(longest.index(max(longest)))
-    read = (prepared(rows_of(dataset, sampler, step)) for step in steps)
+    read = (prepared(read_step_rows(dataset, sampler, step)) for step in steps)
     at_once = (
-        tuple(sorted(some, key=_cost, reverse=True)[:lanes]) for rows in read for some in rounds(rows, tokens, lanes)
+        tuple(sorted(some, key=_cost, reverse=True)[:lanes])
+        for rows in read
+        for some in schedule_parallel_packs(rows, tokens, lanes)
     )
     return max(at_once, key=lambda some: _sum(map(_cost, some)))
 
@@ -127,11 +129,11 @@ def _cost(pack: Pack) -> tuple[int, int]:
     return pack.tokens, pack.sources.shape[0]
 
 
-def packs_of(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Iterator[Pack]:
+def iterate_packs(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Iterator[Pack]:
     """All packs of a course, in the order in which they are learnt; of a prompt that is yet to be answered all is
     read."""
     for step in range(sampler.steps):
-        yield from packs([_read(row) for row in rows_of(dataset, sampler, step)], tokens)
+        yield from build_packs([_read(row) for row in read_step_rows(dataset, sampler, step)], tokens)
 
 
 def _read(row: TokenRow) -> TokenRow:
@@ -139,7 +141,7 @@ def _read(row: TokenRow) -> TokenRow:
     return row if row.targets else replace(row, ids=[*row.ids, row.ids[-1]], loss_weights=[*row.loss_weights, 1.0])
 
 
-def rows_of(dataset: SizedDataset, sampler: BatchSampler, step: int) -> list[TokenRow]:
+def read_step_rows(dataset: SizedDataset, sampler: BatchSampler, step: int) -> list[TokenRow]:
     """The rows of one optimizer step."""
     return [row for lesson in sampler.lessons_of(step) for row in dataset.rows(lesson)]
 
@@ -148,7 +150,7 @@ SLACK = 1.1
 """How much more than the largest step was seen to need may be held: giving back costs as much as asking again."""
 
 
-class Leftovers:
+class AllocatorCacheTracker:
     """What a training holds, and whether the next packs would find it."""
 
     def __init__(self) -> None:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
-from luthier.models.packing.pack import Pack, TokenRow, packs
+from luthier.models.packing.pack import Pack, TokenRow, build_packs
 from luthier.models.packing.parallel import AGAIN, ENOUGH, LEAST_TOKENS, WORTH
 
 
-def rounds(rows: Sequence[TokenRow], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:
+def schedule_parallel_packs(rows: Sequence[TokenRow], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:
     """The packs of a step, those together that lanes take one after another, each as it is ready; at most so many
     tokens are read at any moment, side by side or not."""
-    whole = packs(rows, tokens)
+    whole = build_packs(rows, tokens)
     computed = sum(one.tokens for one in whole)
     if lanes > 1 and computed >= LEAST_TOKENS * lanes:
-        found = _enough(rows, tokens // lanes, lanes, computed) or packs(rows, tokens // lanes, n_parallel=lanes)
+        found = _enough(rows, tokens // lanes, lanes, computed) or build_packs(rows, tokens // lanes, n_parallel=lanes)
         if _last(found, lanes) <= WORTH * computed and sum(_most(found, lanes)) <= tokens:
             return [tuple(found)]
     return [(one,) for one in (_enough(rows, tokens, 1, computed) or whole)]
@@ -26,7 +26,7 @@ def _enough(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) ->
     """Packs of enough tokens and no more, where rows share so little that hardly more is computed; else none."""
     if torch.cuda.is_available() or tokens <= ENOUGH or computed <= ENOUGH * lanes:
         return []
-    found = packs(rows, ENOUGH, n_parallel=lanes)
+    found = build_packs(rows, ENOUGH, n_parallel=lanes)
     return found if sum(one.tokens for one in found) <= AGAIN * computed else []
 
 

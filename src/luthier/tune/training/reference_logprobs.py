@@ -17,23 +17,26 @@ from torch import Tensor
 
 from luthier.metrics.intervals import totals
 from luthier.metrics.metric import EvalPredictions, Metric
-from luthier.models.generate import label_scores, score_options
-from luthier.models.options import Normalize, normalize
-from luthier.models.packing.logprobs import answering, logprobs
+from luthier.models.generate import score_labels, score_options
+from luthier.models.options import Normalize, normalize_option_scores
+from luthier.models.packing.logprobs import compute_pack_logprobs, disable_dropout
 from luthier.models.packing.pack import Pack, TokenRow
 from luthier.models.packing.parallel import read_packs
-from luthier.models.sequence_head import names_of, plain_model
+from luthier.models.sequence_head import get_head_outputs, unwrap_peft_model
 from luthier.tune.dataset.tokenized import TokenizedDataset
-from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, read_pack_logprobs
 
 
-def compute_training_logprobs(model: Any, pack: Pack) -> Tensor:
+def compute_train_precision_logprobs(model: Any, pack: Pack) -> Tensor:
     """(N,) log-probabilities, rounded as they are while the model learns."""
-    return logprobs(model, pack, training_precision=True)
+    return compute_pack_logprobs(model, pack, training_precision=True)
 
 
-def read_rows(
-    model: Any, rows: Sequence[TokenRow], tokens: int, ask: Callable[[Any, Pack], Tensor] = compute_training_logprobs
+def compute_row_logprobs(
+    model: Any,
+    rows: Sequence[TokenRow],
+    tokens: int,
+    ask: Callable[[Any, Pack], Tensor] = compute_train_precision_logprobs,
 ) -> list[list[float]]:
     """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once.
 
@@ -42,7 +45,7 @@ def read_rows(
     """
     found: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), group_size=1, token_values={}) for at, row in enumerate(rows)]
-    with torch.no_grad(), answering(model):
+    with torch.no_grad(), disable_dropout(model):
         for pack, values in read_packs(model, alone, tokens, partial(ask, model)):
             remaining = iter(values.tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
@@ -50,9 +53,9 @@ def read_rows(
     return found
 
 
-def sums_of_rows(model: Any, rows: Sequence[TokenRow], tokens: int) -> list[float]:
+def compute_row_logprob_sums(model: Any, rows: Sequence[TokenRow], tokens: int) -> list[float]:
     """For each row the weighted sum of the log-probabilities of its learnt tokens."""
-    found = read_rows(model, rows, tokens)
+    found = compute_row_logprobs(model, rows, tokens)
     return [
         sum(row.loss_weights[at] * value for at, value in zip(row.targets, values, strict=True))
         for row, values in zip(rows, found, strict=True)
@@ -60,16 +63,16 @@ def sums_of_rows(model: Any, rows: Sequence[TokenRow], tokens: int) -> list[floa
 
 
 @contextmanager
-def learning(model: Any, objective: Objective) -> Iterator[None]:
+def enable_dropout(model: Any, objective: Objective) -> Iterator[None]:
     """A model with the dropout that an objective learns with, for as long as it learns."""
-    with answering(model):
+    with disable_dropout(model):
         if not objective.draws:
-            for module in model.modules() if objective.builtin_dropout else adapters_of(model):
+            for module in model.modules() if objective.builtin_dropout else list_adapter_modules(model):
                 module.training = True
         yield
 
 
-def adapters_of(model: Any) -> Iterator[Any]:
+def list_adapter_modules(model: Any) -> Iterator[Any]:
     """The modules that PEFT's model has beside the base's own, their dropout among them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -110,10 +113,10 @@ class HeldOutEvaluator(NamedTuple):
     def take(self, model: Any, tokens: int) -> dict[str, float]:
         """`held_out_loss`, the objective's own measures, and the metric by its name, of a model that reads at most so
         many tokens at once."""
-        with torch.no_grad(), answering(model):
+        with torch.no_grad(), disable_dropout(model):
             found = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
             if self.metric is not None and self.questions is not None:
-                found[f"held_out_{self.metric.kind}"] = measured(model, self.metric, self.questions, tokens)
+                found[f"held_out_{self.metric.kind}"] = measure_label_metric(model, self.metric, self.questions, tokens)
         return found
 
     def _losses(self, model: Any, tokens: int) -> dict[str, float]:
@@ -122,7 +125,7 @@ class HeldOutEvaluator(NamedTuple):
         for begin in range(0, len(self.dataset), TOGETHER):
             numbers = range(begin, min(begin + TOGETHER, len(self.dataset)))
             rows = [row for number in numbers for row in self.dataset.rows(number)]
-            rows = self.objective.prepared(rows, lambda some: sums_of_rows(model, some, tokens))
+            rows = self.objective.prepared(rows, lambda some: compute_row_logprob_sums(model, some, tokens))
             weight += self.objective.denominator(rows)
             for _, loss in read_packs(model, rows, tokens, partial(self._loss, model)):
                 found["loss"] += float(loss.total)
@@ -131,23 +134,25 @@ class HeldOutEvaluator(NamedTuple):
         return {name: value / weight for name, value in found.items()}
 
     def _loss(self, model: Any, pack: Pack) -> Loss:
-        logp, pack = asked_of(model, self.objective, self.objective.ready(pack, self.teacher), logprobs)
+        logp, pack = read_pack_logprobs(
+            model, self.objective, self.objective.ready(pack, self.teacher), compute_pack_logprobs
+        )
         return self.objective.loss(logp, pack, pack.token_values.get(REFERENCE))
 
 
-def measured(model: Any, metric: Metric, questions: LabelQuestions, tokens: int) -> float:
+def measure_label_metric(model: Any, metric: Metric, questions: LabelQuestions, tokens: int) -> float:
     """A metric of the labels that a model finds likeliest, by the code that evaluation uses."""
     scores: list[Mapping[str, float]] = []
-    named = names_of(plain_model(model))
+    named = get_head_outputs(unwrap_peft_model(model))
     for begin in range(0, len(questions.prompts), TOGETHER):
         some = slice(begin, begin + TOGETHER)
         if named:
-            found = label_scores(model, questions.prompts[some], tokens=tokens)
+            found = score_labels(model, questions.prompts[some], tokens=tokens)
         else:
             choices = questions.choices[some]
             sums = score_options(model, questions.prompts[some], choices, tokens=tokens)
             token_sums = [list(zip(row, map(len, own), strict=True)) for row, own in zip(sums, choices, strict=True)]
-            found = [normalize(questions.normalize, row) for row in token_sums]
+            found = [normalize_option_scores(questions.normalize, row) for row in token_sums]
         scores += [dict(zip(named or questions.labels, row, strict=True)) for row in found]
     predictions = [max(questions.labels, key=row.__getitem__) for row in scores]
     answers = EvalPredictions.of(predictions, questions.references, label_scores=scores)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.artifacts.dataset import columns
+from luthier.artifacts.dataset import read_split_columns
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 
@@ -62,18 +62,18 @@ class BatchSampler:
     def _lesson(self, at: int) -> int:
         if self.first is not None and at < self.first_epochs * self.count:
             return int(self.first[at % self.count])
-        return int(order(self.seed, at // self.count, self.count)[at % self.count])
+        return int(permute_examples(self.seed, at // self.count, self.count)[at % self.count])
 
 
 @lru_cache(maxsize=2)
-def order(seed: int, epoch: int, count: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]:
+def permute_examples(seed: int, epoch: int, count: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]:
     """A permutation of `count` lessons, for one epoch."""
     import numpy
 
     return numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(count)
 
 
-def chosen(seed: int, count: int, limit: int | None) -> list[int]:
+def choose_used_examples(seed: int, count: int, limit: int | None) -> list[int]:
     """Which examples are used when not all are: drawn by the seed, in source order."""
     if limit is None or limit >= count:
         return list(range(count))
@@ -83,7 +83,7 @@ def chosen(seed: int, count: int, limit: int | None) -> list[int]:
     return sorted(int(at) for at in drawn)
 
 
-def rate_at(step: int, steps: int, shape: Shape, warmup: float, decay: float) -> float:
+def compute_lr_factor(step: int, steps: int, shape: Shape, warmup: float, decay: float) -> float:
     """The share of the full learning rate at a step (from 0): it rises over the warm-up, then follows the shape.
 
     `warmup` and `decay` are shares of all steps; `decay` is how long `wsd` falls, by one minus the root of the way
@@ -124,13 +124,15 @@ class Curriculum(BaseModel):
     """How many passes keep this order; those after are drawn anew, as without a curriculum."""
 
 
-def ordered(curriculum: Curriculum, data: Artifact, dataset: TokenizedDataset, seed: int) -> numpy.ndarray[Any, Any]:
+def order_by_curriculum(
+    curriculum: Curriculum, data: Artifact, dataset: TokenizedDataset, seed: int
+) -> numpy.ndarray[Any, Any]:
     """(lessons,) their numbers in the order of the curriculum: a pure function of the data and the seed."""
     import numpy
 
     values = numpy.asarray(dataset.sizes if curriculum.by == TOKENS else _values(curriculum.by, data, dataset), float)
     values = values if curriculum.first == "lowest" else -values
-    drawn = order(seed, 0, len(dataset))
+    drawn = permute_examples(seed, 0, len(dataset))
     return drawn[numpy.argsort(values[drawn], kind="stable")]  # what is no number stands last
 
 
@@ -149,7 +151,7 @@ def _column(by: str, data: Artifact) -> Iterator[tuple[str, Any]]:
 
     table, _, name = by.partition(".")
     if table == "meta" and name:
-        for row in columns(data, "train", "id", "meta"):
+        for row in read_split_columns(data, "train", "id", "meta"):
             yield row["id"], json.loads(row["meta"] or "{}").get(name)
         return
     files = {

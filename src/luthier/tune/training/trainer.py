@@ -21,25 +21,25 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.kernels.calls import kernels_of, torch_only
-from luthier.models.packing.logprobs import logprobs
+from luthier.models.kernels.calls import disable_kernels, get_kernel_names
+from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import Pack, TokenRow
-from luthier.models.packing.parallel import WorkerThreads, lanes_for
-from luthier.tune.cost import Computed
-from luthier.tune.dataset.validation import BestCheckpoint, HeldOut, after
-from luthier.tune.objective import REFERENCE, BatchSource, Loss, Objective, Teacher, asked_of
+from luthier.models.packing.parallel import WorkerThreads, count_parallel_packs
+from luthier.tune.cost import PackWorkload
+from luthier.tune.dataset.validation import BestCheckpoint, ValidationSettings, update_best_checkpoint
+from luthier.tune.objective import REFERENCE, BatchSource, Loss, Objective, Teacher, read_pack_logprobs
 from luthier.tune.optimizer import Optimizer
-from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, size_of, threads
+from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes, count_threads
 from luthier.tune.training.critic import Critic
-from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, trouble
-from luthier.tune.training.memory import Leftovers, rehearse
+from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
+from luthier.tune.training.memory import AllocatorCacheTracker, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
-from luthier.tune.training.parallel import rounds
-from luthier.tune.training.reference_logprobs import learning
-from luthier.tune.training.schedule import BatchSampler, Shape, rate_at
+from luthier.tune.training.parallel import schedule_parallel_packs
+from luthier.tune.training.reference_logprobs import enable_dropout
+from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor
 
 
-class Average:
+class ExponentialMovingAverage:
     """The exponential moving average of some tensors, by name; it follows them from where they are."""
 
     def __init__(self, moving: Mapping[str, Tensor], decay: float) -> None:
@@ -59,11 +59,11 @@ class Average:
 
 
 @contextmanager
-def standing_in(model: torch.nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def use_weights(model: torch.nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Let a model answer with other weights for a while, by parameter name; its own are not copied."""
     own = {name: parameter.data for name, parameter in model.named_parameters() if name in values}
     try:
-        put(model, values)
+        set_weights(model, values)
         yield
     finally:
         for name, parameter in model.named_parameters():
@@ -71,7 +71,7 @@ def standing_in(model: torch.nn.Module, values: Mapping[str, Tensor]) -> Iterato
                 parameter.data = own[name]
 
 
-def put(model: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
+def set_weights(model: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
     """Give a model other weights, by parameter name, in the precision that it computes in."""
     for name, parameter in model.named_parameters():
         if name in values:
@@ -104,18 +104,18 @@ class TrainingArguments:
     """The epochs (from 1) after which the weights are kept."""
 
 
-class Measuring(Protocol):
+class ValidationMeasurer(Protocol):
     """Something that says how good a model is."""
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
         """Numbers by name, `held_out_loss` among them; at most so many tokens are read at once."""
 
 
-class Watch(NamedTuple):
+class ValidationPlan(NamedTuple):
     """What is measured on the way."""
 
-    held_out: HeldOut
-    exam: Measuring
+    held_out: ValidationSettings
+    exam: ValidationMeasurer
 
 
 ASIDE = ("taken", "measures", "skipped", "samples", "instead")
@@ -133,7 +133,7 @@ class StepMetrics:
     rows: int
     tokens: int
     """Tokens of the rows, as if each were read alone."""
-    taken: Computed
+    taken: PackWorkload
     """What was computed: of it the log tells the tokens, shared prefixes once."""
     measures: dict[str, float]
     skipped: str = ""
@@ -169,7 +169,7 @@ class Trainer:
         source: BatchSource,
         sampler: BatchSampler,
         args: TrainingArguments,
-        watch: Watch | None,
+        watch: ValidationPlan | None,
         teacher: Teacher | None = None,
         critic: Critic | None = None,
     ) -> None:
@@ -178,23 +178,23 @@ class Trainer:
         self._course, self._manner, self._watch, self._teacher = sampler, args, watch, teacher
         self._tokens = args.max_tokens_per_microbatch
         self._lanes = WorkerThreads(
-            lanes_for(model) if critic is None else 1, "learning"
+            count_parallel_packs(model) if critic is None else 1, "learning"
         )  # a critic speaks through it too
         settings = OptimizerSettings(optimizer=args.optimizer, clip=args.clip, rate_of=args.rate_of)
         self._updater = MixedPrecisionOptimizer(model, settings)
-        self._average = Average(self._updater.weights(), args.ema) if args.ema is not None else None
+        self._average = ExponentialMovingAverage(self._updater.weights(), args.ema) if args.ema is not None else None
         self._log: list[str] = []
         self._losses: list[float] = []
         self._standing = BestCheckpoint()
         self._since = 0
         self._why_over = ""
-        self._kernels = kernels_of(model)
+        self._kernels = get_kernel_names(model)
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
         self.stopped = ""
         """After which step, and why, it ended before its last one."""
         self._begun = self._updater.fingerprints()
-        self._leftovers = Leftovers()
+        self._leftovers = AllocatorCacheTracker()
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -235,8 +235,8 @@ class Trainer:
         """
         first_step = self._resume(keeper, say)
         with (
-            learning(self._model, self._objective),
-            nullcontext() if self._kernels else torch_only(),
+            enable_dropout(self._model, self._objective),
+            nullcontext() if self._kernels else disable_kernels(),
             ExitStack() as stack,
         ):
             stack.callback(self._lanes.close)
@@ -260,10 +260,10 @@ class Trainer:
 
     def gradient(
         self, rows: list[TokenRow], denominator: float, step: int = 0
-    ) -> tuple[float, Computed, dict[str, float]]:
+    ) -> tuple[float, PackWorkload, dict[str, float]]:
         """Gather the gradient of one step's rows, pack by pack; returns loss, what was computed, and measures."""
-        total, computed, measures = 0.0, Computed(), dict[str, float]()
-        for number, parallel_packs in enumerate(rounds(rows, self._tokens, self._lanes.count)):
+        total, computed, measures = 0.0, PackWorkload(), dict[str, float]()
+        for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
             self._leftovers.before(min(len(parallel_packs), self._lanes.count))
             for loss in self._gathered(parallel_packs, denominator):
@@ -271,7 +271,7 @@ class Trainer:
                 for name, value in loss.measures.items():
                     measures[name] = measures.get(name, 0.0) + float(value) / denominator
             for pack in parallel_packs:
-                computed = computed.and_of(Computed.of(pack, times=1 if self._critic is None else 2))
+                computed = computed.and_of(PackWorkload.of(pack, times=1 if self._critic is None else 2))
         return total, computed, measures
 
     def _gathered(self, parallel_packs: Sequence[Pack], denominator: float) -> list[Loss]:
@@ -286,7 +286,7 @@ class Trainer:
 
     def _read(self, pack: Pack, denominator: float) -> _Read:
         """One pack forward and backward."""
-        logp, pack = asked_of(self._model, self._objective, pack, logprobs)
+        logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
         loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
         read = _Read(loss, self._updater.gradients(loss.total / denominator))
         return read if self._critic is None else self._valued(self._critic, pack, denominator, read)
@@ -305,9 +305,9 @@ class Trainer:
         total, taken, measures = self.gradient(rows, drawn.denominator, step)
         norm = self._updater.norm()
         args = self._manner
-        rate = args.rate * rate_at(step, self._course.steps, args.schedule, args.warmup, args.decay)
+        rate = args.rate * compute_lr_factor(step, self._course.steps, args.schedule, args.warmup, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
-        skipped = trouble(total, norm, self._losses, args.spike if watched else None)
+        skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:
             self._give_up_or_skip(step, skipped, rows, keeper)
             skipped = f"{skipped}, on examples {_named(rows)}"
@@ -352,10 +352,10 @@ class Trainer:
             return stepped
         held_out, exam = self._watch
         weights, start = self._weights(), time.perf_counter()
-        with standing_in(self._model, weights):
+        with use_weights(self._model, weights):
             found = exam.take(self._model, self._tokens)
         self.held_out_s += time.perf_counter() - start
-        standing = after(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
+        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
         if standing.step == stepped.step and held_out.keep == "best":
             keeper.write_best(weights, stepped.step)
         return replace(stepped, measures={**stepped.measures, **found})
@@ -373,7 +373,7 @@ class Trainer:
             self._losses.append(record["loss"])
         if self._watch is not None and len(self._log) > self._since:
             value = record.get(self._watch.held_out.name)
-            self._standing = after(self._watch.held_out, self._standing, record["step"], value)
+            self._standing = update_best_checkpoint(self._watch.held_out, self._standing, record["step"], value)
 
     def _over(self) -> str:
         """Why training stops before its end: held-out measurements that do not become better, or the source's word."""
@@ -393,7 +393,7 @@ class Trainer:
             found = keeper.read_best()
             assert found is not None, "best weights reach the disk before any state that knows of them"
             weights = found[1]
-        put(self._model, weights)
+        set_weights(self._model, weights)
         keeper.wait()
 
     def _resume(self, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
@@ -406,7 +406,7 @@ class Trainer:
         if self._average is not None:
             self._average.restore(averaged or self._updater.weights())
         self._tokens, self._since = kept.tokens, kept.since
-        self._lanes.count = min(kept.lanes, lanes_for(self._model))
+        self._lanes.count = min(kept.lanes, count_parallel_packs(self._model))
         torch.set_num_threads(kept.threads)
         if kept.kernels and kept.kernels != self._kernels:
             say("this training was begun with kernels that are not here: its last bits may come out otherwise")
@@ -434,7 +434,7 @@ class Trainer:
             self._gathered(parallel_packs, 1.0)
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
-        self._tokens, lanes, what = rehearse(self._source.largest, self._tokens, self._lanes.count, read)
+        self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)
         self._lanes.count = 1 if drawn else lanes
         self._updater.drop()
         say(what)
@@ -444,12 +444,12 @@ class Trainer:
         tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
         log = tuple(self._log)
         return TrainingState(
-            len(log), tensors, log, threads(), self._tokens, self._since, self._kernels, self._lanes.count
+            len(log), tensors, log, count_threads(), self._tokens, self._since, self._kernels, self._lanes.count
         )
 
     @cached_property
     def _size(self) -> int:
-        return size_of(self._state().tensors)
+        return count_tensor_bytes(self._state().tensors)
 
     def _unmoved(self) -> list[str]:
         now = self._updater.fingerprints()

@@ -1,4 +1,4 @@
-"""The tables of the ledger, one file per group; `load` imports them all."""
+"""The tables of the ledger, one file per group; `load_table_metadata` imports them all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 
-def load() -> MetaData:
+def load_table_metadata() -> MetaData:
     """Every table of the ledger."""
     for found in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{found.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import LETTER, SvgDrawing, fitted
+from luthier.eval.report.charts.drawing import LETTER, SvgDrawing, truncate_to_width
 
 NARROW = 480
 
@@ -18,7 +18,7 @@ class Bar(NamedTuple):
     value_text: str
 
 
-def bars(rows: Sequence[Bar], *, width: int, name: str, title: str, desc: str) -> str:
+def draw_bar_chart(rows: Sequence[Bar], *, width: int, name: str, title: str, desc: str) -> str:
     """The picture as SVG text; parts take the classes `part0`, `part1`, …"""
     narrow = width < NARROW
     tall = 36 if narrow else 24
@@ -28,7 +28,7 @@ def bars(rows: Sequence[Bar], *, width: int, name: str, title: str, desc: str) -
     for at, row in enumerate(rows):
         top = at * tall
         words = top + (14 if narrow else 16)
-        drawing.text(0, words, fitted(row.label, width - 160 if narrow else left - 16), "label")
+        drawing.text(0, words, truncate_to_width(row.label, width - 160 if narrow else left - 16), "label")
         drawing.text(width, words, row.value_text, "value", "end")
         _parts(drawing, row, left, (right - left) / most, top + (20 if narrow else 6))
     return str(drawing)

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import Scale, SvgDrawing, fitted, short, ticks
+from luthier.eval.report.charts.drawing import (
+    Scale,
+    SvgDrawing,
+    choose_axis_ticks,
+    format_tick_label,
+    truncate_to_width,
+)
 from luthier.eval.report.facts.tuning import LogPoint
 
 MOST_POINTS = 400
@@ -20,7 +26,7 @@ STRIP, GAP = 42, 24
 Point = tuple[float, float]
 
 
-class Strip(NamedTuple):
+class CurvePanel(NamedTuple):
     """A curve under the losses."""
 
     name: str
@@ -31,7 +37,7 @@ class Strip(NamedTuple):
     """Whether the last value, smoothed, is worth saying rather than the highest."""
 
 
-def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
+def draw_training_curves(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
     """The picture as SVG text."""
     losses = [(float(point.step), point.loss) for point in log if point.loss is not None]
     held_out = [(float(point.step), point.held_out_loss) for point in log if point.held_out_loss is not None]
@@ -45,13 +51,13 @@ def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
     for strip in strips:
         bottom += STRIP + GAP
         _strip(drawing, across, strip, bottom)
-    for tick in ticks(across.low, across.high, 5 if width >= 480 else 3):
-        drawing.text(across(tick), bottom + 16, short(tick), "tick", "middle")
+    for tick in choose_axis_ticks(across.low, across.high, 5 if width >= 480 else 3):
+        drawing.text(across(tick), bottom + 16, format_tick_label(tick), "tick", "middle")
     drawing.text(drawing.width, bottom + 16, "step", "tick", "end")
     return str(drawing)
 
 
-def smoothed(points: Sequence[Point]) -> list[Point]:
+def smooth_points(points: Sequence[Point]) -> list[Point]:
     """The mean of each point and its neighbours on both sides (a thirtieth of all), so that nothing lags behind."""
     reach = max(len(points) // 30, 1)
     sums = [0.0]
@@ -64,7 +70,7 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def thinned(points: Sequence[Point]) -> list[Point]:
+def thin_points(points: Sequence[Point]) -> list[Point]:
     """At most `MOST_POINTS` points: means of neighbours."""
     if len(points) <= MOST_POINTS:
         return list(points)
@@ -78,11 +84,11 @@ def _losses(
 ) -> None:
     values = [y for _, y in [*losses, *held_out]] or [0.0, 1.0]
     up = Scale(min(0.0, *values), _top(values), tall, 8)
-    for tick in ticks(up.low, up.high, 4):
+    for tick in choose_axis_ticks(up.low, up.high, 4):
         drawing.line(38, up(tick), drawing.width - MARGIN, up(tick), "zero" if tick == 0 else "grid")
-        drawing.text(30, up(tick) + 4, short(tick), "tick", "end")
-    drawing.polyline([(across(x), up(y)) for x, y in thinned(losses)], "curve faint")
-    smooth = thinned(smoothed(losses))
+        drawing.text(30, up(tick) + 4, format_tick_label(tick), "tick", "end")
+    drawing.polyline([(across(x), up(y)) for x, y in thin_points(losses)], "curve faint")
+    smooth = thin_points(smooth_points(losses))
     drawing.polyline([(across(x), up(y)) for x, y in smooth], "curve tuned")
     ends = [(smooth[-1], "loss", "label accent")] if smooth else []
     if held_out:
@@ -105,41 +111,46 @@ def _end_labels(drawing: SvgDrawing, up: Scale, ends: Sequence[tuple[Point, str,
         drawing.text(drawing.width - MARGIN + 10, at_y - over + 14, f"{y:.3f}", "tick")
 
 
-def _strips(log: Sequence[LogPoint]) -> list[Strip]:
+def _strips(log: Sequence[LogPoint]) -> list[CurvePanel]:
     """What a policy's answers were worth, held-out metrics, the learning rate and the gradient's norm, as far as they
     were logged."""
     drawn = list(dict.fromkeys(name for point in log for name in point.drawn))
     found = [
-        Strip(name, [(float(point.step), point.drawn[name]) for point in log if name in point.drawn], last=True)
+        CurvePanel(name, [(float(point.step), point.drawn[name]) for point in log if name in point.drawn], last=True)
         for name in drawn
     ]
     metrics = sorted({name for point in log for name in point.held_out})
     found += [
-        Strip(
+        CurvePanel(
             f"held out {name}" if name in drawn else name,
             [(float(point.step), point.held_out[name]) for point in log if name in point.held_out],
             dots=True,
         )
         for name in metrics
     ]
-    found.append(Strip("learning rate", [(float(point.step), point.lr) for point in log if point.lr is not None]))
+    found.append(CurvePanel("learning rate", [(float(point.step), point.lr) for point in log if point.lr is not None]))
     norms = [(float(point.step), point.grad_norm) for point in log if point.grad_norm is not None]
-    found.append(Strip("gradient norm", norms))
+    found.append(CurvePanel("gradient norm", norms))
     return [strip for strip in found if strip.points]
 
 
-def _strip(drawing: SvgDrawing, across: Scale, strip: Strip, bottom: float) -> None:
+def _strip(drawing: SvgDrawing, across: Scale, strip: CurvePanel, bottom: float) -> None:
     """A low curve of its own, from zero (or the lowest value below it) to the highest, named at the right."""
     values = [y for _, y in strip.points]
     up = Scale(min(0.0, *values), _top(values), bottom, bottom - STRIP)
     drawing.line(38, bottom, drawing.width - MARGIN, bottom, "zero")
     kind = "curve against" if strip.dots else "curve grey"
-    drawing.polyline([(across(x), up(y)) for x, y in thinned(strip.points)], kind)
+    drawing.polyline([(across(x), up(y)) for x, y in thin_points(strip.points)], kind)
     if strip.dots:
         for x, y in strip.points:
             drawing.circle(across(x), up(y), 3, "dot against", f"{strip.name}, step {x:.0f}: {y:.3f}")
-    drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 6, fitted(strip.name, MARGIN - 10, SMALL_LETTER), "tick")
-    ends = values[-1] if strip.dots else smoothed(strip.points)[-1][1]
+    drawing.text(
+        drawing.width - MARGIN + 10,
+        bottom - STRIP + 6,
+        truncate_to_width(strip.name, MARGIN - 10, SMALL_LETTER),
+        "tick",
+    )
+    ends = values[-1] if strip.dots else smooth_points(strip.points)[-1][1]
     value_text = f"{ends:.3g}" if strip.dots or strip.last else f"≤ {max(values):.2g}"
     drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 20, value_text, "tick")
 

@@ -80,7 +80,7 @@ class Scale:
         return self._start + share * (self._end - self._start)
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def choose_axis_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers within the range, about as many as wanted; one for a range below a tick's twelve decimals."""
     if high - low < 1e-12:
         return [low]
@@ -92,17 +92,17 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(k * step, 12) for k in range(first, last + 1)]
 
 
-def decades(low: float, high: float) -> list[float]:
+def list_powers_of_ten(low: float, high: float) -> list[float]:
     """Powers of ten within the range."""
     return [10.0**k for k in range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)]
 
 
-def short(value: float) -> str:
+def format_tick_label(value: float) -> str:
     """A tick's label: as few figures as say it, with a true minus sign."""
     return f"{value:.6g}".replace("-", "−") if abs(value) < 1e6 else f"{value:.0e}"
 
 
-def fitted(words: str, width: float, letter: float = LETTER) -> str:
+def truncate_to_width(words: str, width: float, letter: float = LETTER) -> str:
     """Words cut to a width in pixels, with a mark where they were cut."""
     room = max(int(width / letter), 2)
     return words if len(words) <= room else words[: room - 1].rstrip() + "…"

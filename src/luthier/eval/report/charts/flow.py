@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import STRONG_LETTER, SvgDrawing, fitted
-from luthier.eval.report.wording import count, share
+from luthier.eval.report.charts.drawing import STRONG_LETTER, SvgDrawing, truncate_to_width
+from luthier.eval.report.wording import format_percentage, format_thousands
 
 BAR = 12
 """Width of the bars, px."""
 
 
-class Branch(NamedTuple):
+class FlowBranch(NamedTuple):
     """A part of the rows: what it is called, how many, and its colour class."""
 
     label: str
@@ -20,20 +20,20 @@ class Branch(NamedTuple):
     kind: str
 
 
-def flow(branches: Sequence[Branch], *, width: int, name: str, desc: str) -> str:
+def draw_flow_chart(branches: Sequence[FlowBranch], *, width: int, name: str, desc: str) -> str:
     """Ribbons from all rows to each branch, in proportion, each labelled at its end."""
     total = sum(branch.rows for branch in branches)
     tall = 150.0
     tops, height = _tops([tall * branch.rows / total if total else 0.0 for branch in branches])
     drawing = SvgDrawing(width, max(height, tall) + 26, name=name, title="What became of every row", desc=desc)
     end = width * (0.32 if width < 480 else 0.6)
-    drawing.text(0, 14, f"{count(total)} rows in", "label strong")
+    drawing.text(0, 14, f"{format_thousands(total)} rows in", "label strong")
     drawing.rect(0, 24, BAR, tall, "ink")
     _ribbons(drawing, branches, tops, tall, end)
     return str(drawing)
 
 
-def _ribbons(drawing: SvgDrawing, branches: Sequence[Branch], tops: list[float], tall: float, end: float) -> None:
+def _ribbons(drawing: SvgDrawing, branches: Sequence[FlowBranch], tops: list[float], tall: float, end: float) -> None:
     total = sum(branch.rows for branch in branches) or 1
     from_y = 24.0
     for branch, top in zip(branches, tops, strict=True):
@@ -45,14 +45,14 @@ def _ribbons(drawing: SvgDrawing, branches: Sequence[Branch], tops: list[float],
             f"V{to_y + drawn:.1f}C{middle:.1f} {to_y + drawn:.1f} {middle:.1f} {from_y + drawn:.1f} "
             f"{BAR} {from_y + drawn:.1f}Z"
         )
-        value_text = f"{count(branch.rows)} ({share(branch.rows, total)})"
+        value_text = f"{format_thousands(branch.rows)} ({format_percentage(branch.rows, total)})"
         drawing.path(data, f"ribbon {branch.kind}", f"{branch.label}: {value_text}")
         drawing.rect(end, to_y, BAR, drawn, f"end {branch.kind}")
         middle_y = to_y + drawn / 2
         drawing.text(
             end + BAR + 8,
             middle_y - 2,
-            fitted(branch.label, drawing.width - end - BAR - 8, STRONG_LETTER),
+            truncate_to_width(branch.label, drawing.width - end - BAR - 8, STRONG_LETTER),
             "label strong",
         )
         drawing.text(end + BAR + 8, middle_y + 13, value_text, "tick")

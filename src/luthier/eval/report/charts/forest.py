@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from luthier.eval.report.charts.drawing import LETTER, STRONG_LETTER, Scale, SvgDrawing, decades, fitted, short, ticks
-from luthier.eval.report.wording import duration
+from luthier.eval.report.charts.drawing import (
+    LETTER,
+    STRONG_LETTER,
+    Scale,
+    SvgDrawing,
+    choose_axis_ticks,
+    format_tick_label,
+    list_powers_of_ten,
+    truncate_to_width,
+)
+from luthier.eval.report.wording import format_duration_words
 
 Mark = Literal["tuned", "base", "plain", "against", "unclear", "head"]
 """How a row is drawn; `head` is a heading over the rows that follow."""
@@ -31,7 +40,7 @@ class ForestRow(NamedTuple):
     """Shade differences smaller than this: too small to be seen with this many rows."""
 
 
-class Frame(NamedTuple):
+class ForestFrame(NamedTuple):
     """What a picture is called, said to show, and how its axis runs."""
 
     title: str
@@ -58,7 +67,7 @@ class ForestLayout(NamedTuple):
     head: float
 
 
-def forest(lines: Sequence[ForestRow], frame: Frame, *, width: int, name: str) -> str:
+def draw_forest_plot(lines: Sequence[ForestRow], frame: ForestFrame, *, width: int, name: str) -> str:
     """The picture as SVG text."""
     layout = _place(lines, width)
     tops = [0.0]
@@ -86,7 +95,7 @@ def _place(lines: Sequence[ForestRow], width: int) -> ForestLayout:
     return ForestLayout(6, width - 6, row=58, words=14, value_y=31, mark=44, head=24)
 
 
-def _scale(lines: Sequence[ForestRow], frame: Frame, layout: ForestLayout) -> Scale:
+def _scale(lines: Sequence[ForestRow], frame: ForestFrame, layout: ForestLayout) -> Scale:
     known = [x for line in lines for x in (line.value, line.low, line.high, line.reference_value) if x is not None]
     bands = [sign * line.band for line in lines if line.band for sign in (1, -1)]
     if frame.span is not None:
@@ -102,12 +111,14 @@ def _scale(lines: Sequence[ForestRow], frame: Frame, layout: ForestLayout) -> Sc
     return Scale(low, high, layout.left, layout.right, log=frame.log_seconds)
 
 
-def _axis(drawing: SvgDrawing, scale: Scale, frame: Frame, layout: ForestLayout, bottom: float) -> None:
-    marks = decades(scale.low, scale.high) if frame.log_seconds else ticks(scale.low, scale.high, 4)
+def _axis(drawing: SvgDrawing, scale: Scale, frame: ForestFrame, layout: ForestLayout, bottom: float) -> None:
+    marks = (
+        list_powers_of_ten(scale.low, scale.high) if frame.log_seconds else choose_axis_ticks(scale.low, scale.high, 4)
+    )
     for tick in marks:
         kind = "zero" if frame.zero and tick == 0 else "grid"
         drawing.line(scale(tick), 0, scale(tick), bottom, kind)
-        words = duration(tick) if frame.log_seconds else short(tick)
+        words = format_duration_words(tick) if frame.log_seconds else format_tick_label(tick)
         edge = "start" if scale(tick) < 12 else "end" if scale(tick) > drawing.width - 12 else "middle"
         drawing.text(scale(tick), bottom + 16, words, "tick", edge)
     if frame.under:
@@ -130,7 +141,7 @@ def _row(drawing: SvgDrawing, scale: Scale, line: ForestRow, layout: ForestLayou
     room = layout.left - 12 if label_at_left else drawing.width
     if not label_at_left and layout.value_y == layout.words:
         room -= len(line.value_text) * _letter(line) + 8
-    drawing.text(0, top + layout.words, fitted(line.label, room, _letter(line)), f"label{strong}")
+    drawing.text(0, top + layout.words, truncate_to_width(line.label, room, _letter(line)), f"label{strong}")
     at_end = label_at_left or layout.value_y == layout.words
     drawing.text(
         drawing.width if at_end else 0,

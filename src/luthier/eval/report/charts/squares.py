@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.eval.report.charts.drawing import Scale, SvgDrawing, short
+from luthier.eval.report.charts.drawing import Scale, SvgDrawing, format_tick_label
 from luthier.eval.report.facts.models import Confusion, Reliability
 from luthier.eval.report.palette import HEAT
 
@@ -11,15 +11,15 @@ MOST_HINTS = 40
 """A confusion with more labels has no words under the pointer: they would weigh more than all else."""
 
 
-def reliability(facts: Reliability, *, name: str, title: str, desc: str) -> str:
+def draw_reliability_diagram(facts: Reliability, *, name: str, title: str, desc: str) -> str:
     """What a model said of its own certainty (across), and what came true (up); the diagonal is honest."""
     drawing = SvgDrawing(SIDE, SIDE, name=name, title=title, desc=desc)
     across, up = Scale(0, 1, 40, SIDE - 12), Scale(0, 1, SIDE - 46, 8)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         drawing.line(across(tick), up(0), across(tick), up(1), "grid")
         drawing.line(across(0), up(tick), across(1), up(tick), "grid")
-        drawing.text(across(tick), up(0) + 16, short(tick), "tick", "middle")
-        drawing.text(across(0) - 8, up(tick) + 4, short(tick), "tick", "end")
+        drawing.text(across(tick), up(0) + 16, format_tick_label(tick), "tick", "middle")
+        drawing.text(across(0) - 8, up(tick) + 4, format_tick_label(tick), "tick", "end")
     drawing.line(across(0), up(0), across(1), up(1), "honest")
     drawing.text(across(0.5), up(0) + 36, "stated probability →", "tick", "middle")
     drawing.text(across(0) + 6, up(1) + 14, "↑ share that was right", "tick")
@@ -36,7 +36,7 @@ def reliability(facts: Reliability, *, name: str, title: str, desc: str) -> str:
     return str(drawing)
 
 
-def heat_map(facts: Confusion, *, name: str, title: str, desc: str) -> str:
+def draw_confusion_heatmap(facts: Confusion, *, name: str, title: str, desc: str) -> str:
     """A confusion with many labels: a square for each pair that occurred, darker where it was a larger share."""
     side, most = 560, len(facts.labels)
     cell = side / max(most, 1)
@@ -48,7 +48,7 @@ def heat_map(facts: Confusion, *, name: str, title: str, desc: str) -> str:
         for column, times in enumerate(counts):
             if not times:
                 continue
-            kind = heat_class(times / total) + ("" if row == column else " wrong")
+            kind = get_heat_css_class(times / total) + ("" if row == column else " wrong")
             if most <= MOST_HINTS:
                 hint = f"{label} answered as {facts.labels[column]}: {times} of {total}"
                 drawing.rect(column * cell, row * cell, cell, cell, kind, hint)
@@ -60,7 +60,7 @@ def heat_map(facts: Confusion, *, name: str, title: str, desc: str) -> str:
     return str(drawing)
 
 
-def heat_class(share: float) -> str:
+def get_heat_css_class(share: float) -> str:
     """The class of a heat step for a share of 0 to 1; anything above nothing is visible."""
     if share <= 0:
         return "h0"

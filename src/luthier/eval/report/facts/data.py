@@ -28,7 +28,7 @@ class EditFact(Fact):
     after: str
 
 
-class LeftOut(Fact):
+class LeftOutRow(Fact):
     """One row that was left out: why, where it stands, how it begins, and where the row stands that it repeats."""
 
     reason: str
@@ -73,7 +73,7 @@ class DataFacts(Fact):
     made: dict[str, int] = Field(default_factory=dict)
     """Of them, rows that were made out of others, by augmenter."""
     dropped: dict[str, int] = Field(default_factory=dict)
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOutRow, ...] = ()
     """The first dropped rows of each reason."""
     edited: dict[str, int] = Field(default_factory=dict)
     """Edits by operator."""
@@ -84,7 +84,7 @@ class DataFacts(Fact):
     sources: tuple[SourceFacts, ...] = ()
 
 
-class FoundRow(Fact):
+class FindingRow(Fact):
     """One row that a finding is about."""
 
     id: str
@@ -98,7 +98,7 @@ class FindingFacts(Fact):
     """One finding about the data, with its first rows."""
 
     finding: Finding
-    shown: tuple[FoundRow, ...] = ()
+    shown: tuple[FindingRow, ...] = ()
 
 
 class ValidationFacts(Fact):

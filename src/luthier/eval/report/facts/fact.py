@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.component import described
+from luthier.core.component import add_field_descriptions
 
 
 class Fact(BaseModel):
     """Something known: frozen, without unknown fields, without NaN or infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=described)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=add_field_descriptions
+    )
 
 
 class ScoreFact(Fact):

@@ -94,7 +94,7 @@ class ClassScore(Fact):
     f1: ScoreFact
 
 
-class Bin(Fact):
+class CalibrationBin(Fact):
     """Answers whose stated probability falls between `low` and `high`: what was said, and what came true."""
 
     low: float
@@ -108,7 +108,7 @@ class Reliability(Fact):
     """Stated probabilities of one model beside the share that was right."""
 
     model: str
-    bins: tuple[Bin, ...]
+    bins: tuple[CalibrationBin, ...]
     ece: ScoreFact | None = None
 
 

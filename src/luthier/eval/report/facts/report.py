@@ -40,7 +40,7 @@ class GateFacts(Fact):
     rules: tuple[RuleFacts, ...] = ()
 
 
-class PeopleFacts(Fact):
+class HumanEvalFacts(Fact):
     """What people said of the answers."""
 
     name: str
@@ -99,7 +99,7 @@ class ReportFacts(Fact):
     evaluations: tuple[EvaluationFacts, ...] = ()
     gates: tuple[GateFacts, ...] = ()
     validations: tuple[ValidationFacts, ...] = ()
-    people: tuple[PeopleFacts, ...] = ()
+    people: tuple[HumanEvalFacts, ...] = ()
     runs: tuple[RunFacts, ...] = ()
     """Evaluations side by side, when there are several."""
     data: tuple[DataFacts, ...] = ()

@@ -44,7 +44,7 @@ class PromptTrialFact(Fact):
     high: float
 
 
-class StretchFact(Fact):
+class TokenSpanFact(Fact):
     """Neighbouring tokens of a row that are all trained on, or all only read."""
 
     text: str
@@ -58,7 +58,7 @@ class SequenceFact(Fact):
     """Which of the row's sequences it is, where there are several: `chosen`, `rejected`."""
     tokens: int
     trained_tokens: int
-    stretches: tuple[StretchFact, ...]
+    stretches: tuple[TokenSpanFact, ...]
 
 
 class RenderedFact(Fact):
