@@ -18,8 +18,8 @@ def test_it_names_every_route(place: Open) -> None:
     for what in ("cancel", "pause", "resume"):
         assert paths[f"/v1/fine_tuning/jobs/{{fine_tuning_job_id}}/{what}"] == ["post"]
     body = told["paths"]["/v1/fine_tuning/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["$ref"].endswith("/JobWanted")
-    assert told["components"]["schemas"]["JobWanted"]["additionalProperties"] is False
+    assert body["$ref"].endswith("/FineTuningJobRequest")
+    assert told["components"]["schemas"]["FineTuningJobRequest"]["additionalProperties"] is False
     answers = [
         set(one["responses"]) for path, verbs in told["paths"].items() if "/v1/" in path for one in verbs.values()
     ]
