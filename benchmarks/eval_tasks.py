@@ -165,9 +165,9 @@ def _task(folder: Path, **changes: Any) -> Path:
 
 def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[float, float]]:
     from luthier.eval.task import TaskContext
-    from luthier.eval.tasks.lm_eval import Harness
+    from luthier.eval.tasks.lm_eval import LmEvalTask
 
-    (exam,) = Harness(path=str(file), limit=rows).exams(TaskContext(base=file.parent, examples=(), say=print))
+    (exam,) = LmEvalTask(path=str(file), limit=rows).exams(TaskContext(base=file.parent, examples=(), say=print))
     graded = exam.graded(model.ask(exam.questions))
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 

@@ -37,7 +37,7 @@ from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_traces
 
-GOAL_US = 1000.0
+GOAL_US = 50.0
 """A request waits for the redaction of its answer, and for one line that is appended."""
 GOAL_CPU = 0.02
 GOAL_QUERY_S = 1.0

@@ -11,7 +11,7 @@ from documented import undescribed
 from luthier.core.component import components_by_kind
 from luthier.data.annotation.annotations import AnnotatedItem
 from luthier.data.label_format import LabelFormat
-from luthier.data.row import Record
+from luthier.data.row import SourceRecord
 
 KINDS = sorted(components_by_kind(LabelFormat))
 SAID = [("one", "ann", "a"), ("two", "ann", "b")]
@@ -61,7 +61,7 @@ def test_it_is_recognised_before_any_other(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_judgment_is_read(kind: str) -> None:
-    records = [Record(row, "ann.jsonl", line) for line, row in enumerate(_rows(kind), start=1)]
+    records = [SourceRecord(row, "ann.jsonl", line) for line, row in enumerate(_rows(kind), start=1)]
     items = list(
         components_by_kind(LabelFormat)[kind].model_validate({}).items(records, "ann.jsonl", lambda text: None)
     )

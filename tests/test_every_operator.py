@@ -19,7 +19,7 @@ from luthier.chat.messages import Message
 from luthier.chat.preference import REJECTED
 from luthier.core.component import components_by_kind
 from luthier.data.engine.batch import NamedOperator, apply_operator_result
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.engine.tables import from_arrow, spill_schema, to_arrow
 from luthier.data.operator import Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion
 from luthier.data.row import Batch, Row
@@ -68,7 +68,7 @@ def _outcome(operator: Operator, rows: list[Row]) -> OperatorResultLike:
     if isinstance(operator, RowOperator):
         return operator.apply(rows)
     assert isinstance(operator, SetOperator)
-    return operator.settle(InMemory(operator, rows))
+    return operator.settle(InMemoryRows(operator, rows))
 
 
 def _done(operator: Operator, rows: list[Row]) -> Batch:
@@ -266,7 +266,7 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
 
 def test_an_empty_corpus_is_settled(operator: Operator) -> None:
     if isinstance(operator, SetOperator):
-        outcome = operator.settle(InMemory(operator, []))
+        outcome = operator.settle(InMemoryRows(operator, []))
         assert not outcome.drops
         assert not outcome.edits
         assert all(len(np.asarray(values)) == 0 for values in outcome.attributes.values())

@@ -20,7 +20,7 @@ import pytest
 from documented import undescribed
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, LuthierError
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from tests.data import source_files
 from tests.data.web_site import Reply, serving
@@ -150,10 +150,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _read(source: Source, base: Path) -> list[Record]:
+def _read(source: Source, base: Path) -> list[SourceRecord]:
     found = list(source.records(base, lambda text: None))
-    assert all(isinstance(record, Record) for record in found)
-    return [record for record in found if isinstance(record, Record)]
+    assert all(isinstance(record, SourceRecord) for record in found)
+    return [record for record in found if isinstance(record, SourceRecord)]
 
 
 def _made(kind: str, place: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
@@ -162,7 +162,7 @@ def _made(kind: str, place: Path) -> tuple[dict[str, Any], list[int], list[dict[
     return settings, lines, rows[0] if rows else ROWS
 
 
-def _columns(records: list[Record], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _columns(records: list[SourceRecord], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns that were written; a source may add its own behind them."""
     return [{name: record.values[name] for name in rows[0]} for record in records]
 
@@ -281,7 +281,7 @@ def test_a_broken_row_is_yielded_with_its_line_and_reading_goes_on(kind: str, pl
     found = list(Source.parse(settings).records(place, lambda text: None))
     broken = [one for one in found if isinstance(one, BrokenRow)]
     assert [one.line for one in broken] == [lines[-1] + 1]
-    assert isinstance(found[-1], Record)
+    assert isinstance(found[-1], SourceRecord)
     assert found[-1].values == {"text": "last", "answer": "z"}
 
 

@@ -21,7 +21,7 @@ from fine_tuning import as_lines, chats, pairs
 from luthier.cli.app import run_command
 from luthier.commands.jobs.registry import JobRepository
 from luthier.core.db import Ledger, ledger_url
-from luthier.core.system.process import is_gone
+from luthier.core.system.process import is_process_gone
 from luthier.traces.api_keys import add_key
 from tests import ready
 from workshop import tiny_model
@@ -262,9 +262,9 @@ def test_jobs_wait_their_turn_and_end_when_they_are_told(running: Running, folde
     assert (client.fine_tuning.jobs.retrieve(first).estimated_finish or 0) > time.time() - 60
     assert client.fine_tuning.jobs.cancel(second).status == "cancelled"
     process = process_of(folder, first)
-    assert not is_gone(process)
+    assert not is_process_gone(process)
     assert client.fine_tuning.jobs.cancel(first).status == "cancelled"
-    until(lambda: is_gone(process))
+    until(lambda: is_process_gone(process))
     at_once = long_job(client)
     assert client.fine_tuning.jobs.cancel(at_once).status == "cancelled"
     assert client.models.list() is not None, "the server answers meanwhile"
@@ -280,7 +280,7 @@ def test_a_paused_job_goes_on_from_its_checkpoint(running: Running, folder: Path
     until(lambda: learns(client, job, 5))
     process = process_of(folder, job)
     assert client.fine_tuning.jobs.pause(job).status == "paused"
-    until(lambda: is_gone(process))
+    until(lambda: is_process_gone(process))
     assert client.fine_tuning.jobs.resume(job).status in ("queued", "running")
     done = ended(client, job)
     assert done.status == "succeeded", messages(client, job)
@@ -299,7 +299,7 @@ def test_a_killed_run_goes_on_and_one_that_always_dies_fails(running: Running, f
     again = long_job(client)
     killed = {""}
     for _ in range(4):
-        until(lambda: (process := process_of(folder, again)) not in killed and not is_gone(process))
+        until(lambda: (process := process_of(folder, again)) not in killed and not is_process_gone(process))
         killed.add(process_of(folder, again))
         os.killpg(int(process_of(folder, again).split("|")[3]), signal.SIGKILL)
     failed = ended(client, again)
@@ -324,7 +324,7 @@ def test_jobs_survive_their_server(
         until(lambda: learns(client, job, 5))
         process = process_of(tmp_path, job)
         running.stop(how)
-        assert is_gone(process) == (how == signal.SIGTERM), "a server that is killed leaves the run"
+        assert is_process_gone(process) == (how == signal.SIGTERM), "a server that is killed leaves the run"
     with command(tmp_path, *words) as running:
         client = running.client(max_retries=5)
         done = ended(client, job)

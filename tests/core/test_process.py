@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.system.process import is_gone, this_process_name
+from luthier.core.system.process import is_process_gone, this_process_name
 
 SAY = """
 import sys
@@ -23,27 +23,27 @@ def test_a_process_lives_until_it_is_over() -> None:
     process = subprocess.Popen([sys.executable, "-c", SAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     name = process.stdout.readline().strip()
-    assert not is_gone(name)
+    assert not is_process_gone(name)
     process.kill()
     process.communicate()
-    assert is_gone(name)
+    assert is_process_gone(name)
 
 
 def test_this_process_is_not_gone_and_always_has_the_same_name() -> None:
     assert this_process_name() == this_process_name()
-    assert not is_gone(this_process_name())
+    assert not is_process_gone(this_process_name())
 
 
 def test_a_number_given_to_another_process_is_not_the_same_process() -> None:
     host, boot, space, number, started = this_process_name().split("|")
-    assert is_gone("|".join((host, boot, space, number, f"{int(started) - 1}")))
+    assert is_process_gone("|".join((host, boot, space, number, f"{int(started) - 1}")))
 
 
 def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
     host, _, space, number, started = this_process_name().split("|")
-    assert is_gone("|".join((host, "an-earlier-boot", space, number, started)))
-    assert not is_gone("|".join(("another-host", "boot", space, number, "1")))
-    assert not is_gone("|".join((host, this_process_name().split("|")[1], "another-container", "999999", "1")))
+    assert is_process_gone("|".join((host, "an-earlier-boot", space, number, started)))
+    assert not is_process_gone("|".join(("another-host", "boot", space, number, "1")))
+    assert not is_process_gone("|".join((host, this_process_name().split("|")[1], "another-container", "999999", "1")))
 
 
 HOLES = """

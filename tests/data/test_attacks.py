@@ -15,7 +15,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.formats import sheet_size, sheets
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from tests.data.source_files import as_mail, write_xlsx
 
@@ -24,7 +24,7 @@ SHEET = "xl/worksheets/sheet1.xml"
 
 def _read(settings: dict[str, Any], base: Path) -> tuple[list[dict[str, Any]], list[BrokenRow]]:
     found = list(Source.parse(settings).read(base, lambda text: None))
-    good = [one.values for one in found if isinstance(one, Record)]
+    good = [one.values for one in found if isinstance(one, SourceRecord)]
     return good, [one for one in found if isinstance(one, BrokenRow)]
 
 

@@ -20,7 +20,7 @@ from luthier.data.columns.recognize import source_of
 from luthier.data.formats import delimited, lines, tables
 from luthier.data.formats.dialect import DELIMITERS
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 CELLS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\ufeff"), max_size=12)
 TABLES = st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=12)
@@ -31,9 +31,9 @@ def _read(path: Path, name: str) -> Any:
     return source_of(file).read_file(file, lambda text: None)
 
 
-def _records(found: Any) -> list[Record]:
+def _records(found: Any) -> list[SourceRecord]:
     listed = list(found)
-    assert all(isinstance(one, Record) for one in listed), listed
+    assert all(isinstance(one, SourceRecord) for one in listed), listed
     return listed
 
 
@@ -118,7 +118,7 @@ def test_a_broken_csv_row_is_named_with_its_line(tmp_path: Path, name: str) -> N
     error = broken[0].error()
     assert error.where.file == "t.csv"
     assert error.hint
-    assert isinstance(found[-1], Record)
+    assert isinstance(found[-1], SourceRecord)
 
 
 BROKEN_JSON = {
@@ -223,5 +223,5 @@ def test_parquet_values_become_plain_json(tmp_path: Path) -> None:
 def test_a_text_file_is_one_record(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("one\ntwo\n")
     assert _records(_read(tmp_path / "t.txt", "t.txt")) == [
-        Record({"text": "one\ntwo", "document": "t.txt", "piece": 1}, "t.txt", 1)
+        SourceRecord({"text": "one\ntwo", "document": "t.txt", "piece": 1}, "t.txt", 1)
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.row import Record
+from luthier.data.row import SourceRecord
 from luthier.data.source import Source
 from tests.hub import COMMIT, FakeHub, publishing
 
@@ -29,7 +29,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHu
 
 def _texts(base: Path, **settings: Any) -> list[str]:
     source = Source.parse({"kind": "hub", "name": "acme/rows", "online": True, **settings})
-    return [one.values["text"] for one in source.read(base, lambda text: None) if isinstance(one, Record)]
+    return [one.values["text"] for one in source.read(base, lambda text: None) if isinstance(one, SourceRecord)]
 
 
 def test_a_split_by_the_names_of_its_files(hub: type[FakeHub], tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from sqlalchemy import Connection, create_engine, text
 from luthier.core.errors import DataError, InputError, LuthierError, MissingExtra, RecipeError
 from luthier.data.database import contents, reading
 from luthier.data.database.selection import Selection
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.sql import Sql
 from luthier.recipe.schema import Recipe
 from tests.data.conftest import Maker
 from tests.workshop import tickets
 
 HERE = Path()
-Found = Record | BrokenRow
+Found = SourceRecord | BrokenRow
 
 
 def execute(url: str, *statements: str, rows: Sequence[dict[str, Any]] = ()) -> list[Any]:
@@ -60,8 +60,8 @@ def read(one: Sql, say: Callable[[str], None] = lambda text: None) -> list[Found
 
 
 def values(found: Sequence[Found]) -> list[dict[str, Any]]:
-    assert all(isinstance(each, Record) for each in found)
-    return [each.values for each in found if isinstance(each, Record)]
+    assert all(isinstance(each, SourceRecord) for each in found)
+    return [each.values for each in found if isinstance(each, SourceRecord)]
 
 
 def refused(one: Sql) -> LuthierError:
@@ -154,8 +154,8 @@ def test_values_that_only_postgres_knows_are_json(postgres_database: str) -> Non
     ends = "INSERT INTO t (id, at, day) VALUES ('00000000-0000-0000-0000-00000000000b', 'infinity', '0044-03-15 BC')"
     execute(postgres_database, make, put.replace(":", r"\:"), ends)
     first, second = read(source(postgres_database, table="t"))
-    assert isinstance(first, Record)
-    assert isinstance(second, Record)
+    assert isinstance(first, SourceRecord)
+    assert isinstance(second, SourceRecord)
     assert first.values == {
         "id": "00000000-0000-0000-0000-00000000000a",
         "at": "2024-05-06T05:08:09+00:00",
@@ -196,7 +196,7 @@ def test_text_that_is_no_utf8_is_a_broken_row_named_by_its_key(tmp_path: Path) -
     connection.close()
     broken, good = Sql(url="sqlite:///t.db", table="t").records(tmp_path, lambda text: None)
     assert isinstance(broken, BrokenRow)
-    assert isinstance(good, Record)
+    assert isinstance(good, SourceRecord)
     assert str(broken.error()).startswith(
         "t:1 (message): expected text in UTF-8, got other bytes (the row with code = a7)"
     )

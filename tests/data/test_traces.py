@@ -13,7 +13,7 @@ from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import Message
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.traces import Traces, choose_trace_target
 from luthier.recipe.schema import Recipe
 from luthier.traces.feedback import append_redacted_records
@@ -38,7 +38,7 @@ def read(base: Path, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, s
     """The rows, and why others were left out."""
     found = list(Traces.model_validate({"kind": "traces", **settings}).read(base, lambda text: None))
     assert all(one.left_out for one in found if isinstance(one, BrokenRow))
-    rows = [one.values for one in found if isinstance(one, Record)]
+    rows = [one.values for one in found if isinstance(one, SourceRecord)]
     return rows, {str(one.key): one.problem for one in found if isinstance(one, BrokenRow)}
 
 

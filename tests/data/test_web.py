@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from luthier.core.errors import DataError, InputError, LuthierError
 from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend, is_public
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.web import Web
 from luthier.data.web import crawl, fetch, page, sitemap
 from luthier.recipe.schema import Recipe
@@ -44,12 +44,12 @@ def web(**settings: Any) -> Web:
     return Web(**{"delay_s": 0, "timeout_s": 5, "hosts": ("127.0.0.1",), **settings})
 
 
-def read(source: Web, say: Callable[[str], None] = lambda text: None) -> list[Record | BrokenRow]:
+def read(source: Web, say: Callable[[str], None] = lambda text: None) -> list[SourceRecord | BrokenRow]:
     return list(source.records(HERE, say))
 
 
 def texts(source: Web) -> list[str]:
-    return [found.values["text"] if isinstance(found, Record) else f"! {found.problem}" for found in read(source)]
+    return [found.values["text"] if isinstance(found, SourceRecord) else f"! {found.problem}" for found in read(source)]
 
 
 def problem(source: Web) -> str:
@@ -71,7 +71,7 @@ def test_pages_come_in_order_with_their_main_text(site: Site) -> None:
     records = read(web(pages=pages))
     assert [record.file for record in records] == list(pages)
     for record, title in zip(records, ("Beta", "Alpha"), strict=True):
-        assert isinstance(record, Record)
+        assert isinstance(record, SourceRecord)
         text = record.values["text"]
         assert f"{title} says: The parcel leaves" in text
         for remains in ("owned", "Shop", "Imprint", "<", "script"):
@@ -86,7 +86,7 @@ def test_licence_robots_and_what_a_page_says_of_itself_go_into_meta(site: Site) 
     )
     site.page("/a", "Alpha", more, **{"X-Robots-Tag": "noindex"})
     (record,) = read(web(pages=(site.root + "/a",)))
-    assert isinstance(record, Record)
+    assert isinstance(record, SourceRecord)
     assert record.values["robots"] == "noindex, noai, noimageai"
     assert record.values["licence"] == "https://creativecommons.org/licenses/by/4.0/"
     assert (record.values["author"], record.values["date"]) == ("Ada Lovelace", "2024-05-06")

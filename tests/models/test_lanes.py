@@ -15,7 +15,7 @@ from luthier.models.generate import compute_loglikelihoods
 from luthier.models.packing import parallel
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import Pack, TokenRow, build_packs
-from luthier.models.packing.parallel import LANES, read_packs
+from luthier.models.packing.parallel import LANES, run_packs
 from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
 from models.test_begun import asked
 from models.test_generate import llama, mamba, opened
@@ -53,14 +53,14 @@ def test_as_one_after_another(cores: int) -> None:
     model = opened(llama).model
     with torch.no_grad():
         wanted = found([(one, compute_pack_logprobs(model, one)) for one in build_packs(rows(), TOKENS)])
-    read = read_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))
+    read = run_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))
     assert len(read) == LANES, "whatever the cores are"
     assert found(read) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_cores_change_no_bit(cores: int) -> None:
     model = opened(llama).model
-    told = read_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))
+    told = run_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))
     with torch.no_grad():
         assert all(torch.equal(said, compute_pack_logprobs(model, pack)) for pack, said in told)
 
@@ -76,32 +76,32 @@ def test_threads_are_as_many_as_cores_and_learn_nothing(cores: int) -> None:
         seen.add(threading.current_thread().name)
         return compute_pack_logprobs(model, pack).requires_grad
 
-    assert not any(learns for _, learns in read_packs(model, rows(), TOKENS, work))
+    assert not any(learns for _, learns in run_packs(model, rows(), TOKENS, work))
     assert len(seen) == cores
     assert torch.is_grad_enabled()
 
 
 def test_few_tokens_stay_one_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(llama).model
-    assert len(read_packs(model, rows(4), TOKENS, partial(compute_pack_logprobs, model))) == 1
+    assert len(run_packs(model, rows(4), TOKENS, partial(compute_pack_logprobs, model))) == 1
     monkeypatch.setattr(parallel, "LEAST_TOKENS", 1)
-    assert len(read_packs(model, rows(4), TOKENS, partial(compute_pack_logprobs, model))) == LANES
-    assert read_packs(model, [], TOKENS, partial(compute_pack_logprobs, model)) == []
+    assert len(run_packs(model, rows(4), TOKENS, partial(compute_pack_logprobs, model))) == LANES
+    assert run_packs(model, [], TOKENS, partial(compute_pack_logprobs, model)) == []
 
 
 def test_what_would_be_computed_twice_is_not_parted(cores: int) -> None:
     model = opened(llama).model
     shared = [3 + at % 37 for at in range(64)]
     alike = [TokenRow([*shared, 3 + at, 5], [0.0] * 65 + [1.0], str(at)) for at in range(8)]
-    assert len(read_packs(model, alike, TOKENS, partial(compute_pack_logprobs, model))) == 1
+    assert len(run_packs(model, alike, TOKENS, partial(compute_pack_logprobs, model))) == 1
     with torch.no_grad(), share_prefixes(model, alike, PrefixCache()):  # but here it was computed before
-        assert len(read_packs(model, alike, TOKENS, partial(compute_pack_logprobs, model))) == LANES
+        assert len(run_packs(model, alike, TOKENS, partial(compute_pack_logprobs, model))) == LANES
 
 
 def test_a_model_that_cannot_be_packed_is_read_by_one(cores: int) -> None:
     model = opened(mamba).model
     assert not detect_forward_mode(model).packed
-    assert len(read_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))) == 1
+    assert len(run_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))) == 1
 
 
 def test_what_rows_begin_with_is_there_before_two_ask_for_it(cores: int) -> None:
@@ -120,7 +120,7 @@ def test_what_goes_wrong_in_a_thread_is_raised_here(cores: int) -> None:
         raise ArithmeticError("in a lane")
 
     with pytest.raises(ArithmeticError, match="in a lane"):
-        read_packs(model, rows(), TOKENS, work)
-    assert len(read_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))) == LANES, (
+        run_packs(model, rows(), TOKENS, work)
+    assert len(run_packs(model, rows(), TOKENS, partial(compute_pack_logprobs, model))) == LANES, (
         "and the threads are whole"
     )

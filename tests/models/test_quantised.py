@@ -27,8 +27,8 @@ from luthier.models.quantization import (
     dequantize_with_torch,
     get_library_dequantizer,
     is_quantized,
-    pack_numbers,
     quantize,
+    quantize_blocks,
     unpack_numbers,
 )
 from luthier.models.quiet import silence_peft_warnings
@@ -54,7 +54,7 @@ def test_the_levels_are_quantiles_of_a_normal_distribution() -> None:
 def test_four_bits_are_laid_out_as_in_bitsandbytes(numbers: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(2, numbers // 2)
-    codes, scales = pack_numbers(weight, QuantizationScheme(4, 64))
+    codes, scales = quantize_blocks(weight, QuantizationScheme(4, 64))
     found = unpack_numbers(codes, scales, QuantizationScheme(4, 64))[:numbers]
     flat = weight.flatten()
     for at in range(numbers):
@@ -73,7 +73,7 @@ def test_bitsandbytes_brings_back_the_same_bits(group: int, dtype: torch.dtype) 
     quick = get_library_dequantizer(torch.device("cpu"), dtype, group)
     assert quick is not None
     for inputs, outputs in ((group, 3), (2 * group, 700)):
-        codes, scales = pack_numbers(torch.randn(outputs, inputs), QuantizationScheme(4, group))
+        codes, scales = quantize_blocks(torch.randn(outputs, inputs), QuantizationScheme(4, group))
         assert torch.equal(quick(codes, scales), dequantize_with_torch(codes, scales).to(dtype))
 
 
@@ -87,10 +87,10 @@ def test_bitsandbytes_is_asked_for_what_it_has_only(monkeypatch: pytest.MonkeyPa
 
 def test_eight_bits_are_within_half_a_step() -> None:
     weight = torch.randn(6, 40)
-    codes, scales = pack_numbers(weight, QuantizationScheme(8, 40))
+    codes, scales = quantize_blocks(weight, QuantizationScheme(8, 40))
     found = unpack_numbers(codes, scales, QuantizationScheme(8, 40)).view(6, 40)
     assert ((found - weight).abs() <= scales[:, None] / 254 * 1.0001).all()
-    assert not pack_numbers(torch.zeros(2, 40), QuantizationScheme(8, 40))[0].any()
+    assert not quantize_blocks(torch.zeros(2, 40), QuantizationScheme(8, 40))[0].any()
 
 
 def adapted(scheme: QuantizationScheme, dtype: torch.dtype, inputs: int = 48) -> tuple[Any, Any]:

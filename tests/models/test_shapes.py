@@ -14,7 +14,7 @@ from luthier.core.system.process import hide_transformers_output
 from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
 from luthier.models.quiet import silence_peft_warnings
-from luthier.models.shapes import ADAPTED_EXPERTS, count_parameters
+from luthier.models.shapes import ADAPTED_EXPERTS, parameter_sizes
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.layers import Layers
@@ -48,7 +48,7 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
     told = describe_model_folder(place)
     with hide_transformers_output(), silence_peft_warnings():
         model = AutoModelForCausalLM.from_pretrained(place)
-        assert sum(count_parameters(told).values()) == sum(one.numel() for one in model.parameters())
+        assert sum(parameter_sizes(told).values()) == sum(one.numel() for one in model.parameters())
         technique = Lora(r=3, use_dora=told.model_type not in ADAPTED_EXPERTS)
         adapted = technique.adapt(model, 1)
         assert technique.trainable(told) == moving(adapted)

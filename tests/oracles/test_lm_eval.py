@@ -15,7 +15,7 @@ from eval.evaluations import base_model
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.eval.task import BenchmarkTask, TaskContext
-from luthier.eval.tasks.lm_eval import Harness
+from luthier.eval.tasks.lm_eval import LmEvalTask
 from luthier.models.lm.base import LoglikelihoodRequest
 from luthier.models.lm.local import LocalLM
 
@@ -178,7 +178,7 @@ def written(folder: Path, name: str) -> Path:
 def ours(file: Path, model: Artifact) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
     brief = TaskContext(base=file.parent, examples=(), say=print)
-    (exam,) = Harness(path=file.name).exams(brief)
+    (exam,) = LmEvalTask(path=file.name).exams(brief)
     graded = exam.graded(LocalLM(model, "float32", enable_prefix_caching=True).ask(exam.questions))
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
     return exam, {name: column.each for name, column in graded.columns.items()}, totals

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.pii.batch import MOST_CHARS, ConcatenatedTexts, concatenate_into_blocks, share_hash_bin
+from luthier.pii.batch import MOST_CHARS, ConcatenatedTexts, concatenate_into_blocks, find_hash_bin_collisions
 
 PIECES = st.sampled_from(
     ["word", "Word", "a", "ä", "漢", "\U0001f600", "\ud800", " ", "\n", "\u3000", "\x85", "\x1c", "7"]
@@ -61,6 +61,6 @@ def test_blocks_hold_all_texts_in_order(sizes: list[int]) -> None:
 @FEW
 @given(st.lists(st.integers(0, 40).map(lambda number: number << 50 | number), max_size=60))
 def test_whatever_comes_more_than_once_is_in_company(numbers: list[int]) -> None:
-    found = share_hash_bin(np.array(numbers, dtype=np.uint64), 12).tolist()
+    found = find_hash_bin_collisions(np.array(numbers, dtype=np.uint64), 12).tolist()
     assert all(is_in for number, is_in in zip(numbers, found, strict=True) if numbers.count(number) > 1)
-    assert share_hash_bin(np.arange(4096, dtype=np.uint64), 17).mean() < 0.1, "few others are"
+    assert find_hash_bin_collisions(np.arange(4096, dtype=np.uint64), 17).mean() < 0.1, "few others are"

@@ -12,7 +12,7 @@ from luthier.core.events import RunEvent, RunEvents
 from luthier.core.step import Forecast
 from luthier.core.timings import KEPT, read_timings, record_timing
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
 from luthier.data.sources.csv import Csv
 from luthier.models.sources.folder import FolderModelSource
@@ -196,7 +196,7 @@ def test_a_plan_looks_at_the_first_rows_once(tmp_path: Path, monkeypatch: pytest
     looks: list[str] = []
     read_file = Csv.read_file
 
-    def counted(self: Csv, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def counted(self: Csv, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         looks.append(file.name)
         return read_file(self, file, say)
 

@@ -100,10 +100,10 @@ def open_chat(
     word: CommandTarget | str | None, *, system: str | None, max_tokens: int, temperature: float
 ) -> ChatSession:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
-    from luthier.models.load import get_output_classes, is_text_classifier
+    from luthier.models.load import get_output_classes, is_plain_classifier
 
     name, artifact = find_model(word)
-    if is_text_classifier(artifact):
+    if is_plain_classifier(artifact):
         notes = [f"{name}: end with Ctrl-D", "each line is answered by itself, with the likeliest classes"]
         return ChatSession(name=name, speaker=ClassifierChatModel.open(artifact), notes=notes, alone=True)
     if outputs := get_output_classes(artifact):

@@ -13,7 +13,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation, UnknownName, Unwritable, did_you_mean
 from luthier.core.files import STORE_ELSEWHERE, write_atomically
-from luthier.models.load import is_text_classifier
+from luthier.models.load import is_plain_classifier
 from luthier.recipe.errors import add_indefinite_article
 from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact
 from luthier.recipe.models import is_base_model, open_base_model
@@ -64,7 +64,7 @@ def export_artifact(
     word, found = str(target), _find(target)
     makes = found.artifact.manifest.makes
     able, thing = _forms(makes), add_indefinite_article(makes)
-    if makes == "model" and is_text_classifier(found.artifact):
+    if makes == "model" and is_plain_classifier(found.artifact):
         able, thing = able[-1:], "a plain classifier"
     elif makes == "model":
         able = able[:-1]
@@ -98,7 +98,7 @@ def export_artifact(
         measures = _measures(found)
         before = (
             None
-            if is_text_classifier(found.artifact)
+            if is_plain_classifier(found.artifact)
             else PromptPrefix.of(found.artifact).to_openai() or _usual(found.artifact)
         )
         with _named(found, word):

@@ -6,12 +6,12 @@ from codecs import BOM_UTF8
 from pathlib import Path
 
 from luthier.core.files import write_atomically
-from luthier.recipe.migrate import RenamedField, migrate_text
+from luthier.recipe.migrate import AppliedRename, migrate_text
 from luthier.recipe.schema import Recipe
 from luthier.recipe.yaml import read_yaml
 
 
-def migrate_recipe(path: Path, *, write: bool) -> list[RenamedField]:
+def migrate_recipe(path: Path, *, write: bool) -> list[AppliedRename]:
     """What was renamed in a recipe (a file, or a folder with `recipe.yaml`), in order; the file is replaced whole.
 
     Raises:

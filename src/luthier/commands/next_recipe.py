@@ -33,7 +33,7 @@ from luthier.core.errors import (
 )
 from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
-from luthier.data.row import Record
+from luthier.data.row import SourceRecord
 from luthier.data.sources.traces import TraceOutput, Traces
 from luthier.data.steps.prepare import Prepare
 from luthier.eval.steps.evaluate import Evaluate
@@ -213,7 +213,7 @@ def _write_said(
     means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
     conditions = [f'(model = "{released.alias}" or release in ({means}))', _SAID[makes], where and f"({where})"]
     source = Traces(path=str(traffic), makes=makes, where=" and ".join(filter(None, conditions)), until=until)
-    found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, Record)]
+    found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, SourceRecord)]
     if not found:
         hint = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
         raise DataError(

@@ -22,7 +22,7 @@ from luthier.eval.human.rating import (
     write_rating_sheet,
 )
 from luthier.eval.human.study import ABOUT, Assignment, RatingItem, read_assignment
-from luthier.eval.steps.human_ratings import Judgments
+from luthier.eval.steps.human_ratings import HumanRatings
 from luthier.recipe.locate import ArtifactRef, find_artifact
 from luthier.recipe.planner import open_recipe_store
 
@@ -43,7 +43,7 @@ class RatingSession:
             return None
         recipe = self.found.plan.recipe
         for planned in self.found.plan:
-            if isinstance(planned.step, Judgments) and planned.step.assignment == self.found.step:
+            if isinstance(planned.step, HumanRatings) and planned.step.assignment == self.found.step:
                 return resolve_path(planned.step.file, recipe.base)
         return recipe.base / "judgments.jsonl"
 

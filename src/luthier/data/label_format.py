@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from luthier.core.component import Component
 from luthier.data.annotation.annotations import TOGETHER, AnnotatedItem
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 Say = Callable[[str], None]
 Rows = Sequence[dict[str, Any]]
@@ -33,7 +33,7 @@ class LabelFormat(Component):
         return False
 
     @abstractmethod
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
+    def items(self, records: Sequence[SourceRecord], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """The items of one file, in order; an item may come in several parts, which bear one key."""
 
 

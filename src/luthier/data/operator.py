@@ -65,7 +65,7 @@ class LeftoverPii(NamedTuple):
     hint: str
 
 
-class Secret(NamedTuple):
+class HiddenSpan(NamedTuple):
     """A span that may not stand in clear in any event."""
 
     start: int
@@ -214,7 +214,7 @@ class Operator(Component):
         """What it has against training rows, now that the rows that are held out are known; None: nothing."""
         return None
 
-    def secrets(self, texts: Sequence[str]) -> list[list[Secret]]:
+    def secrets(self, texts: Sequence[str]) -> list[list[HiddenSpan]]:
         """Spans of each text that may not stand in clear in the events of any operator."""
         return [[] for _ in texts]
 

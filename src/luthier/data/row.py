@@ -27,7 +27,7 @@ def format_row_location(line: int, row: int | None) -> str:
     return f"line {line}" if row is None else f"line {line} (row {row})"
 
 
-class Record(NamedTuple):
+class SourceRecord(NamedTuple):
     """One row of a file: its values by column, and where it starts."""
 
     values: dict[str, Any]
@@ -336,9 +336,9 @@ def count_row_characters(row: Row) -> int:
     return message_chars + sum(map(count_characters, row.meta.values())) + count_characters(row.tools)
 
 
-def count_record_characters(record: Record | BrokenRow) -> int:
+def count_record_characters(record: SourceRecord | BrokenRow) -> int:
     """About how many characters a row holds as a file has it."""
-    return count_characters(record.values) if isinstance(record, Record) else len(record.problem)
+    return count_characters(record.values) if isinstance(record, SourceRecord) else len(record.problem)
 
 
 def chunk_by_size(

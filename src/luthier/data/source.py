@@ -27,7 +27,7 @@ from luthier.data.columns.media import count_media
 from luthier.data.formats.files import File
 from luthier.data.formats.locations import files_of
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record, count_record_characters, take_first_chunk
+from luthier.data.row import BrokenRow, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
 
 LOOKED_AT = 200
@@ -40,14 +40,14 @@ _BUSY = 4
 Say = Callable[[str], None]
 
 
-Mapped = tuple[Record, MappedRecord] | BrokenRow
+Mapped = tuple[SourceRecord, MappedRecord] | BrokenRow
 """A row with what it became, or why it is broken."""
 
 
 class SourceSample(NamedTuple):
     """Rows that were looked at before all are read."""
 
-    rows: list[tuple[Record, MappedRecord]]
+    rows: list[tuple[SourceRecord, MappedRecord]]
     left_out: int
     """How many others were broken, or cannot be used."""
     whole: bool
@@ -158,7 +158,7 @@ class Source(Component):
         return self
 
     @abstractmethod
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row in order, in bounded memory; `say` tells the user what was decided on the way."""
 
     @abstractmethod
@@ -172,7 +172,7 @@ class Source(Component):
         """
         return self
 
-    def glance(self, base: Path) -> list[tuple[Record, MappedRecord]]:
+    def glance(self, base: Path) -> list[tuple[SourceRecord, MappedRecord]]:
         """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
         return self.look(base, 0.0).rows
 
@@ -191,7 +191,7 @@ class Source(Component):
         rows = [one for one in (*looked, *more) if not isinstance(one, BrokenRow)]
         return SourceSample(rows, len(looked) + len(more) - len(rows), whole)
 
-    def records(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def records(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """What `read` yields, or the conversations that it makes, as far as `limit` allows."""
         found = self.read(base, say)
         if self.turns:
@@ -202,7 +202,7 @@ class Source(Component):
         """Every row with what it became, or why it is broken."""
         found = self.records(base, say)
         looked = take_first_chunk(found, LOOKED_AT, count_record_characters)
-        good = [record for record in looked if isinstance(record, Record)]
+        good = [record for record in looked if isinstance(record, SourceRecord)]
         if not good:
             yield from (record for record in chain(looked, found) if isinstance(record, BrokenRow))
             return
@@ -254,7 +254,7 @@ class Source(Component):
         text = Message(role="assistant", content=prompt_text)
         return record, parts._replace(messages=(text,), kind="completion", tools=())
 
-    def mapping(self, good: list[Record]) -> Mapping:
+    def mapping(self, good: list[SourceRecord]) -> Mapping:
         """The mapping for rows like these."""
         answer = self.prompt if self.prompt_only else self.answer
         requested_layout = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
@@ -293,7 +293,7 @@ Holders = Columns[str, frozenset[str]]
 """Which files have rows with a column."""
 
 
-def files_by_column(records: Sequence[Record]) -> Holders:
+def files_by_column(records: Sequence[SourceRecord]) -> Holders:
     """Which files have rows with which columns."""
     found: dict[str, set[str]] = {}
     for record in records:
@@ -302,7 +302,7 @@ def files_by_column(records: Sequence[Record]) -> Holders:
     return {column: frozenset(files) for column, files in found.items()}
 
 
-def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> BrokenRow:
+def broken_row(record: SourceRecord, error: UnusableRowError, holders: Holders) -> BrokenRow:
     """A row that makes no example; where a column is missing that other files have, with what brings them together."""
     files = holders.get(error.field or "", frozenset())
     hint = error.hint
@@ -315,7 +315,7 @@ def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Bro
     return BrokenRow(record.file, record.line, error.problem, error.field, hint, record.key, row=record.row)
 
 
-def _map(record: Record | BrokenRow, mapping: Mapping, holders: Holders) -> Mapped:
+def _map(record: SourceRecord | BrokenRow, mapping: Mapping, holders: Holders) -> Mapped:
     if isinstance(record, BrokenRow):
         return record
     try:
@@ -349,7 +349,7 @@ class FileSource(Source):
         return Fit.NO
 
     @abstractmethod
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row of one file, in bounded memory."""
 
     def files(self, base: Path) -> list[File]:
@@ -368,7 +368,7 @@ class FileSource(Source):
     def _fits(self, file: File) -> bool:
         return file.ending in self.endings
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of every file, one file after the other."""
         for file in self.files(base):
             yield from self.read_file(file, say)

@@ -66,13 +66,13 @@ def build_evaluated_models(
     from luthier.eval.ask import LocalEvaluatedModel
     from luthier.eval.baseline import ClassifierLM
     from luthier.models.lm.local import ModelCache
-    from luthier.models.load import is_text_classifier
+    from luthier.models.load import is_plain_classifier
 
     cache, calls = ModelCache(), work.scratch / "calls"
     found: list[AnsweringModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
-        if is_text_classifier(artifact):
+        if is_plain_classifier(artifact):
             found.append(ClassifierLM(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
             found.append(LocalEvaluatedModel.of(artifact, question, cache, calls, name=name, title=title))

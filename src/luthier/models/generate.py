@@ -28,7 +28,7 @@ from luthier.models.generation.engine import (
 from luthier.models.load import LoadedModel
 from luthier.models.packing.logprobs import compute_pack_logprobs, compute_ranked_logprobs
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow
-from luthier.models.packing.parallel import read_packs
+from luthier.models.packing.parallel import run_packs
 from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
 from luthier.models.sequence_head import get_head_outputs, refuse_sequence_head, strip_padding, unwrap_peft_model
 
@@ -162,7 +162,7 @@ def compute_row_loglikelihoods(
         return compute_ranked_logprobs(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
 
     with torch.no_grad():
-        for pack, (record, first) in read_packs(model, rows, tokens, told_of, share_from):
+        for pack, (record, first) in run_packs(model, rows, tokens, told_of, share_from):
             path = pack.path.cpu()
             totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, path, record.double().cpu())
             counts = torch.bincount(path, minlength=pack.rows)
@@ -204,7 +204,7 @@ def score_labels(
         return compute_pack_logprobs(model, replace(made, choices=outputs.expand(made.rows, -1)))[:, 1:]
 
     with torch.no_grad(), share_prefixes(model, rows, kept):
-        for made, scores in read_packs(model, rows, tokens, scored):
+        for made, scores in run_packs(model, rows, tokens, scored):
             found |= dict(zip(made.keys, scores.double().cpu().tolist(), strict=True))
     return [found[str(at)] for at in range(len(prompts))]
 
@@ -223,6 +223,6 @@ def compute_model_rewards(
     rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
     found: dict[str, float] = {}
     with torch.no_grad(), share_prefixes(model, rows, kept):
-        for made, scores in read_packs(model, rows, tokens, partial(compute_pack_logprobs, model), OPTIONS_SHARE_FROM):
+        for made, scores in run_packs(model, rows, tokens, partial(compute_pack_logprobs, model), OPTIONS_SHARE_FROM):
             found |= dict(zip(made.keys, scores.double().tolist(), strict=True))
     return [found[str(at)] for at in range(len(rows))]

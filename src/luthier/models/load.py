@@ -111,14 +111,14 @@ def is_endpoint(artifact: Artifact) -> bool:
     return any(entry.path == ENDPOINT for entry in origin_artifact(artifact).manifest.files)
 
 
-def is_text_classifier(artifact: Artifact) -> bool:
+def is_plain_classifier(artifact: Artifact) -> bool:
     """Whether the model is a plain classifier of words, without a network (`technique: plain`)."""
     return any(entry.path == SETTINGS_FILE for entry in artifact.manifest.files)
 
 
 def is_tuned(artifact: Artifact) -> bool:
     """Whether the model was made from training rows here, rather than brought as it is."""
-    return "model" in artifact.manifest.inputs or is_text_classifier(artifact)
+    return "model" in artifact.manifest.inputs or is_plain_classifier(artifact)
 
 
 def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
@@ -132,7 +132,7 @@ def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
 def has_network(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether a step's model, made or not, is a neural network; one behind an endpoint is."""
     if (made := plan_context.inputs.get(field)) is not None:
-        return not is_text_classifier(made)
+        return not is_plain_classifier(made)
     return plan_context.outlines.get(field, ArtifactSpec()).network
 
 
@@ -146,7 +146,7 @@ def refuse_without_weights(plan_context: PlanContext, field: str = "model") -> N
 
 def refuse_endpoint(artifact: Artifact) -> None:
     """`ModelError` when weights are wanted of a model that has none here."""
-    if is_text_classifier(artifact):
+    if is_plain_classifier(artifact):
         raise no_network_error(get_model_name(artifact))
     if is_endpoint(artifact):
         raise no_weights_error(get_model_name(artifact))
@@ -434,7 +434,7 @@ def get_output_classes(artifact: Artifact) -> tuple[str, ...]:
 
     if is_endpoint(artifact):
         return ()
-    if is_text_classifier(artifact):
+    if is_plain_classifier(artifact):
         return TrainingRecord.read(artifact).classes
     own = get_weights_artifact(artifact)
     classes = TrainingRecord.read(own).classes if "model" in own.manifest.inputs else ()

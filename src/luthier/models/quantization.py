@@ -117,7 +117,7 @@ class PackedLinear(nn.Module):
 
     def take(self, weight: Tensor) -> None:
         """Pack a weight as it lies on the disk."""
-        codes, scales = pack_numbers(weight.t() if self.transposed else weight, self.scheme)
+        codes, scales = quantize_blocks(weight.t() if self.transposed else weight, self.scheme)
         self._parameters.pop("weight", None)
         self.register_buffer("qweight", codes)
         self.register_buffer("scale_bits", scales.view(torch.int32))
@@ -156,7 +156,7 @@ class PackedLinear(nn.Module):
         return x @ weight.t() if self.bias is None else torch.addmm(self.bias, x, weight.t())
 
 
-def pack_numbers(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
+def quantize_blocks(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
     """Codes and the fp32 scale of each block, of a weight read row by row (the last block is filled with zeros)."""
     flat = weight.detach().reshape(-1).float()
     blocks = nn.functional.pad(flat, (0, -flat.numel() % scheme.group)).view(-1, scheme.group)

@@ -103,7 +103,7 @@ def count_frozen_expert_parameters(model: ModelDescription) -> int:
     return sum(math.prod(shape) for name, shape in model.tensors.items() if ".experts." in name)
 
 
-def count_parameters(model: ModelDescription) -> dict[str, int]:
+def parameter_sizes(model: ModelDescription) -> dict[str, int]:
     """Numbers of each parameter by its name on the disk: buffers, and a head that is tied, left out."""
     tied = {f"{head}.weight" for head in HEADS} if model.tied else set()
     return {

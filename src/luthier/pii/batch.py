@@ -170,7 +170,7 @@ def mix_hash_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values
 
 
-def share_hash_bin(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
+def find_hash_bin_collisions(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
     """Which numbers share a bin, of 2^bits, with another: all that come more than once, and few others to be sorted."""
     bins = numbers * np.uint64(_MULTIPLIER)
     bins >>= np.uint64(64 - bits)

@@ -16,7 +16,7 @@ _ROUNDS = 12
 """A setting inside a renamed one is only known once the outer one has its new name."""
 
 
-class RenamedField(NamedTuple):
+class AppliedRename(NamedTuple):
     """One name that was replaced: its path, the old name and the new one."""
 
     path: str
@@ -30,16 +30,16 @@ class RenamedField(NamedTuple):
 class _Edit(NamedTuple):
     start: int
     end: int
-    renamed: RenamedField
+    renamed: AppliedRename
 
 
-def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, list[RenamedField]]:
+def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, list[AppliedRename]]:
     """A recipe's text with present names, and what was replaced; `model` is the recipe's schema.
 
     Raises:
         RecipeError: the text is no YAML mapping.
     """
-    done: list[RenamedField] = []
+    done: list[AppliedRename] = []
     for _ in range(_ROUNDS):
         data = parse_yaml(text, file).data
         edits = sorted(set(_edits(yaml.compose(text, Loader=yaml.SafeLoader), (), data, model)), reverse=True)
@@ -88,4 +88,4 @@ def _edit(node: yaml.Node, key: Key, new: str) -> _Edit:
     start, end = node.start_mark.index, node.end_mark.index
     old = str(node.value)
     quoted = isinstance(node, yaml.ScalarNode) and node.style in ("'", '"')
-    return _Edit(start + quoted, end - quoted, RenamedField(join_dotted_path(key), old, new))
+    return _Edit(start + quoted, end - quoted, AppliedRename(join_dotted_path(key), old, new))

@@ -17,7 +17,7 @@ from luthier.core.events import RunEvents
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.models.catalog import CATALOG, ENCODERS, resolve_model_source
 from luthier.models.describe import describe_model_folder
-from luthier.models.load import base_folder, get_training_data, is_text_classifier, refuse_endpoint
+from luthier.models.load import base_folder, get_training_data, is_plain_classifier, refuse_endpoint
 from luthier.models.source import is_hub_id
 from luthier.models.sources.hub import HubModelSource
 from luthier.models.steps.base import BaseModelStep
@@ -135,7 +135,7 @@ def describe_model(word: str) -> dict[str, Any]:
     from luthier.tune.technique import AnyTechnique
 
     name, artifact = find_model(word)
-    if is_text_classifier(artifact):
+    if is_plain_classifier(artifact):
         tuned = TrainingRecord.read(artifact).as_json()
         sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}
         size = sum(entry.size for entry in artifact.manifest.files)

@@ -37,7 +37,7 @@ from luthier.traces.record import Feedback, Trace, match_label_spelling
 
 if TYPE_CHECKING:
     from luthier.data.ops.label_spelling import LabelSpelling
-    from luthier.data.row import Record
+    from luthier.data.row import SourceRecord
     from luthier.data.source import Source
     from luthier.eval.task import Reply
     from luthier.traces.recorder import TraceRecorder
@@ -256,7 +256,7 @@ def _prediction(reply: Reply) -> Prediction:
 class PredictedFile:
     """A file's rows with their predictions."""
 
-    records: Sequence[Record]
+    records: Sequence[SourceRecord]
     predictions: Sequence[Prediction]
     references: Sequence[str | None]
     """The right answer of each row, in the model's spelling, where the file has the recipe's column of answers and the
@@ -321,7 +321,7 @@ def predict_file(
     """Read a file of any kind that a source reads, and predict each row; rows that cannot be asked are named by a
     warning and left out."""
     from luthier.data.columns.recognize import source_at
-    from luthier.data.row import BrokenRow, Record
+    from luthier.data.row import BrokenRow, SourceRecord
 
     if not path.exists():
         raise DataError(
@@ -329,7 +329,7 @@ def predict_file(
         )
     stream = (events or RunEvents()).of("predict")
     asking = RowPromptSettings.of(model, prompt)
-    records, examples, broken = list[Record](), list[Example](), 0
+    records, examples, broken = list[SourceRecord](), list[Example](), 0
     reader, base = source_at(path)
     for one in reader.read(base, stream.note):
         try:
@@ -351,7 +351,7 @@ def predict_file(
     return PredictedFile(records=records, predictions=predictions, references=references, broken=broken)
 
 
-def _references(records: Sequence[Record], source: Source | None) -> list[str | None]:
+def _references(records: Sequence[SourceRecord], source: Source | None) -> list[str | None]:
     """The right answer of each row, where the rows bring it along in the column that the recipe names."""
     from luthier.data.source import LOOKED_AT
 

@@ -64,14 +64,14 @@ class StepResult:
 
     def model(self) -> Any:
         """The model as a plain transformers or PEFT object; a plain classifier as scikit-learn's pipeline."""
-        from luthier.models.load import is_text_classifier, load_model
+        from luthier.models.load import is_plain_classifier, load_model
         from luthier.models.open_classifier import open_pipeline
 
         if (makes := self.artifact.manifest.makes) != "model":
             raise ModelError(f"this step makes a {makes}, not a model", hint="take the step that tunes")
         return (
             open_pipeline(self.artifact.folder)
-            if is_text_classifier(self.artifact)
+            if is_plain_classifier(self.artifact)
             else load_model(self.artifact).model
         )
 

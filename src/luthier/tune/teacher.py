@@ -65,11 +65,11 @@ def add_teacher_logprobs(
 
 
 def _told(rows: list[TokenRow], objective: Objective, teacher: Teacher) -> list[TokenRow]:
-    from luthier.models.packing.parallel import read_packs
+    from luthier.models.packing.parallel import run_packs
 
     found: dict[int, TokenRow] = {}
     numbered = [replace(row, key=str(at)) for at, row in enumerate(rows)]
-    read = read_packs(teacher.model, numbered, PACK_TOKENS, lambda pack: objective.ready(pack, teacher))
+    read = run_packs(teacher.model, numbered, PACK_TOKENS, lambda pack: objective.ready(pack, teacher))
     for pack, ready_pack in read:
         assert ready_pack.choices is not None, "a teacher was asked"
         assert ready_pack.teacher is not None, "and has answered"

@@ -17,8 +17,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.data.annotation.confidence import fit_label_temperature, softmax_log_scores
-from luthier.data.steps.prelabel import Propose, _with_proposal
-from luthier.data.steps.sample_for_labeling import Select
+from luthier.data.steps.prelabel import Prelabel, _with_proposal
+from luthier.data.steps.sample_for_labeling import SampleForLabeling
 from luthier.recipe.schema import Recipe
 from tests.data.conftest import Made
 from tests.workshop import small_recipe
@@ -82,7 +82,7 @@ def test_scores_are_those_of_an_evaluation(made: dict[str, Artifact], take: Take
     from luthier.models.generate import score_options
     from luthier.models.load import load_model
 
-    step = Propose(data="data", calibrate="off", system="Pick.")
+    step = Prelabel(data="data", calibrate="off", system="Pick.")
     found = take(step, data=made["data"], model=made["model"])
     row = found.split("train").row(0, named=True)
     loaded = load_model(made["model"], dtype="float32")
@@ -97,7 +97,7 @@ def test_scores_are_those_of_an_evaluation(made: dict[str, Artifact], take: Take
 
 
 def test_calibration_makes_held_out_labels_likelier(made: dict[str, Artifact], take: Take) -> None:
-    plain = take(Propose(data="data", calibrate="off"), data=made["data"], model=made["model"])
+    plain = take(Prelabel(data="data", calibrate="off"), data=made["data"], model=made["model"])
 
     def surprise(rows: list[dict[str, Any]]) -> float:
         return -float(np.mean([np.log(row["meta"]["proposal"]["scores"][row["label"]]) for row in rows]))
@@ -119,10 +119,10 @@ def test_the_temperature_is_the_one_that_was_put_in() -> None:
 def test_calibration_that_cannot_be(made: dict[str, Artifact], take: Take, make: Any, write: Any) -> None:
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(12)]
     few = make(source={"kind": "jsonl", "path": write("few.jsonl", rows)}, split={"test": 0}).artifact
-    found = take(Propose(data="data"), data=few, model=made["model"])
+    found = take(Prelabel(data="data"), data=few, model=made["model"])
     assert "not calibrated: 0 labelled rows in the split 'validation'" in found.notes
     with pytest.raises(RecipeError, match="cannot calibrate") as caught:
-        take(Propose(data="data", calibrate="test"), data=few, model=made["model"])
+        take(Prelabel(data="data", calibrate="test"), data=few, model=made["model"])
     assert caught.value.where.field == "calibrate"
 
 
@@ -130,16 +130,16 @@ def test_texts_without_classes_want_labels(made: dict[str, Artifact], take: Take
     rows = [{"text": f"a plain text, number {n}"} for n in range(8)]
     plain = make(source={"kind": "jsonl", "path": write("p.jsonl", rows)}, split={"test": 0}, task="text").artifact
     with pytest.raises(RecipeError, match="at least two are wanted"):
-        take(Propose(data="data"), data=plain, model=made["model"])
-    found = take(Propose(data="data", labels=["yes", "no"]), data=plain, model=made["model"])
+        take(Prelabel(data="data"), data=plain, model=made["model"])
+    found = take(Prelabel(data="data", labels=["yes", "no"]), data=plain, model=made["model"])
     assert {json.loads(meta)["proposal"]["label"] for meta in found.all()["meta"]} <= {"yes", "no"}
     assert found.texts() == [f"a plain text, number {n}" for n in range(8)]
-    chosen = take(Select(data="guess", count=3, by="uncertainty"), data=found.artifact)
+    chosen = take(SampleForLabeling(data="guess", count=3, by="uncertainty"), data=found.artifact)
     assert chosen.summary.rows == {"train": 3}
 
 
 def test_a_killed_run_goes_on_with_what_was_asked(made: dict[str, Artifact], take: Take, tmp_path: Path) -> None:
-    found = take(Propose(data="data"), data=made["data"], model=made["model"])
+    found = take(Prelabel(data="data"), data=made["data"], model=made["model"])
     kept = list((tmp_path / "step-scratch1" / "asked").glob("*.json"))
     assert len(kept) >= 3
     assert found.files() == {entry.path: entry.digest for entry in made["guess"].manifest.files}
@@ -171,17 +171,17 @@ def test_rows_that_are_judged_are_not_asked_again(make: Any, write: Any, take: T
     judged = [{"annotator": "ann", "label": "a"}]
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "judgments": judged if n < 5 else []} for n in range(12)]
     data = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}).artifact
-    found = take(Select(data="data", count=100, by="k_center"), data=data)
+    found = take(SampleForLabeling(data="data", count=100, by="k_center"), data=data)
     assert found.summary.rows == {"train": 7}
     assert found.summary.dropped == {"judged already": 5}
     everything = [{**row, "judgments": judged} for row in rows]
     data = make(source={"kind": "jsonl", "path": write("e.jsonl", everything)}, split={"test": 0}).artifact
     with pytest.raises(DataError, match="every row is judged already"):
-        take(Select(data="data", by="random"), data=data)
+        take(SampleForLabeling(data="data", by="random"), data=data)
     with pytest.raises(DataError, match="no split 'test'"):
-        take(Select(data="data", by="random", split="test"), data=data)
+        take(SampleForLabeling(data="data", by="random", split="test"), data=data)
     with pytest.raises(ValidationError):
-        Select(data="data", count=0)
+        SampleForLabeling(data="data", count=0)
 
 
 def test_proposals_vote_beside_rules(made: dict[str, Artifact]) -> None:
@@ -194,18 +194,18 @@ def test_proposals_vote_beside_rules(made: dict[str, Artifact]) -> None:
 
 def test_costs_are_foretold(made: dict[str, Artifact], tmp_path: Path) -> None:
     outlook = PlanContext(inputs={"data": made["data"]}, upstream={}, base=tmp_path)
-    assert Propose(data="data").estimate_cost(outlook).how == "no model was asked here yet"
+    assert Prelabel(data="data").estimate_cost(outlook).how == "no model was asked here yet"
     known = PlanContext(
         inputs={"data": made["data"]}, upstream={}, base=tmp_path, history={"measures": {"rows_per_s": 9}}
     )
-    assert Propose(data="data").estimate_cost(known).seconds == 10
-    assert Select(data="data").estimate_cost(known).seconds == 11
+    assert Prelabel(data="data").estimate_cost(known).seconds == 10
+    assert SampleForLabeling(data="data").estimate_cost(known).seconds == 11
     ahead = PlanContext(
         inputs={}, upstream={}, base=tmp_path, outlines={"data": ArtifactSpec(rows={"train": 50, "test": 9})}
     )
-    assert Select(data="data", count=10).outline(ahead).rows == {"train": 10}
-    assert Select(data="data", count=80).outline(ahead).rows == {"train": 50}
-    assert Propose(data="data").outline(ahead).rows == {"train": 50, "test": 9}
+    assert SampleForLabeling(data="data", count=10).outline(ahead).rows == {"train": 10}
+    assert SampleForLabeling(data="data", count=80).outline(ahead).rows == {"train": 50}
+    assert Prelabel(data="data").outline(ahead).rows == {"train": 50, "test": 9}
 
 
 def test_a_trace_goes_on_through_later_data_sets(made: dict[str, Artifact]) -> None:

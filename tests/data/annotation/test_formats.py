@@ -15,7 +15,7 @@ from luthier.data.annotation.annotations import detect_class_separator
 from luthier.data.annotation.client import LabelChoices
 from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.label_studio import task
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 
 Make = Callable[..., Any]
@@ -98,11 +98,15 @@ ARGILLA = [
 ]
 
 
-def read(base: Path, **settings: Any) -> tuple[list[Record], list[BrokenRow], list[str]]:
+def read(base: Path, **settings: Any) -> tuple[list[SourceRecord], list[BrokenRow], list[str]]:
     """Everything that the source says."""
     said: list[str] = []
     found = list(Source.parse({"kind": "labels", **settings}).read(base, said.append))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)], said
+    return (
+        [one for one in found if isinstance(one, SourceRecord)],
+        [one for one in found if isinstance(one, BrokenRow)],
+        said,
+    )
 
 
 def test_label_studio(write: Write, tmp_path: Path) -> None:

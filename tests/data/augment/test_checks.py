@@ -15,7 +15,7 @@ from luthier.data.augment.judge import TfidfLabelClassifier
 from luthier.data.augment.words import swaps_speaker
 from luthier.data.augmenter import AugmentedDraft, AugmentRequest, with_last_user_text
 from luthier.data.dedup.near import NearDuplicateIndex, similarity
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
 from tests.augmenting import Bench
@@ -122,7 +122,7 @@ def test_the_index_finds_what_near_dedup_finds() -> None:
         own = index.nearest(row)
         assert own is not None
         assert (own.similarity, rows[own.row_index].prompt.casefold()) == (1.0, row.prompt.casefold())
-    clusters = operator.settle(InMemory(operator, rows)).attributes["cluster"]
+    clusters = operator.settle(InMemoryRows(operator, rows)).attributes["cluster"]
     assert len({cluster for cluster in clusters if cluster}) == 2
 
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from luthier.data.formats import delimited, dialect
 from luthier.data.formats.dialect import Dialect
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from tests.linear import assert_quick
 
 
-def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[Record], list[BrokenRow], list[str]]:
+def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[SourceRecord], list[BrokenRow], list[str]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     said: list[str] = []
     found = list(delimited.read_delimited_rows(File(path, path.name), say=said.append, **settings))
     return (
-        [one for one in found if isinstance(one, Record)],
+        [one for one in found if isinstance(one, SourceRecord)],
         [one for one in found if isinstance(one, BrokenRow)],
         said,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError
 from luthier.data.formats import json_rows
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(blacklist_categories=["Cs"]), max_size=8),
@@ -22,10 +22,10 @@ VALUES = st.recursive(
 )
 
 
-def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[Record], list[BrokenRow]]:
+def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[SourceRecord], list[BrokenRow]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     found = list(json_rows.read_json_rows(File(path, path.name), **settings))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)]
+    return [one for one in found if isinstance(one, SourceRecord)], [one for one in found if isinstance(one, BrokenRow)]
 
 
 @settings(max_examples=100, deadline=None)

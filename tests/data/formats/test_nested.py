@@ -12,7 +12,7 @@ from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import decide_mapping
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.recipe.schema import Recipe
 from tests.workshop import tickets
@@ -26,14 +26,14 @@ DEEP = {"meta": {"count": 60}, "data": {"took": 3, "tickets": ROWS}, "errors": N
 
 def _read(settings: dict[str, Any], base: Path, said: list[str]) -> list[dict[str, Any]]:
     found = list(Source.parse(settings).read(base, said.append))
-    return [one.values for one in found if isinstance(one, Record)]
+    return [one.values for one in found if isinstance(one, SourceRecord)]
 
 
 def test_an_array_that_lies_deeper_is_read_by_its_dotted_name(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(DEEP, indent=1))
     said: list[str] = []
     found = list(Source.parse({"kind": "json", "path": "t.json", "rows": "data.tickets"}).read(tmp_path, said.append))
-    assert [one.values for one in found if isinstance(one, Record)] == ROWS
+    assert [one.values for one in found if isinstance(one, SourceRecord)] == ROWS
     assert len({one.line for one in found}) == 60
     assert said == ["t.json: rows are the array 'data.tickets'; left out: meta, data.took, errors"]
     with pytest.raises(DataError, match=r"holds no array 'data\.tickts'") as caught:
@@ -46,11 +46,11 @@ def test_objects_inside_become_columns_with_dotted_names(tmp_path: Path, kind: s
     rows: list[dict[str, Any]] = [*ROWS[:2], {"a": {"b": 1}, "a.b": 2}, {"a": {"c": [{"d": 1}], "e": {}}}]
     (tmp_path / "t").write_text("\n".join(map(json.dumps, rows)))
     found = list(Source.parse({"kind": kind, "path": "t", "flatten": True}).read(tmp_path, lambda text: None))
-    assert isinstance(found[0], Record)
+    assert isinstance(found[0], SourceRecord)
     assert set(found[0].values) == {"id", "question.text", "reply.label", "reply.by.agent"}
     assert isinstance(found[2], BrokenRow)
     assert found[2].field == "a.b"
-    assert isinstance(found[3], Record)
+    assert isinstance(found[3], SourceRecord)
     assert found[3].values == {"a.c": [{"d": 1}], "a.e": {}}
 
 

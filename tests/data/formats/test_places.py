@@ -23,7 +23,7 @@ from luthier.core.errors import DataError, LuthierError
 from luthier.data.columns.recognize import kind_of
 from luthier.data.formats import archives
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 
 TEXT = "text,label\n" + "".join(f"question {n},yes\n" for n in range(2000))
@@ -49,8 +49,8 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 def _rows(settings: dict[str, Any], base: Path) -> list[dict[str, Any]]:
     found = list(Source.parse(settings).read(base, lambda text: None))
-    assert all(isinstance(one, Record) for one in found), found[:3]
-    return [one.values for one in found if isinstance(one, Record)]
+    assert all(isinstance(one, SourceRecord) for one in found), found[:3]
+    return [one.values for one in found if isinstance(one, SourceRecord)]
 
 
 @pytest.mark.parametrize("ending", sorted(PACKERS))
@@ -90,7 +90,7 @@ def test_a_bomb_is_refused_before_it_is_big(tmp_path: Path, ending: str, monkeyp
     monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1 << 20)
     line = b"some text,yes\n"
     (tmp_path / "rows.csv").write_bytes(PACKERS[ending](b"text,label\n" + line * (8_000_000 // len(line))))
-    seen: deque[Record | BrokenRow] = deque(maxlen=1)
+    seen: deque[SourceRecord | BrokenRow] = deque(maxlen=1)
     with pytest.raises(DataError, match="refused as a zip bomb") as caught:
         seen.extend(Source.parse({"kind": "csv", "path": "rows.csv"}).read(tmp_path, lambda text: None))
     assert "unpack it yourself" in caught.value.hint
@@ -105,7 +105,7 @@ def test_a_text_that_stands_once_for_many_rows_is_a_bomb_in_parquet(
     monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 1 << 20)
     long, path = "a b " * 5_000, tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": [long] * 5_000, "label": ["yes", "no"] * 2_500}), path, compression="zstd")
-    seen: deque[Record | BrokenRow] = deque(maxlen=1)
+    seen: deque[SourceRecord | BrokenRow] = deque(maxlen=1)
     with pytest.raises(DataError, match="refused as a zip bomb") as caught:
         seen.extend(Source.parse({"kind": "parquet", "path": "rows.parquet"}).read(tmp_path, lambda text: None))
     assert "as JSON lines" in caught.value.hint
@@ -169,7 +169,7 @@ def test_a_folder_and_a_pattern_read_their_files_in_order(tmp_path: Path) -> Non
     (tmp_path / "in" / ".hidden.csv").write_text("text,label\nc,x\ncc,x\n")
     for path in ("in", "in/", "in/**/*.csv*", str(tmp_path / "in" / "**" / "*.csv*")):
         found = list(Source.parse({"kind": "csv", "path": path}).read(tmp_path, lambda text: None))
-        assert [one.values["text"] for one in found if isinstance(one, Record)] == ["b", "bb", "a", "aa"], path
+        assert [one.values["text"] for one in found if isinstance(one, SourceRecord)] == ["b", "bb", "a", "aa"], path
         assert Source.parse({"kind": "csv", "path": path}).fingerprint(tmp_path)
         assert Source.parse({"kind": "csv", "path": path}).size(tmp_path)
     with pytest.raises(DataError, match="holds no file"):
@@ -235,7 +235,7 @@ def test_a_url_of_this_machine_and_one_from_the_environment(tmp_path: Path, monk
     assert _rows({"kind": "csv", "path": f"file://{tmp_path}/rows.csv"}, Path("/nowhere")) == ROWS
     monkeypatch.setenv("ROWS", f"file://{tmp_path}/rows.csv")
     found = next(iter(Source.parse({"kind": "csv", "path": "$ROWS"}).read(tmp_path, lambda text: None)))
-    assert isinstance(found, Record)
+    assert isinstance(found, SourceRecord)
 
 
 def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from luthier.core.errors import DataError
 from luthier.data.formats import sheets
 from luthier.data.formats.files import File
 from luthier.data.formats.merged_cells import find_merged_cells
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.excel import Excel
 from tests.data.source_files import write_xlsx
 
 
-def _read(path: Path, **settings: object) -> list[Record | BrokenRow]:
+def _read(path: Path, **settings: object) -> list[SourceRecord | BrokenRow]:
     return list(sheets.read_sheet_rows(File(path, path.name), **settings))  # type: ignore[arg-type]
 
 
@@ -45,7 +45,7 @@ def test_a_column_of_moments_has_one_form_also_at_midnight(tmp_path: Path) -> No
         *([f"row {n}", moment, datetime.date(2024, 1, 5)] for n, moment in enumerate(moments)),
     ]
     write_xlsx(tmp_path / "t.xlsx", rows)
-    found = [one.values for one in _read(tmp_path / "t.xlsx") if isinstance(one, Record)]
+    found = [one.values for one in _read(tmp_path / "t.xlsx") if isinstance(one, SourceRecord)]
     assert [values["at"] for values in found] == ["2024-01-05T00:00:00", "2024-01-05T10:30:00"]
     assert {values["on"] for values in found} == {"2024-01-05"}
 
@@ -55,7 +55,7 @@ def test_formulas_give_what_was_saved_and_are_never_evaluated(tmp_path: Path) ->
     formulas = ["=1+1", f'=HYPERLINK("file://{target}","x")', '=cmd|" /C calc"!A1', '=WEBSERVICE("http://127.0.0.1:9")']
     write_xlsx(tmp_path / "t.xlsx", [["text", "value"], *([f"row {n}", one] for n, one in enumerate(formulas))])
     found = _read(tmp_path / "t.xlsx")
-    assert [one.values["value"] for one in found if isinstance(one, Record)] == ["", "", "", ""]
+    assert [one.values["value"] for one in found if isinstance(one, SourceRecord)] == ["", "", "", ""]
     assert not target.exists()
 
 
@@ -91,7 +91,7 @@ def test_a_table_that_does_not_start_at_the_top(tmp_path: Path) -> None:
         book.active[place] = value
     book.save(tmp_path / "t.xlsx")
     found = _read(tmp_path / "t.xlsx")
-    assert [(one.line, one.values) for one in found if isinstance(one, Record)] == [
+    assert [(one.line, one.values) for one in found if isinstance(one, SourceRecord)] == [
         (5, {"text": "hello", "label": "x"}),
         (7, {"text": "bye", "label": "y"}),
     ]
@@ -102,7 +102,7 @@ def test_titles_above_the_header_are_said_and_left_out(tmp_path: Path) -> None:
     write_xlsx(tmp_path / "t.xlsx", rows)
     said: list[str] = []
     found = _read(tmp_path / "t.xlsx", say=said.append)
-    assert [(one.line, one.values) for one in found if isinstance(one, Record)] == [
+    assert [(one.line, one.values) for one in found if isinstance(one, SourceRecord)] == [
         (4, {"text": "hello", "label": "x"}),
         (5, {"text": "alone", "label": ""}),
     ]
@@ -136,7 +136,7 @@ def _merge(path: Path, rows: list[list[object]], *cells: str) -> Path:
 def test_a_row_that_groups_columns_is_no_header(tmp_path: Path) -> None:
     said: list[str] = []
     found = _read(_merge(tmp_path / "t.xlsx", GROUPED, "A1:D1", "A2:B2", "C2:D2", "D5:D6"), say=said.append)
-    assert [(one.line, one.values) for one in found if isinstance(one, Record)] == [
+    assert [(one.line, one.values) for one in found if isinstance(one, SourceRecord)] == [
         (4, {"ID": 1, "Text": "hello", "Name": "Jo", "Class": "x"}),
         (5, {"ID": 2, "Text": "bye", "Name": "Al", "Class": "y"}),
         (6, {"ID": 3, "Text": "late", "Name": "Bo", "Class": "y"}),
@@ -150,7 +150,7 @@ def test_a_row_that_groups_columns_is_no_header(tmp_path: Path) -> None:
 def test_columns_of_two_groups_may_have_one_name(tmp_path: Path) -> None:
     rows = [["No", "Ticket", None, "Customer", None], [None, "Name", "Text", "Name", "Class"], [1, "a", "b", "c", "d"]]
     (only,) = _read(_merge(tmp_path / "t.xlsx", rows, "A1:A2", "B1:C1", "D1:E1"))
-    assert isinstance(only, Record)
+    assert isinstance(only, SourceRecord)
     assert only.values == {"No": 1, "Ticket Name": "a", "Text": "b", "Customer Name": "c", "Class": "d"}
 
 
@@ -169,7 +169,7 @@ def test_merged_cells_that_reach_beyond_the_table_or_over_each_other_are_cut() -
 def test_a_header_with_a_merged_cell_is_one(tmp_path: Path) -> None:
     rows = [["ID", "Text", None, "Class"], [1, "hello", None, "x"], [2, "bye", "noted", "y"], [3, "so", None, "x"]]
     found = _read(_merge(tmp_path / "t.xlsx", rows, "B1:C1", "B2:C2"))
-    assert [one.values["ID"] for one in found if isinstance(one, Record)] == [1, 2, 3]
+    assert [one.values["ID"] for one in found if isinstance(one, SourceRecord)] == [1, 2, 3]
 
 
 def test_the_fullest_sheet_is_told_where_it_is_not_the_first(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_columns_of_one_name_are_numbered_and_said(tmp_path: Path) -> None:
     write_xlsx(tmp_path / "t.xlsx", [["Summary", "Labels", "Labels"], ["a", "late", "lost"], ["b", "x", ""]])
     said: list[str] = []
     file = File(tmp_path / "t.xlsx", "t.xlsx")
-    rows = [one.values for one in sheets.read_sheet_rows(file, say=said.append) if isinstance(one, Record)]
+    rows = [one.values for one in sheets.read_sheet_rows(file, say=said.append) if isinstance(one, SourceRecord)]
     assert rows[0] == {"Summary": "a", "Labels": "late", "Labels 2": "lost"}
     assert said == ["t.xlsx: the header names 'Labels' 2 times; the later ones are read as 'Labels 2'"]
 

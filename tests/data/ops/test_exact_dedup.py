@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.ops.exact_dedup import ExactDedup
 from luthier.data.row import Row
 
@@ -39,7 +39,7 @@ ROWS = [
 )
 def test_which_copy_stays_is_a_rule(rule: dict[str, Any], stays: int) -> None:
     operator = ExactDedup(**rule)
-    outcome = operator.settle(InMemory(operator, ROWS))
+    outcome = operator.settle(InMemoryRows(operator, ROWS))
     assert set(outcome.drops) == {0, 1, 2} - {stays}
     assert {drop.twin for drop in outcome.drops.values()} == {ROWS[stays].id}
     assert list(outcome.attributes["copies"]) == [3, 3, 3, 1]
@@ -64,7 +64,7 @@ def test_calls_are_a_part_of_the_answer_and_tools_of_the_prompt() -> None:
         asked(2, "weather", "Bonn"),
         asked(3, "weather", "Ulm"),
     ]
-    outcome = ExactDedup().settle(InMemory(ExactDedup(), rows))
+    outcome = ExactDedup().settle(InMemoryRows(ExactDedup(), rows))
     assert sorted(outcome.drops) == [3]
     assert list(outcome.attributes["conflict"]) == [True, False, True, True], (
         "another tool on offer is another question"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.conftest import Maker
-from luthier.data.ops.exclude_ids import LeaveOut
+from luthier.data.ops.exclude_ids import ExcludeIds
 from workshop import tickets
 
 
@@ -24,7 +24,7 @@ def test_rows_are_left_out_by_the_ids_of_an_earlier_making(make: Maker, write: C
 
 def test_an_id_that_could_mean_anything_is_refused() -> None:
     with pytest.raises(ValidationError, match="too short to name a row"):
-        LeaveOut(ids=("ab12",))
+        ExcludeIds(ids=("ab12",))
 
 
 def test_without_ids_nothing_happens(make: Maker, write: Callable[..., str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.data.engine.batch import apply_edits
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.ops.boilerplate import Boilerplate
 from luthier.data.ops.markup import Markup
 from luthier.data.row import Row
@@ -69,7 +69,7 @@ def _rows(texts: list[str]) -> list[Row]:
 
 
 def _cleaned(operator: Boilerplate, texts: list[str]) -> list[str]:
-    edits = operator.settle(InMemory(operator, _rows(texts))).edits
+    edits = operator.settle(InMemoryRows(operator, _rows(texts))).edits
     return [apply_edits(text, edits.get(place, [])) for place, text in enumerate(texts)]
 
 
@@ -96,7 +96,7 @@ def test_answers_keep_the_steps_that_they_have_in_common() -> None:
     documents = [replace(row, messages=row.messages[1:]) for row in asked]
 
     def edited(operator: Boilerplate, rows: list[Row]) -> int:
-        return len(operator.settle(InMemory(operator, rows)).edits)
+        return len(operator.settle(InMemoryRows(operator, rows)).edits)
 
     assert edited(Boilerplate(), asked) == 0
     assert edited(Boilerplate(of=("user", "assistant")), asked) == len(texts)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
 
@@ -111,7 +111,7 @@ def test_pairs_just_above_and_below_an_edit_similarity(seed: int, threshold: flo
     chance.shuffle(texts)
     operator = NearDedup(measure="edit", threshold=threshold)
     rows = [_row(n, text) for n, text in enumerate(texts)]
-    found = operator.settle(InMemory(operator, rows)).drops
+    found = operator.settle(InMemoryRows(operator, rows)).drops
     kept: list[int] = []
     for place, text in enumerate(texts):
         twins = [other for other in kept if _edit_similarity(texts[other], text) >= threshold]
@@ -141,8 +141,8 @@ def test_the_order_of_words_counts_for_edits_only() -> None:
     rows = [_row(0, one), _row(1, two)]
     assert SequenceMatcher(None, one, two).ratio() < 0.6
     jaccard, edit = NearDedup(), NearDedup(measure="edit")
-    assert list(jaccard.settle(InMemory(jaccard, rows)).drops) == [1]
-    assert not edit.settle(InMemory(edit, rows)).drops
+    assert list(jaccard.settle(InMemoryRows(jaccard, rows)).drops) == [1]
+    assert not edit.settle(InMemoryRows(edit, rows)).drops
 
 
 TEXT = "my parcel arrived broken, the lid has a crack and the box was open when it came on {} in the morning"
@@ -172,7 +172,7 @@ def test_which_twin_stays_is_a_rule(rule: dict[str, Any], stays: int, action: st
     rows = [_row(n * copies + copy, row.prompt, **row.meta) for n, row in enumerate(rows) for copy in range(copies)]
     stays = stays * copies + (copies - 1 if rule.get("keep") == "last" else 0)
     operator = NearDedup(action=action, threshold=0.7, **rule)
-    outcome = operator.settle(InMemory(operator, rows))
+    outcome = operator.settle(InMemoryRows(operator, rows))
     assert set(outcome.attributes["cluster"]) == {rows[stays].id}
     if action == "drop":
         assert set(outcome.drops) == set(range(len(rows))) - {stays}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.ops.schema import ColumnRule, SchemaOperator
 from luthier.data.row import Row
 
@@ -28,7 +28,7 @@ def _rows(*values: Any) -> list[Row]:
 
 def _broken(rule: dict[str, Any], *values: Any) -> list[str]:
     operator = SchemaOperator.model_validate({"columns": {"x": rule}, "action": "flag"})
-    return list(operator.settle(InMemory(operator, _rows(*values))).attributes["broken"])
+    return list(operator.settle(InMemoryRows(operator, _rows(*values))).attributes["broken"])
 
 
 @pytest.mark.parametrize(

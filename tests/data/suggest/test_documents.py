@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError
 from luthier.data.formats import files
 from luthier.data.formats.documents import Paragraph, chunk_paragraphs, plain_text
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.data.suggest.propose import propose
 from tests.data.source_files import write_pdf
 from tests.linear import assert_linear
 
 
-def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[BrokenRow]]:
+def _read(settings: dict[str, Any], base: Path) -> tuple[list[SourceRecord], list[BrokenRow]]:
     found = list(Source.parse(settings).read(base, lambda text: None))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)]
+    return [one for one in found if isinstance(one, SourceRecord)], [one for one in found if isinstance(one, BrokenRow)]
 
 
 ARTICLE = "<p>" + "The lamp has three settings, and the middle one is the best for reading at night. " * 6 + "</p>"
@@ -182,6 +182,6 @@ WORDS = st.lists(st.text("ab. ", min_size=1, max_size=400), min_size=1, max_size
 @given(texts=WORDS, length=st.integers(100, 300))
 def test_pieces_by_length_keep_every_letter_in_order(texts: list[str], length: int) -> None:
     made = list(chunk_paragraphs((Paragraph(text, n) for n, text in enumerate(texts, 1)), "length", length, "d"))
-    found = [one.values["text"] for one in made if isinstance(one, Record)]
+    found = [one.values["text"] for one in made if isinstance(one, SourceRecord)]
     assert all(len(text) <= length for text in found)
     assert "".join("".join(found).split()) == "".join("".join(texts).split())

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from luthier.core.errors import DataError
 from luthier.data.columns import conversations
 from luthier.data.columns.conversations import TurnColumns
-from luthier.data.row import MOST_CHARACTERS, BrokenRow, Record
+from luthier.data.row import MOST_CHARACTERS, BrokenRow, SourceRecord
 from luthier.data.source import Source
 
 TURNS = TurnColumns(conversation="talk", role="by", content="text", order="at")
@@ -21,19 +21,19 @@ Said = tuple[str, str, str, Any]
 WRITE = {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}
 
 
-def _records(said: Iterable[Said], **more: Any) -> list[Record | BrokenRow]:
+def _records(said: Iterable[Said], **more: Any) -> list[SourceRecord | BrokenRow]:
     return [
-        Record({"talk": talk, "by": by, "text": text, "at": at, **more}, "t.csv", line)
+        SourceRecord({"talk": talk, "by": by, "text": text, "at": at, **more}, "t.csv", line)
         for line, (talk, by, text, at) in enumerate(said, start=2)
     ]
 
 
-def _gathered(found: Iterable[Record | BrokenRow], turns: TurnColumns = TURNS) -> tuple[list[Any], list[str]]:
+def _gathered(found: Iterable[SourceRecord | BrokenRow], turns: TurnColumns = TURNS) -> tuple[list[Any], list[str]]:
     notes: list[str] = []
     return list(turns.gathered(found, notes.append)), notes
 
 
-def _turns(record: Record) -> list[tuple[str, str]]:
+def _turns(record: SourceRecord) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"]) for turn in record.values["text"]]
 
 
@@ -127,7 +127,7 @@ def test_a_conversation_goes_on_in_the_next_file_only_where_the_first_ends_with_
     rows = _records([("a", "user", "1", 1), ("b", "user", "2", 2), ("b", "agent", "3", 3), ("a", "agent", "4", 4)])
     moved = [row if row.line < 4 else row._replace(file="u.csv") for row in rows]
     found, _ = _gathered(moved)
-    assert [_turns(one) for one in found if isinstance(one, Record)] == [
+    assert [_turns(one) for one in found if isinstance(one, SourceRecord)] == [
         [("user", "1")],
         [("user", "2"), ("assistant", "3")],
     ]
@@ -138,14 +138,14 @@ def test_few_conversations_are_held_however_many_there_are(monkeypatch: pytest.M
     monkeypatch.setattr(conversations, "SILENT", 10)
     read = 0
 
-    def rows() -> Iterator[Record | BrokenRow]:
+    def rows() -> Iterator[SourceRecord | BrokenRow]:
         nonlocal read
         for number in range(3000):
             read += 1
             yield from _records([(f"a{number // 3}", ("user", "agent")[number % 2], "x", number)])
 
     for told, one in enumerate(TURNS.gathered(rows(), lambda text: None)):
-        assert isinstance(one, Record)
+        assert isinstance(one, SourceRecord)
         assert read <= (told + 1) * 3 + 10
     assert told == 999
 
@@ -156,7 +156,7 @@ def test_long_rows_are_held_no_longer_than_memory_allows() -> None:
     records = ((record, number) for number, record in enumerate(_records(said)))
     seen = 0
 
-    def rows() -> Iterator[Record | BrokenRow]:
+    def rows() -> Iterator[SourceRecord | BrokenRow]:
         nonlocal seen
         for record, number in records:
             seen = number

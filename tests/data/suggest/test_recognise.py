@@ -17,7 +17,7 @@ import pytest
 from luthier.commands.new import write_recipe
 from luthier.core.errors import DataError
 from luthier.data.columns.recognize import kind_of, source_at
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.data.steps.prepare import Prepare
 from luthier.data.suggest.propose import propose
@@ -289,4 +289,4 @@ def test_real_files_of_another_tuner(real_data: Path, name: str, kinds: dict[str
     assert not [one for one in found if isinstance(one, BrokenRow)]
     assert Counter(parts.kind for _, parts in found) == kinds  # type: ignore[misc]
     assert note in said[-1]
-    assert all(isinstance(record, Record) and parts.messages[-1].role == "assistant" for record, parts in found)  # type: ignore[misc]
+    assert all(isinstance(record, SourceRecord) and parts.messages[-1].role == "assistant" for record, parts in found)  # type: ignore[misc]

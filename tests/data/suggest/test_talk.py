@@ -17,20 +17,24 @@ from luthier.core.errors import DataError
 from luthier.data.columns.conversations import ThreadMessage, ThreadParticipants, build_conversation, guess_support_team
 from luthier.data.columns.recognize import kind_of
 from luthier.data.formats.slack import Person, strip_slack_markup
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.data.suggest.propose import propose
 from tests.data.source_files import MAKERS, TICKETS, as_mail, slack_export
 from tests.linear import assert_quick
 
 
-def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[BrokenRow], list[str]]:
+def _read(settings: dict[str, Any], base: Path) -> tuple[list[SourceRecord], list[BrokenRow], list[str]]:
     said: list[str] = []
     found = list(Source.parse(settings).read(base, said.append))
-    return [one for one in found if isinstance(one, Record)], [one for one in found if isinstance(one, BrokenRow)], said
+    return (
+        [one for one in found if isinstance(one, SourceRecord)],
+        [one for one in found if isinstance(one, BrokenRow)],
+        said,
+    )
 
 
-def _contents(record: Record) -> list[tuple[str, str]]:
+def _contents(record: SourceRecord) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"]) for turn in record.values["messages"]]
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import DataError
-from luthier.data.row import Record
+from luthier.data.row import SourceRecord
 from luthier.data.source import Source
 from luthier.data.suggest.propose import propose, render_recipe
 from tests.data.source_files import write_xlsx
@@ -27,9 +27,9 @@ def _csv(path: Path, above: list[str], header: list[str] = HEADER, rows: list[li
     return path
 
 
-def _records(path: Path, settings: dict[str, Any]) -> list[Record]:
+def _records(path: Path, settings: dict[str, Any]) -> list[SourceRecord]:
     found = Source.parse({**settings, "path": path.name}).read(path.parent, lambda text: None)
-    return [one for one in found if isinstance(one, Record)]
+    return [one for one in found if isinstance(one, SourceRecord)]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 from luthier.core.errors import InputError
 from luthier.eval.lm_eval.grade import build_filter_chains, choice_scores, exact_match
 from luthier.eval.task import BenchmarkTask, TaskContext
-from luthier.eval.tasks.lm_eval import Harness
+from luthier.eval.tasks.lm_eval import LmEvalTask
 from luthier.models.lm.base import LoglikelihoodRequest, Response
 
 ROWS = [{"q": f"how much is {n} and {n}", "right": str(2 * n), "wrong": str(2 * n + 1)} for n in range(1, 7)]
@@ -38,7 +38,7 @@ def write(folder: Path, name: str = "sums", **changes: Any) -> Path:
 
 def exams(file: Path, **settings: Any) -> list[BenchmarkTask]:
     settings = {"data": str(file.parent), **settings}
-    return Harness(path=str(file), **settings).exams(TaskContext(base=file.parent, examples=(), say=print))
+    return LmEvalTask(path=str(file), **settings).exams(TaskContext(base=file.parent, examples=(), say=print))
 
 
 def refused(file: Path, **settings: Any) -> str:
@@ -162,7 +162,7 @@ def test_data_that_is_not_here(tmp_path: Path) -> None:
 
 def test_fingerprint_follows_files_and_rows(tmp_path: Path) -> None:
     file = write(tmp_path)
-    task = Harness(path=file.name, data=".")
+    task = LmEvalTask(path=file.name, data=".")
     first = task.fingerprint(tmp_path)
     assert first == task.fingerprint(tmp_path)
     (tmp_path / "test.jsonl").write_text(json.dumps(ROWS[0]))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import translate_write_errors
-from luthier.core.system.process import is_gone, process_name_of
+from luthier.core.system.process import is_process_gone, process_name_of
 
 SAID, LOG, BASE = "said.json", "log.txt", "base"
 _NICE = "10"
@@ -52,7 +52,7 @@ class JobProcess:
     @property
     def over(self) -> bool:
         """Whether it has ended."""
-        return self._child.poll() is not None if self._child is not None else is_gone(self.name)
+        return self._child.poll() is not None if self._child is not None else is_process_gone(self.name)
 
     def outcome(self) -> ProcessOutcome:
         """What came of it, once it is over."""
@@ -98,7 +98,7 @@ def _words(*args: str) -> list[str]:
 
 def signal_process_group(name: str, how: signal.Signals) -> None:
     """Send a signal to the group of a process that is known by name; one that is gone is let be."""
-    if is_gone(name):
+    if is_process_gone(name):
         return
     host, _, space, number, _ = name.split("|")
     mine = process_name_of(os.getpid()).split("|")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError, UnknownName
-from luthier.core.system.process import is_gone, this_process_name
+from luthier.core.system.process import is_process_gone, this_process_name
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Select
@@ -250,7 +250,7 @@ def _mark_dead(session: Session) -> None:
     from luthier.core.db.tables.runs import RunRow
 
     for row in session.scalars(select(RunRow).where(RunRow.state == "running")):
-        if is_gone(row.process):
+        if is_process_gone(row.process):
             row.state, row.exit_code = "interrupted", 130
 
 

@@ -41,7 +41,7 @@ def process_name_of(number: int) -> str:
     return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))
 
 
-def is_gone(name: str) -> bool:
+def is_process_gone(name: str) -> bool:
     """Whether a named process is certainly over; False also when it ran where we cannot see."""
     host, boot, space, number, started = name.split("|")
     if host != platform.node():

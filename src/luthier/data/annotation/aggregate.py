@@ -60,7 +60,7 @@ class VoteMatrix:
 
 
 @dataclass(frozen=True)
-class AggregationFit:
+class LabelModelFit:
     """A fitted model."""
 
     probabilities: Floats
@@ -69,7 +69,7 @@ class AggregationFit:
     """(voters,): the share of right votes that is expected of each."""
 
 
-def dawid_skene(ballot: VoteMatrix) -> AggregationFit:
+def dawid_skene(ballot: VoteMatrix) -> LabelModelFit:
     """Fit a table of confusions for each voter; begins from shares of votes, as crowd-kit does."""
     cell = (ballot.voter, ballot.label)
     labels_used = np.zeros((len(ballot.voters), len(ballot.labels)), dtype=bool)
@@ -87,10 +87,10 @@ def dawid_skene(ballot: VoteMatrix) -> AggregationFit:
             break
         before = bound
     right = np.einsum("vkk->vk", np.where(labels_used[..., None], tables, 0.0))
-    return AggregationFit(known, _expected(ballot, known, right))
+    return LabelModelFit(known, _expected(ballot, known, right))
 
 
-def fit_one_accuracy_per_voter(ballot: VoteMatrix, balance: Floats | None = None) -> AggregationFit:
+def fit_one_accuracy_per_voter(ballot: VoteMatrix, balance: Floats | None = None) -> LabelModelFit:
     """Fit one accuracy for each voter; `balance` holds the labels' shares where they are known.
 
     A voter learns from the items on which somebody else voted, too: alone, it would only confirm itself. Unknown shares
@@ -115,7 +115,7 @@ def fit_one_accuracy_per_voter(ballot: VoteMatrix, balance: Floats | None = None
             priors = (known.mean(axis=0) + shares.mean(axis=0)) / 2
         if moved < _STEADY:
             break
-    return AggregationFit(known, accuracy)
+    return LabelModelFit(known, accuracy)
 
 
 def _tables(ballot: VoteMatrix, known: Floats, labels_used: NDArray[np.bool_]) -> Floats:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, AdjudicationResult, Votes, format_votes
-from luthier.data.annotation.aggregate import AggregationFit, VoteMatrix
+from luthier.data.annotation.aggregate import LabelModelFit, VoteMatrix
 
 _COLDEST, _HOTTEST = -3.0, 5.0
 """Bounds of the temperature's logarithm."""
@@ -47,7 +47,7 @@ _EQUAL = 1e-9
 
 
 def decide_labels(
-    items: Sequence[Votes], fit: Callable[[VoteMatrix], AggregationFit], least: float
+    items: Sequence[Votes], fit: Callable[[VoteMatrix], LabelModelFit], least: float
 ) -> AdjudicationResult:
     """The likeliest label of each item under a fitted model; ties, and what is not more probable than `least`, are
     left out.

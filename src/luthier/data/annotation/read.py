@@ -11,7 +11,7 @@ from luthier.data.annotation.annotations import AnnotatedItem
 from luthier.data.columns.recognize import source_of
 from luthier.data.formats.files import File
 from luthier.data.label_format import LabelFormat, Say
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
 BOOKS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json", "settings.json", "labels.json"})
@@ -30,7 +30,7 @@ class LocatedItem(NamedTuple):
 
 def read_annotated_items(file: File, requested_format: LabelFormat | None, say: Say) -> Iterator[LocatedItem]:
     """The items of one file, in its order, in the format that was asked for or that its rows show."""
-    records: list[Record] = []
+    records: list[SourceRecord] = []
     for found in source_of(file, but=LABELS).read_file(file, say):
         if isinstance(found, BrokenRow):
             yield LocatedItem(file.name, found)
@@ -43,7 +43,7 @@ def read_annotated_items(file: File, requested_format: LabelFormat | None, say: 
         )
 
 
-def _format(records: Sequence[Record], file: File, requested_format: LabelFormat | None, say: Say) -> LabelFormat:
+def _format(records: Sequence[SourceRecord], file: File, requested_format: LabelFormat | None, say: Say) -> LabelFormat:
     if requested_format is not None:
         return requested_format
     rows = [record.values for record in records[:_LOOKED_AT]]

@@ -67,11 +67,11 @@ class Conflicts(Check):
 
     def _clusters(self, data: CheckData) -> Iterable[list[CheckRow]]:
         """Rows whose prompts are twins, in the order of their ids."""
-        from luthier.data.engine.memory import InMemory
+        from luthier.data.engine.memory import InMemoryRows
         from luthier.data.ops.near_dedup import NearDedup
 
         rows = [row.row(number) for number, row in enumerate(data.rows)]
-        outcome = NearDedup(threshold=self.threshold, action="flag").settle(InMemory(NearDedup(), rows))
+        outcome = NearDedup(threshold=self.threshold, action="flag").settle(InMemoryRows(NearDedup(), rows))
         found: dict[str, list[CheckRow]] = defaultdict(list)
         for row, name in zip(data.rows, outcome.attributes["cluster"], strict=True):
             if name is not None:

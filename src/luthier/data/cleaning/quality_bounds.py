@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.cleaning.quality_measures import BULLETS, SHORT_LINE_CHARS, STOP_WORDS, TERMINAL_MARKS
-from luthier.pii.batch import ConcatenatedTexts, mix_hash_bits, share_hash_bin
+from luthier.pii.batch import ConcatenatedTexts, find_hash_bin_collisions, mix_hash_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -214,7 +214,7 @@ def _runs(texts: ConcatenatedTexts, size: int, among: NDArray[np.bool_]) -> _Rep
 
 
 def _repeats(keys: NDArray[np.uint64], size: int, texts: ConcatenatedTexts) -> _Repeats:
-    keys = keys.compress(share_hash_bin(keys, _BIN_BITS))
+    keys = keys.compress(find_hash_bin_collisions(keys, _BIN_BITS))
     keys.sort()
     begins = np.flatnonzero(_is_new(keys))
     counts = np.diff(begins, append=len(keys))

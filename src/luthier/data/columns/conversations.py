@@ -27,7 +27,7 @@ from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import cell
 from luthier.data.columns.turns import ROLES, as_text
-from luthier.data.row import MOST_CHARACTERS, BrokenRow, Record, count_record_characters, format_row_location
+from luthier.data.row import MOST_CHARACTERS, BrokenRow, SourceRecord, count_record_characters, format_row_location
 
 SILENT = 10_000
 """A conversation is over when none of so many rows behind its last one is of it."""
@@ -65,7 +65,9 @@ class TurnColumns(BaseModel):
         note = f"conversations of one message a row (columns {self.conversation!r}, {self.role!r}, {self.content!r})"
         return Layout(messages=self.content, note=note)
 
-    def gathered(self, found: Iterable[Record | BrokenRow], say: Callable[[str], None]) -> Iterator[Record | BrokenRow]:
+    def gathered(
+        self, found: Iterable[SourceRecord | BrokenRow], say: Callable[[str], None]
+    ) -> Iterator[SourceRecord | BrokenRow]:
         """Conversations as records, each at the place of its first row; `say` tells how many, and what was left out."""
         return _Gathering(self).read(found, say)
 
@@ -74,7 +76,7 @@ class _Talk:
     """A conversation that goes on."""
 
     def __init__(self) -> None:
-        self.rows: list[Record] = []
+        self.rows: list[SourceRecord] = []
         self.characters = 0
         self.last = 0
         """The number of its last row."""
@@ -92,7 +94,9 @@ class _Gathering:
         self._begun = FirstValueByKey()
         self._messages = self._talks = self._left = 0
 
-    def read(self, found: Iterable[Record | BrokenRow], say: Callable[[str], None]) -> Iterator[Record | BrokenRow]:
+    def read(
+        self, found: Iterable[SourceRecord | BrokenRow], say: Callable[[str], None]
+    ) -> Iterator[SourceRecord | BrokenRow]:
         file = None
         for number, record in enumerate(found):
             if record.file != file:
@@ -114,7 +118,7 @@ class _Gathering:
             location = "before a conversation's first question or behind its last answer"
             say(f"{format_counted_noun(self._left, 'message')} {are} {location}")
 
-    def _take(self, record: Record, number: int) -> BrokenRow | None:
+    def _take(self, record: SourceRecord, number: int) -> BrokenRow | None:
         """Put a row into its conversation, or say why it cannot be."""
         try:
             name = as_text(cell(record.values, self._turns.conversation), self._turns.conversation)
@@ -139,14 +143,14 @@ class _Gathering:
         silent = number - next(iter(self._held.values())).last if self._held else 0
         return silent >= SILENT or (self._characters > MOST_CHARACTERS and len(self._held) > 1)
 
-    def _over(self, condition: Callable[[], bool]) -> Iterator[Record | BrokenRow]:
+    def _over(self, condition: Callable[[], bool]) -> Iterator[SourceRecord | BrokenRow]:
         """End conversations, the one that was silent longest first, while that is wanted."""
         while condition():
             _, talk = self._held.popitem(last=False)
             self._characters -= talk.characters
             yield self._whole(talk.rows)
 
-    def _whole(self, rows: Sequence[Record]) -> Record | BrokenRow:
+    def _whole(self, rows: Sequence[SourceRecord]) -> SourceRecord | BrokenRow:
         """One conversation as a record, or why it cannot be used."""
         first = rows[0]
         name = as_text(first.values[self._turns.conversation], self._turns.conversation)
@@ -169,9 +173,9 @@ class _Gathering:
         self._messages, self._talks, self._left = self._messages + len(rows), self._talks + 1, self._left + left
         values = self._columns([one.row.values for one in messages])
         values[self._turns.content] = [{"role": turn.role, "content": turn.content} for turn in kept]
-        return Record(values, first.file, first.line, first.key, first.row)
+        return SourceRecord(values, first.file, first.line, first.key, first.row)
 
-    def _said(self, row: Record) -> _Said:
+    def _said(self, row: SourceRecord) -> _Said:
         """One message; `UnusableRowError` for what is none."""
         turns = self._turns
         name = as_text(cell(row.values, turns.role), turns.role).strip()
@@ -195,7 +199,7 @@ class _Gathering:
 
 
 class _Said(NamedTuple):
-    row: Record
+    row: SourceRecord
     at: float
     role: str
     content: Any
@@ -249,7 +253,7 @@ def parse_message_time(value: Any, field: str) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _broken(row: Record, error: UnusableRowError, more: str = "") -> BrokenRow:
+def _broken(row: SourceRecord, error: UnusableRowError, more: str = "") -> BrokenRow:
     return BrokenRow(row.file, row.line, error.problem + more, error.field, error.hint, row.key, row=row.row)
 
 

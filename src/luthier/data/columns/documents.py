@@ -15,7 +15,7 @@ from luthier.core.errors import DataError, MissingExtra
 from luthier.core.events import format_counted_noun
 from luthier.data.formats.documents import By, Paragraph, chunk_paragraphs
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
 _ENOUGH_PIECES = 10
@@ -44,12 +44,12 @@ class DocumentSource(FileSource):
         for settings in ({"chunk_by": "heading"}, {"chunk_by": "page"}, {"chunk_by": "length"}, _SHORT):
             if settings["chunk_by"] in get_args(type(self).model_fields["chunk_by"].annotation):
                 found = self.model_copy(update=settings).read(base, lambda text: None)
-                pieces = sum(isinstance(one, Record) for one in islice(found, _MANY_PIECES))
+                pieces = sum(isinstance(one, SourceRecord) for one in islice(found, _MANY_PIECES))
                 if pieces >= _ENOUGH_PIECES or (settings is _SHORT and pieces > 1):
                     return SuggestedSettings(settings, {"chunk_by": _why_pieces(pieces)})
         return SuggestedSettings({}, {})
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one document; one that cannot be read is a broken row."""
         try:
             yield from chunk_paragraphs(self.paragraphs(file), self.chunk_by, self.chunk_size, file.name)

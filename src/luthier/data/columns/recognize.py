@@ -12,7 +12,7 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.data.formats.files import File
 from luthier.data.formats.locations import files_of, format_file_names, is_url_or_glob
 from luthier.data.formats.sniff import ENDING, FileSample, Fit
-from luthier.data.row import Record
+from luthier.data.row import SourceRecord
 from luthier.data.source import FileSource, Source
 
 _SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
@@ -125,7 +125,7 @@ def _columns(source: FileSource, file: File) -> tuple[str, ...]:
     """The columns of a file where all its rows have the same; nothing where every row says its own."""
     if source.names_columns:
         return ()
-    records = (one for one in source.read_file(file, lambda text: None) if isinstance(one, Record))
+    records = (one for one in source.read_file(file, lambda text: None) if isinstance(one, SourceRecord))
     return next((tuple(record.values) for record in records), ())
 
 

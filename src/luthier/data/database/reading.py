@@ -16,7 +16,7 @@ from luthier.data.database.address import Address
 from luthier.data.database.selection import Selection, SqlRequest, build_selection
 from luthier.data.database.session import UndecodableText, connect, is_lost, snapshot, to_data_error
 from luthier.data.formats.tables import to_json_value
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
 
 FETCHED = 1000
@@ -42,7 +42,7 @@ class SqlReader:
     def __post_init__(self) -> None:
         self._engine = connect(self.address)
 
-    def records(self) -> Iterator[Record | BrokenRow]:
+    def records(self) -> Iterator[SourceRecord | BrokenRow]:
         """Every row in order; then, broken, those that have no place in the order."""
         while True:
             try:
@@ -57,13 +57,13 @@ class SqlReader:
             hint = "check `table`, `query`, `after` and `until`"
             raise DataError("has no rows", where=SourceLocation(file=self.request.name), hint=hint)
 
-    def _rows(self, connection: Connection, chosen: Selection) -> Iterator[Record | BrokenRow]:
+    def _rows(self, connection: Connection, chosen: Selection) -> Iterator[SourceRecord | BrokenRow]:
         streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
         result = streamed.execute(chosen.ordered(self._last))
         with closing(result.cursor), closing(result):  # where the connection is lost, only the second close succeeds
             yield from self._told(result, chosen)
 
-    def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[Record | BrokenRow]:
+    def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[SourceRecord | BrokenRow]:
         names = list(result.keys())
         _check(names, chosen)
         keys = [names.index(name) for name in chosen.cursor]
@@ -77,7 +77,7 @@ class SqlReader:
 
     def _record(
         self, chosen: Selection, names: list[str], row: Sequence[Any], key: tuple[Any, ...]
-    ) -> Record | BrokenRow:
+    ) -> SourceRecord | BrokenRow:
         line, name = self._number, None
         if len(key) == 1 and isinstance(key[0], int) and key[0] > 0:
             line = int(key[0])
@@ -90,7 +90,7 @@ class SqlReader:
                 hint = "store it as UTF-8, or `CAST` the column to BLOB in a `query`"
                 return BrokenRow(chosen.name, line, problem, column, hint, key=name)
         values = {column: _value(value) for column, value in zip(names, row, strict=True)}
-        return Record(values, chosen.name, line, name)
+        return SourceRecord(values, chosen.name, line, name)
 
     def _lacking(self, connection: Connection, chosen: Selection) -> Iterator[BrokenRow]:
         """The rows that the order cannot hold, as broken ones; they stand behind all others."""

@@ -30,7 +30,7 @@ from luthier.data.dedup.memory_map import (
     release_mapped_pages,
 )
 from luthier.data.dedup.shingles import ComplementIndexSet, FlatPieces, IndexSet, distinct
-from luthier.pii.batch import share_hash_bin
+from luthier.pii.batch import find_hash_bin_collisions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -287,7 +287,7 @@ def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> 
         if number % _BLOCKS_BETWEEN == 0:
             release_mapped_pages(by_column)
     if count <= _FEW_ROWS:
-        found = found.compress(share_hash_bin(found >> _HALF, count.bit_length() + 2))
+        found = found.compress(find_hash_bin_collisions(found >> _HALF, count.bit_length() + 2))
     found.sort()
     return found
 

@@ -20,7 +20,7 @@ Asked = TypeVar("Asked")
 Made = TypeVar("Made")
 
 
-class InMemory:
+class InMemoryRows:
     """Rows in memory, as a set operator wants to see them."""
 
     def __init__(self, operator: SetOperator, rows: list[Row]) -> None:

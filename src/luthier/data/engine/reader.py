@@ -21,7 +21,7 @@ from luthier.data.engine.occurrences import FirstValueByKey, OccurrenceCounter
 from luthier.data.engine.stage import StageInput
 from luthier.data.engine.tables import RowEvent
 from luthier.data.operator import Drop
-from luthier.data.row import Batch, BrokenRow, Record, Row, chunk_by_size, count_row_characters
+from luthier.data.row import Batch, BrokenRow, Row, SourceRecord, chunk_by_size, count_row_characters
 from luthier.data.source import Source
 
 EMPTY_ANSWER = "empty answer"
@@ -109,7 +109,7 @@ class SourceReader:
             self.rows += 1
             yield self.rows - 1, made
 
-    def _row(self, found: tuple[Record, MappedRecord] | BrokenRow) -> Row | RowEvent:
+    def _row(self, found: tuple[SourceRecord, MappedRecord] | BrokenRow) -> Row | RowEvent:
         """A row, or the event of its being left out."""
         if not isinstance(found, BrokenRow):
             record, parts = found
@@ -121,7 +121,7 @@ class SourceReader:
             return self._broken(found)
         return self._made(*found)
 
-    def _made(self, record: Record, parts: MappedRecord) -> Row | RowEvent:
+    def _made(self, record: SourceRecord, parts: MappedRecord) -> Row | RowEvent:
         if media := count_media(parts.messages, parts.meta):
             self.media.update(media.keys())
         self.unwanted += parts.meta.get("label") is False
@@ -151,7 +151,7 @@ class SourceReader:
             again = again + 1 if self._seen.count(int(found, 16)) else 0
         return found
 
-    def _repeated_key(self, record: Record, parts: MappedRecord) -> BrokenRow | None:
+    def _repeated_key(self, record: SourceRecord, parts: MappedRecord) -> BrokenRow | None:
         key = parts.own.id if parts.own else parts.key
         if key is None:
             return None

@@ -18,7 +18,7 @@ from luthier.data.formats import dialect as dialects
 from luthier.data.formats.dialect import Dialect, Header
 from luthier.data.formats.files import File
 from luthier.data.formats.lines import LONGEST_BYTES, TextHead, UndecodableLine, head, read_text_lines
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _MOST_COLUMNS = 10_000
 
@@ -73,7 +73,7 @@ def read_delimited_rows(
     encoding: str = "auto",
     header: Header = "auto",
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[Record | BrokenRow]:
+) -> Iterator[SourceRecord | BrokenRow]:
     """Rows of a delimited file; a broken row is yielded as such, and reading goes on behind it."""
     written = detect_delimited_format(file, delimiter=delimiter, quote=quote, encoding=encoding, header=header)
     for note in filter(None, written.notes):
@@ -167,7 +167,7 @@ def _first_row(dialect: Dialect, source: _Lines, name: str) -> list[str]:
 
 def _rows(
     dialect: Dialect, source: _Lines, columns: list[str], name: str, hidden: int = 0
-) -> Iterator[Record | BrokenRow]:
+) -> Iterator[SourceRecord | BrokenRow]:
     """`hidden` lines of those before the first row are shown by no spreadsheet."""
     reader = dialect.reader(source, strict=True)
     width, doubt, count = len(columns), _Doubt(0, 0), source.number - hidden
@@ -196,7 +196,7 @@ def _rows(
         elif line <= doubt.last and not dialect.stands("".join(map(_text, source.taken))):
             yield BrokenRow(name, line, f"may belong to the text of the quote that is opened in line {doubt.line}")
         elif len(cells) == width:
-            yield Record(dict(zip(columns, cells, strict=True)), name, line, row=row)
+            yield SourceRecord(dict(zip(columns, cells, strict=True)), name, line, row=row)
         elif cells:
             yield BrokenRow(
                 name, line, f"the row has {format_counted_noun(len(cells), 'field')}, the header has {width}", row=row

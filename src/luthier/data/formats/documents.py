@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from typing import Any, Literal, NamedTuple
 
 from luthier.data.formats.lines import LONGEST_BYTES
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _UNSEEN = frozenset({"script", "style", "head", "template", "noscript", "svg", "iframe", "object"})
 _BLOCKS = frozenset(
@@ -78,7 +78,7 @@ class Paragraph(NamedTuple):
 
 def chunk_paragraphs(
     paragraphs: Iterable[Paragraph | BrokenRow], by: By, length: int, name: str
-) -> Iterator[Record | BrokenRow]:
+) -> Iterator[SourceRecord | BrokenRow]:
     """One row a document or a piece: `text`, `document`, `piece` (from 1), and `heading` where there is one."""
     piece, is_told = 0, False
     for found in _pieces(paragraphs, by, length):
@@ -95,7 +95,7 @@ def chunk_paragraphs(
         values: dict[str, Any] = {"text": text, "document": name, "piece": piece}
         if by == "heading":
             values["heading"] = found[0].heading
-        yield Record(values, name, found[0].line)
+        yield SourceRecord(values, name, found[0].line)
     if piece == 0 and not is_told:
         yield BrokenRow(name, 1, "holds no text", hint="a scan needs text recognition first; or leave the file out")
 

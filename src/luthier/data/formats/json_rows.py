@@ -22,7 +22,7 @@ from luthier.data.formats.lines import (
     json_type_name,
     refuse_lone_surrogates,
 )
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _CHUNK_BYTES = 1 << 16
 _TOKENS = re.compile(r'["\\{}\[\]]')
@@ -33,7 +33,7 @@ CONVERSATIONS = frozenset({"messages", "conversations", "conversation", "turns"}
 
 def read_json_rows(
     file: File, *, encoding: str = "auto", rows: str | None = None, say: Callable[[str], None] = lambda text: None
-) -> Iterator[Record | BrokenRow]:
+) -> Iterator[SourceRecord | BrokenRow]:
     """The objects of a JSON file; `rows` names the member that holds them when the file is an object."""
     first = head(file, encoding)
     if first.note:
@@ -55,7 +55,7 @@ class _LongError(_LostError):
     """A value does not fit the memory that a row may take."""
 
 
-def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | BrokenRow]:
+def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[SourceRecord | BrokenRow]:
     begin, empty = text.peek(), True
     if begin not in ("[", "{"):
         location, hint = SourceLocation(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
@@ -212,7 +212,7 @@ def _problem(error: Exception) -> str:
     return describe_unusable_json(error)
 
 
-def _array(text: _Text, name: str) -> Iterator[Record | BrokenRow]:
+def _array(text: _Text, name: str) -> Iterator[SourceRecord | BrokenRow]:
     text.skip("[")
     while text.peek() not in ("]", ""):
         yield _element(text, name)
@@ -221,13 +221,13 @@ def _array(text: _Text, name: str) -> Iterator[Record | BrokenRow]:
     text.skip("]")
 
 
-def _element(text: _Text, name: str) -> Record | BrokenRow:
+def _element(text: _Text, name: str) -> SourceRecord | BrokenRow:
     text.peek()
     line = text.line
     value, problem = text.value()
     if not problem and not isinstance(value, dict):
         problem = f"expected a JSON object, got {json_type_name(value)}"
-    return BrokenRow(name, line, problem) if problem else Record(value, name, line)
+    return BrokenRow(name, line, problem) if problem else SourceRecord(value, name, line)
 
 
 class _Members:
@@ -242,7 +242,7 @@ class _Members:
         self._own: dict[str, Any] = {}
         self._used: str | None = None
 
-    def rows(self) -> Iterator[Record | BrokenRow]:
+    def rows(self) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows, then say which array they are."""
         yield from self._object("")
         if self._used is not None:
@@ -252,9 +252,9 @@ class _Members:
             where, hint = SourceLocation(file=self._name, field="rows"), f"it holds {', '.join(self._own)}"
             raise DataError(f"holds no array {self._wanted!r}", where=where, hint=hint)
         else:
-            yield Record(self._own, self._name, 1)
+            yield SourceRecord(self._own, self._name, 1)
 
-    def _object(self, before: str) -> Iterator[Record | BrokenRow]:
+    def _object(self, before: str) -> Iterator[SourceRecord | BrokenRow]:
         """Read one object; `before` is the way to it."""
         text = self._text
         text.skip("{")
@@ -269,7 +269,7 @@ class _Members:
                 text.skip(",")
         text.skip("}")
 
-    def _member(self, key: str, line: int) -> Iterator[Record | BrokenRow]:
+    def _member(self, key: str, line: int) -> Iterator[SourceRecord | BrokenRow]:
         member_name = self._wanted
         if key == member_name or (member_name is None and key not in CONVERSATIONS and self._text.opens_rows()):
             self._use(key, line)
@@ -298,7 +298,7 @@ _INSTANCES = "instances"
 """The column in which Self-Instruct keeps what a task was tried with: a list of objects with `input` and `output`."""
 
 
-def flatten_rows(found: Iterator[Record | BrokenRow]) -> Iterator[Record | BrokenRow]:
+def flatten_rows(found: Iterator[SourceRecord | BrokenRow]) -> Iterator[SourceRecord | BrokenRow]:
     """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are, but that a
     task of Self-Instruct is a row for each of its instances."""
     for one in found:
@@ -310,7 +310,7 @@ def flatten_rows(found: Iterator[Record | BrokenRow]) -> Iterator[Record | Broke
             yield _flat(one)
 
 
-def _flat(one: Record) -> Record | BrokenRow:
+def _flat(one: SourceRecord) -> SourceRecord | BrokenRow:
     leaves = list(_leaves(one.values, ""))
     values = dict(leaves)
     if len(values) == len(leaves):

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from luthier.core.errors import DataError, SourceLocation, describe_json_error
 from luthier.data.formats import encodings
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 HEAD_BYTES = 1 << 17
 LONGEST_BYTES = 16 << 20
@@ -114,7 +114,7 @@ def _as_text(opened: BinaryIO, encoding: str, where: SourceLocation) -> Iterator
 
 def read_jsonl_rows(
     file: File, *, encoding: str = "auto", say: Callable[[str], None] = lambda text: None
-) -> Iterator[Record | BrokenRow]:
+) -> Iterator[SourceRecord | BrokenRow]:
     """Objects of a JSONL file; a line that is not one is yielded as broken."""
     first = head(file, encoding)
     if first.text.lstrip("\ufeff \t\r\n").startswith("["):
@@ -129,7 +129,7 @@ def read_jsonl_rows(
             yield parse_jsonl_record(line, file.name, number)
 
 
-def parse_jsonl_record(text: str, name: str, number: int) -> Record | BrokenRow:
+def parse_jsonl_record(text: str, name: str, number: int) -> SourceRecord | BrokenRow:
     """The row that is written as one JSON object."""
     try:
         value = parse_json(text)
@@ -137,7 +137,7 @@ def parse_jsonl_record(text: str, name: str, number: int) -> Record | BrokenRow:
         return BrokenRow(name, number, str(error))
     if not isinstance(value, dict):
         return BrokenRow(name, number, f"expected a JSON object, got {json_type_name(value)}")
-    return Record(value, name, number)
+    return SourceRecord(value, name, number)
 
 
 def parse_json(text: str) -> Any:

@@ -11,7 +11,7 @@ from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.formats import archives, dialect, merged_cells, sheet_size
 from luthier.data.formats.files import File
 from luthier.data.formats.tables import to_json_value
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 MOST_BYTES = 512 << 20
 """A workbook whose parts take more than this unpacked is refused: it is read as a whole."""
@@ -24,7 +24,7 @@ def read_sheet_rows(
     sheet: str | int | None = None,
     header: dialect.Header = "auto",
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[Record | BrokenRow]:
+) -> Iterator[SourceRecord | BrokenRow]:
     """Rows of one sheet; a row's line is its number in the sheet."""
     rows, groups = _filled(file, sheet, say)
     if header == "auto":
@@ -41,7 +41,7 @@ def read_sheet_rows(
         if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
             yield BrokenRow(file.name, number, f"the row has more fields than the header, which has {len(columns)}")
         else:
-            yield Record(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
+            yield SourceRecord(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
     if not rows:
         raise DataError("has a header and no rows", where=file.where, hint="give a sheet with at least one row")
 

@@ -15,18 +15,18 @@ from luthier.artifacts import parquet
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.formats.archives import refuse_bomb
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _BATCH_ROWS = 1024
 _TRUST = "if you trust it, write its rows as JSON lines, and name that file"
 
 
-def read_parquet_rows(file: File) -> Iterator[Record | BrokenRow]:
+def read_parquet_rows(file: File) -> Iterator[SourceRecord | BrokenRow]:
     """Rows of a Parquet file."""
     return _read(file, "Parquet", _parquet)
 
 
-def read_arrow(file: File) -> Iterator[Record | BrokenRow]:
+def read_arrow(file: File) -> Iterator[SourceRecord | BrokenRow]:
     """Rows of an Arrow file (Feather), or of an Arrow stream."""
     return _read(file, "Arrow", _arrow)
 
@@ -34,7 +34,7 @@ def read_arrow(file: File) -> Iterator[Record | BrokenRow]:
 Batches = Callable[[File], AbstractContextManager[tuple[list[str], Iterator[Any]]]]
 
 
-def _read(file: File, what: str, batches: Batches) -> Iterator[Record | BrokenRow]:
+def _read(file: File, what: str, batches: Batches) -> Iterator[SourceRecord | BrokenRow]:
     import pyarrow as pa
 
     number = 0
@@ -88,14 +88,14 @@ def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
         yield row
 
 
-def _record(values: dict[str, Any] | str, name: str, number: int) -> Record | BrokenRow:
+def _record(values: dict[str, Any] | str, name: str, number: int) -> SourceRecord | BrokenRow:
     if isinstance(values, str):
         problem, hint = (
             "expected text in UTF-8, got other bytes",
             "write the text anew as UTF-8, or the column as bytes",
         )
         return BrokenRow(name, number, problem, values, hint)
-    return Record({key: to_json_value(value) for key, value in values.items()}, name, number)
+    return SourceRecord({key: to_json_value(value) for key, value in values.items()}, name, number)
 
 
 def _fitting(batch: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
 _SUFFIX = ".responses"
@@ -35,7 +35,7 @@ class Argilla(LabelFormat):
         """Nobody else writes rows like these."""
         return self.fits(rows)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
+    def items(self, records: Sequence[SourceRecord], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a record."""
         for index, record in enumerate(records):
             row = record.values

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, annotator_file_name, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _LABELS = ("label", "labels", "cats")
 _BOOKS = frozenset({*_LABELS, "id", "annotations", "entities", "relations", "Comments", "comments", "judgments"})
@@ -41,7 +41,7 @@ class Doccano(LabelFormat):
             )
         )
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
+    def items(self, records: Sequence[SourceRecord], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a document."""
         person = PurePosixPath(file).stem
         for index, record in enumerate(records):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _VALUES = ("choices", "rating", "number", "text", "taxonomy", "selected", "datetime", "ranker")
 """Kinds of results that say something about the whole item, by the key of their value."""
@@ -33,7 +33,7 @@ class LabelStudio(LabelFormat):
         """Nobody else writes rows like these."""
         return self.fits(rows)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
+    def items(self, records: Sequence[SourceRecord], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a task."""
         for index, record in enumerate(records):
             data, given = record.values.get("data"), _annotations(record.values)

@@ -11,7 +11,7 @@ from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
 from luthier.data.columns.layouts import LABEL_NAMES, TEXT_NAMES
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 
 _WHO = ("annotator", "worker", "rater", "coder", "judge", "labeler", "labeller", "reviewer", "user", "expert")
 _ITEM = ("item", "task", "unit", "item_id", "task_id", "unit_id", "example_id", "doc_id", "id")
@@ -47,7 +47,7 @@ class TableLabelFormat(LabelFormat):
         columns = list(rows[0]) if rows else []
         return bool(self._who(columns) or len(self._wide(columns)) > 1)
 
-    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
+    def items(self, records: Sequence[SourceRecord], file: str, say: Say) -> Iterator[AnnotatedItem | BrokenRow]:
         """One item a row, in parts where the table is long."""
         columns = list(records[0].values) if records else []
         self._check(columns, file)
@@ -107,7 +107,7 @@ def _last(columns: list[str], who: str, file: str) -> str:
 
 
 def _long(
-    record: Record, who: str, label: str, item: str | None, time: str | None, seconds: str | None
+    record: SourceRecord, who: str, label: str, item: str | None, time: str | None, seconds: str | None
 ) -> AnnotatedItem | BrokenRow:
     row = record.values
     if (name := to_optional_text(row.get(who))) is None:
@@ -120,7 +120,7 @@ def _long(
     return AnnotatedItem(_key(row, item), values, (annotation,), record.line)
 
 
-def _wide_item(record: Record, annotators: list[str], item: str | None) -> AnnotatedItem:
+def _wide_item(record: SourceRecord, annotators: list[str], item: str | None) -> AnnotatedItem:
     row = record.values
     labels_by_annotator = ((name, _told(row.get(name))) for name in annotators)
     annotations = tuple(

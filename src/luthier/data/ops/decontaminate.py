@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.dedup.contamination import ContaminationIndex, ContaminationMatch
 from luthier.data.operator import Column, Drop, Judge, OperatorResult, Reads, RowCorpus, RowOperator
-from luthier.data.row import BrokenRow, Record, Row
+from luthier.data.row import BrokenRow, Row, SourceRecord
 from luthier.data.source import Source
 
 
@@ -96,7 +96,7 @@ class Decontaminate(RowOperator):
         return judge
 
 
-def _row(number: int, source: Source, record: Record, parts: MappedRecord) -> Row:
+def _row(number: int, source: Source, record: SourceRecord, parts: MappedRecord) -> Row:
     name = f"{number:016x}"
     return Row(number, name, source.kind, record.file, record.line, parts.kind, parts.messages)
 

@@ -13,7 +13,7 @@ from luthier.data.row import Row
 _SHORTEST = 8
 
 
-class LeaveOut(RowOperator):
+class ExcludeIds(RowOperator):
     """Leave rows out by their ids, such as those that a `validate` step doubts and a person has read.
 
     An id is a digest of the row as it was read: it stays the same when other operators or rows change. It never

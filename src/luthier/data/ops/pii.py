@@ -25,11 +25,11 @@ from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import (
     Column,
     Drop,
+    HiddenSpan,
     LeftoverPii,
     OperatorResult,
     Reads,
     RowOperator,
-    Secret,
     Suggestion,
     TextEdit,
 )
@@ -308,13 +308,13 @@ class Pii(RowOperator):
     def _tag(self, found: PiiSpan) -> str:
         return f"[{found.kind.upper()}:{self._keeper.tag(canonical_pii_value(found))}]"
 
-    def secrets(self, texts: Sequence[str]) -> list[list[Secret]]:
+    def secrets(self, texts: Sequence[str]) -> list[list[HiddenSpan]]:
         """Everything found in each text, with its tag."""
-        found: list[list[Secret]] = []
+        found: list[list[HiddenSpan]] = []
         for text, named, marked in zip(texts, self._named(texts), compute_text_marks(texts), strict=True):
             finds = find_pii(text, self._wanted, named, marked)
             self._remember(text, finds)
-            found.append([Secret(one.start, one.end, self._tag(one)) for one in finds])
+            found.append([HiddenSpan(one.start, one.end, self._tag(one)) for one in finds])
         return found
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from luthier.data.formats import tables
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
 _STREAM = b"\xff\xff\xff\xff"
@@ -25,6 +25,6 @@ class Arrow(FileSource):
         """The mark of an Arrow file, or of a stream's first message."""
         return Fit.CERTAIN if look.data.startswith((b"ARROW1", _STREAM)) else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with its number."""
         return tables.read_arrow(file)

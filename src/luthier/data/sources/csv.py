@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.data.formats import delimited, dialect
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
 _MANY_ROWS = 10
@@ -58,7 +58,7 @@ class Csv(FileSource):
             return SuggestedSettings({}, {})
         return SuggestedSettings({"header": written.above + 1}, {"header": written.titles})
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with the line on which it starts."""
         return delimited.read_delimited_rows(
             file, delimiter=self.delimiter, quote=self.quote, encoding=self.encoding, header=self.header, say=say

@@ -13,7 +13,7 @@ from luthier.data.formats import tables
 from luthier.data.formats.files import File
 from luthier.data.formats.locations import glob_inside
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
 _MARKS = ("state.json", "dataset_dict.json")
@@ -51,7 +51,7 @@ class Datasets(FileSource):
             raise DataError("is no folder of `datasets`", where=SourceLocation(file=self.path), hint=hint)
         return found
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of the split."""
         files = {file.path: file for file in self.files(base)}
         folder = self._split(resolve_path(self.path, base), say)
@@ -65,9 +65,9 @@ class Datasets(FileSource):
                 location, hint = SourceLocation(file=f"{self.path}/{name}"), "save the data set anew"
                 raise DataError("there is no such file in the folder", where=location, hint=hint)
             for found in self.read_file(files[path], say):
-                yield _named(found, classes) if isinstance(found, Record) else found
+                yield _named(found, classes) if isinstance(found, SourceRecord) else found
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one Arrow file."""
         return tables.read_arrow(file)
 
@@ -109,7 +109,7 @@ def _classes(info: State) -> dict[str, list[str]]:
     return found
 
 
-def _named(record: Record, classes: dict[str, list[str]]) -> Record:
+def _named(record: SourceRecord, classes: dict[str, list[str]]) -> SourceRecord:
     values = dict(record.values)
     for column, names in classes.items():
         number = values.get(column)

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.data.formats import dialect, sheets
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
 
@@ -50,6 +50,6 @@ class Excel(FileSource):
             settings["header"], reasons["header"] = row
         return SuggestedSettings(settings, reasons)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with its number in the sheet."""
         return sheets.read_sheet_rows(file, sheet=self.sheet, header=self.header, say=say)

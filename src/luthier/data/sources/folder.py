@@ -17,7 +17,7 @@ from luthier.data.formats import files as guises
 from luthier.data.formats.files import File
 from luthier.data.formats.locations import files_of, glob_inside, is_url
 from luthier.data.formats.sniff import FileSample
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 from luthier.data.sources.text import TextSource
 
@@ -40,7 +40,7 @@ class FolderSource(FileSource):
     glob: str = Field(default="**/*", min_length=1)
     """Which files are read, such as `*.jsonl` or `2024/**/*.csv`."""
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of every file, one file after the other; files that nothing reads are named."""
         left: dict[str, list[str]] = {_CARDS: [], "of no known kind": [], "without content": []}
         read = False
@@ -66,7 +66,7 @@ class FolderSource(FileSource):
                 hint = f"of mails, make a mailbox, whose threads are read; in the folder: {guises.MAILBOX}"
             raise DataError("holds no file that can be read", where=SourceLocation(file=self.path), hint=hint)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file."""
         return source_of(file).read_file(file, say)
 

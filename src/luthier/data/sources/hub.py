@@ -15,7 +15,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.system.net import HubRepository
 from luthier.data.columns.recognize import endings, source_of
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
 _CARD = "README.md"
@@ -42,7 +42,7 @@ class HubSource(Source):
     online: bool = False
     """Whether the hub may be asked. Otherwise the data set must already be in the local hub cache."""
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Fetch what is not here yet, and yield the rows of every file of the split."""
         commit, files = self._files()
         if self.revision != commit:

@@ -13,7 +13,7 @@ from luthier.data.formats import json_rows
 from luthier.data.formats import json_rows as nested
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
 
@@ -40,7 +40,7 @@ class Json(FileSource):
         inside = look.start[1:].lstrip()
         return Fit.LIKELY if look.start.startswith("{") and (not inside or inside[0] in '"}') else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every object with the line on which it starts."""
         found = json_rows.read_json_rows(file, encoding=self.encoding, rows=self.rows, say=say)
         return nested.flatten_rows(found) if self.flatten else found
@@ -79,4 +79,4 @@ def _rows_by_name(path: str, holder: str, rows: dict[str, Any]) -> DataError:
 
 def _first_rows(source: Json, base: Path) -> list[dict[str, Any]]:
     found = islice(source.read(base, lambda text: None), LOOKED_AT)
-    return [one.values for one in found if isinstance(one, Record)]
+    return [one.values for one in found if isinstance(one, SourceRecord)]

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from luthier.data.formats import json_rows, lines
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
 
@@ -37,7 +37,7 @@ class Jsonl(FileSource):
         another = look.start.partition("\n")[2].lstrip().startswith("{")
         return Fit.CERTAIN if another or look.ending in cls.endings else Fit.LIKELY
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every object with its line."""
         found = lines.read_jsonl_rows(file, encoding=self.encoding, say=say)
         return json_rows.flatten_rows(found) if self.flatten else found
@@ -45,6 +45,8 @@ class Jsonl(FileSource):
     def suggest_settings(self, base: Path) -> SuggestedSettings:
         """Whether texts lie in objects inside of the rows."""
         found = islice(self.read(base, lambda text: None), LOOKED_AT)
-        if self.flatten or not json_rows.has_nested_texts([one.values for one in found if isinstance(one, Record)]):
+        if self.flatten or not json_rows.has_nested_texts(
+            [one.values for one in found if isinstance(one, SourceRecord)]
+        ):
             return SuggestedSettings({}, {})
         return SuggestedSettings({"flatten": True}, {"flatten": "texts lie in objects inside of the rows"})

@@ -31,7 +31,7 @@ from luthier.data.columns.recognize import source_of
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
 from luthier.data.label_format import LabelFormat
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 from luthier.data.suggest.profile import ColumnProfile
 
@@ -71,7 +71,7 @@ class Labels(FileSource):
         )
         return Fit.EXACT if sure else Fit.NO
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Read all judgments, decide, and yield every item once, in the order of the files."""
         found, broken = self._items(base, say)
         yield from broken
@@ -87,7 +87,7 @@ class Labels(FileSource):
                 yield BrokenRow(decided.file, decided.item.line, decided.why, left_out=True)
             else:
                 values = decided.as_own() if own else decided.as_columns()
-                yield Record(values, decided.file, decided.item.line)
+                yield SourceRecord(values, decided.file, decided.item.line)
         _say_agreement([item for item, _ in found], self.level, say)  # last: a glance at the first rows needs none
 
     def _items(self, base: Path, say: Say) -> tuple[list[tuple[AnnotatedItem, str]], list[BrokenRow]]:
@@ -159,7 +159,7 @@ class Labels(FileSource):
             raise DataError(what, where=SourceLocation(file=self.path, field="question"), hint=hint)
         return self.question or next(iter(questions), None)
 
-    def mapping(self, good: list[Record]) -> Mapping:
+    def mapping(self, good: list[SourceRecord]) -> Mapping:
         """The text that was judged asks, and the decided label answers."""
         rows = [record.values for record in good]
         prompt = self.prompt
@@ -171,7 +171,7 @@ class Labels(FileSource):
         found = decide_mapping(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
         return found.without(self.null_values)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file as they stand, before anything is decided."""
         return source_of(file, but=LABELS).read_file(file, say)
 

@@ -15,7 +15,7 @@ from luthier.data.columns.layouts import Layout
 from luthier.data.formats import mail
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
 
@@ -43,7 +43,7 @@ class Mbox(FileSource):
         mail_like = first.startswith("From ") and bool(header[1]) and " " not in header[0].strip()
         return Fit.CERTAIN if mail_like else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread, in the order of their first mails."""
         with file.local() as path:
             letters = list(mail.read_mail_headers(path))
@@ -55,7 +55,7 @@ class Mbox(FileSource):
                     mail.read_thread_mails(path, thread, quoted=self.quoted == "keep"), file.name, support_team
                 )
 
-    def _thread(self, thread: list[mail.Mail], name: str, support_team: tuple[str, ...]) -> Record | BrokenRow:
+    def _thread(self, thread: list[mail.Mail], name: str, support_team: tuple[str, ...]) -> SourceRecord | BrokenRow:
         first = thread[0].letter
         lost = [one for one in thread if one.problem]
         if lost:
@@ -77,4 +77,4 @@ class Mbox(FileSource):
             "attachments": sum(one.attachments for one in thread),
             "left_out": talk.left_out,
         }
-        return Record(values, name, first.line)
+        return SourceRecord(values, name, first.line)

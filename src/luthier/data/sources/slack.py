@@ -19,7 +19,7 @@ from luthier.data.formats import slack
 from luthier.data.formats.files import File
 from luthier.data.formats.locations import files_of, glob_inside, is_url
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
 
@@ -50,7 +50,7 @@ class SlackSource(FileSource):
             return glob_inside(path, "**/*.json", self.path.rstrip("/"))
         return files_of(self.path, base, lambda file: True, "name the export's zip or folder")
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of every channel."""
         found = self.files(base)
         if len(found) == 1 and found[0].ending != ".json":
@@ -58,12 +58,12 @@ class SlackSource(FileSource):
         else:
             yield from self._threads(slack.SlackExportFolder(found), say)
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of a zip."""
         with file.raw() as opened, slack.open_slack_zip(opened, file.name) as export:
             yield from self._threads(export, say)
 
-    def _threads(self, export: slack.SlackExport, say: Say) -> Iterator[Record | BrokenRow]:
+    def _threads(self, export: slack.SlackExport, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         people = slack.people(export)
         support_team = self._desk(export, people, say)
         notices = 0
@@ -94,7 +94,7 @@ class SlackSource(FileSource):
 
 def _row(
     thread: list[slack.SlackMessage], channel: str, people: dict[str, slack.Person], support_team: frozenset[str]
-) -> Record:
+) -> SourceRecord:
     talk = build_conversation(
         ThreadMessage(
             message.who, slack.strip_slack_markup(message.text, people), is_support=message.who in support_team
@@ -110,4 +110,4 @@ def _row(
         "replies": len(thread) - 1,
         "left_out": talk.left_out,
     }
-    return Record(values, first.file, first.number, f"ts = {first.key}")
+    return SourceRecord(values, first.file, first.number, f"ts = {first.key}")

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.core.files import EnvVarMarker
 from luthier.core.system.net import find_plain_secret
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Sql(Source):
         except InputError:
             return
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row in order; a row's line is its key when that is one number, else its number from 1."""
         from luthier.data.database.address import parse_database_address
         from luthier.data.database.reading import SqlReader

@@ -11,7 +11,7 @@ from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import File
 from luthier.data.formats.lines import UndecodableLine, head, read_text_lines
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
 
 
@@ -30,7 +30,7 @@ class TextSource(DocumentSource):
         """Any text but that of a word processor."""
         return Fit.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file; what looks like a chat, subtitles or a mail is said to be read as plain text."""
         if file.exists() and (description := files.describe_text_content(FileSample.at(file).text)):
             say(f"{file.name}: {description}")

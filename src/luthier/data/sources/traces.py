@@ -15,7 +15,7 @@ from luthier.core.errors import DataError, InputError, LuthierError, SourceLocat
 from luthier.core.files import EnvVarMarker, resolve_path
 from luthier.core.hashing import digest_of
 from luthier.data.columns.choose import LayoutChoice
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source, SuggestedSettings
 from luthier.traces.retention import is_traffic, traffic_folder
 
@@ -80,7 +80,7 @@ class Traces(Source):
             raise ValueError("`since` is not before `until`")
         return self
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every request in order of time; a row's file is its day, and its line the number on that day."""
         day: date | None = None
         line = 0
@@ -92,13 +92,13 @@ class Traces(Source):
             if why := self._why_not(entry):
                 yield BrokenRow(file, line, why, key=key, left_out=True)
             else:
-                yield Record(self._values(entry), file, line, key)
+                yield SourceRecord(self._values(entry), file, line, key)
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The system turn under which classes were chosen is that of the rows."""
         if self.makes != "labels":
             return super().suggest_settings(base)
-        rows = (one.values for one in self.read(base, lambda text: None) if isinstance(one, Record))
+        rows = (one.values for one in self.read(base, lambda text: None) if isinstance(one, SourceRecord))
         if not any("system" in row for row in rows):
             return SuggestedSettings({}, {})
         return SuggestedSettings(
@@ -227,7 +227,7 @@ def choose_trace_target(base: Path, settings: Mapping[str, Any]) -> TraceOutput:
     makes: TraceOutput
     for makes in ("labels", "pairs", "chat"):
         source = Traces.model_validate({**settings, "kind": "traces", "makes": makes})
-        found[makes] = sum(isinstance(one, Record) for one in source.read(base, lambda text: None))
+        found[makes] = sum(isinstance(one, SourceRecord) for one in source.read(base, lambda text: None))
     if not any(found.values()):
         what = "no request that is meant can be learnt from"
         hint = "`luthier traces list --where …` shows which are meant; corrections, ratings and labels come as feedback"

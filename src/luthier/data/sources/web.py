@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.core.files import EnvVarMarker
 from luthier.core.hashing import digest_of
 from luthier.core.system.net import find_plain_secret
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Web(Source):
         if load_finished_crawl(self.crawl_request) is None:
             crawl(self.crawl_request, say)
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the text of every page in order, fetched first when it is not here; a page is its own file."""
         from luthier.data.web.crawl import crawl
 
@@ -126,7 +126,7 @@ class Web(Source):
         return None if found is None else sum(entry.get("bytes", 0) for entry in found["pages"])
 
 
-def _row(entry: dict[str, Any]) -> Record | BrokenRow:
+def _row(entry: dict[str, Any]) -> SourceRecord | BrokenRow:
     from luthier.data.web import page
     from luthier.data.web.crawl import body_of, page_error
     from luthier.data.web.fetch import FetchError
@@ -134,6 +134,6 @@ def _row(entry: dict[str, Any]) -> Record | BrokenRow:
     try:
         if "problem" in entry:
             raise FetchError(entry["problem"])
-        return Record(page.extract_page_row(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
+        return SourceRecord(page.extract_page_row(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
     except FetchError as error:
         return BrokenRow(entry["url"], 1, error.problem, hint=page_error(entry["url"], error).hint)

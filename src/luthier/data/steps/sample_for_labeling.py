@@ -26,7 +26,7 @@ SELECTED = "selected"
 ROWS_PER_S = 5_000
 
 
-class Select(Step):
+class SampleForLabeling(Step):
     """Choose the rows that people should label next, in the order in which they should be asked about.
 
     Makes a data set of the chosen rows, for `luthier export … --format label-studio` and the like; `meta.selected` has

@@ -18,7 +18,7 @@ from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, is_heading
 from luthier.data.columns.mapping import ColumnTemplate, join_as_template
 from luthier.data.columns.turns import as_text
-from luthier.data.row import Record, Row
+from luthier.data.row import Row, SourceRecord
 from luthier.models import text_classifier
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _Sample(NamedTuple):
     columns: dict[str, list[str]]
 
 
-def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Sequence[Record]) -> LayoutChoice:
+def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Sequence[SourceRecord]) -> LayoutChoice:
     """The choice with all columns in its prompt that belong there, and with what is said of those that do not."""
     if not choice.more and not choice.suspects:
         return choice
@@ -97,7 +97,7 @@ def _verdict(one: ColumnTrial) -> str:
     return "belongs to it" if one.belongs else "is left out"
 
 
-def _sample(choice: LayoutChoice, records: Sequence[Record], columns: Sequence[str]) -> _Sample:
+def _sample(choice: LayoutChoice, records: Sequence[SourceRecord], columns: Sequence[str]) -> _Sample:
     """Texts of rows that have an answer, spread over all."""
     prompt = ColumnTemplate.parse(choice.settings["prompt"], "prompt")
     answer = ColumnTemplate.parse(choice.settings["answer"], "answer")

@@ -45,7 +45,7 @@ from luthier.core.events import format_counted_noun, take_evenly_spaced
 from luthier.core.step import ArtifactSpec
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.engine.pipeline import with_split_group
-from luthier.data.row import Record
+from luthier.data.row import SourceRecord
 from luthier.data.source import Source, SourceSample
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
 from luthier.data.suggest.profile import Profile
@@ -137,7 +137,7 @@ def estimate_source_bytes(source: Source, base: Path) -> int | None:
     return min(size, round(source.limit * _mean(rows, source)))
 
 
-def _example(source: Source, record: Record, parts: MappedRecord) -> Example:
+def _example(source: Source, record: SourceRecord, parts: MappedRecord) -> Example:
     """A row as an example, before it has a name."""
     origin = ExampleOrigin(source=source.kind, file=record.file, line=record.line)
     return Example(id="", origin=origin, kind=parts.kind, messages=parts.messages, tools=parts.tools, meta=parts.meta)
@@ -152,13 +152,13 @@ def _rows(sample: SourceSample, size: int | None, source: Source) -> int | None:
     return round(number * len(sample.rows) / (len(sample.rows) + sample.left_out))
 
 
-def _mean(rows: Sequence[tuple[Record, MappedRecord]], source: Source) -> float:
+def _mean(rows: Sequence[tuple[SourceRecord, MappedRecord]], source: Source) -> float:
     """Bytes of a row in its file, one at least."""
     written = sum(_written(record, names_columns=source.names_columns) for record, _ in rows)
     return max(1.0, written / len(rows))
 
 
-def _written(record: Record, *, names_columns: bool) -> int:
+def _written(record: SourceRecord, *, names_columns: bool) -> int:
     """About how many bytes a file spends on a row."""
     values = sum(len(str(value).encode()) + _MARKS_CHARS for value in record.values.values())
     return values + sum(len(name.encode()) + _NAME_CHARS for name in record.values) if names_columns else values

@@ -30,7 +30,7 @@ from luthier.data.ops.language import LanguageOperator
 from luthier.data.ops.normalize import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
 from luthier.data.pii.name_signs import rows_with_names
-from luthier.data.row import BrokenRow, Record, Row, count_record_characters, take_first_chunk
+from luthier.data.row import BrokenRow, Row, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.source import Source, broken_row, files_by_column
 from luthier.data.split import SplitKeys, count_held_out_rows
 from luthier.data.suggest.profile import ColumnProfile, Profile
@@ -109,11 +109,11 @@ def _place(broken: BrokenRow, name: str) -> str:
 
 def _read(
     source: Source, base: Path, name: str, limit: int | None, notes: list[str]
-) -> tuple[list[Record], list[BrokenRow]]:
+) -> tuple[list[SourceRecord], list[BrokenRow]]:
     """Good records and broken rows, as far as the limit."""
     rows = source.records(base, notes.append)
     found = list(rows) if limit is None else take_first_chunk(rows, limit, count_record_characters)
-    records = [record for record in found if isinstance(record, Record)]
+    records = [record for record in found if isinstance(record, SourceRecord)]
     broken = [each for each in found if isinstance(each, BrokenRow) and not each.left_out]
     left = Counter(each.message for each in found if isinstance(each, BrokenRow) and each.left_out)
     notes.extend(
@@ -127,7 +127,7 @@ def _read(
     return records, broken
 
 
-def _fitting(source: Source, records: Sequence[Record]) -> tuple[Counter[str], list[BrokenRow]]:
+def _fitting(source: Source, records: Sequence[SourceRecord]) -> tuple[Counter[str], list[BrokenRow]]:
     """All different answers with their counts, when they are classes; and the rows that make no example."""
     found = AnswerCounter()
     unfit: list[BrokenRow] = []
@@ -159,7 +159,7 @@ def _with_unfit(base: Profile, unfit: Sequence[BrokenRow], records: int, name: s
     return base.model_copy(update=update)
 
 
-def _estimate(records: Sequence[Record], size: int, file: Path) -> int:
+def _estimate(records: Sequence[SourceRecord], size: int, file: Path) -> int:
     """Rows of so many bytes, from what those that were read took of the file; else from their values as JSON."""
     is_by_line = file.suffix.lower() in _BY_LINE and file.is_file() and file.stat().st_size == size
     if is_by_line and (before := _bytes_before(file, records[-1].line)):
@@ -173,7 +173,7 @@ def _bytes_before(file: Path, line: int) -> int:
         return sum(len(each) for each in islice(content, line - 1))
 
 
-def _columns(records: Sequence[Record]) -> dict[str, ColumnProfile]:
+def _columns(records: Sequence[SourceRecord]) -> dict[str, ColumnProfile]:
     names = dict.fromkeys(name for record in records for name in record.values)
     return {name: _column(name, [record.values.get(name) for record in records]) for name in names}
 
@@ -210,7 +210,7 @@ def _kind_of(values: Sequence[Any]) -> Literal["text", "number", "list", "object
     return kinds.most_common(1)[0][0]
 
 
-def _rows(source: Source, records: Sequence[Record]) -> tuple[list[Row], Counter[str]]:
+def _rows(source: Source, records: Sequence[SourceRecord]) -> tuple[list[Row], Counter[str]]:
     """The looked-at records as rows, as far as they can be mapped and learnt from; and why others cannot be learnt."""
     mapping = source.mapping(list(records))
     found: list[Row] = []

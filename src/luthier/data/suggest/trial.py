@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from luthier.core.component import components_by_kind
 from luthier.data.engine.batch import NamedOperator, apply_edits, apply_operator_result, drop_category_of
-from luthier.data.engine.memory import InMemory
+from luthier.data.engine.memory import InMemoryRows
 from luthier.data.operator import Drop, Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion, TextEdit
 from luthier.data.pii.name_signs import name_spans
 from luthier.data.row import Batch, Row, format_row_location
@@ -99,7 +99,7 @@ def outcome_of(operator: Operator, rows: Sequence[Row]) -> OperatorResultLike:
     if isinstance(operator, RowOperator):
         return operator.apply(rows)
     assert isinstance(operator, SetOperator)
-    return operator.settle(InMemory(operator, list(rows)))
+    return operator.settle(InMemoryRows(operator, list(rows)))
 
 
 def _edited(rows: Sequence[Row], outcome: OperatorResultLike, *, is_private: bool) -> Iterator[ChangeExample]:

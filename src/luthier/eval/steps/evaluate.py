@@ -217,10 +217,10 @@ class Evaluate(Step):
 
     def _baselines(self, task: Task, model: Artifact) -> tuple[Baseline, ...]:
         from luthier.eval.defaults import baselines_for, refuse_baselines
-        from luthier.models.load import is_text_classifier
+        from luthier.models.load import is_plain_classifier
 
         if self.baselines is None:
-            return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_text_classifier(model))
+            return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_plain_classifier(model))
         refuse_baselines(self.baselines, task)
         return self.baselines
 

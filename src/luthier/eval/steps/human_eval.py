@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 JudgeName = Annotated[str, Field(pattern=r"^[\w.@-]{1,64}$")]
 
 
-class Assign(Step):
+class HumanEval(Step):
     """Choose rows of an evaluation and give the models' answers to people to judge, without saying whose they are.
 
     `luthier rate RECIPE:STEP --as NAME` asks them on the terminal, or writes and reads files.
@@ -56,7 +56,7 @@ class Assign(Step):
         return judges
 
     @model_validator(mode="after")
-    def _enough_people(self) -> Assign:
+    def _enough_people(self) -> HumanEval:
         if self.overlap > len(self.names):
             raise ValueError(f"{self.overlap} people judge each item (overlap), and there are {len(self.names)} judges")
         if self.models is not None and len(set(self.models)) < max(len(self.models), self.form.sides):

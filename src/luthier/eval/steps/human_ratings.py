@@ -14,7 +14,7 @@ from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
 from luthier.eval.form import RatingForm
 
 
-class Judgments(Step):
+class HumanRatings(Step):
     """Read what people said of the answers that a step assigned to them, and say what it comes to.
 
     The file is written by `luthier rate` at the end of each sitting, and read whole: it is a snapshot.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.eval.lm_eval.rows import HarnessDataset
 
 
-class Harness(EvalTask):
+class LmEvalTask(EvalTask):
     """The rows of a task, or of a group of tasks, that is written for lm-evaluation-harness.
 
     Scores are called by the task's name: `arc_easy.acc_norm`. Files that call for code of their own are refused.

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from luthier.models.attention.backends import AttentionParams, plain_attention
 from luthier.models.attention.cpu import AttentionPlan
-from luthier.models.attention.prefix import PrefixKV
+from luthier.models.attention.prefix import PackPrefixKV
 from luthier.models.attention.select import run_attention_backend
 from luthier.models.packing.pack import Pack
 
@@ -41,7 +41,7 @@ class AttentionPass:
     quick: bool
     cached: Cached = ()
     """Keys and values of the pack's first tokens in each layer, where they are not the model's own (`prefix`)."""
-    prefix_kv: PrefixKV | None = None
+    prefix_kv: PackPrefixKV | None = None
     """What the pack begins with, where that was or will be read with another one."""
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of each attention call so far: how often the registry was used, and how."""
@@ -52,7 +52,12 @@ _PASS: ContextVar[AttentionPass | None] = ContextVar("luthier_pass", default=Non
 
 @contextmanager
 def use_pack_attention(
-    model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PrefixKV | None = None
+    model: PreTrainedModel,
+    pack: Pack,
+    *,
+    quick: bool = True,
+    cached: Cached = (),
+    prefix_kv: PackPrefixKV | None = None,
 ) -> Iterator[AttentionPass]:
     """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 

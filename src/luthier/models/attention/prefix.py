@@ -12,7 +12,7 @@ from torch import Tensor
 from luthier.models.packing.pack import Pack
 
 
-class PrefixKV:
+class PackPrefixKV:
     """The first tokens of packs, and what each layer of a model made of them: keys and values."""
 
     def __init__(self, ids: Sequence[int]) -> None:
@@ -45,11 +45,11 @@ class PrefixKV:
         return torch.cat([nobody, query], 2), torch.cat([keys, key], 2), torch.cat([values, value], 2)
 
 
-_NOW: ContextVar[PrefixKV | None] = ContextVar("luthier_begun", default=None)
+_NOW: ContextVar[PackPrefixKV | None] = ContextVar("luthier_begun", default=None)
 
 
 @contextmanager
-def use_prefix_kv(prefix_kv: PrefixKV | None) -> Iterator[None]:
+def use_prefix_kv(prefix_kv: PackPrefixKV | None) -> Iterator[None]:
     """Let the packs that a model reads, while nothing is learnt, stand on what they begin with."""
     token = _NOW.set(prefix_kv)
     try:
@@ -58,7 +58,7 @@ def use_prefix_kv(prefix_kv: PrefixKV | None) -> Iterator[None]:
         _NOW.reset(token)
 
 
-def get_active_prefix_kv(pack: Pack) -> PrefixKV | None:
+def get_active_prefix_kv(pack: Pack) -> PackPrefixKV | None:
     """What a pack stands on."""
     now = _NOW.get()
     return now if now is not None and not torch.is_grad_enabled() and now.fits(pack) else None

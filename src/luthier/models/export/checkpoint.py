@@ -47,7 +47,7 @@ from luthier.models.load import (
     get_quantization_scheme,
     get_weights_artifact,
     is_adapter,
-    is_text_classifier,
+    is_plain_classifier,
     load_model,
     open_adapter,
     open_adapter_base,
@@ -94,7 +94,7 @@ def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
     if quant != "f16" and format != "gguf":
         hint = "leave it out, or export as `gguf`"
         raise InputError(f"{quant} is a precision of GGUF files", where=SourceLocation(field="--quant"), hint=hint)
-    if is_text_classifier(artifact):
+    if is_plain_classifier(artifact):
         return _export_classifier(artifact, to, format, measures, say)
     if format == "sklearn":
         what, where = "is a network, which scikit-learn does not open", SourceLocation(file=str(artifact.folder))

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from luthier.core.errors import ModelError
 from luthier.models.adapters import NO_PROMPT, SoftPrompt, compute_soft_prompt
 from luthier.models.attention import AttentionPass, UnpackableAttention, use_pack_attention
-from luthier.models.attention.prefix import PrefixKV, get_active_prefix_kv
+from luthier.models.attention.prefix import PackPrefixKV, get_active_prefix_kv
 from luthier.models.kernels import gates, norms, rotary
 from luthier.models.kernels.forwards import relative_distance
 from luthier.models.packing.head import LogitTransform, OutputHead
@@ -183,9 +183,9 @@ def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor,
 
 
 @torch.no_grad()
-def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PrefixKV:
+def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PackPrefixKV:
     """Read by itself what packs of a model that is read packed begin with."""
-    inner, prefix_kv = unwrap_peft_model(model), PrefixKV(ids)
+    inner, prefix_kv = unwrap_peft_model(model), PackPrefixKV(ids)
     alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
     with use_pack_attention(inner, alone, prefix_kv=prefix_kv):
         find_decoder(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)

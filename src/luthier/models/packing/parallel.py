@@ -59,7 +59,7 @@ def count_parallel_packs(model: Any) -> int:
 
 
 @torch.no_grad()
-def read_packs(
+def run_packs(
     model: Any, rows: Sequence[TokenRow], tokens: int, work: Callable[[Pack], PackResult], share_from: int = SHARE_FROM
 ) -> list[tuple[Pack, PackResult]]:
     """Packs of rows that are read and not learnt, at most `tokens` at once, each with what comes of it.

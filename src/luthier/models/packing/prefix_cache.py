@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from luthier.models.adapters import compute_soft_prompt
-from luthier.models.attention.prefix import PrefixKV, use_prefix_kv
+from luthier.models.attention.prefix import PackPrefixKV, use_prefix_kv
 from luthier.models.packing.logprobs import compute_prefix_kv, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, common_prefix_length
 
@@ -28,13 +28,13 @@ class PrefixCache:
     """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[int, ...], PrefixKV] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], PackPrefixKV] = OrderedDict()
 
     def worth(self, ids: Sequence[int]) -> Sequence[int]:
         """How much of what the rows of a reading begin with is kept: all, as the next reading begins so too."""
         return ids[: len(ids) // UNIT * UNIT]
 
-    def of(self, model: Any, ids: Sequence[int]) -> PrefixKV:
+    def of(self, model: Any, ids: Sequence[int]) -> PackPrefixKV:
         """What a model made of these tokens, now or before."""
         key = tuple(ids)
         if key not in self._kept:

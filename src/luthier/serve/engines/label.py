@@ -13,7 +13,7 @@ from pydantic import Field
 from luthier.chat.messages import Message, answer_text_by_label, blank_last_user_turn, join_user_turns, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
-from luthier.models.load import get_training_data, is_text_classifier
+from luthier.models.load import get_training_data, is_plain_classifier
 from luthier.models.options import Normalize, normalize_option_scores
 from luthier.serve.engine import ModelRunner, ServingEngine
 from luthier.serve.label_engine import (
@@ -63,7 +63,7 @@ class LabelEngine(ServingEngine):
     def open(self, model: Artifact) -> ModelRunner:
         """Read the weights (of plain LoRA only the adapter's where another classifier stands on the same base already),
         and fit the temperature."""
-        if is_text_classifier(model):
+        if is_plain_classifier(model):
             from luthier.models.text_classifier import TextClassifier
 
             return self._opened(model, _WordJudge(TextClassifier.open(model.folder)))

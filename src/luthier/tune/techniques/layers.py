@@ -12,11 +12,11 @@ from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.models.describe import EMBEDDINGS, ModelDescription, training_memory
 from luthier.models.sequence_head import SCORE
 from luthier.models.shapes import (
-    count_parameters,
     is_embedding,
     is_head,
     is_norm,
     matches_parameter_pattern,
+    parameter_sizes,
     parse_layer_index,
 )
 from luthier.tune.run import write_full_model
@@ -97,13 +97,13 @@ class Layers(Technique):
             inner = model.parameters - model.embedding_parameters
             return inner * len(self._blocks(model.layers)) // max(1, model.layers)
         return sum(
-            numbers for name, numbers in count_parameters(model).items() if self._moves(name, model.layers, model.tied)
+            numbers for name, numbers in parameter_sizes(model).items() if self._moves(name, model.layers, model.tied)
         )
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """All weights; masters, gradients and AdamW's moments of the chosen ones; what autograd keeps of one pack from
         the lowest moving layer upwards."""
-        moving = [name for name in count_parameters(model) if self._moves(name, model.layers, model.tied)]
+        moving = [name for name in parameter_sizes(model) if self._moves(name, model.layers, model.tied)]
         lowest = min((_height(name, model.layers) for name in moving), default=0)
         above = model.model_copy(update={"layers": model.layers - lowest})
         return training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total

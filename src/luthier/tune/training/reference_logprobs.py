@@ -21,7 +21,7 @@ from luthier.models.generate import score_labels, score_options
 from luthier.models.options import Normalize, normalize_option_scores
 from luthier.models.packing.logprobs import compute_pack_logprobs, disable_dropout
 from luthier.models.packing.pack import Pack, TokenRow
-from luthier.models.packing.parallel import read_packs
+from luthier.models.packing.parallel import run_packs
 from luthier.models.sequence_head import get_head_outputs, unwrap_peft_model
 from luthier.tune.dataset.tokenized import TokenizedDataset
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, read_pack_logprobs
@@ -46,7 +46,7 @@ def compute_row_logprobs(
     found: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), group_size=1, token_values={}) for at, row in enumerate(rows)]
     with torch.no_grad(), disable_dropout(model):
-        for pack, values in read_packs(model, alone, tokens, partial(ask, model)):
+        for pack, values in run_packs(model, alone, tokens, partial(ask, model)):
             remaining = iter(values.tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
                 found[int(key)] = list(islice(remaining, count))
@@ -127,7 +127,7 @@ class HeldOutEvaluator(NamedTuple):
             rows = [row for number in numbers for row in self.dataset.rows(number)]
             rows = self.objective.prepared(rows, lambda some: compute_row_logprob_sums(model, some, tokens))
             weight += self.objective.denominator(rows)
-            for _, loss in read_packs(model, rows, tokens, partial(self._loss, model)):
+            for _, loss in run_packs(model, rows, tokens, partial(self._loss, model)):
                 found["loss"] += float(loss.total)
                 for name in self.objective.measured:
                     found[name] += float(loss.measures[name])
