@@ -128,7 +128,7 @@ def lineage(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell an example's story: file and line, every edit, its split, who learnt it, how models answered it."""
+    """Print an example's lineage: file and line, edits, split, the models trained on it, and models' answers to it."""
     from luthier.commands.lineage import trace_example
     from luthier.recipe.locate import CommandTarget
 
@@ -171,13 +171,13 @@ def chat(
         typer.Argument(metavar="[RECIPE:STEP|RUN:STEP|MODEL]", help="A tuned step, or a base model."),
     ] = None,
     overrides: Overrides = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Ask one thing and leave.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Send one prompt and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="System message; else the one the model was tuned with.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Talk with a model: one prompt, or line by line."""
+    """Chat with a model: one prompt, or line by line."""
     from luthier.commands.chat import open_chat
     from luthier.recipe.locate import CommandTarget
 
@@ -215,20 +215,20 @@ def _converse(answer_in_pieces: Callable[[str], Iterator[str]]) -> None:
 
 def rate(
     what: Annotated[str, typer.Argument(metavar="RECIPE:STEP", help="A step of kind `human_eval`.")],
-    name: Annotated[str | None, typer.Option("--as", help="Who you are; needed where several people judge.")] = None,
+    name: Annotated[str | None, typer.Option("--as", help="Your name; required if several people rate.")] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write what you have not judged yet to this file (CSV or JSON lines).")
+        Path | None, typer.Option(help="Write the items that you have not rated yet to this file (CSV or JSON lines).")
     ] = None,
-    read: Annotated[Path | None, typer.Option("--from", help="Take judgments from this file.")] = None,
+    read: Annotated[Path | None, typer.Option("--from", help="Read ratings from this file.")] = None,
     to: Annotated[
-        Path | None, typer.Option(help="Where all judgments are written; else where the recipe reads them.")
+        Path | None, typer.Option(help="Where all ratings are written; else where the recipe reads them.")
     ] = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Only say how far everybody is, and whether to stop.")
+        bool, typer.Option("--status", help="Only print the progress of each annotator, and whether to stop.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge models' answers blind, one after the other; or by files. The recipe's step `human_ratings` takes them
+    """Rate models' answers blind, one at a time or through files. The recipe's step `human_ratings` takes them
     up."""
     from luthier.commands.rate import open_rating_session, run_rating_session
 
@@ -281,7 +281,7 @@ def export(
     ] = None,
     quant: Annotated[Literal["f16", "q8_0", "q4_0"], typer.Option(help="Precision of a GGUF file's matrices.")] = "f16",
     dequantize: Annotated[
-        bool, typer.Option("--dequantize", help="Merge what was learnt over a quantized base into what it stands for.")
+        bool, typer.Option("--dequantize", help="Merge an adapter of a quantized base into the dequantized weights.")
     ] = False,
     base: Annotated[
         bool | None,
@@ -293,7 +293,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a data set or a model in a form that other tools read."""
+    """Export a data set or a model in a format that other tools read."""
     from luthier.commands.export import export_artifact
     from luthier.recipe.locate import CommandTarget
 
@@ -325,7 +325,7 @@ def store_list(as_json: Json = False) -> None:
 
 @store_app.command("verify")
 def store_verify(as_json: Json = False) -> int:
-    """Read every file of every artifact and name those that differ from what was made."""
+    """Verify the checksum of every file of every artifact."""
     from luthier.commands.retention import verify_stores
 
     faults, checked = verify_stores()
@@ -340,7 +340,7 @@ def store_verify(as_json: Json = False) -> int:
 
 @store_app.command("gc")
 def store_gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove artifacts that no recipe in this folder needs any more."""

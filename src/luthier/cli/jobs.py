@@ -38,7 +38,7 @@ def jobs_list(
 
 @jobs_app.command("show")
 def jobs_show(job: Id, as_json: Json = False) -> None:
-    """Show one job: what was asked for, its recipe, and what happened."""
+    """Show one job: its request, its recipe and its events."""
     from luthier.commands.jobs.command import describe_job, format_job_lines
 
     found = describe_job(job)
@@ -51,7 +51,7 @@ def jobs_show(job: Id, as_json: Json = False) -> None:
 
 @jobs_app.command("cancel")
 def jobs_cancel(job: Id, as_json: Json = False) -> None:
-    """End a job for good, and its process."""
+    """Cancel a job and end its process."""
     from luthier.commands.jobs.command import cancel_job
 
     found = cancel_job(job)

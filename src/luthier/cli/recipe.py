@@ -68,7 +68,7 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
     ] = None,
     answer: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="With --from: the column that the model learns to say."),
+        typer.Option(metavar="COLUMN", help="With --from: the column with the answer that the model is trained on."),
     ] = None,
     where: Annotated[
         str | None, typer.Option(help="Which requests, when --from is traces, such as: rating < 0.")
@@ -129,7 +129,7 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
 
 
 def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show what is cached, what will be made, and the predicted time, memory and tokens."""
+    """Show which steps are cached, which will run, and the predicted time, memory and tokens."""
     from luthier.recipe.schema import Recipe
 
     what = Recipe.load(*_arguments(recipe, overrides)).plan()
@@ -169,7 +169,7 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Make what is not cached, then write the report."""
+    """Run the steps that are not cached, then write the report."""
     from luthier.core.render import choose
     from luthier.recipe.runner import run_and_record
     from luthier.recipe.schema import Recipe

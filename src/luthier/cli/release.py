@@ -25,7 +25,7 @@ class _Group(TyperGroup):
 
 release_app = typer.Typer(
     cls=_Group,
-    help="Names that applications ask for: release ALIAS MODEL, list, history, compare, promote, rollback.",
+    help="Released names of models: release ALIAS MODEL, list, history, compare, promote, rollback.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -50,7 +50,7 @@ def release_put(
     shadow: Annotated[bool, typer.Option("--shadow", help="Ask it the same, unheard.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let a model answer to a name; `put` may be left out."""
+    """Release a model under a name; `put` may be left out."""
     from luthier.commands import release
     from luthier.recipe.locate import CommandTarget
 
@@ -60,7 +60,7 @@ def release_put(
 
 @release_app.command("list")
 def release_list(as_json: Json = False) -> None:
-    """List what every name means."""
+    """List the released names and their models."""
     from luthier.commands import release
 
     found = release.list_aliases()
@@ -88,7 +88,7 @@ def release_history(alias: Alias, as_json: Json = False) -> None:
 
 @release_app.command("compare")
 def release_compare(alias: Alias, as_json: Json = False) -> None:
-    """Compare what is tried under a name with what answers to it, by what came back."""
+    """Compare the canary or shadow of a name with its stable model, by feedback, errors and latency."""
     from luthier.commands import release
 
     found = release.compare_candidate(alias)
@@ -101,7 +101,7 @@ def release_compare(alias: Alias, as_json: Json = False) -> None:
 
 @release_app.command("promote")
 def release_promote(alias: Alias, as_json: Json = False) -> None:
-    """Let what is tried answer everybody."""
+    """Promote the canary or shadow of a name to stable."""
     from luthier.commands import release
 
     _say(release.promote(alias), as_json=as_json)
@@ -109,7 +109,7 @@ def release_promote(alias: Alias, as_json: Json = False) -> None:
 
 @release_app.command("rollback")
 def release_roll_back(alias: Alias, as_json: Json = False) -> None:
-    """Stop what is tried, or else go back to the model before."""
+    """Stop the canary or shadow of a name, or return to the model before."""
     from luthier.commands import release
 
     _say(release.roll_back(alias), as_json=as_json)

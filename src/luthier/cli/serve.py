@@ -13,9 +13,7 @@ from luthier.cli.output import Json, print_json, print_line, print_table
 if TYPE_CHECKING:
     from luthier.serve.server import ListeningServer
 
-keys_app = typer.Typer(
-    help="Keys with which applications come to `serve`.", no_args_is_help=True, rich_markup_mode=None
-)
+keys_app = typer.Typer(help="API keys of `luthier serve`.", no_args_is_help=True, rich_markup_mode=None)
 _Models = Annotated[
     list[str] | None,
     typer.Argument(
@@ -77,7 +75,7 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     ] = True,
     as_json: Json = False,
 ) -> int:
-    """Serve models by OpenAI's API until stopped; one line says where it listens."""
+    """Serve models over an OpenAI-compatible API until stopped; prints the address."""
     from luthier.api.doors import build_fine_tuning_routes
     from luthier.commands.serve import FineTuningServiceConfig
     from luthier.commands.serve import serve as serve_models
@@ -114,7 +112,7 @@ def keys_add(
     requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; as often as it likes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it: it cannot be seen again."""
+    """Create an API key and print it once."""
     from luthier.recipe.workspace import create_api_key
 
     key = create_api_key(name, scope or ["infer"], requests_per_minute)
@@ -123,7 +121,7 @@ def keys_add(
 
 @keys_app.command("list")
 def keys_list(as_json: Json = False) -> None:
-    """List the keys, revoked ones too."""
+    """List API keys, including revoked ones."""
     from luthier.recipe.workspace import list_api_keys
 
     rows = list_api_keys()
@@ -141,7 +139,7 @@ def _shown(row: dict[str, object]) -> tuple[object, ...]:
 
 @keys_app.command("revoke")
 def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")], as_json: Json = False) -> None:
-    """Let a key open nothing any more; a running server knows within a second or two."""
+    """Revoke an API key; a running server refuses it within two seconds."""
     from luthier.recipe.workspace import revoke_api_key
 
     revoke_api_key(name)

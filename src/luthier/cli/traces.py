@@ -61,7 +61,7 @@ def traces_show(
     location: TrafficLocation = None,
     as_json: Json = False,
 ) -> None:
-    """Show one request: what was asked and answered, how long it took, and what was said of it."""
+    """Show one request: messages, response, latency and feedback."""
     from luthier.commands import traces
 
     entry = traces.get_trace_by_id(location, id)
@@ -79,7 +79,7 @@ def traces_import(
     location: TrafficLocation = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a log of another tool; the same log again adds nothing."""
+    """Import a log of another tool; importing it again adds nothing."""
     from luthier.commands import traces
 
     taken = traces.import_trace_log(location, file, model)
@@ -102,7 +102,7 @@ def traces_export(
     until: Until = None,
     as_json: Json = False,
 ) -> None:
-    """Give requests out: as JSON lines, as OpenTelemetry's, or to a collector."""
+    """Export requests as JSON lines or OpenTelemetry spans, or send them to a collector."""
     from luthier.commands import traces
 
     given = traces.export_traces(location, to, form, (where, since, until))
@@ -126,7 +126,7 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
     location: TrafficLocation = None,
     as_json: Json = False,
 ) -> None:
-    """Say what an answer was worth, or what it should have been."""
+    """Record feedback on an answer: a rating, a label, a correction or a comment."""
     from luthier.commands import traces
     from luthier.traces.feedback import Opinion
 
