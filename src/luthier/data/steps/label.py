@@ -165,11 +165,7 @@ class LabelStep(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time, or a common one."""
-        rows = preview_input_rows(plan_context)
-        if rows is None:
-            return Forecast(how="the data set is not made yet")
-        speed = plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
-        return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
+        return estimate_cost_by_rows(plan_context, ROWS_PER_S)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """At most the rows of the data set, which all have a class; which ones there are is not known yet."""
@@ -184,6 +180,15 @@ class LabelStep(Step):
         """An example with some class for its answer."""
         row = Row(0, "", "", "", 0, example.kind, example.messages)
         return example.model_copy(update={"kind": "label", "messages": self._turns(row, _SOME_LABEL)})
+
+
+def estimate_cost_by_rows(plan_context: PlanContext, usual_rows_per_s: float) -> Forecast:
+    """The time for the rows of the data set at the speed of the last run, else at the usual one."""
+    rows = preview_input_rows(plan_context)
+    if rows is None:
+        return Forecast(how="the data set is not made yet")
+    speed = plan_context.history.get("measures", {}).get("rows_per_s") or usual_rows_per_s
+    return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
 
 
 def preview_input_rows(plan_context: PlanContext) -> int | None:

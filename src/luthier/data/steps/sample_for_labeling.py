@@ -19,7 +19,7 @@ from luthier.data.row import Row
 from luthier.data.selector import Pool, SelectionCandidate, Selector
 from luthier.data.selectors.mmr import Mmr
 from luthier.data.selectors.uncertainty import Uncertainty
-from luthier.data.steps.label import preview_input_rows
+from luthier.data.steps.label import estimate_cost_by_rows
 
 SELECTED = "selected"
 """The column of `meta` with a chosen row's rank and score."""
@@ -98,11 +98,7 @@ class SampleForLabeling(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> Forecast:
         """From the rows and the speed of the last time, or a common one."""
-        rows = preview_input_rows(plan_context)
-        if rows is None:
-            return Forecast(how="the data set is not made yet")
-        speed = plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
-        return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
+        return estimate_cost_by_rows(plan_context, ROWS_PER_S)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """As many rows as are chosen."""
