@@ -39,7 +39,8 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = self.path.partition("?")[0]
-        self.asked.append(f"{self.command} {path}")
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        self.asked.append(f"{self.command} {path}" + (f" from {first}" if first else ""))
         files = sorted(one for one in self.place.rglob("*") if one.is_file())
         api = f"/api/{self.kind}/{self.name}"
         resolve = f"{'' if self.kind == 'models' else '/datasets'}/{self.name}/resolve/{COMMIT}/"
@@ -55,9 +56,7 @@ class FakeHub(BaseHTTPRequestHandler):
         elif path.startswith(resolve):
             data = (self.place / path.removeprefix(resolve)).read_bytes()
             headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
-            first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
             if first:
-                self.asked[-1] += f" from {first}"
                 headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
             if body and path.endswith(self.breaks_off or "\0"):
                 type(self).breaks_off = ""
