@@ -207,8 +207,9 @@ def _by_transformers(loaded: Any, prompts: list[list[int]], limit: int, stop: li
 
 def _artifact() -> Any:
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
 
-    return open_base_model(MODEL)
+    return open_base_model(Workspace.here(), MODEL)
 
 
 def _cpu(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.component import iter_components
-from luthier.core.db import Ledger, RunStep, State, ledger_url
+from luthier.core.db import Ledger, RunStep, State
 from luthier.core.errors import (
     FAULT_EXIT_CODE,
     DataError,
@@ -36,7 +36,7 @@ from luthier.core.render import duration
 from luthier.core.step import Forecast, StepContext
 from luthier.core.system.process import resident_bytes, set_thread_wait_policy
 from luthier.core.timings import LEAST_S, record_timing
-from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, open_recipe_store, peak_bytes, reset_peak
+from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, peak_bytes, reset_peak
 from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -364,8 +364,8 @@ def run_and_record(recipe: Recipe, listener: Listener, only: Sequence[str] = ())
     from luthier.core.render import LogFileRenderer
     from luthier.recipe.report import write_run_report
 
-    store = open_recipe_store(recipe.base)
-    with Ledger(ledger_url(store.root)) as ledger:
+    store = recipe.workspace.open_store()
+    with recipe.workspace.open_ledger() as ledger:
         record = _Record.begin(ledger, recipe)
         with LogFileRenderer(run_log(store, record.run)) as log, record.failures(log):
             result = run_recipe(recipe, RunEvents(listener, log), only, on_step=record.add)
