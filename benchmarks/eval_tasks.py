@@ -209,7 +209,7 @@ def _artifact() -> Any:
     from luthier.recipe.models import open_base_model
     from luthier.recipe.workspace import Workspace
 
-    return open_base_model(Workspace.here(), MODEL)
+    return open_base_model(Workspace.open_current(), MODEL)
 
 
 def _cpu(work: Callable[[], Any]) -> tuple[float, Any]:

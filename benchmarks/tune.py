@@ -284,7 +284,7 @@ def model_folder() -> Path:
     from luthier.recipe.models import open_base_model
     from luthier.recipe.workspace import Workspace
 
-    return open_base_model(Workspace.here(), "smollm2-135m-instruct").folder
+    return open_base_model(Workspace.open_current(), "smollm2-135m-instruct").folder
 
 
 def order(count: int, steps: int, batch_size: int) -> list[int]:
@@ -369,7 +369,7 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
                 "spike": 1e9,
             }
         )
-        base = open_base_model(Workspace.here(), "smollm2-135m-instruct")
+        base = open_base_model(Workspace.open_current(), "smollm2-135m-instruct")
         made = shop.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     described = describe_model_folder(base.folder)

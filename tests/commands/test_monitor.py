@@ -141,7 +141,7 @@ def _live(folder: Path, minutes: float) -> list[Trace]:
 
 def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
     """A first look learns what was; what goes wrong afterwards is told, and not again by the next process."""
-    opened = open_monitor(Workspace.here())
+    opened = open_monitor(Workspace.open_current())
     (made / "told.jsonl").unlink(missing_ok=True)
     log = tmp_path / "live.jsonl"
     heard: list[str] = []
@@ -161,7 +161,7 @@ def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> None:
-    opened = replace(open_monitor(Workspace.here()), kept=tmp_path / "kept")
+    opened = replace(open_monitor(Workspace.open_current()), kept=tmp_path / "kept")
     (made / "told.jsonl").unlink(missing_ok=True)
     _live(tmp_path, minutes=2)
     (look,) = watch_traffic(opened, tmp_path / "live.jsonl", say=print, once=True)
@@ -179,7 +179,7 @@ def _look_back(state: Path, minutes: float) -> None:
 
 
 def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
-    opened = open_monitor(Workspace.here())
+    opened = open_monitor(Workspace.open_current())
     (tmp_path / "empty.jsonl").write_text("")
     with FileLock(opened.kept / "lock"), pytest.raises(InputError, match="watched by another process"):
         list(watch_traffic(opened, tmp_path / "empty.jsonl", say=print, once=True))

@@ -135,7 +135,7 @@ def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(Unwritable) as caught:
-        write_recipe(Workspace.here(), str(tmp_path / "support"), None, template="labels", model=None)
+        write_recipe(Workspace.open_current(), str(tmp_path / "support"), None, template="labels", model=None)
     assert "luthier new PATH/NAME" in caught.value.hint
     assert "LUTHIER_STORE" not in caught.value.hint
 

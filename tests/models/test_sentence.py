@@ -220,6 +220,6 @@ def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(min
 def test_an_encoder_is_brought_here_by_its_name(minilm: str) -> None:
     from luthier.recipe.models import get_model
 
-    folder = get_model(Workspace.here(), minilm)
+    folder = get_model(Workspace.open_current(), minilm)
     assert {"config.json", "model.safetensors", "modules.json"} <= {path.name for path in folder.iterdir()}
     assert (folder / "1_Pooling" / "config.json").is_file()

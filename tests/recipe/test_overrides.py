@@ -243,12 +243,12 @@ def test_a_run_stays_readable_without_its_data(made: Made, tmp_path: Path, monke
     monkeypatch.chdir(whole)
     with Workspace.open(whole).open_ledger() as ledger:
         run = ledger.run(made.with_override).model_copy(update={"folder": str(whole)})
-    what = load_run_plan(Workspace.here(), run)
+    what = load_run_plan(Workspace.open_current(), run)
     assert what.artifact("sft").digest == artifact_of(f"{made.with_override}:sft").artifact.digest
     assert what.unmade == []
     old = run.model_copy(update={"recipe_text": None})
     with pytest.raises(UnknownName, match="did not keep the recipe"):
-        load_run_plan(Workspace.here(), old)
+        load_run_plan(Workspace.open_current(), old)
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

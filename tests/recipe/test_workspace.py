@@ -40,64 +40,64 @@ def served(folder: Path) -> None:
 
 
 def test_without_a_recipe_it_is_this_folder_and_with_one_it_is_the_recipes() -> None:
-    assert Workspace.here().find().folder == Path()
+    assert Workspace.open_current().find_meant().folder == Path()
     only = recipe("support")
-    assert Workspace.here().find().folder == only
-    assert Workspace.here().find(["smollm2-135m-instruct", "support@prod"]).folder == only
+    assert Workspace.open_current().find_meant().folder == only
+    assert Workspace.open_current().find_meant(["smollm2-135m-instruct", "support@prod"]).folder == only
 
 
 def test_a_recipe_in_the_words_decides() -> None:
     recipe("support")
     other = recipe("recipes/other")
     for word in ("recipes/other:tune", "recipes/other/recipe.yaml", "recipes/other/recipe.yaml:tune"):
-        assert Workspace.here().find([word, "smollm2-135m-instruct"]).folder == other
-    assert Workspace.here().find(["support:tune", "recipes/other:tune"]).folder == Path()
-    assert Workspace.here().find(["nothing:tune"]).folder == Path()
+        assert Workspace.open_current().find_meant([word, "smollm2-135m-instruct"]).folder == other
+    assert Workspace.open_current().find_meant(["support:tune", "recipes/other:tune"]).folder == Path()
+    assert Workspace.open_current().find_meant(["nothing:tune"]).folder == Path()
 
 
 def test_a_folder_that_is_served_from_is_meant_when_a_recipe_comes_to_stand_beside_it() -> None:
     first = recipe("support")
     served(first)
     recipe("better")
-    assert Workspace.here().find().folder == first
-    assert Workspace.here().find(["support:tune", "better:tune"]).folder == first
+    assert Workspace.open_current().find_meant().folder == first
+    assert Workspace.open_current().find_meant(["support:tune", "better:tune"]).folder == first
     served(Path())
-    assert Workspace.here().find().folder == Path()
+    assert Workspace.open_current().find_meant().folder == Path()
 
 
 def test_a_key_that_was_made_is_found_when_a_recipe_comes_to_stand_beside_it() -> None:
     first = recipe("support")
-    create_api_key(Workspace.here(), "bot", ["infer"], None)
+    create_api_key(Workspace.open_current(), "bot", ["infer"], None)
     recipe("better")
-    assert Workspace.here().find().folder == first
-    assert [key["name"] for key in list_api_keys(Workspace.here())] == ["bot"]
+    assert Workspace.open_current().find_meant().folder == first
+    assert [key["name"] for key in list_api_keys(Workspace.open_current())] == ["bot"]
 
 
 def test_where_two_are_served_from_a_person_is_asked_which() -> None:
     for name in ("better", "support"):
         served(recipe(name))
     with pytest.raises(RecipeError) as error:
-        Workspace.here().find()
+        Workspace.open_current().find_meant()
     assert "models are served from 2 folders here: better, support" in str(error.value)
-    assert Workspace.here().find(["better:tune"]).folder == Path("better")
+    assert Workspace.open_current().find_meant(["better:tune"]).folder == Path("better")
 
 
 def test_a_name_stays_in_the_ledger_that_knows_it() -> None:
     first, second = recipe("support"), recipe("better")
     with Workspace.open(first).open_ledger() as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
-    assert Workspace.here().find_alias("support@prod", ["better:tune"]).folder == first
-    assert Workspace.here().find_alias("better@prod", ["better:tune"]).folder == second
+    assert Workspace.open_current().find_alias("support@prod", ["better:tune"]).folder == first
+    assert Workspace.open_current().find_alias("better@prod", ["better:tune"]).folder == second
 
 
 def test_no_store_loses_what_a_name_means_in_the_folder_above(house: Path) -> None:
     first = recipe("support")
-    Workspace.here().find(["support:tune"]).open_store()
+    Workspace.open_current().find_meant(["support:tune"]).open_store()
     with Workspace.open(house).open_ledger() as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
-    assert released_digests(Workspace.here()) == {DIGEST}
+    assert released_digests(Workspace.open_current()) == {DIGEST}
     os.chdir(first)
-    assert released_digests(Workspace.here()) == {DIGEST}
+    assert released_digests(Workspace.open_current()) == {DIGEST}
 
 
 def test_an_artifact_is_found_in_any_store_nearby(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_an_artifact_is_found_in_any_store_nearby(monkeypatch: pytest.MonkeyPatc
         return beginning
 
     monkeypatch.setattr(Store, "find", find)
-    assert Workspace.here().find_digest(DIGEST) == DIGEST  # type: ignore[comparison-overlap]  # a store that answers with the digest
+    assert Workspace.open_current().find_digest(DIGEST) == DIGEST  # type: ignore[comparison-overlap]  # a store that answers with the digest
     assert [Path(place).parent.name for place in found] == ["better", "support"]
 
 

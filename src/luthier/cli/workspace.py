@@ -12,4 +12,4 @@ def current_workspace() -> Workspace:
     """The working directory, with the store and database that the environment names."""
     from luthier.recipe.workspace import Workspace
 
-    return Workspace.here()
+    return Workspace.open_current()

@@ -77,7 +77,7 @@ def export_artifact(
         flag = "--base" if with_base else "--no-base"
         what, hint = "is for adapters: every other form holds the whole model", "leave it out"
         raise InputError(what, where=SourceLocation(field=flag), hint=hint)
-    to = target.workspace.path(to)
+    to = target.workspace.resolve(to)
     notes: list[str] = []
     if makes == "dataset":
         from luthier.data.delivery.export import export_dataset as export_data

@@ -165,8 +165,8 @@ def _in_recipe(example: str, target: CommandTarget) -> tuple[RecipePlan, dict[st
 
 def _holding(example: str, workspace: Workspace) -> tuple[RecipePlan, dict[str, Any]]:
     """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
-    nearby = workspace.recipes()
-    if workspace.path("recipe.yaml").is_file() or len(nearby) < 2:
+    nearby = workspace.list_recipes()
+    if workspace.resolve("recipe.yaml").is_file() or len(nearby) < 2:
         return _in_recipe(example, CommandTarget(workspace, command=f"lineage {example} --recipe {{}}"))
     found, errors = {}, {}
     for file in nearby:

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.core.context import RunContext
 from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.events import StepEvents
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.channel import Channel, DeliveryError
 from luthier.monitor.plan import MonitorPlan, read_plan
-from luthier.monitor.signal import SignalContext
 from luthier.monitor.steps.monitor import Monitor
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
@@ -49,7 +50,7 @@ class MonitorConfig:
         """The monitor at its beginning."""
         from luthier.monitor.evaluator import AlertEvaluator
 
-        context = SignalContext(base=self.base, kept=self.kept, say=say, seed=self.plan.seed)
+        context = RunContext(base=self.base, kept=self.kept, events=StepEvents.saying(say), seed=self.plan.seed)
         return AlertEvaluator(self.plan, context)
 
 
@@ -168,7 +169,7 @@ def send_test_message(opened: MonitorConfig, kind: str | None = None) -> Iterato
     for channel in opened.channels:
         if kind in (None, channel.kind):
             try:
-                channel.send(message, ChannelContext(opened.base))
+                channel.send(message, RunContext(base=opened.base))
             except DeliveryError as error:
                 yield channel.kind, f"not sent: {error}"
             else:
@@ -197,7 +198,7 @@ def open_alert_manager(opened: MonitorConfig, say: Say) -> AlertManager:
     from luthier.monitor.manager import AlertManager
 
     made = AlertManager(
-        opened.watcher(say), opened.channels, ChannelContext(opened.base), opened.kept / "state.json", say
+        opened.watcher(say), opened.channels, RunContext(base=opened.base), opened.kept / "state.json", say
     )
     made.recall()
     return made

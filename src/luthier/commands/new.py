@@ -123,11 +123,11 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     elif is_url and (table is not None or is_database(str(source))):
         made = _from_database(str(source), table, base, columns)
     elif is_tool:
-        made = _from_tool(workspace.path(source), folder, model)
+        made = _from_tool(workspace.resolve(source), folder, model)
     else:
         made = _from_file(str(source), base, columns)
     with _standing(folder):
-        Recipe.of(parse_yaml(made.recipe, str(path)), workspace.at(folder))
+        Recipe.of(parse_yaml(made.recipe, str(path)), workspace.with_folder(folder))
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
     write_atomically(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)
@@ -173,7 +173,7 @@ def write_followup_recipe(
 def _recipe_and_step(workspace: Workspace, word: str) -> tuple[Path, str | None]:
     """What `--base-recipe` names."""
     file, colon, step = word.rpartition(":")
-    named, step_name = (file, step) if colon and not workspace.path(word).exists() else (word, None)
+    named, step_name = (file, step) if colon and not workspace.resolve(word).exists() else (word, None)
     path = workspace.find_recipe(named)
     if not path.is_file():
         raise RecipeError("there is no such recipe", where=SourceLocation(file=str(path)), hint="check --base-recipe")
@@ -252,7 +252,7 @@ def _as_url(workspace: Workspace, source: Path | str | None) -> Path | str | Non
     if source is None or "://" in str(source):
         return source
     try:
-        with workspace.path(source).open("rb") as file:
+        with workspace.resolve(source).open("rb") as file:
             return f"sqlite:///{Path(source).as_posix()}" if file.read(len(_SQLITE)) == _SQLITE else source
     except OSError:
         return source
@@ -273,7 +273,7 @@ def _standing(folder: Path) -> Iterator[None]:
 
 
 def _folder(workspace: Workspace, name: str) -> Path:
-    folder = workspace.path(name)
+    folder = workspace.resolve(name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", folder.name):
         hint = "use small letters, digits, - and _; it names the recipe and its folder"
         raise InputError(f"{folder.name!r} cannot name a recipe", where=SourceLocation(field="NAME"), hint=hint)
@@ -342,7 +342,7 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
     from luthier.data.suggest.propose import propose
 
-    path = source if "://" in source else str(base.workspace.path(source))
+    path = source if "://" in source else str(base.workspace.resolve(source))
     shown = _shown(base.workspace, source, base.folder)
     return _proposed(propose(path, shown=shown, prompt=columns.prompt, answer=columns.answer), base)
 
@@ -372,9 +372,9 @@ def _traffic(workspace: Workspace, source: Path | str | None) -> Path | None:
 
     if source is None or "://" in str(source):
         return None
-    if str(source) == "traces" and not workspace.path("traces").exists():
+    if str(source) == "traces" and not workspace.resolve("traces").exists():
         return require_traffic_folder(workspace)
-    return found if is_traffic(found := workspace.path(source)) else None
+    return found if is_traffic(found := workspace.resolve(source)) else None
 
 
 def _from_traces(
@@ -425,7 +425,7 @@ def _served(workspace: Workspace, traffic: Path) -> list[ServedModel]:
 
 def _from_there(workspace: Workspace, model: str | None, folder: Path) -> str | None:
     """A base model's folder or file as the recipe says it, from its own folder; a name as it is."""
-    if model is None or model in CATALOG or not workspace.path(model).exists():
+    if model is None or model in CATALOG or not workspace.resolve(model).exists():
         return model
     return _shown(workspace, model, folder)
 
@@ -433,7 +433,7 @@ def _from_there(workspace: Workspace, model: str | None, folder: Path) -> str | 
 def _shown(workspace: Workspace, source: str, folder: Path) -> str:
     """A path as the recipe says it: from its own folder; a URL as it is, unless it holds a password."""
     if "://" not in source:
-        return Path(os.path.relpath(workspace.path(source).absolute(), folder.absolute())).as_posix()
+        return Path(os.path.relpath(workspace.resolve(source).absolute(), folder.absolute())).as_posix()
     if secret := find_plain_secret(source):
         hint = "give it the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
         where = SourceLocation(field="--from")

@@ -376,12 +376,12 @@ def _asked(traffic: Path) -> list[_Asked]:
 def _plans(workspace: Workspace, traffic: Path) -> Iterator[RecipePlan]:
     """What the recipes beside the traffic and here would make; those with the fewest steps first, since a next recipe
     holds the steps of the one before it."""
-    beside = workspace.at(traffic.parent.parent) if traffic.parent.name == STORE else workspace.find()
-    files = (*list_store_recipes(beside.open_store()), *workspace.recipes())
+    folder = workspace.with_folder(traffic.parent.parent) if traffic.parent.name == STORE else workspace.find_meant()
+    files = (*list_store_recipes(folder.open_store()), *workspace.list_recipes())
     recipes = list[Recipe]()
     for path in dict.fromkeys(path.resolve() for path in files):
         try:
-            recipes.append(Recipe.load(workspace.show(path), (), workspace))
+            recipes.append(Recipe.load(workspace.format_path(path), (), workspace))
         except LuthierError:
             continue  # a recipe that cannot be read made nothing that is known
     for recipe in sorted(recipes, key=lambda one: len(one.steps)):

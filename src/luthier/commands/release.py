@@ -55,7 +55,7 @@ def _model(target: CommandTarget) -> ReleasedModel:
 
 def list_aliases(workspace: Workspace) -> list[Release]:
     """What every name means."""
-    with workspace.find().open_ledger() as ledger:
+    with workspace.find_meant().open_ledger() as ledger:
         return list(releases.current_releases(ledger).values())
 
 
@@ -152,7 +152,7 @@ def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 def released_digests(workspace: Workspace) -> set[str]:
     """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
     found: set[str] = set()
-    for one in (*workspace.near(), *workspace.enclosing()):
+    for one in (*workspace.list_nearby(), *workspace.list_enclosing()):
         with one.open_ledger() as ledger:
             every = [
                 change for alias in releases.current_releases(ledger) for change in releases.history(ledger, alias)

@@ -14,7 +14,7 @@ from luthier.recipe.workspace import Workspace, list_store_recipes
 
 def list_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
     """The artifacts of the store here and of the user's shared one, newest last."""
-    store = workspace.find().open_store()
+    store = workspace.find_meant().open_store()
     rows = [_row(store, digest) for digest in store.digests()]
     if store.shared is not None:
         rows += [_row(store.shared, digest) for digest in store.shared.digests()]
@@ -31,7 +31,7 @@ def _row(store: Store, digest: str) -> dict[str, Any]:
 
 def verify_stores(workspace: Workspace) -> tuple[list[str], int]:
     """Faults of the store here and of the shared one, and how many artifacts were read."""
-    store = workspace.find().open_store()
+    store = workspace.find_meant().open_store()
     stores = [store, *([store.shared] if store.shared else [])]
     faults = [fault for one in stores for fault in one.verify()]
     return faults, sum(len(one.digests()) for one in stores)
@@ -41,7 +41,7 @@ def collect_garbage(workspace: Workspace, *, dry_run: bool) -> tuple[list[str], 
     """Remove what no recipe near here, no released name and no job that goes on needs; what recipes would make or read
     is kept."""
     needed: set[str] = set()
-    meant = workspace.find()
+    meant = workspace.find_meant()
     store = meant.open_store()
     recipes = list_store_recipes(store)
     if meant.store or not recipes:

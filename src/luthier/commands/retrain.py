@@ -62,8 +62,8 @@ class RetrainLoop:
 
 def build_retrain_loop(workspace: Workspace, recipe: Path, alias: str | None, alerts: Sequence[str]) -> RetrainLoop:
     """The circle of a recipe, whose model answers to one name."""
-    recipe = workspace.path(recipe)
-    own = workspace.at(recipe if recipe.is_dir() else recipe.parent)
+    recipe = workspace.resolve(recipe)
+    own = workspace.with_folder(recipe if recipe.is_dir() else recipe.parent)
     return RetrainLoop(workspace=own, recipe=recipe, alias=alias or find_only_alias(recipe, own), alerts=alerts)
 
 

@@ -79,7 +79,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
     served = CommandTarget.read_all(workspace, models, "serve")
     meant = {str(target): target for target in served}
     models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
-    found = workspace.find([meant[model].word or "" if model in meant else model for model in models])
+    found = workspace.find_meant([meant[model].word or "" if model in meant else model for model in models])
     url = found.ledger_url
     with Ledger(url) as ledger, closing(_Kept(found, keep, enabled=traces)) as kept:
         tunable = [model for model in models if model not in meant or not meant[model].overrides]

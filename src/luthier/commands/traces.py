@@ -24,8 +24,8 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 def resolve_traffic_folder(workspace: Workspace, location: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
-    if location is not None and is_traffic(workspace.path(location)):
-        return workspace.path(location)
+    if location is not None and is_traffic(workspace.resolve(location)):
+        return workspace.resolve(location)
     if location is not None:
         recipe = workspace.find_recipe(location)
         if not recipe.exists():
@@ -33,7 +33,7 @@ def resolve_traffic_folder(workspace: Workspace, location: Path | None = None) -
                 "there is no such recipe or folder", where=SourceLocation(file=str(location)), hint="check --in"
             )
         return traffic_folder(recipe if recipe.is_dir() else recipe.parent)
-    return traffic_folder(workspace.find().folder)
+    return traffic_folder(workspace.find_meant().folder)
 
 
 def require_traffic_folder(workspace: Workspace, location: Path | None = None) -> Path:
@@ -141,7 +141,7 @@ def import_trace_log(workspace: Workspace, location: Path | None, file: Path, mo
     from luthier.traces.feedback import import_log_records
     from luthier.traces.logs import digest, read_log_records
 
-    file = workspace.path(file)
+    file = workspace.resolve(file)
     if not file.is_file():
         raise InputError(
             "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
@@ -175,7 +175,7 @@ def export_traces(
                 "a collector takes OTLP", where=SourceLocation(field="--format"), hint="leave --format out"
             )
         return send_otlp(to, (one.trace for one in found))
-    path = workspace.path(to)
+    path = workspace.resolve(to)
     with translate_write_errors(path, "name another file"):
         return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
 

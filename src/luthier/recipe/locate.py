@@ -32,7 +32,7 @@ from luthier.recipe.yaml import override, parse_yaml
 def list_runs(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[Run]:
     """The latest runs in the folder that is meant, or those of one recipe in it; the latest first."""
     loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace) if recipe is not None else None
-    meant = loaded.workspace if loaded is not None else workspace.find()
+    meant = loaded.workspace if loaded is not None else workspace.find_meant()
     if not meant.has_ledger():
         return []
     with meant.open_ledger() as ledger:
@@ -54,9 +54,9 @@ def load_run_recipe(workspace: Workspace, run: Run) -> Recipe:
         hint = f"name what it made by its digest: {known}" if known else "run the recipe again"
         raise UnknownName(what, where=SourceLocation(field=run.id), hint=hint)
     folder = Path(run.folder)
-    shown = workspace.show(folder / (run.recipe_file or "recipe.yaml"))
+    shown = workspace.format_path(folder / (run.recipe_file or "recipe.yaml"))
     source = override(parse_yaml(run.recipe_text, str(shown)), tuple(run.overrides or ()))
-    return Recipe.of(source, workspace.at(folder))
+    return Recipe.of(source, workspace.with_folder(folder))
 
 
 def load_run_plan(workspace: Workspace, run: Run) -> RecipePlan:
@@ -132,7 +132,7 @@ class CommandTarget:
     @property
     def path(self) -> Path:
         """The word as a path."""
-        return self.workspace.path(self.word or "")
+        return self.workspace.resolve(self.word or "")
 
     @property
     def run(self) -> Run | None:
@@ -158,7 +158,7 @@ class CommandTarget:
 
 def is_override(workspace: Workspace, word: str) -> bool:
     """Whether a word of the command line is PATH=VALUE."""
-    return "=" in word and not workspace.path(word).exists()
+    return "=" in word and not workspace.resolve(word).exists()
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def list_models(workspace: Workspace) -> list[dict[str, Any]]:
 
 def is_base_model(workspace: Workspace, word: str) -> bool:
     """Whether a word names a base model: by the catalog, by its folder or GGUF file, or by its id on the hub."""
-    path = workspace.path(word)
+    path = workspace.resolve(word)
     if word in CATALOG or (path / "config.json").is_file() or (word.endswith(".gguf") and path.is_file()):
         return True
     return is_hub_id(word) and not path.exists()
@@ -105,7 +105,7 @@ def find_model(target: CommandTarget) -> tuple[str, Artifact]:
 
 def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
-    if target.word is None and not target.workspace.recipes():
+    if target.word is None and not target.workspace.list_recipes():
         hint = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
         raise RecipeError("no recipe here whose model could be meant", where=target.workspace.location, hint=hint)
     what = find_plan(target, step=":STEP")

@@ -87,7 +87,7 @@ class Recipe(BaseModel):
         path = Path(path)
         file = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path
         source = override(read_yaml(file), tuple(overrides))
-        return cls.of(source, (workspace or Workspace.here()).at(file.parent))
+        return cls.of(source, (workspace or Workspace.open_current()).with_folder(file.parent))
 
     @classmethod
     def of(cls, source: LocatedYaml, workspace: Workspace) -> Self:

@@ -43,7 +43,7 @@ class Workspace:
     """A URL of one database for all recipes; None: an SQLite file in the store."""
 
     @classmethod
-    def here(cls) -> Self:
+    def open_current(cls) -> Self:
         """The process's working directory, with relative paths as a person types and reads them; for entry points."""
         return cls.open(Path())
 
@@ -52,15 +52,15 @@ class Workspace:
         """A folder, with the store and the database that `LUTHIER_STORE` and `LUTHIER_LEDGER` name, if they do."""
         return cls(Path(folder), os.environ.get(STORE_VARIABLE) or None, os.environ.get(LEDGER_VARIABLE) or None)
 
-    def at(self, folder: Path) -> Self:
+    def with_folder(self, folder: Path) -> Self:
         """Another folder with the same store and database, where these are one for all."""
         return replace(self, folder=folder)
 
-    def path(self, word: Path | str) -> Path:
+    def resolve(self, word: Path | str) -> Path:
         """A path that was given in words."""
         return self.folder / word
 
-    def show(self, path: Path) -> Path:
+    def format_path(self, path: Path) -> Path:
         """A path as messages have it: from the folder on where that is the working directory, else as it is."""
         return path.relative_to(Path.cwd()) if self.folder == Path() and path.is_relative_to(Path.cwd()) else path
 
@@ -99,7 +99,7 @@ class Workspace:
         url = self.ledger_url
         return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
 
-    def recipes(self) -> list[Path]:
+    def list_recipes(self) -> list[Path]:
         """The recipes in the folder and in the folders that `new` makes in it."""
         return sorted({path for pattern in _RECIPE_FILES for path in self.folder.glob(pattern) if _is_recipe(path)})
 
@@ -109,13 +109,13 @@ class Workspace:
         `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
         """
         if word is not None:
-            given = self.path(word)
+            given = self.resolve(word)
             if not given.exists():
                 self._refuse_step(str(word))
             return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
-        if (here := self.path("recipe.yaml")).is_file():
+        if (here := self.resolve("recipe.yaml")).is_file():
             return here
-        found = self.recipes()
+        found = self.list_recipes()
         if len(found) == 1:
             return found[0]
         what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
@@ -133,13 +133,13 @@ class Workspace:
 
     def _refuse_step(self, name: str) -> None:
         """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` means two steps."""
-        for recipe in sorted(self.recipes(), key=lambda path: path != self.path("recipe.yaml")):
+        for recipe in sorted(self.list_recipes(), key=lambda path: path != self.resolve("recipe.yaml")):
             if has_step(name, _content(recipe)):
                 what = f"there is no such recipe; it is the name of a step of {recipe}"
                 hint = f"`--only` stands before every step: luthier run {recipe} --only {name}"
                 raise RecipeError(what, where=SourceLocation(file=name), hint=hint)
 
-    def find(self, words: Iterable[str] = ()) -> Self:
+    def find_meant(self, words: Iterable[str] = ()) -> Self:
         """The workspace that is meant: that of the recipe in the words (`RECIPE:STEP`, `recipe.yaml`); else that of the
         recipe here; else, among several, the one from which models are served; else this one.
 
@@ -147,16 +147,20 @@ class Workspace:
         """
         named = {folder for word in words if (folder := self._folder_of(word)) is not None}
         if len(named) == 1:
-            return self.at(named.pop())
-        own = self.path("recipe.yaml").is_file()
-        recipe_dirs = [] if own else sorted({path.parent for path in self.recipes()})
+            return self.with_folder(named.pop())
+        own = self.resolve("recipe.yaml").is_file()
+        recipe_dirs = [] if own else sorted({path.parent for path in self.list_recipes()})
         if len(recipe_dirs) == 1:
-            return self.at(recipe_dirs[0])
-        used = [folder for folder in [self.folder, *recipe_dirs] if self.at(folder)._serves()] if recipe_dirs else []
+            return self.with_folder(recipe_dirs[0])
+        used = (
+            [folder for folder in [self.folder, *recipe_dirs] if self.with_folder(folder)._serves()]
+            if recipe_dirs
+            else []
+        )
         if len(used) > 1 and self.folder not in used:
             what = f"models are served from {len(used)} folders here: {', '.join(map(str, used))}"
             raise RecipeError(what, where=self.location, hint="go into the one that is meant")
-        return self if self.folder in used or not used else self.at(used[0])
+        return self if self.folder in used or not used else self.with_folder(used[0])
 
     def _folder_of(self, word: str) -> Path | None:
         """The folder of the recipe that a word names, or of the run; None where it names neither."""
@@ -174,7 +178,7 @@ class Workspace:
 
         `UnknownName` where several ids begin so.
         """
-        if not re.fullmatch(r"[0-9a-f]{6,12}", beginning) or self.path(beginning).exists():
+        if not re.fullmatch(r"[0-9a-f]{6,12}", beginning) or self.resolve(beginning).exists():
             return None
         found: dict[str, Run] = {}
         for ledger in self._ledgers_near():
@@ -186,7 +190,7 @@ class Workspace:
 
     def _ledgers_near(self) -> Iterator[Ledger]:
         """The ledgers of the folders nearby that have one."""
-        for url in sorted({one.ledger_url for one in (*self.near(), self) if one.has_ledger()}):
+        for url in sorted({one.ledger_url for one in (*self.list_nearby(), self) if one.has_ledger()}):
             with Ledger(url) as ledger:
                 yield ledger
 
@@ -203,28 +207,28 @@ class Workspace:
         with self.open_ledger() as ledger:
             return bool(current_releases(ledger) or list_keys(ledger))
 
-    def near(self) -> list[Self]:
+    def list_nearby(self) -> list[Self]:
         """This workspace and those of the recipes nearby, as far as they were ever used."""
-        folders = [self.folder, *sorted({path.parent for path in self.recipes()})]
-        return [self.at(folder) for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
+        folders = [self.folder, *sorted({path.parent for path in self.list_recipes()})]
+        return [self.with_folder(folder) for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
 
-    def enclosing(self) -> list[Self]:
+    def list_enclosing(self) -> list[Self]:
         """Workspaces that may have this one nearby, as far as they were ever used."""
-        return [self.at(folder) for folder in self.folder.absolute().parents[:2] if (folder / STORE).is_dir()]
+        return [self.with_folder(folder) for folder in self.folder.absolute().parents[:2] if (folder / STORE).is_dir()]
 
     def find_alias(self, alias: str, words: Iterable[str] = ()) -> Self:
         """The workspace whose ledger knows a name; where none nearby does, the one that is meant."""
         from luthier.traces.releases import current_releases
 
-        for one in self.near():
+        for one in self.list_nearby():
             with one.open_ledger() as ledger:
                 if alias in current_releases(ledger):
                     return one
-        return self.find(words)
+        return self.find_meant(words)
 
     def find_digest(self, beginning: str) -> Artifact:
         """A finished artifact by the beginning of its digest, in one of the stores nearby."""
-        stores = {store.location: store for store in (one.open_store() for one in (*self.near(), self))}
+        stores = {store.location: store for store in (one.open_store() for one in (*self.list_nearby(), self))}
         missed: list[UnknownName] = []
         for store in stores.values():
             try:

@@ -121,7 +121,7 @@ def test_new_from_files_folders_patterns_and_urls(tmp_path: Path, monkeypatch: p
         "memory://shop/rows.jsonl": ("jsonl", "memory://shop/rows.jsonl"),
     }
     for number, (source, (kind, path)) in enumerate(wanted.items()):
-        written = write_recipe(Workspace.here(), f"recipe-{number}", source, template=None, model=None)
+        written = write_recipe(Workspace.open_current(), f"recipe-{number}", source, template=None, model=None)
         text = written.path.read_text()
         assert f"kind: {kind}" in text
         assert path in text

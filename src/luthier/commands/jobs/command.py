@@ -87,6 +87,6 @@ def _row(job: FineTuningJob) -> dict[str, Any]:
 
 @contextmanager
 def _desk(workspace: Workspace) -> Iterator[JobService]:
-    meant = workspace.find()
+    meant = workspace.find_meant()
     with meant.open_ledger() as ledger:
         yield JobService(ledger, meant.open_store())

@@ -49,7 +49,7 @@ def _named(workspace: Workspace, text: str) -> TunableModel:
 
 def _placed(workspace: Workspace, word: str) -> str:
     """A folder or a file by its whole path: jobs' recipes lie elsewhere."""
-    path = workspace.path(word)
+    path = workspace.resolve(word)
     return str(path.absolute()) if word and path.exists() else word
 
 
