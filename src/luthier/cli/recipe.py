@@ -169,15 +169,20 @@ def run(
         list[str] | None,
         typer.Option(metavar="STEP", help="Make no more than this step and what it reads; may be repeated."),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(metavar="EXECUTOR", help="Where steps are made: local (this process), or process (one each)."),
+    ] = "local",
     as_json: Json = False,
 ) -> int:
     """Run the steps that are not cached, then write the report."""
     from luthier.core.render import choose
+    from luthier.recipe.executor import parse_executor
     from luthier.recipe.runner import run_and_record
 
-    loaded = _load(recipe, overrides)
+    loaded, executor = _load(recipe, overrides), parse_executor(on)
     with choose(sys.stderr, json=False) as listener:
-        outcome = run_and_record(loaded, listener, only or ())
+        outcome = run_and_record(loaded, listener, only or (), executor)
     if as_json:
         print_json(outcome.result.as_json())
         return outcome.result.exit_code

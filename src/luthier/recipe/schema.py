@@ -39,6 +39,7 @@ from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path, override, re
 
 if TYPE_CHECKING:
     from luthier.core.events import RunEvents
+    from luthier.recipe.executor import Executor
     from luthier.recipe.planner import RecipePlan
     from luthier.recipe.runner import RunResult
 
@@ -299,19 +300,29 @@ class Recipe(BaseModel):
 
         return build_recipe_plan(self)
 
-    def run(self, events: RunEvents | None = None, only: Sequence[str] = (), *, progress: bool = True) -> RunResult:
+    def run(
+        self,
+        events: RunEvents | None = None,
+        only: Sequence[str] = (),
+        *,
+        on: Executor | str = "local",
+        progress: bool = True,
+    ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
 
-        Progress goes to standard error, as of `luthier run`, unless `progress` is false or `events` hears it.
+        `on` says where steps are made, as `luthier run --on` does. Progress goes to standard error, as of
+        `luthier run`, unless `progress` is false or `events` hears it.
         """
         from luthier.core.events import RunEvents
         from luthier.core.render import choose
+        from luthier.recipe.executor import parse_executor
         from luthier.recipe.runner import run_recipe
 
+        executor = parse_executor(on) if isinstance(on, str) else on
         if events is not None or not progress:
-            return run_recipe(self, events, only)
+            return run_recipe(self, events, only, executor=executor)
         with choose() as listener:
-            return run_recipe(self, RunEvents(listener), only)
+            return run_recipe(self, RunEvents(listener), only, executor=executor)
 
 
 def _as_override(value: Any) -> str:
