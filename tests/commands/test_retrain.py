@@ -179,7 +179,7 @@ def test_tries_are_bounded(tmp_path: Path) -> None:
     from luthier.commands.retrain import TRIES, RetrainLoop, _due
 
     append_redacted_records(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
-    circle = RetrainLoop(recipe=tmp_path, alias="desk@prod")
+    circle = RetrainLoop(workspace=Workspace(tmp_path), recipe=tmp_path, alias="desk@prod")
     on, off = AlertEvaluation([], {"wrong": 1000.0}), AlertEvaluation([], {})
 
     def due(look: AlertEvaluation, said: int, tries: int) -> int | None:

@@ -246,6 +246,7 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from watching import desk_traffic, plan_of, watcher
+from luthier.core.context import RunContext
 from luthier.monitor.channel import Channel
 from luthier.monitor.manager import AlertManager
 folder = Path({folder!r})
