@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
+import luthier
 from luthier.commands.retention import list_artifacts
 from luthier.commands.show import describe_target
 from luthier.core.events import RunEvent
@@ -109,3 +111,12 @@ def test_one_store_and_one_database_for_several_workspaces(elsewhere: Path, tmp_
     assert len(list_runs(second, None, limit=5)) == 2
     assert not (tmp_path / "second" / ".luthier" / "artifacts").exists()
     assert list(elsewhere.iterdir()) == []
+
+
+def test_only_a_workspace_asks_for_the_working_directory_and_the_names_of_stores() -> None:
+    source = Path(luthier.__file__).parent
+    asks = re.compile(r"\bcwd\(\)|getcwd|environ[^\n]*(?:LUTHIER_STORE|LUTHIER_LEDGER|STORE_VARIABLE|LEDGER_VARIABLE)")
+    found = {
+        str(path.relative_to(source)) for path in source.rglob("*.py") if asks.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"recipe/workspace.py", "recipe/schema.py", "commands/jobs/process.py"}
