@@ -88,7 +88,9 @@ class Workspace:
     @property
     def ledger_url(self) -> str:
         """Where the ledger is."""
-        return self.database or ledger_url(self.open_store().root)
+        from luthier.core.remote_store import find_store_root
+
+        return self.database or ledger_url(find_store_root(self.store_location))
 
     def open_ledger(self) -> Ledger:
         """The ledger of the recipes in the folder; it is made where there is none."""
