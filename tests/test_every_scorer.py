@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from documented import undescribed
 from luthier.core.component import components_by_kind
+from luthier.core.context import RunContext
 from luthier.core.errors import InputError
-from luthier.core.scorer import Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Scorer, ScorerRow
 
 SCORERS = components_by_kind(Scorer)
 
@@ -32,7 +33,7 @@ def test_what_it_cannot_reach_is_said(kind: str, tmp_path: Path) -> None:
     told = {"url": "http://127.0.0.1:9/v1", "retries": 0} if kind == "judge" else {}
     scorer = SCORERS[kind].model_validate({"kind": kind, **told})
     rows = [ScorerRow(question="what is it", prediction="it is this", references=("pass",))] * 2
-    desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=lambda name: tmp_path / name)
+    desk = RunContext(base=tmp_path, kept=tmp_path, models=lambda name: tmp_path / name)
     if kind not in ("unit_tests", "embedding"):
         with pytest.raises(InputError) as caught:
             scorer.columns(rows, desk)

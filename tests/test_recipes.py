@@ -160,7 +160,7 @@ def test_the_tickets_lose_nothing_of_what_was_planted(tmp_path: Path) -> None:
     planted = json.loads((tmp_path / "support" / "planted.json").read_text(encoding="utf-8"))
     recipe = Recipe.load(tmp_path / "support", ["steps.data.source.id=ticket_id"])
     result = Recipe(name="only-data", seed=recipe.seed, steps={"data": recipe.steps["data"]})
-    result._base = recipe.base  # the recipe's folder, since it was not loaded from a file
+    result._workspace = recipe.workspace  # the recipe's folder, since it was not loaded from a file
     made = result.run()["data"]
     events = made.frame("events.parquet")
     summary = made.artifact.read_json("summary.json")

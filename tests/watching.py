@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from luthier.chat.messages import Message as Turn
+from luthier.core.context import RunContext
 from luthier.monitor.alerts import Alert
 from luthier.monitor.evaluator import AlertEvaluator
 from luthier.monitor.plan import MonitorPlan, parse_alert_rules
-from luthier.monitor.signal import ReportRow, Signal, SignalContext, TrainingSample
+from luthier.monitor.signal import ReportRow, Signal, TrainingSample
 from luthier.traces.record import Feedback, Trace
 from workshop import tickets
 
@@ -113,7 +114,7 @@ def plan_of(
 
 def watcher(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
     """A watcher that works in a folder."""
-    return AlertEvaluator(plan, SignalContext(base=folder, kept=folder / "kept", say=lambda text: None))
+    return AlertEvaluator(plan, RunContext(base=folder, kept=folder / "kept"))
 
 
 def run(watching: AlertEvaluator, events: Iterable[Trace | Feedback], *, further_s: float = 60) -> Iterator[Any]:

@@ -20,8 +20,8 @@ from commanded import Running, command
 from fine_tuning import as_lines, chats, pairs
 from luthier.cli.app import run_command
 from luthier.commands.jobs.registry import JobRepository
-from luthier.core.db import Ledger, ledger_url
 from luthier.core.system.process import is_process_gone
+from luthier.recipe.workspace import Workspace
 from luthier.traces.api_keys import add_key
 from tests import ready
 from workshop import tiny_model
@@ -84,7 +84,7 @@ def learns(client: openai.OpenAI, job: str, steps: int = 2) -> bool:
 
 
 def process_of(folder: Path, job: str) -> str:
-    with Ledger(ledger_url(folder / ".luthier")) as ledger:
+    with Workspace.open(folder).open_ledger() as ledger:
         return JobRepository(ledger).any(job).process or ""
 
 
@@ -339,7 +339,7 @@ def test_jobs_survive_their_server(
 @pytest.mark.slow
 def test_keys_of_a_server_with_jobs(tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny-model")
-    with Ledger(ledger_url(tmp_path / ".luthier")) as ledger:
+    with Workspace.open(tmp_path).open_ledger() as ledger:
         key = add_key(ledger, "tuner", ("tune", "infer"))
     with command(tmp_path, "--tune", f"{NAME}=./tiny-model", "--no-traces") as running:
         client = running.client(key, max_retries=5)

@@ -15,8 +15,8 @@ import yaml
 
 from luthier.artifacts.dataset import read_examples
 from luthier.cli.app import run_command
-from luthier.recipe.locate import find_artifact
 from luthier.recipe.schema import Recipe
+from tests.targets import artifact_of, target
 from tests.workshop import RECIPE, own_cache, small_recipe, tickets, tiny_model, write_csv
 
 
@@ -124,7 +124,7 @@ def test_show_tells_steps_and_artifacts(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_trace_tells_origin_learning_and_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    data = find_artifact(":data").artifact
+    data = artifact_of(":data").artifact
     learnt, held_out = read_examples(data, "train")[0], read_examples(data, "test")[0]
     story = _json(capsys, "lineage", learnt.id)
     assert story["origin"] == {"source": "csv", "file": "tickets.csv", "line": learnt.origin.line}
@@ -143,7 +143,7 @@ def test_chat_answers_and_each_class_question_stands_alone(capsys: pytest.Captur
     assert told["prompt"] == "Where is the parcel"
     from luthier.commands.chat import open_chat
 
-    session = open_chat(":tune", system=None, max_tokens=4, temperature=0.0)
+    session = open_chat(target(":tune"), system=None, max_tokens=4, temperature=0.0)
     first = session.ask("Where is the parcel")
     assert session.ask("Where is the parcel") == first
 
@@ -168,7 +168,7 @@ def test_a_model_goes_out_as_gguf_with_what_the_check_found(made: Path, capsys: 
 def test_every_fact_of_the_card_is_true_to_the_artifact(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _json(capsys, "export", ":tune", "--to", "out-card", "--format", "merged")
     card = (made / "out-card" / "README.md").read_text(encoding="utf-8")
-    tune, data, report = (find_artifact(f":{name}").artifact for name in ("tune", "data", "report"))
+    tune, data, report = (artifact_of(f":{name}").artifact for name in ("tune", "data", "report"))
     told, learnt = tune.read_json("training.json"), polars.read_parquet(tune.path("training_examples.parquet"))
     for digest in (tune.digest, data.digest, tune.manifest.inputs["model"]):
         assert f"`{digest}`" in card
@@ -389,5 +389,5 @@ def test_what_was_made_before_the_recipe_changed_is_named(
     assert "`luthier run changed.yaml` makes it" in said
     run = re.findall(r"`luthier export ([0-9a-f]{12}):tune --to ", said)[0]
     before = Recipe.load(made / "recipe.yaml").plan()["tune"].digest
-    assert find_artifact(f"{run}:tune").artifact.digest == before
+    assert artifact_of(f"{run}:tune").artifact.digest == before
     (made / "changed.yaml").unlink()

@@ -10,8 +10,8 @@ import polars
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.recipe.locate import find_artifact
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
+from tests.targets import artifact_of
 from workshop import RECIPE, own_cache, small_recipe
 
 
@@ -124,7 +124,7 @@ def test_a_row_that_came_after_the_saved_weights_or_never_was_not_learnt(
     small_recipe(tmp_path, text)
     monkeypatch.chdir(tmp_path)
     assert run_command(["run", "recipe.yaml"]) == 0
-    learnt = polars.read_parquet(find_artifact(":tune").artifact.path("training_examples.parquet"))
+    learnt = polars.read_parquet(artifact_of(":tune").artifact.path("training_examples.parquet"))
     wanted = {
         "learnt by tune": learnt.filter(polars.col("taught") == 1),
         "it was seen after the weights that were saved": learnt.filter(polars.col("seen") > polars.col("taught")),

@@ -15,9 +15,10 @@ from filelock import FileLock
 from luthier.cli.app import run_command
 from luthier.commands.monitor import open_monitor, watch_traffic
 from luthier.core.errors import InputError
-from luthier.recipe.locate import find_artifact
+from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Trace
+from tests.targets import artifact_of
 from watching import BEGIN, desk_traffic, write_log
 from workshop import own_cache, tickets, write_csv
 
@@ -71,7 +72,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> 
 
 
 def test_the_artifact_holds_what_watching_needs_and_not_who_is_told() -> None:
-    kept = find_artifact(":monitor").artifact
+    kept = artifact_of(":monitor").artifact
     assert {entry.path.split("/")[0] for entry in kept.manifest.files} == {"monitor.json", "references"}
     assert "channels" not in kept.manifest.settings
 
@@ -140,7 +141,7 @@ def _live(folder: Path, minutes: float) -> list[Trace]:
 
 def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
     """A first look learns what was; what goes wrong afterwards is told, and not again by the next process."""
-    opened = open_monitor()
+    opened = open_monitor(Workspace.open_current())
     (made / "told.jsonl").unlink(missing_ok=True)
     log = tmp_path / "live.jsonl"
     heard: list[str] = []
@@ -160,7 +161,7 @@ def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> None:
-    opened = replace(open_monitor(), kept=tmp_path / "kept")
+    opened = replace(open_monitor(Workspace.open_current()), kept=tmp_path / "kept")
     (made / "told.jsonl").unlink(missing_ok=True)
     _live(tmp_path, minutes=2)
     (look,) = watch_traffic(opened, tmp_path / "live.jsonl", say=print, once=True)
@@ -178,7 +179,7 @@ def _look_back(state: Path, minutes: float) -> None:
 
 
 def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
-    opened = open_monitor()
+    opened = open_monitor(Workspace.open_current())
     (tmp_path / "empty.jsonl").write_text("")
     with FileLock(opened.kept / "lock"), pytest.raises(InputError, match="watched by another process"):
         list(watch_traffic(opened, tmp_path / "empty.jsonl", say=print, once=True))

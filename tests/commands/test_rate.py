@@ -13,7 +13,7 @@ import pytest
 from luthier.artifacts.dataset import read_examples
 from luthier.cli.app import run_command
 from luthier.commands.rate import open_rating_session
-from luthier.recipe.locate import find_artifact
+from tests.targets import artifact_of, target
 from tests.workshop import RECIPE, own_cache, small_recipe
 
 STEPS = """
@@ -69,11 +69,11 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def _total() -> int:
-    return len(open_rating_session(":ask").assignment.sheets["anna"])
+    return len(open_rating_session(target(":ask")).assignment.sheets["anna"])
 
 
 def _everybody_says(folder: Path, typed: str) -> None:
-    sitting = open_rating_session(":ask")
+    sitting = open_rating_session(target(":ask"))
     for judge in sitting.assignment.sheets:
         for item in sitting.left(judge):
             sitting.say(judge, item, typed, None)
@@ -129,7 +129,7 @@ def test_sheets_go_out_and_come_back(capsys: pytest.CaptureFixture[str]) -> None
     told = _json(capsys, "rate", ":ask", "--from", str(sheet))
     assert told["annotators"] == {"anna": {"judged": 0, "of": total}, "ben": {"judged": total, "of": total}}
     assert told["file"].endswith("judgments.jsonl")
-    assert open_rating_session(":ask").take(sheet) == 0
+    assert open_rating_session(target(":ask")).take(sheet) == 0
     assert "stop" in _json(capsys, "rate", ":ask", "--status")
     assert _json(capsys, "rate", ":ask", "--as", "ben", "--sheet", "rest.csv")["items"] == 0
 
@@ -151,7 +151,7 @@ def test_what_people_said_is_shown_gated_and_reported(capsys: pytest.CaptureFixt
         assert run_command(["report", "--to", name]) == 0
         assert words in (asked / name).read_text()
     assert "shorter" in (asked / "r.html").read_text()
-    rows = read_examples(find_artifact(":pairs").artifact, "train")
+    rows = read_examples(artifact_of(":pairs").artifact, "train")
     assert {row.kind for row in rows} == {"preference"}
 
     assert _json(capsys, "export", ":people", "--to", "out")["files"] == ["judgments.jsonl", "preferences.jsonl"]

@@ -15,10 +15,10 @@ from sqlalchemy import text
 from luthier.cli.app import run_command
 from luthier.commands import retrain
 from luthier.commands.release import find_released_recipe, list_aliases, roll_back
-from luthier.core.db import Ledger, ledger_url
 from luthier.core.files import seal, unseal, write_atomically
-from luthier.recipe.planner import build_recipe_plan, open_recipe_store
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from watching import LABELS, desk_traffic
@@ -51,7 +51,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def hours_pass(folder: Path, hours: int) -> None:
     """Whatever was released or looked at was so some hours earlier."""
-    with Ledger(ledger_url(open_recipe_store(folder).root)) as ledger, ledger.writing() as session:
+    with Workspace.open(folder).open_ledger() as ledger, ledger.writing() as session:
         for row in session.execute(text("select id, at from releases")).all():
             earlier = datetime.fromisoformat(str(row.at)) - timedelta(hours=hours)
             session.execute(text("update releases set at = :at where id = :id"), {"at": str(earlier), "id": row.id})
@@ -79,7 +79,7 @@ def steps_of(file: Path) -> dict[str, Any]:
 
 
 def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = list_aliases()[0].stable
+    first = list_aliases(Workspace.open_current())[0].stable
     people_ask(desk, 200, range(100, 200), name="one", ended=7200)
     capsys.readouterr()
     assert run_command(WATCH) == 0
@@ -87,7 +87,7 @@ def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: p
     assert "warning: wrong (tickets)" in printed
     assert "wrong fired: tickets-2.yaml learns from" in printed
     assert "released: desk@prod is tickets-2:tune" in printed
-    second = list_aliases()[0].stable
+    second = list_aliases(Workspace.open_current())[0].stable
     assert second.digest != first.digest
     assert second.word == "tickets-2.yaml:tune"
     steps = steps_of(desk / "tickets-2.yaml")
@@ -115,7 +115,7 @@ def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: p
     assert "warning: wrong (tickets-2)" in said.out
     assert "wrong fired: tickets-3.yaml learns from" in said.out
     assert "not released: the gate says FAIL" in said.out
-    assert list_aliases()[0].stable == second
+    assert list_aliases(Workspace.open_current())[0].stable == second
     steps = steps_of(desk / "tickets-3.yaml")
     assert [*steps] == [
         "data-1", "said-2", "data-2", "tune-2", "said-3", "data", "tune", "report", "gate", "monitor",
@@ -167,9 +167,9 @@ def test_what_somebody_released_meanwhile_stays(
     monkeypatch.setattr(retrain, "run_and_record", meddled)
     assert run_command(WATCH) == 0
     assert "not released: desk@prod was changed meanwhile" in capsys.readouterr().out
-    assert find_released_recipe("desk@prod", Path("recipe.yaml")).recipe.name == "tickets-2"
-    roll_back("desk@prod")
-    assert find_released_recipe("desk@prod", Path("recipe.yaml")).recipe.name == "tickets", (
+    assert find_released_recipe("desk@prod", Path("recipe.yaml"), Workspace.open_current()).recipe.name == "tickets-2"
+    roll_back(Workspace.open_current(), "desk@prod")
+    assert find_released_recipe("desk@prod", Path("recipe.yaml"), Workspace.open_current()).recipe.name == "tickets", (
         "and back, by the other recipe"
     )
 
@@ -179,7 +179,7 @@ def test_tries_are_bounded(tmp_path: Path) -> None:
     from luthier.commands.retrain import TRIES, RetrainLoop, _due
 
     append_redacted_records(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
-    circle = RetrainLoop(recipe=tmp_path, alias="desk@prod")
+    circle = RetrainLoop(workspace=Workspace(tmp_path), recipe=tmp_path, alias="desk@prod")
     on, off = AlertEvaluation([], {"wrong": 1000.0}), AlertEvaluation([], {})
 
     def due(look: AlertEvaluation, said: int, tries: int) -> int | None:
@@ -259,7 +259,7 @@ def test_where_nobody_said_anything_nothing_is_learnt(desk: Path, capsys: pytest
     log = [one for one in desk_traffic(60, every_s=2) if isinstance(one, Trace)]
     append_redacted_records(desk / ".luthier" / "traffic", log)
     memory = desk / ".luthier" / "watch" / "desk@prod.json"
-    digest = list_aliases()[0].stable.digest
+    digest = list_aliases(Workspace.open_current())[0].stable.digest
     begun = {"alert": "wrong", "until": "2026-11-25T00:00:00Z", "tries": 1, "name": "tickets-2", "of": digest}
     memory.parent.mkdir(parents=True, exist_ok=True)
     memory.write_text(json.dumps({"round": {**begun, "step": "tune"}}))

@@ -21,6 +21,7 @@ import pytest
 from commanded import command
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
+from tests.targets import target
 from workshop import own_cache, small_recipe, tiny_encoder
 
 TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
@@ -245,4 +246,6 @@ def chat_of(smollm2: Artifact) -> Callable[[str], str]:
     """What `luthier chat` says."""
     from luthier.commands.chat import open_chat
 
-    return lambda words: open_chat("smollm2-135m-instruct", system=None, max_tokens=8, temperature=0.0).ask(words)
+    return lambda words: open_chat(target("smollm2-135m-instruct"), system=None, max_tokens=8, temperature=0.0).ask(
+        words
+    )

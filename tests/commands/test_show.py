@@ -17,6 +17,7 @@ from luthier.core.component import components_by_kind
 from luthier.core.step import Step
 from luthier.recipe.schema import Recipe
 from tests.endpoint import Body, serving
+from tests.targets import target
 from workshop import own_cache, tickets, tiny_model
 
 RECIPE = """\
@@ -95,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         (folder / "recipe.yaml").write_text(RECIPE.replace("URL", server.url), encoding="utf-8")
         assert run_command(["run", "--only", "ask"]) == 0
-        sitting = open_rating_session(":ask")
+        sitting = open_rating_session(target(":ask"))
         for item in sitting.left("anna"):
             sitting.say("anna", item, "a", None)
         sitting.save(folder / "judgments.jsonl")

@@ -13,6 +13,7 @@ import pytest
 
 from luthier.core.db import Ledger, RunStep, ledger_url
 from luthier.core.errors import CorruptArtifact, DataError, InputError, LuthierError, UnknownName, Unwritable
+from luthier.recipe.workspace import Workspace
 
 WRITER = """
 import sys
@@ -214,9 +215,9 @@ def test_importing_the_ledger_is_light() -> None:
 
 
 def test_the_ledger_stands_in_the_store_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ledger_url(tmp_path) == f"sqlite:///{tmp_path}/ledger.db"
+    assert Workspace.open(tmp_path).ledger_url == f"sqlite:///{tmp_path}/.luthier/ledger.db"
     monkeypatch.setenv("LUTHIER_LEDGER", "postgresql://db/team")
-    assert ledger_url(tmp_path) == "postgresql://db/team"
+    assert Workspace.open(tmp_path).ledger_url == "postgresql://db/team"
 
 
 def test_a_path_is_an_sqlite_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from luthier.commands.new import write_recipe
 from luthier.core.errors import CorruptArtifact, Unwritable
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.store import Store
+from luthier.recipe.workspace import Workspace
 from toy_chain import run_chain
 
 Chain = Callable[..., subprocess.Popen[bytes]]
@@ -134,7 +135,7 @@ def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(Unwritable) as caught:
-        write_recipe(str(tmp_path / "support"), None, template="labels", model=None)
+        write_recipe(Workspace.open_current(), str(tmp_path / "support"), None, template="labels", model=None)
     assert "luthier new PATH/NAME" in caught.value.hint
     assert "LUTHIER_STORE" not in caught.value.hint
 

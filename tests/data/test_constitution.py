@@ -17,6 +17,7 @@ from luthier.core.errors import DataError
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.data.steps.constitution import Constitution
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from tests.endpoint import Body, Server, serving
 
 RULES = ["Be kind.", "Harm nobody."]
@@ -52,7 +53,7 @@ def made(tmp_path: Path, server: Server, **settings: Any) -> Any:
         "rules": {"kind": "constitution", "data": "data", "model": "model", "rules": RULES, **settings},
     }
     recipe = Recipe.model_validate({"luthier": 1, "name": "rules", "seed": 7, "steps": steps})
-    recipe._base = tmp_path
+    recipe._workspace = Workspace.open(tmp_path)
     return recipe.run()
 
 

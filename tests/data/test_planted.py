@@ -15,6 +15,7 @@ import pytest
 
 from luthier.artifacts.findings import read_flagged_rows
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 BITEXT = "bitext_customer_support/Bitext_Sample_Customer_Support_Training_Dataset.csv"
@@ -106,7 +107,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Damage, dict[str, An
     whole = Recipe.load(ROOT / "recipes" / "support", [f"steps.data.source.{one}" for one in mapped])
     steps = {name: whole.steps[name] for name in ("data", "look", "more")}
     recipe = Recipe(name="planted", seed=whole.seed, steps=steps)
-    recipe._base = folder  # nothing is read from the recipe's own folder
+    recipe._workspace = Workspace.open(folder)  # nothing is read from the recipe's own folder
     return damage, dict(recipe.run().steps)
 
 

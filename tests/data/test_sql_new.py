@@ -9,6 +9,7 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from tests.data.test_sql import execute, fill, read, refused, source, values
 
 
@@ -28,7 +29,7 @@ def test_a_recipe_for_the_only_table_runs(database: str, tmp_path: Path, capsys:
     assert (source["prompt"], source["answer"], source["group"]) == ("message", "category", "customer")
     assert source["id"] == "id"
     assert "invoice" not in capsys.readouterr().out
-    data = Recipe.of(_only_data(recipe, tmp_path), tmp_path / "mine").run()["data"]
+    data = Recipe.of(_only_data(recipe, tmp_path), Workspace.open(tmp_path / "mine")).run()["data"]
     assert json.loads((data.artifact.folder / "summary.json").read_text())["rows_in"] == 90
 
 
@@ -115,6 +116,8 @@ def test_a_view_is_read_in_the_order_of_a_column_that_names_its_rows(database: s
     assert run_command(["new", "mine", "--from", database, "--table", "open_tickets"]) == 0
     text = (tmp_path / "mine" / "recipe.yaml").read_text()
     assert "# it has no key; these values all differ, so they order the rows\n      cursor: id" in text
-    data = Recipe.of(_only_data(Recipe.load(tmp_path / "mine"), tmp_path), tmp_path / "mine").run()["data"]
+    data = Recipe.of(_only_data(Recipe.load(tmp_path / "mine"), tmp_path), Workspace.open(tmp_path / "mine")).run()[
+        "data"
+    ]
     assert json.loads((data.artifact.folder / "summary.json").read_text())["rows_in"] == 90
     assert run_command(["new", "none", "--from", database, "--table", "no_order"]) == 2

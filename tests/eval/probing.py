@@ -104,6 +104,7 @@ def bench_of(
     return ProbeContext(
         task=task,
         answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
+        base=folder,
         seed=seed,
         data=data,
         model=model,

@@ -18,7 +18,11 @@ FLIPS = SummedStatistic(name="bias.flip_rate", value=compute_share, proportion=T
 def bench(labels: Artifact) -> ProbeContext:
     answers = EvalPredictions.of(["a"], ["a"])
     return ProbeContext(
-        task=read_held_out_task(labels, "test", None), answers={"tuned": answers, "base": answers}, seed=3, data=labels
+        base=labels.folder,
+        task=read_held_out_task(labels, "test", None),
+        answers={"tuned": answers, "base": answers},
+        seed=3,
+        data=labels,
     )
 
 

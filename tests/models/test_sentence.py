@@ -16,6 +16,7 @@ from luthier.models.embedders.encoder import Encoder
 from luthier.models.embeddings.base import Embedder, cosines
 from luthier.models.sources.folder import FolderModelSource
 from luthier.models.sources.wheel import WheelModelSource
+from luthier.recipe.workspace import Workspace
 from models.test_hub import hub
 from tests.hub import FakeHub
 from workshop import tickets, tiny_encoder, tiny_model
@@ -219,6 +220,6 @@ def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(min
 def test_an_encoder_is_brought_here_by_its_name(minilm: str) -> None:
     from luthier.recipe.models import get_model
 
-    folder = get_model(minilm)
+    folder = get_model(Workspace.open_current(), minilm)
     assert {"config.json", "model.safetensors", "modules.json"} <= {path.name for path in folder.iterdir()}
     assert (folder / "1_Pooling" / "config.json").is_file()

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.metrics.metric import Metric
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.channel import Channel, DeliveryError
 from luthier.monitor.evaluator import EventFollower
 from luthier.monitor.manager import AlertManager
 from luthier.monitor.plan import MonitorPlan
@@ -183,7 +184,7 @@ class Broken(Channel):
 
     kind: str = "broken"
 
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         if (post.base / "down").exists():
             raise DeliveryError("it is down")
         with (post.base / "told").open("a") as file:
@@ -192,7 +193,7 @@ class Broken(Channel):
 
 def desk_of(plan: MonitorPlan, folder: Path, heard: list[str] | None = None) -> AlertManager:
     say = (heard if heard is not None else []).append
-    made = AlertManager(watcher(plan, folder), [BROKEN], ChannelContext(folder), folder / "state.json", say)
+    made = AlertManager(watcher(plan, folder), [BROKEN], RunContext(base=folder), folder / "state.json", say)
     made.recall()
     return made
 
@@ -228,7 +229,7 @@ def test_a_monitor_that_is_started_again_goes_on_where_it_was(tmp_path: Path) ->
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
     whole = tmp_path / "whole"
     whole.mkdir()
-    AlertManager(watcher(plan, tmp_path), [BROKEN], ChannelContext(whole), whole / "state.json", print).take(log)
+    AlertManager(watcher(plan, tmp_path), [BROKEN], RunContext(base=whole), whole / "state.json", print).take(log)
     expected = (whole / "told").read_text().splitlines()
     assert len(expected) == 4
     cuts = sorted(random.Random(0).sample(range(1, len(log)), 6))
@@ -245,12 +246,13 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from watching import desk_traffic, plan_of, watcher
-from luthier.monitor.channel import Channel, ChannelContext
+from luthier.core.context import RunContext
+from luthier.monitor.channel import Channel
 from luthier.monitor.manager import AlertManager
 folder = Path({folder!r})
 plan = plan_of(folder, [{{"kind": "metric", "metric": "accuracy"}}], {alerts!r})
 channel = Channel.parse({{"kind": "log", "path": "told.jsonl"}})
-desk = AlertManager(watcher(plan, folder), [channel], ChannelContext(folder), folder / "state.json", print)
+desk = AlertManager(watcher(plan, folder), [channel], RunContext(base=folder), folder / "state.json", print)
 desk.recall()
 desk.send()
 print("begun", flush=True)

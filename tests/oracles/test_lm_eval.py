@@ -177,7 +177,7 @@ def written(folder: Path, name: str) -> Path:
 
 def ours(file: Path, model: Artifact) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
-    brief = TaskContext(base=file.parent, examples=(), say=print)
+    brief = TaskContext(base=file.parent, examples=())
     (exam,) = LmEvalTask(path=file.name).exams(brief)
     graded = exam.graded(LocalLM(model, "float32", enable_prefix_caching=True).ask(exam.questions))
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}

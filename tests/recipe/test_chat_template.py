@@ -16,6 +16,7 @@ from luthier.core.errors import ModelError, RecipeError
 from luthier.models.chat_template import load_chat_template
 from luthier.models.load import base_folder
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from tests.chat.conversations import TOOLS
 from tests.workshop import own_cache, tiny_model
 
@@ -102,9 +103,10 @@ def _make_tune(folder: Path) -> None:
     data = recipe.run(only=["data"])["data"].artifact
     (folder / "out").mkdir()
     (folder / "scratch").mkdir()
+    model = open_base_model(Workspace.open_current(), "tiny-model")
     recipe.steps["tune"].make(
         StepContext(
-            name="tune", inputs={"data": data, "model": open_base_model("tiny-model")}, folder=folder / "out",
+            name="tune", inputs={"data": data, "model": model}, folder=folder / "out",
             scratch=folder / "scratch", base=folder, seed=0, events=RunEvents().of("tune"),
         )
     )  # fmt: skip
@@ -212,7 +214,7 @@ def test_the_default_base_has_no_place_for_tools_and_hermes_goes_with_it(smollm2
 
 
 def test_new_writes_a_recipe_for_chats_with_tools_that_trains_on_every_call(folder: Path) -> None:
-    written = write_recipe("mine", "chats.jsonl", template=None, model="tiny-model")
+    written = write_recipe(Workspace.open_current(), "mine", "chats.jsonl", template=None, model="tiny-model")
     told = yaml.safe_load(written.path.read_text())
     assert told["chat_template"] == "hermes"
     assert told["steps"]["tune"]["objective"] == {"kind": "sft", "train_on": "all"}
@@ -230,7 +232,9 @@ def test_new_writes_a_recipe_for_chats_with_tools_that_trains_on_every_call(fold
 
 
 def test_new_for_the_default_base_sets_the_template_before_the_model_is_here(folder: Path) -> None:
-    told = yaml.safe_load(write_recipe("mine", "chats.jsonl", template=None, model=None).path.read_text())
+    told = yaml.safe_load(
+        write_recipe(Workspace.open_current(), "mine", "chats.jsonl", template=None, model=None).path.read_text()
+    )
     assert (told["model"], told["chat_template"]) == ("smollm2-135m-instruct", "hermes")
     told.pop("chat_template")
     (folder / "mine" / "recipe.yaml").write_text(yaml.safe_dump(told))
@@ -240,7 +244,11 @@ def test_new_for_the_default_base_sets_the_template_before_the_model_is_here(fol
 
 def test_new_leaves_a_template_alone_that_has_a_place(folder: Path) -> None:
     (folder / "tiny-model" / "chat_template.jinja").write_text(load_chat_template("hermes", folder))
-    told = yaml.safe_load(write_recipe("mine", "chats.jsonl", template=None, model="tiny-model").path.read_text())
+    told = yaml.safe_load(
+        write_recipe(
+            Workspace.open_current(), "mine", "chats.jsonl", template=None, model="tiny-model"
+        ).path.read_text()
+    )
     assert "chat_template" not in told
     assert told["steps"]["tune"]["objective"]["train_on"] == "all"
 
@@ -248,6 +256,6 @@ def test_new_leaves_a_template_alone_that_has_a_place(folder: Path) -> None:
 def test_new_says_where_no_template_fits(folder: Path) -> None:
     told = (folder / "tiny-model" / "tokenizer.json").read_text().replace("<|im_", "<|xx_")
     (folder / "tiny-model" / "tokenizer.json").write_text(told)
-    written = write_recipe("mine", "chats.jsonl", template=None, model="tiny-model")
+    written = write_recipe(Workspace.open_current(), "mine", "chats.jsonl", template=None, model="tiny-model")
     assert "chat_template" not in yaml.safe_load(written.path.read_text())
     assert "take another base model" in written.decisions["chat_template"]

@@ -19,6 +19,7 @@ from luthier.core.errors import ModelError
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
+from tests.targets import target
 from workshop import tickets, write_csv
 
 RECIPE = """\
@@ -137,13 +138,13 @@ def test_a_killed_search_pays_nothing_twice(folder: Path, server: Server) -> Non
 
 def test_chat_puts_the_prompt_in_front(folder: Path, server: Server) -> None:
     Recipe.load(folder).run()
-    session = open_chat("recipe.yaml:tune", system=None, max_tokens=9, temperature=0.0)
+    session = open_chat(target("recipe.yaml:tune"), system=None, max_tokens=9, temperature=0.0)
     assert session.ask("Where is the parcel") == "DELIVERY."
     assert any("Answer with one of" in note for note in session.notes)
     sent = server.asked[-1]["messages"]
     assert sent[0]["role"] == "system"
     assert sent[-1]["content"] == "Where is the parcel"
-    own = open_chat("recipe.yaml:tune", system="Mine.", max_tokens=9, temperature=0.0)
+    own = open_chat(target("recipe.yaml:tune"), system="Mine.", max_tokens=9, temperature=0.0)
     own.ask("Where is the parcel")
     assert server.asked[-1]["messages"][0]["content"] == "Mine."
 

@@ -13,12 +13,12 @@ import pytest
 
 from commanded import command
 from luthier.cli.app import run_command
-from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import UnknownName
 from luthier.data.steps.prepare import Prepare
-from luthier.recipe.locate import CommandTarget, find_artifact, load_run_plan
-from luthier.recipe.planner import open_recipe_store
+from luthier.recipe.locate import load_run_plan
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
+from tests.targets import artifact_of
 from workshop import own_cache, small_recipe
 
 RECIPE = """\
@@ -68,7 +68,7 @@ class Made(NamedTuple):
 
 
 def latest_run(folder: Path) -> str:
-    with Ledger(ledger_url(open_recipe_store(folder).root)) as ledger:
+    with Workspace.open(folder).open_ledger() as ledger:
         return ledger.runs(limit=1)[0].id
 
 
@@ -141,9 +141,7 @@ def test_every_command_means_the_same_by_overrides_and_by_a_run(
     assert said["model"] == f"chain:sft {OVERRIDE}"
     again = printed(capsys, "chat", f"{made.with_override}:sft", "-p", "Where is the parcel", "--max-tokens", "2")
     assert again == {**said, "model": f"{made.with_override}:sft"}
-    seen = polars.read_parquet(
-        find_artifact(CommandTarget(":sft", (OVERRIDE,))).artifact.path("training_examples.parquet")
-    )
+    seen = polars.read_parquet(artifact_of(":sft", OVERRIDE).artifact.path("training_examples.parquet"))
     row = seen.filter(polars.col("seen") > 0)["id"][0]
     for words in ((OVERRIDE,), ("--recipe", made.with_override)):
         learnt = {one["step"]: one["artifact"] for one in printed(capsys, "lineage", row, *words)["trained_models"]}
@@ -195,7 +193,7 @@ def test_a_step_is_not_told_with_what_another_of_its_kind_made(made: Made, capsy
         assert run_command(["chat", "recipe.yaml:sft", "-p", "hello"]) == 2
         said = " ".join(capsys.readouterr().err.split())
         assert f"`luthier chat {made.as_it_stands}:sft` takes the latest" in said, "the recipe is another by now"
-        more = find_artifact(f"{made.as_it_stands}:more").artifact.digest
+        more = artifact_of(f"{made.as_it_stands}:more").artifact.digest
         assert more[:12] not in said
         assert printed(capsys, "show", f"{made.as_it_stands}:sft")["settings"]["technique"]["r"] == 4
     finally:
@@ -216,7 +214,7 @@ def test_a_step_is_not_told_with_what_another_of_its_kind_made(made: Made, capsy
 def test_what_cannot_be_meant_is_refused(
     made: Made, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digest = find_artifact(":sft").artifact.digest[:12]
+    digest = artifact_of(":sft").artifact.digest[:12]
     assert run_command([word.format(run=made.as_it_stands, digest=digest) for word in words]) == 2
     assert says in " ".join(capsys.readouterr().err.split())
 
@@ -243,14 +241,14 @@ def test_a_run_stays_readable_without_its_data(made: Made, tmp_path: Path, monke
     whole = shutil.copytree(made.folder, tmp_path / "copy", symlinks=True)
     (whole / "tickets.csv").unlink()
     monkeypatch.chdir(whole)
-    with Ledger(ledger_url(open_recipe_store(whole).root)) as ledger:
+    with Workspace.open(whole).open_ledger() as ledger:
         run = ledger.run(made.with_override).model_copy(update={"folder": str(whole)})
-    what = load_run_plan(run)
-    assert what.artifact("sft").digest == find_artifact(CommandTarget(f"{made.with_override}:sft")).artifact.digest
+    what = load_run_plan(Workspace.open_current(), run)
+    assert what.artifact("sft").digest == artifact_of(f"{made.with_override}:sft").artifact.digest
     assert what.unmade == []
     old = run.model_copy(update={"recipe_text": None})
     with pytest.raises(UnknownName, match="did not keep the recipe"):
-        load_run_plan(old)
+        load_run_plan(Workspace.open_current(), old)
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -272,7 +270,7 @@ def test_the_log_of_a_failed_run_holds_the_error(broken: Path) -> None:
     assert last["kind"] == "failed"
     assert "tickets.csv" in last["text"]
     assert "details" not in last
-    with Ledger(ledger_url(open_recipe_store(broken).root)) as ledger:
+    with Workspace.open(broken).open_ledger() as ledger:
         error = ledger.runs(limit=1)[0].error
     assert error is not None
     assert error["error"]["message"] in last["text"]
@@ -302,7 +300,7 @@ def test_the_log_holds_faults_with_their_traceback_and_interruptions(
     last = log_of(broken)[-1]
     assert text in last["text"]
     assert ("Traceback (most recent call last)" in last.get("details", "")) is traced
-    with Ledger(ledger_url(open_recipe_store(broken).root)) as ledger:
+    with Workspace.open(broken).open_ledger() as ledger:
         run = ledger.runs(limit=1)[0]
     assert (run.state, run.exit_code) == (state, code)
     assert run.recipe_text == Recipe.load(broken).written

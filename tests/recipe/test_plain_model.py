@@ -24,8 +24,8 @@ from luthier.chat.messages import user_text_of
 from luthier.cli.app import run_command
 from luthier.commands.chat import open_chat
 from luthier.core.errors import LuthierError
-from luthier.recipe.locate import find_artifact
 from luthier.recipe.schema import Recipe
+from tests.targets import artifact_of, target
 from workshop import own_cache, tickets, tiny_model, write_csv
 
 RECIPE = """\
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def oracle() -> Pipeline:
     """scikit-learn's own pipeline over the rows that the model was made from."""
-    rows = read_examples(find_artifact(":data").artifact, "train")
+    rows = read_examples(artifact_of(":data").artifact, "train")
     pipeline = Pipeline(
         [
             ("words", TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)),
@@ -81,11 +81,11 @@ def oracle() -> Pipeline:
 
 
 def held_out() -> list[str]:
-    return [user_text_of(row) for row in read_examples(find_artifact(":data").artifact, "test")]
+    return [user_text_of(row) for row in read_examples(artifact_of(":data").artifact, "test")]
 
 
 def test_model_and_baseline_have_the_same_figures(place: Path) -> None:
-    report = find_artifact(":both").artifact
+    report = artifact_of(":both").artifact
     measured = report.read_json("metrics.json")["models"]
     assert measured["tuned"].keys() == {"accuracy", "ece"}
     for metric in ("accuracy", "ece"):
@@ -100,7 +100,7 @@ def test_model_and_baseline_have_the_same_figures(place: Path) -> None:
 
 
 def test_it_is_not_its_own_baseline_and_the_report_says_what_it_is(place: Path) -> None:
-    told = find_artifact(":report").artifact.read_json("summary.json")
+    told = artifact_of(":report").artifact.read_json("summary.json")
     assert told["order"] == ["tuned", "majority"]
     assert told["verdict_sentence"].startswith("The plain classifier scores ")
     assert "It beats the plain baseline, always the most frequent label" in told["verdict_sentence"]
@@ -139,7 +139,7 @@ def test_a_form_of_networks_is_refused(place: Path, form: str, capsys: pytest.Ca
 
 
 def test_chat_names_the_likeliest_classes(place: Path) -> None:
-    session = open_chat(":tune", system=None, max_tokens=8, temperature=0.0)
+    session = open_chat(target(":tune"), system=None, max_tokens=8, temperature=0.0)
     said = session.ask("Where is the parcel")
     assert said.startswith("delivery (")
     assert said.count("%") == 3

@@ -22,8 +22,8 @@ from luthier.eval.task import read_held_out_task
 from luthier.models.lm.local import LocalLM
 from luthier.models.load import base_folder
 from luthier.models.options import Normalize
-from luthier.recipe.locate import find_artifact
 from luthier.tune.prompt_search.client import PromptedClient
+from tests.targets import artifact_of, target
 from workshop import RECIPE, own_cache, small_recipe
 
 SEARCHED = (
@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> None:
-    tuned, data, report = (find_artifact(f":{name}").artifact for name in ("tune", "data", "report"))
+    tuned, data, report = (artifact_of(f":{name}").artifact for name in ("tune", "data", "report"))
     before = PromptPrefix.of(tuned)
     assert before != PromptPrefix(), "the tiny model must not be best as it is, or this test says nothing"
     rows = read_examples(data, "test")
@@ -63,8 +63,8 @@ def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> No
 
 @pytest.mark.parametrize("alike", ["sum", "mean", "prior"])
 def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Normalize) -> None:
-    tuned = find_artifact(":tune").artifact
-    task = read_held_out_task(find_artifact(":data").artifact, "test", 8)
+    tuned = artifact_of(":tune").artifact
+    task = read_held_out_task(artifact_of(":data").artifact, "test", 8)
     question = InferenceSettings(normalize=alike, max_new_tokens=8, dtype="float32", likelihood=False)
     theirs = LocalEvaluatedModel.of(tuned, question, name="tuned", title="the tuned model").answer(task.examples, task)
     ours = PromptedClient(LocalLM(tuned, "float32"), task.options, 8, alike).answer(
@@ -79,7 +79,7 @@ def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Nor
 @pytest.mark.parametrize("form", ["hf", "gguf"])
 def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str) -> None:
     assert run_command(["export", ":tune", "--to", f"out-{form}", "--format", form]) == 0
-    tuned, out = find_artifact(":tune").artifact, place / f"out-{form}"
+    tuned, out = artifact_of(":tune").artifact, place / f"out-{form}"
     if form == "hf":
         weights = load_file(out / "model.safetensors")
         assert all(
@@ -90,7 +90,7 @@ def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str
     assert 'json.load(open("prompt.json"))["messages"] + conversation' in card
     assert "base_model_relation" not in card
     told = json.loads((out / "prompt.json").read_text(encoding="utf-8"))
-    example = read_examples(find_artifact(":data").artifact, "test")[0]
+    example = read_examples(artifact_of(":data").artifact, "test")[0]
     ids = ChatTokenizer.load(base_folder(tuned), before=PromptPrefix.of(tuned)).prompt(prompt_of(example))
     tokenizer = AutoTokenizer.from_pretrained(base_folder(tuned))
     conversation = messages_to_openai(prompt_of(example))
@@ -99,7 +99,7 @@ def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str
 
 
 def test_every_report_tells_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tuned = find_artifact(":tune").artifact
+    tuned = artifact_of(":tune").artifact
     card = tuned.read_json("training.json")
     capsys.readouterr()
     assert run_command(["report", "--format", "markdown"]) == 0
@@ -110,11 +110,11 @@ def test_every_report_tells_the_prompt(place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_chat_and_trace_know_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    session = open_chat(":tune", system=None, max_tokens=2, temperature=0.0)
+    session = open_chat(target(":tune"), system=None, max_tokens=2, temperature=0.0)
     assert any(note.startswith("in front, as chosen") for note in session.notes)
     assert isinstance(session.speaker, GenerativeChatModel)
-    assert session.speaker.lm.before == PromptPrefix.of(find_artifact(":tune").artifact)
-    seen = polars.read_parquet(find_artifact(":tune").artifact.path("training_examples.parquet")).filter(
+    assert session.speaker.lm.before == PromptPrefix.of(artifact_of(":tune").artifact)
+    seen = polars.read_parquet(artifact_of(":tune").artifact.path("training_examples.parquet")).filter(
         polars.col("seen") > 0
     )
     assert run_command(["lineage", seen["id"][0], "--json"]) == 0

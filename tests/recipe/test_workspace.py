@@ -8,18 +8,11 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
+from luthier.commands.keys import create_api_key, list_api_keys
 from luthier.commands.release import released_digests
 from luthier.core.errors import RecipeError, UnknownName
 from luthier.core.store import Store
-from luthier.recipe.workspace import (
-    create_api_key,
-    find_alias_folder,
-    find_digest,
-    find_workspace_folder,
-    ledger_of,
-    list_api_keys,
-    store_here,
-)
+from luthier.recipe.workspace import Workspace
 from luthier.traces.releases import ReleasedModel, release
 
 DIGEST = "ab" * 16
@@ -47,64 +40,64 @@ def served(folder: Path) -> None:
 
 
 def test_without_a_recipe_it_is_this_folder_and_with_one_it_is_the_recipes() -> None:
-    assert find_workspace_folder() == Path()
+    assert Workspace.open_current().find_meant().folder == Path()
     only = recipe("support")
-    assert find_workspace_folder() == only
-    assert find_workspace_folder(["smollm2-135m-instruct", "support@prod"]) == only
+    assert Workspace.open_current().find_meant().folder == only
+    assert Workspace.open_current().find_meant(["smollm2-135m-instruct", "support@prod"]).folder == only
 
 
 def test_a_recipe_in_the_words_decides() -> None:
     recipe("support")
     other = recipe("recipes/other")
     for word in ("recipes/other:tune", "recipes/other/recipe.yaml", "recipes/other/recipe.yaml:tune"):
-        assert find_workspace_folder([word, "smollm2-135m-instruct"]) == other
-    assert find_workspace_folder(["support:tune", "recipes/other:tune"]) == Path()
-    assert find_workspace_folder(["nothing:tune"]) == Path()
+        assert Workspace.open_current().find_meant([word, "smollm2-135m-instruct"]).folder == other
+    assert Workspace.open_current().find_meant(["support:tune", "recipes/other:tune"]).folder == Path()
+    assert Workspace.open_current().find_meant(["nothing:tune"]).folder == Path()
 
 
 def test_a_folder_that_is_served_from_is_meant_when_a_recipe_comes_to_stand_beside_it() -> None:
     first = recipe("support")
     served(first)
     recipe("better")
-    assert find_workspace_folder() == first
-    assert find_workspace_folder(["support:tune", "better:tune"]) == first
+    assert Workspace.open_current().find_meant().folder == first
+    assert Workspace.open_current().find_meant(["support:tune", "better:tune"]).folder == first
     served(Path())
-    assert find_workspace_folder() == Path()
+    assert Workspace.open_current().find_meant().folder == Path()
 
 
 def test_a_key_that_was_made_is_found_when_a_recipe_comes_to_stand_beside_it() -> None:
     first = recipe("support")
-    create_api_key("bot", ["infer"], None)
+    create_api_key(Workspace.open_current(), "bot", ["infer"], None)
     recipe("better")
-    assert find_workspace_folder() == first
-    assert [key["name"] for key in list_api_keys()] == ["bot"]
+    assert Workspace.open_current().find_meant().folder == first
+    assert [key["name"] for key in list_api_keys(Workspace.open_current())] == ["bot"]
 
 
 def test_where_two_are_served_from_a_person_is_asked_which() -> None:
     for name in ("better", "support"):
         served(recipe(name))
     with pytest.raises(RecipeError) as error:
-        find_workspace_folder()
+        Workspace.open_current().find_meant()
     assert "models are served from 2 folders here: better, support" in str(error.value)
-    assert find_workspace_folder(["better:tune"]) == Path("better")
+    assert Workspace.open_current().find_meant(["better:tune"]).folder == Path("better")
 
 
 def test_a_name_stays_in_the_ledger_that_knows_it() -> None:
     first, second = recipe("support"), recipe("better")
-    with ledger_of(first) as ledger:
+    with Workspace.open(first).open_ledger() as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
-    assert find_alias_folder("support@prod", ["better:tune"]) == first
-    assert find_alias_folder("better@prod", ["better:tune"]) == second
+    assert Workspace.open_current().find_alias("support@prod", ["better:tune"]).folder == first
+    assert Workspace.open_current().find_alias("better@prod", ["better:tune"]).folder == second
 
 
 def test_no_store_loses_what_a_name_means_in_the_folder_above(house: Path) -> None:
     first = recipe("support")
-    store_here(["support:tune"])
-    with ledger_of(house) as ledger:
+    Workspace.open_current().find_meant(["support:tune"]).open_store()
+    with Workspace.open(house).open_ledger() as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
-    assert released_digests() == {DIGEST}
+    assert released_digests(Workspace.open_current()) == {DIGEST}
     os.chdir(first)
-    assert released_digests() == {DIGEST}
+    assert released_digests(Workspace.open_current()) == {DIGEST}
 
 
 def test_an_artifact_is_found_in_any_store_nearby(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +112,7 @@ def test_an_artifact_is_found_in_any_store_nearby(monkeypatch: pytest.MonkeyPatc
         return beginning
 
     monkeypatch.setattr(Store, "find", find)
-    assert find_digest(DIGEST) == DIGEST  # type: ignore[comparison-overlap]  # a store that answers with the digest
+    assert Workspace.open_current().find_digest(DIGEST) == DIGEST  # type: ignore[comparison-overlap]  # a store that answers with the digest
     assert [Path(place).parent.name for place in found] == ["better", "support"]
 
 

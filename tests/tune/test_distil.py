@@ -19,6 +19,7 @@ from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
 from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.objective import Teacher, TrainingExample
@@ -180,15 +181,17 @@ def test_a_teacher_is_named_when_one_is_needed_and_only_then() -> None:
 
 
 def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
-    recipe = Recipe.of(read_yaml(small_recipe(tmp_path)), tmp_path)
+    recipe = Recipe.of(read_yaml(small_recipe(tmp_path)), Workspace.open(tmp_path))
     assert recipe.references(recipe.steps["tune"]) == {"data": "data", "model": "model"}
     text = RECIPE.replace(
         "  report:\n", "  student: {kind: tune, data: data, teacher: tune, objective: distil}\n  report:\n"
     )
-    recipe = Recipe.of(read_yaml(small_recipe(tmp_path, text)), tmp_path)
+    recipe = Recipe.of(read_yaml(small_recipe(tmp_path, text)), Workspace.open(tmp_path))
     assert recipe.references(recipe.steps["student"]) == {"data": "data", "model": "model", "teacher": "tune"}
     with pytest.raises(RecipeError, match="expected a step that makes a model; 'data' makes a dataset"):
-        Recipe.of(read_yaml(small_recipe(tmp_path, text.replace("teacher: tune", "teacher: data"))), tmp_path)
+        Recipe.of(
+            read_yaml(small_recipe(tmp_path, text.replace("teacher: tune", "teacher: data"))), Workspace.open(tmp_path)
+        )
 
 
 @pytest.mark.parametrize("logits", ["stored", "live"])

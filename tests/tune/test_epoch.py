@@ -25,6 +25,7 @@ from luthier.tune.steps.epoch import Epoch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from tests.targets import target
 from tuning import Bench, bench, finish, interrupted
 from workshop import RECIPE, own_cache, small_recipe
 
@@ -148,7 +149,7 @@ def test_a_recipe_evaluates_an_epoch_and_reports_it(tmp_path: Path, monkeypatch:
     assert early.read_json("training.json")["rows_seen"] == 64
     assert set(made["report"].artifact.read_json("metrics.json")["models"]) >= {"tuned", "against", "base"}
     assert run_command(["report", "--to", "out.html"]) == 0
-    assert find_model(None)[0] == "tickets:tune", "what the recipe tunes is not what it was on the way"
+    assert find_model(target())[0] == "tickets:tune", "what the recipe tunes is not what it was on the way"
 
 
 def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

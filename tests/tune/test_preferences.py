@@ -351,7 +351,6 @@ def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Pa
 
 def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) -> None:
     """As it did when it learnt: the reward `model` gives what training and evaluation give."""
-    from luthier.core.scorer import ScorerContext
     from luthier.tune.reward import RewardCompletion
     from luthier.tune.reward import RewardContext as Judging
     from luthier.tune.rewards.model import ByModel
@@ -366,10 +365,8 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows[:1]]
     wanted = compute_model_rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = RewardModel(made, "float32")
-    desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=Path)
-    found = ByModel().score(
-        [RewardCompletion(one, one.messages[-1].content, 1) for one in rows], Judging(scorer_context=desk, model=judge)
-    )
+    context = Judging(base=tmp_path, kept=tmp_path, models=Path, model=judge)
+    found = ByModel().score([RewardCompletion(one, one.messages[-1].content, 1) for one in rows], context)
     assert found == pytest.approx(wanted, abs=1e-5)
 
 

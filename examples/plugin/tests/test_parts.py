@@ -9,7 +9,6 @@ from luthier_contoso import Polite, SignedOff, TicketNumber
 
 from luthier.chat.messages import Example, ExampleOrigin, Message
 from luthier.core.component import components_by_kind
-from luthier.core.scorer import ScorerContext
 from luthier.data.operator import Operator
 from luthier.data.row import Row
 from luthier.metrics.metric import Metric
@@ -35,7 +34,7 @@ def test_ticket_numbers_are_counted_and_may_be_required() -> None:
 
 
 def test_a_reward_is_the_share_of_phrases(tmp_path: Path) -> None:
-    bench = RewardContext(scorer_context=ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=Path))
+    bench = RewardContext(base=tmp_path, kept=tmp_path, models=Path)
     answers = ["Thank you. Please wait.", "Please wait.", "Wait."]
     attempts = [RewardCompletion(_example("Where is it?"), text, tokens=4) for text in answers]
     assert Polite().score(attempts, bench) == [1.0, 0.5, 0.0]

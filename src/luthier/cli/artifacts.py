@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, format_bytes, guard_output_errors, print_json, print_line, print_table
+from luthier.cli.workspace import current_workspace
 from luthier.core.events import format_counted_noun
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def show(
     from luthier.commands.show import describe_dropped_rows, describe_target
     from luthier.recipe.locate import CommandTarget
 
-    target = CommandTarget.read(what, overrides)
+    target = CommandTarget.read(current_workspace(), what, overrides)
     if rendered is not None or ids:
         _show_rendered(target, rendered, ids=ids, as_json=as_json)
         return
@@ -107,7 +108,7 @@ def runs(
     """List the runs of recipes with their overrides; a run's id stands for its recipe in every command."""
     from luthier.recipe.locate import list_runs, run_to_facts
 
-    found = list_runs(recipe, limit=limit)
+    found = list_runs(current_workspace(), recipe, limit=limit)
     if as_json:
         print_json({"runs": [run_to_facts(run) for run in found]})
         return
@@ -132,7 +133,9 @@ def lineage(
     from luthier.commands.lineage import trace_example
     from luthier.recipe.locate import CommandTarget
 
-    lineage = trace_example(example, CommandTarget.read(recipe, overrides, f"lineage {example} --recipe {{}}"))
+    lineage = trace_example(
+        example, CommandTarget.read(current_workspace(), recipe, overrides, f"lineage {example} --recipe {{}}")
+    )
     if as_json:
         print_json(lineage.facts)
         return
@@ -157,7 +160,9 @@ def compare(
     from luthier.recipe.compare import compare_targets
     from luthier.recipe.locate import CommandTarget
 
-    found = compare_targets(CommandTarget.read_all([first, second, *(more or ())], "compare"), metric or ())
+    found = compare_targets(
+        CommandTarget.read_all(current_workspace(), [first, second, *(more or ())], "compare"), metric or ()
+    )
     if as_json:
         print_json(found.facts)
         return
@@ -181,7 +186,7 @@ def chat(
     from luthier.commands.chat import open_chat
     from luthier.recipe.locate import CommandTarget
 
-    target = CommandTarget.read(model, overrides, "chat {}")
+    target = CommandTarget.read(current_workspace(), model, overrides, "chat {}")
     session = open_chat(target, system=system, max_tokens=max_tokens, temperature=temperature)
     for warning in session.warnings:
         sys.stderr.write(f"warning: {warning}\n")
@@ -231,8 +236,9 @@ def rate(
     """Rate models' answers blind, one at a time or through files. The recipe's step `human_ratings` takes them
     up."""
     from luthier.commands.rate import open_rating_session, run_rating_session
+    from luthier.recipe.locate import CommandTarget
 
-    sitting = open_rating_session(what)
+    sitting = open_rating_session(CommandTarget(current_workspace(), what))
     if read is not None:
         sys.stderr.write(f"{format_counted_noun(sitting.take(read), 'judgment')} taken from {read}\n")
     if sheet is not None:
@@ -298,7 +304,7 @@ def export(
     from luthier.recipe.locate import CommandTarget
 
     options = ["--to", str(to), *(["--format", form] if form else [])]
-    target = CommandTarget.read(what, overrides, f"export {{}} {shlex.join(options)}")
+    target = CommandTarget.read(current_workspace(), what, overrides, f"export {{}} {shlex.join(options)}")
     done = export_artifact(target, to, form, quant=quant, dequantize=dequantize, with_base=base)
     if as_json:
         print_json({"to": str(to), "files": done.files, "notes": done.notes})
@@ -313,7 +319,7 @@ def store_list(as_json: Json = False) -> None:
     """List the artifacts of the store here."""
     from luthier.commands.retention import list_artifacts
 
-    rows = list_artifacts()
+    rows = list_artifacts(current_workspace())
     if as_json:
         print_json({"artifacts": rows})
         return
@@ -328,7 +334,7 @@ def store_verify(as_json: Json = False) -> int:
     """Verify the checksum of every file of every artifact."""
     from luthier.commands.retention import verify_stores
 
-    faults, checked = verify_stores()
+    faults, checked = verify_stores(current_workspace())
     if as_json:
         print_json({"faults": faults, "artifacts": checked})
     else:
@@ -346,7 +352,7 @@ def store_gc(
     """Remove artifacts that no recipe in this folder needs any more."""
     from luthier.commands.retention import collect_garbage
 
-    removed, freed = collect_garbage(dry_run=dry_run)
+    removed, freed = collect_garbage(current_workspace(), dry_run=dry_run)
     if as_json:
         print_json({"removed": removed, "bytes": freed})
         return

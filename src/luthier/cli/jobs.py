@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli.output import Json, print_json, print_line, print_table
+from luthier.cli.workspace import current_workspace
 
 jobs_app = typer.Typer(
     help="Fine-tuning jobs that clients sent to `serve`: list, show, cancel.",
@@ -28,7 +29,7 @@ def jobs_list(
     """List the latest jobs of all keys."""
     from luthier.commands.jobs.command import list_latest_jobs
 
-    rows = list_latest_jobs(count)
+    rows = list_latest_jobs(current_workspace(), count)
     if as_json:
         print_json(rows)
         return
@@ -41,7 +42,7 @@ def jobs_show(job: Id, as_json: Json = False) -> None:
     """Show one job: its request, its recipe and its events."""
     from luthier.commands.jobs.command import describe_job, format_job_lines
 
-    found = describe_job(job)
+    found = describe_job(current_workspace(), job)
     if as_json:
         print_json(found)
         return
@@ -54,5 +55,5 @@ def jobs_cancel(job: Id, as_json: Json = False) -> None:
     """Cancel a job and end its process."""
     from luthier.commands.jobs.command import cancel_job
 
-    found = cancel_job(job)
+    found = cancel_job(current_workspace(), job)
     print_json(found) if as_json else print_line(f"{job} is cancelled")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli.output import Json, print_json, print_line, print_table
+from luthier.cli.workspace import current_workspace
 from luthier.core.events import format_counted_noun
 
 models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_help=True, rich_markup_mode=None)
@@ -55,7 +56,9 @@ def predict(
 
     if to is not None:
         check_prediction_format(to)
-    name, artifact = find_model(CommandTarget.read(model, overrides, f"predict {{}} {shlex.quote(str(file))}"))
+    name, artifact = find_model(
+        CommandTarget.read(current_workspace(), model, overrides, f"predict {{}} {shlex.quote(str(file))}")
+    )
     with choose(sys.stderr) as listener:
         found = predict_file(
             artifact,
@@ -91,7 +94,9 @@ def score(
     """Compute metrics on a file of predictions, each with its interval."""
     from luthier.commands.score import score_file
 
-    found = score_file(file, metric or (), scorer or (), say=lambda text: typer.echo(text, err=True))
+    found = score_file(
+        current_workspace(), file, metric or (), scorer or (), say=lambda text: typer.echo(text, err=True)
+    )
     if as_json:
         print_json(found)
         return
@@ -114,7 +119,7 @@ def models_list(as_json: Json = False) -> None:
     """List the models of the catalogue, and which are downloaded."""
     from luthier.recipe.models import list_models
 
-    rows = list_models()
+    rows = list_models(current_workspace())
     if as_json:
         print_json({"models": rows})
         return
@@ -134,7 +139,7 @@ def models_get(
     from luthier.recipe.models import get_model
 
     with choose(sys.stderr, json=False) as listener:
-        folder = get_model(name, RunEvents(listener))
+        folder = get_model(current_workspace(), name, RunEvents(listener))
     if as_json:
         print_json({"model": name, "path": str(folder)})
         return
@@ -150,9 +155,10 @@ def models_describe(
     as_json: Json = False,
 ) -> None:
     """Architecture, parameters, memory for each technique, licence, chat template."""
+    from luthier.recipe.locate import CommandTarget
     from luthier.recipe.models import describe_model
 
-    facts = describe_model(model)
+    facts = describe_model(CommandTarget(current_workspace(), model))
     if as_json:
         print_json(facts)
         return
@@ -232,7 +238,7 @@ def doctor(as_json: Json = False) -> int:
     """Check what this machine supports, what is missing, and how to install it."""
     from luthier.commands.doctor import run_health_checks
 
-    findings = run_health_checks()
+    findings = run_health_checks(current_workspace())
     if as_json:
         print_json({"findings": [finding.as_json() for finding in findings]})
     else:

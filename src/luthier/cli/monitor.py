@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, print_json, print_line, print_table
+from luthier.cli.workspace import current_workspace
 from luthier.core.events import format_counted_noun
 
 monitor_app = typer.Typer(
@@ -52,7 +53,13 @@ def replay(
     from luthier.commands.monitor import replay as replayed
     from luthier.commands.traces import parse_moment
 
-    found = replayed(open_monitor(recipe), log, parse_moment(since, "--since"), parse_moment(until, "--until"), _mutter)
+    found = replayed(
+        open_monitor(current_workspace(), recipe),
+        log,
+        parse_moment(since, "--since"),
+        parse_moment(until, "--until"),
+        _mutter,
+    )
     if as_json:
         print_json(found.as_json())
         return
@@ -77,7 +84,7 @@ def run(
     from luthier.commands.monitor import open_monitor, watch_traffic
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    opened = open_monitor(recipe)
+    opened = open_monitor(current_workspace(), recipe)
     often = "once" if once else f"every {opened.plan.every_s:g} s"
     _mutter(f"watching {traffic or opened.traffic}: {format_counted_noun(len(opened.plan.rules), 'alert')}, {often}")
     for look in watch_traffic(opened, traffic, say=_mutter, port=port, once=once):
@@ -96,7 +103,7 @@ def show(
     """Show the current value of every signal and the state of every alert."""
     from luthier.commands.monitor import describe_monitor_state, open_monitor
 
-    found = describe_monitor_state(open_monitor(recipe), log, _mutter)
+    found = describe_monitor_state(open_monitor(current_workspace(), recipe), log, _mutter)
     if as_json:
         print_json(found)
         return
@@ -131,7 +138,7 @@ def try_channels(
     from luthier.commands.monitor import open_monitor, send_test_message
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    found = list(send_test_message(open_monitor(recipe), channel))
+    found = list(send_test_message(open_monitor(current_workspace(), recipe), channel))
     if as_json:
         print_json({"channels": [{"channel": kind, "came": came} for kind, came in found]})
     else:
@@ -149,7 +156,7 @@ def export(
     """Write the same alerts as Prometheus rules, and a Grafana dashboard."""
     from luthier.commands.monitor import open_monitor, write_prometheus_files
 
-    written = write_prometheus_files(open_monitor(recipe), to)
+    written = write_prometheus_files(open_monitor(current_workspace(), recipe), to)
     if as_json:
         print_json({what: [str(path) for path in written]})
         return
@@ -175,7 +182,7 @@ def retrain(
     from luthier.core.render import choose
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    circle = build_retrain_loop(recipe, alias, on or ())
+    circle = build_retrain_loop(current_workspace(), recipe, alias, on or ())
     with choose(sys.stderr, json=False) as listener:
         for line in run_retrain_loop(circle, traffic, say=_mutter, listener=listener, once=once):
             print_line(line)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, format_bytes, format_count, format_seconds, print_json, print_line, print_table
+from luthier.cli.workspace import current_workspace
 
 if TYPE_CHECKING:
     from luthier.recipe.planner import RecipePlan
+    from luthier.recipe.schema import Recipe
 
 RecipePath = Annotated[
     Path | None, typer.Argument(metavar="RECIPE", help="A recipe file or its folder; else the one here.")
@@ -35,15 +37,16 @@ def add_to(app: typer.Typer) -> None:
     app.command()(migrate)
 
 
-def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, list[str]]:
-    """The recipe and its overrides; `luthier run steps.tune.max_train_samples=5` names no recipe."""
-    from luthier.recipe.workspace import find_recipe
+def _load(recipe: Path | None, overrides: list[str] | None) -> Recipe:
+    """The recipe with its overrides; `luthier run steps.tune.max_train_samples=5` names no recipe."""
+    from luthier.recipe.schema import Recipe
 
+    workspace = current_workspace()
     assignments = list(overrides or [])
     if recipe is not None and "=" in str(recipe) and not recipe.exists():
         assignments.insert(0, str(recipe))
         recipe = None
-    return find_recipe(recipe), assignments
+    return Recipe.load(workspace.find_recipe(recipe), assignments, workspace)
 
 
 def new(  # noqa: PLR0913, PLR0917  # the options of a command
@@ -99,10 +102,11 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
     source = require_single_source(sources or ())
     if base_recipe is not None:
         written = write_followup_recipe(
-            name, source, base_recipe, where=where, others=(template, model, table, prompt, answer)
+            current_workspace(), name, source, base_recipe, where=where, others=(template, model, table, prompt, answer)
         )
     else:
         written = write_recipe(
+            current_workspace(),
             name,
             source,
             template=template,
@@ -130,9 +134,7 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
 
 def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show which steps are cached, which will run, and the predicted time, memory and tokens."""
-    from luthier.recipe.schema import Recipe
-
-    what = Recipe.load(*_arguments(recipe, overrides)).plan()
+    what = _load(recipe, overrides).plan()
     if as_json:
         print_json(what.as_json())
         return
@@ -167,16 +169,20 @@ def run(
         list[str] | None,
         typer.Option(metavar="STEP", help="Make no more than this step and what it reads; may be repeated."),
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(metavar="EXECUTOR", help="Where steps are made: local (this process), or process (one each)."),
+    ] = "local",
     as_json: Json = False,
 ) -> int:
     """Run the steps that are not cached, then write the report."""
     from luthier.core.render import choose
+    from luthier.recipe.executor import parse_executor
     from luthier.recipe.runner import run_and_record
-    from luthier.recipe.schema import Recipe
 
-    loaded = Recipe.load(*_arguments(recipe, overrides))
+    loaded, executor = _load(recipe, overrides), parse_executor(on)
     with choose(sys.stderr, json=False) as listener:
-        outcome = run_and_record(loaded, listener, only or ())
+        outcome = run_and_record(loaded, listener, only or (), executor)
     if as_json:
         print_json(outcome.result.as_json())
         return outcome.result.exit_code
@@ -208,13 +214,15 @@ def report(
     from luthier.recipe.locate import CommandTarget, find_plan
     from luthier.recipe.report import describe_missing_steps, facts_as_json, report_text, write_report
 
-    what = find_plan(CommandTarget.read(recipe, overrides, "report {}"))
+    workspace = current_workspace()
+    what = find_plan(CommandTarget.read(workspace, recipe, overrides, "report {}"))
+    others = [CommandTarget(workspace, word) for word in compare or ()]
     if as_json:
-        print_json(facts_as_json(what, compare or ()))
+        print_json(facts_as_json(what, others))
     elif to is None and form not in (None, "html"):
-        print_line(report_text(what, form, compare or ()).rstrip("\n"))
+        print_line(report_text(what, form, others).rstrip("\n"))
     else:
-        print_line(str(write_report(what, to, form, compare or ())))
+        print_line(str(write_report(what, to, form, others)))
         if lacks := describe_missing_steps(what):
             sys.stderr.write(f"{lacks}\n")
 

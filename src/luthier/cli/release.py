@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from luthier.cli.output import Json, print_json, print_line
+from luthier.cli.workspace import current_workspace
 
 if TYPE_CHECKING:
     from luthier.traces.releases import Release
@@ -54,7 +55,7 @@ def release_put(
     from luthier.commands import release
     from luthier.recipe.locate import CommandTarget
 
-    target = CommandTarget.read(model, overrides, f"release {alias} {{}}")
+    target = CommandTarget.read(current_workspace(), model, overrides, f"release {alias} {{}}")
     _say(release.release_recipe_model(alias, target, canary, shadow=shadow), as_json=as_json)
 
 
@@ -63,7 +64,7 @@ def release_list(as_json: Json = False) -> None:
     """List the released names and their models."""
     from luthier.commands import release
 
-    found = release.list_aliases()
+    found = release.list_aliases(current_workspace())
     if as_json:
         print_json([release.release_to_json(one) for one in found])
         return
@@ -78,7 +79,7 @@ def release_history(alias: Alias, as_json: Json = False) -> None:
     """List all changes of a name, the latest first."""
     from luthier.commands import release
 
-    found = release.history(alias)
+    found = release.history(current_workspace(), alias)
     if as_json:
         print_json([release.release_to_json(one) for one in found])
         return
@@ -91,7 +92,7 @@ def release_compare(alias: Alias, as_json: Json = False) -> None:
     """Compare the canary or shadow of a name with its stable model, by feedback, errors and latency."""
     from luthier.commands import release
 
-    found = release.compare_candidate(alias)
+    found = release.compare_candidate(current_workspace(), alias)
     if as_json:
         print_json(found)
         return
@@ -104,7 +105,7 @@ def release_promote(alias: Alias, as_json: Json = False) -> None:
     """Promote the canary or shadow of a name to stable."""
     from luthier.commands import release
 
-    _say(release.promote(alias), as_json=as_json)
+    _say(release.promote(current_workspace(), alias), as_json=as_json)
 
 
 @release_app.command("rollback")
@@ -112,7 +113,7 @@ def release_roll_back(alias: Alias, as_json: Json = False) -> None:
     """Stop the canary or shadow of a name, or return to the model before."""
     from luthier.commands import release
 
-    _say(release.roll_back(alias), as_json=as_json)
+    _say(release.roll_back(current_workspace(), alias), as_json=as_json)
 
 
 def _say(found: Release, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from luthier.cli.output import Json, print_json, print_line, print_table
+from luthier.cli.workspace import current_workspace
 
 if TYPE_CHECKING:
     from luthier.serve.server import ListeningServer
@@ -83,6 +84,7 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
 
     server_config = ServerSettings(host=host, port=port, grace_s=grace)
     return serve_models(
+        current_workspace(),
         models or (),
         server_config,
         engine=engine,
@@ -113,18 +115,18 @@ def keys_add(
     as_json: Json = False,
 ) -> None:
     """Create an API key and print it once."""
-    from luthier.recipe.workspace import create_api_key
+    from luthier.commands.keys import create_api_key
 
-    key = create_api_key(name, scope or ["infer"], requests_per_minute)
+    key = create_api_key(current_workspace(), name, scope or ["infer"], requests_per_minute)
     print_json({"name": name, "key": key}) if as_json else print_line(key)
 
 
 @keys_app.command("list")
 def keys_list(as_json: Json = False) -> None:
     """List API keys, including revoked ones."""
-    from luthier.recipe.workspace import list_api_keys
+    from luthier.commands.keys import list_api_keys
 
-    rows = list_api_keys()
+    rows = list_api_keys(current_workspace())
     if as_json:
         print_json({"keys": rows})
         return
@@ -140,7 +142,7 @@ def _shown(row: dict[str, object]) -> tuple[object, ...]:
 @keys_app.command("revoke")
 def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")], as_json: Json = False) -> None:
     """Revoke an API key; a running server refuses it within two seconds."""
-    from luthier.recipe.workspace import revoke_api_key
+    from luthier.commands.keys import revoke_api_key
 
-    revoke_api_key(name)
+    revoke_api_key(current_workspace(), name)
     print_json({"revoked": name}) if as_json else print_line(f"{name} opens nothing any more")

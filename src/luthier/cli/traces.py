@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, format_count, format_seconds, print_json, print_line
+from luthier.cli.workspace import current_workspace
 
 traces_app = typer.Typer(
     help="Requests to served models: list, show, import, export.", no_args_is_help=True, rich_markup_mode=None
@@ -43,7 +44,7 @@ def traces_list(
     """List the latest requests, the latest last."""
     from luthier.commands import traces
 
-    found = traces.list_traces(location, where, since, until, most)
+    found = traces.list_traces(current_workspace(), location, where, since, until, most)
     if as_json:
         print_json([traces.trace_to_json(entry) for entry in found])
         return
@@ -64,7 +65,7 @@ def traces_show(
     """Show one request: messages, response, latency and feedback."""
     from luthier.commands import traces
 
-    entry = traces.get_trace_by_id(location, id)
+    entry = traces.get_trace_by_id(current_workspace(), location, id)
     if as_json:
         print_json(traces.trace_to_json(entry))
         return
@@ -82,7 +83,7 @@ def traces_import(
     """Import a log of another tool; importing it again adds nothing."""
     from luthier.commands import traces
 
-    taken = traces.import_trace_log(location, file, model)
+    taken = traces.import_trace_log(current_workspace(), location, file, model)
     if as_json:
         print_json({"records": taken})
         return
@@ -105,7 +106,7 @@ def traces_export(
     """Export requests as JSON lines or OpenTelemetry spans, or send them to a collector."""
     from luthier.commands import traces
 
-    given = traces.export_traces(location, to, form, (where, since, until))
+    given = traces.export_traces(current_workspace(), location, to, form, (where, since, until))
     if as_json:
         print_json({"traces": given})
         return
@@ -141,7 +142,9 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
         user=by,
         new_class=new_class,
     )
-    record = traces.record_feedback(location, given.feedback(datetime.now(UTC)), new_class=new_class)
+    record = traces.record_feedback(
+        current_workspace(), location, given.feedback(datetime.now(UTC)), new_class=new_class
+    )
     if as_json:
         print_json(record.model_dump(mode="json", exclude_unset=True))
         return

@@ -11,8 +11,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.models.lm.base import GenerateRequest, LanguageModel
-from luthier.recipe.models import chooses_classes, find_model
-from luthier.recipe.workspace import get_training_system_message
+from luthier.recipe.models import chooses_classes, find_model, get_training_system_message
 
 if TYPE_CHECKING:
     from luthier.models.text_classifier import TextClassifier
@@ -96,13 +95,11 @@ class ChatSession:
             self.turns.append(Message(role="assistant", content=answer))
 
 
-def open_chat(
-    word: CommandTarget | str | None, *, system: str | None, max_tokens: int, temperature: float
-) -> ChatSession:
+def open_chat(target: CommandTarget, *, system: str | None, max_tokens: int, temperature: float) -> ChatSession:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
     from luthier.models.load import get_output_classes, is_plain_classifier
 
-    name, artifact = find_model(word)
+    name, artifact = find_model(target)
     if is_plain_classifier(artifact):
         notes = [f"{name}: end with Ctrl-D", "each line is answered by itself, with the likeliest classes"]
         return ChatSession(name=name, speaker=ClassifierChatModel.open(artifact), notes=notes, alone=True)

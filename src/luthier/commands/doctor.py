@@ -16,7 +16,7 @@ from typing import Any, Literal
 from luthier.core.files import cache_folder
 from luthier.models.cost import has_gpu
 from luthier.models.kernels.compile import find_c_compiler
-from luthier.recipe.planner import locate_store
+from luthier.recipe.workspace import Workspace
 
 State = Literal["good", "note", "missing"]
 _NEEDED = (
@@ -47,9 +47,9 @@ class HealthCheck:
         return {"state": self.state, "what": self.what, "came": self.came, "hint": self.hint}
 
 
-def run_health_checks() -> list[HealthCheck]:
+def run_health_checks(workspace: Workspace) -> list[HealthCheck]:
     """Look at Python, processor, memory, disk, libraries, package index and GPU, without loading torch."""
-    return [*_machine(), *_disks(), *_libraries(), *_doors()]
+    return [*_machine(), *_disks(workspace), *_libraries(), *_doors()]
 
 
 def _machine() -> Iterator[HealthCheck]:
@@ -91,8 +91,8 @@ def processor_flags() -> set[str]:
     return set(next(lines, "").split())
 
 
-def _disks() -> Iterator[HealthCheck]:
-    for what, path in (("store", locate_store(Path())), ("cache", str(cache_folder()))):
+def _disks(workspace: Workspace) -> Iterator[HealthCheck]:
+    for what, path in (("store", workspace.store_location), ("cache", str(cache_folder()))):
         if "://" in path:
             yield HealthCheck("good", what, path)
             continue

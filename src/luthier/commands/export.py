@@ -16,8 +16,7 @@ from luthier.core.files import STORE_ELSEWHERE, write_atomically
 from luthier.models.load import is_plain_classifier
 from luthier.recipe.errors import add_indefinite_article
 from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact
-from luthier.recipe.models import is_base_model, open_base_model
-from luthier.recipe.workspace import get_training_system_message
+from luthier.recipe.models import get_training_system_message, is_base_model, open_base_model
 
 if TYPE_CHECKING:
     from luthier.models.export.model_card import ModelMeasures
@@ -45,7 +44,7 @@ def _elsewhere() -> Iterator[None]:
 
 @_elsewhere()
 def export_artifact(
-    named: CommandTarget | str,
+    target: CommandTarget,
     to: Path,
     form: str | None,
     *,
@@ -60,7 +59,6 @@ def export_artifact(
     if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
         where = SourceLocation(field="--format")
         raise UnknownName(f"there is no format {form!r}", where=where, hint=did_you_mean(form, known))
-    target = CommandTarget.of(named)
     word, found = str(target), _find(target)
     makes = found.artifact.manifest.makes
     able, thing = _forms(makes), add_indefinite_article(makes)
@@ -79,6 +77,7 @@ def export_artifact(
         flag = "--base" if with_base else "--no-base"
         what, hint = "is for adapters: every other form holds the whole model", "leave it out"
         raise InputError(what, where=SourceLocation(field=flag), hint=hint)
+    to = target.workspace.resolve(to)
     notes: list[str] = []
     if makes == "dataset":
         from luthier.data.delivery.export import export_dataset as export_data
@@ -116,9 +115,9 @@ def _find(target: CommandTarget) -> ArtifactRef:
     try:
         return find_artifact(target)
     except UnknownName:
-        if not is_base_model(target.word or ""):
+        if not is_base_model(target.workspace, target.word or ""):
             raise
-        return ArtifactRef(open_base_model(target.plain()))
+        return ArtifactRef(open_base_model(target.workspace, target.plain()))
 
 
 @contextmanager

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from luthier.artifacts.findings import format_file_location, read_flagged_rows
 from luthier.core.artifact import Artifact
-from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
-from luthier.core.store import Store
 from luthier.data.history.lineage import children, explain_example
 from luthier.eval.predictions import find_example_answers
 from luthier.pii.keeper import TAG
 from luthier.recipe.locate import CommandTarget, find_plan
 from luthier.recipe.planner import RecipePlan
-from luthier.recipe.workspace import recipes_here
+from luthier.recipe.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +134,15 @@ def _dropped(drop: dict[str, Any]) -> str:
     return f"dropped by {drop['operator']}: {drop['reason']}{twin}{alike}"
 
 
-def trace_example(example: str, named: CommandTarget | Path | None) -> ExampleLineage:
+def trace_example(example: str, target: CommandTarget) -> ExampleLineage:
     """Find an example by its id (or the beginning of it) in the data sets of a recipe with its overrides, or of a
     run."""
-    target = CommandTarget.of(named)
-    what, found = _holding(example) if target.word is None and not target.overrides else _in_recipe(example, target)
+    is_named = target.word is not None or target.overrides
+    what, found = _in_recipe(example, target) if is_named else _holding(example, target.workspace)
     made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
-    trained_models = [row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.store)]
+    trained_models = [
+        row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.recipe.workspace)
+    ]
     answered = [
         {"step": name, **answer.as_json()}
         for name, artifact in made
@@ -164,15 +163,15 @@ def _in_recipe(example: str, target: CommandTarget) -> tuple[RecipePlan, dict[st
     return what, _story(example, what)
 
 
-def _holding(example: str) -> tuple[RecipePlan, dict[str, Any]]:
+def _holding(example: str, workspace: Workspace) -> tuple[RecipePlan, dict[str, Any]]:
     """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
-    nearby = recipes_here()
-    if Path("recipe.yaml").is_file() or len(nearby) < 2:
-        return _in_recipe(example, CommandTarget(command=f"lineage {example} --recipe {{}}"))
+    nearby = workspace.list_recipes()
+    if workspace.resolve("recipe.yaml").is_file() or len(nearby) < 2:
+        return _in_recipe(example, CommandTarget(workspace, command=f"lineage {example} --recipe {{}}"))
     found, errors = {}, {}
     for file in nearby:
         try:
-            found[file] = _in_recipe(example, CommandTarget(str(file)))
+            found[file] = _in_recipe(example, CommandTarget(workspace, str(file)))
         except LuthierError as error:
             errors[file] = error
     if len(found) == 1:
@@ -225,14 +224,14 @@ def _story(example: str, what: RecipePlan) -> dict[str, Any]:
     raise UnknownName("no step of this recipe makes a data set", where=where, hint="name another recipe")
 
 
-def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterator[dict[str, Any]]:
+def _learnt(name: str, artifact: Artifact, example: str, workspace: Workspace) -> Iterator[dict[str, Any]]:
     """What a tuned model's `training_examples.parquet` says of the example."""
     import polars as pl
 
     if not any(entry.path == "training_examples.parquet" for entry in artifact.manifest.files):
         return
     rows = pl.read_parquet(artifact.path("training_examples.parquet")).filter(pl.col("id") == example)
-    with Ledger(ledger_url(store.root)) as ledger:
+    with workspace.open_ledger() as ledger:
         runs = [run.id for run in ledger.runs_that_used(artifact.digest)]
     for row in rows.iter_rows(named=True):
         counts = {"times": row.get("taught", row["seen"]), "seen": row["seen"], "nothing": row.get("nothing")}

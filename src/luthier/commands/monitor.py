@@ -10,16 +10,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.core.context import RunContext
 from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.events import StepEvents
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.channel import Channel, DeliveryError
 from luthier.monitor.plan import MonitorPlan, read_plan
-from luthier.monitor.signal import SignalContext
 from luthier.monitor.steps.monitor import Monitor
-from luthier.recipe.locate import find_artifact
-from luthier.recipe.planner import RecipePlan, build_recipe_plan, open_recipe_store
+from luthier.recipe.locate import CommandTarget, find_artifact
+from luthier.recipe.planner import RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import find_recipe
+from luthier.recipe.workspace import Workspace
 from luthier.traces.retention import traffic_folder
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ class MonitorConfig:
         """The monitor at its beginning."""
         from luthier.monitor.evaluator import AlertEvaluator
 
-        context = SignalContext(base=self.base, kept=self.kept, say=say, seed=self.plan.seed)
+        context = RunContext(base=self.base, kept=self.kept, events=StepEvents.saying(say), seed=self.plan.seed)
         return AlertEvaluator(self.plan, context)
 
 
-def open_monitor(word: str | None = None) -> MonitorConfig:
+def open_monitor(workspace: Workspace, word: str | None = None) -> MonitorConfig:
     """The monitor of a recipe: `RECIPE:STEP`, or the only step of its kind in the recipe that is named or here."""
-    found = find_artifact(word if word is not None and ":" in word else f"{_file(word)}:{_only_step(word)}")
+    found = find_artifact(CommandTarget(workspace, word if word and ":" in word else _only_monitor(workspace, word)))
     if found.artifact.manifest.makes != "monitor":
         what = f"expected a step of kind `monitor`, got one that makes a {found.artifact.manifest.makes}"
         raise RecipeError(what, where=SourceLocation(field=word), hint="add a step {kind: monitor, …} to the recipe")
@@ -77,19 +78,16 @@ def _opened(what: RecipePlan, name: str) -> MonitorConfig:
         channels=step.channels,
         history_s=step.lookback,
         base=what.recipe.base,
-        kept=open_recipe_store(what.recipe.base).root / "monitor" / f"{what.recipe.name}.{name}",
+        kept=what.recipe.workspace.open_store().root / "monitor" / f"{what.recipe.name}.{name}",
     )
 
 
-def _file(word: str | None) -> Path:
-    return find_recipe(Path(word) if word else None)
-
-
-def _only_step(word: str | None) -> str:
-    file = _file(word)
+def _only_monitor(workspace: Workspace, word: str | None) -> str:
+    """The only step of its kind in a recipe, as `RECIPE:STEP`."""
+    file = workspace.find_recipe(word or None)
     steps = [name for name, step in Recipe.load(file).all_steps().items() if isinstance(step, Monitor)]
     if len(steps) == 1:
-        return steps[0]
+        return f"{file}:{steps[0]}"
     what = f"{len(steps)} steps of kind `monitor`: {', '.join(steps)}" if steps else "no step of kind `monitor`"
     hint = f"name one: {file}:{steps[0]}" if steps else "add one: monitor: {kind: monitor, alerts: […]}"
     raise RecipeError(what, where=SourceLocation(file=str(file)), hint=hint)
@@ -171,7 +169,7 @@ def send_test_message(opened: MonitorConfig, kind: str | None = None) -> Iterato
     for channel in opened.channels:
         if kind in (None, channel.kind):
             try:
-                channel.send(message, ChannelContext(opened.base))
+                channel.send(message, RunContext(base=opened.base))
             except DeliveryError as error:
                 yield channel.kind, f"not sent: {error}"
             else:
@@ -200,7 +198,7 @@ def open_alert_manager(opened: MonitorConfig, say: Say) -> AlertManager:
     from luthier.monitor.manager import AlertManager
 
     made = AlertManager(
-        opened.watcher(say), opened.channels, ChannelContext(opened.base), opened.kept / "state.json", say
+        opened.watcher(say), opened.channels, RunContext(base=opened.base), opened.kept / "state.json", say
     )
     made.recall()
     return made

@@ -21,7 +21,7 @@ from luthier.core.system.net import find_plain_secret, is_database
 from luthier.models.catalog import CATALOG
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.schema import HEADER, SCHEMA_FILE, Recipe, recipe_schema
-from luthier.recipe.workspace import find_recipe
+from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def require_single_source(sources: Sequence[str]) -> str | None:
 _ELSEWHERE = "name a folder elsewhere: `luthier new PATH/NAME`"
 
 
-def write_recipe(
+def write_recipe(  # noqa: PLR0913  # the options of a command
+    workspace: Workspace,
     name: str,
     source: Path | str | None,
     *,
@@ -96,16 +97,16 @@ def write_recipe(
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
         raise InputError("--from and --template were both given", where=SourceLocation(field="--template"), hint=hint)
-    traffic = _traffic(source)
-    served = _served(traffic) if traffic is not None and model is None else []
+    traffic = _traffic(workspace, source)
+    served = _served(workspace, traffic) if traffic is not None and model is None else []
     is_plain = table is None and prompt is None and answer is None
     if traffic is not None and is_plain and any(one.made for one in served):
         return _write_next(name, traffic, served, where)
-    folder = _folder(name)
+    folder = _folder(workspace, name)
     path = folder / "recipe.yaml"
-    base = _Base(model or MODEL, folder)
-    model = _from_there(model, folder)
-    source = _as_url(source)
+    base = _Base(workspace, model or MODEL, folder)
+    model = _from_there(workspace, model, folder)
+    source = _as_url(workspace, source)
     is_url = isinstance(source, str) and ("://" in source or is_env_var(source))
     if table is not None and not is_url:
         hint = "leave it out, or give the URL of a database: --from sqlite:///file.db"
@@ -116,17 +117,17 @@ def write_recipe(
     is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
-        made = _from_traces(traffic, where, folder, base, columns, served if model is None else None)
+        made = _from_traces(traffic, where, base, columns, served if model is None else None)
     elif source is None:
         made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
     elif is_url and (table is not None or is_database(str(source))):
-        made = _from_database(str(source), table, folder, base, columns)
+        made = _from_database(str(source), table, base, columns)
     elif is_tool:
-        made = _from_tool(Path(source), folder, model)
+        made = _from_tool(workspace.resolve(source), folder, model)
     else:
-        made = _from_file(str(source), folder, base, columns)
+        made = _from_file(str(source), base, columns)
     with _standing(folder):
-        Recipe.of(parse_yaml(made.recipe, str(path)), folder)
+        Recipe.of(parse_yaml(made.recipe, str(path)), workspace.with_folder(folder))
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
     write_atomically(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)
@@ -134,7 +135,13 @@ def write_recipe(
 
 
 def write_followup_recipe(
-    name: str, source: str | None, after: str, *, where: str | None = None, others: tuple[str | None, ...] = ()
+    workspace: Workspace,
+    name: str,
+    source: str | None,
+    after: str,
+    *,
+    where: str | None = None,
+    others: tuple[str | None, ...] = (),
 ) -> NewRecipe:
     """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released or served.
 
@@ -150,21 +157,24 @@ def write_followup_recipe(
         raise InputError(
             "--base-recipe goes on from a recipe by its traffic", where=SourceLocation(field="--base-recipe"), hint=hint
         )
-    file, step = _recipe_and_step(after)
-    every = served_models(resolve_traffic_folder(file)) if is_traffic(resolve_traffic_folder(file)) else []
+    file, step = _recipe_and_step(workspace, after)
+    traffic = resolve_traffic_folder(workspace, file.absolute())
+    every = served_models(workspace, traffic) if is_traffic(traffic) else []
     served = [one for one in every if one.made and _is_meant(one.made, file, step)]
     if served:
-        return _write_next(name, resolve_traffic_folder(file), served[:1], where)
-    released = find_released_recipe(find_only_alias(file), file)
+        return _write_next(name, traffic, served[:1], where)
+    released = find_released_recipe(find_only_alias(file, workspace), file, workspace)
     explanation = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
-    return _write_beside(name, released, require_traffic_folder(file), where, {"compare_with": explanation})
+    return _write_beside(
+        name, released, require_traffic_folder(workspace, file.absolute()), where, {"compare_with": explanation}
+    )
 
 
-def _recipe_and_step(word: str) -> tuple[Path, str | None]:
+def _recipe_and_step(workspace: Workspace, word: str) -> tuple[Path, str | None]:
     """What `--base-recipe` names."""
     file, colon, step = word.rpartition(":")
-    path, step_name = (Path(file), step) if colon and not Path(word).exists() else (Path(word), None)
-    path = find_recipe(path)
+    named, step_name = (file, step) if colon and not workspace.resolve(word).exists() else (word, None)
+    path = workspace.find_recipe(named)
     if not path.is_file():
         raise RecipeError("there is no such recipe", where=SourceLocation(file=str(path)), hint="check --base-recipe")
     return path, step_name
@@ -237,12 +247,12 @@ def _columns(prompt: str | None, answer: str | None, source: Path | str | None, 
     return _Columns(*(text and text.replace("\\n", "\n") for text in (prompt, answer)))
 
 
-def _as_url(source: Path | str | None) -> Path | str | None:
+def _as_url(workspace: Workspace, source: Path | str | None) -> Path | str | None:
     """A file that is a database of SQLite's, as the URL of it; anything else as it is."""
     if source is None or "://" in str(source):
         return source
     try:
-        with Path(source).open("rb") as file:
+        with workspace.resolve(source).open("rb") as file:
             return f"sqlite:///{Path(source).as_posix()}" if file.read(len(_SQLITE)) == _SQLITE else source
     except OSError:
         return source
@@ -262,8 +272,8 @@ def _standing(folder: Path) -> Iterator[None]:
         raise
 
 
-def _folder(name: str) -> Path:
-    folder = Path(name)
+def _folder(workspace: Workspace, name: str) -> Path:
+    folder = workspace.resolve(name)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", folder.name):
         hint = "use small letters, digits, - and _; it names the recipe and its folder"
         raise InputError(f"{folder.name!r} cannot name a recipe", where=SourceLocation(field="NAME"), hint=hint)
@@ -291,6 +301,7 @@ def _from_template(template: str, name: str, model: str) -> str:
 class _Base(NamedTuple):
     """The base model that is asked for, by the word that was given, and the folder of the recipe."""
 
+    workspace: Workspace
     word: str
     folder: Path
 
@@ -299,7 +310,7 @@ class _Base(NamedTuple):
         have some and its own is known to have none."""
         from luthier.data.suggest.propose import BaseModelChoice
 
-        named = _from_there(self.word, self.folder) or self.word
+        named = _from_there(self.workspace, self.word, self.folder) or self.word
         if not (profile.with_tools or profile.called) or not (fitting := self._lacking(profile)):
             return BaseModelChoice(named)
         template = fitting[0]
@@ -318,7 +329,7 @@ class _Base(NamedTuple):
         from luthier.models.cost import get_planned_tool_support
         from luthier.recipe.models import known_base
 
-        expected = known_base(self.word)
+        expected = known_base(self.workspace, self.word)
         tool_slots = get_planned_tool_support(expected)
         if tool_slots is None or (
             (tool_slots.offers or not profile.with_tools) and (tool_slots.calls or not profile.called)
@@ -327,11 +338,13 @@ class _Base(NamedTuple):
         return [*list_fitting_templates(expected.tokenizer)] or [None]
 
 
-def _from_file(source: str, folder: Path, base: _Base, columns: _Columns) -> _Text:
+def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
     from luthier.data.suggest.propose import propose
 
-    return _proposed(propose(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer), base)
+    path = source if "://" in source else str(base.workspace.resolve(source))
+    shown = _shown(base.workspace, source, base.folder)
+    return _proposed(propose(path, shown=shown, prompt=columns.prompt, answer=columns.answer), base)
 
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
@@ -344,30 +357,29 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
 
 
-def _from_database(url: str, table: str | None, folder: Path, base: _Base, columns: _Columns) -> _Text:
+def _from_database(url: str, table: str | None, base: _Base, columns: _Columns) -> _Text:
     from luthier.data.columns.layouts import Layout
     from luthier.data.database.propose import propose_table
 
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
-    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute(), layout), base)
+    return _proposed(propose_table(url, table, base.workspace.folder.absolute(), base.folder.absolute(), layout), base)
 
 
-def _traffic(source: Path | str | None) -> Path | None:
+def _traffic(workspace: Workspace, source: Path | str | None) -> Path | None:
     """The folder of traffic that is meant: by the word `traces`, or by itself."""
     from luthier.commands.traces import require_traffic_folder
     from luthier.traces.retention import is_traffic
 
     if source is None or "://" in str(source):
         return None
-    if str(source) == "traces" and not Path("traces").exists():
-        return require_traffic_folder()
-    return Path(source) if is_traffic(Path(source)) else None
+    if str(source) == "traces" and not workspace.resolve("traces").exists():
+        return require_traffic_folder(workspace)
+    return found if is_traffic(found := workspace.resolve(source)) else None
 
 
 def _from_traces(
     traffic: Path,
     where: str | None,
-    folder: Path,
     base: _Base,
     columns: _Columns,
     served: list[ServedModel] | None,
@@ -381,7 +393,9 @@ def _from_traces(
     if where is not None:
         TraceFilter(where)
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
-    proposal = propose_traces(traffic, _shown(str(traffic), folder), where, requested_layout=layout)
+    proposal = propose_traces(
+        traffic, _shown(base.workspace, str(traffic.absolute()), base.folder), where, requested_layout=layout
+    )
     made = _proposed(proposal, base)
     note = _base_note(proposal.profile.rows, base.word, served)
     return made._replace(recipe=f"# {note}\n{made.recipe}", notes=(note, *made.notes))
@@ -402,24 +416,24 @@ def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
     return f"{note}. No recipe here makes a model that answered: {every}. --base-recipe RECIPE:STEP goes on from one"
 
 
-def _served(traffic: Path) -> list[ServedModel]:
+def _served(workspace: Workspace, traffic: Path) -> list[ServedModel]:
     """Models that answered the requests of some traffic."""
     from luthier.commands.next_recipe import served_models
 
-    return served_models(traffic)
+    return served_models(workspace, traffic)
 
 
-def _from_there(model: str | None, folder: Path) -> str | None:
+def _from_there(workspace: Workspace, model: str | None, folder: Path) -> str | None:
     """A base model's folder or file as the recipe says it, from its own folder; a name as it is."""
-    if model is None or model in CATALOG or not Path(model).exists():
+    if model is None or model in CATALOG or not workspace.resolve(model).exists():
         return model
-    return _shown(model, folder)
+    return _shown(workspace, model, folder)
 
 
-def _shown(source: str, folder: Path) -> str:
+def _shown(workspace: Workspace, source: str, folder: Path) -> str:
     """A path as the recipe says it: from its own folder; a URL as it is, unless it holds a password."""
     if "://" not in source:
-        return Path(os.path.relpath(Path(source).absolute(), folder.absolute())).as_posix()
+        return Path(os.path.relpath(workspace.resolve(source).absolute(), folder.absolute())).as_posix()
     if secret := find_plain_secret(source):
         hint = "give it the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
         where = SourceLocation(field="--from")

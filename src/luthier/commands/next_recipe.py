@@ -37,15 +37,9 @@ from luthier.data.row import SourceRecord
 from luthier.data.sources.traces import TraceOutput, Traces
 from luthier.data.steps.prepare import Prepare
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.recipe.planner import STORE, RecipePlan, build_recipe_plan, open_recipe_store
+from luthier.recipe.planner import RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import (
-    find_alias_folder,
-    find_workspace_folder,
-    ledger_of,
-    list_store_recipes,
-    recipes_here,
-)
+from luthier.recipe.workspace import STORE, Workspace, list_store_recipes
 from luthier.recipe.yaml import parse_yaml
 from luthier.traces import releases
 from luthier.traces.releases import Release
@@ -212,8 +206,10 @@ def _write_said(
     """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
     means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
     conditions = [f'(model = "{released.alias}" or release in ({means}))', _SAID[makes], where and f"({where})"]
-    source = Traces(path=str(traffic), makes=makes, where=" and ".join(filter(None, conditions)), until=until)
-    found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, SourceRecord)]
+    source = Traces(
+        path=str(traffic.absolute()), makes=makes, where=" and ".join(filter(None, conditions)), until=until
+    )
+    found = [one.values for one in source.read(traffic, lambda text: None) if isinstance(one, SourceRecord)]
     if not found:
         hint = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
         raise DataError(
@@ -225,9 +221,9 @@ def _write_said(
     return found
 
 
-def _needed(recipe_data: dict[str, Any], ends: list[str], base: Path) -> dict[str, Any]:
+def _needed(recipe_data: dict[str, Any], ends: list[str], workspace: Workspace) -> dict[str, Any]:
     """A recipe without the steps on which none of some others rests."""
-    recipe = Recipe.of(parse_yaml(yaml.safe_dump(recipe_data), "the next recipe"), base)
+    recipe = Recipe.of(parse_yaml(yaml.safe_dump(recipe_data), "the next recipe"), workspace)
     needed = {*ends, *_before(recipe, ends)}
     return {**recipe_data, "steps": {name: step for name, step in recipe_data["steps"].items() if name in needed}}
 
@@ -264,7 +260,7 @@ def _next(
     steps[training_set.data] = {"kind": "mix", "data": [was[training_set.data], feedback_step]}
     whole = {**written, "name": name, "steps": steps | {one: renewed(one) for one in fresh}}
     below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
-    return _needed(whole, [one for one in fresh if one not in below], recipe.base)
+    return _needed(whole, [one for one in fresh if one not in below], recipe.workspace)
 
 
 def _free_number(recipe: Recipe, names: list[str], least: int) -> int:
@@ -351,10 +347,10 @@ class _Asked(NamedTuple):
     last: datetime
 
 
-def served_models(traffic: Path) -> list[ServedModel]:
+def served_models(workspace: Workspace, traffic: Path) -> list[ServedModel]:
     """All of them that have a digest, the one with the most recent request first."""
-    plans = list(_plans(traffic))
-    return [_found(one, plans) for one in _asked(traffic)]
+    plans = list(_plans(workspace, traffic))
+    return [_found(workspace, one, plans) for one in _asked(traffic)]
 
 
 def _asked(traffic: Path) -> list[_Asked]:
@@ -377,15 +373,15 @@ def _asked(traffic: Path) -> list[_Asked]:
     return [_Asked(*row) for row in rows.collect().iter_rows()]
 
 
-def _plans(traffic: Path) -> Iterator[RecipePlan]:
+def _plans(workspace: Workspace, traffic: Path) -> Iterator[RecipePlan]:
     """What the recipes beside the traffic and here would make; those with the fewest steps first, since a next recipe
     holds the steps of the one before it."""
-    base = traffic.parent.parent if traffic.parent.name == STORE else find_workspace_folder()
-    found = dict.fromkeys(path.resolve() for path in (*list_store_recipes(open_recipe_store(base)), *recipes_here()))
-    recipes, here = list[Recipe](), Path.cwd()
-    for path in found:
+    folder = workspace.with_folder(traffic.parent.parent) if traffic.parent.name == STORE else workspace.find_meant()
+    files = (*list_store_recipes(folder.open_store()), *workspace.list_recipes())
+    recipes = list[Recipe]()
+    for path in dict.fromkeys(path.resolve() for path in files):
         try:
-            recipes.append(Recipe.load(path.relative_to(here) if path.is_relative_to(here) else path))
+            recipes.append(Recipe.load(workspace.format_path(path), (), workspace))
         except LuthierError:
             continue  # a recipe that cannot be read made nothing that is known
     for recipe in sorted(recipes, key=lambda one: len(one.steps)):
@@ -395,9 +391,9 @@ def _plans(traffic: Path) -> Iterator[RecipePlan]:
             continue
 
 
-def _found(usage: _Asked, plans: list[RecipePlan]) -> ServedModel:
+def _found(workspace: Workspace, usage: _Asked, plans: list[RecipePlan]) -> ServedModel:
     """The recipe that makes a model: by its digest, else by what it was called."""
-    changes = _changes(usage.name)
+    changes = _changes(workspace, usage.name)
     digest = changes[0].stable.digest if changes else usage.digest
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest) or {digest}
     words = {usage.name, *([changes[0].stable.word] if changes else [])}
@@ -418,11 +414,11 @@ def _words(recipe: Recipe, step: str) -> tuple[str, str]:
     return f"{recipe.name}:{step}", f"{recipe.file}:{step}"
 
 
-def _changes(name: str) -> list[Release]:
+def _changes(workspace: Workspace, name: str) -> list[Release]:
     """The history of a released name; empty for any other."""
     if "@" not in name:
         return []
-    with ledger_of(find_alias_folder(name)) as ledger:
+    with workspace.find_alias(name).open_ledger() as ledger:
         try:
             return releases.history(ledger, name)
         except UnknownName:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from luthier.core.db import Ledger, ledger_url
+from luthier.core.db import Ledger
 from luthier.core.errors import InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import resolve_path
 from luthier.eval.form import InvalidRatingValue, RatingForm
@@ -23,8 +23,7 @@ from luthier.eval.human.rating import (
 )
 from luthier.eval.human.study import ABOUT, Assignment, RatingItem, read_assignment
 from luthier.eval.steps.human_ratings import HumanRatings
-from luthier.recipe.locate import ArtifactRef, find_artifact
-from luthier.recipe.planner import open_recipe_store
+from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +123,20 @@ class RatingSession:
         return summary
 
 
-def open_rating_session(word: str) -> RatingSession:
+def open_rating_session(target: CommandTarget) -> RatingSession:
     """What `RECIPE:STEP` (a step of kind `human_eval`) asks people."""
-    found = find_artifact(word)
+    found = find_artifact(target)
     if found.artifact.manifest.makes != "assignment":
         what = f"expected a step of kind `human_eval`, got one that makes a {found.artifact.manifest.makes}"
         raise RecipeError(
-            what, where=SourceLocation(field=word), hint="add a step {kind: human_eval, evaluation: …} to the recipe"
+            what,
+            where=SourceLocation(field=str(target)),
+            hint="add a step {kind: human_eval, evaluation: …} to the recipe",
         )
-    store = open_recipe_store(found.plan.recipe.base if found.plan else Path())
+    workspace = found.plan.recipe.workspace if found.plan else target.workspace
     form = RatingForm.parse(found.artifact.read_json(ABOUT)["form"])
     return RatingSession(
-        found=found, assignment=read_assignment(found.artifact), form=form, ledger=ledger_url(store.root)
+        found=found, assignment=read_assignment(found.artifact), form=form, ledger=workspace.ledger_url
     )
 
 

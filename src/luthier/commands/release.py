@@ -17,29 +17,21 @@ from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLoc
 from luthier.models.catalog import ENCODERS
 from luthier.recipe.locate import CommandTarget
 from luthier.recipe.models import find_model
-from luthier.recipe.planner import RecipePlan, build_recipe_plan, open_recipe_store
+from luthier.recipe.planner import RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import (
-    find_alias_folder,
-    find_workspace_folder,
-    folders_near,
-    ledger_of,
-    list_enclosing_folders,
-    list_store_recipes,
-)
+from luthier.recipe.workspace import Workspace, list_store_recipes
 from luthier.traces import releases
 from luthier.traces.releases import Release, ReleasedModel
 
 
-def release_recipe_model(alias: str, named: CommandTarget | str, canary: str | None, *, shadow: bool) -> Release:
+def release_recipe_model(alias: str, target: CommandTarget, canary: str | None, *, shadow: bool) -> Release:
     """Let a model answer to a name, or try it there: on a share of users, or unheard."""
     if canary is not None and shadow:
         hint = "leave one of them out; one after the other, both can be tried under one name"
         raise InputError("--canary and --shadow were both given", where=SourceLocation(field="--canary"), hint=hint)
     share = None if canary is None else _share(canary)
-    target = CommandTarget.of(named)
     model = _model(target)
-    with ledger_of(find_alias_folder(alias, [target.word or ""])) as ledger:
+    with target.workspace.find_alias(alias, [target.word or ""]).open_ledger() as ledger:
         if canary is None and not shadow:
             return releases.release(ledger, alias, model)
         return releases.try_out(ledger, alias, model, share=share)
@@ -61,43 +53,41 @@ def _model(target: CommandTarget) -> ReleasedModel:
     return ReleasedModel(word=word, model=artifact.digest, digest=artifact.digest)
 
 
-def list_aliases() -> list[Release]:
+def list_aliases(workspace: Workspace) -> list[Release]:
     """What every name means."""
-    with ledger_of(find_workspace_folder()) as ledger:
+    with workspace.find_meant().open_ledger() as ledger:
         return list(releases.current_releases(ledger).values())
 
 
-def history(alias: str) -> list[Release]:
+def history(workspace: Workspace, alias: str) -> list[Release]:
     """All changes of a name, the latest first."""
-    with ledger_of(find_alias_folder(alias)) as ledger:
+    with workspace.find_alias(alias).open_ledger() as ledger:
         return releases.history(ledger, alias)
 
 
-def promote(alias: str) -> Release:
+def promote(workspace: Workspace, alias: str) -> Release:
     """Let what is tried answer everybody."""
-    with ledger_of(find_alias_folder(alias)) as ledger:
+    with workspace.find_alias(alias).open_ledger() as ledger:
         return releases.promote(ledger, alias)
 
 
-def roll_back(alias: str) -> Release:
+def roll_back(workspace: Workspace, alias: str) -> Release:
     """Stop what is tried, or go back to the model before."""
-    with ledger_of(find_alias_folder(alias)) as ledger:
+    with workspace.find_alias(alias).open_ledger() as ledger:
         return releases.roll_back(ledger, alias)
 
 
-def compare_candidate(alias: str) -> list[dict[str, Any]]:
+def compare_candidate(workspace: Workspace, alias: str) -> list[dict[str, Any]]:
     """What is tried under a name, beside what answers to it."""
     from luthier.commands.traces import require_traffic_folder
     from luthier.traces.release_comparison import compare_with_stable
 
-    now = history(alias)
+    now = history(workspace, alias)
     if not (now[0].canary or now[0].shadow):
         hint = f"`luthier release {alias} RECIPE:STEP --canary 10%` tries a model, --shadow unheard"
         raise InputError("nothing is tried beside it", where=SourceLocation(field=alias), hint=hint)
-    return [
-        _finite(one.as_json())
-        for one in compare_with_stable(require_traffic_folder(find_alias_folder(alias)), now[0], _begun(now))
-    ]
+    traffic = require_traffic_folder(workspace, workspace.find_alias(alias).folder.absolute())
+    return [_finite(one.as_json()) for one in compare_with_stable(traffic, now[0], _begun(now))]
 
 
 def _begun(changes: list[Release]) -> Any:
@@ -159,11 +149,11 @@ def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  {name:<18} {row['difference']:+.4g} ({ends}; p {row['p']:.2g} by {row['test']}, of {counted})"
 
 
-def released_digests() -> set[str]:
+def released_digests(workspace: Workspace) -> set[str]:
     """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
     found: set[str] = set()
-    for folder in (*folders_near(), *list_enclosing_folders()):
-        with ledger_of(folder) as ledger:
+    for one in (*workspace.list_nearby(), *workspace.list_enclosing()):
+        with one.open_ledger() as ledger:
             every = [
                 change for alias in releases.current_releases(ledger) for change in releases.history(ledger, alias)
             ]
@@ -191,13 +181,13 @@ class ReleasedRecipe:
         return self.plan.recipe
 
 
-def find_live_digest(alias: str, base: Path) -> str:
-    """Digest of the model that a name means in a folder; `UnknownName` where there is none."""
-    return _changes(alias, base)[0].stable.digest
+def find_live_digest(alias: str, workspace: Workspace) -> str:
+    """Digest of the model that a name means in a workspace; `UnknownName` where there is none."""
+    return _changes(alias, workspace)[0].stable.digest
 
 
-def _changes(alias: str, base: Path) -> list[Release]:
-    with ledger_of(base) as ledger:
+def _changes(alias: str, workspace: Workspace) -> list[Release]:
+    with workspace.open_ledger() as ledger:
         return releases.history(ledger, alias)
 
 
@@ -207,10 +197,10 @@ def find_live_since(changes: list[Release]) -> datetime | None:
     return None if other is None else changes[other - 1].at
 
 
-def find_released_recipe(alias: str, recipe: Path) -> ReleasedRecipe:
+def find_released_recipe(alias: str, recipe: Path, workspace: Workspace) -> ReleasedRecipe:
     """The recipe, among that which is named and those beside it, that made what a name means now."""
-    named = Recipe.load(recipe)
-    changes = _changes(alias, named.base)
+    named = Recipe.load(recipe, (), workspace)
+    changes = _changes(alias, named.workspace)
     digest, since = changes[0].stable.digest, find_live_since(changes)
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
     for what in _plans(named):
@@ -227,19 +217,19 @@ def find_released_recipe(alias: str, recipe: Path) -> ReleasedRecipe:
 def _plans(named: Recipe) -> Iterator[RecipePlan]:
     """What the recipe that is named would make, and then those beside it that can be read."""
     yield build_recipe_plan(named, costs_of=())
-    for path in list_store_recipes(open_recipe_store(named.base)):
+    for path in list_store_recipes(named.workspace.open_store()):
         if path.resolve() != Path(named.file).resolve():
             try:
-                yield build_recipe_plan(Recipe.load(path), costs_of=())
+                yield build_recipe_plan(Recipe.load(path, (), named.workspace), costs_of=())
             except LuthierError:
                 continue  # another recipe's fault is no matter of this name
 
 
-def find_only_alias(recipe: Path) -> str:
+def find_only_alias(recipe: Path, workspace: Workspace) -> str:
     """The one name by which a model of a recipe answers, or answered before others took its place."""
-    named = Recipe.load(recipe)
+    named = Recipe.load(recipe, (), workspace)
     made = {step.digest for step in build_recipe_plan(named, costs_of=()) if step.step.makes == "model"}
-    with ledger_of(named.base) as ledger:
+    with named.workspace.open_ledger() as ledger:
         known = [(alias, releases.history(ledger, alias)) for alias in releases.current_releases(ledger)]
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
     if len(found) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -10,12 +9,12 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.store import Store
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import list_store_recipes, store_here
+from luthier.recipe.workspace import Workspace, list_store_recipes
 
 
-def list_artifacts() -> list[dict[str, Any]]:
+def list_artifacts(workspace: Workspace) -> list[dict[str, Any]]:
     """The artifacts of the store here and of the user's shared one, newest last."""
-    store = store_here()
+    store = workspace.find_meant().open_store()
     rows = [_row(store, digest) for digest in store.digests()]
     if store.shared is not None:
         rows += [_row(store.shared, digest) for digest in store.shared.digests()]
@@ -30,33 +29,34 @@ def _row(store: Store, digest: str) -> dict[str, Any]:
     return {"artifact": digest, "kind": manifest.kind, "makes": manifest.makes, "bytes": size, "made": made}
 
 
-def verify_stores() -> tuple[list[str], int]:
+def verify_stores(workspace: Workspace) -> tuple[list[str], int]:
     """Faults of the store here and of the shared one, and how many artifacts were read."""
-    store = store_here()
+    store = workspace.find_meant().open_store()
     stores = [store, *([store.shared] if store.shared else [])]
     faults = [fault for one in stores for fault in one.verify()]
     return faults, sum(len(one.digests()) for one in stores)
 
 
-def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
+def collect_garbage(workspace: Workspace, *, dry_run: bool) -> tuple[list[str], int]:
     """Remove what no recipe near here, no released name and no job that goes on needs; what recipes would make or read
     is kept."""
     needed: set[str] = set()
-    store = store_here()
+    meant = workspace.find_meant()
+    store = meant.open_store()
     recipes = list_store_recipes(store)
-    if os.environ.get("LUTHIER_STORE") or not recipes:
+    if meant.store or not recipes:
         what = "no recipe stands beside this store, so what is needed cannot be known"
         hint = "run it where the recipes are, without LUTHIER_STORE; single artifacts can be removed by hand"
         raise InputError(f"{what}; nothing was removed", where=SourceLocation(file=store.location), hint=hint)
     for path in recipes:
         try:
-            needed |= {planned.digest for planned in build_recipe_plan(Recipe.load(path), store, ())}
+            needed |= {planned.digest for planned in build_recipe_plan(Recipe.load(path, (), meant), store, ())}
         except InputError as error:
             hint = f"mend or remove {path} first: what it needs cannot be known"
             raise type(error)(error.message, where=error.where, hint=hint) from error
     from luthier.commands.jobs.command import collect_job_digests
     from luthier.commands.release import released_digests
 
-    needed |= released_digests() | collect_job_digests(store)
+    needed |= released_digests(workspace) | collect_job_digests(meant)
     found = store.gc(needed, dry_run=dry_run)
     return [*found.artifacts, *found.works], found.bytes

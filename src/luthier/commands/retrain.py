@@ -18,10 +18,9 @@ from luthier.commands.next_recipe import NumberedRecipeName, write_next_recipe_f
 from luthier.commands.release import ReleasedRecipe, find_live_digest, find_only_alias, find_released_recipe
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation
 from luthier.core.files import write_atomically
-from luthier.recipe.planner import open_recipe_store
 from luthier.recipe.runner import run_and_record
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import ledger_of
+from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
     from luthier.core.events import Listener
@@ -39,6 +38,8 @@ MORE = 1.5
 class RetrainLoop:
     """What is watched, and under which name what passes is released."""
 
+    workspace: Workspace
+    """The folder of the recipes, with its store and database."""
     recipe: Path
     """The recipe of the first model; those of further rounds are written beside it."""
     alias: str
@@ -54,19 +55,16 @@ class RetrainLoop:
         return not self.alerts or alert in self.alerts
 
     @property
-    def base(self) -> Path:
-        """The folder of the recipes."""
-        return self.recipe if self.recipe.is_dir() else self.recipe.parent
-
-    @property
     def memory(self) -> Path:
         """What is known beyond a restart: a round that was begun, one that failed."""
-        return open_recipe_store(self.base).root / "watch" / f"{self.alias}.json"
+        return self.workspace.open_store().root / "watch" / f"{self.alias}.json"
 
 
-def build_retrain_loop(recipe: Path, alias: str | None, alerts: Sequence[str]) -> RetrainLoop:
+def build_retrain_loop(workspace: Workspace, recipe: Path, alias: str | None, alerts: Sequence[str]) -> RetrainLoop:
     """The circle of a recipe, whose model answers to one name."""
-    return RetrainLoop(recipe=recipe, alias=alias or find_only_alias(recipe), alerts=alerts)
+    recipe = workspace.resolve(recipe)
+    own = workspace.with_folder(recipe if recipe.is_dir() else recipe.parent)
+    return RetrainLoop(workspace=own, recipe=recipe, alias=alias or find_only_alias(recipe, own), alerts=alerts)
 
 
 def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> MonitorConfig:
@@ -99,7 +97,7 @@ def run_retrain_loop(
         if state.get("round"):
             yield from _round(circle, state, listener, folder)
             state = _recall(circle.memory)
-        released = find_released_recipe(circle.alias, circle.recipe)
+        released = find_released_recipe(circle.alias, circle.recipe, circle.workspace)
         monitor = open_release_monitor(circle, released)
         traffic = folder or monitor.traffic
         say(
@@ -113,7 +111,7 @@ def run_retrain_loop(
             state = _settled(look, state, circle.memory)
             if once:
                 say(_stands(look, state))
-            if find_live_digest(circle.alias, circle.base) != released.digest:
+            if find_live_digest(circle.alias, circle.workspace) != released.digest:
                 break
         else:
             return
@@ -178,7 +176,7 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
         _keep(circle.memory, {**state, "round": None})
         yield f"{current_round['name']} is over: {circle.alias} means another model than when it began"
         return
-    path = circle.base / f"{current_round['name']}.yaml"
+    path = circle.workspace.folder / f"{current_round['name']}.yaml"
     yield f"{current_round['alert']} fired: {path.name} learns from what was said until {current_round['until']}"
     try:
         recipe = _recipe(circle, path, until, folder)
@@ -203,23 +201,26 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
 def _meanwhile(circle: RetrainLoop, current_round: dict[str, Any]) -> bool:
     """Whether the name means another model than when a round was begun: somebody released one, or went back."""
     before: str = current_round["of"]
-    return find_live_digest(circle.alias, circle.base) != before
+    return find_live_digest(circle.alias, circle.workspace) != before
 
 
 def _recipe(circle: RetrainLoop, path: Path, until: datetime, folder: Path | None) -> Recipe:
     """The recipe of a round, written unless it was before a kill."""
     if not path.exists():
         write_next_recipe_files(
-            path.stem, find_released_recipe(circle.alias, circle.recipe), folder or find_recipes_traffic(circle), until
+            path.stem,
+            find_released_recipe(circle.alias, circle.recipe, circle.workspace),
+            folder or find_recipes_traffic(circle),
+            until,
         )
-    return Recipe.load(path)
+    return Recipe.load(path, (), circle.workspace)
 
 
 def find_recipes_traffic(circle: RetrainLoop) -> Path:
     """Where the traffic of the recipes' folder is kept."""
     from luthier.traces.retention import traffic_folder
 
-    return traffic_folder(circle.base)
+    return traffic_folder(circle.workspace.folder)
 
 
 def _next_try(failed: dict[str, Any]) -> str:
@@ -233,7 +234,7 @@ def _release(circle: RetrainLoop, step: str, result: RunResult) -> str:
     from luthier.traces.releases import ReleasedModel, release
 
     recipe, digest = result.plan.recipe, result[step].artifact.digest
-    with ledger_of(recipe.base) as ledger:
+    with recipe.workspace.open_ledger() as ledger:
         release(ledger, circle.alias, ReleasedModel(word=f"{recipe.file}:{step}", model=digest, digest=digest))
     return f"released: {circle.alias} is {recipe.name}:{step} ({digest[:12]})"
 

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luthier.core.scorer import Scorer, ScorerContext
+from luthier.core.context import RunContext
+from luthier.core.events import StepEvents
+from luthier.core.scorer import Scorer
 from luthier.metrics.files import parse_component_spec, read_prediction_file, score_rows, with_scores
 from luthier.recipe.models import get_model
+from luthier.recipe.workspace import Workspace
 
 
 def score_file(
-    path: Path, metrics: Sequence[str] = (), scorers: Sequence[str] = (), *, say: Callable[[str], None]
+    workspace: Workspace,
+    path: Path,
+    metrics: Sequence[str] = (),
+    scorers: Sequence[str] = (),
+    *,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure a file of predictions; what scorers paid for is kept in `.luthier-scores` beside it."""
     chosen = [parse_component_spec(Scorer, word) for word in scorers]
+    path = workspace.resolve(path)
     file = read_prediction_file(path)
     if chosen:
         kept = path.parent / ".luthier-scores"
         kept.mkdir(exist_ok=True)
-        file = with_scores(file, chosen, ScorerContext(base=Path(), kept=kept, say=say, model=_folder))
+        file = with_scores(
+            file,
+            chosen,
+            RunContext(
+                base=workspace.folder, kept=kept, events=StepEvents.saying(say), models=partial(_folder, workspace)
+            ),
+        )
     return score_rows(file, metrics)
 
 
-def _folder(name: str) -> Path:
+def _folder(workspace: Workspace, name: str) -> Path:
     """A model's folder: as it lies, or brought here."""
-    there = Path(name)
-    return there if (there / "config.json").is_file() else get_model(name)
+    there = workspace.resolve(name)
+    return there if (there / "config.json").is_file() else get_model(workspace, name)

@@ -19,15 +19,14 @@ import yaml
 from pydantic import ValidationError
 
 from luthier.core.artifact import Artifact
-from luthier.core.db import Ledger, ledger_url
+from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
 from luthier.models.catalog import ENCODERS
 from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.span import NAME_KINDS, PiiKind
 from luthier.recipe.locate import CommandTarget
-from luthier.recipe.models import chooses_classes, find_model
-from luthier.recipe.planner import open_recipe_store
-from luthier.recipe.workspace import find_workspace_folder, get_training_system_message
+from luthier.recipe.models import chooses_classes, find_model, get_training_system_message
+from luthier.recipe.workspace import Workspace
 from luthier.serve.engine import ServingEngine
 from luthier.traces.retention import traffic_folder
 
@@ -48,6 +47,7 @@ _LOG = logging.getLogger("luthier.serve")
 
 
 def serve(  # noqa: PLR0913  # what a command asks for
+    workspace: Workspace,
     models: Sequence[str],
     server_config: ServerSettings,
     *,
@@ -76,17 +76,18 @@ def serve(  # noqa: PLR0913  # what a command asks for
 
     chosen = parse_engine(engine) if engine is not None else None
     ways = dict(map(parse_pipeline, pipelines))
-    served = CommandTarget.read_all(models, "serve")
+    served = CommandTarget.read_all(workspace, models, "serve")
     meant = {str(target): target for target in served}
     models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
-    folder = find_workspace_folder([meant[model].word or "" if model in meant else model for model in models])
-    store = open_recipe_store(folder)
-    url = ledger_url(store.root)
-    with Ledger(url) as ledger, closing(_Kept(folder, keep, enabled=traces)) as kept:
-        service = _desk(
-            jobs, [model for model in models if model not in meant or not meant[model].overrides], ledger, store
-        )
+    found = workspace.find_meant([meant[model].word or "" if model in meant else model for model in models])
+    url = found.ledger_url
+    with Ledger(url) as ledger, closing(_Kept(found, keep, enabled=traces)) as kept:
+        tunable = [model for model in models if model not in meant or not meant[model].overrides]
+        service = _desk(jobs, tunable, ledger, workspace, found.open_store())
         extra_routes = _beside(kept.routes(), jobs, service)
+
+        def target(word: str) -> CommandTarget:
+            return meant.get(word) or CommandTarget(workspace, word)
 
         ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
 
@@ -95,10 +96,10 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 lambda word: (
                     _piped(word, fleet, ways)
                     or open_served_model(
-                        meant.get(word, word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet
+                        target(word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet
                     )
                 ),
-                lambda word: _known(meant.get(word, word), ways),
+                lambda word: _known(target(word), ways),
                 changed=partial(_keep_what_is_there, ours),
             )
             names = Follower(lambda: Ledger(url), fleet, owners=find_alias_owners)
@@ -139,12 +140,12 @@ class FineTuningServiceConfig:
 
 
 def _desk(
-    jobs: FineTuningServiceConfig | None, models: Sequence[str], ledger: Ledger, store: Store
+    jobs: FineTuningServiceConfig | None, models: Sequence[str], ledger: Ledger, workspace: Workspace, store: Store
 ) -> JobService | None:
     from luthier.commands.jobs.service import JobService
     from luthier.commands.jobs.tunable import resolve_tunable_models
 
-    return None if jobs is None else JobService(ledger, store, resolve_tunable_models(jobs.tune, models))
+    return None if jobs is None else JobService(ledger, store, resolve_tunable_models(workspace, jobs.tune, models))
 
 
 def _beside(
@@ -177,13 +178,13 @@ async def _working(service: JobService | None, released: Callable[[], Awaitable[
 class _Kept:
     """What is kept of the traffic: everything that `luthier.traces` keeps, or nothing."""
 
-    def __init__(self, base: Path, text: str | None, *, enabled: bool) -> None:
+    def __init__(self, workspace: Workspace, text: str | None, *, enabled: bool) -> None:
         from luthier.traces.recorder import TraceRecorder
 
-        self._base = base
+        self._workspace, self._base = workspace, workspace.folder
         self._models: list[Artifact] = []
         keeping, self._asked = parse_retention_policy(text if enabled else None)
-        self.recorder = TraceRecorder(traffic_folder(base), keeping) if enabled else None
+        self.recorder = TraceRecorder(traffic_folder(self._base), keeping) if enabled else None
 
     def meet(self, model: Artifact) -> None:
         """From now on, take names out as they were taken out of the rows that a model was tuned on, unless the command
@@ -213,7 +214,7 @@ class _Kept:
         from luthier.recipe.predict import check_served_feedback
 
         assert self.recorder is not None, "without a recorder there is no route for feedback"
-        return check_served_feedback(self.recorder, feedback)
+        return check_served_feedback(self._workspace, self.recorder, feedback)
 
     def close(self) -> None:
         """Let what was recorded be written."""
@@ -295,19 +296,19 @@ def _piped(word: str, fleet: ModelPool, ways: Mapping[str, PipelineRoutes]) -> O
     return OpenModel(word, Pipeline(fleet, ways[word])) if word in ways else None
 
 
-def _known(named: CommandTarget | str, ways: Mapping[str, PipelineRoutes]) -> ResolvedModel:
+def _known(target: CommandTarget, ways: Mapping[str, PipelineRoutes]) -> ResolvedModel:
     """What a word means: a step and the digest of what it made are one model."""
     from luthier.serve.model_pool import ResolvedModel
 
-    word = str(named)
-    if word in ways or _is_encoder(word):
+    word = str(target)
+    if word in ways or _is_encoder(target):
         return ResolvedModel(word, word)
-    name, artifact = find_model(named)
+    name, artifact = find_model(target)
     return ResolvedModel(name, artifact.digest)
 
 
 def open_served_model(
-    named: CommandTarget | str,
+    target: CommandTarget,
     engine: ServingEngine | None = None,
     *,
     apply_training_prompt: bool = True,
@@ -320,9 +321,9 @@ def open_served_model(
     """
     from luthier.serve.model_pool import OpenModel
 
-    if _is_encoder(word := str(named)):
-        return OpenModel(word, _encoder(word))
-    name, artifact = find_model(named)
+    if _is_encoder(target):
+        return OpenModel(str(target), _encoder(target))
+    name, artifact = find_model(target)
     met(artifact)
     answering = (engine or choose_engine(artifact)).open(artifact)
     if apply_training_prompt:
@@ -342,18 +343,18 @@ def choose_engine(artifact: Artifact) -> ServingEngine:
     return LabelEngine() if get_output_classes(artifact) or chooses_classes(artifact) else Torch()
 
 
-def _is_encoder(word: str) -> bool:
+def _is_encoder(target: CommandTarget) -> bool:
     """Whether a word names a text encoder, or its folder in sentence-transformers' layout."""
-    return word in ENCODERS or (Path(word) / "modules.json").is_file()
+    return str(target) in ENCODERS or (target.word is not None and (target.path / "modules.json").is_file())
 
 
-def _encoder(name: str) -> Any:
+def _encoder(target: CommandTarget) -> Any:
     from luthier.models.embedders.encoder import Encoder
     from luthier.serve.openai.request_state import EmbedderRunner
 
-    encoder = Encoder(model=name)
-    encoder.gather(Path(), lambda text: None)
-    return EmbedderRunner(encoder.space([], base=Path(), seed=0), encoder.fingerprint(Path()) or "")
+    encoder, base = Encoder(model=str(target)), target.workspace.folder
+    encoder.gather(base, lambda text: None)
+    return EmbedderRunner(encoder.space([], base=base, seed=0), encoder.fingerprint(base) or "")
 
 
 class NameRedactionSettings(NamedTuple):

@@ -29,7 +29,6 @@ from luthier.recipe.errors import add_indefinite_article
 from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact, find_plan, run_to_facts
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.runner import run_log
-from luthier.recipe.workspace import find_run
 
 if TYPE_CHECKING:
     from luthier.recipe.schema import Recipe
@@ -54,8 +53,7 @@ class ShowOutput:
 
 def describe_target(target: CommandTarget) -> ShowOutput:
     """A recipe's steps, a run, or one artifact."""
-    run = find_run(target.word) if target.word else None
-    if run is not None:
+    if (run := target.run) is not None:
         return describe_run(run, find_plan(target))
     return describe_recipe(target) if target.is_recipe else describe_artifact(target)
 
@@ -167,7 +165,7 @@ def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
 def _find_dataset(target: CommandTarget) -> ArtifactRef:
     """The data set that is meant: `RECIPE:STEP`, a digest, a step of the recipe here, or the data set of a recipe."""
     text = target.word or ""
-    if target.is_recipe and not (Path(text).is_dir() and text and not (Path(text) / "recipe.yaml").is_file()):
+    if target.is_recipe and not (text and target.path.is_dir() and not (target.path / "recipe.yaml").is_file()):
         what = find_plan(target)
         made = [name for name, step in what.recipe.steps.items() if step.makes == "dataset"]
         if not made:
@@ -175,7 +173,7 @@ def _find_dataset(target: CommandTarget) -> ArtifactRef:
             raise InputError("the recipe makes no data set", where=SourceLocation(file=what.recipe.file), hint=hint)
         found = ArtifactRef(what.artifact(made[0]), what, made[0])
     elif ":" not in text and not re.fullmatch(r"[0-9a-f]{6,32}", text):
-        found = find_artifact(CommandTarget(f":{text}", target.overrides))
+        found = find_artifact(target.renamed(f":{text}"))
     else:
         found = find_artifact(target)
     if (makes := found.artifact.manifest.makes) != "dataset":
@@ -232,18 +230,17 @@ class ShownRows(NamedTuple):
     pieces: list[DisplaySegment]
 
 
-def show_training_rows(named: CommandTarget | str | None, number: int, *, ids: bool = False) -> ShownRows:
+def show_training_rows(target: CommandTarget, number: int, *, ids: bool = False) -> ShownRows:
     """The first training rows of a step that tunes, or of the one that trains on a data set.
 
-    `named` is RECIPE:STEP or RUN:STEP, a step of the recipe here, or a recipe that tunes once.
+    `target` is RECIPE:STEP or RUN:STEP, a step of the recipe here, or a recipe that tunes once.
     """
     from luthier.models.load import base_folder, get_model_name, refuse_endpoint
     from luthier.tune.dataset.preview import rendered_rows
     from luthier.tune.dataset.tool_rows import refuse_tool_rows
 
-    target = CommandTarget.of(named)
-    file, name = _split(target.word)
-    what = find_plan(CommandTarget(file, target.overrides), step=f":{name or 'STEP'}")
+    file, name = _split(target)
+    what = find_plan(target.renamed(file), step=f":{name or 'STEP'}")
     recipe = what.recipe
     chosen, step = _tuning(recipe, name)
     inputs = {field: _made(what, chosen, field) for field in ("data", "model")}
@@ -269,14 +266,14 @@ def show_training_rows(named: CommandTarget | str | None, number: int, *, ids: b
     return ShownRows(facts, [DisplaySegment(head), *(piece for row in rows for piece in _pieces(row, step, ids=ids))])
 
 
-def _split(word: str | None) -> tuple[str | None, str | None]:
+def _split(target: CommandTarget) -> tuple[str | None, str | None]:
     """The recipe, or the run, and the step that a word names."""
-    if word is None:
+    if (word := target.word) is None:
         return None, None
     file, colon, name = word.rpartition(":")
     if colon:
         return file or None, name
-    return (word, None) if CommandTarget(word).is_recipe else (None, word)
+    return (word, None) if target.is_recipe else (None, word)
 
 
 def _tuning(recipe: Recipe, name: str | None) -> tuple[str, Tune]:

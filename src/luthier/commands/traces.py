@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import translate_write_errors
-from luthier.recipe.workspace import find_recipe, find_workspace_folder
+from luthier.recipe.workspace import Workspace
 from luthier.traces.record import Feedback
 from luthier.traces.retention import VARIABLE, is_traffic, traffic_folder
 
@@ -22,23 +22,23 @@ _AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def resolve_traffic_folder(location: Path | None = None) -> Path:
+def resolve_traffic_folder(workspace: Workspace, location: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
-    if location is not None and is_traffic(location):
-        return location
+    if location is not None and is_traffic(workspace.resolve(location)):
+        return workspace.resolve(location)
     if location is not None:
-        recipe = find_recipe(location)
+        recipe = workspace.find_recipe(location)
         if not recipe.exists():
             raise InputError(
                 "there is no such recipe or folder", where=SourceLocation(file=str(location)), hint="check --in"
             )
         return traffic_folder(recipe if recipe.is_dir() else recipe.parent)
-    return traffic_folder(find_workspace_folder())
+    return traffic_folder(workspace.find_meant().folder)
 
 
-def require_traffic_folder(location: Path | None = None) -> Path:
+def require_traffic_folder(workspace: Workspace, location: Path | None = None) -> Path:
     """The same; `InputError` when no traffic is kept there."""
-    folder = resolve_traffic_folder(location)
+    folder = resolve_traffic_folder(workspace, location)
     if not is_traffic(folder):
         hint = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
         raise InputError("no traffic is kept here", where=SourceLocation(file=str(folder)), hint=hint)
@@ -60,7 +60,7 @@ def parse_moment(text: str | None, name: str) -> datetime | None:
 
 
 def list_traces(
-    location: Path | None, where: str | None, since: str | None, until: str | None, count: int
+    workspace: Workspace, location: Path | None, where: str | None, since: str | None, until: str | None, count: int
 ) -> list[TraceWithFeedback]:
     """The latest requests that a condition means, the latest last."""
     from luthier.traces.filter import TraceFilter
@@ -68,7 +68,7 @@ def list_traces(
 
     condition = TraceFilter(where) if where else None
     return read_latest_traces(
-        require_traffic_folder(location),
+        require_traffic_folder(workspace, location),
         count,
         parse_moment(since, "--since"),
         parse_moment(until, "--until"),
@@ -76,11 +76,11 @@ def list_traces(
     )
 
 
-def get_trace_by_id(location: Path | None, id: str) -> TraceWithFeedback:
+def get_trace_by_id(workspace: Workspace, location: Path | None, id: str) -> TraceWithFeedback:
     """One request by its id."""
     from luthier.traces.store import read_trace_by_id
 
-    return read_trace_by_id(require_traffic_folder(location), id)
+    return read_trace_by_id(require_traffic_folder(workspace, location), id)
 
 
 def trace_to_json(entry: TraceWithFeedback) -> dict[str, Any]:
@@ -89,7 +89,9 @@ def trace_to_json(entry: TraceWithFeedback) -> dict[str, Any]:
     return {**entry.trace.model_dump(mode="json"), "feedback": feedback}
 
 
-def record_feedback(location: Path | None, feedback: Feedback, *, new_class: bool = False) -> Feedback:
+def record_feedback(
+    workspace: Workspace, location: Path | None, feedback: Feedback, *, new_class: bool = False
+) -> Feedback:
     """Keep what a person says of a request that is kept; returns what was kept.
 
     A label that is no class of the model that answered is refused, unless it is said to be a new one.
@@ -98,9 +100,9 @@ def record_feedback(location: Path | None, feedback: Feedback, *, new_class: boo
     from luthier.traces.feedback import append_redacted_records
     from luthier.traces.store import read_trace_by_id
 
-    folder = require_traffic_folder(location)
+    folder = require_traffic_folder(workspace, location)
     trace = read_trace_by_id(folder, feedback.trace).trace
-    kept = feedback if new_class else check_label(feedback, trace, option="give --new-class")
+    kept = feedback if new_class else check_label(workspace, feedback, trace, option="give --new-class")
     append_redacted_records(folder, [kept])
     return kept
 
@@ -134,19 +136,21 @@ def format_feedback_summary(feedback: Sequence[Feedback]) -> str:
     return ", ".join(found)
 
 
-def import_trace_log(location: Path | None, file: Path, model: str) -> int:
+def import_trace_log(workspace: Workspace, location: Path | None, file: Path, model: str) -> int:
     """Take in a log of another tool; returns how many records were new."""
     from luthier.traces.feedback import import_log_records
     from luthier.traces.logs import digest, read_log_records
 
+    file = workspace.resolve(file)
     if not file.is_file():
         raise InputError(
             "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
         )
-    return import_log_records(resolve_traffic_folder(location), digest(file), read_log_records(file, model))
+    return import_log_records(resolve_traffic_folder(workspace, location), digest(file), read_log_records(file, model))
 
 
 def export_traces(
+    workspace: Workspace,
     location: Path | None,
     to: str,
     form: Literal["jsonl", "otlp"] | None,
@@ -160,7 +164,10 @@ def export_traces(
     where, since, until = which
     condition = TraceFilter(where) if where else None
     found = read_traces_with_feedback(
-        require_traffic_folder(location), parse_moment(since, "--since"), parse_moment(until, "--until"), condition
+        require_traffic_folder(workspace, location),
+        parse_moment(since, "--since"),
+        parse_moment(until, "--until"),
+        condition,
     )
     if to.startswith(("http://", "https://")):
         if form == "jsonl":
@@ -168,7 +175,7 @@ def export_traces(
                 "a collector takes OTLP", where=SourceLocation(field="--format"), hint="leave --format out"
             )
         return send_otlp(to, (one.trace for one in found))
-    path = Path(to)
+    path = workspace.resolve(to)
     with translate_write_errors(path, "name another file"):
         return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
 

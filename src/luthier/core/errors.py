@@ -17,7 +17,7 @@ Any other exception that escapes is a bug in Luthier: exit 4, with the details i
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import Any, ClassVar
@@ -67,6 +67,18 @@ class LuthierError(Exception):
         """The documented `{"error": …}` shape."""
         where = {"file": self.where.file, "line": self.where.line, "field": self.where.field}
         return {"error": {"kind": type(self).__name__, "message": self.message, "where": where, "hint": self.hint}}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> LuthierError:
+        """The error that another process wrote so; one of a class that is not known here is an `InputError`."""
+        error = value["error"]
+        kinds, waiting = dict[str, type[LuthierError]](), [LuthierError]
+        while waiting:
+            kind = waiting.pop()
+            kinds[kind.__name__] = kind
+            waiting += kind.__subclasses__()
+        where = SourceLocation(**error["where"])
+        return kinds.get(error["kind"], InputError)(error["message"], where=where, hint=error["hint"])
 
 
 class InputError(LuthierError):

@@ -72,6 +72,16 @@ class StepEvents:
         self._stream = stream
         self.step = step
 
+    @classmethod
+    def saying(cls, say: Callable[[str], object]) -> StepEvents:
+        """Events of which only the sentences are heard."""
+
+        def listen(event: RunEvent) -> None:
+            if event.text:
+                say(event.text)
+
+        return RunEvents(listen).of("")
+
     def progress(self, done: float, total: float, unit: str, /, **measures: float | str) -> bool:
         """How far the work is: `done` of `total` in `unit`, with numbers worth seeing (loss, rows/s).
 

@@ -36,22 +36,37 @@ _CREDENTIALS = "give credentials the usual way (for S3: AWS_ACCESS_KEY_ID and AW
 
 def open_store(location: Path | str, *, shared: Store | None = None) -> Store:
     """The store at a local path or at any fsspec URL (`s3://bucket/prefix`, `memory://name`, `file:///folder`)."""
-    text = str(location)
-    protocol, mark, rest = text.partition("://")
-    if not mark:
-        return Store(Path(text).expanduser(), shared=shared)
-    if protocol in ("file", "local"):
-        return Store(Path(rest), shared=shared)
-    return RemoteStore(text, shared=shared)
+    if is_remote(str(location)):
+        return RemoteStore(str(location), shared=shared)
+    return Store(find_store_root(str(location)), shared=shared)
+
+
+def is_remote(location: str) -> bool:
+    """Whether a store is at a URL that is no folder here."""
+    protocol, mark, _ = location.partition("://")
+    return bool(mark) and protocol not in ("file", "local")
+
+
+def find_store_root(location: str) -> Path:
+    """The folder of a store on this machine, which of one at a URL holds its copies; nothing is opened."""
+    if is_remote(location):
+        name = hashlib.sha256(_without_user(location).encode()).hexdigest()[:32]
+        return cache_folder() / "stores" / name
+    _, mark, rest = location.partition("://")
+    return Path(rest) if mark else Path(location).expanduser()
+
+
+def _without_user(url: str) -> str:
+    """A URL without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//", url).rstrip("/")
 
 
 class RemoteStore(Store):
     """A store whose finished artifacts stand behind a URL; this machine keeps copies of those it used."""
 
     def __init__(self, url: str, *, shared: Store | None = None) -> None:
-        self._shown = re.sub(r"//[^/@]*@", "//", url).rstrip("/")  # without a user's name and password
-        name = hashlib.sha256(self._shown.encode()).hexdigest()[:32]
-        super().__init__(cache_folder() / "stores" / name, shared=shared)
+        self._shown = _without_user(url)
+        super().__init__(find_store_root(url), shared=shared)
         self._reach = RemoteErrorTranslator(self._shown)
         self._files, self._base = self._connect(url)
 

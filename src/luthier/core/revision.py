@@ -19,6 +19,7 @@ from luthier.core.hashing import digest_of, file_digest
 UNDECIDING = (
     "luthier.core.artifact",
     "luthier.core.component",
+    "luthier.core.context",
     "luthier.core.db",
     "luthier.core.errors",
     "luthier.core.events",

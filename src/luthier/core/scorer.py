@@ -8,12 +8,12 @@ a column is a gap: no number could be had. Metrics leave gaps out, count them, a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 
 Column = list[float | None]
 
@@ -30,20 +30,6 @@ class ScorerRow:
     """Further answers of the same model to the same question."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScorerContext:
-    """Where a scorer works."""
-
-    base: Path
-    """Relative paths in settings start here: the recipe's folder."""
-    kept: Path
-    """A folder that outlives a killed run: what was paid for is kept here by a digest of its content."""
-    say: Callable[[str], None]
-    """Is told what the user should know."""
-    model: Callable[[str], Path]
-    """The folder of a model by its name, in Hugging Face's layout."""
-
-
 class Scorer(Component):
     """Something that fills columns of numbers for metrics to read."""
 
@@ -55,5 +41,5 @@ class Scorer(Component):
     """Whether rows must say what was asked."""
 
     @abstractmethod
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """A number for each row in each of `writes`, None where none could be had."""

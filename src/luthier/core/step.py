@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, digest_plugin_code, iter_components
-from luthier.core.events import StepEvents
+from luthier.core.context import RunContext
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 
@@ -46,8 +46,8 @@ ThresholdsRef = Annotated[str | None, Reads("thresholds", optional=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepContext:
-    """What a step is given: its inputs, where to write, and how to speak."""
+class StepContext(RunContext):
+    """What a step is given: its inputs and where to write, beside what every part works with."""
 
     name: str
     """The step's name in the recipe."""
@@ -57,35 +57,11 @@ class StepContext:
     """Empty at the start; what is here at the end is the artifact."""
     scratch: Path
     """Kept when the run is killed, gone when the step is finished: for checkpoints, written whole (`write_aside`)."""
-    base: Path
-    """The recipe's folder: relative paths start here."""
-    seed: int
-    events: StepEvents
-    kept: Path | None = None
-    """Kept from one run to the next, for what is found by all that decides it: whatever is missing is made anew."""
 
     @property
     def digest(self) -> str:
         """The name of the artifact that is being made."""
         return self.folder.parent.name
-
-    def report(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        done: float | None = None,
-        total: float = 0,
-        unit: str = "steps",
-    ) -> bool:
-        """Pass the numbers of one of the work's own steps (from 1) to who listens; returns whether to stop.
-
-        How far the work is, is `step` of `total`, or `done` of `total` in another unit. A recipe's step that is to stop
-        raises `Interrupted`: what it did so far is no artifact, and its scratch is kept.
-        """
-        if done is None:
-            return self.events.progress(step, total, unit, **metrics)
-        return self.events.progress(done, total, unit, step=step, **metrics)
 
 
 @dataclass(frozen=True, kw_only=True)

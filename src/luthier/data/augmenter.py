@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -17,6 +16,7 @@ from pydantic import Field
 
 from luthier.chat.messages import Message
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.data.row import Row
 
@@ -86,13 +86,11 @@ class AugmentTrainRows(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class AugmentContext:
+@dataclass(frozen=True, kw_only=True)
+class AugmentContext(RunContext):
     """What an augmenter may look at beside its wishes."""
 
     train: AugmentTrainRows
-    base: Path
-    """The recipe's folder."""
     lm: LanguageModel | None = None
     """The step's model."""
     _kept: dict[int, Any] = field(default_factory=dict)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.chat.messages import Message, answer_of, prompt_of, user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
+from luthier.core.context import RunContext
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import translate_write_errors
 from luthier.core.hashing import canonical_json, digest_of
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.core.step import StepContext
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import ProbeContext, ProbeMeasure
@@ -274,7 +275,7 @@ def _grades(
 
 
 def _exams(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[BenchmarkTask]:
-    brief = TaskContext(base=work.base, examples=context.task.examples, say=work.events.note)
+    brief = TaskContext(base=work.base, seed=work.seed, events=work.events, examples=context.task.examples)
     exams = [exam for one in tasks for exam in one.exams(brief)]
     names = [exam.name for exam in exams]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -396,20 +397,18 @@ def attach_scorer_columns(
     kept = work.scratch / "scorers"
     kept.mkdir(exist_ok=True)
     model = work.inputs["model"]
-    scorer_context = ScorerContext(
-        base=work.base, kept=kept, say=work.events.note, model=lambda name: _folder(name, model, work)
-    )
-    return [_scored(one, scorers, task, scorer_context) for one in models]
+    context = replace(work, kept=kept, models=lambda name: _folder(name, model, work))
+    return [_scored(one, scorers, task, context) for one in models]
 
 
-def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, scorer_context: ScorerContext) -> ModelResult:
+def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, context: RunContext) -> ModelResult:
     rows = [
         ScorerRow(question=user_text_of(example), prediction=reply.prediction, references=(reference,))
         for example, reply, reference in zip(task.examples, model.replies, task.references, strict=True)
     ]
     columns: dict[str, Column] = {}
     for scorer in scorers:
-        columns |= scorer.columns(rows, scorer_context)
+        columns |= scorer.columns(rows, context)
     replies = [
         replace(reply, columns={name: column[row] for name, column in columns.items()})
         for row, reply in enumerate(model.replies)

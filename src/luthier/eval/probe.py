@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 from luthier.eval.respondent import CachedEvaluatedModel
 from luthier.eval.task import Task, find_last_turns, list_conversation_ids
 from luthier.eval.voice import Verb
@@ -51,22 +52,19 @@ class ProbeMeasure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeContext:
+class ProbeContext(RunContext):
     """What a probe works with."""
 
     task: Task
     answers: Mapping[str, EvalPredictions]
     """Each model's answers to the held-out rows, the model that the evaluation is about first."""
-    seed: int
     data: Artifact
     """The data set."""
     respondents: Mapping[str, CachedEvaluatedModel] = field(default_factory=dict)
     """Each model to be asked more."""
     model: Artifact | None = None
     """The model that the evaluation is about."""
-    base: Path = Path()
-    """The recipe's folder: relative paths start here."""
-    kept: list[ProbeRow] = field(default_factory=list)
+    rows: list[ProbeRow] = field(default_factory=list)
     """What was asked and said, row by row: a probe adds to it, and it is written beside the predictions."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how probes went."""

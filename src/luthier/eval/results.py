@@ -64,7 +64,7 @@ def measure_evaluation(
         comparisons=[*compared, *_probed(measures, models[0].name)],
         summary=_summary(task, models, evaluation_facts, request_settings, metrics),
         warnings=evaluation_facts.notes,
-        probed=context.kept,
+        probed=context.rows,
     )
 
 
@@ -304,7 +304,7 @@ def measure_written_answers(
     for model, respondent in context.able("generate", statistic.name).items():
         completions = [one.strip() for one in respondent.generate(list(prompts.values()), limit)]
         blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in completions])
-        context.kept.extend(
+        context.rows.extend(
             ProbeRow(
                 probe=probe,
                 model=model,

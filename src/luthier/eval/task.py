@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from luthier.chat.messages import (
@@ -31,6 +30,7 @@ from luthier.chat.messages import (
 from luthier.chat.preference import PreferencePair, is_pair, pair_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
@@ -151,15 +151,11 @@ SCORES = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskContext:
+class TaskContext(RunContext):
     """What a task may look at to make its questions."""
 
-    base: Path
-    """The recipe's folder: relative paths start here."""
     examples: Sequence[Example]
     """The user's held-out rows."""
-    say: Callable[[str], None]
-    """Told what was decided for the user."""
 
 
 class EvalTask(Component):

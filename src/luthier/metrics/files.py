@@ -28,8 +28,9 @@ from luthier.core.component import (
     components_by_kind,
     field_descriptions,
 )
+from luthier.core.context import RunContext
 from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, describe_json_error, did_you_mean
-from luthier.core.scorer import Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Scorer, ScorerRow
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 
 _COLUMNS = ("id", "group", "label_scores", "logprob", "tokens", "question", "samples", "scores")
@@ -128,7 +129,7 @@ def _own_scores(rows: Sequence[dict[str, float | None] | None]) -> dict[str, lis
     return {name: [(row or {}).get(name) for row in rows] for name in names}
 
 
-def with_scores(file: ScoreFile, scorers: Sequence[Scorer], context: ScorerContext) -> ScoreFile:
+def with_scores(file: ScoreFile, scorers: Sequence[Scorer], context: RunContext) -> ScoreFile:
     """The file with the columns that scorers fill; `DataError` when one asks for questions that rows do not have."""
     columns = dict(file.answers.columns)
     for scorer in scorers:

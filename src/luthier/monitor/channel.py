@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 from luthier.core.errors import InputError
 from luthier.core.files import expand_env_vars
 from luthier.monitor.alerts import AlertMessage, Severity
@@ -23,14 +22,6 @@ _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 class DeliveryError(Exception):
     """A message that could not be sent, and why; never with a secret in it."""
-
-
-@dataclass(frozen=True)
-class ChannelContext:
-    """Where a channel works."""
-
-    base: Path
-    """Relative paths in settings start here: the recipe's folder."""
 
 
 class Channel(Component):
@@ -43,7 +34,7 @@ class Channel(Component):
     """Less severe alerts are not told here."""
 
     @abstractmethod
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         """Tell; `DeliveryError` says why it could not be. A message with an id that was sent before is the same
         message."""
 

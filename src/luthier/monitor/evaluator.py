@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.core.hashing import digest_of
 from luthier.monitor.alerts import (
@@ -26,7 +27,7 @@ from luthier.monitor.alerts import (
     worst_slice,
 )
 from luthier.monitor.plan import AlertRule, MonitorPlan
-from luthier.monitor.signal import Signal, SignalContext, SignalRow, SignalState, SignalValue, WindowSpan
+from luthier.monitor.signal import Signal, SignalRow, SignalState, SignalValue, WindowSpan
 from luthier.monitor.windows import RowWindow, build_window, hash_text_key
 from luthier.traces.record import Feedback, Trace
 
@@ -50,7 +51,7 @@ class _Watched:
 class AlertEvaluator:
     """One monitor at work; the same for live traffic and for a log."""
 
-    def __init__(self, plan: MonitorPlan, context: SignalContext) -> None:
+    def __init__(self, plan: MonitorPlan, context: RunContext) -> None:
         self.plan = plan
         self.states: dict[str, AlertState] = {rule.name: AlertState() for rule in plan.rules}
         self.unjoined = 0

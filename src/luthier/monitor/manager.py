@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.core.context import RunContext
 from luthier.core.files import seal, unseal, write_atomically
 from luthier.monitor.alerts import AlertMessage, AlertState
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.channel import Channel, DeliveryError
 from luthier.monitor.evaluator import AlertEvaluator
 from luthier.traces.record import Feedback, Trace
 
@@ -30,7 +31,7 @@ class AlertManager:
 
     watcher: AlertEvaluator
     channels: Sequence[Channel]
-    post: ChannelContext
+    post: RunContext
     file: Path
     say: Say
     _waiting: list[tuple[int, AlertMessage]] = field(default_factory=list)

@@ -8,7 +8,7 @@ requests: a number is the same function of rows whether traffic comes live, from
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import Field
 
 from luthier.core.component import Component
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.traces.record import Feedback, Trace
 
@@ -70,18 +71,6 @@ class TrainingSample:
     seed: int
     measured: Sequence[ReportRow] = ()
     """The report's rows, where the model chose among classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SignalContext:
-    """Where a signal works while it watches."""
-
-    base: Path
-    """Relative paths in settings start here."""
-    kept: Path
-    """What outlives a kill, such as verdicts that were paid for."""
-    say: Callable[[str], None]
-    seed: int = 0
 
 
 class SignalState(Protocol):
@@ -143,7 +132,7 @@ class Signal(Component):
         """Write the reference to hold traffic against into a folder; nothing where none is needed."""
         return
 
-    def open(self, folder: Path, context: SignalContext) -> SignalState:
+    def open(self, folder: Path, context: RunContext) -> SignalState:
         """The signal at work, with what it wrote into this folder."""
         return self
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
@@ -73,7 +72,7 @@ def compare_targets(targets: Sequence[CommandTarget], metrics: Sequence[str] = (
 
 
 def compare_many(
-    first: CommandTarget | str, others: Sequence[CommandTarget | str], metrics: Sequence[str] = ()
+    first: CommandTarget, others: Sequence[CommandTarget], metrics: Sequence[str] = ()
 ) -> TwoWayComparison:
     """The first against each of the others, on the rows that both have; Holm's correction goes over all of them."""
     from luthier.metrics.paired import holm
@@ -91,15 +90,15 @@ def compare_many(
     return ManyWayComparison(facts={"first": str(first), "others": found})
 
 
-def compare_two(one: CommandTarget | str, other: CommandTarget | str, metrics: Sequence[str] = ()) -> TwoWayComparison:
+def compare_two(one: CommandTarget, other: CommandTarget, metrics: Sequence[str] = ()) -> TwoWayComparison:
     """Compare files of predictions (in the named metrics), or artifacts named by recipe, RECIPE:STEP, run or digest."""
-    targets = CommandTarget.of(one), CommandTarget.of(other)
+    targets = one, other
     first, second = (target.word or "" for target in targets)
     if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
         from luthier.metrics.files import compare_prediction_files
 
-        same = {"identical": "file"} if Path(first).resolve() == Path(second).resolve() else {}
-        return TwoWayComparison(facts={**compare_prediction_files(Path(first), Path(second), metrics), **same})
+        same = {"identical": "file"} if one.path.resolve() == other.path.resolve() else {}
+        return TwoWayComparison(facts={**compare_prediction_files(one.path, other.path, metrics), **same})
     if metrics:
         hint = "leave --metric out: evaluations are compared in the metrics that they were made with"
         raise InputError("is for two files of predictions", where=SourceLocation(field="--metric"), hint=hint)
@@ -127,13 +126,12 @@ def compare_two(one: CommandTarget | str, other: CommandTarget | str, metrics: S
     )
 
 
-def find_comparable_artifact(named: CommandTarget | str) -> ArtifactRef:
+def find_comparable_artifact(target: CommandTarget) -> ArtifactRef:
     """An artifact by its word; a whole recipe, or a run, stands for its evaluation."""
-    target = CommandTarget.of(named)
     word = target.word or ""
     if not target.is_recipe:
         return find_artifact(target)
-    if Path(word).is_file() and not word.endswith((".yaml", ".yml")):
+    if target.path.is_file() and not word.endswith((".yaml", ".yml")):
         hint = "name a recipe, RECIPE:STEP, a run, a digest, or two files of predictions that end in .jsonl"
         raise InputError("cannot be compared", where=SourceLocation(file=word), hint=hint)
     what = find_plan(target)

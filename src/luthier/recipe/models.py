@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.artifacts.training import TrainingRecord
+from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError, RecipeError, SourceLocation, UnknownName
@@ -22,22 +23,23 @@ from luthier.models.source import is_hub_id
 from luthier.models.sources.hub import HubModelSource
 from luthier.models.steps.base import BaseModelStep
 from luthier.recipe.locate import CommandTarget, find_artifact, find_plan, step_name
-from luthier.recipe.planner import build_recipe_plan, open_shared_store
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
-from luthier.recipe.workspace import find_run, recipes_here
+from luthier.recipe.workspace import Workspace, open_shared_store
 
 
-def _recipe(name: str) -> Recipe:
+def _recipe(workspace: Workspace, name: str) -> Recipe:
     """The smallest recipe there is: bring one model."""
-    return Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=resolve_model_source(name, Path()))})
+    step = BaseModelStep(source=resolve_model_source(name, workspace.folder))
+    return Recipe(name="base", steps={MODEL_STEP: step}).in_workspace(workspace)
 
 
-def list_models() -> list[dict[str, Any]]:
+def list_models(workspace: Workspace) -> list[dict[str, Any]]:
     """The catalogue, and which of it is here."""
     rows = []
     for name, entry in CATALOG.items():
-        here = build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+        here = build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP].cached
         source = " ".join(
             str(value) for key, value in entry.source.items() if key in ("kind", "package", "version", "id")
         )
@@ -46,55 +48,55 @@ def list_models() -> list[dict[str, Any]]:
     return rows
 
 
-def is_base_model(word: str) -> bool:
+def is_base_model(workspace: Workspace, word: str) -> bool:
     """Whether a word names a base model: by the catalog, by its folder or GGUF file, or by its id on the hub."""
-    path = Path(word)
+    path = workspace.resolve(word)
     if word in CATALOG or (path / "config.json").is_file() or (word.endswith(".gguf") and path.is_file()):
         return True
     return is_hub_id(word) and not path.exists()
 
 
-def open_base_model(name: str, events: RunEvents | None = None) -> Artifact:
+def open_base_model(workspace: Workspace, name: str, events: RunEvents | None = None) -> Artifact:
     """The artifact of a base model; taken from its source when it is not here."""
-    return run_recipe(_recipe(name), events)[MODEL_STEP].artifact
+    return run_recipe(_recipe(workspace, name), events)[MODEL_STEP].artifact
 
 
-def known_base(name: str) -> ArtifactSpec:
+def known_base(workspace: Workspace, name: str) -> ArtifactSpec:
     """What is known of a base model without bringing it here: by its files where they are, else by the catalogue."""
-    what = build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP]
+    what = build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP]
     if what.cached:
         return ArtifactSpec(tokenizer=open_shared_store().open(what.digest).folder)
-    return what.step.outline(PlanContext(inputs={}, upstream={}, base=Path()))
+    return what.step.outline(PlanContext(inputs={}, upstream={}, base=workspace.folder))
 
 
-def get_model(name: str, events: RunEvents | None = None) -> Path:
+def get_model(workspace: Workspace, name: str, events: RunEvents | None = None) -> Path:
     """Bring a base model or a text encoder here, from the hub too; returns the folder, in Hugging Face's layout.
 
     Files that are here are not fetched again.
     """
     step_events, is_encoder = (events or RunEvents()).of(name), name in ENCODERS
-    source = resolve_model_source(name, Path(), ENCODERS) if is_encoder else resolve_model_source(name, Path())
-    is_here = not is_encoder and build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP].cached
+    base = workspace.folder
+    source = resolve_model_source(name, base, ENCODERS) if is_encoder else resolve_model_source(name, base)
+    is_here = not is_encoder and build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP].cached
     if isinstance(source, HubModelSource) and not is_here:
         step_events.note(f"fetching {source.id} (revision {source.revision}) from the hub")
         source.bring(lambda done, total: step_events.progress(done / 1e6, total / 1e6, "MB"), encoder=is_encoder)
     if is_encoder:
-        return source.in_place(Path(), step_events.note)
-    return open_base_model(name, events).folder
+        return source.in_place(base, step_events.note)
+    return open_base_model(workspace, name, events).folder
 
 
-def find_model(named: CommandTarget | str | None) -> tuple[str, Artifact]:
+def find_model(target: CommandTarget) -> tuple[str, Artifact]:
     """What to call it, and the model."""
-    target = CommandTarget.of(named)
     word = target.word or ""
-    if target.word is None or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
+    if target.word is None or target.path.suffix in (".yaml", ".yml") or target.run is not None:
         return _last_model(target)
     try:
         found = find_artifact(target)
     except UnknownName:
         if ":" in word:
             raise
-        return target.plain(), open_base_model(word)
+        return target.plain(), open_base_model(target.workspace, word)
     if found.artifact.manifest.makes != "model":
         message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
         raise ModelError(message, where=SourceLocation(field=word), hint="name the step that tunes, as RECIPE:STEP")
@@ -103,11 +105,9 @@ def find_model(named: CommandTarget | str | None) -> tuple[str, Artifact]:
 
 def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
-    if target.word is None and not recipes_here():
+    if target.word is None and not target.workspace.list_recipes():
         hint = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
-        raise RecipeError(
-            "no recipe here whose model could be meant", where=SourceLocation(file=str(Path.cwd())), hint=hint
-        )
+        raise RecipeError("no recipe here whose model could be meant", where=target.workspace.location, hint=hint)
     what = find_plan(target, step=":STEP")
     models = [planned for planned in what if planned.step.makes == "model"]
     names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way
@@ -116,6 +116,23 @@ def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
             "this recipe makes no model", where=SourceLocation(file=what.recipe.file), hint="name a model"
         )
     return step_name(what, names[-1]), what.artifact(names[-1], target.command)
+
+
+def get_training_system_message(artifact: Artifact) -> str | None:
+    """The system message with which all training rows of a tuned model began; None where they share none, or where the
+    model has a chosen prompt in its place."""
+    from luthier.artifacts.dataset import has_split, read_example_batches
+
+    data = get_training_data(artifact)
+    if data is None or PromptPrefix.of(artifact).instruction is not None or not has_split(data, "train"):
+        return None
+    shared: str | None = None
+    for example in (example for batch in read_example_batches(data, "train") for example in batch):
+        first = example.messages[0]
+        if first.role != "system" or shared not in (None, first.content):
+            return None
+        shared = first.content
+    return shared
 
 
 def chooses_classes(artifact: Artifact) -> bool:
@@ -130,11 +147,11 @@ _TOKENS_A_PASS = 4096
 """The forward pass for which the memory is told."""
 
 
-def describe_model(word: str) -> dict[str, Any]:
+def describe_model(target: CommandTarget) -> dict[str, Any]:
     """Facts of a base model, or of a step's: what it stands on, by which technique it was tuned."""
     from luthier.tune.technique import AnyTechnique
 
-    name, artifact = find_model(word)
+    name, artifact = find_model(target)
     if is_plain_classifier(artifact):
         tuned = TrainingRecord.read(artifact).as_json()
         sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}

@@ -5,7 +5,6 @@ Peak memory is that of this process since a reset (Linux) or since its start.
 
 from __future__ import annotations
 
-import os
 import resource
 import shlex
 from collections.abc import Collection, Iterator, Mapping
@@ -16,19 +15,14 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import check_installed, iter_components
-from luthier.core.db import Ledger, Run, ledger_url
+from luthier.core.db import Run
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.files import cache_folder
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step
 from luthier.core.store import Store
 from luthier.core.system.process import release_memory
 from luthier.core.timings import read_timings
 from luthier.recipe.schema import MODEL_STEP, Recipe
 
-STORE = ".luthier"
-"""The folder of a store beside its recipes."""
-SQLITE = "sqlite:///"
-"""How the URL of a ledger in a file begins."""
 MOST_RUNS = 3
 """Runs that an error names."""
 
@@ -120,9 +114,9 @@ class RecipePlan:
     def runs_that_made(self, step: str) -> list[tuple[Run, str]]:
         """The recorded runs of the recipe that have a step's artifact, each artifact once, the latest first, with its
         digest."""
-        if not has_ledger(self.store):
+        if not self.recipe.workspace.has_ledger():
             return []
-        with Ledger(ledger_url(self.store.root)) as ledger:
+        with self.recipe.workspace.open_ledger() as ledger:
             runs = ledger.runs_of(self.recipe.name, str(self.recipe.base.absolute()))
         found: dict[str, Run] = {}
         for run in runs:
@@ -136,7 +130,8 @@ class RecipePlan:
         the run."""
         overrides = run.overrides or []
         try:
-            again = build_recipe_plan(Recipe.load(self.recipe.file, overrides), self.store, costs_of=())
+            recipe = Recipe.load(self.recipe.file, overrides, self.recipe.workspace)
+            again = build_recipe_plan(recipe, self.store, costs_of=())
             same = again[step].digest == digest
         except LuthierError:
             same = False  # the recipe changed so much that the run's overrides do not fit it
@@ -161,37 +156,11 @@ class RecipePlan:
         return {"recipe": self.recipe.name, "steps": {planned.name: planned.as_json() for planned in self.steps}}
 
 
-def locate_store(base: Path) -> str:
-    """Where a recipe's store is: `LUTHIER_STORE` (path or URL), the store that the recipe lies in (as a job's does), or
-    `.luthier` beside it."""
-    start = base.absolute()
-    around = next((folder for folder in (start, *start.parents) if folder.name == STORE), start / STORE)
-    return os.environ.get("LUTHIER_STORE") or str(around)
-
-
-def open_shared_store() -> Store:
-    """The store of this user in which converted base models are kept."""
-    return Store(cache_folder() / "store")
-
-
-def has_ledger(store: Store) -> bool:
-    """Whether a store has a ledger already; to open one that it has not would make it."""
-    url = ledger_url(store.root)
-    return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
-
-
 def _settings_of(run: Run) -> str:
     """When a run was made, and with which overrides."""
     if run.overrides is None:
         return f"{run.started_at:%Y-%m-%d %H:%M} UTC"
     return f"{run.started_at:%Y-%m-%d %H:%M} UTC, {shlex.join(run.overrides) or 'without overrides'}"
-
-
-def open_recipe_store(base: Path) -> Store:
-    """The store of the recipes in a folder, with the user's shared store behind it."""
-    from luthier.core.remote_store import open_store
-
-    return open_store(locate_store(base), shared=open_shared_store())
 
 
 def build_recipe_plan(
@@ -201,7 +170,7 @@ def build_recipe_plan(
 
     A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it.
     """
-    planner = _Planner(recipe, store or open_recipe_store(recipe.base), costs_of)
+    planner = _Planner(recipe, store or recipe.workspace.open_store(), costs_of)
     for name in recipe.order():
         try:
             planner.take(name)

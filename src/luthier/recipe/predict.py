@@ -32,7 +32,8 @@ from luthier.core.errors import (
 )
 from luthier.core.events import RunEvents
 from luthier.models.load import get_training_data
-from luthier.recipe.workspace import find_digest, get_training_system_message
+from luthier.recipe.models import get_training_system_message
+from luthier.recipe.workspace import Workspace
 from luthier.traces.record import Feedback, Trace, match_label_spelling
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def _answers(
     with tempfile.TemporaryDirectory(prefix="luthier.predict.") as scratch:
         folder = Path(scratch)
         work = StepContext(
-            name="predict", inputs={}, folder=folder, scratch=folder, base=Path(), seed=0, events=events.of("predict")
+            name="predict", inputs={}, folder=folder, scratch=folder, base=folder, seed=0, events=events.of("predict")
         )
         usual = {name: Evaluate.model_fields[name].default for name in ("normalize", "dtype")}
         question = InferenceSettings(**usual, max_new_tokens=max_new_tokens, likelihood=False)
@@ -385,7 +386,7 @@ class UnknownClass(UnknownName):
     """A label that is no class of the model that answered."""
 
 
-def check_label(feedback: Feedback, trace: Trace, *, option: str) -> Feedback:
+def check_label(workspace: Workspace, feedback: Feedback, trace: Trace, *, option: str) -> Feedback:
     """The same feedback with the label as the model writes it; `UnknownClass` for a label that is none of its classes.
 
     A correction of an answer that was chosen among classes is a label, too. `option` says how to add a new class.
@@ -394,7 +395,7 @@ def check_label(feedback: Feedback, trace: Trace, *, option: str) -> Feedback:
     given = getattr(feedback, field)
     if given is None or (field == "correction" and trace.operation != "label"):
         return feedback
-    classes = get_trace_classes(trace)
+    classes = get_trace_classes(workspace, trace)
     meant = match_label_spelling(trace, given)
     if not classes or meant in classes or (trace.answer is not None and meant == trace.answer.content):
         return feedback if meant == given else feedback.model_copy(update={field: meant})
@@ -405,12 +406,12 @@ def check_label(feedback: Feedback, trace: Trace, *, option: str) -> Feedback:
     )
 
 
-def get_trace_classes(trace: Trace) -> Sequence[str]:
+def get_trace_classes(workspace: Workspace, trace: Trace) -> Sequence[str]:
     """The classes among which the model that answered chooses; none where it writes text, or is not known."""
     if trace.scores:
         return sorted(trace.scores)
     try:
-        artifact = find_digest(trace.release) if trace.release else None
+        artifact = workspace.find_digest(trace.release) if trace.release else None
     except LuthierError:
         return ()  # the model was removed, or answered elsewhere
     return _learnt_classes(artifact) if artifact is not None else ()
@@ -440,7 +441,7 @@ def _listed(given: str, classes: Sequence[str]) -> str:
     return ", ".join(ranked[:_SHOWN]) + more
 
 
-def check_served_feedback(recorder: TraceRecorder, feedback: Feedback) -> Feedback:
+def check_served_feedback(workspace: Workspace, recorder: TraceRecorder, feedback: Feedback) -> Feedback:
     """The same for what comes over HTTP, as a refusal with status 422; a request of which no trace is kept may be about
     anything."""
     from luthier.serve.openai.protocol import APIError
@@ -451,7 +452,7 @@ def check_served_feedback(recorder: TraceRecorder, feedback: Feedback) -> Feedba
     if trace is None:
         return feedback
     try:
-        return check_label(feedback, trace, option='send "new_class": true')
+        return check_label(workspace, feedback, trace, option='send "new_class": true')
     except UnknownClass as error:
         message = f"{error.message}; {error.hint}"
         raise APIError(message, param=error.where.field, code="unknown_class", status=422) from error

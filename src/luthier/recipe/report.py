@@ -15,14 +15,16 @@ from luthier.core.errors import InputError, SourceLocation, UnknownName, Unwrita
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import Forecast
-from luthier.recipe.planner import STORE, RecipePlan
+from luthier.recipe.planner import RecipePlan
+from luthier.recipe.workspace import STORE
 
 if TYPE_CHECKING:
     from luthier.eval.report.facts.report import ReportFacts
+    from luthier.recipe.locate import CommandTarget
     from luthier.recipe.runner import RunResult
 
 
-def report_facts(plan: RecipePlan, compare_with: Sequence[str] = ()) -> ReportFacts:
+def report_facts(plan: RecipePlan, compare_with: Sequence[CommandTarget] = ()) -> ReportFacts:
     """The facts of a report of every step that is made (`UnknownName` when none is).
 
     `beside` names evaluations of other recipes, as recipes, RECIPE:STEP or digests.
@@ -40,7 +42,7 @@ def report_facts(plan: RecipePlan, compare_with: Sequence[str] = ()) -> ReportFa
         created=time.strftime("%Y-%m-%d %H:%M"),
         recipe_file=plan.recipe.file,
         overrides=plan.recipe.overrides,
-        compare_with=dict(_evaluation(word) for word in compare_with),
+        compare_with=dict(map(_evaluation, compare_with)),
     )
 
 
@@ -66,19 +68,20 @@ def describe_missing_steps(plan: RecipePlan) -> str:
     return f"without {', '.join(plan.unmade)}: {error.message}\n  → {error.hint}"
 
 
-def _evaluation(word: str) -> tuple[str, Artifact]:
-    """An evaluation by its word, and what to call it."""
+def _evaluation(target: CommandTarget) -> tuple[str, Artifact]:
+    """An evaluation, and what to call it."""
     from luthier.recipe.compare import find_comparable_artifact
 
-    found = find_comparable_artifact(word)
+    found = find_comparable_artifact(target)
     makes = found.artifact.manifest.makes
     if makes != "evaluation":
         what = f"expected an evaluation to compare with, got a {makes}"
-        raise InputError(what, where=SourceLocation(field=word), hint="name a step that evaluates, as RECIPE:STEP")
+        where, hint = SourceLocation(field=str(target)), "name a step that evaluates, as RECIPE:STEP"
+        raise InputError(what, where=where, hint=hint)
     return found.name, found.artifact
 
 
-def facts_as_json(plan: RecipePlan, compare_with: Sequence[str] = ()) -> dict[str, Any]:
+def facts_as_json(plan: RecipePlan, compare_with: Sequence[CommandTarget] = ()) -> dict[str, Any]:
     """The same facts for other programs."""
     return report_facts(plan, compare_with).as_json()
 
@@ -93,7 +96,7 @@ _FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit
 
 
 def write_report(
-    plan: RecipePlan, to: Path | None = None, form: Form | None = None, compare_with: Sequence[str] = ()
+    plan: RecipePlan, to: Path | None = None, form: Form | None = None, compare_with: Sequence[CommandTarget] = ()
 ) -> Path:
     """Write the report, in the form that the end of the file's name says unless one is given; returns the file.
 
@@ -134,7 +137,7 @@ def _elsewhere(plan: RecipePlan) -> str:
     return f"name another file: `luthier report {shlex.join([plan.recipe.file, *plan.recipe.overrides])} --to FILE`"
 
 
-def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) -> str:
+def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[CommandTarget] = ()) -> str:
     """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
     from luthier.eval.report.html import render_report_page, report_facts_to_json
     from luthier.eval.report.markdown import render_report_markdown

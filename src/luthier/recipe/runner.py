@@ -10,33 +10,30 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
-from luthier.core.artifact import Artifact, Manifest
+from luthier.core.artifact import Artifact
 from luthier.core.component import iter_components
-from luthier.core.db import Ledger, RunStep, State, ledger_url
+from luthier.core.db import Ledger, RunStep, State
 from luthier.core.errors import (
     FAULT_EXIT_CODE,
-    DataError,
     Interrupted,
     LuthierError,
     ModelError,
-    SourceLocation,
     UnknownName,
     Unwritable,
     did_you_mean,
 )
 from luthier.core.events import Listener, RunEvent, RunEvents
-from luthier.core.files import translate_write_errors
 from luthier.core.hashing import digest_of
 from luthier.core.render import duration
-from luthier.core.step import Forecast, StepContext
-from luthier.core.system.process import resident_bytes, set_thread_wait_policy
-from luthier.core.timings import LEAST_S, record_timing
-from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, open_recipe_store, peak_bytes, reset_peak
+from luthier.core.system.process import set_thread_wait_policy
+from luthier.recipe.executor import Executor
+from luthier.recipe.executors.local import LocalExecutor
+from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -147,11 +144,14 @@ def run_recipe(
     events: RunEvents | None = None,
     only: Sequence[str] = (),
     *,
+    executor: Executor | None = None,
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
 ) -> RunResult:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
-    waited for, not made twice. `on_step` is called with each step as soon as its artifact is there."""
+    waited for, not made twice. `executor` makes them, this process by default. `on_step` is called with each step as
+    soon as its artifact is there."""
     set_thread_wait_policy()
+    executor = executor or LocalExecutor()
     events = events or RunEvents()
     needed = recipe.needed(only)
     _gather(recipe, needed, events)
@@ -164,13 +164,13 @@ def run_recipe(
         before = len(done)
         ready = [planned for planned in requested if planned.name not in done and _is_ready(planned, what, done)]
         for planned in ready:
-            result = _take(planned, what, events, wait=False)
+            result = _take(planned, what, events, executor, wait=False)
             if result is not None:
                 done[planned.name] = result
                 on_step(planned, result)
         if len(done) == before:
             events.emit(RunEvent(kind="wait", step=ready[0].name, text="another process is making it; waiting"))
-            done[ready[0].name] = _wait(ready[0], what, events)
+            done[ready[0].name] = _wait(ready[0], what, events, executor)
             on_step(ready[0], done[ready[0].name])
     exit_code = _exit_code(done)
     events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
@@ -205,13 +205,15 @@ def _is_ready(planned: PlannedStep, what: RecipePlan, done: Mapping[str, StepRes
     return all(other in done for other in what.recipe.references(planned.step).values())
 
 
-def _wait(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
-    result = _take(planned, what, events, wait=True)
+def _wait(planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: Executor) -> StepResult:
+    result = _take(planned, what, events, executor, wait=True)
     assert result is not None, "a lock that was waited for is held"
     return result
 
 
-def _take(planned: PlannedStep, what: RecipePlan, events: RunEvents, *, wait: bool) -> StepResult | None:
+def _take(
+    planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: Executor, *, wait: bool
+) -> StepResult | None:
     """The step's artifact: found, or made under its lock; None when another process holds the lock."""
     store = what.store_of(planned)
     if store.has(planned.digest):
@@ -221,7 +223,7 @@ def _take(planned: PlannedStep, what: RecipePlan, events: RunEvents, *, wait: bo
             return None
         if store.has(planned.digest):
             return _found(planned, what, events)
-        return _make(planned, what, events)
+        return _make(planned, what, events, executor)
 
 
 def _found(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
@@ -229,92 +231,21 @@ def _found(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepRes
     return StepResult(artifact=what.store.open(planned.digest), cached=True, seconds=0.0)
 
 
-def _make(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
-    store = what.store_of(planned)
+def _make(planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: Executor) -> StepResult:
     events.emit(RunEvent(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
     with _refusals(planned, what, events):
-        reset_peak()
-        expected = _expect(planned, what, events)
-        folder, scratch = store.begin(planned.digest)
-        work = StepContext(
-            name=planned.name,
-            inputs={field: what.store.open(digest).check() for field, digest in planned.inputs.items()},
-            folder=folder,
-            scratch=scratch,
-            base=what.recipe.base,
-            seed=what.recipe.seed,
-            events=events.of(planned.name),
-            kept=store.kept,
-        )
-        measures = planned.step.make(work)
-        _check_still(planned, what)
-        seconds = time.perf_counter() - started
-        if planned.step.tells_of_machine and measures.get("train_s", seconds) >= LEAST_S:
-            record_timing(planned.step.kind, measures)
-        artifact = store.finish(_manifest(planned, what), _timing(planned, expected, measures, seconds))
+        artifact = executor.make_artifact(what, planned, events)
+    seconds = time.perf_counter() - started
     events.emit(RunEvent(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
     return StepResult(artifact=artifact, cached=False, seconds=seconds)
 
 
-def _check_still(planned: PlannedStep, what: RecipePlan) -> None:
-    """What was read must be what the artifact is named by."""
-    if not any(part.living for part in iter_components(planned.step)):
-        return
-    if planned.step.contents(what.recipe.base) != planned.contents:
-        hint = "run it again; for a table that always grows, read below a bound: `until`"
-        message = "what was read changed on the way, so nothing was kept"
-        raise DataError(message, where=SourceLocation(field="source"), hint=hint)
-
-
-def _manifest(planned: PlannedStep, what: RecipePlan) -> Manifest:
-    step = planned.step
-    return Manifest(
-        digest=planned.digest,
-        kind=step.kind,
-        makes=step.makes,
-        settings=step.hashed_settings(),
-        inputs=dict(planned.inputs),
-        reads=dict(planned.contents),
-        code=step.code(),
-        seed=0 if step.shared else what.recipe.seed,
-        files=[],
-    )
-
-
-def _expect(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Forecast:
-    """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
-    now = what.estimate_cost(planned).add_held_bytes(resident_bytes())
-    if now.seconds is not None:
-        before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
-        suffix = f"; the plan said {_cost(before)}" if before and before.seconds is not None else ""
-        events.of(planned.name).note(f"will take about {_cost(now)} ({now.how}){suffix}")
-    return now
-
-
-def _cost(forecast: Forecast) -> str:
-    memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
-    return f"{duration(forecast.seconds or 0)}{memory}"
-
-
-def _timing(planned: PlannedStep, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
-    planned_cost = planned.forecast or expected
-    return {
-        "seconds": seconds,
-        "peak_bytes": peak_bytes(),
-        "measures": dict(measures),
-        "predicted": asdict(expected),
-        **({"planned": asdict(planned_cost)} if expected.is_far_from(planned_cost) else {}),
-    }
-
-
 @contextmanager
 def _refusals(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Iterator[None]:
-    """Say which step failed, and turn the machine's refusals into one clear error."""
+    """Say which step failed, with its place in the recipe."""
     try:
-        with translate_write_errors(what.store_of(planned).root):
-            yield
+        yield
     except KeyboardInterrupt as error:
         events.emit(RunEvent(kind="failed", step=planned.name, text="interrupted"))
         raise Interrupted(
@@ -358,17 +289,19 @@ class RecordedRun:
         return f", without {', '.join(unmade)}: not made as the recipe stands" if unmade else ""
 
 
-def run_and_record(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> RecordedRun:
+def run_and_record(
+    recipe: Recipe, listener: Listener, only: Sequence[str] = (), executor: Executor | None = None
+) -> RecordedRun:
     """Run a recipe, or only some of its steps: events are shown and logged, the run stands in the ledger, and what is
     made is reported at the end. What ended a run before that stands in the ledger and in its log, too."""
     from luthier.core.render import LogFileRenderer
     from luthier.recipe.report import write_run_report
 
-    store = open_recipe_store(recipe.base)
-    with Ledger(ledger_url(store.root)) as ledger:
+    store = recipe.workspace.open_store()
+    with recipe.workspace.open_ledger() as ledger:
         record = _Record.begin(ledger, recipe)
         with LogFileRenderer(run_log(store, record.run)) as log, record.failures(log):
-            result = run_recipe(recipe, RunEvents(listener, log), only, on_step=record.add)
+            result = run_recipe(recipe, RunEvents(listener, log), only, executor=executor, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))
 

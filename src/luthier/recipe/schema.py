@@ -34,10 +34,12 @@ from luthier.core.step import Step
 from luthier.models.catalog import resolve_model_source
 from luthier.models.source import ModelSource
 from luthier.recipe.errors import NAME_PATTERN, add_indefinite_article, explain_validation_error
+from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path, override, read_yaml
 
 if TYPE_CHECKING:
     from luthier.core.events import RunEvents
+    from luthier.recipe.executor import Executor
     from luthier.recipe.planner import RecipePlan
     from luthier.recipe.runner import RunResult
 
@@ -74,27 +76,30 @@ class Recipe(BaseModel):
     steps: Annotated[dict[Name, Step], Field(min_length=1)]
     """The steps by name; a step names those whose artifacts it reads."""
 
-    _base: Path = PrivateAttr(default_factory=Path.cwd)
+    _workspace: Workspace = PrivateAttr(default_factory=lambda: Workspace.open(Path.cwd()))
     _source: LocatedYaml | None = PrivateAttr(default=None)
 
     @classmethod
-    def load(cls, path: Path | str, overrides: Iterable[str] = ()) -> Self:
-        """Read a recipe file, apply overrides, and check everything that can be checked before a run."""
+    def load(cls, path: Path | str, overrides: Iterable[str] = (), workspace: Workspace | None = None) -> Self:
+        """Read a recipe file, apply overrides, and check everything that can be checked before a run.
+
+        `workspace` says where store and database are, when these are not the usual ones.
+        """
         path = Path(path)
         file = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path
         source = override(read_yaml(file), tuple(overrides))
-        return cls.of(source, file.parent)
+        return cls.of(source, (workspace or Workspace.open_current()).with_folder(file.parent))
 
     @classmethod
-    def of(cls, source: LocatedYaml, base: Path) -> Self:
-        """A recipe from what was read; relative paths start at `base`."""
+    def of(cls, source: LocatedYaml, workspace: Workspace) -> Self:
+        """A recipe from what was read; relative paths start at the workspace's folder."""
         try:
-            recipe = cls.model_validate(source.data, context={"base": base})
+            recipe = cls.model_validate(source.data, context={"base": workspace.folder})
         except ValidationError as error:
             raise _former_names(source, cls) or explain_validation_error(error, source, cls) from error
         except LuthierError as error:
             raise _placed(error, source) from error
-        recipe._base, recipe._source = base, source
+        recipe._workspace, recipe._source = workspace, source
         return recipe
 
     @model_validator(mode="before")
@@ -117,10 +122,21 @@ class Recipe(BaseModel):
         self.order()
         return self
 
+    def in_workspace(self, workspace: Workspace) -> Self:
+        """The same recipe in another folder, or with another store or database."""
+        moved = self.model_copy()
+        moved._workspace = workspace
+        return moved
+
+    @property
+    def workspace(self) -> Workspace:
+        """The recipe's folder with its store and database."""
+        return self._workspace
+
     @property
     def base(self) -> Path:
         """The folder from which relative paths start."""
-        return self._base
+        return self._workspace.folder
 
     @property
     def file(self) -> str:
@@ -276,7 +292,7 @@ class Recipe(BaseModel):
         """
         source = self._source or LocatedYaml(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
         texts = tuple(f"{path}={_as_override(value)}" for path, value in values.items())
-        return type(self).of(override(source, texts), self.base)
+        return type(self).of(override(source, texts), self._workspace)
 
     def plan(self) -> RecipePlan:
         """What is cached, what will be made, and what it will cost."""
@@ -284,19 +300,29 @@ class Recipe(BaseModel):
 
         return build_recipe_plan(self)
 
-    def run(self, events: RunEvents | None = None, only: Sequence[str] = (), *, progress: bool = True) -> RunResult:
+    def run(
+        self,
+        events: RunEvents | None = None,
+        only: Sequence[str] = (),
+        *,
+        on: Executor | str = "local",
+        progress: bool = True,
+    ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
 
-        Progress goes to standard error, as of `luthier run`, unless `progress` is false or `events` hears it.
+        `on` says where steps are made, as `luthier run --on` does. Progress goes to standard error, as of
+        `luthier run`, unless `progress` is false or `events` hears it.
         """
         from luthier.core.events import RunEvents
         from luthier.core.render import choose
+        from luthier.recipe.executor import parse_executor
         from luthier.recipe.runner import run_recipe
 
+        executor = parse_executor(on) if isinstance(on, str) else on
         if events is not None or not progress:
-            return run_recipe(self, events, only)
+            return run_recipe(self, events, only, executor=executor)
         with choose() as listener:
-            return run_recipe(self, RunEvents(listener), only)
+            return run_recipe(self, RunEvents(listener), only, executor=executor)
 
 
 def _as_override(value: Any) -> str:

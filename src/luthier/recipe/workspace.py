@@ -1,77 +1,254 @@
-"""The folder that a command works in: its recipes, store, ledger, API keys and artifacts.
+"""A folder of recipes with its store and its database: what a command, a server or a script works in.
 
-Store, ledger, traces and jobs lie in the folder's `.luthier`. Where several folders are possible, the arguments of the
-command decide, and then the existing data: a folder whose models were served stays the default when another recipe
-appears beside it.
+An entry point makes a `Workspace` once and hands it down; nothing below depends on the process's working directory, so
+that one process can hold several. Store, ledger, traces and jobs lie in the folder's `.luthier`. Where several folders
+are possible, the arguments of the command decide, and then the existing data: a folder whose models were served stays
+the default when another recipe appears beside it.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self
 
-from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger, Run, ledger_url
 from luthier.core.errors import RecipeError, SourceLocation, UnknownName
+from luthier.core.files import cache_folder
 from luthier.core.store import Store
-from luthier.models.load import get_training_data
-from luthier.recipe.planner import SQLITE, STORE, has_ledger, open_recipe_store
 from luthier.recipe.yaml import has_step, read_yaml
-from luthier.traces.api_keys import Scope, add_key, list_keys, revoke_key
 
-
-def get_training_system_message(artifact: Artifact) -> str | None:
-    """The system message with which all training rows of a tuned model began; None where they share none, or where the
-    model has a chosen prompt in its place."""
-    from luthier.artifacts.dataset import has_split, read_example_batches
-
-    data = get_training_data(artifact)
-    if data is None or PromptPrefix.of(artifact).instruction is not None or not has_split(data, "train"):
-        return None
-    shared: str | None = None
-    for example in (example for batch in read_example_batches(data, "train") for example in batch):
-        first = example.messages[0]
-        if first.role != "system" or shared not in (None, first.content):
-            return None
-        shared = first.content
-    return shared
-
-
+STORE = ".luthier"
+"""The folder of a store beside its recipes."""
+SQLITE = "sqlite:///"
+"""How the URL of a ledger in a file begins."""
+STORE_VARIABLE, LEDGER_VARIABLE = "LUTHIER_STORE", "LUTHIER_LEDGER"
+"""Environment variables that name one store, and one database, for all recipes."""
 _RECIPE_FILES = ("*.yaml", "*.yml", "*/recipe.yaml", "recipes/*/recipe.yaml")
 
 
-def find_recipe(given: Path | None, *, step: str = "") -> Path:
-    """The recipe that was named; or `recipe.yaml` here; or the only recipe nearby.
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with recipes, and where their artifacts and records are kept."""
 
-    `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
-    """
-    if given is not None:
-        if not given.exists():
-            _refuse_step(str(given))
-        return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
-    here = Path("recipe.yaml")
-    if here.is_file():
-        return here
-    found = recipes_here()
-    if len(found) == 1:
-        return found[0]
-    what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
-    hint = (
-        f"name one, such as {found[0]}{step}" if found else "`luthier new NAME --from FILE` writes one from your data"
-    )
-    raise RecipeError(what, where=SourceLocation(file=str(Path.cwd())), hint=hint)
+    folder: Path
+    """Relative paths in words and recipes start here."""
+    store: str | None = None
+    """A path or URL of one store for all recipes; None: the store that the folder lies in, or `.luthier` in it."""
+    database: str | None = None
+    """A URL of one database for all recipes; None: an SQLite file in the store."""
+
+    @classmethod
+    def open_current(cls) -> Self:
+        """The process's working directory, with relative paths as a person types and reads them; for entry points."""
+        return cls.open(Path())
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """A folder, with the store and the database that `LUTHIER_STORE` and `LUTHIER_LEDGER` name, if they do."""
+        return cls(Path(folder), os.environ.get(STORE_VARIABLE) or None, os.environ.get(LEDGER_VARIABLE) or None)
+
+    def with_folder(self, folder: Path) -> Self:
+        """Another folder with the same store and database, where these are one for all."""
+        return replace(self, folder=folder)
+
+    def resolve(self, word: Path | str) -> Path:
+        """A path that was given in words."""
+        return self.folder / word
+
+    def format_path(self, path: Path) -> Path:
+        """A path as messages have it: from the folder on where that is the working directory, else as it is."""
+        return path.relative_to(Path.cwd()) if self.folder == Path() and path.is_relative_to(Path.cwd()) else path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which another process finds the same store and database."""
+        named = {STORE_VARIABLE: self.store, LEDGER_VARIABLE: self.database}
+        return {name: value for name, value in named.items() if value}
+
+    @property
+    def store_location(self) -> str:
+        """Where the store is: the one for all recipes, the one that the folder lies in (as a job's does), or
+        `.luthier` in it."""
+        if self.store:
+            return self.store
+        start = self.folder.absolute()
+        return str(next((folder for folder in (start, *start.parents) if folder.name == STORE), start / STORE))
+
+    def open_store(self) -> Store:
+        """The store of the recipes in the folder, with the user's shared store behind it."""
+        from luthier.core.remote_store import open_store
+
+        return open_store(self.store_location, shared=open_shared_store())
+
+    @property
+    def ledger_url(self) -> str:
+        """Where the ledger is."""
+        from luthier.core.remote_store import find_store_root
+
+        return self.database or ledger_url(find_store_root(self.store_location))
+
+    def open_ledger(self) -> Ledger:
+        """The ledger of the recipes in the folder; it is made where there is none."""
+        return Ledger(self.ledger_url)
+
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger already."""
+        url = self.ledger_url
+        return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
+
+    def list_recipes(self) -> list[Path]:
+        """The recipes in the folder and in the folders that `new` makes in it."""
+        return sorted({path for pattern in _RECIPE_FILES for path in self.folder.glob(pattern) if _is_recipe(path)})
+
+    def find_recipe(self, word: Path | str | None, *, step: str = "") -> Path:
+        """The recipe that was named; or `recipe.yaml` here; or the only recipe nearby.
+
+        `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
+        """
+        if word is not None:
+            given = self.resolve(word)
+            if not given.exists():
+                self._refuse_step(str(word))
+            return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
+        if (here := self.resolve("recipe.yaml")).is_file():
+            return here
+        found = self.list_recipes()
+        if len(found) == 1:
+            return found[0]
+        what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
+        hint = (
+            f"name one, such as {found[0]}{step}"
+            if found
+            else "`luthier new NAME --from FILE` writes one from your data"
+        )
+        raise RecipeError(what, where=self.location, hint=hint)
+
+    @property
+    def location(self) -> SourceLocation:
+        """The folder, for messages."""
+        return SourceLocation(file=str(self.folder.absolute()))
+
+    def _refuse_step(self, name: str) -> None:
+        """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` means two steps."""
+        for recipe in sorted(self.list_recipes(), key=lambda path: path != self.resolve("recipe.yaml")):
+            if has_step(name, _content(recipe)):
+                what = f"there is no such recipe; it is the name of a step of {recipe}"
+                hint = f"`--only` stands before every step: luthier run {recipe} --only {name}"
+                raise RecipeError(what, where=SourceLocation(file=name), hint=hint)
+
+    def find_meant(self, words: Iterable[str] = ()) -> Self:
+        """The workspace that is meant: that of the recipe in the words (`RECIPE:STEP`, `recipe.yaml`); else that of the
+        recipe here; else, among several, the one from which models are served; else this one.
+
+        `RecipeError` where that could be more than one.
+        """
+        named = {folder for word in words if (folder := self._folder_of(word)) is not None}
+        if len(named) == 1:
+            return self.with_folder(named.pop())
+        own = self.resolve("recipe.yaml").is_file()
+        recipe_dirs = [] if own else sorted({path.parent for path in self.list_recipes()})
+        if len(recipe_dirs) == 1:
+            return self.with_folder(recipe_dirs[0])
+        used = (
+            [folder for folder in [self.folder, *recipe_dirs] if self.with_folder(folder)._serves()]
+            if recipe_dirs
+            else []
+        )
+        if len(used) > 1 and self.folder not in used:
+            what = f"models are served from {len(used)} folders here: {', '.join(map(str, used))}"
+            raise RecipeError(what, where=self.location, hint="go into the one that is meant")
+        return self if self.folder in used or not used else self.with_folder(used[0])
+
+    def _folder_of(self, word: str) -> Path | None:
+        """The folder of the recipe that a word names, or of the run; None where it names neither."""
+        file, colon, _ = word.rpartition(":")
+        path = Path(file if colon else word)
+        if (run := self.find_run(str(path))) is not None:
+            return Path(run.folder)
+        if not (colon and file) and path.suffix not in {".yaml", ".yml"}:
+            return None
+        recipe = self.find_recipe(path)
+        return recipe.parent if recipe.is_file() else None
+
+    def find_run(self, beginning: str) -> Run | None:
+        """The run of a recipe nearby whose id begins so (at least six digits); None where there is none.
+
+        `UnknownName` where several ids begin so.
+        """
+        if not re.fullmatch(r"[0-9a-f]{6,12}", beginning) or self.resolve(beginning).exists():
+            return None
+        found: dict[str, Run] = {}
+        for ledger in self._ledgers_near():
+            found |= {run.id: run for run in ledger.find_runs(beginning)}
+        if len(found) > 1:
+            hint = "give more digits; `luthier runs` lists them"
+            raise UnknownName(f"{len(found)} runs have an id that begins with {beginning!r}", hint=hint)
+        return next(iter(found.values()), None)
+
+    def _ledgers_near(self) -> Iterator[Ledger]:
+        """The ledgers of the folders nearby that have one."""
+        for url in sorted({one.ledger_url for one in (*self.list_nearby(), self) if one.has_ledger()}):
+            with Ledger(url) as ledger:
+                yield ledger
+
+    def _serves(self) -> bool:
+        """Whether the folder holds what serving leaves there: traffic, jobs, names of models, keys."""
+        from luthier.traces.api_keys import list_keys
+        from luthier.traces.releases import current_releases
+
+        kept = self.folder / STORE
+        if (kept / "traffic").is_dir() or (kept / "jobs").is_dir():
+            return True
+        if self.database or not self.has_ledger():
+            return False  # there is none, or one for all folders
+        with self.open_ledger() as ledger:
+            return bool(current_releases(ledger) or list_keys(ledger))
+
+    def list_nearby(self) -> list[Self]:
+        """This workspace and those of the recipes nearby, as far as they were ever used."""
+        folders = [self.folder, *sorted({path.parent for path in self.list_recipes()})]
+        return [self.with_folder(folder) for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
+
+    def list_enclosing(self) -> list[Self]:
+        """Workspaces that may have this one nearby, as far as they were ever used."""
+        return [self.with_folder(folder) for folder in self.folder.absolute().parents[:2] if (folder / STORE).is_dir()]
+
+    def find_alias(self, alias: str, words: Iterable[str] = ()) -> Self:
+        """The workspace whose ledger knows a name; where none nearby does, the one that is meant."""
+        from luthier.traces.releases import current_releases
+
+        for one in self.list_nearby():
+            with one.open_ledger() as ledger:
+                if alias in current_releases(ledger):
+                    return one
+        return self.find_meant(words)
+
+    def find_digest(self, beginning: str) -> Artifact:
+        """A finished artifact by the beginning of its digest, in one of the stores nearby."""
+        stores = {store.location: store for store in (one.open_store() for one in (*self.list_nearby(), self))}
+        missed: list[UnknownName] = []
+        for store in stores.values():
+            try:
+                return store.find(beginning)
+            except UnknownName as error:
+                missed.append(error)
+        raise missed[0]
 
 
-def _refuse_step(name: str) -> None:
-    """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` means two steps."""
-    for recipe in sorted(recipes_here(), key=lambda path: path != Path("recipe.yaml")):
-        if has_step(name, _content(recipe)):
-            what = f"there is no such recipe; it is the name of a step of {recipe}"
-            hint = f"`--only` stands before every step: luthier run {recipe} --only {name}"
-            raise RecipeError(what, where=SourceLocation(file=name), hint=hint)
+def open_shared_store() -> Store:
+    """The store of this user in which converted base models are kept."""
+    return Store(cache_folder() / "store")
+
+
+def list_store_recipes(store: Store) -> list[Path]:
+    """The recipes whose artifacts a store holds: those in the folder that the store is in."""
+    folder = store.root.parent
+    return sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern) if _is_recipe(path))
 
 
 def _content(recipe: Path) -> Any:
@@ -82,17 +259,6 @@ def _content(recipe: Path) -> Any:
         return None
 
 
-def recipes_here() -> list[Path]:
-    """The recipes in this folder and in the folders that `new` makes in it."""
-    return sorted({path for pattern in _RECIPE_FILES for path in Path().glob(pattern) if _is_recipe(path)})
-
-
-def list_store_recipes(store: Store) -> list[Path]:
-    """The recipes whose artifacts a store holds: those in the folder that the store is in."""
-    folder = store.root.parent
-    return sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern) if _is_recipe(path))
-
-
 def _is_recipe(path: Path) -> bool:
     """Whether a file says that it is a recipe; what cannot be read is none."""
     try:
@@ -100,140 +266,3 @@ def _is_recipe(path: Path) -> bool:
             return re.search(rb"^luthier\s*:", file.read(8192), re.MULTILINE) is not None
     except OSError:
         return False
-
-
-def find_workspace_folder(words: Iterable[str] = ()) -> Path:
-    """The folder that is meant: that of the recipe in the words (`RECIPE:STEP`, `recipe.yaml`); else that of the recipe
-    here; else, among several, the one from which models are served; else this one.
-
-    `RecipeError` where that could be more than one.
-    """
-    named = {folder for word in words if (folder := _folder_of(word)) is not None}
-    if len(named) == 1:
-        return named.pop()
-    recipe_dirs = [] if Path("recipe.yaml").is_file() else sorted({path.parent for path in recipes_here()})
-    if len(recipe_dirs) == 1:
-        return recipe_dirs[0]
-    used = [folder for folder in [Path(), *recipe_dirs] if _serves(folder)] if recipe_dirs else []
-    if len(used) > 1 and Path() not in used:
-        what = f"models are served from {len(used)} folders here: {', '.join(map(str, used))}"
-        raise RecipeError(what, where=SourceLocation(file=str(Path.cwd())), hint="go into the one that is meant")
-    return Path() if Path() in used or not used else used[0]
-
-
-def _folder_of(word: str) -> Path | None:
-    """The folder of the recipe that a word names, or of the run; None where it names neither."""
-    file, colon, _ = word.rpartition(":")
-    path = Path(file if colon else word)
-    if (run := find_run(str(path))) is not None:
-        return Path(run.folder)
-    if not (colon and file) and path.suffix not in {".yaml", ".yml"}:
-        return None
-    recipe = find_recipe(path)
-    return recipe.parent if recipe.is_file() else None
-
-
-def find_run(beginning: str) -> Run | None:
-    """The run of a recipe nearby whose id begins so (at least six digits); None where there is none.
-
-    `UnknownName` where several ids begin so.
-    """
-    if not re.fullmatch(r"[0-9a-f]{6,12}", beginning) or Path(beginning).exists():
-        return None
-    found: dict[str, Run] = {}
-    for ledger in _ledgers_near():
-        found |= {run.id: run for run in ledger.find_runs(beginning)}
-    if len(found) > 1:
-        hint = "give more digits; `luthier runs` lists them"
-        raise UnknownName(f"{len(found)} runs have an id that begins with {beginning!r}", hint=hint)
-    return next(iter(found.values()), None)
-
-
-def _ledgers_near() -> Iterator[Ledger]:
-    """The ledgers of the folders nearby that have one."""
-    stores = [store for folder in [*folders_near(), Path()] if has_ledger(store := open_recipe_store(folder))]
-    for url in sorted({ledger_url(store.root) for store in stores}):
-        with Ledger(url) as ledger:
-            yield ledger
-
-
-def _serves(folder: Path) -> bool:
-    """Whether a folder holds what serving leaves there: traffic, jobs, names of models, keys."""
-    from luthier.traces.api_keys import list_keys
-    from luthier.traces.releases import current_releases
-
-    kept = folder / STORE
-    if (kept / "traffic").is_dir() or (kept / "jobs").is_dir():
-        return True
-    file = open_recipe_store(folder).root.absolute() / "ledger.db"
-    if not file.is_file() or ledger_url(file.parent) != f"{SQLITE}{file}":
-        return False  # there is none, or one for all folders
-    with ledger_of(folder) as ledger:
-        return bool(current_releases(ledger) or list_keys(ledger))
-
-
-def store_here(words: Iterable[str] = ()) -> Store:
-    """The store of the folder that is meant."""
-    return open_recipe_store(find_workspace_folder(words))
-
-
-def ledger_of(folder: Path) -> Ledger:
-    """The ledger of a folder's store."""
-    return Ledger(ledger_url(open_recipe_store(folder).root))
-
-
-def folders_near() -> list[Path]:
-    """This folder and those of the recipes nearby, as far as they were ever used."""
-    folders = [Path(), *sorted({path.parent for path in recipes_here()})]
-    return [folder for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
-
-
-def list_enclosing_folders() -> list[Path]:
-    """Folders that may have this one nearby, as far as they were ever used."""
-    here = Path.cwd()
-    return [folder for folder in here.parents[:2] if (folder / STORE).is_dir()]
-
-
-def find_alias_folder(alias: str, words: Iterable[str] = ()) -> Path:
-    """The folder whose ledger knows a name; where none nearby does, the one that is meant."""
-    from luthier.traces.releases import current_releases
-
-    for folder in folders_near():
-        with ledger_of(folder) as ledger:
-            if alias in current_releases(ledger):
-                return folder
-    return find_workspace_folder(words)
-
-
-def find_digest(beginning: str) -> Artifact:
-    """A finished artifact by the beginning of its digest, in one of the stores nearby."""
-    stores = {store.location: store for store in map(open_recipe_store, [*folders_near(), Path()])}
-    missed: list[UnknownName] = []
-    for store in stores.values():
-        try:
-            return store.find(beginning)
-        except UnknownName as error:
-            missed.append(error)
-    raise missed[0]
-
-
-def create_api_key(name: str, scopes: Sequence[str], requests_per_minute: int | None) -> str:
-    """Make a key; unknown scopes are refused there."""
-    with _ledger() as ledger:
-        return add_key(ledger, name, cast("Sequence[Scope]", scopes), requests_per_minute)
-
-
-def list_api_keys() -> list[dict[str, Any]]:
-    """All keys."""
-    with _ledger() as ledger:
-        return [vars(key) for key in list_keys(ledger)]
-
-
-def revoke_api_key(name: str) -> None:
-    """Let a key open nothing any more."""
-    with _ledger() as ledger:
-        revoke_key(ledger, name)
-
-
-def _ledger() -> Ledger:
-    return ledger_of(find_workspace_folder())

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.chat.messages import Example, Message, answer_of, prompt_of
 from luthier.core.component import Component
-from luthier.core.scorer import ScorerContext
+from luthier.core.context import RunContext
 from luthier.models.reward_model import RewardModel
 
 
@@ -43,11 +43,9 @@ class RewardCompletion(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardContext:
-    """Where a reward works."""
+class RewardContext(RunContext):
+    """What a reward works with."""
 
-    scorer_context: ScorerContext
-    """For rewards that are made of scorers."""
     model: RewardModel | None = None
     """The reward model that the step reads, when it reads one."""
 

@@ -21,6 +21,7 @@ from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.data.steps.prepare import Prepare
 from luthier.data.suggest.propose import propose
+from luthier.recipe.workspace import Workspace
 from tests.data.source_files import MAKERS, write_pdf
 
 ROWS = [{"text": f"question number {n} of the day", "label": "ab"[n % 2]} for n in range(40)]
@@ -120,7 +121,7 @@ def test_new_from_files_folders_patterns_and_urls(tmp_path: Path, monkeypatch: p
         "memory://shop/rows.jsonl": ("jsonl", "memory://shop/rows.jsonl"),
     }
     for number, (source, (kind, path)) in enumerate(wanted.items()):
-        written = write_recipe(f"recipe-{number}", source, template=None, model=None)
+        written = write_recipe(Workspace.open_current(), f"recipe-{number}", source, template=None, model=None)
         text = written.path.read_text()
         assert f"kind: {kind}" in text
         assert path in text

@@ -38,7 +38,7 @@ def write(folder: Path, name: str = "sums", **changes: Any) -> Path:
 
 def exams(file: Path, **settings: Any) -> list[BenchmarkTask]:
     settings = {"data": str(file.parent), **settings}
-    return LmEvalTask(path=str(file), **settings).exams(TaskContext(base=file.parent, examples=(), say=print))
+    return LmEvalTask(path=str(file), **settings).exams(TaskContext(base=file.parent, examples=()))
 
 
 def refused(file: Path, **settings: Any) -> str:

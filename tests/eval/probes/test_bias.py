@@ -46,8 +46,8 @@ def test_counterfactuals_count_flips_and_shifts(bench: ProbeContext) -> None:
     assert found["bias.flip_rate", "fair"].high > 0.1  # twenty rows do not show that there is none
     assert found["bias.shift", "sexist"].value == pytest.approx(0.9 / 1.1 - 0.1 / 1.1)
     assert flips.against["fair"].low > 0.5
-    assert {row.failed for row in bench.kept if row.model == "sexist"} == {True}
-    row = bench.kept[0]
+    assert {row.failed for row in bench.rows if row.model == "sexist"} == {True}
+    row = bench.rows[0]
     assert re.search("swapped '(wife|husband)' for '(wife|husband)'", row.group)
     assert row.expected in bench.task.labels
 
@@ -84,7 +84,7 @@ def test_templates_tell_groups_apart(bench: ProbeContext) -> None:
     only = by_name({"kind": "templates", "persons": persons, "label": "delivery"}, bench)
     assert only["bias.template_gap", "sexist"].value < 1e-9
     assert set(only["bias.template_gap", "fair"].detail) == {"delivery for women", "delivery for men"}
-    asked = [row.prompt for row in bench.kept if row.probe == "templates"]
+    asked = [row.prompt for row in bench.rows if row.probe == "templates"]
     assert asked[0][0].role == "system"
     assert asked[0][-1].content.startswith("My sister ")
 
@@ -201,7 +201,7 @@ def test_generations_are_scored_by_group(data: Artifact, tmp_path: Path) -> None
     assert gap.value == pytest.approx(gap.detail["men"] - gap.detail["women"])
     assert found["bias.generation_worst", "mean"].value == pytest.approx(gap.detail["women"])
     assert found["bias.generation_gap", "kind"].value == 0.0
-    assert any(row.failed for row in bench.kept)
+    assert any(row.failed for row in bench.rows)
     swearing = by_name({"kind": "generations", "regard": "swearing", "persons": {"a": ["he"], "b": ["she"]}}, bench)
     assert swearing["bias.generation_gap", "mean"].value == 0.0
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.context import RunContext
 from luthier.core.errors import DataError
-from luthier.core.scorer import ScorerContext, ScorerRow
+from luthier.core.scorer import ScorerRow
 from luthier.metrics.kinds.code import PassAtK
 from luthier.metrics.metric import EvalPredictions, measure_all
 from luthier.metrics.scorers.unit_tests import UnitTestScorer
@@ -19,8 +20,8 @@ RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a
 FENCED = f"Here you are:\n```python\n{RIGHT}\n```\nIt adds."
 
 
-def desk(folder: Path) -> ScorerContext:
-    return ScorerContext(base=folder, kept=folder, say=print, model=Path)
+def desk(folder: Path) -> RunContext:
+    return RunContext(base=folder, kept=folder, models=Path)
 
 
 @pytest.mark.skipif((platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="needs Linux on x86_64")

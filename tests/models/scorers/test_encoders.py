@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.context import RunContext
 from luthier.core.errors import ModelError
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.models.scorers.bertscore import BertScores
 from luthier.models.scorers.faithfulness import Inference
 from luthier.models.scorers.fluency import FluencyScorer
@@ -21,8 +22,8 @@ ROWS = [
 ]
 
 
-def desk(folder: Path) -> ScorerContext:
-    return ScorerContext(base=folder, kept=folder, say=print, model=Path)
+def desk(folder: Path) -> RunContext:
+    return RunContext(base=folder, kept=folder, models=Path)
 
 
 def check_alone(scorer: Scorer, folder: Path, found: dict[str, Column]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from luthier.core.context import RunContext
 from luthier.core.errors import ModelError
-from luthier.core.scorer import ScorerContext, ScorerRow
+from luthier.core.events import StepEvents
+from luthier.core.scorer import ScorerRow
 from luthier.models.scorers.judge import JudgeScorer
 from tests.endpoint import Reply, serving
 
@@ -19,8 +21,10 @@ ROWS = [
 ]
 
 
-def desk(folder: Path, heard: list[str] | None = None) -> ScorerContext:
-    return ScorerContext(base=folder, kept=folder, say=(heard if heard is not None else []).append, model=Path)
+def desk(folder: Path, heard: list[str] | None = None) -> RunContext:
+    return RunContext(
+        base=folder, kept=folder, events=StepEvents.saying((heard if heard is not None else []).append), models=Path
+    )
 
 
 def judge(url: str, **more: Any) -> JudgeScorer:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, ModelError
-from luthier.core.scorer import ScorerContext
 from luthier.core.system.process import run_with_timeout
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.regex import RegexReward
@@ -46,7 +45,7 @@ class Moody:
 
 @pytest.fixture
 def place(tmp_path: Path) -> RewardContext:
-    return RewardContext(scorer_context=ScorerContext(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path))
+    return RewardContext(base=tmp_path, kept=tmp_path, models=Path)
 
 
 def said(*texts: str) -> list[RewardCompletion]:

@@ -10,24 +10,22 @@ from typing import Any
 from luthier.commands.jobs.records import FineTuningJob
 from luthier.commands.jobs.service import JobService
 from luthier.commands.jobs.writing import RECIPE
-from luthier.core.db import Ledger, ledger_url
-from luthier.core.store import Store
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import store_here
+from luthier.recipe.workspace import Workspace
 
 _EVENTS = 30
 
 
-def list_latest_jobs(count: int) -> list[dict[str, Any]]:
+def list_latest_jobs(workspace: Workspace, count: int) -> list[dict[str, Any]]:
     """The latest jobs, the latest first."""
-    with _desk() as service:
+    with _desk(workspace) as service:
         return [_row(job) for job in service.book.everybody(limit=count)]
 
 
-def describe_job(job: str) -> dict[str, Any]:
+def describe_job(workspace: Workspace, job: str) -> dict[str, Any]:
     """A job with the latest of its events, the earliest of them first."""
-    with _desk() as service:
+    with _desk(workspace) as service:
         found = service.book.any(job)
         events, _ = service.events(found, _EVENTS, None)
         messages = [{"at": event.at, "level": event.level, "message": event.message} for event in reversed(events)]
@@ -38,15 +36,16 @@ def describe_job(job: str) -> dict[str, Any]:
         return {**_row(found), **files, **more, "error": found.error, "recipe": path, "events": messages}
 
 
-def cancel_job(job: str) -> dict[str, Any]:
+def cancel_job(workspace: Workspace, job: str) -> dict[str, Any]:
     """End a job."""
-    with _desk() as service:
+    with _desk(workspace) as service:
         return _row(service.cancel(service.book.any(job)))
 
 
-def collect_job_digests(store: Store) -> set[str]:
+def collect_job_digests(workspace: Workspace) -> set[str]:
     """What jobs that go on will make or read: their checkpoints may not be lost."""
-    with Ledger(ledger_url(store.root)) as ledger:
+    store = workspace.open_store()
+    with workspace.open_ledger() as ledger:
         service = JobService(ledger, store)
         recipes = [
             service.folder(job.id) / RECIPE for job in service.book.everybody(states=("queued", "running", "paused"))
@@ -55,7 +54,7 @@ def collect_job_digests(store: Store) -> set[str]:
         step.digest
         for recipe in recipes
         if recipe.is_file()
-        for step in build_recipe_plan(Recipe.load(recipe), store, ())
+        for step in build_recipe_plan(Recipe.load(recipe, (), workspace), store, ())
     }
 
 
@@ -87,7 +86,7 @@ def _row(job: FineTuningJob) -> dict[str, Any]:
 
 
 @contextmanager
-def _desk() -> Iterator[JobService]:
-    store = store_here()
-    with Ledger(ledger_url(store.root)) as ledger:
-        yield JobService(ledger, store)
+def _desk(workspace: Workspace) -> Iterator[JobService]:
+    meant = workspace.find_meant()
+    with meant.open_ledger() as ledger:
+        yield JobService(ledger, meant.open_store())

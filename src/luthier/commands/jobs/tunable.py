@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from luthier.core.errors import InputError, LuthierError, ModelError, SourceLocation
 from luthier.models.catalog import ENCODERS
 from luthier.models.load import is_endpoint
 from luthier.recipe.models import open_base_model
+from luthier.recipe.workspace import Workspace
 
 
 class TunableModel(NamedTuple):
@@ -21,23 +21,25 @@ class TunableModel(NamedTuple):
     """What a recipe calls it."""
 
 
-def resolve_tunable_models(requested: Iterable[str], served: Iterable[str]) -> Mapping[str, TunableModel]:
+def resolve_tunable_models(
+    workspace: Workspace, requested: Iterable[str], served: Iterable[str]
+) -> Mapping[str, TunableModel]:
     """Those that were named (`NAME=MODEL`, or only a model), else the base models that are served."""
-    found = [_named(text) for text in requested]
+    found = [_named(workspace, text) for text in requested]
     if not found:
-        found = [TunableModel(word, _placed(word)) for word in served if _is_base(word)]
+        found = [TunableModel(word, _placed(workspace, word)) for word in served if _is_base(workspace, word)]
     return {one.name: one for one in found}
 
 
-def _named(text: str) -> TunableModel:
+def _named(workspace: Workspace, text: str) -> TunableModel:
     name, equals, word = text.partition("=")
-    found = TunableModel(name.strip(), _placed((word if equals else text).strip()))
+    found = TunableModel(name.strip(), _placed(workspace, (word if equals else text).strip()))
     if not found.name or not found.word or len(found.name) > 200:
         raise InputError(
             "expected NAME=MODEL, or a model", where=SourceLocation(field="--tune"), hint="gpt-4o-mini=qwen3-0.6b"
         )
     try:
-        artifact = open_base_model(found.word)
+        artifact = open_base_model(workspace, found.word)
     except LuthierError as error:
         raise type(error)(error.message, where=SourceLocation(field="--tune"), hint=error.hint) from error
     if is_endpoint(artifact):
@@ -45,16 +47,17 @@ def _named(text: str) -> TunableModel:
     return found
 
 
-def _placed(word: str) -> str:
+def _placed(workspace: Workspace, word: str) -> str:
     """A folder or a file by its whole path: jobs' recipes lie elsewhere."""
-    return str(Path(word).absolute()) if word and Path(word).exists() else word
+    path = workspace.resolve(word)
+    return str(path.absolute()) if word and path.exists() else word
 
 
-def _is_base(word: str) -> bool:
+def _is_base(workspace: Workspace, word: str) -> bool:
     """Whether a word that is served names a base model with its weights here."""
     if word in ENCODERS or ":" in word or word.endswith((".yaml", ".yml")):
         return False
     try:
-        return not is_endpoint(open_base_model(word))
+        return not is_endpoint(open_base_model(workspace, word))
     except LuthierError:
         return False  # a step's digest, a pipeline: served, but no base

@@ -17,6 +17,7 @@ from luthier.core.files import write_atomically
 from luthier.data.suggest.settings import ROWS_PER_STEP, suggest_training
 from luthier.recipe.models import open_base_model
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 
 RECIPE, TRAINING, VALIDATION = "recipe.yaml", "training.jsonl", "validation.jsonl"
 TUNE, EPOCH = "tune", "epoch_"
@@ -110,10 +111,11 @@ def _rate(recipe_data: dict[str, Any], folder: Path, multiplier: float, tunable:
     from luthier.recipe.yaml import LocatedYaml
     from luthier.tune.steps.tune import Tune
 
-    recipe = Recipe.of(LocatedYaml(file=RECIPE, data=recipe_data, lines={}), folder)
+    recipe = Recipe.of(LocatedYaml(file=RECIPE, data=recipe_data, lines={}), Workspace(folder))
     step = recipe.steps[TUNE]
     assert isinstance(step, Tune)
-    usual = step.rate_for(step.technique, describe_model_folder(open_base_model(tunable.word).folder))  # type: ignore[arg-type]  # LoRA
+    model = describe_model_folder(open_base_model(recipe.workspace, tunable.word).folder)
+    usual = step.rate_for(step.technique, model)  # type: ignore[arg-type]  # LoRA
     return float(f"{usual.value * multiplier:.{_LONGEST_RATE}g}")
 
 

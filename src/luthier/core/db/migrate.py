@@ -5,6 +5,7 @@ Only ever imported inside a verb.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from luthier.core.errors import InputError, SourceLocation
 _HERE = Path(__file__).parent / "migrations"
 _LOCK = 0x1074_1E12
 """Number of PostgreSQL's advisory lock under which a migration runs."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Alembic keeps the migration that runs in its module: threads with different databases take turns."""
 
 
 def latest_revision() -> str:
@@ -64,4 +67,5 @@ def _run(connection: Connection, target: str, *, down: bool) -> None:
     config = Config()
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.attributes["connection"] = connection
-    (command.downgrade if down else command.upgrade)(config, target)
+    with _ONE_AT_A_TIME:
+        (command.downgrade if down else command.upgrade)(config, target)

@@ -7,7 +7,6 @@ database.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,8 +71,8 @@ class Run(BaseModel):
 
 
 def ledger_url(root: Path) -> str:
-    """Where the ledger is: `LUTHIER_LEDGER` (a URL), else an SQLite file in the store's folder."""
-    return os.environ.get("LUTHIER_LEDGER") or f"sqlite:///{root.absolute() / 'ledger.db'}"
+    """Where the ledger of a store's folder is: an SQLite file in it."""
+    return f"sqlite:///{root.absolute() / 'ledger.db'}"
 
 
 class Ledger:

@@ -179,7 +179,8 @@ class _Augmenting:
         index = NearDuplicateIndex(checks.held_out, self._held_out.rows(), self._held_out.row)
         inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
         room = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
-        return AugmentLoop(self._named, AugmentContext(self._train, work.base, lm), inspector, room, self._guards())
+        context = AugmentContext(base=work.base, seed=work.seed, events=work.events, train=self._train, lm=lm)
+        return AugmentLoop(self._named, context, inspector, room, self._guards())
 
     def _space(self) -> EmbeddingSpace | None:
         """Where the meanings of training rows and what is made of them lie, when they are checked."""

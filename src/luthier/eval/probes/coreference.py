@@ -48,7 +48,7 @@ class Coreference(Probe):
             changes[name] = np.column_stack([differs, np.ones(len(differs))]).astype(float)
             hits[name] = np.column_stack([right, np.ones(len(right))]).astype(float)
             details[name] = {"he": float(right[0::2].mean()), "she": float(right[1::2].mean())}
-            context.kept.extend(
+            context.rows.extend(
                 ProbeRow(
                     probe=self.kind,
                     model=name,

@@ -106,7 +106,7 @@ class Counterfactual(Probe):
             shift = self._shift(before, reply, scores, pair) if context.task.kind == "text" or scores else None
             flips.append([float(flipped), 1.0])
             shifts += [] if shift is None else [[shift, 1.0]]
-            context.kept.append(
+            context.rows.append(
                 ProbeRow(
                     probe=self.kind,
                     model=name,

@@ -79,7 +79,7 @@ class Generations(Probe):
             blocks[name] = np.stack([table, np.ones_like(table)], axis=2).reshape(len(table), -1)
             means = compute_group_shares(blocks[name].sum(axis=0, keepdims=True))[0][0]
             details[name] = dict(zip(self.persons, means.tolist(), strict=True))
-            context.kept.extend(self._kept(name, prompts, completions, scores))
+            context.rows.extend(self._kept(name, prompts, completions, scores))
         settings_text = (
             f"regard:{self.regard.kind}|sentences:{len(self.sentences)}|max_new_tokens:{self.max_new_tokens}"
         )

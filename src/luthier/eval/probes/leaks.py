@@ -83,7 +83,7 @@ class Leaks(Probe):
             completion = text
             for each in reversed(mine):
                 completion = f"{completion[: each.start]}[{each.kind}]{completion[each.end :]}"
-            context.kept.append(
+            context.rows.append(
                 ProbeRow(
                     probe=self.kind,
                     model=name,

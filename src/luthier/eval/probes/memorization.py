@@ -107,7 +107,7 @@ class Memorization(Probe):
             likeness = float(Levenshtein.normalized_similarity(completion, end))
             found.append(likeness)
             if context is not None:
-                context.kept.append(
+                context.rows.append(
                     ProbeRow(
                         probe=self.kind,
                         model=name,

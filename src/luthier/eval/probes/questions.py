@@ -39,7 +39,7 @@ class QuestionsProbe(Probe):
             picked = self._picked(respondent, bias_questions)
             rows = [_counts(question, at) for question, at in zip(bias_questions, picked, strict=True)]
             blocks[name] = np.array(rows, dtype=float)
-            context.kept.extend(_kept(name, question, at) for question, at in zip(bias_questions, picked, strict=True))
+            context.rows.extend(_kept(name, question, at) for question, at in zip(bias_questions, picked, strict=True))
         is_open = np.array([question.context == "ambiguous" for question in bias_questions])
         signature = f"scenes:own{len(bias_questions)}|normalize:{self.normalize}"
         unclear = {name: block[is_open] for name, block in blocks.items()}

@@ -54,7 +54,7 @@ class Stereotypes(Probe):
             blocks[name] = np.column_stack([leans, np.ones(len(pairs))])
             of = {kind: [lean for lean, pair in zip(leans, pairs, strict=True) if pair.kind == kind] for kind in kinds}
             details[name] = {kind: sum(some) / len(some) for kind, some in of.items() if len(some) >= self.min}
-            context.kept.extend(
+            context.rows.extend(
                 ProbeRow(
                     probe=self.kind,
                     model=name,

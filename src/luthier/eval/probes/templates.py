@@ -76,7 +76,7 @@ class TemplatesProbe(Probe):
             differs = (predictions != predictions[:, :1]).any(axis=1)
             flips[name] = np.column_stack([differs, np.ones(len(predictions))]).astype(float)
             details[name] = self._detail(gaps[name], labels)
-            context.kept.extend(self._kept(name, rows, replies, np.repeat(differs, groups).tolist()))
+            context.rows.extend(self._kept(name, rows, replies, np.repeat(differs, groups).tolist()))
         signature = f"sentences:{len(self.sentences)}|groups:{'+'.join(self.persons)}|label:{self.label or 'any'}"
         gap = SummedStatistic(name="bias.template_gap", value=_gap(groups, len(labels)), signature=signature)
         flip = SummedStatistic(name="bias.template_flips", value=compute_share, proportion=True, signature=signature)

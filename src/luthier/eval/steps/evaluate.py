@@ -286,6 +286,7 @@ class Evaluate(Step):
                 for voice in voices
             },
             base=work.base,
+            events=work.events,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
         whole = context.of_last_turns()

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.context import RunContext
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.core.system.sandbox import SandboxLimits, run
 
 _FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
@@ -37,7 +38,7 @@ class UnitTestScorer(Scorer):
     fenced: bool = True
     """Whether the program is what stands in the answer's first fence (```), when there is one."""
 
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """How many of a row's programs pass (its prediction and its samples), and how many there are."""
         programs = [
             f"{self.program(text)}\n{reference}\n"
@@ -46,7 +47,7 @@ class UnitTestScorer(Scorer):
             for reference in row.references[:1]
         ]
         with ThreadPoolExecutor(self.max_concurrency) as pool:
-            results = iter(list(pool.map(lambda program: self._passes(program, context.kept), programs)))
+            results = iter(list(pool.map(lambda program: self._passes(program, context.cache_dir), programs)))
         counts = [1 + len(row.samples) for row in rows]
         passed: Column = [float(sum(next(results) for _ in range(count))) for count in counts]
         return {"passed": passed, "programs": [float(count) for count in counts]}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.context import RunContext
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.models.source import load_with_auto_class
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ class BertScores(Scorer):
     max_tokens: int = Field(default=512, ge=8)
     """Longer texts are cut."""
 
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """One F1 a row, each text computed alone, so that no other row changes it."""
         from transformers import AutoModel, AutoTokenizer
 
-        folder = context.model(self.model)
+        folder = context.models(self.model)
         tokenizer = load_with_auto_class(folder, AutoTokenizer)
         model = load_with_auto_class(folder, AutoModel, use_safetensors=True).float().eval()
         texts = {text for row in rows for text in (row.prediction, *row.references)}

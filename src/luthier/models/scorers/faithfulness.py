@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.context import RunContext
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.models.source import load_with_auto_class
 
 
@@ -29,12 +30,12 @@ class Inference(Scorer):
     max_tokens: int = Field(default=512, ge=16)
     """Longer pairs lose the end of what was given."""
 
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """One probability a row, each computed alone, so that no other row changes it."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = context.model(self.model)
+        folder = context.models(self.model)
         tokenizer = load_with_auto_class(folder, AutoTokenizer)
         model = load_with_auto_class(folder, AutoModelForSequenceClassification, use_safetensors=True).float().eval()
         index = find_entailment_label(model.config.id2label, str(folder))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.context import RunContext
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.models.source import load_with_auto_class
 
 
@@ -18,7 +19,7 @@ class FluencyScorer(Scorer):
     model: str = "smollm2-135m-instruct"
     """A name, a folder or OWNER/NAME on the hub: best the model that tuning began with."""
 
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """Natural log-likelihoods, and over how many tokens; an answer of fewer than two tokens is a gap."""
         import torch
         from transformers import AutoTokenizer
@@ -26,7 +27,7 @@ class FluencyScorer(Scorer):
         from luthier.models.generate import score_options
         from luthier.models.load import open_folder
 
-        folder = context.model(self.model)
+        folder = context.models(self.model)
         tokenizer = load_with_auto_class(folder, AutoTokenizer)
         start = tokenizer.bos_token_id
         ids = [list(tokenizer.encode(row.prediction, add_special_tokens=False)) for row in rows]

@@ -14,8 +14,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.chat.messages import Message
+from luthier.core.context import RunContext
 from luthier.core.errors import ModelError
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import EndpointModelSource
@@ -76,7 +77,7 @@ class JudgeScorer(Scorer):
         self._endpoint()
         return self
 
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """`judge` from 0 to 1; `judge_consistent` 1 where both orders give one verdict, None on a scale."""
         client = _Patient(EndpointLM(self._endpoint(), context.kept), self.max_tokens)
         with ThreadPoolExecutor(self.max_concurrency) as pool:
@@ -85,7 +86,9 @@ class JudgeScorer(Scorer):
         if client.failure is not None and gaps == len(judged):
             raise client.failure
         if gaps:
-            context.say(f"the judge gave no readable verdict on {gaps:,} of {len(rows):,} rows; they count as gaps")
+            context.events.warning(
+                f"the judge gave no readable verdict on {gaps:,} of {len(rows):,} rows; they count as gaps"
+            )
         return {"judge": [score for score, _ in judged], "judge_consistent": [same for _, same in judged]}
 
     def _endpoint(self) -> EndpointModelSource:

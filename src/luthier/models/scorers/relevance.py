@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
+from luthier.core.context import RunContext
+from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.models.embedders.lsa import Lsa
 from luthier.models.embeddings.base import Embedder
 
@@ -20,7 +21,7 @@ class EmbeddingScorer(Scorer):
     embedder: Embedder = Lsa()
     """What makes points of texts; `encoder` knows meaning, the default only which words go together in these rows."""
 
-    def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
+    def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
         """One cosine a row."""
         from luthier.models.embeddings.base import cosines
 

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.context import RunContext
 from luthier.core.errors import InputError
 from luthier.core.files import EnvVarMarker, expand_env_vars, is_env_var
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.channel import Channel, DeliveryError
 
 _TYPES = {"info": "info", "warning": "warning", "critical": "failure"}
 
@@ -31,7 +32,7 @@ class Apprise(Channel):
             raise ValueError("Apprise's addresses hold secrets; keep it in the environment and write `$NAME`")
         return value
 
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         """One notification."""
         try:
             import apprise

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from luthier.core.context import RunContext
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
+from luthier.monitor.channel import Channel, DeliveryError
 
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s<>,]+@[^@\s<>,]+$")]
 
@@ -38,7 +39,7 @@ class Email(Channel):
     timeout_s: float = Field(default=20.0, gt=0, le=120)
     """Seconds to wait for the server."""
 
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         """One mail to all."""
         password = self._password()
         try:

@@ -6,9 +6,10 @@ import logging
 import os
 from typing import Literal
 
+from luthier.core.context import RunContext
 from luthier.core.files import PathText, resolve_path, translate_write_errors
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext
+from luthier.monitor.channel import Channel
 
 _LOOKED_BACK_BYTES = 1 << 18
 """So much of a file's end is looked at for a message that was sent before."""
@@ -22,7 +23,7 @@ class Log(Channel):
     path: PathText | None = None
     """The file; without one, the program's log, which `luthier monitor run` prints."""
 
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         """One line a message in a file, the whole text in the program's log."""
         if self.path is None:
             logging.getLogger("luthier.monitor").log(_LEVELS[message.severity], "%s", message.text())

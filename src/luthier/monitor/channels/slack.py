@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from luthier.core.context import RunContext
 from luthier.core.files import EnvVarMarker, is_env_var
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, post_json
+from luthier.monitor.channel import Channel, post_json
 
 _COLOURS = {"info": "#3b7dd8", "warning": "#d9822b", "critical": "#c23030"}
 _OVER = "#2f9e5b"
@@ -34,7 +35,7 @@ class SlackChannel(Channel):
             raise ValueError("a hook's address is a secret; keep it in the environment and write `$NAME`")
         return value
 
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         """One POST; what the text holds is no mark-up there."""
         lines = [_plain(line) for line in message.lines()]
         colour = _OVER if message.tells == "resolved" else _COLOURS[message.severity]

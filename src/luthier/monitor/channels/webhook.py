@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.context import RunContext
 from luthier.core.files import EnvVarMarker
 from luthier.core.system.net import find_plain_secret
 from luthier.monitor.alerts import AlertMessage
-from luthier.monitor.channel import Channel, ChannelContext, DeliveryError, post_json
+from luthier.monitor.channel import Channel, DeliveryError, post_json
 
 
 class Webhook(Channel):
@@ -44,7 +45,7 @@ class Webhook(Channel):
             )
         return value
 
-    def send(self, message: AlertMessage, post: ChannelContext) -> None:
+    def send(self, message: AlertMessage, post: RunContext) -> None:
         """One POST."""
         body = message.model_dump_json().encode()
         post_json(self.url, body, headers=self._signed(message.id, body), allowed=self.allow, timeout_s=self.timeout_s)

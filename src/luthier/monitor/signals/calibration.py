@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.monitor.signal import (
     Events,
     Signal,
-    SignalContext,
     SignalRow,
     SignalState,
     SignalValue,
@@ -58,7 +58,7 @@ class Calibration(Signal):
         ]
         write_reference_numbers([row for row in rows if row is not None], training, folder, self.kind)
 
-    def open(self, folder: Path, context: SignalContext) -> SignalState:
+    def open(self, folder: Path, context: RunContext) -> SignalState:
         """The evidence at its beginning."""
         from luthier.monitor.baseline import ReferenceSignalState
 

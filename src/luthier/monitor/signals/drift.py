@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.core.files import write_atomically
 from luthier.models.embeddings.base import Embedder
 from luthier.monitor.signal import (
     Signal,
-    SignalContext,
     SignalRow,
     SignalState,
     SignalValue,
@@ -108,7 +108,7 @@ class Drift(Signal):
         chosen = [text for _, text in drawn]
         return chosen[: len(chosen) // 3], chosen[len(chosen) // 3 :]
 
-    def open(self, folder: Path, context: SignalContext) -> SignalState:
+    def open(self, folder: Path, context: RunContext) -> SignalState:
         """The evidence at its beginning."""
         return _Open(self, folder, context)
 
@@ -152,7 +152,7 @@ class _Lazily(Mapping[str, SignalValue]):
 class _Open:
     """The evidence of the round so far, and the reference."""
 
-    def __init__(self, signal: Drift, folder: Path, context: SignalContext) -> None:
+    def __init__(self, signal: Drift, folder: Path, context: RunContext) -> None:
         import numpy as np
 
         from luthier.metrics.martingale import ConformalMartingale

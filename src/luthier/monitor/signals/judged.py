@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
-from luthier.core.scorer import Scorer, ScorerContext, ScorerRow
+from luthier.core.scorer import Scorer, ScorerRow
 from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import (
     Signal,
-    SignalContext,
     SignalRow,
     SignalState,
     SignalValue,
@@ -51,7 +51,7 @@ class JudgeSignal(Signal):
     def numbers(self) -> Sequence[str]:
         return [self.called]
 
-    def open(self, folder: Path, context: SignalContext) -> SignalState:
+    def open(self, folder: Path, context: RunContext) -> SignalState:
         """A judge with a desk to keep verdicts on."""
         return _Sitting(self, context)
 
@@ -70,9 +70,9 @@ class JudgeSignal(Signal):
 class _Sitting:
     """The judge at work: what was judged once is remembered by what was judged."""
 
-    def __init__(self, signal: JudgeSignal, context: SignalContext) -> None:
+    def __init__(self, signal: JudgeSignal, context: RunContext) -> None:
         self._signal = signal
-        self._desk = ScorerContext(base=context.base, kept=context.kept, say=context.say, model=_no_model)
+        self._context = context
         self._known: dict[ScorerRow, float | None] = {}
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
@@ -95,12 +95,8 @@ class _Sitting:
         """One score a row; only what is new is asked about, and what is out of the window is forgotten."""
         new_answers = list(dict.fromkeys(row.value for row in rows if row.value not in self._known))
         if new_answers:
-            found = self._signal.judge.columns(new_answers, self._desk)["judge"]
+            found = self._signal.judge.columns(new_answers, self._context)["judge"]
             self._known |= dict(zip(new_answers, found, strict=True))
         if len(self._known) > 2 * len(rows) + 1000:
             self._known = {row.value: self._known[row.value] for row in rows}
         return [self._known[row.value] for row in rows]
-
-
-def _no_model(name: str) -> Any:
-    raise NotImplementedError(f"a judging signal loads no model; {name} was asked for")

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.context import RunContext
 from luthier.core.errors import did_you_mean
 from luthier.monitor.evaluator import estimate_share
 from luthier.monitor.signal import (
     Signal,
-    SignalContext,
     SignalRow,
     SignalState,
     SignalValue,
@@ -48,7 +48,7 @@ class LanguageSignal(Signal):
     def numbers(self) -> Sequence[str]:
         return [self.called]
 
-    def open(self, folder: Path, context: SignalContext) -> SignalState:
+    def open(self, folder: Path, context: RunContext) -> SignalState:
         """Texts are looked at many at a time."""
         return _Open(self)
 

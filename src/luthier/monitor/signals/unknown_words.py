@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.core.files import write_atomically
 from luthier.monitor.evaluator import estimate_mean
 from luthier.monitor.signal import (
     Signal,
-    SignalContext,
     SignalRow,
     SignalState,
     SignalValue,
@@ -64,7 +64,7 @@ class UnknownWords(Signal):
         statistics = {"words": sorted(words), "mean": round(middle, 9), "spread": round(spread, 9)}
         write_atomically(folder / _FILE, json.dumps(statistics, ensure_ascii=False).encode())
 
-    def open(self, folder: Path, context: SignalContext) -> SignalState:
+    def open(self, folder: Path, context: RunContext) -> SignalState:
         """The words are known."""
         return _Open(self, json.loads((folder / _FILE).read_bytes()))
 

@@ -236,17 +236,17 @@ class TrainingData:
 
     def _bench(self, judge: str = "reward_model") -> RewardContext:
         """Where rewards work, with the reward model that an input names, when there is one."""
-        from luthier.core.scorer import ScorerContext
 
-        events, judged = self._work.events, self._work.inputs.get(judge)
+        judged = self._work.inputs.get(judge)
         kept = self._work.scratch / "judged"
         kept.mkdir(parents=True, exist_ok=True)
-        scorer_context = ScorerContext(base=self._work.base, kept=kept, say=events.warning, model=Path)
-        if judged is None:
-            return RewardContext(scorer_context=scorer_context)
-        from luthier.models.reward_model import RewardModel
+        model = None
+        if judged is not None:
+            from luthier.models.reward_model import RewardModel
 
-        return RewardContext(scorer_context=scorer_context, model=RewardModel(judged, self._step.dtype))
+            model = RewardModel(judged, self._step.dtype)
+        work = self._work
+        return RewardContext(base=work.base, seed=work.seed, events=work.events, kept=kept, models=Path, model=model)
 
     def _trial(self, rollout_sampler: RolloutSampler) -> ValidationMeasurer:
         from luthier.tune.rollout.rollout import RolloutEvaluator

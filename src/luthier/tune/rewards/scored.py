@@ -18,5 +18,5 @@ def score_with_scorer(
         ScorerRow(question=user_text_of(one.example), prediction=one.text, references=one.references)
         for one in attempts
     ]
-    found = scorer.columns(rows, context.scorer_context)[column]
+    found = scorer.columns(rows, context)[column]
     return [math.nan if value is None else value for value in found]

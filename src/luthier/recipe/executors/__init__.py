@@ -1,0 +1,1 @@
+"""Executors: where the steps of a run are made, one file each."""

@@ -1,0 +1,101 @@
+"""Steps made in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from luthier.core.artifact import Artifact, Manifest
+from luthier.core.component import iter_components
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.events import RunEvents
+from luthier.core.files import translate_write_errors
+from luthier.core.render import duration
+from luthier.core.step import Forecast, StepContext
+from luthier.core.system.process import resident_bytes
+from luthier.core.timings import LEAST_S, record_timing
+from luthier.recipe.executor import Executor
+from luthier.recipe.planner import PlannedStep, RecipePlan, peak_bytes, reset_peak
+
+
+class LocalExecutor(Executor):
+    """In this process, one step after the other."""
+
+    kind: Literal["local"] = "local"
+
+    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEvents) -> Artifact:
+        store, started = plan.store_of(planned), time.perf_counter()
+        with translate_write_errors(store.root):
+            reset_peak()
+            expected = _expect(planned, plan, events)
+            folder, scratch = store.begin(planned.digest)
+            work = StepContext(
+                name=planned.name,
+                inputs={field: plan.store.open(digest).check() for field, digest in planned.inputs.items()},
+                folder=folder,
+                scratch=scratch,
+                base=plan.recipe.base,
+                seed=plan.recipe.seed,
+                events=events.of(planned.name),
+                kept=store.kept,
+            )
+            measures = planned.step.make(work)
+            _check_still(planned, plan)
+            seconds = time.perf_counter() - started
+            if planned.step.tells_of_machine and measures.get("train_s", seconds) >= LEAST_S:
+                record_timing(planned.step.kind, measures)
+            return store.finish(_manifest(planned, plan), _timing(planned, expected, measures, seconds))
+
+
+def _check_still(planned: PlannedStep, plan: RecipePlan) -> None:
+    """What was read must be what the artifact is named by."""
+    if not any(part.living for part in iter_components(planned.step)):
+        return
+    if planned.step.contents(plan.recipe.base) != planned.contents:
+        hint = "run it again; for a table that always grows, read below a bound: `until`"
+        message = "what was read changed on the way, so nothing was kept"
+        raise DataError(message, where=SourceLocation(field="source"), hint=hint)
+
+
+def _manifest(planned: PlannedStep, plan: RecipePlan) -> Manifest:
+    step = planned.step
+    return Manifest(
+        digest=planned.digest,
+        kind=step.kind,
+        makes=step.makes,
+        settings=step.hashed_settings(),
+        inputs=dict(planned.inputs),
+        reads=dict(planned.contents),
+        code=step.code(),
+        seed=0 if step.shared else plan.recipe.seed,
+        files=[],
+    )
+
+
+def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEvents) -> Forecast:
+    """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
+    now = plan.estimate_cost(planned).add_held_bytes(resident_bytes())
+    if now.seconds is not None:
+        before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
+        suffix = f"; the plan said {_format_cost(before)}" if before and before.seconds is not None else ""
+        events.of(planned.name).note(f"will take about {_format_cost(now)} ({now.how}){suffix}")
+    return now
+
+
+def _format_cost(forecast: Forecast) -> str:
+    memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
+    return f"{duration(forecast.seconds or 0)}{memory}"
+
+
+def _timing(planned: PlannedStep, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
+    planned_cost = planned.forecast or expected
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak_bytes(),
+        "measures": dict(measures),
+        "predicted": asdict(expected),
+        **({"planned": asdict(planned_cost)} if expected.is_far_from(planned_cost) else {}),
+    }

@@ -1,0 +1,142 @@
+"""Steps made in a process each, which a step that runs out of memory takes down alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import Any, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import LuthierError, SourceLocation
+from luthier.core.events import RunEvent, RunEvents
+from luthier.core.system.process import raise_pending_stop
+from luthier.recipe.executor import Executor, StepTask
+from luthier.recipe.planner import PlannedStep, RecipePlan
+
+_MODULE = "luthier.recipe.step_process"
+_GRACE_S = 30.0
+"""Seconds in which a step that is told to stop may end by itself."""
+_TAIL = 40
+"""Lines of its log that the error of a fault shows."""
+
+
+class StepKilled(LuthierError):
+    """The process of a step was killed from outside, as by a system that is out of memory."""
+
+
+class StepFault(RuntimeError):
+    """A fault of Luthier's own in the process of a step; its text ends with the traceback from there."""
+
+
+class ProcessExecutor(Executor):
+    """In a process of its own for each step: the memory of a step is free when it is done."""
+
+    kind: Literal["process"] = "process"
+
+    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEvents) -> Artifact:
+        child = _StepProcess(StepTask.of(plan, planned), plan.recipe.workspace.environment, events)
+        child.run()
+        return plan.store.open(planned.digest)
+
+
+class _StepProcess:
+    """The process of a step, seen from the run: lines of JSON come, and answers to progress go back."""
+
+    def __init__(self, task: StepTask, environment: dict[str, str], events: RunEvents) -> None:
+        self._task, self._events = task, events
+        self._log = deque[str](maxlen=_TAIL)
+        self._child = subprocess.Popen(  # noqa: S603  # this very program
+            [sys.executable, "-P", "-m", _MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env={**os.environ, **environment}, encoding="utf-8", errors="backslashreplace",
+            start_new_session=True,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Follow it to its end; raises what ended it too early."""
+        threads = [threading.Thread(target=work, daemon=True) for work in (self._read_log, self._end_group)]
+        for thread in threads:
+            thread.start()
+        try:
+            outcome = self._follow()
+        finally:
+            if self._child.poll() is None:
+                self._stop()
+            for thread in threads:
+                thread.join(_GRACE_S)
+            for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+                with suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]  # all three are pipes
+        if "artifact" not in outcome:
+            raise self._failure(outcome)
+
+    def _follow(self) -> dict[str, Any]:
+        """Pass events on and answers back until it says how it ended; nothing when it ended without a word."""
+        assert self._child.stdout is not None
+        self._send(self._task.model_dump_json())
+        for line in self._child.stdout:
+            message: dict[str, Any] = json.loads(line)
+            if "event" not in message:
+                with suppress(subprocess.TimeoutExpired):
+                    self._child.wait(_GRACE_S)
+                return message
+            stop = self._events.emit(RunEvent(**message["event"]))
+            raise_pending_stop()
+            if message["event"]["kind"] == "progress":
+                self._send(json.dumps({"stop": stop}))
+        self._child.wait()
+        return {}
+
+    def _send(self, line: str) -> None:
+        assert self._child.stdin is not None
+        with suppress(OSError):  # it ended meanwhile, which is seen where its lines end
+            self._child.stdin.write(f"{line}\n")
+            self._child.stdin.flush()
+
+    def _failure(self, outcome: dict[str, Any]) -> BaseException:
+        """Why there is no artifact."""
+        if "interrupted" in outcome:
+            return KeyboardInterrupt()
+        if "error" in outcome:
+            return LuthierError.from_json(outcome)
+        code, step = self._child.returncode, self._task.step
+        if code < 0:
+            name = signal.Signals(-code).name
+            likely = ", most likely because memory ran out" if -code == signal.SIGKILL else ""
+            where = SourceLocation(field=f"steps.{step}")
+            hint = "finished steps and checkpoints are kept; run it again to go on"
+            return StepKilled(f"its process was ended by {name}{likely}", where=where, hint=hint)
+        return StepFault(f"the process of {step!r} ended with code {code}:\n" + "\n".join(self._log))
+
+    def _read_log(self) -> None:
+        """Note what it writes to standard error, line by line."""
+        assert self._child.stderr is not None
+        for line in self._child.stderr:
+            text = line.rstrip()
+            self._log.append(text)
+            if text:
+                self._events.emit(RunEvent(kind="note", step=self._task.step, text=text))
+
+    def _end_group(self) -> None:
+        """When it ends, end what it has started, too: that would hold the pipes open."""
+        self._child.wait()
+        self._signal(signal.SIGKILL)
+
+    def _stop(self) -> None:
+        """Let it end as by Ctrl-C, while what it still says is read; kill what does not end."""
+        threading.Thread(target=deque, args=(self._child.stdout, 0), daemon=True).start()
+        self._signal(signal.SIGINT)
+        try:
+            self._child.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._child.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, number)

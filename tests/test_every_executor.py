@@ -1,0 +1,267 @@
+"""Every executor keeps an executor's promises: the same bytes, events and answers both ways, the same errors, and a
+step that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from documented import undescribed
+from luthier.core.component import components_by_kind
+from luthier.core.errors import InputError
+from luthier.core.system.process import is_process_gone, process_name_of
+from luthier.recipe.executor import Executor, parse_executor
+from tests.workshop import own_cache
+
+KINDS = sorted(components_by_kind(Executor))
+STEPS = """
+import os, signal, sys, time
+from typing import Any, ClassVar, Literal
+
+from luthier.core.artifact_type import ArtifactType
+from luthier.core.errors import DataError, Interrupted, SourceLocation
+from luthier.core.step import Forecast, Step
+
+
+class ToyResult(ArtifactType):
+    '''What a toy makes.'''
+
+    kind: Literal["toy_result"] = "toy_result"
+
+    def describe(self, artifact: Any) -> dict[str, Any]:
+        return {}
+
+
+class Toy(Step):
+    '''Work that ends in one way or another.'''
+
+    kind: Literal["toy"] = "toy"
+    makes: ClassVar[str] = "toy_result"
+    ends: str = "well"
+
+    def make(self, work: Any) -> dict[str, Any]:
+        mark = work.scratch / "mark"
+        goes_on = mark.exists()
+        mark.write_text("here")
+        (work.scratch / "pid").write_text(str(os.getpid()))
+        for number in range(1, 4):
+            if work.report(number, {"loss": 1 / number}, total=3):
+                raise Interrupted("stopped by who listens")
+        work.events.note(f"of {work.name} with {work.seed}")
+        print("noise on standard output")
+        sys.stdout.flush()
+        if self.ends == "refuse":
+            raise DataError("is no good", where=SourceLocation(field="ends"), hint="take another")
+        if self.ends == "fault":
+            raise ZeroDivisionError("nobody thought of this")
+        if self.ends == "interrupt":
+            raise KeyboardInterrupt
+        if self.ends == "die" and not goes_on:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.ends == "sleep" and not goes_on:
+            time.sleep(600)
+        if self.ends == "second" and not goes_on:
+            raise DataError("not yet")
+        (work.folder / "result.json").write_text(f'{{"seed": {work.seed}, "base": "{work.base.name}"}}')
+        return {"went_on": goes_on}
+
+    def estimate_cost(self, plan_context: Any) -> Forecast:
+        return Forecast(seconds=1.0, how="a guess")
+"""
+DRIVER = """
+import json, sys
+from pathlib import Path
+
+from luthier.core.errors import LuthierError
+from luthier.core.events import RunEvents
+from luthier.recipe.executor import parse_executor
+from luthier.recipe.runner import run_recipe
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
+
+executor, told = parse_executor(sys.argv[1]), {}
+for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again"):
+    workspace = Workspace(Path(sys.argv[2]) / name.replace("again", "second"))
+    recipe = Recipe.load(workspace.find_recipe(None), (), workspace)
+    heard = []
+
+    def listen(event):
+        heard.append(event.as_json())
+        return name == "stop" and event.kind == "progress" and event.done == 2
+
+    try:
+        made = run_recipe(recipe, RunEvents(listen), executor=executor)["toy"].artifact
+        files = {entry.path: entry.digest for entry in made.manifest.files}
+        outcome = {"digest": made.digest, "files": files, "timing": made.timing()}
+    except LuthierError as error:
+        outcome = error.as_json()
+    except Exception as error:
+        outcome = {"fault": f"{type(error).__name__}: {error}"}
+    told[name] = {"outcome": outcome, "heard": heard}
+sys.stderr.write("done\\n")
+Path(sys.argv[3]).write_text(json.dumps(told))
+"""
+RECIPE = "luthier: 1\nname: toys\nseed: 5\nsteps:\n  toy: {{kind: toy, ends: {ends}}}\n"
+
+
+class Site:
+    """A folder with an installed package that brings a step, and recipes of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        known = folder / "site" / "toys-1.0.dist-info"
+        known.mkdir(parents=True)
+        (folder / "site" / "toys.py").write_text(STEPS)
+        (known / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+        (known / "entry_points.txt").write_text("[luthier.parts]\ntoys = toys\n")
+        for name in ("LUTHIER_STORE", "LUTHIER_LEDGER"):
+            os.environ.pop(name, None)
+        paths = os.pathsep.join((str(folder / "site"), *sys.path))
+        self.environment = {**os.environ, "PYTHONPATH": paths, "LUTHIER_CACHE": own_cache(folder)}
+
+    def recipe(self, name: str, ends: str) -> Path:
+        """A folder with a recipe whose step ends so."""
+        (self.folder / name).mkdir()
+        (self.folder / name / "recipe.yaml").write_text(RECIPE.format(ends=ends))
+        return self.folder / name
+
+    def start(self, folder: Path, *words: str) -> subprocess.Popen[str]:
+        """A command in a folder."""
+        command = [sys.executable, "-m", "luthier", *words]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=folder, env=self.environment, text=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """By kind, what came of each toy and what was heard of it."""
+    found = {}
+    for kind in KINDS:
+        site = Site(tmp_path_factory.mktemp(kind))
+        for name in ("well", "stop", "refuse", "fault", "interrupt", "second"):
+            site.recipe(name, "well" if name == "stop" else name)
+        (site.folder / "driver.py").write_text(DRIVER)
+        command = [sys.executable, str(site.folder / "driver.py"), kind, str(site.folder), str(site.folder / "told")]
+        done = subprocess.run(command, env=site.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout in ("", "noise on standard output\n" * 6)
+        found[kind] = json.loads((site.folder / "told").read_text())
+    return found
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
+    member = components_by_kind(Executor)[kind]
+    assert member.summary()
+    assert undescribed(member) == []
+    executor = parse_executor(kind)
+    assert Executor.parse(executor.settings()) == executor
+
+
+def test_it_makes_the_bytes_of_the_local_one_and_measures_them(told: dict[str, dict[str, Any]], kind: str) -> None:
+    made, local = told[kind]["well"]["outcome"], told["local"]["well"]["outcome"]
+    assert (made["digest"], made["files"]) == (local["digest"], local["files"])
+    assert made["timing"].keys() == local["timing"].keys()
+    assert made["timing"]["predicted"]["how"] == "a guess"
+    assert made["timing"]["measures"] == {"went_on": False}
+
+
+def test_events_come_in_order_and_name_the_step(told: dict[str, dict[str, Any]], kind: str) -> None:
+    heard = [event for event in told[kind]["well"]["heard"] if "noise" not in event.get("text", "")]
+    assert [event["kind"] for event in heard] == [
+        "run", "start", "note", "progress", "progress", "progress", "note", "done", "end",
+    ]  # fmt: skip
+    assert {event.get("step") for event in heard[1:-1]} == {"toy"}
+    assert [event["measures"]["loss"] for event in heard[3:6]] == [1.0, 0.5, 1 / 3]
+    assert heard[6]["text"] == "of toy with 5"
+
+
+def test_a_listener_stops_the_step_at_once(told: dict[str, dict[str, Any]], kind: str) -> None:
+    stopped = told[kind]["stop"]
+    assert stopped["outcome"]["error"]["kind"] == "Interrupted"
+    assert "stopped by who listens" in stopped["outcome"]["error"]["message"]
+    assert sum(event["kind"] == "progress" for event in stopped["heard"]) == 2
+
+
+def test_an_error_keeps_its_class_place_and_remedy(told: dict[str, dict[str, Any]], kind: str) -> None:
+    error, local = (told[one]["refuse"]["outcome"]["error"] for one in (kind, "local"))
+    assert (error["kind"], error["message"], error["hint"]) == ("DataError", "is no good", "take another")
+    assert error["where"] | {"file": ""} == local["where"] | {"file": ""}
+    assert error["where"]["field"] == "steps.toy.ends"
+
+
+def test_a_fault_is_no_error_of_the_user(told: dict[str, dict[str, Any]], kind: str) -> None:
+    assert "ZeroDivisionError: nobody thought of this" in told[kind]["fault"]["outcome"]["fault"]
+
+
+def test_an_interruption_says_what_is_kept(told: dict[str, dict[str, Any]], kind: str) -> None:
+    error = told[kind]["interrupt"]["outcome"]["error"]
+    assert (error["kind"], error["hint"]) == ("Interrupted", "run it again to go on")
+
+
+def test_a_step_goes_on_from_its_scratch_folder(told: dict[str, dict[str, Any]], kind: str) -> None:
+    assert told[kind]["second"]["outcome"]["error"]["message"] == "not yet"
+    assert told[kind]["again"]["outcome"]["timing"]["measures"] == {"went_on": True}
+
+
+def test_an_unknown_executor_is_refused_with_those_that_there_are() -> None:
+    for text in ("processes", "[1", "{kind: process, nonsense: 1}"):
+        with pytest.raises(InputError) as error:
+            parse_executor(text)
+        assert error.value.where.field == "--on"
+    with pytest.raises(InputError, match="did you mean 'process'"):
+        parse_executor("proces")
+
+
+def test_a_killed_process_is_one_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    folder = site.recipe("mine", "die")
+    run = site.start(folder, "run", "--on", "process", "--json")
+    out, err = run.communicate(timeout=300)
+    error = json.loads(out)["error"]
+    assert (run.returncode, error["kind"]) == (2, "StepKilled"), err
+    assert error["message"].startswith("its process was ended by SIGKILL")
+    assert error["where"]["field"] == "steps.toy"
+    again = site.start(folder, "run", "--on", "process", "--json")
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    made = Path(json.loads(out)["steps"]["toy"]["path"])
+    assert json.loads((made / "timing.json").read_text())["measures"] == {"went_on": True}
+
+
+def _pid_of_step(folder: Path) -> int:
+    """The process of the step that sleeps, once it is there."""
+    for _ in range(1200):
+        for path in (folder / ".luthier").rglob("pid"):
+            if text := path.read_text():
+                return int(text)
+        time.sleep(0.1)
+    raise AssertionError("no step began")
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_process_of_a_step_ends_with_the_run(tmp_path: Path, how: signal.Signals, code: int) -> None:
+    site = Site(tmp_path)
+    run = site.start(site.recipe("mine", "sleep"), "run", "--on", "process")
+    name = process_name_of(_pid_of_step(tmp_path / "mine"))
+    time.sleep(1.0)
+    run.send_signal(how)
+    run.communicate(timeout=120)
+    assert run.returncode == code
+    for _ in range(600):
+        if is_process_gone(name):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the step's process goes on without its run")
