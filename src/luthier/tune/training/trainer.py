@@ -298,7 +298,7 @@ class Trainer:
         """Read packs side by side, and gather their gradients in order."""
         ready = [self._objective.ready(pack, self._teacher) for pack in parallel_packs]
         found = []
-        with closing(self._lanes.each(self._model, lambda pack: self._read(pack, denominator), ready)) as read:
+        with closing(self._lanes.each(lambda pack: self._read(pack, denominator), ready)) as read:
             for sums, gradients in read:
                 self._updater.gather(gradients)
                 found.append(sums)
