@@ -204,6 +204,36 @@ def test_the_loss_is_pure_and_any_split_adds_up(
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_the_share_of_an_example_is_that_of_its_rows_alone(
+    kind: str, extra: dict[str, Any], text: ChatTokenizer, shop: Bench
+) -> None:
+    """Its value and its gradient, which a bound for each example or an influence needs."""
+    objective, model = made(kind, **extra), student(made(kind, **extra), shop)
+    other = teacher(shop) if objective.needs_teacher else None
+    rows = objective.prepared(
+        referred(objective, rows_of(objective, READS[kind](4), text), shop),
+        lambda some: compute_row_logprob_sums(model, some, 1 << 14),
+    )
+
+    def shares(some: list[TokenRow]) -> dict[str, tuple[torch.Tensor, list[torch.Tensor]]]:
+        (pack,) = (objective.ready(part, other) for part in build_packs(some, 1 << 14))
+        loss = objective.loss(compute_pack_logprobs(model, pack), pack, pack.token_values.get(REFERENCE))
+        each = loss.by_example(pack)
+        torch.testing.assert_close(each.sum(), loss.total)
+        moving = [one for one in model.parameters() if one.requires_grad]
+        return {
+            key: (one.detach(), list(torch.autograd.grad(one, moving, retain_graph=True, materialize_grads=True)))
+            for key, one in zip(pack.example_keys, each, strict=True)
+        }
+
+    together = shares(rows)
+    assert len(together) == 4
+    for key, found in together.items():
+        alone = shares([row for row in rows if row.key == key])
+        torch.testing.assert_close(found, alone[key], atol=1e-5, rtol=1e-4)  # norms are in fp32
+
+
+@pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     step = Tune(
         data="data", objective=made(kind, **extra), technique=Lora(r=4), batch_size=16, learning_rate=1e-2, epochs=4,

@@ -146,6 +146,17 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)  # norms are in fp32
 
 
+@pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_the_shares_of_examples_add_up(kind: str, extra: dict[str, Any], model: Any) -> None:
+    script = Script.drawn()
+    script.written = written(model, script)
+    policy = policy_of(kind, script, **extra)
+    (pack,) = build_packs(moved(rollout(policy, script, model).draw(0).rows), 1 << 14)
+    loss = policy.loss(compute_pack_logprobs(model, pack), pack, pack.token_values.get(REFERENCE))
+    torch.testing.assert_close(loss.by_example(pack).sum(), loss.total)
+    assert not any(value.requires_grad for value in loss.measures.values())
+
+
 @pytest.mark.parametrize("kind", SURROGATES)
 def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(kind: str, model: Any) -> None:
     """The ratio is 1 in every bit: nothing is clipped, and the surrogate is the advantage times the log-probability, of
@@ -159,7 +170,7 @@ def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(k
     model.zero_grad()
     for pack in build_packs(rows, 1 << 14):
         logp = compute_pack_logprobs(model, pack)
-        assert policy.loss(logp, pack, None).measures["clipped"] == 0.0
+        assert not policy.loss(logp, pack, None).measures["clipped"].any()
         whole = pack.weights.new_zeros(pack.rows).index_add(0, pack.path, pack.weights)[pack.path]
         weights = whole if kind == "rloo" else pack.weights
         (-(weights * pack.token_values[ADVANTAGE] * logp).sum()).backward()

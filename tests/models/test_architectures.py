@@ -7,7 +7,9 @@ by PEFT's own forward and by the one product.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -192,11 +194,11 @@ def test_a_leak_would_be_seen(name: str, cases: Callable[[str], Case], monkeypat
         assert_same(leaked, cases(name).full)
 
 
-def _leaky(model: Any, made: Pack, **manner: Any) -> Any:
+def _leaky(made: Pack, **manner: Any) -> Any:
     from luthier.models.attention import use_pack_attention
 
     flat = build_pack([TokenRow([*made.ids.tolist(), 1], [0.0] * made.tokens + [1.0])])
-    return use_pack_attention(model, flat, **manner)
+    return use_pack_attention(flat, **manner)
 
 
 @pytest.mark.parametrize("name", ["llama", *OTHER_HEAD])
@@ -210,6 +212,38 @@ def test_logits_that_are_not_understood_are_the_models_own(name: str) -> None:
 
 def test_the_models_own_attention_is_given_back(cases: Callable[[str], Case]) -> None:
     model = cases("llama").model
-    before = model.config._attn_implementation
+    before = copy.deepcopy(vars(model.config))
     compute_pack_logprobs(model, ONE)
-    assert model.config._attn_implementation == before
+    assert vars(model.config) == before
+
+
+@torch.no_grad()
+def test_threads_attend_to_one_model_each_in_its_own_way(cases: Callable[[str], Case]) -> None:
+    """One reads a pack and stops between two layers, while the other reads a row through plain transformers."""
+    model, ids = cases("llama").model, torch.tensor([ROWS[0].ids])
+    wanted, plain = compute_pack_logprobs(model, ONE), model(input_ids=ids).logits
+    before, paused, done = copy.deepcopy(vars(model.config)), threading.Event(), threading.Event()
+
+    def pause(*_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            paused.set()
+            assert done.wait(60)
+
+    def packed() -> Tensor:
+        with torch.no_grad():
+            return compute_pack_logprobs(model, ONE)
+
+    hook = model.model.layers[1].register_forward_pre_hook(pause)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(packed)
+        try:
+            assert paused.wait(60)
+            assert vars(model.config) == before
+            assert model.config._attn_implementation == before["_attn_implementation_internal"]
+            assert torch.equal(model(input_ids=ids).logits, plain)
+            assert torch.equal(compute_pack_logprobs(model, ONE), wanted)
+        finally:
+            done.set()
+        assert torch.equal(found.result(), wanted)
+    hook.remove()
+    assert vars(model.config) == before

@@ -61,7 +61,9 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
         total = sum(float(loss.total) for loss in found) / objective.denominator(rows)
         assert total == pytest.approx(float(wanted), rel=1e-5)
     hits = (scores(shop, lessons, normalize).argmax(1) == 0).double().mean()
-    assert sum(loss.measures["accuracy"] for loss in found) / objective.denominator(rows) == pytest.approx(float(hits))
+    assert sum(float(loss.measures["accuracy"].sum()) for loss in found) / objective.denominator(rows) == pytest.approx(
+        float(hits)
+    )
 
 
 def test_the_right_option_comes_first_and_others_are_drawn_by_the_seed(text: ChatTokenizer) -> None:

@@ -64,7 +64,7 @@ class Pupil:
         )  # fmt: skip
         training = Trainer(self.model, self.objective, self.source, self.course, manner, None)
         with Double():
-            loss, _, _ = training.gradient(list(rows), self.objective.denominator(rows))
+            loss = training.gradient(list(rows), self.objective.denominator(rows)).loss
         return loss, {name: value.clone() for name, value in training._updater._sums.items()}
 
     def by_autograd(self) -> tuple[float, dict[str, torch.Tensor]]:

@@ -91,8 +91,8 @@ def test_the_forecast_knows_how_a_step_is_parted(
     assert tokens == pytest.approx(sum(sorted(found)[-side_by_side:]), rel=0.1)
 
 
-def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
-    model, some = adapted(shop, Lora(r=4)), [build_pack(apart([at + 10])) for at in range(4)]
+def test_a_lane_takes_the_next_pack_as_it_is_ready() -> None:
+    some = [build_pack(apart([at + 10])) for at in range(4)]
     slow, read = threading.Event(), list[int]()
 
     def work(one: Pack) -> int:
@@ -104,7 +104,7 @@ def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
         return one.tokens
 
     side_by_side = WorkerThreads(LANES, "test")
-    assert list(side_by_side.each(model, work, some)) == [one.tokens for one in some]
+    assert list(side_by_side.each(work, some)) == [one.tokens for one in some]
     side_by_side.close()
     assert read[-1] == some[0].tokens, "the other lane read all the rest meanwhile"
 
@@ -238,7 +238,7 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
 
     side_by_side = WorkerThreads(count_parallel_packs(model), "test")
     some = [build_pack(apart([30, 20])), build_pack(apart([40, 10]))]
-    found = list(side_by_side.each(model, work, some))
+    found = list(side_by_side.each(work, some))
     side_by_side.close()
     assert [threads for threads, _ in found] == [1, 1]
     assert torch.get_num_threads() == 2
@@ -247,9 +247,9 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
     )
 
 
-def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) -> None:
-    model, begun, ended = adapted(shop, Lora(r=4)), threading.Event(), threading.Event()
-    some, attention = [build_pack(apart([30])), build_pack(apart([40]))], model.config._attn_implementation
+def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended() -> None:
+    begun, ended = threading.Event(), threading.Event()
+    some = [build_pack(apart([30])), build_pack(apart([40]))]
 
     def work(one: Pack) -> None:
         if one is some[0]:
@@ -260,9 +260,8 @@ def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) 
         ended.set()
 
     with pytest.raises(KeyError, match="in a thread"):
-        list(WorkerThreads(2, "test").each(model, work, some))
+        list(WorkerThreads(2, "test").each(work, some))
     assert ended.is_set()
-    assert model.config._attn_implementation == attention
 
 
 def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,9 @@ def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     each = WorkerThreads.each
 
-    def noted(self: WorkerThreads, model: Any, work: Any, some: Sequence[Pack]) -> Any:
+    def noted(self: WorkerThreads, work: Any, some: Sequence[Pack]) -> Any:
         counts.append(len(some))
-        return each(self, model, work, some)
+        return each(self, work, some)
 
     monkeypatch.setattr(WorkerThreads, "each", noted)
     return counts

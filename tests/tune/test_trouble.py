@@ -50,21 +50,26 @@ def test_a_spike_is_what_stands_far_above_everything_before() -> None:
     assert compute_spike_threshold(losses, 10.0) == pytest.approx(6.6)
 
 
-def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) -> None:
-    gradient = Trainer.gradient
+def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) -> list[str]:
+    """Let the last example of some steps have a high loss; returns the ids of these as they come."""
+    gradient, worst = Trainer.gradient, list[str]()
 
     def spiked(self: Trainer, rows: Any, denominator: float, step: int = 0) -> Any:
-        found, computed, measures = gradient(self, rows, denominator, step)
-        return (loss if step in at else found), computed, measures
+        found = gradient(self, rows, denominator, step)
+        if step not in at:
+            return found
+        worst.append(rows[-1].key)
+        return found._replace(loss=loss, example_losses={**found.example_losses, rows[-1].key: loss})
 
     monkeypatch.setattr(Trainer, "gradient", spiked)
+    return worst
 
 
 def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = bench(tmp_path)
     step = Tune(**SETTINGS, technique=Lora(r=4), ema=0.9)
     with monkeypatch.context() as patch:
-        spiking(patch, {40})
+        worst = spiking(patch, {40})
         with pytest.raises(ModelError, match=r"diverged at step 41: loss 100, above .*, on examples") as caught:
             shop.tune(step)
     kept = Path(str(caught.value.where.file))
@@ -72,6 +77,7 @@ def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, m
     lower = step.model_copy(update={"learning_rate": 1e-3, "resume_from": str(kept)})
     assert lower.fingerprint(tmp_path) is not None
     assert lower.contents(tmp_path).keys() == {"step.tune.0"}
+    assert f"on examples {worst[0]}" in caught.value.message  # the one that adds most comes first
     steps: list[int] = []
     once = Trainer._step
     monkeypatch.setattr(Trainer, "_step", lambda self, at, keeper: (steps.append(at), once(self, at, keeper))[1])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.objective import Loss
+from luthier.tune.objective import Loss, LossTerms
 from luthier.tune.policy import RETURN, SHARE, VALUE, ByToken
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ class ActorCritic(ByToken):
     0."""
 
     def value_loss(self, values: Tensor, pack: Pack) -> Loss:
-        """½ max((v - R)², (clip(v, V - ε, V + ε) - R)²) from (N,) values, as a sum; as a measure, its mean."""
+        """½ max((v - R)², (clip(v, V - ε, V + ε) - R)²) from (N,) values, one term a token; as a measure, its mean."""
         token_values = {name: pack.token_values[name].to(values) for name in (RETURN, VALUE, SHARE)}
         far = (values - token_values[RETURN]) ** 2
         if self.value_clip is not None:
             bounded = values.clamp(token_values[VALUE] - self.value_clip, token_values[VALUE] + self.value_clip)
             far = far.maximum((bounded - token_values[RETURN]) ** 2)
-        total = 0.5 * self.value_weight * (pack.weights.to(values) * far).sum()
-        return Loss(total, {"value_loss": float((0.5 * far.detach() * token_values[SHARE]).sum())})
+        weights = 0.5 * self.value_weight * pack.weights.to(values)
+        return Loss([LossTerms.of_tokens(far, weights, pack)], {"value_loss": 0.5 * far.detach() * token_values[SHARE]})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsFloat
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.chat.messages import Example, answer_text_by_label
 from luthier.core.component import Component
@@ -78,12 +78,52 @@ class TrainingExample:
         return sum(len(row.targets) for row in self.rows)
 
 
-class Loss(NamedTuple):
-    """A sum over one pack; the loop divides it by the step's denominator, so that any split gives the same gradient."""
+class LossTerms(NamedTuple):
+    """Terms of a loss over one pack, n in all: one for each example, or one for each learnt token."""
 
-    total: Tensor
-    measures: Mapping[str, SupportsFloat] = {}
-    """Sums worth logging, divided like the loss; numbers, or tensors of one that stay where the model is."""
+    values: Tensor
+    """(n,) with their gradients."""
+    weights: Tensor | float
+    """(n,) or one for all: how much a term counts in the sum over an optimizer step."""
+    examples: Tensor
+    """(n,) int64: the number, within the pack, of the example that a term belongs to (`Pack.lesson`)."""
+
+    @classmethod
+    def of_tokens(cls, values: Tensor, weights: Tensor, pack: Pack) -> LossTerms:
+        """Terms of the pack's learnt tokens, in their order."""
+        return cls(values, weights, pack.lesson.to(values.device)[pack.path.to(values.device)])
+
+    @classmethod
+    def of_examples(cls, values: Tensor, weights: Tensor | float = 1.0) -> LossTerms:
+        """Terms of the pack's examples, in their order."""
+        import torch
+
+        return cls(values, weights, torch.arange(len(values), device=values.device))
+
+
+class Loss(NamedTuple):
+    """The terms of a loss over one pack.
+
+    The loop sums them and divides by the denominator of the whole step, so that any split gives the same gradient.
+    """
+
+    parts: Sequence[LossTerms]
+    """Added up: one, or several that are averaged otherwise."""
+    measures: Mapping[str, Tensor] = {}
+    """Terms worth logging, without gradients: summed and divided like the loss."""
+
+    @property
+    def total(self) -> Tensor:
+        """The weighted sum of all terms."""
+        first, *others = ((part.values * part.weights).sum() for part in self.parts)
+        return sum(others, first)
+
+    def by_example(self, pack: Pack) -> Tensor:
+        """(E,) what each of the pack's examples adds to the total, with its gradient."""
+        sums = self.parts[0].values.new_zeros(len(pack.example_keys))
+        for part in self.parts:
+            sums = sums.index_add(0, part.examples, part.values * part.weights)
+        return sums
 
 
 class Objective(Component):
@@ -164,7 +204,7 @@ class Objective(Component):
 
     @abstractmethod
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over one pack, from the log-probabilities of its learnt tokens; pure.
+        """The terms of one pack, from the log-probabilities of its learnt tokens; pure.
 
         `logp` is what `luthier.models.packing.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices.
         `reference` (N,) is what the model gave before it moved; None where the objective needs none.

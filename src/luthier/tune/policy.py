@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.chat.messages import Example, prompt_of
-from luthier.tune.objective import NOTHING, REFERENCE, Loss, Objective, ObjectiveContext, TrainingExample, row_tokens
+from luthier.tune.objective import (
+    NOTHING,
+    REFERENCE,
+    Loss,
+    LossTerms,
+    Objective,
+    ObjectiveContext,
+    TrainingExample,
+    row_tokens,
+)
 from luthier.tune.reward import Reward
 from luthier.tune.rollout.settings import EarlyStoppingSettings, KlSettings, RolloutSettings
 
@@ -198,21 +207,16 @@ class PolicyLoss(PolicyObjective):
         if self.correct is not None:
             each = each * truncate_importance_ratio(old, token_values[WRITTEN], self.correct)
         weights = pack.weights.to(logp)
-        total = (weights * each).sum()
+        parts = [LossTerms.of_tokens(each, weights, pack)]
         if self.kl is not None and self.kl.estimator != "k1":
             apart = estimate_kl(logp, token_values[REFERENCE], self.kl.estimator)
             if self.kl.unbiased:
                 ratio = (logp - old).exp()
                 apart = apart * (ratio if self.kl.estimator == "k3" else ratio.detach())
-            total = total + (weights * token_values[KL] * apart).sum()
+            parts.append(LossTerms.of_tokens(apart, weights * token_values[KL], pack))
         gap = (old - token_values[WRITTEN]).abs()
-        return Loss(
-            total,
-            {
-                name: float((value * token_values[SHARE]).sum())
-                for name, value in (("clipped", beyond), ("written_apart", gap))
-            },
-        )
+        measures = {"clipped": beyond, "written_apart": gap}
+        return Loss(parts, {name: value * token_values[SHARE] for name, value in measures.items()})
 
     @abstractmethod
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:

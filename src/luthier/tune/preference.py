@@ -10,7 +10,14 @@ from pydantic import Field
 
 from luthier.chat.messages import Example, Message
 from luthier.chat.preference import PreferencePair, desirable_label_of, pair_of
-from luthier.tune.objective import NOTHING, Objective, ObjectiveContext, TrainingExample, group_rows_by_example
+from luthier.tune.objective import (
+    NOTHING,
+    LossTerms,
+    Objective,
+    ObjectiveContext,
+    TrainingExample,
+    group_rows_by_example,
+)
 from luthier.tune.objectives.sft import TOO_LONG
 
 if TYPE_CHECKING:
@@ -122,9 +129,9 @@ def add_sft_weights(rows: Sequence[TokenRow], weight: float) -> list[TokenRow]:
     ]
 
 
-def compute_sft_loss(logp: Tensor, pack: Pack) -> Tensor:
+def compute_sft_terms(logp: Tensor, pack: Pack) -> LossTerms:
     """The plain loss of the preferred answers, by the factors that `add_sft_weights` wrote."""
-    return -(logp * pack.token_values[SHARE].to(logp)).sum()
+    return LossTerms.of_tokens(-logp, pack.token_values[SHARE].to(logp), pack)
 
 
 def split_chosen_rejected(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
@@ -133,7 +140,7 @@ def split_chosen_rejected(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
     return table[:, 0], table[:, 1]
 
 
-def count_correct_rankings(better: Tensor, worse: Tensor) -> dict[str, float]:
-    """How many pairs are ranked as people did, and by how much in sum."""
+def measure_rankings(better: Tensor, worse: Tensor) -> dict[str, Tensor]:
+    """(pairs,) whether each pair is ranked as people did, and by how much."""
     apart = (better - worse).detach()
-    return {"accuracy": float((apart > 0).sum()), "margin": float(apart.sum())}
+    return {"accuracy": apart > 0, "margin": apart}

@@ -1,20 +1,23 @@
-"""Attention that follows a pack's ancestry, plugged into transformers' registry: any model that uses it can be packed.
+"""Attention chosen by context: one function in transformers' registry, for any model that uses the registry.
 
-with packed(model, pack):
+with use_pack_attention(pack):
     hidden = decoder(input_ids=pack.ids[None], position_ids=pack.positions[None]).last_hidden_state
+
+Within the context, and in its thread alone, each configuration names this function when transformers asks which
+attention to take. No configuration is written to, so threads may read one model in several ways at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig
 
 from luthier.models.attention.backends import AttentionParams, plain_attention
 from luthier.models.attention.cpu import AttentionPlan
@@ -22,8 +25,56 @@ from luthier.models.attention.prefix import PackPrefixKV
 from luthier.models.attention.select import run_attention_backend
 from luthier.models.packing.pack import Pack
 
-NAME = "luthier_packed"
+NAME = "luthier"
 
+
+class AttentionContext(Protocol):
+    """What the attention layers of a forward call attend to."""
+
+    def attend(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+        scaling: float | None, kwargs: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """Queries, keys and values (1, heads, T, d) of a layer to outputs (1, T, heads, d)."""
+
+
+_CONTEXT: ContextVar[AttentionContext | None] = ContextVar("luthier_attention", default=None)
+
+
+@contextmanager
+def use_attention(context: AttentionContext) -> Iterator[None]:
+    """Let the attention layers that this thread calls attend by a context, whichever model they belong to."""
+    token = _CONTEXT.set(context)
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(token)
+
+
+def context_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The function in the registry."""
+    context = _CONTEXT.get()
+    if context is None:
+        raise RuntimeError(f"attention {NAME!r} is chosen by `use_attention`, not by a configuration")
+    return context.attend(module, query, key, value, attention_mask, scaling, kwargs), None
+
+
+def _read_implementation(config: Any) -> str | None:
+    """What a configuration says of its attention: its own setting outside of a context."""
+    own: str | None = config._attn_implementation_internal
+    return own if _CONTEXT.get() is None else NAME
+
+
+AttentionInterface.register(NAME, context_attention)
+PreTrainedConfig._attn_implementation = PreTrainedConfig._attn_implementation.getter(_read_implementation)
 
 Cached = Sequence[tuple[Tensor, Tensor]]
 """By layer: keys and values (1, key heads, tokens, d)."""
@@ -46,85 +97,35 @@ class AttentionPass:
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of each attention call so far: how often the registry was used, and how."""
 
-
-_PASS: ContextVar[AttentionPass | None] = ContextVar("luthier_pass", default=None)
+    def attend(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+        scaling: float | None, kwargs: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """Attend along the pack's ancestry; `UnpackableAttention` where the layer asks for something else."""
+        _refuse(module, mask, kwargs)
+        params = build_attention_params(query, scaling, kwargs)
+        self.windows.append(params.window)
+        if self.cached:
+            key, value = _begun(self.cached, module, key, value)
+        count = query.shape[2]
+        if self.prefix_kv is not None:
+            query, key, value = self.prefix_kv.whole(int(module.layer_idx), query, key, value, self.plan.pack.tokens)  # type: ignore[arg-type]
+        path = run_attention_backend if self.quick else plain_attention
+        return path(query, key, value, self.plan, params)[:, -count:]
 
 
 @contextmanager
 def use_pack_attention(
-    model: PreTrainedModel,
-    pack: Pack,
-    *,
-    quick: bool = True,
-    cached: Cached = (),
-    prefix_kv: PackPrefixKV | None = None,
+    pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PackPrefixKV | None = None
 ) -> Iterator[AttentionPass]:
-    """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
+    """Let attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
     known of `prefix_kv` is not computed at all.
     """
     now = AttentionPass(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
-    token = _PASS.set(now)
-    try:
-        with use_attention_implementation(model, NAME):
-            yield now
-    finally:
-        _PASS.reset(token)
-
-
-@contextmanager
-def use_attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Let a model's layers attend by what is registered under a name."""
-    before = [(config, config._attn_implementation_internal) for config in _configs(model) if _is_config(config)]
-    try:
-        for config, _ in before:
-            config._attn_implementation_internal = name
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
-
-
-def _configs(model: torch.nn.Module) -> Iterable[Any]:
-    """The settings that a model's modules hold, each once. Adapters make thousands of modules, and each token that is
-    written asks: they are not looked through by `modules`, which takes four times as long."""
-    found, left = {}, [model]
-    while left:
-        module = left.pop()
-        if config := vars(module).get("config"):
-            found[id(config)] = config
-        left += [child for child in module._modules.values() if child is not None]
-    return found.values()
-
-
-def _is_config(config: Any) -> bool:
-    return hasattr(config, "_attn_implementation_internal")
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
-    now = _PASS.get()
-    if now is None:
-        raise RuntimeError("packed attention is only for models that read a pack")
-    _refuse(module, attention_mask, kwargs)
-    params = build_attention_params(query, scaling, kwargs)
-    now.windows.append(params.window)
-    if now.cached:
-        key, value = _begun(now.cached, module, key, value)
-    count = query.shape[2]
-    if now.prefix_kv is not None:
-        query, key, value = now.prefix_kv.whole(int(module.layer_idx), query, key, value, now.plan.pack.tokens)  # type: ignore[arg-type]
-    path = run_attention_backend if now.quick else plain_attention
-    return path(query, key, value, now.plan, params)[:, -count:], None
+    with use_attention(now):
+        yield now
 
 
 def build_attention_params(query: Tensor, scaling: float | None, kwargs: dict[str, Any]) -> AttentionParams:
@@ -152,6 +153,3 @@ def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, kwargs: dict
         raise UnpackableAttention("its attention is not causal")
     if kwargs.get("position_bias") is not None:
         raise UnpackableAttention("its attention adds a bias by position")
-
-
-AttentionInterface.register(NAME, packed_attention)

@@ -19,7 +19,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.models.generation.kv_cache import ForwardBatch, KVCache, use_kv_cache
+from luthier.models.attention import use_attention
+from luthier.models.generation.kv_cache import ForwardBatch, KVCache, KVCacheAttention
 from luthier.models.generation.sampling import BASE
 from luthier.models.kernels.linear_ops import (
     AdaptedLinearStruct,
@@ -219,7 +220,7 @@ class ModuleDecoder:
     """Reads the tokens of many lines in one pass over transformers' own layers."""
 
     def __init__(self, model: Any, past: KVCache) -> None:
-        self._model, self._decoder, self._past = model, find_decoder(model), past
+        self._decoder, self._past = find_decoder(model), past
         self._layers = [layer for layer in model.modules() if _is_plain(layer)]
         self._adapted = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
 
@@ -227,7 +228,8 @@ class ModuleDecoder:
         """(T, width) hidden states from (T,) ids."""
         kernels = rows_kernels()
         alone = self._adapted if kernels is not None else []
-        with use_kv_cache(self._model, self._past, visit), use_peft_forward(alone), _multiplying(self._layers, kernels):
+        attention = KVCacheAttention(self._past, visit)
+        with use_attention(attention), use_peft_forward(alone), _multiplying(self._layers, kernels):
             states: Tensor = self._decoder(
                 input_ids=ids[None], position_ids=visit.positions[None], use_cache=False
             ).last_hidden_state

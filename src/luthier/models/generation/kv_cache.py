@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -21,10 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from luthier.models.attention import build_attention_params, use_attention_implementation
+from luthier.models.attention import build_attention_params
 from luthier.models.attention.backends import AttentionParams
 from luthier.models.kernels import linear_ops
 from luthier.models.kernels.linear_ops import RowKernels, rows_kernels
@@ -157,9 +155,6 @@ class BlockAllocator:
         self._free.append(node.block)
 
 
-NAME = "luthier_past"
-
-
 class ForwardBatchPart(NamedTuple):
     """What one line adds to a visit."""
 
@@ -227,40 +222,25 @@ class KVCache:
         return self._kept[layer]
 
 
-_NOW: ContextVar[tuple[KVCache, ForwardBatch] | None] = ContextVar("luthier_past", default=None)
+class KVCacheAttention(NamedTuple):
+    """Attention that looks back on what was read of each line."""
 
+    past: KVCache
+    visit: ForwardBatch
 
-@contextmanager
-def use_kv_cache(model: Any, past: KVCache, visit: ForwardBatch) -> Iterator[None]:
-    """Let a model's attention layers look back on what was read of each line."""
-    token = _NOW.set((past, visit))
-    try:
-        with use_attention_implementation(model, NAME):
-            yield
-    finally:
-        _NOW.reset(token)
-
-
-def kv_cache_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
-    now = _NOW.get()
-    if now is None or attention_mask is not None:
-        raise RuntimeError("this attention is only for a decoder")
-    past, visit = now
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    params = past.manners[layer] = build_attention_params(query, scaling, kwargs)
-    new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
-    kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
-    look = attend_with_torch if kernels is None else build_kernel_attention(kernels)
-    return look(new, past, layer, visit, params)[None].to(query.dtype), None
+    def attend(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+        scaling: float | None, kwargs: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """Take in the new keys and values of a layer, and attend to all of each line."""
+        if mask is not None:
+            raise RuntimeError("this attention is only for a decoder")
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        params = self.past.manners[layer] = build_attention_params(query, scaling, kwargs)
+        new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
+        kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
+        look = attend_with_torch if kernels is None else build_kernel_attention(kernels)
+        return look(new, self.past, layer, self.visit, params)[None].to(query.dtype)
 
 
 _WIDENED = (torch.float32, torch.bfloat16, torch.float16)
@@ -328,9 +308,6 @@ def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, params: Attent
         shares = torch.softmax(scores, -1)
     found = shares.view(key.shape[0], groups * count, length) @ value.to(wide)
     return found.view(heads, count, -1).transpose(0, 1)
-
-
-AttentionInterface.register(NAME, kv_cache_attention)
 
 
 ROOM = 64

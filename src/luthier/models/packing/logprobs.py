@@ -187,7 +187,7 @@ def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PackPrefixK
     """Read by itself what packs of a model that is read packed begin with."""
     inner, prefix_kv = unwrap_peft_model(model), PackPrefixKV(ids)
     alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
-    with use_pack_attention(inner, alone, prefix_kv=prefix_kv):
+    with use_pack_attention(alone, prefix_kv=prefix_kv):
         find_decoder(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)
     return prefix_kv
 
@@ -237,7 +237,7 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, sho
     read = pad_index_count(sources) if short and 0 < count < pack.tokens - known else None
     inputs = {"input_ids": pack.ids[None, known:]} if known else soft.inputs_of(model, pack)
     with (
-        use_pack_attention(model, pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv),
+        use_pack_attention(pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv),
         select_token_positions(read),
     ):
         states: Tensor = find_decoder(model)(
@@ -362,7 +362,7 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     if why := _why_not_tried(model, decoder):
         return why
     try:
-        with use_pack_attention(model, probe) as now:
+        with use_pack_attention(probe) as now:
             whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
     except UnpackableAttention as error:
         return str(error)

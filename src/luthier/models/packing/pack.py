@@ -170,6 +170,11 @@ class Pack:
         """R: how many rows it holds."""
         return len(self.keys)
 
+    @property
+    def example_keys(self) -> tuple[str, ...]:
+        """(E,) whose rows it holds, by the number in `lesson`."""
+        return tuple(dict(zip(self.lesson.tolist(), self.keys, strict=True)).values())
+
     def on(self, device: torch.device) -> Pack:
         """The same pack with what the model reads on a device."""
         if self.ids.device == device:

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from luthier.models.attention import NAME, use_attention_implementation
 from luthier.models.attention.prefix import get_active_prefix_kv
 from luthier.models.packing.logprobs import detect_forward_mode
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, build_packs
@@ -70,7 +69,7 @@ def run_packs(
     found = _packed(model, rows, tokens, share_from) if rows else []
     if len(found) < LANES or count_parallel_packs(model) == 1:
         return [(one, work(one)) for one in found]
-    return list(zip(found, _readers().each(model, lambda one: _unlearnt(work, one), found), strict=True))
+    return list(zip(found, _readers().each(lambda one: _unlearnt(work, one), found), strict=True))
 
 
 def _packed(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
@@ -108,26 +107,21 @@ class WorkerThreads:
         self.name = name
         self._pool: ThreadPoolExecutor | None = None
 
-    def each(
-        self, model: Any, work: Callable[[Pack], PackResult], some: Sequence[Pack]
-    ) -> Generator[PackResult, None, None]:
+    def each(self, work: Callable[[Pack], PackResult], some: Sequence[Pack]) -> Generator[PackResult, None, None]:
         """What comes of each pack, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
         raised here, once those that were begun have ended."""
         if len(some) == 1:
             yield work(some[0])
             return
-        with use_attention_implementation(
-            unwrap_peft_model(model), NAME
-        ):  # no thread may take the other's attention away
-            jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
-            try:
-                while jobs:
-                    wait([jobs[0]])
-                    yield jobs.popleft().result()
-            finally:
-                for job in jobs:
-                    job.cancel()
-                wait(jobs)
+        jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
+        try:
+            while jobs:
+                wait([jobs[0]])
+                yield jobs.popleft().result()
+        finally:
+            for job in jobs:
+                job.cancel()
+            wait(jobs)
 
     def close(self) -> None:
         """Let the threads go."""

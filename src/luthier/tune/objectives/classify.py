@@ -15,6 +15,7 @@ from luthier.models.sequence_head import get_padding_id
 from luthier.tune.objective import (
     NOTHING,
     Loss,
+    LossTerms,
     Objective,
     ObjectiveContext,
     TrainingExample,
@@ -129,11 +130,11 @@ class Classify(Objective):
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """Minus the log-probability of the right class: normalized over a lesson's rows, of which it is the first."""
         if self.head == "sequence":
-            return Loss(-logp.sum())
+            return Loss([LossTerms.of_examples(-logp)])
         scores = group_rows_by_example(row_sums(logp, pack), pack, missing=float("-inf"))
         right = scores[:, 0]
-        hits = float((right >= scores.detach().amax(1)).sum())
-        return Loss((scores.logsumexp(1) - right).sum(), {"accuracy": hits})
+        hits = right >= scores.detach().amax(1)
+        return Loss([LossTerms.of_examples(scores.logsumexp(1) - right)], {"accuracy": hits})
 
 
 def _check(about: ObjectiveContext) -> None:

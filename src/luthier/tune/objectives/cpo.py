@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     add_sft_weights,
-    compute_sft_loss,
-    count_correct_rankings,
+    compute_sft_terms,
+    measure_rankings,
     split_chosen_rejected,
 )
 
@@ -56,12 +56,13 @@ class Cpo(PairObjective):
         return add_sft_weights(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs."""
+        """One term a pair, and the plain loss by token."""
         sums = row_sums(logp, pack)
         better, worse = split_chosen_rejected(sums / row_tokens(pack) if self.loss_type == "ipo" else sums, pack)
-        total = self._each(better - worse).sum()
-        measures = count_correct_rankings(self.beta * better, self.beta * worse)
-        return Loss(total + compute_sft_loss(logp, pack) if self.cpo_alpha else total, measures)
+        parts = [LossTerms.of_examples(self._each(better - worse))]
+        if self.cpo_alpha:
+            parts.append(compute_sft_terms(logp, pack))
+        return Loss(parts, measure_rankings(self.beta * better, self.beta * worse))
 
     def _each(self, apart: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) differences."""

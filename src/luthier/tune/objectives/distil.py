@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.chat.messages import Example
-from luthier.tune.objective import NOTHING, Loss, Objective, ObjectiveContext, Teacher, TrainingExample
+from luthier.tune.objective import NOTHING, Loss, LossTerms, Objective, ObjectiveContext, Teacher, TrainingExample
 from luthier.tune.objectives.sft import Sft
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ class Distil(Objective):
         return self.rows.denominator(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The weighted sum of divergences, and of minus the log-probabilities of what was written."""
+        """The divergence at each token, and minus the log-probability of what was written."""
         assert pack.teacher is not None, "the pack was made ready"
         weights = pack.weights.to(logp)
-        apart = (weights * self._apart(pack.teacher.to(logp), logp[:, 1:])).sum() * self.temperature**2
-        plain = -(weights * logp[:, 0]).sum()
-        measures = {"divergence": float(apart.detach()), "written_loss": float(plain.detach())}
-        return Loss(self.alpha * apart + (1 - self.alpha) * plain, measures)
+        apart, plain = self._apart(pack.teacher.to(logp), logp[:, 1:]) * self.temperature**2, -logp[:, 0]
+        measures = {"divergence": weights * apart.detach(), "written_loss": weights * plain.detach()}
+        shares = zip((apart, plain), (self.alpha, 1 - self.alpha), strict=True)
+        return Loss([LossTerms.of_tokens(values, share * weights, pack) for values, share in shares], measures)
 
     def _apart(self, teacher: Tensor, student: Tensor) -> Tensor:
         """(N,) divergences, from (N, K) log-probabilities of the same tokens."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     add_sft_weights,
-    compute_sft_loss,
-    count_correct_rankings,
+    compute_sft_terms,
+    measure_rankings,
     split_chosen_rejected,
 )
 
@@ -75,16 +75,16 @@ class DpoObjective(PairObjective):
         return add_sft_weights(rows, self.rpo_alpha) if self.rpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs; as measures, how many are ranked right by the model's own reward, and the margin."""
+        """One term a pair; as measures, whether it is ranked right by the model's own reward, and the margin."""
         assert reference is not None, "the rows bear what the model was"
         ratios = row_sums(logp - reference.to(logp), pack)
         if self.normalize == "mean" or (self.normalize == "auto" and self.loss_type == "ipo"):
             ratios = ratios / row_tokens(pack)
         chosen, rejected = split_chosen_rejected(ratios, pack)
-        total = self._each(chosen, rejected).sum()
+        parts = [LossTerms.of_examples(self._each(chosen, rejected))]
         if self.rpo_alpha:
-            total = total + compute_sft_loss(logp, pack)
-        return Loss(total, count_correct_rankings(self.beta * chosen, self.beta * rejected))
+            parts.append(compute_sft_terms(logp, pack))
+        return Loss(parts, measure_rankings(self.beta * chosen, self.beta * rejected))
 
     def _each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) log-ratios."""

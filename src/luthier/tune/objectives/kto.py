@@ -14,6 +14,7 @@ from luthier.tune.objective import (
     NOTHING,
     REFERENCE,
     Loss,
+    LossTerms,
     Objective,
     ObjectiveContext,
     TrainingExample,
@@ -126,17 +127,17 @@ class Kto(Objective):
         return float(len(rows))
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the answers; as measures the drift, and how much good ones are rewarded beside bad ones."""
+        """One term an answer; as measures the drift, and how much good ones are rewarded beside bad ones."""
         assert reference is not None, "the rows bear what the model was"
         rewards = self.beta * row_sums(logp - reference.to(logp), pack)
         sign = 2 * get_row_values(_GOOD, pack).to(logp) - 1
         drift = self.beta * get_row_values(_DRIFT, pack).to(logp) if self.loss_type == "kto" else rewards.new_zeros(())
         losses = 1 - (sign * (rewards - drift)).sigmoid()
         weights = losses.new_tensor(self.desirable_weight).where(sign > 0, losses.new_tensor(self.undesirable_weight))
-        measures = {"margin": float((sign * rewards.detach()).sum())}
+        measures = {"margin": sign * rewards.detach()}
         if self.loss_type == "kto":
-            measures["drift"] = float(get_row_values(_DRIFT, pack).sum())
-        return Loss((weights * losses).sum(), measures)
+            measures["drift"] = get_row_values(_DRIFT, pack)
+        return Loss([LossTerms.of_examples(losses, weights)], measures)
 
 
 def _begun(row: EncodedChat, limit: int) -> EncodedChat:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.tune.objective import REFERENCE, Loss, row_sums
+from luthier.tune.objective import REFERENCE, Loss, LossTerms, row_sums
 from luthier.tune.policy import ADVANTAGE, PolicyObjective
-from luthier.tune.preference import count_correct_rankings, split_chosen_rejected
+from luthier.tune.preference import measure_rankings, split_chosen_rejected
 from luthier.tune.rollout.settings import RolloutSettings
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ class OnlineDpo(PolicyObjective):
         return max(1.0, len(super().arranged(rows)) / 2)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs; as measures, how many are ranked as the rewards do, and the margin."""
+        """One term a pair; as measures, whether it is ranked as the rewards do, and the margin."""
         from torch.nn.functional import logsigmoid
 
         ratios = row_sums(logp - pack.token_values[REFERENCE].to(logp), pack)
         best, worst = split_chosen_rejected(ratios, pack)
         apart = best - worst
         each = -logsigmoid(self.beta * apart) if self.loss_type == "sigmoid" else (apart - 1 / (2 * self.beta)) ** 2
-        return Loss(each.sum(), count_correct_rankings(self.beta * best, self.beta * worst))
+        return Loss([LossTerms.of_examples(each)], measure_rankings(self.beta * best, self.beta * worst))

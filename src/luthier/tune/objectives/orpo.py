@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     add_sft_weights,
-    compute_sft_loss,
-    count_correct_rankings,
+    compute_sft_terms,
+    measure_rankings,
     split_chosen_rejected,
 )
 
@@ -45,13 +45,13 @@ class Orpo(PairObjective):
         return add_sft_weights(rows, 1.0)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs."""
+        """The plain loss by token, and one term a pair."""
         from torch.nn.functional import logsigmoid
 
         odds = _log_odds(row_sums(logp, pack) / row_tokens(pack))
         better, worse = split_chosen_rejected(odds, pack)
-        total = compute_sft_loss(logp, pack) - self.weight * logsigmoid(better - worse).sum()
-        return Loss(total, count_correct_rankings(better, worse))
+        pairs = LossTerms.of_examples(-logsigmoid(better - worse), self.weight)
+        return Loss([compute_sft_terms(logp, pack), pairs], measure_rankings(better, worse))
 
 
 def _log_odds(logp: Tensor) -> Tensor:

@@ -16,13 +16,14 @@ from luthier.models.sequence_head import REWARD, get_padding_id, strip_padding
 from luthier.tune.objective import (
     NOTHING,
     Loss,
+    LossTerms,
     ObjectiveContext,
     TrainingExample,
     get_row_values,
     group_rows_by_example,
     row_sums,
 )
-from luthier.tune.preference import PairObjective, Read, build_pair_examples, count_correct_rankings
+from luthier.tune.preference import PairObjective, Read, build_pair_examples, measure_rankings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +117,7 @@ class RewardObjective(PairObjective):
         return self.scale * found
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs, from (rows,) rewards or the log-probabilities of verdicts."""
+        """One term a pair, from (rows,) rewards or the log-probabilities of verdicts."""
         from torch.nn.functional import logsigmoid
 
         better, worse = self._rewards(logp, pack)
@@ -125,10 +126,10 @@ class RewardObjective(PairObjective):
         if self.ties == "learn" and self.margin is not None:
             either = -(logsigmoid(better - worse) + logsigmoid(worse - better)) / 2
             losses = either.where(margin == 0, losses)
-        total = losses.sum()
+        parts = [LossTerms.of_examples(losses)]
         if self.center:
-            total = total + self.center * ((better + worse) ** 2).sum()
-        return Loss(total, count_correct_rankings(better, worse))
+            parts.append(LossTerms.of_examples((better + worse) ** 2, self.center))
+        return Loss(parts, measure_rankings(better, worse))
 
     def _rewards(self, logp: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """(pairs,) rewards of the preferred answers and (pairs,) of the others."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from luthier.chat.messages import Example, Message
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.tune.objective import FIRST, NOTHING, Loss, Objective, ObjectiveContext, TrainingExample
+from luthier.tune.objective import FIRST, NOTHING, Loss, LossTerms, Objective, ObjectiveContext, TrainingExample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,10 +113,10 @@ class Sft(Objective):
         return sum(row.loss_weights[at] for row in rows for at in row.targets)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """Minus the weighted sum of log-probabilities; as a measure, the weight of the tokens that come first."""
+        """Minus the log-probability of each token; as a measure, the weight of the tokens that come first."""
         weights = pack.weights.to(logp)
-        measures = {"token_accuracy": (weights * pack.token_values[FIRST]).sum()} if FIRST in pack.token_values else {}
-        return Loss(-(logp * weights).sum(), measures)
+        measures = {"token_accuracy": weights * pack.token_values[FIRST]} if FIRST in pack.token_values else {}
+        return Loss([LossTerms.of_tokens(-logp, weights, pack)], measures)
 
 
 def read_example_weight(example: Example, column: str | None) -> float:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
 from luthier.tune.preference import (
     RATE_SHARE,
     PairObjective,
     add_sft_weights,
-    compute_sft_loss,
-    count_correct_rankings,
+    compute_sft_terms,
+    measure_rankings,
     split_chosen_rejected,
 )
 
@@ -47,11 +47,11 @@ class Simpo(PairObjective):
         return add_sft_weights(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs."""
+        """One term a pair, and the plain loss by token."""
         from torch.nn.functional import logsigmoid
 
         better, worse = split_chosen_rejected(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
-        total = -logsigmoid(better - worse - self.gamma).sum()
-        return Loss(
-            total + compute_sft_loss(logp, pack) if self.cpo_alpha else total, count_correct_rankings(better, worse)
-        )
+        parts = [LossTerms.of_examples(-logsigmoid(better - worse - self.gamma))]
+        if self.cpo_alpha:
+            parts.append(compute_sft_terms(logp, pack))
+        return Loss(parts, measure_rankings(better, worse))

@@ -130,7 +130,7 @@ class HeldOutEvaluator(NamedTuple):
             for _, loss in run_packs(model, rows, tokens, partial(self._loss, model)):
                 found["loss"] += float(loss.total)
                 for name in self.objective.measured:
-                    found[name] += float(loss.measures[name])
+                    found[name] += float(loss.measures[name].sum())
         return {name: value / weight for name, value in found.items()}
 
     def _loss(self, model: Any, pack: Pack) -> Loss:

@@ -118,7 +118,7 @@ class ValidationPlan(NamedTuple):
     exam: ValidationMeasurer
 
 
-ASIDE = ("taken", "measures", "skipped", "samples", "instead")
+ASIDE = ("taken", "measures", "example_losses", "skipped", "samples", "instead")
 """What a step's line does not tell as it is."""
 
 
@@ -136,6 +136,8 @@ class StepMetrics:
     taken: PackWorkload
     """What was computed: of it the log tells the tokens, shared prefixes once."""
     measures: dict[str, float]
+    example_losses: dict[str, float]
+    """What each example added to the loss, by its id."""
     skipped: str = ""
     """Why the weights did not move; empty when they did."""
     samples: tuple[dict[str, Any], ...] = ()
@@ -152,11 +154,30 @@ class StepMetrics:
         return json.dumps({name: _finite(value) for name, value in record.items()}, sort_keys=True)
 
 
+class _PackSums(NamedTuple):
+    """What one pack adds to the sums of an optimizer step; nothing here has a gradient."""
+
+    total: Tensor
+    examples: Tensor
+    """(E,) the share of each of the pack's examples."""
+    measures: dict[str, Tensor]
+
+
 class _Read(NamedTuple):
     """What one pack gives."""
 
-    loss: Loss
+    sums: _PackSums
     gradients: list[Tensor | None]
+
+
+class StepGradient(NamedTuple):
+    """What is known of a step once its gradient is gathered; its terms are divided by the step's denominator."""
+
+    loss: float
+    computed: PackWorkload
+    measures: dict[str, float]
+    example_losses: dict[str, float]
+    """What each example adds to the loss, by its id."""
 
 
 class Trainer:
@@ -258,59 +279,66 @@ class Trainer:
         self._settle(keeper)
         return unmoved
 
-    def gradient(
-        self, rows: list[TokenRow], denominator: float, step: int = 0
-    ) -> tuple[float, PackWorkload, dict[str, float]]:
-        """Gather the gradient of one step's rows, pack by pack; returns loss, what was computed, and measures."""
-        total, computed, measures = 0.0, PackWorkload(), dict[str, float]()
+    def gradient(self, rows: list[TokenRow], denominator: float, step: int = 0) -> StepGradient:
+        """Gather the gradient of one step's rows, pack by pack."""
+        total, computed, measures, examples = 0.0, PackWorkload(), dict[str, float](), dict[str, float]()
         for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
             self._leftovers.before(min(len(parallel_packs), self._lanes.count))
-            for loss in self._gathered(parallel_packs, denominator):
-                total += float(loss.total.detach()) / denominator
-                for name, value in loss.measures.items():
+            for pack, sums in zip(parallel_packs, self._gathered(parallel_packs, denominator), strict=True):
+                total += float(sums.total) / denominator
+                for name, value in sums.measures.items():
                     measures[name] = measures.get(name, 0.0) + float(value) / denominator
-            for pack in parallel_packs:
+                for key, value in zip(pack.example_keys, sums.examples.tolist(), strict=True):
+                    examples[key] = examples.get(key, 0.0) + value / denominator
                 computed = computed.and_of(PackWorkload.of(pack, times=1 if self._critic is None else 2))
-        return total, computed, measures
+        return StepGradient(total, computed, measures, examples)
 
-    def _gathered(self, parallel_packs: Sequence[Pack], denominator: float) -> list[Loss]:
+    def _gathered(self, parallel_packs: Sequence[Pack], denominator: float) -> list[_PackSums]:
         """Read packs side by side, and gather their gradients in order."""
         ready = [self._objective.ready(pack, self._teacher) for pack in parallel_packs]
-        losses = []
-        with closing(self._lanes.each(self._model, lambda pack: self._read(pack, denominator), ready)) as read:
-            for loss, gradients in read:
+        found = []
+        with closing(self._lanes.each(lambda pack: self._read(pack, denominator), ready)) as read:
+            for sums, gradients in read:
                 self._updater.gather(gradients)
-                losses.append(loss)
-        return losses
+                found.append(sums)
+        return found
 
     def _read(self, pack: Pack, denominator: float) -> _Read:
         """One pack forward and backward."""
         logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
-        loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
-        read = _Read(loss, self._updater.gradients(loss.total / denominator))
+        read = self._reduced(self._objective.loss(logp, pack, pack.token_values.get(REFERENCE)), pack, denominator)
         return read if self._critic is None else self._valued(self._critic, pack, denominator, read)
 
     def _valued(self, critic: Critic, pack: Pack, denominator: float, read: _Read) -> _Read:
         """What the critic learns of the same pack, once the policy's part is out of memory."""
-        own = critic.loss(pack)
-        gradients = self._updater.gradients(own.total / denominator)
-        both = [one if other is None else other for one, other in zip(read.gradients, gradients, strict=True)]
-        return _Read(read.loss._replace(measures={**read.loss.measures, **own.measures}), both)
+        own = self._reduced(critic.loss(pack), pack, denominator)
+        both = [one if other is None else other for one, other in zip(read.gradients, own.gradients, strict=True)]
+        return _Read(read.sums._replace(measures={**read.sums.measures, **own.sums.measures}), both)
+
+    def _reduced(self, loss: Loss, pack: Pack, denominator: float) -> _Read:
+        """The sums of a pack's terms, and the gradient of their share in the step's mean."""
+        total = loss.total
+        with torch.no_grad():
+            examples = loss.by_example(pack)
+        gradients = self._updater.gradients(total / denominator)
+        return _Read(
+            _PackSums(total.detach(), examples, {name: value.sum() for name, value in loss.measures.items()}), gradients
+        )
 
     def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
         """One optimizer step over all of its rows."""
         drawn = self._source.draw(step)
         rows = drawn.rows
-        total, taken, measures = self.gradient(rows, drawn.denominator, step)
+        total, taken, measures, examples = self.gradient(rows, drawn.denominator, step)
         norm = self._updater.norm()
         args = self._manner
         rate = args.rate * compute_lr_factor(step, self._course.steps, args.schedule, args.warmup, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:
-            self._give_up_or_skip(step, skipped, rows, keeper)
-            skipped = f"{skipped}, on examples {_named(rows)}"
+            skipped = f"{skipped}, on examples {_named(examples)}"
+            self._give_up_or_skip(step, skipped, keeper)
         elif not drawn.nothing:
             self._updater.update(rate, norm)
             if self._average is not None:
@@ -324,12 +352,13 @@ class Trainer:
             tokens=sum(len(row.ids) for row in rows),
             taken=taken,
             measures={**drawn.measures, **measures},
+            example_losses=examples,
             skipped=skipped or drawn.nothing,
             samples=drawn.samples,
             instead=drawn.instead,
         )
 
-    def _give_up_or_skip(self, step: int, what: str, rows: list[TokenRow], keeper: CheckpointManager) -> None:
+    def _give_up_or_skip(self, step: int, what: str, keeper: CheckpointManager) -> None:
         """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
         self._updater.drop()
         often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
@@ -338,7 +367,7 @@ class Trainer:
         keeper.write(self._state())
         keeper.wait()
         raise ModelError(
-            f"training diverged at step {step + 1}: {what}, on examples {_named(rows)}",
+            f"training diverged at step {step + 1}: {what}",
             where=SourceLocation(file=str(keeper.path)),
             hint="lower learning_rate or set max_grad_norm; the state before this step is kept: "
             f"`resume_from: {keeper.path}` goes on from it",
@@ -469,9 +498,9 @@ def _mixed(seed: int, step: int, pack: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + pack & (1 << 63) - 1
 
 
-def _named(rows: list[TokenRow]) -> str:
-    """The examples of some rows, in a few words."""
-    keys = list(dict.fromkeys(row.key for row in rows))
+def _named(losses: Mapping[str, float]) -> str:
+    """The examples of a step in a few words, those first that add most to its loss or make it no number."""
+    keys = sorted(losses, key=lambda key: -losses[key] if math.isfinite(losses[key]) else -math.inf)
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
