@@ -179,7 +179,7 @@ def ours(file: Path, model: Artifact) -> tuple[BenchmarkTask, dict[str, Sequence
     """Our questions, the scores of each row, and those of all."""
     brief = TaskContext(base=file.parent, examples=(), say=print)
     (exam,) = LmEvalTask(path=file.name).exams(brief)
-    graded = exam.graded(LocalLM(model, "float32", enable_prefix_caching=True).ask(exam.questions))
+    graded = exam.run(LocalLM(model, "float32", enable_prefix_caching=True).ask)
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
     return exam, {name: column.each for name, column in graded.columns.items()}, totals
 

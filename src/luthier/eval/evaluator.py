@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -187,8 +188,9 @@ class EvaluationResults:
             for name, column in self.grades[model][exam.name].columns.items():
                 found[f"{exam.name}.{name}"] = column
                 for group in exam.groups:
-                    key = f"{group}.{name}"
-                    found[key] = found[key].joined(column) if key in found else column
+                    key, own = f"{group}.{name}", column.alike_weighted() if group in exam.equal_groups else column
+                    if own is not None:
+                        found[key] = found[key].joined(own) if key in found else own
         return found
 
     def signature(self, name: str) -> str:
@@ -268,8 +270,9 @@ def _grades(
     """The model that was asked last is asked first: its weights may still be there."""
     found = {}
     for name in reversed(list(able)):
-        responses = {exam.name: able[name].tell(exam.questions, f"questions of {exam.name}") for exam in exams}
-        found[name] = {exam.name: exam.graded(responses[exam.name]) for exam in exams}
+        found[name] = {
+            exam.name: exam.run(partial(able[name].tell, about=f"questions of {exam.name}")) for exam in exams
+        }
     return {name: found[name] for name in able}
 
 

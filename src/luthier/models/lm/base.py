@@ -65,6 +65,8 @@ class LoglikelihoodRequest:
     continuation: str
     greedy: bool = False
     """Whether it is to be told if greedy decoding would write the continuation."""
+    end_token: bool = True
+    """Whether, after messages, the end of the answer counts."""
     tools: Tools = ()
     truncate_prompt: bool = True
     """Whether a prompt that is too long for the model loses its beginning."""
