@@ -31,6 +31,7 @@ from luthier.eval.task import DROP, BenchmarkTask, EvalTask, Reply, Task, TaskCo
 from luthier.metrics.columns import TaskScores
 from luthier.metrics.metric import Metric
 from luthier.metrics.paired import PairedComparison
+from luthier.models.lm.base import find_ability
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -254,9 +255,10 @@ class EvaluationResults:
 
 def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[ProbeMeasure]:
     """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
-    able = context.able("loglikelihood", "The tasks' questions: what they ask") if tasks else {}
     exams = _exams(tasks, context, work)
-    if not able or not exams:
+    verbs = {find_ability(question) for exam in exams for question in exam.questions}
+    able = context.able(verbs, "The tasks' questions: what they ask") if exams else {}
+    if not able:
         return []
     found = EvaluationResults(exams=exams, grades=_grades(exams, able), seed=work.seed)
     _write(found, work.folder / TASKS)

@@ -35,7 +35,7 @@ class ChatPrompt(str):
         return found
 
 
-class HarnessLM(LM):
+class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
     """Answers the library's requests, each kind as one list: `ask` is `LanguageModel.ask`, or asks by way of a cache.
 
     With `greedy`, log-likelihoods tell whether greedy decoding would write the continuation; otherwise they say no.
