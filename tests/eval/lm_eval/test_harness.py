@@ -100,6 +100,30 @@ def test_code_beside_a_file_runs(tmp_path: Path) -> None:
     assert len({first, second, task.fingerprint(tmp_path)}) == 3
 
 
+def test_a_task_that_is_a_class(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from lm_eval.api.task import MultipleChoiceTask\n"
+        "class Sums(MultipleChoiceTask):\n"
+        "    VERSION, DATASET_PATH = 1, 'far/away'\n"
+        "    has_training_docs = has_validation_docs = lambda self: False\n"
+        "    has_test_docs = lambda self: True\n"
+        "    def test_docs(self):\n"
+        "        return [{**one, 'choices': [one['wrong'], one['right']], 'gold': 1} for one in self.dataset['test']]\n"
+        "    def doc_to_text(self, doc):\n"
+        "        return doc['q']\n"
+        "    def construct_requests(self, doc, ctx, **more):\n"
+        "        return super().construct_requests(doc, ctx, metadata=more['metadata'])\n"
+        "    def fewshot_context(self, doc, num_fewshot, **more):\n"
+        "        return self.doc_to_text(doc)\n"
+    )
+    file = tmp_path / "classy.yaml"
+    file.write_text("task: classy\nclass: !function own.Sums\n")
+    (exam,) = exams(file, limit=2)
+    assert (exam.name, exam.items[0].questions[1].continuation) == ("classy", f" {ROWS[0]['right']}")
+    assert exam.run(right_at({0})).columns["acc"].each == (0.0, 1.0)
+
+
 def test_include_may_not_go_round(tmp_path: Path) -> None:
     file = write(tmp_path, include="sums.yaml")
     assert "Include cycle" in refused(file)

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import yaml
+from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 from jinja2 import TemplateError
 from lm_eval.api.group import Group
@@ -154,12 +155,24 @@ class _LocalFactory(TaskFactory):  # type: ignore[misc]  # the library is not ty
 
     def _load_full_config(self, entry: Entry, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
         config: dict[str, Any] = super()._load_full_config(entry, overrides)
-        if not isinstance(config.get("task"), str) or "class" in config:
+        if not isinstance(config.get("task"), str):
             return config
+        rows = find_rows(config, entry.yaml_path, self._source, self._scratch)
+        if "class" in config:
+            return {**config, "class": _with_rows(config["class"], rows)} if rows else config
         for one in () if config.get("process_results") else config.get("metric_list") or ():
             if isinstance(one.get("metric"), str) and not one.get("hf_evaluate") and "aggregation" not in one:
                 _check_metric(one["metric"], config["task"], self._source.where)
-        return {**config, **find_rows(config, entry.yaml_path, self._source, self._scratch)}
+        return {**config, **rows}
+
+
+def _with_rows(kind: type[Task], rows: dict[str, Any]) -> type[Task]:
+    """A task that is a class of its own, with rows from files in place of those that it would fetch."""
+
+    def download(self: Task, *_: Any, **__: Any) -> None:
+        self.dataset = load_dataset(rows["dataset_path"], **rows["dataset_kwargs"])
+
+    return type(kind.__name__, (kind,), {"download": download})
 
 
 def _open(source: TaskSource) -> tuple[TaskManager, str]:
