@@ -28,7 +28,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from luthier.core.errors import DataError, LuthierError, RecipeError, SourceLocation, did_you_mean
 from luthier.eval.lm_eval.rows import find_rows, list_named_files
 
-FAULTS = (
+_FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SyntaxError),
     *(TypeError, ValueError, TemplateError, yaml.YAMLError, DatasetsError),
 )
@@ -106,7 +106,7 @@ def run_library(where: SourceLocation) -> Iterator[None]:
             what = f"its rows cannot be read: {_innermost(error)}"
             hint = "fetch them first with `datasets`, or name their files in the task's `data`"
             raise DataError(what, where=where, hint=hint) from error
-        except FAULTS as error:
+        except _FAULTS as error:
             what = f"lm-evaluation-harness cannot use it: {type(error).__name__}: {str(error)[:300]}"
             raise RecipeError(what, where=where) from error
         finally:
@@ -134,7 +134,7 @@ def needs_hub_cache(source: TaskSource) -> bool:
         return True
     with run_library(source.where):
         configs = _configs(source.file, load_yaml(source.file, resolve_func=False))
-        return any(not list_named_files(config, file) for config, file in configs)
+        return any(not _members(config) and not list_named_files(config, file) for config, file in configs)
 
 
 def list_fetched() -> list[str]:
