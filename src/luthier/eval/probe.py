@@ -73,8 +73,8 @@ class ProbeContext:
 
     def able(self, verbs: Verb | Collection[Verb], what: str) -> dict[str, CachedEvaluatedModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
-        wanted = {verbs} if isinstance(verbs, str) else {*verbs}
-        found = {name: one for name, one in self.respondents.items() if wanted <= one.able}
+        requested = {verbs} if isinstance(verbs, str) else {*verbs}
+        found = {name: one for name, one in self.respondents.items() if requested <= one.able}
         lacking = [one.voice.title for name, one in self.respondents.items() if name not in found and one.is_model]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found

@@ -68,7 +68,7 @@ class TaskResult:
     """Rows whose prompt was too long for the model and lost its beginning."""
 
 
-Ask = Callable[[Sequence[Request]], list[Response]]
+AskModel = Callable[[Sequence[Request]], list[Response]]
 """Puts requests of one kind to a model, as one list."""
 
 
@@ -90,7 +90,7 @@ class BenchmarkTask(ABC):
     """How it is asked, in a few words, for the signature."""
 
     @abstractmethod
-    def run(self, ask: Ask) -> TaskResult:
+    def run(self, ask: AskModel) -> TaskResult:
         """Put the questions to a model, and score its answers."""
 
     @property

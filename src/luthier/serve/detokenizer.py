@@ -109,10 +109,12 @@ class TokenDecoder:
         """A new answer's ids to text; with `special`, special tokens that do not end it are written out."""
         return IncrementalDetokenizer(self._text.decode, self.ends if special else self._special)
 
-    def prompt(self, ids: Sequence[int], told: Sequence[SampledToken], *, by_id: bool) -> tuple[TokenLogprobs, ...]:
-        """The tokens of a prompt, from what is told of all but the first."""
+    def prompt(
+        self, ids: Sequence[int], following: Sequence[SampledToken], *, by_id: bool
+    ) -> tuple[TokenLogprobs, ...]:
+        """The tokens of a prompt, from all but the first with their log-probabilities."""
         first = TokenLogprobs(chosen=self._candidate(ids[0], None, by_id=by_id))
-        return (first, *(self.token(one, by_id=by_id) for one in told))
+        return (first, *(self.token(one, by_id=by_id) for one in following))
 
     def token(self, written: TokenOutput | SampledToken, *, by_id: bool = False) -> TokenLogprobs:
         """A token with its log-probability and those of the likeliest."""

@@ -13,7 +13,7 @@ import yaml
 
 from luthier.core.errors import InputError, MissingExtra
 from luthier.eval.evaluator import EvaluationResults
-from luthier.eval.task import Ask, BenchmarkTask, TaskContext, TaskResult
+from luthier.eval.task import AskModel, BenchmarkTask, TaskContext, TaskResult
 from luthier.eval.tasks.lm_eval import LmEvalTask
 from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
 
@@ -181,7 +181,7 @@ def test_a_group_that_counts_its_tasks_alike(tmp_path: Path) -> None:
         assert len(list(results.measures())) > 0
 
 
-def right_at(rows: set[int]) -> Ask:
+def right_at(rows: set[int]) -> AskModel:
     """Answers that hold the first of two choices for the likelier in some rows, the second in the others."""
     return lambda asked: [Response(logprob=-1.0 - ((at % 2 == 0) != (at // 2 in rows))) for at in range(len(asked))]
 

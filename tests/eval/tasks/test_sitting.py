@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.eval.evaluator import EvaluationResults, _notes
-from luthier.eval.task import Ask, BenchmarkTask, TaskResult
+from luthier.eval.task import AskModel, BenchmarkTask, TaskResult
 from luthier.metrics.columns import CorpusScores, TaskScores, WeightedColumn
 from luthier.metrics.kinds.translation import Bleu
 
@@ -14,7 +14,7 @@ from luthier.metrics.kinds.translation import Bleu
 class _Asked(BenchmarkTask):
     """An exam that was graded already."""
 
-    def run(self, ask: Ask) -> TaskResult:
+    def run(self, ask: AskModel) -> TaskResult:
         raise NotImplementedError
 
 

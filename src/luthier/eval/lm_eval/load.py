@@ -231,13 +231,13 @@ def _configs(file: Path, config: dict[str, Any]) -> Iterator[tuple[dict[str, Any
     if not _members(config):
         return
     index, waiting = TaskIndex.build([file.parent]), _members(config)
-    seen = set[str]()
+    visited = set[str]()
     while waiting:
         member = waiting.pop()
         waiting += _members(member)
         name = str(member.get("group") or member.get("task"))
-        entry = None if name in seen else index.get(name)
-        seen.add(name)
+        entry = None if name in visited else index.get(name)
+        visited.add(name)
         if entry is not None:
             waiting += [{"task": tagged} for tagged in entry.tags if entry.yaml_path is None]
             if entry.yaml_path is not None:

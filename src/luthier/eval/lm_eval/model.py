@@ -23,15 +23,15 @@ class ChatPrompt(str):
     """The messages of a prompt, which the library hands on as the text that it takes them for."""
 
     messages: tuple[Message, ...]
-    begun: bool
+    starts_answer: bool
     """Whether the last message is the beginning of the answer."""
 
     @classmethod
-    def of(cls, history: Sequence[Mapping[str, str]], *, begun: bool) -> ChatPrompt:
+    def of(cls, history: Sequence[Mapping[str, str]], *, starts_answer: bool) -> ChatPrompt:
         """A conversation in the library's form."""
         found = cls(canonical_json([dict(one) for one in history]))
         found.messages = tuple(Message.model_validate(dict(one)) for one in history)
-        found.begun = begun
+        found.starts_answer = starts_answer
         return found
 
 
@@ -61,7 +61,7 @@ class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> ChatPrompt:
         """The conversation as it is: the model that is asked puts it through its own template."""
-        return ChatPrompt.of(chat_history, begun=not add_generation_prompt)
+        return ChatPrompt.of(chat_history, starts_answer=not add_generation_prompt)
 
     @property
     def tokenizer_name(self) -> str:
@@ -85,10 +85,10 @@ def to_request(instance: Instance, *, greedy: bool, draw: int = 0) -> Request:
     before = instance.args[0]
     if instance.request_type == "loglikelihood_rolling":
         return RollingRequest(text=before)
-    begun = isinstance(before, ChatPrompt) and before.begun
+    starts_answer = isinstance(before, ChatPrompt) and before.starts_answer
     prompt = before.messages if isinstance(before, ChatPrompt) else before
     if instance.request_type == "loglikelihood":
-        if begun:
+        if starts_answer:
             what = "gen_prefix begins the answer whose log-likelihood is asked, which goes with plain prompts only"
             raise DataError(what, where=SourceLocation(field="gen_prefix"), hint="leave apply_chat_template out")
         ends = not isinstance(before, ChatPrompt)
@@ -102,7 +102,7 @@ def to_request(instance: Instance, *, greedy: bool, draw: int = 0) -> Request:
         temperature=temperature,
         top_p=float(settings.get("top_p") or 1.0),
         seed=draw if temperature else None,
-        continue_final_message=begun,
+        continue_final_message=starts_answer,
     )
 
 

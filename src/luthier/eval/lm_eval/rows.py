@@ -24,20 +24,20 @@ def find_rows(config: Mapping[str, Any], file: Path | None, source: TaskSource, 
     if not splits:
         return {}
     named = {key: config.get(f"{key}_split") for key in ("test", "validation", "training", "fewshot")}
-    asked = named["test"] or named["validation"]
+    eval_split = named["test"] or named["validation"]
     shots = config.get("num_fewshot") if source.num_fewshot is None else source.num_fewshot
     drawn_from = (config.get("fewshot_config") or {}).get("split") or named["fewshot"]
-    for name in [asked, drawn_from] if shots else [asked]:
+    for name in [eval_split, drawn_from] if shots else [eval_split]:
         if name is not None and name not in splits:
             raise DataError(f"{config['task']} has no split {name!r}", hint=did_you_mean(str(name), splits))
     missing = {f"{key}_split": None for key, name in named.items() if name is not None and name not in splits}
-    wanted = {name: paths for name, paths in splits.items() if name in (*named.values(), drawn_from)} or splits
-    readers = {_READERS.get(path.suffix) for paths in wanted.values() for path in paths}
+    needed = {name: paths for name, paths in splits.items() if name in (*named.values(), drawn_from)} or splits
+    readers = {_READERS.get(path.suffix) for paths in needed.values() for path in paths}
     if len(readers) != 1 or None in readers:
-        first = next(path for paths in wanted.values() for path in paths)
+        first = next(path for paths in needed.values() for path in paths)
         what = f"cannot be read as rows: expected files that all end with one of {', '.join(_READERS)}"
         raise DataError(what, where=SourceLocation(file=str(first)))
-    files = {name: [str(path) for path in paths] for name, paths in wanted.items()}
+    files = {name: [str(path) for path in paths] for name, paths in needed.items()}
     settings = {"data_files": files, "cache_dir": str(scratch), "keep_in_memory": True}
     return {"dataset_path": readers.pop(), "dataset_name": None, "dataset_kwargs": settings, **missing}
 
@@ -64,16 +64,16 @@ def _given(config: Mapping[str, Any], data: Path) -> Splits:
 
 
 def _named(config: Mapping[str, Any], file: Path | None) -> Splits:
-    """Files, or a folder beside the YAML file, that it names."""
+    """Files, or a folder, that a YAML file names, from where it stands."""
     name, files = config.get("dataset_path"), (config.get("dataset_kwargs") or {}).get("data_files")
-    beside = Path() if file is None else file.parent
+    folder = Path() if file is None else file.parent
     if files is None:
-        return _folder(beside / name) if isinstance(name, str) and name and (beside / name).is_dir() else {}
+        return _folder(folder / name) if isinstance(name, str) and name and (folder / name).is_dir() else {}
     if name not in _READERS.values():
         return {}
     by_split = files if isinstance(files, dict) else {"train": files}
     found = {
-        split: [path for one in ([paths] if isinstance(paths, str) else paths) for path in _matching(beside, str(one))]
+        split: [path for one in ([paths] if isinstance(paths, str) else paths) for path in _matching(folder, str(one))]
         for split, paths in by_split.items()
     }
     for path in (path for paths in found.values() for path in paths):
@@ -82,9 +82,9 @@ def _named(config: Mapping[str, Any], file: Path | None) -> Splits:
     return found
 
 
-def _matching(beside: Path, name: str) -> list[Path]:
+def _matching(folder: Path, name: str) -> list[Path]:
     """A file by its name, or all that fit a pattern."""
-    return (sorted(beside.glob(name)) if "*" in name else []) or [(beside / name).resolve()]
+    return (sorted(folder.glob(name)) if "*" in name else []) or [(folder / name).resolve()]
 
 
 def _folder(folder: Path) -> Splits:

@@ -24,7 +24,7 @@ _PAIRS: Mapping[str, tuple[Callable[[], Metric], type]] = {
     "chrf": (Chrf, str),
     "ter": (Ter, str),
 }
-"""Metrics over all rows, from what is right and what was said: numbers of choices, or texts."""
+"""Metrics over all rows, from what is right and what was predicted: numbers of choices, or texts."""
 _SUMS: Mapping[str, How] = {"weighted_perplexity": "perplexity", "bits_per_byte": "bits"}
 
 
@@ -34,8 +34,8 @@ def build_column(task: Task, metric: str, values: Sequence[Any]) -> TaskScores:
     name = next((key for key, verb in aggregation_registry.items() if verb is aggregate), "")
     present = [one for one in values if one is not None]
     if name in _PAIRS and len(present) == len(values) and all(_is_pair(one, _PAIRS[name][1]) for one in values):
-        said, right = [str(one[1]) for one in values], [str(one[0]) for one in values]
-        return CorpusScores.of(_PAIRS[name][0](), said, right)
+        predictions, right = [str(one[1]) for one in values], [str(one[0]) for one in values]
+        return CorpusScores.of(_PAIRS[name][0](), predictions, right)
     if name in _SUMS:
         return _column(_SUMS[name], values, lambda one: (float(one[0]), float(one[1])))
     if name == "perplexity":

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from luthier.eval.lm_eval.load import LoadedTask, TaskSource, run_library
 from luthier.eval.lm_eval.model import HarnessLM, to_request
 from luthier.eval.lm_eval.scores import build_column
-from luthier.eval.task import Ask, BenchmarkTask, TaskItem, TaskResult
+from luthier.eval.task import AskModel, BenchmarkTask, TaskItem, TaskResult
 from luthier.metrics.columns import TaskScores
 
 Rows = tuple[tuple[Instance, ...], ...]
@@ -33,7 +33,7 @@ class HarnessTask(BenchmarkTask):
     greedy: bool
     """Whether a score asks if greedy decoding would write a continuation."""
 
-    def run(self, ask: Ask) -> TaskResult:
+    def run(self, ask: AskModel) -> TaskResult:
         """Ask each kind of request as one list, through the library's `LM`; filters and scores are the library's."""
         lm = HarnessLM(ask, greedy=self.greedy)
         instances = [one for row in self.rows for one in row]

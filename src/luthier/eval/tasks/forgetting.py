@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from luthier.chat.messages import Message
-from luthier.eval.task import DROP, Ask, BenchmarkTask, EvalTask, TaskContext, TaskItem, TaskResult
+from luthier.eval.task import DROP, AskModel, BenchmarkTask, EvalTask, TaskContext, TaskItem, TaskResult
 from luthier.metrics.columns import WeightedColumn
 from luthier.models.lm.base import LoglikelihoodRequest, Response
 
@@ -20,7 +20,7 @@ class _Questions(BenchmarkTask):
 
     version: ClassVar[int] = 2
 
-    def run(self, ask: Ask) -> TaskResult:
+    def run(self, ask: AskModel) -> TaskResult:
         answers = iter(ask(self.questions))
         rows = [[next(answers) for _ in item.questions] for item in self.items]
         cut = sum(any(one.truncated for one in row) for row in rows)

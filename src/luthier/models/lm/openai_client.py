@@ -188,8 +188,8 @@ class EndpointLM(LanguageModel):
 
     def _echo(self, answer: Mapping[str, Any], text: str = "") -> _Echo:
         choice = self._choice(answer)
-        told = choice.get("logprobs") or {}
-        tokens, logprobs, tops = (told.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
+        columns = choice.get("logprobs") or {}
+        tokens, logprobs, tops = (columns.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
         whole = str(choice.get("text") or "").strip().startswith(text.strip())
         if not whole or not logprobs or len(tokens) != len(logprobs) or None in logprobs[1:]:
             raise self._wrong("does not read prompts back with their log-probabilities", _NO_ECHO)

@@ -148,8 +148,8 @@ class _Open(ModelRunner):
         tokens: tuple[TokenLogprobs, ...] = ()
         if query.logprobs:
             adapter, top = self._standing.adapter, query.top_logprobs
-            told = self._writer.work(lambda decoder: decoder.prompt_logprobs(ids, top, adapter))
-            tokens = self._spelling.prompt(ids, told, by_id=query.by_id)
+            following = self._writer.work(lambda decoder: decoder.prompt_logprobs(ids, top, adapter))
+            tokens = self._spelling.prompt(ids, following, by_id=query.by_id)
         text = query.text if isinstance(query.text, str) else self._text.decode(ids)
         if query.max_tokens == 0:
             return OutputChunk(text=text, tokens=tokens, finish="length", usage=Usage(prompt_tokens=len(ids)))
