@@ -168,7 +168,7 @@ def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[flo
     from luthier.eval.tasks.lm_eval import LmEvalTask
 
     (exam,) = LmEvalTask(path=str(file), limit=rows).exams(TaskContext(base=file.parent, examples=()))
-    graded = exam.graded(model.ask(exam.questions))
+    graded = exam.run(model.ask)
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 
 

@@ -56,7 +56,11 @@ def serving(answer: Callable[[Body], str | Reply]) -> Iterator[Server]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.asked.append(body)
             server.keys.append(self.headers.get("Authorization", ""))
-            found = server.answer(body) if self.path == "/v1/chat/completions" else Reply({"error": {}}, 404)
+            found = (
+                server.answer(body)
+                if self.path in ("/v1/chat/completions", "/v1/completions")
+                else Reply({"error": {}}, 404)
+            )
             reply = found if isinstance(found, Reply) else Reply(completion(found, body))
             time.sleep(reply.wait_s)
             data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()

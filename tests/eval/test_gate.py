@@ -42,6 +42,7 @@ def evaluated(store: Store) -> Artifact:
         ("bleu >= 29%", Expression("bleu", ">=", None, 29.0)),
         ("bleu >= 30", Expression("bleu", ">=", None, 30.0)),
         ("wmt.chrf >= base - 1%", Expression("wmt.chrf", ">=", "base", -1.0)),
+        ("ifeval.strict_share >= base", Expression("ifeval.strict_share", ">=", "base", 0.0)),
     ],
 )
 def test_grammar(text: str, rule: Expression) -> None:

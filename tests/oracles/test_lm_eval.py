@@ -1,4 +1,4 @@
-"""The reader of harness tasks against lm-evaluation-harness itself: equal prompts and equal scores, row by row."""
+"""Our models in lm-evaluation-harness beside its own: equal prompts and equal scores, row by row."""
 
 from __future__ import annotations
 
@@ -175,16 +175,16 @@ def written(folder: Path, name: str) -> Path:
     return file
 
 
-def ours(file: Path, model: Artifact) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
+def ours(file: Path, model: Artifact, **how: Any) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
     brief = TaskContext(base=file.parent, examples=())
-    (exam,) = LmEvalTask(path=file.name).exams(brief)
-    graded = exam.graded(LocalLM(model, "float32", enable_prefix_caching=True).ask(exam.questions))
+    (exam,) = LmEvalTask(path=file.name, **how).exams(brief)
+    graded = exam.run(LocalLM(model, "float32", enable_prefix_caching=True).ask)
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
     return exam, {name: column.each for name, column in graded.columns.items()}, totals
 
 
-def theirs(file: Path, model: Artifact) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def theirs(file: Path, model: Artifact, **how: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The harness' samples and results."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -195,6 +195,7 @@ def theirs(file: Path, model: Artifact) -> tuple[list[dict[str, Any]], dict[str,
         tasks=[str(file)],
         task_manager=TaskManager(include_path=str(file.parent), include_defaults=False),
         bootstrap_iters=0,
+        **how,
     )
     return found["samples"][file.stem], found["results"][file.stem]
 
@@ -222,3 +223,15 @@ def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path, monkeypatc
         if chain and not metric.endswith("_stderr"):
             mine = totals[metric if len(chains) == 1 else f"{metric}.{chain}"]
             assert mine == pytest.approx(value, rel=1e-4), metric
+
+
+@pytest.mark.parametrize("name", ["arc_two_shots", "letters", "writing"])
+def test_chats_equal_row_by_row(name: str, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    file = written(tmp_path, name)
+    _, _, totals = ours(file, model, apply_chat_template=True)
+    _, results = theirs(file, model, apply_chat_template=True, fewshot_as_multiturn=True)
+    for key, value in results.items():
+        metric, _, chain = key.partition(",")
+        if chain and not metric.endswith("_stderr"):
+            assert totals.get(metric, totals.get(f"{metric}.{chain}")) == pytest.approx(value, rel=1e-4), metric

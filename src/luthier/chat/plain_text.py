@@ -37,7 +37,7 @@ def encode_loglikelihood_pairs(
     The ids of what follows are those that it has in the whole: the whole's after the first text's own. An empty text
     is one token: BOS, or EOS where there is none.
     """
-    parted = [_parted(before, after) for before, after in requests]
+    parted = [move_trailing_space(before, after) for before, after in requests]
     distinct = dict.fromkeys(one for before, after in parted for one in (before, before + after) if one)
     ids = dict(zip(distinct, encode_plain_texts(text, list(distinct)), strict=True))
     alone = dict.fromkeys(after for before, after in parted if not before)
@@ -74,8 +74,8 @@ def bos_or_eos_id(text: ChatTokenizer) -> int:
     return int(found)
 
 
-def _parted(before: str, after: str) -> tuple[str, str]:
-    """White space at the end of the first goes over to the second."""
+def move_trailing_space(before: str, after: str) -> tuple[str, str]:
+    """A text and what follows it, with white space at the end of the first moved over to the second."""
     kept = before.rstrip()
     return kept, before[len(kept) :] + after
 

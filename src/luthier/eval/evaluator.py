@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ from luthier.eval.task import DROP, BenchmarkTask, EvalTask, Reply, Task, TaskCo
 from luthier.metrics.columns import TaskScores
 from luthier.metrics.metric import Metric
 from luthier.metrics.paired import PairedComparison
+from luthier.models.lm.base import find_ability
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -188,8 +190,9 @@ class EvaluationResults:
             for name, column in self.grades[model][exam.name].columns.items():
                 found[f"{exam.name}.{name}"] = column
                 for group in exam.groups:
-                    key = f"{group}.{name}"
-                    found[key] = found[key].joined(column) if key in found else column
+                    key, own = f"{group}.{name}", column.alike_weighted() if group in exam.equal_groups else column
+                    if own is not None:
+                        found[key] = found[key].joined(own) if key in found else own
         return found
 
     def signature(self, name: str) -> str:
@@ -253,9 +256,10 @@ class EvaluationResults:
 
 def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[ProbeMeasure]:
     """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
-    able = context.able("loglikelihood", "The tasks' questions: what they ask") if tasks else {}
     exams = _exams(tasks, context, work)
-    if not able or not exams:
+    verbs = {find_ability(question) for exam in exams for question in exam.questions}
+    able = context.able(verbs, "The tasks' questions: what they ask") if exams else {}
+    if not able:
         return []
     found = EvaluationResults(exams=exams, grades=_grades(exams, able), seed=work.seed)
     _write(found, work.folder / TASKS)
@@ -269,8 +273,9 @@ def _grades(
     """The model that was asked last is asked first: its weights may still be there."""
     found = {}
     for name in reversed(list(able)):
-        responses = {exam.name: able[name].tell(exam.questions, f"questions of {exam.name}") for exam in exams}
-        found[name] = {exam.name: exam.graded(responses[exam.name]) for exam in exams}
+        found[name] = {
+            exam.name: exam.run(partial(able[name].tell, about=f"questions of {exam.name}")) for exam in exams
+        }
     return {name: found[name] for name in able}
 
 

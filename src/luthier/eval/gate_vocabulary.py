@@ -51,6 +51,8 @@ class GateVocabulary(Vocabulary):
         is_measure = simplify_name(token.text) in map(simplify_name, self._measures)
         if is_task_score_name(token.text) or (self._findings and not is_measure):
             return token.text
+        if not is_measure and can_be_task_score(token.text):
+            return token.text
         return token.match(self._measures, "metric")
 
     def find_reference(self, token: ExpressionToken) -> str:
@@ -79,6 +81,12 @@ def is_about_models(rule: Expression) -> bool:
 def is_task_score_name(name: str) -> bool:
     """Whether a name is that of a task's score, such as `arc_easy.acc`: which tasks there are, the evaluation knows."""
     return any(part in SCORES for part in name.split(".")[1:])
+
+
+def can_be_task_score(name: str) -> bool:
+    """Whether a name may be that of a score which a task's own code calls as it likes: no probe has such measures."""
+    family, point, _ = name.partition(".")
+    return is_task_score_name(name) or (bool(point) and family not in {one.partition(".")[0] for one in _measures()})
 
 
 def is_about_people(rule: Expression) -> bool:

@@ -7,7 +7,7 @@ text files of the package with one row a line and cells separated by `|`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,10 +69,11 @@ class ProbeContext(RunContext):
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how probes went."""
 
-    def able(self, verb: Verb, what: str) -> dict[str, CachedEvaluatedModel]:
+    def able(self, verbs: Verb | Collection[Verb], what: str) -> dict[str, CachedEvaluatedModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
-        found = {name: one for name, one in self.respondents.items() if verb in one.able}
-        lacking = [one.voice.title for one in self.respondents.values() if verb not in one.able and one.is_model]
+        requested = {verbs} if isinstance(verbs, str) else {*verbs}
+        found = {name: one for name, one in self.respondents.items() if requested <= one.able}
+        lacking = [one.voice.title for name, one in self.respondents.items() if name not in found and one.is_model]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found
 

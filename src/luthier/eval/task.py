@@ -68,6 +68,10 @@ class TaskResult:
     """Rows whose prompt was too long for the model and lost its beginning."""
 
 
+AskModel = Callable[[Sequence[Request]], list[Response]]
+"""Puts requests of one kind to a model, as one list."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkTask(ABC):
     """Rows to be asked, and how they are graded."""
@@ -80,12 +84,14 @@ class BenchmarkTask(ABC):
     items: tuple[TaskItem, ...]
     groups: tuple[str, ...] = ()
     """Sets of exams that it belongs to: the rows of all of them together get scores of the set's name too."""
+    equal_groups: frozenset[str] = frozenset()
+    """Those of them whose score is the mean of their exams' scores, however many rows each has."""
     about: str = ""
     """How it is asked, in a few words, for the signature."""
 
     @abstractmethod
-    def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        """Scores from the answers to each row's questions."""
+    def run(self, ask: AskModel) -> TaskResult:
+        """Put the questions to a model, and score its answers."""
 
     @property
     def questions(self) -> list[Request]:
@@ -98,21 +104,13 @@ class BenchmarkTask(ABC):
         questions_digest = digest_of([[_named(one) for one in self.questions], [item.gold for item in self.items]])
         return f"{self.name}|v:{self.version}|{self.about}|rows:{len(self.items)}|asked:{questions_digest[:12]}"
 
-    def graded(self, responses: Sequence[Response]) -> TaskResult:
-        """Scores from the answers to `questions`."""
-        answers, rows = iter(responses), []
-        for item in self.items:
-            rows.append([next(answers) for _ in item.questions])
-        found = self.grade(rows)
-        cut = sum(any(one.truncated for one in row) for row in rows)
-        return TaskResult(columns=found.columns, predictions=found.predictions, cut=cut)
-
 
 def _named(request: Request) -> list[Any]:
     """What names a request in a signature."""
     match request:
         case LoglikelihoodRequest():
-            return ["likelihood", _plain(request.prompt), request.continuation, request.greedy]
+            ends = [] if request.end_token else ["no end"]
+            return ["likelihood", _plain(request.prompt), request.continuation, request.greedy, *ends]
         case RollingRequest():
             return ["reading", request.text]
         case GenerateRequest():
@@ -131,7 +129,9 @@ SCORES = frozenset(
         "acc",
         "acc_norm",
         "acc_bytes",
+        "acc_all",
         "acc_mutual_info",
+        "likelihood",
         "exact_match",
         "brier_score",
         "perplexity",

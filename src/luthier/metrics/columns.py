@@ -37,9 +37,15 @@ if TYPE_CHECKING:
 
     from luthier.metrics.intervals import Block, Interval
 
-How = Literal["share", "mean", "brier", "perplexity", "bits"]
+How = Literal["share", "mean", "value", "brier", "perplexity", "bits"]
 _LOWER = frozenset({"brier", "perplexity", "bits"})
-_USUAL = {"mean": (0.0, 1.0), "brier": (0.0, 2.0), "perplexity": (1.0, 1000.0), "bits": (0.0, 10.0)}
+_USUAL = {
+    "share": (0.0, 1.0),
+    "mean": (0.0, 1.0),
+    "brier": (0.0, 2.0),
+    "perplexity": (1.0, 1000.0),
+    "bits": (0.0, 10.0),
+}
 """Between what a row usually lies."""
 
 
@@ -69,6 +75,11 @@ class TaskScores(ABC):
     def joined(self, other: TaskScores) -> TaskScores:
         """These rows followed by another's; `DataError` when those were scored otherwise."""
 
+    def alike_weighted(self) -> TaskScores | None:
+        """The same rows with weights that add up to one, so that tasks which are joined count alike; None for scores
+        that are no means."""
+        return None
+
     @abstractmethod
     def measured(self, seed: int) -> Interval | MetricResult:
         """The value with its 95 % interval."""
@@ -89,19 +100,23 @@ class WeightedColumn(TaskScores):
     """Amounts and weights, row by row."""
 
     how: How
-    """`share`: each row is right or wrong. `mean`: amounts lie between 0 and 1; `brier`: between 0 and 2, and less is
-    better. Else log-likelihoods over units."""
+    """`share`: each row is right or wrong. `mean`: amounts lie between 0 and 1; `value`: anywhere; `brier`: between 0
+    and 2, and less is better. Else log-likelihoods over units."""
     amounts: tuple[float, ...]
     weights: tuple[float, ...]
+    lower: bool = False
+    """Whether less is better, where `how` does not say."""
 
     @classmethod
-    def of(cls, how: How, amounts: Sequence[float], weights: Sequence[float] | None = None) -> WeightedColumn:
+    def of(
+        cls, how: How, amounts: Sequence[float], weights: Sequence[float] | None = None, *, lower: bool = False
+    ) -> WeightedColumn:
         """A column; without weights each row counts once."""
         if not amounts:
             raise DataError("there are no rows to measure", hint="give the task at least one row")
         if not all(math.isfinite(amount) for amount in amounts):
             raise DataError("a row has a score that is no number")
-        return cls(how=how, amounts=tuple(amounts), weights=tuple(weights or [1.0] * len(amounts)))
+        return cls(how=how, amounts=tuple(amounts), weights=tuple(weights or [1.0] * len(amounts)), lower=lower)
 
     def __len__(self) -> int:
         return len(self.amounts)
@@ -112,11 +127,24 @@ class WeightedColumn(TaskScores):
 
     @property
     def lower_is_better(self) -> bool:
-        return self.how in _LOWER
+        return self.how in _LOWER or self.lower
+
+    @property
+    def points(self) -> float:
+        return 1.0 if self.how == "value" else 100.0
 
     def joined(self, other: TaskScores) -> WeightedColumn:
         other = self.alike(other)
-        return WeightedColumn.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
+        how = self.how if self.how == other.how else "value" if "value" in (self.how, other.how) else "mean"
+        amounts, weights = [*self.amounts, *other.amounts], [*self.weights, *other.weights]
+        return WeightedColumn.of(how, amounts, weights, lower=self.lower)
+
+    def alike_weighted(self) -> WeightedColumn | None:
+        whole = sum(self.weights)
+        if self.how not in ("share", "mean", "value", "brier") or not whole:
+            return None
+        scaled = ([one / whole for one in column] for column in (self.amounts, self.weights))
+        return WeightedColumn.of("mean" if self.how == "share" else self.how, *scaled, lower=self.lower)
 
     def statistics(self) -> NDArray[np.float64]:
         """(rows, 2): amount and weight."""
@@ -140,19 +168,27 @@ class WeightedColumn(TaskScores):
         """The value with its 95 % interval: Wilson's for a share, else the bootstrap's (BCa)."""
         from luthier.metrics.intervals import ResampleJob, compute_intervals
 
-        span = None if self.how == "share" else _USUAL[self.how]
+        span = None if self.how == "share" else self._span()
         job = ResampleJob(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
         return compute_intervals([job], seed=seed)[0]
 
     def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
         other = self.alike(other)
-        if self.how == "share":
+        if self.how == other.how == "share":
             return compare_paired_accuracy(name, self.amounts, other.amounts)
-        low, high = _USUAL[self.how]
+        low, high = self._span()
         blocks = self.statistics(), other.statistics()
         return compare_row_statistics(
             name, blocks, self.value, width=high - low, lower_is_better=self.lower_is_better, seed=seed
         )
+
+    def _span(self) -> tuple[float, float]:
+        """Between what a row usually lies."""
+        if self.how in _USUAL:
+            return _USUAL[self.how]
+        rows = [amount / weight for amount, weight in zip(self.amounts, self.weights, strict=True) if weight] or [0.0]
+        low, high = min(rows), max(rows)
+        return low, max(high, low + 1e-9 * max(1.0, abs(low)))
 
 
 def compare_paired_accuracy(name: str, a: Sequence[float], b: Sequence[float]) -> PairedComparison:

@@ -21,7 +21,7 @@ from luthier.chat.tool_calls import ParsedChunk, ToolCallFormat, ToolCallParser,
 from luthier.serve.request import Finish, OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
-    from luthier.models.generation.sampling import TokenOutput
+    from luthier.models.generation.sampling import SampledToken, TokenOutput
     from luthier.serve.engine_loop import EngineOutput
 
 Decode = Callable[[Sequence[int]], str]
@@ -109,12 +109,19 @@ class TokenDecoder:
         """A new answer's ids to text; with `special`, special tokens that do not end it are written out."""
         return IncrementalDetokenizer(self._text.decode, self.ends if special else self._special)
 
-    def token(self, written: TokenOutput, *, by_id: bool = False) -> TokenLogprobs:
+    def prompt(
+        self, ids: Sequence[int], following: Sequence[SampledToken], *, by_id: bool
+    ) -> tuple[TokenLogprobs, ...]:
+        """The tokens of a prompt, from all but the first with their log-probabilities."""
+        first = TokenLogprobs(chosen=self._candidate(ids[0], None, by_id=by_id))
+        return (first, *(self.token(one, by_id=by_id) for one in following))
+
+    def token(self, written: TokenOutput | SampledToken, *, by_id: bool = False) -> TokenLogprobs:
         """A token with its log-probability and those of the likeliest."""
         top = tuple(self._candidate(*one, by_id=by_id) for one in written.top)
         return TokenLogprobs(chosen=self._candidate(written.token, written.logprob, by_id=by_id), top=top)
 
-    def _candidate(self, token: int, logprob: float, *, by_id: bool) -> TokenCandidate:
+    def _candidate(self, token: int, logprob: float | None, *, by_id: bool) -> TokenCandidate:
         raw = self._raw(token)
         return TokenCandidate(f"token_id:{token}" if by_id else raw.decode("utf-8", "replace"), raw, logprob)
 

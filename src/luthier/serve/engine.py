@@ -28,6 +28,8 @@ class ModelRunner(ABC):
     """What it can be asked for."""
     chooses: ClassVar[bool] = False
     """Whether it names one of a few classes."""
+    echoes: ClassVar[bool] = False
+    """Whether it can tell the log-probabilities of a text that it is to continue."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest

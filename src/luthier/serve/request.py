@@ -52,6 +52,8 @@ class Query:
     """How many alternatives are told of each token."""
     unsupported: tuple[str, ...] = ()
     """Settings of sampling, by name, that were asked for and that no engine follows (`Answering.unused`)."""
+    echo: bool = False
+    """Whether the text that is continued is told first, with its log-probabilities where they are wanted."""
     by_id: bool = False
     """Whether tokens are told by their ids, and the one that ends an answer among them."""
 
@@ -66,7 +68,8 @@ class TokenCandidate(NamedTuple):
 
     text: str
     raw: bytes
-    logprob: float
+    logprob: float | None
+    """None for a first token, which nothing stands before."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.eval.evaluator import EvaluationResults, _notes
-from luthier.eval.lm_eval.task import _column
-from luthier.eval.task import BenchmarkTask, TaskResult
+from luthier.eval.task import AskModel, BenchmarkTask, TaskResult
 from luthier.metrics.columns import CorpusScores, TaskScores, WeightedColumn
 from luthier.metrics.kinds.translation import Bleu
-from luthier.models.lm.base import Response
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked(BenchmarkTask):
     """An exam that was graded already."""
 
-    def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
+    def run(self, ask: AskModel) -> TaskResult:
         raise NotImplementedError
 
 
@@ -30,7 +27,7 @@ def sitting(name: str, tuned: TaskScores, base: TaskScores) -> EvaluationResults
 
 
 def test_a_lower_brier_score_is_no_loss() -> None:
-    good, poor = (_column("brier_score", row * 30) for row in ([0.1, 0.2], [0.7, 0.9]))
+    good, poor = (WeightedColumn.of("brier", row * 30) for row in ([0.1, 0.2], [0.7, 0.9]))
     found = sitting("brier_score", good, poor)
     assert found.losses() == {}
     (measure, _) = found.measures()
@@ -39,7 +36,7 @@ def test_a_lower_brier_score_is_no_loss() -> None:
 
 
 def test_a_brier_score_runs_to_two() -> None:
-    found = _column("brier_score", [2.0] * 10).measured(1)
+    found = WeightedColumn.of("brier", [2.0] * 10).measured(1)
     assert (found.value, found.high) == (2.0, 2.0)
     assert found.low < 1.5
 

@@ -16,6 +16,7 @@ from luthier.models.lm.base import (
     LoglikelihoodRequest,
     Request,
     RollingRequest,
+    find_ability,
     truncate_at_stop,
 )
 from luthier.models.lm.local import LocalLM
@@ -122,3 +123,24 @@ def test_a_prompt_stands_in_front(lm: LocalLM) -> None:
 def test_until_ends_at_the_first() -> None:
     assert truncate_at_stop("one, two. three", (".", ",")) == "one"
     assert truncate_at_stop("one", ("",)) == "one"
+
+
+def test_the_end_of_an_answer_counts_unless_it_is_left_out(lm: LocalLM) -> None:
+    whole, without = lm.loglikelihood(
+        [LoglikelihoodRequest(prompt=CHAT, continuation="at home", end_token=end) for end in (True, False)]
+    )
+    assert (without.tokens or 0) + 1 == whole.tokens
+    assert (without.logprob or 0.0) > (whole.logprob or 0.0)
+
+
+def test_what_a_request_needs() -> None:
+    text, begun = "where is", (*CHAT, Message(role="assistant", content="at"))
+    needed = {
+        "loglikelihood_rolling": RollingRequest(text=text),
+        "loglikelihood_text": LoglikelihoodRequest(prompt=text, continuation=" it"),
+        "loglikelihood": LoglikelihoodRequest(prompt=CHAT, continuation="here"),
+        "complete": GenerateRequest(prompt=text, max_tokens=1),
+        "continue": GenerateRequest(prompt=begun, max_tokens=1, continue_final_message=True),
+        "generate": GenerateRequest(prompt=CHAT, max_tokens=1),
+    }
+    assert {name: find_ability(request) for name, request in needed.items()} == {name: name for name in needed}

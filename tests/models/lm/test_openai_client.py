@@ -18,7 +18,7 @@ from luthier.chat.messages import Message
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
 from luthier.models.lm import openai_client
-from luthier.models.lm.base import NO_LABEL, ChoiceRequest, GenerateRequest
+from luthier.models.lm.base import NO_LABEL, ChoiceRequest, GenerateRequest, LoglikelihoodRequest, RollingRequest
 from luthier.models.lm.openai_client import EndpointLM, match_option, score_options_by_first_token
 from luthier.models.load import is_endpoint, load_model
 from luthier.models.sources.endpoint import EndpointModelSource
@@ -227,3 +227,47 @@ def test_a_base_that_is_an_endpoint_has_no_weights(server: Server, tmp_path: Pat
     assert all(KEY not in path.read_text() for path in made.folder.iterdir())
     with pytest.raises(ModelError, match="is an endpoint: its weights are not here"):
         load_model(made)
+
+
+def read_back(*tokens: str, **more: Any) -> Reply:
+    """A prompt as a server reads it back, each token less likely than the best there."""
+    logprobs = [None, *([-1.5] * (len(tokens) - 1))]
+    tops = [None if one is None else {"best": -0.5} for one in logprobs]
+    told = {"tokens": list(tokens), "token_logprobs": logprobs, "top_logprobs": tops}
+    return Reply({"choices": [{"text": "".join(tokens), "logprobs": told, **more}]})
+
+
+def test_likelihoods_of_servers_whose_tokenizer_puts_a_token_before_a_text(server: Server, tmp_path: Path) -> None:
+    """`<s>` counts for no text; what follows a text is what the whole has beyond its own tokens."""
+    known = {"a": ("<s>", "a"), "a b c": ("<s>", "a", " b", " c"), "b": ("<s>", "b")}
+    server.answer = lambda body: read_back(*known[body["prompt"]], text=body["prompt"])
+    lm = client(server, tmp_path, echo=True)
+    asked = [LoglikelihoodRequest(prompt=before, continuation=after) for before, after in (("a ", "b c"), ("", "b"))]
+    found = lm.loglikelihood(asked)
+    assert [(one.logprob, one.tokens, one.is_greedy) for one in found] == [(-3.0, 2, False), (-1.5, 1, False)]
+    assert [one.logprob for one in lm.loglikelihood_rolling([RollingRequest(text=text) for text in ("a b c", "")])] == [
+        -4.5,
+        0.0,
+    ]
+    assert len(server.asked) == 3, "what is asked twice is sent once"
+    with pytest.raises(ModelError, match="answer to a conversation"):
+        lm.loglikelihood([LoglikelihoodRequest(prompt=(Message(role="user", content="a"),), continuation="b")])
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (Reply({"error": {"message": "echo is not supported"}}, 400), "answered 400: echo is not supported"),
+        (Reply({"choices": [{"text": " and so on", "logprobs": None}]}), "does not read prompts back"),
+        (read_back(" and", " so", " on"), "does not read prompts back"),
+        (read_back("a", " b"), "its first token has no probability"),
+    ],
+    ids=["refused", "no log-probabilities", "another text", "no first token"],
+)
+def test_servers_that_give_no_likelihoods_say_so(server: Server, tmp_path: Path, reply: Reply, says: str) -> None:
+    server.answer = lambda body: reply
+    with pytest.raises(ModelError, match=says) as caught:
+        client(server, tmp_path, echo=True).loglikelihood_rolling([RollingRequest(text="a b")])
+    assert caught.value.hint
+    with pytest.raises(ModelError, match="cannot give the log-likelihood"):
+        client(server, tmp_path).loglikelihood_rolling([RollingRequest(text="a b")])

@@ -1,139 +1,299 @@
-"""From a YAML file of the harness to the settings of one or more tasks: `include`, groups, tags."""
+"""Tasks of the library by name or by YAML file, with rows that lie on this machine; the hub is never asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import yaml
+from datasets import load_dataset
+from datasets.exceptions import DatasetsError
+from jinja2 import TemplateError
+from lm_eval.api.group import Group
+from lm_eval.api.registry import metric_registry
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Entry, TaskIndex
+from lm_eval.tasks._yaml_loader import load_yaml
 
-from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.eval.lm_eval.config import Config, FunctionName, parse_task_config
+from luthier.core.errors import DataError, LuthierError, RecipeError, SourceLocation, did_you_mean
+from luthier.eval.lm_eval.rows import find_rows, list_named_files
+
+_FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SyntaxError),
+    *(TypeError, ValueError, TemplateError, yaml.YAMLError, DatasetsError),
+)
+"""What the library, or code that comes with a task, raises for files and rows that it cannot use."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarnessTaskSpec:
-    """One task, where it stands, and the groups that it belongs to, the outermost first."""
+class TaskSource:
+    """Where tasks come from."""
 
-    config: Config
-    file: Path
+    file: Path | None
+    """The YAML file of a task or a group."""
+    name: str
+    """Else a task, group or tag of the library's, or of `include_path`."""
+    include_path: Path | None
+    """A folder of further YAML files."""
+    data: Path | None
+    """The rows; None where the task's own file says where they are."""
+    num_fewshot: int | None
+
+    @property
+    def where(self) -> SourceLocation:
+        """The file or the setting that names the tasks."""
+        return SourceLocation(field="task") if self.file is None else SourceLocation(file=str(self.file))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTask:
+    """One task with its rows, and the groups that it belongs to, the outermost first."""
+
+    task: Task
     groups: tuple[str, ...] = ()
+    equal_groups: frozenset[str] = frozenset()
+    """Those whose score is the mean of their tasks' scores, however many rows each has."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HarnessTaskCollection:
-    """All tasks that a file names, and every file that was read on the way."""
-
-    tasks: tuple[HarnessTaskSpec, ...]
-    files: tuple[Path, ...]
-
-
-def load_harness_tasks(file: Path) -> HarnessTaskCollection:
-    """Read a task's or a group's file; members of a group are looked for below the file's folder."""
-    reader = _Reader(file.parent)
-    tasks = tuple(reader.tasks(reader.read(file), file, ()))
-    names = [task.config.task for task in tasks]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RecipeError(f"task {twice!r} is named twice", where=SourceLocation(file=str(file), field="task"))
-    return HarnessTaskCollection(tasks=tasks, files=tuple(sorted(reader.visited)))
-
-
-class _Reader:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.visited: set[Path] = set()
-        self._names: dict[str, list[Path]] | None = None
-
-    def read(self, file: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
-        """A file's settings, those that it includes first."""
-        if file in above:
-            raise RecipeError("includes itself", where=SourceLocation(file=str(file), field="include"))
-        settings = dict(_yaml(file))
-        self.visited.add(file)
-        included = settings.pop("include", [])
-        merged: dict[str, Any] = {}
-        for name in included if isinstance(included, list) else [included]:
-            inner = self.read((file.parent / str(name)).resolve(), [*above, file])
-            merged |= {key: value for key, value in inner.items() if key != "task_list"}
-        return merged | settings
-
-    def tasks(self, settings: dict[str, Any], file: Path, groups: tuple[str, ...]) -> Iterator[HarnessTaskSpec]:
-        """The tasks of a file's settings."""
-        members = settings.get("task")
-        if not isinstance(members, list):
-            yield HarnessTaskSpec(config=parse_task_config(settings, file), file=file, groups=groups)
-            return
-        self._refuse_unweighted(settings, file)
-        mine = (*groups, str(settings.get("group") or file.stem))
-        for member in members:
-            own = {"task": member} if isinstance(member, str) else dict(member)
-            yield from self._member(own, file, mine)
-
-    def _member(self, own: dict[str, Any], file: Path, groups: tuple[str, ...]) -> Iterator[HarnessTaskSpec]:
-        if "group" in own or isinstance(own.get("task"), list):
-            yield from self.tasks(own, file, groups)
-            return
-        name = str(own.pop("task", ""))
-        found = self._files(name)
-        if not found:
-            hint = did_you_mean(name, self._named())
-            what = f"no file below {self._folder.name}/ holds the task {name!r}"
-            raise RecipeError(what, where=SourceLocation(file=str(file), field="task"), hint=hint)
-        for path in found:
-            settings = self.read(path)
-            alone = not isinstance(settings.get("task"), list)
-            yield from self.tasks({**settings, **own} if alone else settings, path, groups)
-
-    def _files(self, name: str) -> list[Path]:
-        return self._named().get(name, [])
-
-    def _named(self) -> dict[str, list[Path]]:
-        """Files below the folder by the name of their task, group or tag."""
-        if self._names is None:
-            self._names = {}
-            for path in sorted(self._folder.rglob("*.y*ml")):
-                for name in _names(_yaml(path)):
-                    self._names.setdefault(name, []).append(path)
-        return self._names
-
-    def _refuse_unweighted(self, settings: dict[str, Any], file: Path) -> None:
-        for one in settings.get("aggregate_metric_list") or []:
-            if not one.get("weight_by_size", True):
-                what = "a group's score here is that of all its rows together, not the mean of its tasks' scores"
-                raise RecipeError(
-                    what, where=SourceLocation(file=str(file), field="aggregate_metric_list.weight_by_size")
-                )
+def load_tasks(source: TaskSource) -> list[LoadedTask]:
+    """The tasks that a file or a name stands for; `RecipeError` or `DataError` for what the library cannot use."""
+    with TemporaryDirectory(prefix="luthier.lm_eval.") as scratch, run_library(source.where):
+        manager, spec = _open(source)
+        manager._factory = _LocalFactory(source, Path(scratch))
+        found = manager.load([spec])
+    groups = list(found["groups"].values())
+    loaded = [
+        LoadedTask(
+            task=task,
+            groups=tuple(one.name for one in mine),
+            equal_groups=frozenset(one.name for one in mine if _counts_tasks_alike(one)),
+        )
+        for task in found["tasks"].values()
+        for mine in [[one for one in groups if any(task is each for each in one.get_all_tasks())]]
+    ]
+    for one in loaded:
+        _refuse(one.task, source.where)
+    return loaded
 
 
-def _names(settings: dict[str, Any]) -> list[str]:
-    named = [settings[key] for key in ("task", "group") if isinstance(settings.get(key), str)]
-    if isinstance(settings.get("task"), list):
-        return [str(settings["group"])] if isinstance(settings.get("group"), str) else []
-    tags = settings.get("tag") or []
-    return [*named, *([tags] if isinstance(tags, str) else tags)]
+@contextmanager
+def run_library(where: SourceLocation) -> Iterator[None]:
+    """Run the library without the hub, without its progress bars, and with its faults as errors of ours."""
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stderr(nowhere),
+        patch("datasets.config.HF_HUB_OFFLINE", True),
+        patch("huggingface_hub.constants.HF_HUB_OFFLINE", True),
+    ):
+        log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        except LuthierError:
+            raise
+        except (DatasetsError, ConnectionError) as error:
+            what = f"its rows cannot be read: {_innermost(error)}"
+            hint = "fetch them first with `datasets`, or name their files in the task's `data`"
+            raise DataError(what, where=where, hint=hint) from error
+        except _FAULTS as error:
+            what = f"lm-evaluation-harness cannot use it: {type(error).__name__}: {str(error)[:300]}"
+            raise RecipeError(what, where=where) from error
+        finally:
+            log.setLevel(level)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe, and aware that a file may call for a function, which is not looked for."""
+def list_files(source: TaskSource) -> list[Path]:
+    """Every file of the user's that decides what is asked: YAML files, code beside them, and rows."""
+    found = set() if source.data is None else {*_below(source.data)}
+    if source.include_path is not None:
+        found |= {path for path in _below(source.include_path) if path.suffix in (".yaml", ".py")}
+    if source.file is not None:
+        with run_library(source.where):
+            for config, file in _configs(source.file, load_yaml(source.file, resolve_func=False)):
+                found |= {*_included(file), *_code(config)}
+                found |= set() if source.data is not None else {*list_named_files(config, file)}
+    return sorted(found)
 
 
-def _function(loader: yaml.SafeLoader, node: yaml.Node) -> FunctionName:
-    return FunctionName(loader.construct_scalar(node))  # type: ignore[arg-type]  # refused below when it is no scalar
+def needs_hub_cache(source: TaskSource) -> bool:
+    """Whether rows come from what was fetched from the hub before."""
+    if source.data is not None:
+        return False
+    if source.file is None:
+        return True
+    with run_library(source.where):
+        configs = _configs(source.file, load_yaml(source.file, resolve_func=False))
+        return any(not _members(config) and not list_named_files(config, file) for config, file in configs)
 
 
-_Loader.add_constructor("!function", _function)
+def list_fetched() -> list[str]:
+    """What `datasets` fetched from the hub before: a name and a revision each."""
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    found = [f"{ref.parts[-3]} {ref.read_text('utf-8')}" for ref in Path(HF_HUB_CACHE).glob("datasets--*/refs/*")]
+    return sorted([*found, *(path.as_posix() for path in Path(HF_DATASETS_CACHE).glob("*/*/*/*"))])
 
 
-def _yaml(file: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a safe loader's subclass
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=SourceLocation(file=str(file))) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = mark.line + 1 if (mark := getattr(error, "problem_mark", None)) else None
-        raise RecipeError("is not YAML", where=SourceLocation(file=str(file), line=line)) from error
-    if not isinstance(settings, dict):
-        raise RecipeError("expected the settings of a task or group", where=SourceLocation(file=str(file)))
-    return settings
+class _LocalFactory(TaskFactory):  # type: ignore[misc]  # the library is not typed
+    """Makes tasks as the library does, with rows from files on this machine."""
+
+    def __init__(self, source: TaskSource, scratch: Path) -> None:
+        super().__init__()
+        self._source, self._scratch = source, scratch
+
+    def _load_full_config(self, entry: Entry, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        config: dict[str, Any] = super()._load_full_config(entry, overrides)
+        if not isinstance(config.get("task"), str):
+            return config
+        rows = find_rows(config, entry.yaml_path, self._source, self._scratch)
+        if "class" in config:
+            return {**config, "class": _with_rows(config["class"], rows)} if rows else config
+        for one in () if config.get("process_results") else config.get("metric_list") or ():
+            if isinstance(one.get("metric"), str) and not one.get("hf_evaluate") and "aggregation" not in one:
+                _check_metric(one["metric"], config["task"], self._source.where)
+        return {**config, **rows}
+
+
+def _with_rows(kind: type[Task], rows: dict[str, Any]) -> type[Task]:
+    """A task that is a class of its own, with rows from files in place of those that it would fetch."""
+
+    def download(self: Task, *_: Any, **__: Any) -> None:
+        self.dataset = load_dataset(rows["dataset_path"], **rows["dataset_kwargs"])
+
+    return type(kind.__name__, (kind,), {"download": download})
+
+
+def _open(source: TaskSource) -> tuple[TaskManager, str]:
+    """A manager that knows what a file or a name stands for; the library's own 14,000 tasks are read where needed."""
+    name, folders = source.name, [source.include_path] if source.include_path is not None else []
+    if source.file is not None:
+        config = load_yaml(source.file, resolve_func=False)
+        if isinstance(config.get("task"), str):
+            return TaskManager(include_defaults=False), str(source.file)
+        name, folders = str(config.get("group")), [*folders, source.file.parent]
+    if folders:
+        manager = TaskManager(include_path=folders, include_defaults=False)
+        known = manager.task_index.get(name)
+        if source.file is not None and (known is None or known.yaml_path != source.file):
+            what = f"another file has the group {name!r}" if known else "names no task, and no `group` with its tasks"
+            raise RecipeError(what, where=source.where)
+        if known is not None and not _missing(known.cfg or {}, manager):
+            return manager, name
+    manager = TaskManager(include_path=folders) if folders else _library()
+    config = {"task": [name]} if name not in manager.task_index else manager.task_index[name].cfg or {}
+    if missing := _missing(config, manager):
+        hint = did_you_mean(missing[0], manager.all_tasks)
+        raise RecipeError(f"no task of lm-evaluation-harness is named {missing[0]!r}", where=source.where, hint=hint)
+    return manager, name
+
+
+@cache
+def _library() -> TaskManager:
+    """The library's own tasks: reading their files takes some 20 seconds."""
+    return TaskManager()
+
+
+def _missing(config: dict[str, Any], manager: TaskManager) -> list[str]:
+    """Members of a group that are not known, those of groups in it included; a member may be a whole task."""
+    found = []
+    for member in _members(config):
+        name, known = member.get("group") or member.get("task"), manager.task_index
+        if isinstance(name, str) and name in known:
+            found += _missing(known[name].cfg or {}, manager)
+        elif isinstance(member.get("task"), list):
+            found += _missing(member, manager)
+        elif "output_type" not in member:
+            found.append(str(name))
+    return found
+
+
+def _members(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a group names, as settings."""
+    members = config.get("task")
+    return [{"task": one} if isinstance(one, str) else one for one in members] if isinstance(members, list) else []
+
+
+def _configs(file: Path, config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The settings of a file, and of all files that a group takes tasks from, with where they stand."""
+    yield config, file
+    if not _members(config):
+        return
+    index, waiting = TaskIndex.build([file.parent]), _members(config)
+    visited = set[str]()
+    while waiting:
+        member = waiting.pop()
+        waiting += _members(member)
+        name = str(member.get("group") or member.get("task"))
+        entry = None if name in visited else index.get(name)
+        visited.add(name)
+        if entry is not None:
+            waiting += [{"task": tagged} for tagged in entry.tags if entry.yaml_path is None]
+            if entry.yaml_path is not None:
+                waiting += _members(entry.cfg or {})
+                yield {**(entry.cfg or {}), **member}, entry.yaml_path
+
+
+def _included(file: Path) -> Iterator[Path]:
+    """A YAML file and those that it includes."""
+    yield file
+    included = load_yaml(file, resolve_func=False, recursive=False).get("include", [])
+    for name in included if isinstance(included, list) else [included]:
+        yield from _included((file.parent / str(name)).resolve())
+
+
+def _code(value: Any) -> Iterator[Path]:
+    """Python files in the folders of functions that settings call for."""
+    if isinstance(value, dict | list):
+        for inside in value.values() if isinstance(value, dict) else value:
+            yield from _code(inside)
+    elif isinstance(value, str) and value.startswith("/"):
+        module = Path(f"{value.rpartition('.')[0]}.py")
+        if module.is_file():
+            yield from module.parent.glob("*.py")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    if not folder.exists():
+        raise DataError("is not there", where=SourceLocation(file=str(folder)))
+    yield from [folder] if folder.is_file() else (path for path in folder.rglob("*") if path.is_file())
+
+
+def _counts_tasks_alike(group: Group) -> bool:
+    return any(not one.weight_by_size for one in group.aggregate_metric_list or ())
+
+
+def _refuse(task: Task, where: SourceLocation) -> None:
+    """`RecipeError` for a task that cannot be asked here."""
+    name = task.task_name
+    if getattr(task, "UNSAFE_CODE", False):
+        raise RecipeError(f"{name} runs code that models write, which is never done here", where=where)
+    if getattr(task, "MULTIMODAL", False):
+        raise RecipeError(f"{name} shows images or plays sounds", where=where, hint="only text is asked here")
+    if not callable(getattr(task.config, "process_results", None)):
+        for metric, verb in getattr(task, "_metric_fn_list", {}).items():
+            if verb is None:
+                _check_metric(metric, name, where)
+
+
+def _check_metric(metric: str, name: str, where: SourceLocation) -> None:
+    if metric not in metric_registry:
+        what = f"{name} is measured by {metric!r}, which is none of the library's metrics"
+        raise RecipeError(what, where=where, hint=did_you_mean(metric, sorted(metric_registry)))
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)[:300]

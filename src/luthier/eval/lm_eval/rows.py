@@ -1,101 +1,104 @@
-"""The rows of a harness task, by split: from files on this machine, or a folder that `datasets` saved."""
+"""Where a task's rows lie on this machine, in the words of the library's settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, RecipeError, SourceLocation, did_you_mean
-from luthier.eval.lm_eval.config import Config
 
-Doc = dict[str, Any]
-_READERS = {"json": (".jsonl", ".json"), "csv": (".csv",), "parquet": (".parquet",), "arrow": (".arrow",)}
-_ENDINGS = tuple(ending for endings in _READERS.values() for ending in endings)
+if TYPE_CHECKING:
+    from luthier.eval.lm_eval.load import TaskSource
 
-
-class HarnessDataset:
-    """The splits of a task's data; a split is read when it is wanted."""
-
-    def __init__(self, files: dict[str, list[Path]], location: str) -> None:
-        self._files, self._place = files, location
-        self._read: dict[str, list[Doc]] = {}
-
-    @property
-    def files(self) -> list[Path]:
-        """All files, of every split."""
-        return sorted({path for paths in self._files.values() for path in paths})
-
-    def split(self, name: str) -> list[Doc]:
-        """A split's rows, each with all fields that any of them has."""
-        if name not in self._files:
-            what = f"{self._place} has no split {name!r}"
-            raise DataError(what, hint=did_you_mean(name, self._files))
-        if name not in self._read:
-            rows = [row for path in self._files[name] for row in _rows(path)]
-            if not rows:
-                raise DataError(f"split {name!r} of {self._place} has no rows")
-            fields = dict.fromkeys(field for row in rows for field in row)
-            self._read[name] = [{field: row.get(field) for field in fields} for row in rows]
-        return self._read[name]
+_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
+"""What `datasets` reads a file by its ending with."""
+Splits = dict[str, list[Path]]
 
 
-def open_harness_dataset(config: Config, file: Path, data: Path | None) -> HarnessDataset:
-    """Where a task's rows lie: `data` when it is given, else what its file says."""
-    splits = dict.fromkeys(name for name in _splits(config) if name)
-    if data is None:
-        return _told(config, file)
+def find_rows(config: Mapping[str, Any], file: Path | None, source: TaskSource, scratch: Path) -> dict[str, Any]:
+    """Settings that take a task's rows from files: those of `data`, or those that its YAML file names, from where it
+    stands. None of them where the rows were fetched from the hub. `scratch` holds what is read on the way."""
+    splits = _named(config, file) if source.data is None else _given(config, source.data)
+    if not splits:
+        return {}
+    named = {key: config.get(f"{key}_split") for key in ("test", "validation", "training", "fewshot")}
+    eval_split = named["test"] or named["validation"]
+    shots = config.get("num_fewshot") if source.num_fewshot is None else source.num_fewshot
+    drawn_from = (config.get("fewshot_config") or {}).get("split") or named["fewshot"]
+    for name in [eval_split, drawn_from] if shots else [eval_split]:
+        if name is not None and name not in splits:
+            raise DataError(f"{config['task']} has no split {name!r}", hint=did_you_mean(str(name), splits))
+    missing = {f"{key}_split": None for key, name in named.items() if name is not None and name not in splits}
+    needed = {name: paths for name, paths in splits.items() if name in (*named.values(), drawn_from)} or splits
+    readers = {_READERS.get(path.suffix) for paths in needed.values() for path in paths}
+    if len(readers) != 1 or None in readers:
+        first = next(path for paths in needed.values() for path in paths)
+        what = f"cannot be read as rows: expected files that all end with one of {', '.join(_READERS)}"
+        raise DataError(what, where=SourceLocation(file=str(first)))
+    files = {name: [str(path) for path in paths] for name, paths in needed.items()}
+    settings = {"data_files": files, "cache_dir": str(scratch), "keep_in_memory": True}
+    return {"dataset_path": readers.pop(), "dataset_name": None, "dataset_kwargs": settings, **missing}
+
+
+def list_named_files(config: Mapping[str, Any], file: Path) -> list[Path]:
+    """The files of rows that a YAML file names itself; none for data sets of the hub."""
+    return [path for paths in _named(config, file).values() for path in paths]
+
+
+def _given(config: Mapping[str, Any], data: Path) -> Splits:
+    """The files in `data`; with several tasks, those of the folder that bears the task's name."""
     if not data.exists():
         raise DataError("is not there", where=SourceLocation(file=str(data)))
     if data.is_file():
-        return HarnessDataset({name: [data] for name in splits}, data.name)
-    for folder in (data, *([data / config.dataset_name] if config.dataset_name else [])):
+        names = [config.get(f"{key}_split") for key in ("test", "validation", "training", "fewshot")]
+        return {str(name): [data] for name in names if name}
+    own = data / str(config["task"])
+    data = own if own.is_dir() else data
+    for folder in (data, *([data / config["dataset_name"]] if config.get("dataset_name") else [])):
         if found := _folder(folder):
-            return HarnessDataset(found, folder.name)
-    hint = f"give it files named by split, such as {next(iter(splits), 'test')}.jsonl"
+            return found
+    hint = f"give it files named by split, such as {config.get('test_split') or 'test'}.jsonl"
     raise DataError("holds no rows that can be read", where=SourceLocation(file=str(data)), hint=hint)
 
 
-def _splits(config: Config) -> tuple[str | None, ...]:
-    shots = config.shots.split
-    return config.test_split, config.validation_split, config.training_split, shots
-
-
-def _told(config: Config, file: Path) -> HarnessDataset:
-    """Files that the YAML names itself, as `datasets` would read them."""
-    name = config.dataset_path or ""
-    files = (config.dataset_kwargs or {}).get("data_files")
-    where = SourceLocation(file=str(file), field="dataset_path")
-    if files is None and name and (file.parent / name).is_dir():
-        return open_harness_dataset(config, file, file.parent / name)
-    if files is None or name not in _READERS:
-        what = f"its rows are {name!r} on the Hugging Face hub" if name else "it names no data"
-        hint = "fetch them first, and name their folder or file in the task's `data`"
-        raise RecipeError(what, where=where, hint=hint)
+def _named(config: Mapping[str, Any], file: Path | None) -> Splits:
+    """Files, or a folder, that a YAML file names, from where it stands."""
+    name, files = config.get("dataset_path"), (config.get("dataset_kwargs") or {}).get("data_files")
+    folder = Path() if file is None else file.parent
+    if files is None:
+        return _folder(folder / name) if isinstance(name, str) and name and (folder / name).is_dir() else {}
+    if name not in _READERS.values():
+        return {}
     by_split = files if isinstance(files, dict) else {"train": files}
     found = {
-        split: [(file.parent / str(one)).resolve() for one in (paths if isinstance(paths, list) else [paths])]
+        split: [path for one in ([paths] if isinstance(paths, str) else paths) for path in _matching(folder, str(one))]
         for split, paths in by_split.items()
     }
     for path in (path for paths in found.values() for path in paths):
         if not path.is_file():
-            raise DataError("is not there", where=SourceLocation(file=str(path)))
-    return HarnessDataset(found, file.name)
+            raise RecipeError("is not there", where=SourceLocation(file=str(path), field="dataset_kwargs"))
+    return found
 
 
-def _folder(folder: Path) -> dict[str, list[Path]]:
+def _matching(folder: Path, name: str) -> list[Path]:
+    """A file by its name, or all that fit a pattern."""
+    return (sorted(folder.glob(name)) if "*" in name else []) or [(folder / name).resolve()]
+
+
+def _folder(folder: Path) -> Splits:
     """Files by split: those that `datasets` saved, or files and folders that bear a split's name."""
     if not folder.is_dir():
         return {}
     if (folder / "dataset_dict.json").is_file():
-        names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        names: Sequence[str] = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         return {name: _saved(folder / name) for name in names}
-    found: dict[str, list[Path]] = {}
+    found: Splits = {}
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and (inside := [one for one in sorted(path.iterdir()) if one.suffix in _ENDINGS]):
+        if path.is_dir() and (inside := [one for one in sorted(path.iterdir()) if one.suffix in _READERS]):
             found[path.name] = inside
-        elif path.suffix in _ENDINGS:
+        elif path.suffix in _READERS:
             found.setdefault(path.stem.split("-")[0], []).append(path)  # test-00000-of-00002.parquet
     return found
 
@@ -103,65 +106,3 @@ def _folder(folder: Path) -> dict[str, list[Path]]:
 def _saved(folder: Path) -> list[Path]:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return [folder / one["filename"] for one in state["_data_files"]]
-
-
-def _rows(path: Path) -> Iterator[Doc]:
-    readers: dict[str, Callable[[Path], Iterator[Doc]]] = {
-        ".jsonl": _jsonl,
-        ".json": _jsonl,
-        ".csv": _csv,
-        ".parquet": _parquet,
-        ".arrow": _arrow,
-    }
-    if path.suffix not in readers:
-        what = f"cannot be read as rows: expected one of {', '.join(readers)}"
-        raise DataError(what, where=SourceLocation(file=str(path)))
-    try:
-        yield from readers[path.suffix](path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", where=SourceLocation(file=str(path))) from error
-
-
-def _jsonl(path: Path) -> Iterator[Doc]:
-    """One object a line, or one list of objects."""
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        yield from _objects(_json(text, path, 1), path)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield from _objects([_json(line, path, number)], path, number)
-
-
-def _json(text: str, path: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError("is not JSON", where=SourceLocation(file=str(path), line=line)) from error
-
-
-def _objects(records: Sequence[Any], path: Path, line: int | None = None) -> Iterator[Doc]:
-    for one in records:
-        if not isinstance(one, dict):
-            what = f"expected an object, got {type(one).__name__}"
-            raise DataError(what, where=SourceLocation(file=str(path), line=line))
-        yield one
-
-
-def _csv(path: Path) -> Iterator[Doc]:
-    import polars as pl
-
-    yield from pl.read_csv(path, infer_schema_length=None).iter_rows(named=True)
-
-
-def _parquet(path: Path) -> Iterator[Doc]:
-    import polars as pl
-
-    yield from pl.read_parquet(path).iter_rows(named=True)
-
-
-def _arrow(path: Path) -> Iterator[Doc]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as source:
-        yield from pa.ipc.open_stream(source).read_all().to_pylist()

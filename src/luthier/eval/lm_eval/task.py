@@ -1,140 +1,102 @@
-"""A harness task as questions and grades: what is asked for each type of output, and what the answers are worth."""
+"""A task of the library as rows that several models are asked, each scored as the library scores it."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
-from luthier.core.errors import DataError, SourceLocation
-from luthier.core.hashing import canonical_json
-from luthier.eval.lm_eval.config import Config
-from luthier.eval.lm_eval.grade import argmax_index, build_filter_chains, choice_scores, exact_match, find_gold_indices
-from luthier.eval.lm_eval.load import HarnessTaskSpec
-from luthier.eval.lm_eval.prompt import HarnessPromptBuilder
-from luthier.eval.lm_eval.rows import Doc, HarnessDataset
-from luthier.eval.task import BenchmarkTask, TaskItem, TaskResult
-from luthier.metrics.columns import CorpusScores, How, TaskScores, WeightedColumn
-from luthier.metrics.kinds.labels import Mcc
-from luthier.metrics.kinds.one_label import F1
-from luthier.metrics.kinds.translation import Bleu, Chrf, Ter
-from luthier.metrics.metric import Metric
-from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask, Task
 
-MAX_TOKENS = 256
-"""Longest answer where a task does not say."""
-_HOW: dict[str, How] = {
-    "perplexity": "perplexity",
-    "word_perplexity": "perplexity",
-    "byte_perplexity": "perplexity",
-    "bits_per_byte": "bits",
-    "brier_score": "brier",
-}
-_BY_NUMBER: dict[str, Callable[[], Metric]] = {"f1": lambda: F1(label="1"), "mcc": Mcc}
-"""Over all rows, from numbers of choices, taken and right; F1 is that of choice 1, as it is there."""
-_OF_TEXTS: dict[str, Callable[[], Metric]] = {"bleu": Bleu, "chrf": Chrf, "ter": Ter}
-_GREEDY = ("temperature", "do_sample", "until")
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+from luthier.eval.lm_eval.load import LoadedTask, TaskSource, run_library
+from luthier.eval.lm_eval.model import HarnessLM, to_request
+from luthier.eval.lm_eval.scores import build_column
+from luthier.eval.task import AskModel, BenchmarkTask, TaskItem, TaskResult
+from luthier.metrics.columns import TaskScores
+
+Rows = tuple[tuple[Instance, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessTask(BenchmarkTask):
     """One task's rows."""
 
-    loaded: HarnessTaskSpec
+    task: Task
+    rows: Rows
+    """The library's requests of each row."""
+    source: TaskSource
+    greedy: bool
+    """Whether a score asks if greedy decoding would write a continuation."""
 
-    @property
-    def config(self) -> Config:
-        """The task's settings."""
-        return self.loaded.config
+    def run(self, ask: AskModel) -> TaskResult:
+        """Ask each kind of request as one list, through the library's `LM`; filters and scores are the library's."""
+        lm = HarnessLM(ask, greedy=self.greedy)
+        instances = [one for row in self.rows for one in row]
+        for one in instances:
+            one.resps, one.filtered_resps = [], {}
+        for kind in dict.fromkeys(one.request_type for one in instances):
+            own = [one for one in instances if one.request_type == kind for _ in range(one.repeats or 1)]
+            for one, response in zip(own, getattr(lm, kind)(own), strict=True):
+                one.resps.append(response)
+        with run_library(self.source.where):
+            self.task.apply_filters()
+            columns = self._columns(list(instances[0].filtered_resps))
+            predictions = [_prediction(self.task, row) for row in self.rows]
+        return TaskResult(columns=columns, predictions=predictions, cut=len(lm.truncated))
 
-    def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        """Scores by the type of output."""
-        match self.config.output_type:
-            case "multiple_choice":
-                return self._choices(responses)
-            case "loglikelihood":
-                return self._likelihoods(responses)
-            case "loglikelihood_rolling":
-                return self._readings(responses)
-            case "generate_until":
-                return self._writings(responses)
-
-    def _choices(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        every = [
-            choice_scores(own, item.gold["choices"], item.gold["right"])
-            for own, item in zip(responses, self.items, strict=True)
-        ]
-        predictions = [
-            item.gold["choices"][argmax_index([one.logprob or 0.0 for one in own[: len(item.gold["choices"])]])]
-            for own, item in zip(responses, self.items, strict=True)
-        ]
-        columns: dict[str, TaskScores] = {
-            name: _numbered(name, every, self.items)
-            if name in _BY_NUMBER
-            else _column(name, [scores[name] for scores in every])
-            for name in self.config.metrics
-        }
-        return TaskResult(columns=columns, predictions=predictions)
-
-    def _likelihoods(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        sums = [float(own[0].logprob or 0.0) for own in responses]
-        hits = [float(bool(own[0].is_greedy)) for own in responses]
-        found = {"perplexity": _column("perplexity", sums), "acc": _column("acc", hits)}
-        predictions = [item.reference if hit else "" for item, hit in zip(self.items, hits, strict=True)]
-        return TaskResult(columns={name: found[name] for name in self.config.metrics}, predictions=predictions)
-
-    def _readings(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        sums = [float(own[0].logprob or 0.0) for own in responses]
-        words = [float(len(re.split(r"\s+", item.reference))) for item in self.items]
-        size = [float(len(item.reference.encode())) for item in self.items]
-        units = {"word_perplexity": words, "byte_perplexity": size, "bits_per_byte": size}
-        columns = {name: WeightedColumn.of(_HOW[name], sums, units[name]) for name in self.config.metrics}
-        return TaskResult(columns=columns, predictions=["" for _ in self.items])
-
-    def _writings(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
-        chains = build_filter_chains(self.config.filter_list, self.loaded.file)
-        columns: dict[str, TaskScores] = {}
-        first = [own[0].text for own in responses]
-        for name, chain in chains.items():
-            completions = [_through(own[0].text, chain) for own in responses]
-            for metric, settings in self.config.metrics.items():
-                key = metric if len(chains) == 1 else f"{metric}.{to_rule_name(name)}"
-                columns[key] = self._written(metric, settings, completions)
-        return TaskResult(columns=columns, predictions=first)
-
-    def _written(self, metric: str, settings: Mapping[str, Any], completions: Sequence[str]) -> TaskScores:
-        if metric in _OF_TEXTS:
-            return CorpusScores.of(_OF_TEXTS[metric](), completions, [item.gold[0] for item in self.items])
-        hits = [
-            float(any(exact_match(one, str(gold), settings) for gold in item.gold))
-            for one, item in zip(completions, self.items, strict=True)
-        ]
-        return _column(metric, hits)
+    def _columns(self, filters: Sequence[str]) -> dict[str, TaskScores]:
+        columns = {}
+        for name in filters:
+            scores = [
+                self.task.process_results(row[0].doc, [one.filtered_resps[name] for one in row]) for row in self.rows
+            ]
+            for metric in dict.fromkeys(metric for row in scores for metric in row):
+                key = to_rule_name(metric) if len(filters) == 1 else f"{to_rule_name(metric)}.{to_rule_name(name)}"
+                columns[key] = build_column(self.task, metric, [row.get(metric) for row in scores])
+        return columns
 
 
 def build_harness_task(
-    loaded: HarnessTaskSpec, rows: HarnessDataset, *, limit: int | None, shots: int | None, seed: int
+    loaded: LoadedTask, source: TaskSource, *, limit: int | None, seed: int, chat: bool, say: Callable[[str], None]
 ) -> HarnessTask:
-    """A task's questions: `limit` takes its first rows, as the harness does."""
-    config = loaded.config
-    writer = HarnessPromptBuilder(config, rows)
-    count = min(len(writer.docs), limit or len(writer.docs))
-    shown = (config.num_fewshot or 0) if shots is None else shots
-    contexts = writer.contexts(count, shown, seed)
-    build_filter_chains(config.filter_list, loaded.file)  # a clear error before anything is asked
-    items = []
-    for number, (doc, context) in enumerate(zip(writer.docs[:count], contexts, strict=True)):
-        try:
-            items.append(_item(config, writer, doc, context, number))
-        except DataError as error:
-            where = SourceLocation(file=str(loaded.file), field=error.where.field)
-            raise DataError(f"row {number + 1}: {error.message}", where=where, hint=error.hint) from error
-    about = f"harness:{config.output_type}|shots:{shown}|seed:{seed}"
-    about += f"|metrics:{canonical_json([config.metrics, config.filter_list])}"
-    groups = tuple(to_rule_name(name) for name in loaded.groups)
-    return HarnessTask(name=to_rule_name(config.task), items=tuple(items), groups=groups, about=about, loaded=loaded)
+    """A task's questions: `limit` takes its first rows; with `chat` they are messages for the model's template."""
+    task = loaded.task
+    shots = task.get_config("num_fewshot")
+    if source.num_fewshot is not None and shots == 0 != source.num_fewshot:
+        say(f"{task.task_name} is written for no shots, and is asked without any; num_fewshot changes nothing for it.")
+    elif source.num_fewshot is not None:
+        shots = source.num_fewshot
+    with run_library(source.where):
+        task.set_config("num_fewshot", shots or 0)
+        task.set_fewshot_seed(seed)
+        template = HarnessLM(lambda _: []).apply_chat_template if chat else None
+        task.build_all_requests(
+            limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat, chat_template=template
+        )
+        by_row: dict[int, list[Instance]] = {}
+        for one in task.instances:
+            by_row.setdefault(one.doc_id, []).append(one)
+        rows = tuple(tuple(sorted(own, key=lambda one: one.idx)) for own in by_row.values())
+        greedy = _asks_greedy(task)
+        items = tuple(_item(task, number, row, greedy=greedy) for number, row in zip(by_row, rows, strict=True))
+    how = [task.get_config("metric_list"), task.get_config("filter_list")]
+    about = f"lm-eval {version('lm_eval')}:{task.OUTPUT_TYPE}|version:{task.VERSION}|shots:{shots or 0}|seed:{seed}"
+    return HarnessTask(
+        name=to_rule_name(task.task_name),
+        items=items,
+        groups=tuple(map(to_rule_name, loaded.groups)),
+        equal_groups=frozenset(map(to_rule_name, loaded.equal_groups)),
+        about=f"{about}|metrics:{json.dumps(how, default=_function_name, sort_keys=True)}{'|chat' if chat else ''}",
+        task=task,
+        rows=rows,
+        source=source,
+        greedy=greedy,
+    )
 
 
 def to_rule_name(name: str) -> str:
@@ -142,101 +104,50 @@ def to_rule_name(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def _item(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str], number: int) -> TaskItem:
-    make = {
-        "multiple_choice": _choice,
-        "loglikelihood": _likelihood,
-        "loglikelihood_rolling": _reading,
-        "generate_until": _writing,
-    }[config.output_type]
-    questions, reference, gold = make(config, writer, doc, context)
-    shown = context if isinstance(context, str) else "\n".join(context)
-    return TaskItem(id=str(number), questions=tuple(questions), shown=shown, reference=reference, gold=gold)
-
-
-Made = tuple[Sequence[Request], str, Any]
-
-
-def _choice(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str]) -> Made:
-    choices, delimiter, asks = writer.choices(doc), config.target_delimiter, "exact_match" in config.metrics
-    if not choices:
-        raise DataError("there is nothing to choose from", where=SourceLocation(field="doc_to_choice"))
-    if isinstance(context, list):
-        after = f"{delimiter}{writer.target(doc)}"
-        questions = [LoglikelihoodRequest(prompt=one, continuation=after, greedy=asks) for one in context]
-        gold: Any = writer.text(doc)
-    else:
-        questions = [
-            LoglikelihoodRequest(prompt=context, continuation=f"{delimiter}{one}", greedy=asks) for one in choices
-        ]
-        gold = writer.target(doc)
-    if "acc_mutual_info" in config.metrics:
-        questions += [LoglikelihoodRequest(prompt="", continuation=f"{delimiter}{one}", greedy=asks) for one in choices]
-    right = find_gold_indices(gold, choices)
-    _refuse_many(config, _BY_NUMBER, len(right), "doc_to_target")
-    if "f1" in config.metrics and len(choices) != 2:
-        raise DataError(
-            f"f1 is of two choices, and there are {len(choices)}", where=SourceLocation(field="metric_list")
-        )
-    if not right:
-        what = f"the right answer is {gold!r}, which is none of the {len(choices)} choices"
-        raise DataError(what, where=SourceLocation(field="doc_to_target"))
-    return questions, choices[right[0]], {"choices": choices, "right": right}
-
-
-def _likelihood(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str]) -> Made:
-    answer = str(writer.target(doc))
-    return (
-        [LoglikelihoodRequest(prompt=str(context), continuation=answer, greedy="acc" in config.metrics)],
-        answer,
-        answer,
+def _item(task: Task, number: int, row: Sequence[Instance], *, greedy: bool) -> TaskItem:
+    contexts = dict.fromkeys(str(one.args[0]) for one in row if one.args[0])
+    reference = _reference(task, row[0].doc)
+    return TaskItem(
+        id=str(number),
+        questions=tuple(to_request(one, greedy=greedy) for one in row),
+        shown="\n".join(contexts),
+        reference=reference,
+        gold=str(task.doc_to_target(row[0].doc)),
     )
 
 
-def _reading(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str]) -> Made:
-    text = str(writer.target(doc))
-    return [RollingRequest(text=text)], text, text
+def _asks_greedy(task: Task) -> bool:
+    """Whether the library's own scores of this task read it; code of a task's own may always."""
+    if type(task) is not ConfigurableTask or callable(task.config.process_results):
+        return True
+    metrics = set(task.aggregation())
+    return "exact_match" in metrics or (task.OUTPUT_TYPE == "loglikelihood" and "acc" in metrics)
 
 
-def _writing(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str]) -> Made:
-    generation_kwargs = dict(config.generation_kwargs or {})
-    limit = next((int(generation_kwargs[name]) for name in _LENGTHS if name in generation_kwargs), MAX_TOKENS)
-    if unknown := sorted(set(generation_kwargs) - {*_GREEDY, *_LENGTHS}):
-        raise DataError(
-            f"generation_kwargs: {unknown[0]} is not known here", where=SourceLocation(field="generation_kwargs")
-        )
-    if generation_kwargs.get("do_sample"):
-        raise DataError(
-            "answers are drawn by chance; only greedy ones are compared", where=SourceLocation(field="do_sample")
-        )
-    gold = writer.target(doc)
-    if config.doc_to_choice is not None:
-        gold = writer.choices(doc)[gold]
-    references = [str(one) for one in gold] if isinstance(gold, list) else [str(gold)]
-    if not references:
-        raise DataError("the row has no right answer", where=SourceLocation(field="doc_to_target"))
-    _refuse_many(config, _OF_TEXTS, len(references), "doc_to_target")
-    return [GenerateRequest(prompt=str(context), max_tokens=limit, stop=config.until)], references[0], references
+def _choices(task: Task, doc: Any) -> list[str]:
+    """The answers to choose from; none where the task has no such list."""
+    if not isinstance(task, ConfigurableTask) or task.config.doc_to_choice is None:
+        return []
+    return [str(one) for one in task.doc_to_choice(doc)]
 
 
-def _refuse_many(config: Config, measured: Mapping[str, object], count: int, field: str) -> None:
-    """`DataError` where a metric over all rows is to compare with several right answers."""
-    if count > 1 and (name := next((one for one in measured if one in config.metrics), None)):
-        raise DataError(
-            f"{name} compares with one right answer, and there are {count}", where=SourceLocation(field=field)
-        )
+def _reference(task: Task, doc: Any) -> str:
+    gold = task.doc_to_text(doc) if getattr(task, "multiple_input", 0) else task.doc_to_target(doc)
+    first = gold[0] if isinstance(gold, list) and gold else gold
+    choices = _choices(task, doc)
+    return choices[first] if isinstance(first, int) and 0 <= first < len(choices) else str(first)
 
 
-def _column(name: str, amounts: Sequence[float]) -> WeightedColumn:
-    return WeightedColumn.of(_HOW.get(name, "share"), amounts)
+def _prediction(task: Task, row: Sequence[Instance]) -> str:
+    """What a model said: what it wrote, or the likeliest of several continuations."""
+    first = row[0]
+    if first.request_type != "loglikelihood":
+        return str(first.resps[0]) if first.request_type == "generate_until" else ""
+    if len(row) == 1:
+        return str(first.args[1]) if first.resps[0][1] else ""
+    choices = _choices(task, first.doc) or [str(one.args[1]) for one in row]
+    return choices[int(np.argmax([one.resps[0][0] for one in row[: len(choices)]]))]
 
 
-def _numbered(name: str, every: Sequence[Mapping[str, float]], items: Sequence[TaskItem]) -> CorpusScores:
-    taken = [str(int(scores["taken"])) for scores in every]
-    return CorpusScores.of(_BY_NUMBER[name](), taken, [str(item.gold["right"][0]) for item in items])
-
-
-def _through(text: str, chain: Sequence[Any]) -> str:
-    for one in chain:
-        text = one(text)
-    return text
+def _function_name(value: Any) -> str:
+    return str(getattr(value, "__qualname__", type(value).__qualname__))

@@ -109,10 +109,10 @@ def _check_data(rule: Expression, checked: Step, where: SourceLocation) -> None:
 
 def _check(rule: Expression, evaluation: Any, where: SourceLocation) -> None:
     """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
-    from luthier.eval.gate_vocabulary import is_task_score_name
+    from luthier.eval.gate_vocabulary import can_be_task_score
 
     probed = [name for probe in evaluation.probes for name in probe.measures]
-    if is_task_score_name(rule.name):
+    if can_be_task_score(rule.name):
         _check_task(rule, evaluation, where)
     elif evaluation.metrics is not None or "." in rule.name:
         measured = [*(metric.kind for metric in evaluation.metrics or ()), *probed]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from luthier.chat.messages import Message
-from luthier.eval.lm_eval.grade import argmax_index, softmax_loglikelihoods
-from luthier.eval.task import DROP, BenchmarkTask, EvalTask, TaskContext, TaskItem, TaskResult
+from luthier.eval.task import DROP, AskModel, BenchmarkTask, EvalTask, TaskContext, TaskItem, TaskResult
 from luthier.metrics.columns import WeightedColumn
 from luthier.models.lm.base import LoglikelihoodRequest, Response
 
@@ -20,10 +20,17 @@ class _Questions(BenchmarkTask):
 
     version: ClassVar[int] = 2
 
+    def run(self, ask: AskModel) -> TaskResult:
+        answers = iter(ask(self.questions))
+        rows = [[next(answers) for _ in item.questions] for item in self.items]
+        cut = sum(any(one.truncated for one in row) for row in rows)
+        return replace(self.grade(rows), cut=cut)
+
     def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
+        """Scores from the answers to each row's questions."""
         sums = [[one.logprob or 0.0 for one in own] for own in responses]
-        chosen = [len(own) - 1 - argmax_index(own[::-1]) for own in sums]
-        believed = [softmax_loglikelihoods(own)[0] for own in sums]
+        chosen = [max(range(len(own)), key=lambda at: (own[at], at)) for own in sums]
+        believed = [1 / sum(math.exp(one - own[0]) for one in own) for own in sums]
         columns = {
             "acc": WeightedColumn.of("share", [float(at == 0) for at in chosen]),
             "share": WeightedColumn.of("mean", believed),

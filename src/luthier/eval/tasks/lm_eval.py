@@ -1,11 +1,12 @@
-"""Benchmarks as lm-evaluation-harness describes them: its YAML files, with equal numbers on the same model."""
+"""Benchmarks of lm-evaluation-harness, run by the library itself, with equal numbers on the same model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
@@ -13,63 +14,78 @@ from luthier.core.hashing import digest_of, file_digest
 from luthier.eval.task import BenchmarkTask, EvalTask, TaskContext
 
 if TYPE_CHECKING:
-    from luthier.eval.lm_eval.load import HarnessTaskSpec
-    from luthier.eval.lm_eval.rows import HarnessDataset
+    from luthier.eval.lm_eval.load import TaskSource
 
 
 class LmEvalTask(EvalTask):
-    """The rows of a task, or of a group of tasks, that is written for lm-evaluation-harness.
+    """A task, or a group of tasks, of lm-evaluation-harness: one of the library's own by its name, or a YAML file.
 
-    Scores are called by the task's name: `arc_easy.acc_norm`. Files that call for code of their own are refused.
+    Scores are called by the task's name: `arc_easy.acc_norm`. Code that comes with a task runs, so use only files that
+    you trust; tasks that run code which models write are refused. Wants the extra `lm-eval`.
     """
 
     kind: Literal["lm_eval"] = "lm_eval"
-    path: PathText
-    """The task's YAML file, or a group's."""
+    libraries: ClassVar[Mapping[str, str]] = {"lm_eval": "lm-eval"}
+
+    task: str | None = None
+    """The name of a task, a group or a tag of the library's, or of `include_path`."""
+    path: PathText | None = None
+    """The YAML file of a task or a group, in place of a name."""
+    include_path: PathText | None = None
+    """A folder of further YAML files: what is in it goes before the library's own."""
     data: PathText | None = None
     """The rows: a file, or a folder with one file a split or one that `datasets` saved; for a group a folder with one
-    such folder a task. Left out, the files that the YAML itself names."""
+    such folder a task. Left out, the files that the YAML itself names, or what `datasets` fetched before."""
     num_fewshot: int | None = Field(default=None, ge=0)
     """Examples before each question; left out, as many as the task says."""
+    apply_chat_template: bool = False
+    """Whether questions go through the model's chat template, shots as turns of the conversation, as the model was
+    tuned; left out, they are plain text, as in the harness by default."""
     limit: int | None = Field(default=None, ge=1)
     """At most so many rows of each task, the first ones; left out, all."""
     seed: int = 1234
     """From which shots are drawn; the harness' own by default."""
 
-    def fingerprint(self, base: Path) -> str | None:
-        """A digest of the YAML files and of the rows."""
-        from luthier.eval.lm_eval.load import load_harness_tasks
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.task is None) == (self.path is None):
+            raise ValueError("name either a `task` of the library's or the `path` of a YAML file")
+        return self
 
-        book = load_harness_tasks(self._file(base))
-        rows = [self._rows(task, base).files for task in book.tasks]
-        files = [*book.files, *(path for own in rows for path in own)]
-        return digest_of(sorted({(path.name, file_digest(path)) for path in files}))
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the library's version, the YAML files, code beside them, and the rows."""
+        self.check_installed(base)
+        from importlib.metadata import version
+
+        from luthier.eval.lm_eval.load import list_fetched, list_files, needs_hub_cache
+
+        source = self._source(base)
+        files = sorted({(path.name, file_digest(path)) for path in list_files(source)})
+        fetched = list_fetched() if needs_hub_cache(source) else []
+        return digest_of([version("lm_eval"), files, *([fetched] if fetched else [])])
 
     def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
-        """The questions of each task that the file names."""
-        from luthier.eval.lm_eval.load import load_harness_tasks
+        """The questions of each task that is named."""
+        self.check_installed(brief.base)
+        from luthier.eval.lm_eval.load import load_tasks
         from luthier.eval.lm_eval.task import build_harness_task
 
-        book = load_harness_tasks(self._file(brief.base))
+        source, chat = self._source(brief.base), self.apply_chat_template
         return [
-            build_harness_task(
-                task, self._rows(task, brief.base), limit=self.limit, shots=self.num_fewshot, seed=self.seed
-            )
-            for task in book.tasks
+            build_harness_task(one, source, limit=self.limit, seed=self.seed, chat=chat, say=brief.events.note)
+            for one in load_tasks(source)
         ]
 
-    def _rows(self, task: HarnessTaskSpec, base: Path) -> HarnessDataset:
-        """A task's rows; with several tasks, those of the folder that bears its name."""
-        from luthier.eval.lm_eval.rows import open_harness_dataset
+    def _source(self, base: Path) -> TaskSource:
+        from luthier.eval.lm_eval.load import TaskSource
 
-        data = None if self.data is None else resolve_path(self.data, base).resolve()
-        if data is not None and task.groups and (data / task.config.task).is_dir():
-            data = data / task.config.task
-        return open_harness_dataset(task.config, task.file, data)
-
-    def _file(self, base: Path) -> Path:
-        file = resolve_path(self.path, base).resolve()
-        if not file.is_file():
+        file, include_path, data = (
+            None if one is None else resolve_path(one, base).resolve()
+            for one in (self.path, self.include_path, self.data)
+        )
+        if file is not None and not file.is_file():
             hint = "name the YAML file of a task or a group"
             raise RecipeError("is not there", where=SourceLocation(file=str(file), field="path"), hint=hint)
-        return file
+        return TaskSource(
+            file=file, name=self.task or "", include_path=include_path, data=data, num_fewshot=self.num_fewshot
+        )

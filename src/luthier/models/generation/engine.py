@@ -56,6 +56,7 @@ from luthier.models.generation.sampling import (
     GREEDY,
     Finish,
     GenerationRequest,
+    SampledToken,
     SamplingParams,
     Stop,
     TokenOutput,
@@ -65,7 +66,15 @@ from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, rows_kernels
 from luthier.models.load import LoadedModel
 from luthier.models.packing.head import OutputHead, transform_logits
-from luthier.models.packing.logprobs import AGREES, detect_forward_mode, disable_dropout, find_decoder
+from luthier.models.packing.logprobs import (
+    AGREES,
+    compute_pack_logprobs,
+    compute_top_tokens,
+    detect_forward_mode,
+    disable_dropout,
+    find_decoder,
+)
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.models.sequence_head import refuse_sequence_head, unwrap_peft_model
 
 
@@ -393,14 +402,6 @@ _COLD = torch.finfo(torch.float32).tiny
 """Below it, a temperature is none: as a number of fp32 it may be 0, by which nothing can be divided."""
 
 
-class SampledToken(NamedTuple):
-    """A token, its log-probability under the model, and those of the likeliest."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
 def choose_next_tokens(logits: Tensor, lines: list[SequenceState]) -> list[SampledToken]:
     """The next token of each line, from (lines, vocab) logits in at least fp32."""
     likeliest = logits.argmax(-1).tolist()
@@ -510,6 +511,26 @@ class Decoder:
         for line, count in portions:
             line.read += count
         return [self._write(line, choice) for line, choice in zip(lasts, self._chosen(logits, lasts), strict=True)]
+
+    @torch.no_grad()
+    def prompt_logprobs(self, ids: Sequence[int], top: int, adapter: str | None) -> list[SampledToken]:
+        """Each token of a text but the first, with its log-probability and those of the `top` likeliest there."""
+        refuse_unknown_adapter(self._model, adapter)
+        if len(ids) < 2:
+            return []
+        with activate_adapter(self._model, adapter), disable_dropout(self._model):
+            pack = build_pack([TokenRow(list(ids), [0.0] + [1.0] * (len(ids) - 1))])
+            own = compute_pack_logprobs(self._model, pack).tolist()
+            tops: list[Any] = [()] * len(own)
+            if top:
+                found = compute_top_tokens(self._model, pack, top, below=self._vocabulary, temperature=1.0)
+                assert found.choices is not None
+                assert found.teacher is not None
+                tops = [
+                    tuple(zip(*one, strict=True))
+                    for one in zip(found.choices.tolist(), found.teacher.tolist(), strict=True)
+                ]
+        return [SampledToken(*one) for one in zip(ids[1:], own, tops, strict=True)]
 
     def cancel(self, ticket: int) -> None:
         """Write no more for an ask; nothing happens when it is finished already."""

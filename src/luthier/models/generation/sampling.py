@@ -49,6 +49,14 @@ class GenerationRequest:
     """A grammar: what may come next, given what was written."""
 
 
+class SampledToken(NamedTuple):
+    """A token, its log-probability under the model, and those of the likeliest."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
 class TokenOutput(NamedTuple):
     """One token that was written for an ask."""
 

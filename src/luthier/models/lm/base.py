@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 Tools = tuple[dict[str, Any], ...]
 """JSON schemas of the tools on offer."""
-Ability = Literal["generate", "continue", "loglikelihood", "loglikelihood_rolling", "embed"]
-"""What a model can be asked for: `continue` is to go on with plain text or with a begun answer."""
+Ability = Literal[
+    "generate", "complete", "continue", "loglikelihood", "loglikelihood_text", "loglikelihood_rolling", "embed"
+]
+"""What a model can be asked for. `complete` is to go on with plain text, `continue` with a begun answer;
+`loglikelihood` is that of an answer to messages, `loglikelihood_text` that of what follows plain text."""
 ABILITIES: frozenset[Ability] = frozenset(get_args(Ability))
 """All of them."""
 NO_LABEL = "(none of the labels)"
@@ -65,6 +68,8 @@ class LoglikelihoodRequest:
     continuation: str
     greedy: bool = False
     """Whether it is to be told if greedy decoding would write the continuation."""
+    end_token: bool = True
+    """Whether, after messages, the end of the answer counts."""
     tools: Tools = ()
     truncate_prompt: bool = True
     """Whether a prompt that is too long for the model loses its beginning."""
@@ -191,6 +196,16 @@ class LanguageModel(ABC):
 
     def _unable(self, what: str) -> ModelError:
         return ModelError(f"{self.name} cannot {what}", hint="ask only for what is in `abilities`")
+
+
+def find_ability(request: Request) -> Ability:
+    """What a model must be able to do for a request."""
+    if isinstance(request, RollingRequest):
+        return "loglikelihood_rolling"
+    plain = isinstance(request.prompt, str)
+    if isinstance(request, LoglikelihoodRequest):
+        return "loglikelihood_text" if plain else "loglikelihood"
+    return "complete" if plain else "continue" if request.continue_final_message else "generate"
 
 
 def get_loglikelihoods(responses: Sequence[Response]) -> Sums:

@@ -304,13 +304,15 @@ class LocalLM(LanguageModel):
         from luthier.chat.plain_text import LoglikelihoodPair, encode_loglikelihood_pairs
 
         found: list[LoglikelihoodPair] = []
-        key = attrgetter("prompt", "tools", "truncate_prompt")
-        for (prompt, tools, cuts), run in groupby(requests, key=key):
+        key = attrgetter("prompt", "tools", "truncate_prompt", "end_token")
+        for (prompt, tools, cuts, ends), run in groupby(requests, key=key):
             continuations = [one.continuation for one in run]
             if isinstance(prompt, str):
                 found += encode_loglikelihood_pairs(self.text, [(prompt, one) for one in continuations], self.context)
                 continue
             before, after = self.text.options(self.before.wrap(prompt), continuations, tools)
+            if not ends:
+                after = [[one for one in ids if one not in self.text.end_ids] for ids in after]
             overs = [_over(before, ids, self.context) if cuts else 0 for ids in after]
             found += [LoglikelihoodPair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
         return found

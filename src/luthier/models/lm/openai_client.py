@@ -23,13 +23,24 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json, digest_of
-from luthier.models.lm.base import Ability, ChoiceRequest, ChoiceResponse, GenerateRequest, LanguageModel, Response
+from luthier.models.lm.base import (
+    Ability,
+    ChoiceRequest,
+    ChoiceResponse,
+    GenerateRequest,
+    LanguageModel,
+    LoglikelihoodRequest,
+    Response,
+    RollingRequest,
+)
 from luthier.models.load import ENDPOINT, origin_artifact
 from luthier.models.options import Normalize
 from luthier.models.sources.endpoint import EndpointModelSource
 
 if TYPE_CHECKING:
     import httpx
+
+    from luthier.chat.messages import Message
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
@@ -38,6 +49,7 @@ TOP = 20
 _AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 _AROUND = " \t\r\n\"'`*_.,;:!?()[]"
 """What is left out of account around a class's name."""
+_NO_ECHO = "leave `echo` out of the model's settings unless its `/v1/completions` has it"
 
 
 class _Completion(NamedTuple):
@@ -48,16 +60,41 @@ class _Completion(NamedTuple):
     """Log-probabilities of the likeliest first tokens; empty when they were not asked for."""
 
 
+class _Echo(NamedTuple):
+    """A text as a server read it back, token by token."""
+
+    logprobs: Sequence[float | None]
+    tops: Sequence[Mapping[str, float] | None]
+    begin: int | None
+    """How many tokens stand before the text; None where the text's own first token has no probability."""
+
+    def response(self, start: int | None = None) -> Response:
+        """The log-likelihood of the tokens from `start` on, by default of the text itself; `ModelError` where that of
+        its first token is not known."""
+        if (start := self.begin if start is None else start) is None:
+            what = "the server's tokenizer puts no token before a text, so that its first token has no probability"
+            where = SourceLocation(field="model.prefix_token_id")
+            raise ModelError(what, where=where, hint="set `prefix_token_id` to the tokenizer's BOS, or else its EOS")
+        own = [float(one or 0.0) for one in self.logprobs[start:]]
+        tops = self.tops[start:]
+        greedy = len(tops) == len(own) and all(
+            one >= max((top or {"": one}).values()) for one, top in zip(own, tops, strict=True)
+        )
+        return Response(logprob=math.fsum(own), tokens=len(own), is_greedy=greedy)
+
+
 class EndpointLM(LanguageModel):
     """Asks one endpoint; finished answers are kept in `kept`, a folder that outlives a killed run, if there is one."""
-
-    abilities: frozenset[Ability] = frozenset({"generate"})
 
     def __init__(
         self, settings: EndpointModelSource, kept: Path | None = None, before: PromptPrefix | None = None
     ) -> None:
         self.settings, self.before = settings, before or PromptPrefix()
         self.name = settings.model
+        plain: tuple[Ability, ...] = (
+            ("complete", "loglikelihood_text", "loglikelihood_rolling") if settings.echo else ()
+        )
+        self.abilities = frozenset({"generate", *plain})
         self._kept = kept
 
     @classmethod
@@ -75,12 +112,32 @@ class EndpointLM(LanguageModel):
         return EndpointLM(self.settings, self._kept, before)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """The completion of each conversation, several calls at a time."""
-        return [one.response for one in self._chat([self._body(one) for one in requests])]
+        """The completion of each conversation, or of each plain text where the server has `echo`."""
+        if not requests or not isinstance(requests[0].prompt, str):
+            return [one.response for one in self._chat([self._body(one) for one in requests])]
+        found = self._told([self._body(one) for one in requests], "completions", self._choice)
+        return [_read_text(self._choice(one), one) for one in found]
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
         """The whole completion at once; it is not kept."""
         return iter([EndpointLM(self.settings, None, self.before).generate([request])[0].text])
+
+    def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
+        """The log-likelihood of what follows plain texts: of the tokens that the whole has beyond the text's own."""
+        from luthier.chat.plain_text import move_trailing_space
+
+        parted = [move_trailing_space(self._plain(one.prompt), one.continuation) for one in requests]
+        texts = [text for before, after in parted if before for text in (before, before + after)]
+        echoes, alone = self._echoes(texts), self._echoes_alone([after for before, after in parted if not before])
+        return [
+            echoes[before + after].response(len(echoes[before].logprobs)) if before else alone[after].response()
+            for before, after in parted
+        ]
+
+    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+        """The log-likelihood of each text that the server reads at once."""
+        echoes = self._echoes_alone([one.text for one in requests if one.text])
+        return [echoes[one.text].response() if one.text else Response(logprob=0.0, tokens=0) for one in requests]
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """Which option each conversation is answered with, by its text or by first tokens, whatever `how` says."""
@@ -98,14 +155,59 @@ class EndpointLM(LanguageModel):
         record = self._told(bodies, "completions", self._choice)
         return [self._choice(one) for one in record]
 
+    def _plain(self, prompt: str | tuple[Message, ...]) -> str:
+        if not isinstance(prompt, str):
+            raise self._unable("give the log-likelihood of an answer to a conversation")
+        return prompt
+
+    def _echoes_alone(self, texts: Sequence[str]) -> dict[str, _Echo]:
+        """Each text as it is read back after one token: `prefix_token_id`, or what the tokenizer puts there itself."""
+        prefix, bare = self.settings.prefix_token_id, list(dict.fromkeys(texts))
+        if prefix is None or not bare:
+            return self._echoes(bare)
+        ids = self._read_back([{"prompt": text, "return_tokens_as_token_ids": True} for text in bare])
+        names = [
+            [str(name).removeprefix("token_id:") for name in self._choice(one)["logprobs"]["tokens"]] for one in ids
+        ]
+        if not all(name.isdecimal() for own in names for name in own):
+            raise self._wrong("does not name tokens by their ids", "leave `prefix_token_id` out")
+        again = self._read_back([{"prompt": [prefix, *map(int, own)]} for own in names])
+        return {text: self._echo(one) for text, one in zip(bare, again, strict=True)}
+
+    def _read_back(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        how = {"model": self.settings.model, "max_tokens": 0, "echo": True, "logprobs": 1}
+        return self._told([{**how, **one} for one in prompts], "completions", self._echo)
+
+    def _echoes(self, texts: Sequence[str]) -> dict[str, _Echo]:
+        """Each text as the server reads it back; one that is named twice is read once."""
+        if not self.settings.echo:
+            raise self._unable("give the log-likelihood of a text")
+        distinct = list(dict.fromkeys(texts))
+        answers = self._read_back([{"prompt": one} for one in distinct])
+        return {text: self._echo(one, text) for text, one in zip(distinct, answers, strict=True)}
+
+    def _echo(self, answer: Mapping[str, Any], text: str = "") -> _Echo:
+        choice = self._choice(answer)
+        columns = choice.get("logprobs") or {}
+        tokens, logprobs, tops = (columns.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
+        whole = str(choice.get("text") or "").strip().startswith(text.strip())
+        if not whole or not logprobs or len(tokens) != len(logprobs) or None in logprobs[1:]:
+            raise self._wrong("does not read prompts back with their log-probabilities", _NO_ECHO)
+        # a token that the text does not begin with is one that the tokenizer puts before every text
+        first = str(tokens[0]).strip()
+        own = first and (text.lstrip().startswith(first) or "\ufffd" in first)  # the last: a part of a character
+        return _Echo(logprobs, tops, begin=None if text and own else 1)
+
     def _body(self, request: GenerateRequest) -> dict[str, Any]:
         """A request in the API's form; what is not asked for is left out."""
-        if isinstance(request.prompt, str) or request.continue_final_message:
+        if request.continue_final_message or (isinstance(request.prompt, str) and not self.settings.echo):
             raise self._unable("go on with a text")
         more: dict[str, Any] = {"temperature": request.temperature} if self.settings.temperature else {}
         more |= {"top_p": request.top_p} if request.top_p < 1 else {}
         more |= {"stop": list(request.stop)} if request.stop else {}
         more |= {"seed": request.seed} if request.seed is not None else {}
+        if isinstance(request.prompt, str):
+            return {"model": self.settings.model, "max_tokens": request.max_tokens, **more, "prompt": request.prompt}
         return {
             "model": self.settings.model,
             self.settings.limit: request.max_tokens,
@@ -177,7 +279,7 @@ class EndpointLM(LanguageModel):
             else:
                 if response.status_code == httpx.codes.OK:
                     return self._json(response)
-                text = self._refusal(response)
+                text = self._refusal(response, echo=bool(body.get("echo")))
                 request = response.headers.get("retry-after")
             if attempt < self.settings.retries:
                 time.sleep(min(LONGEST_WAIT_S, float(request) if request and request.isdigit() else wait))
@@ -185,12 +287,12 @@ class EndpointLM(LanguageModel):
         hint = "what was answered is kept: run it again to go on; `retries` and `timeout_s` can be raised"
         raise self._wrong(f"no answer after {self.settings.retries + 1} tries: {text}", hint)
 
-    def _refusal(self, response: httpx.Response) -> str:
+    def _refusal(self, response: httpx.Response, *, echo: bool) -> str:
         """What the server said; `ModelError` when trying again is of no use."""
         code, text = response.status_code, self._hidden(_why(response.text))
         if code in _AGAIN:
             return f"{code} {text}"
-        hint = "look at the model's name and the address"
+        hint = _NO_ECHO if echo else "look at the model's name and the address"
         if code in (401, 403):
             key = self.settings.key_env
             hint = f"look at the key in ${key}" if key else "the server wants a key: name its variable in `key_env`"
@@ -277,6 +379,14 @@ def _read(answer: Mapping[str, Any], url: str) -> _Completion:
         raise ModelError(
             what, where=SourceLocation(field="model.url"), hint="is it an OpenAI-compatible server?"
         ) from error
+
+
+def _read_text(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Response:
+    return Response(
+        text=str(choice.get("text") or ""),
+        finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+        tokens=(answer.get("usage") or {}).get("completion_tokens"),
+    )
 
 
 def _why(text: str) -> str:

@@ -36,6 +36,13 @@ class EndpointModelSource(ModelSource):
     temperature: bool = True
     """Whether requests say a temperature (0: the likeliest answer). Some models that reason refuse any; their answers
     then change from call to call."""
+    echo: bool = False
+    """Whether the server's `/v1/completions` reads prompts back with their log-probabilities (`echo: true`,
+    `max_tokens: 0`), as vLLM's and Luthier's do. The model can then go on with plain texts, and be asked how likely
+    they are."""
+    prefix_token_id: int | None = Field(default=None, ge=0)
+    """With `echo`, the token that is read before a text which nothing stands before, where the tokenizer puts none
+    there itself: BOS, or else EOS. Without it such a tokenizer's first token has no probability."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds to wait for one answer."""
     retries: int = Field(default=5, ge=0)

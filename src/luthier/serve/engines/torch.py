@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from luthier.serve.detokenizer import OutputProcessor, TokenDecoder
 from luthier.serve.engine import ModelRunner, ServingEngine
 from luthier.serve.engine_loop import DecodeJob, EngineLimits, EngineOutput, ModelHandle, open_decoder_model
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, to_api_error
-from luthier.serve.request import OutputChunk, Query
+from luthier.serve.request import OutputChunk, Query, TokenLogprobs, Usage
 from luthier.serve.structured import GrammarCompiler
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ class Torch(ServingEngine):
 @dataclass
 class _Asked:
     asks: list[GenerationRequest]
-    prompt_tokens: int
+    ids: list[int]
 
 
 class _Open(ModelRunner):
     """A model in this process."""
+
+    echoes = True
 
     def __init__(self, settings: Torch, text: ChatTokenizer, standing: ModelHandle, digest: str) -> None:
         super().__init__(digest)
@@ -106,6 +108,12 @@ class _Open(ModelRunner):
         prepared = await asyncio.to_thread(self._asked, query)
         if self._closed:
             raise ModelUnavailableError("the model was closed")
+        if query.echo:
+            prompt = await asyncio.to_thread(self._echo, query, prepared.ids)
+            for number in range(query.answers):
+                yield replace(prompt, answer=number)
+        if not prepared.asks:
+            return
         inbox = _Inbox()
         jobs = self._writer.submit(prepared.asks, inbox.put)
         self._going |= dict.fromkeys(jobs, inbox)
@@ -133,7 +141,19 @@ class _Open(ModelRunner):
             self._going.pop(job, None)
 
     def _scribe(self, number: int, query: Query, prepared: _Asked) -> OutputProcessor:
-        return OutputProcessor(number, query, self._spelling, self._calls, prepared.prompt_tokens)
+        return OutputProcessor(number, query, self._spelling, self._calls, len(prepared.ids))
+
+    def _echo(self, query: Query, ids: list[int]) -> OutputChunk:
+        """The prompt as it is read back; what an answer begins with, or all of it where nothing is written."""
+        tokens: tuple[TokenLogprobs, ...] = ()
+        if query.logprobs:
+            adapter, top = self._standing.adapter, query.top_logprobs
+            following = self._writer.work(lambda decoder: decoder.prompt_logprobs(ids, top, adapter))
+            tokens = self._spelling.prompt(ids, following, by_id=query.by_id)
+        text = query.text if isinstance(query.text, str) else self._text.decode(ids)
+        if query.max_tokens == 0:
+            return OutputChunk(text=text, tokens=tokens, finish="length", usage=Usage(prompt_tokens=len(ids)))
+        return OutputChunk(text=text, tokens=tokens)
 
     def _asked(self, query: Query) -> _Asked:
         """The query as ids, limits and grammars; `APIError` for what this model cannot do."""
@@ -157,9 +177,9 @@ class _Open(ModelRunner):
                 top_logprobs=query.top_logprobs,
                 allowed=None if grammar is None else self._grammars.follow(grammar),
             )
-            for number in range(query.answers)
+            for number in range(query.answers if limit else 0)
         ]
-        return _Asked(asks, len(ids))
+        return _Asked(asks, ids)
 
     def _ids(self, query: Query) -> list[int]:
         from luthier.chat.plain_text import bos_or_eos_id, encode_plain_texts
@@ -185,14 +205,15 @@ class _Open(ModelRunner):
     def _limit(self, prompt: int, query: Query, param: str) -> int:
         """How long the answer may be."""
         context, requested = self._writer.context, query.max_tokens
-        if prompt >= context:
+        least = 0 if requested == 0 else 1
+        if prompt + least > context:
             what = f"the prompt has {prompt} tokens; this model reads {context}, prompt and answer together"
             raise APIError(what, param=param, code="context_length_exceeded")
         room = min(context, self._settings.max_num_batched_tokens) - prompt
-        if room < 1 or (requested is not None and requested > room):
+        if room < least or (requested is not None and requested > room):
             what = f"the prompt has {prompt} tokens and {requested or 'some'} more are asked; there is room for {room}"
             raise APIError(what, param="max_tokens", code="context_length_exceeded")
-        return requested or min(room, self._settings.max_new_tokens)
+        return min(room, self._settings.max_new_tokens) if requested is None else requested
 
     def _grammar(self, query: Query) -> str | None:
         if query.tools is not None and query.tools.choice == "required" and self._calls is not None:

@@ -98,7 +98,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "modalities": (["text"],),
     "suffix": ("",),
-    "echo": (False,),
     "best_of": (1,),
     "verbosity": (),
     "reasoning_effort": (),
@@ -361,7 +360,7 @@ class _Asking(RequestBody):
 class ChatRequestBody(_Asking):
     """A conversation to be answered."""
 
-    absent: ClassVar[frozenset[str]] = frozenset(_NEUTRAL) - {"suffix", "echo", "best_of"}
+    absent: ClassVar[frozenset[str]] = frozenset(_NEUTRAL) - {"suffix", "best_of"}
 
     messages: Annotated[list[MessageBody], Field(min_length=1, max_length=2048)]
     max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
@@ -435,29 +434,34 @@ class CompletionRequestBody(_Asking):
     """A plain text to be continued."""
 
     absent: ClassVar[frozenset[str]] = frozenset(
-        {"frequency_penalty", "presence_penalty", "logit_bias", "suffix", "echo", "best_of"}
+        {"frequency_penalty", "presence_penalty", "logit_bias", "suffix", "best_of"}
     )
 
     prompt: Text | list[Text] | list[WholeNumber] | list[list[WholeNumber]]
-    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
-    """Longest answer; 16 where none is given, as OpenAI has it."""
+    max_tokens: Annotated[WholeNumber, Field(ge=0)] | None = None
+    """Longest answer; 16 where none is given, as OpenAI has it. 0 goes with `echo` only."""
+    echo: bool = False
+    """Whether each answer begins with its prompt, whose tokens `logprobs` then tells of as well."""
     logprobs: Annotated[WholeNumber, Field(ge=0, le=5)] | None = None
     return_tokens_as_token_ids: bool = False
     """Whether `logprobs` names tokens by id (`token_id:7`), the end token included; vLLM's word for it."""
 
     def queries(self) -> list[Query]:
         """One query for each prompt."""
+        if self.max_tokens == 0 and not self.echo:
+            raise APIError("nothing is asked: `max_tokens: 0` goes with `echo: true` only", param="max_tokens")
         return [
             Query(
                 text=prompt,
                 answers=self.n,
-                max_tokens=self.max_tokens or 16,
+                max_tokens=16 if self.max_tokens is None else self.max_tokens,
                 temperature=self.temperature,
                 top_p=self.top_p,
                 seed=self.seed,
                 stop=self.stops,
                 logprobs=self.logprobs is not None,
                 top_logprobs=self.logprobs or 0,
+                echo=self.echo,
                 by_id=self.return_tokens_as_token_ids,
             )
             for prompt in self._prompts()

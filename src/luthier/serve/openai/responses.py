@@ -145,7 +145,10 @@ class TextShape(ResponseShape):
         return {
             "tokens": [token.chosen.text for token in tokens],
             "token_logprobs": [token.chosen.logprob for token in tokens],
-            "top_logprobs": [{one.text: one.logprob for one in token.top} for token in tokens],
+            "top_logprobs": [
+                None if token.chosen.logprob is None else {one.text: one.logprob for one in token.top}
+                for token in tokens
+            ],
             "text_offset": offsets,
         }
 

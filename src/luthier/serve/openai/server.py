@@ -252,6 +252,10 @@ class Gateway:
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.fleet.using(route.model))
             _require_able(model, asking.queries[0].verb)
+            if asking.queries[0].echo and not model.echoes:
+                raise APIError(
+                    "this model's engine does not read prompts back", param="echo", code="unsupported_parameter"
+                )
             if unused := model.unused(asking.queries[0]):
                 asking.case.unused = _as_sent(unused, asking.case.parameters)
                 asking.shape.warn(asking.case.unused)
