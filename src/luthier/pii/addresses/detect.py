@@ -152,7 +152,9 @@ def _behind_street(text: str, at: int) -> CandidateSpan | None:
     sign = PATTERNS["number_sign"].search(before) if is_signed else None
     street, is_sure = _street_before(before[: sign.start()] + " " if sign else before)
     if not street:
-        return _otherwise(text, before, at) if PATTERNS["otherwise"].match(text, at) else None
+        grid = PATTERNS["grid"].match(text, at)
+        first = PATTERNS["grid_first"].search(before) if grid else None
+        return CandidateSpan(at - len(first[0]), grid.end()) if grid and first else None
     if sign:
         return CandidateSpan(sign.start() + at - len(before) + 1 - len(street), house.end())
     start, end = at - len(street), house.end()
@@ -162,15 +164,6 @@ def _behind_street(text: str, at: int) -> CandidateSpan | None:
     )
     if is_sure or (not is_initial and context.is_apart(text, start, end)) or _is_where(text, start, end):
         return CandidateSpan(start, end)
-    return None
-
-
-def _otherwise(text: str, before: str, at: int) -> CandidateSpan | None:
-    """Streets in small letters before a post code, streets that have numbers for names, and squares without streets."""
-    for name, name_before in (("grid", "grid_first"), ("block", "square"), ("house_and_code_in_small", "small_first")):
-        house = PATTERNS[name].match(text, at)
-        if house and (first := PATTERNS[name_before].search(before)):
-            return CandidateSpan(at - len(first[0]), house.end("house"))
     return None
 
 
@@ -231,12 +224,7 @@ def _street_before(before: str) -> tuple[str, bool]:
         kind = first["unsure"] or ""
         is_short = kind in _SHORT and not before[: first.start()].endswith("et ")
         return first[0], not kind or is_short or (kind[0].isupper() and kind.lower() not in _ENGLISH_TOO)
-    ended = _street_ended(before, spoken[-1] if spoken else "")
-    if ended[0] or SAID.isdisjoint(spoken) or PATTERNS["flat"].search(before):
-        return ended
-    match = PATTERNS["said_first"].search(before)
-    is_said = match and not SAID.isdisjoint(context.split_words_and_marks(before[: match.start()])[-3:])
-    return (match[0] if match and is_said else ""), False
+    return _street_ended(before, spoken[-1] if spoken else "")
 
 
 def _street_ended(before: str, end: str) -> tuple[str, bool]:

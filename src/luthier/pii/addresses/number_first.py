@@ -17,15 +17,8 @@ def match_number_first_address(text: str, at: int) -> CandidateSpan | None:
     """A number, names and what the street is; the number begins at this place."""
     if found := _english(text, at):
         return found
-    if match := PATTERNS["romance"].match(text, at) or PATTERNS["small_romance"].match(text, at):
-        return CandidateSpan(*match.span())
-    match = PATTERNS["small_english"].match(text, at)
-    if match is None:
-        return None
-    is_sent = context.is_labelled(text, at) or (
-        context.is_at(text, at, context.AT_ENGLISH) and context.is_cue_near(text, at)
-    )
-    return CandidateSpan(*match.span()) if match["place"] or is_sent else None
+    match = PATTERNS["romance"].match(text, at)
+    return CandidateSpan(*match.span()) if match else None
 
 
 def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
