@@ -45,8 +45,6 @@ def _begin(text: str, start: int) -> int:
 
 def _end(text: str, span: CandidateSpan) -> int:
     at = span.end
-    if PATTERNS["letter_of_flat"].match(text, at - 2):
-        at -= 2
     has_town = "," in text[span.start : at] and text[at - 1].isalpha()
     has_town = has_town or text[span.start : at].rpartition(" ")[2].lower() in PLACES
     is_small = not any(map(str.isupper, text[span.start : span.end]))
