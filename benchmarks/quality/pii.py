@@ -8,18 +8,13 @@ since then `postal_rows` is: whole addresses of fifty countries in tickets, form
 the rules were changed for them. *Look-alikes*: order numbers, versions, wrong check digits, times, ISBNs, git ids,
 UUIDs. And pii_synth_small's 600 rows (presidio-research), in two halves by their templates: rules were mended on half
 0, half 1 was never looked at; it has a single telephone number.
-A find counts when it shares half of what either covers. With PRESIDIO_PYTHON (a Python that has presidio-analyzer and a
-spaCy pipeline) the same rows go through presidio, too.
+A find counts when it shares half of what either covers. `pii_presidio.py` measures Presidio beside ours.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.pii_rows import ELSEWHERE, UNKNOWN, addresses, look_alikes, made, synth
@@ -35,8 +30,7 @@ from luthier.pii.span import NAME_KINDS, PATTERN_KINDS, PiiKind, PiiSpan
 
 GOAL = 0.98
 NAMES_RECALL, NAMES_PRECISION = 0.85, 0.80
-_PEER = Path(__file__).parents[1] / "pii_presidio.py"
-_PEER_KINDS = ("email", "phone", "card", "iban", "ssn", "ip", "person")
+_SYNTH_KINDS = ("email", "phone", "card", "iban", "ssn", "ip")
 
 
 def measure(quick: bool) -> Iterator[dict[str, Any]]:
@@ -51,14 +45,12 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     print(f"patterns: {size / 1e6 / (time.process_time() - start):.1f} MB a CPU-second", flush=True)
     yield from _table("made rows and look-alikes", rows, finds[: len(rows)], PATTERN_KINDS, "made")
     if held_out:
-        common = tuple(kind for kind in _PEER_KINDS if kind != "person")
-        yield from _table("pii_synth_small", held_out, finds[len(rows) :], common, "synth")
+        yield from _table("pii_synth_small", held_out, finds[len(rows) :], _SYNTH_KINDS, "synth")
     yield from _addresses(60 if quick else 1170)
     yield from _postal(5 if quick else 30)
     for half in (0, 1):
         figures = list(_names(synth(half), f"pii_synth_small, half {half}"))
         yield from figures if half else ()
-    _peer(patterns)
 
 
 def _addresses(each: int) -> Iterator[dict[str, Any]]:
@@ -156,21 +148,3 @@ def _table(
             if rate is not None and right.expected:
                 goal = {"recall": NAMES_RECALL, "precision": NAMES_PRECISION}[what] if kind in NAME_KINDS else GOAL
                 yield {"figure": f"pii_{name}_{kind}_{what}", "value": round(rate[0], 4), "goal": goal, "unit": "share"}
-
-
-def _peer(rows: Sequence[LabeledPiiText]) -> None:
-    """The same rows through presidio, in a Python of its own."""
-    python = os.environ.get("PRESIDIO_PYTHON")
-    if not python:
-        print("\npresidio: PRESIDIO_PYTHON is not set, not measured")
-        return
-    texts = json.dumps([row.text for row in rows])
-    done = subprocess.run([python, str(_PEER)], input=texts, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
-    finds = [
-        [PiiSpan(start, end, kind, row.text[start:end]) for start, end, kind in found]
-        for row, found in zip(rows, told["finds"], strict=True)
-    ]
-    print(f"\npresidio-analyzer {told['version']}: {1000 * told['seconds'] / len(rows):.1f} CPU-ms a row")
-    list(_table("presidio, all rows", rows, finds, _PEER_KINDS, "presidio"))
-    list(_table("luthier, all rows", rows, [find_pii(row.text) for row in rows], _PEER_KINDS, "luthier"))

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.pii.addresses import detect
+from luthier.pii.addresses.context import PATTERNS
 from luthier.pii.batch import MOST_CHARS
 from luthier.pii.detect import find_pii
 from luthier.pii.span import ANY, find_number_areas
@@ -97,7 +98,7 @@ def test_digits_and_long_words_are_those_of_the_text_alone(texts: list[str]) -> 
 
 def test_house_numbers_are_found_from_where_digits_begin() -> None:
     text = "SW1A 1AA, at 12/34 Oak Road 5, 221b Baker Street and order 123456"
-    found = [one.span() for one in detect._NUMBER.finditer(text)]
+    found = [one.span() for one in PATTERNS["house_number"].finditer(text)]
     assert len(found) > 3
     assert [one.span() for one in detect._house_numbers(text, compute_text_marks([text])[0].digits)] == found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import numpy as np
 
 from luthier.pii import accounts, secrets
-from luthier.pii.addresses import streets
+from luthier.pii.addresses.context import RULES
 from luthier.pii.batch import ConcatenatedTexts, concatenate_into_blocks
 from luthier.pii.span import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, TextMarks
 
@@ -23,6 +23,7 @@ _NAMES: tuple[Mark, ...] = get_args(Mark)
 _MISSING = [
     frozenset(name for bit, name in enumerate(_NAMES) if not code >> bit & 1) for code in range(1 << len(_NAMES))
 ]
+_ALONE_WORDS = RULES.words("alone_words")
 _PLACE_ENDS = ("enue", "alle", "nida", "emin", "vard", "asse", "iale", "azza", "lica")
 """How words end that a street without a number is told by, besides *rue* and *rua*: *avenue*, *calle*, *chemin* …"""
 _SHORT_PLACES = ("rue", "rua")
@@ -42,7 +43,7 @@ _ENDS = {
     for length, ends in ((3, _SHORT_PLACES), (4, (*_PLACE_ENDS, *_BOX_ENDS)))
 }
 """As numbers, by how many letters they have."""
-_NAMES_OF_PLACES = np.array(sorted(map(_packed, streets.ALONE_WORDS)), dtype=np.int64)
+_NAMES_OF_PLACES = np.array(sorted(map(_packed, _ALONE_WORDS)), dtype=np.int64)
 _PLACE, _NAME = np.uint8(1), np.uint8(2)
 _BINS = 4093
 
@@ -50,7 +51,7 @@ _BINS = 4093
 def _by_last(length: int, bins: int) -> NDArray[np.uint8]:
     """Which words may be one of a place, or a name of one, by their last letters as a number, modulo `bins`."""
     found = np.zeros(bins, dtype=np.uint8)
-    for bit, ends in ((_PLACE, (*_PLACE_ENDS, *_BOX_ENDS, *_SHORT_PLACES)), (_NAME, streets.ALONE_WORDS)):
+    for bit, ends in ((_PLACE, (*_PLACE_ENDS, *_BOX_ENDS, *_SHORT_PLACES)), (_NAME, _ALONE_WORDS)):
         found[[(_packed(end[-length:]) | _SMALL_LETTERS[length]) % bins for end in ends]] |= bit
     return found
 
@@ -112,7 +113,7 @@ def _add_places(flat: ConcatenatedTexts, at: NDArray[np.int64], found: NDArray[n
 
 
 def _add_names(flat: ConcatenatedTexts, at: NDArray[np.int64], found: NDArray[np.bool_]) -> None:
-    """Those that may end in one of `streets.ALONE_WORDS`, and begin with no small letter."""
+    """Those that may end in one of `_ALONE_WORDS`, and begin with no small letter."""
     first = flat.codes[flat.starts[at]]
     at = at[(first < ord("a")) | (first > ord("z"))]
     for length in range(_SHORTEST, _LONGEST + 1) if len(at) else ():

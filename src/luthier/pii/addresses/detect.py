@@ -10,109 +10,35 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from luthier.pii.addresses import evidence, scripts, streets
+from luthier.pii.addresses import context, evidence
+from luthier.pii.addresses.context import FIRST_WORDS, PATTERNS, RULES, SAID
 from luthier.pii.addresses.evidence import weigh_address_at, weigh_address_tail
-from luthier.pii.addresses.extent import CAP, begin_of, extend_to_full_address, find_addresses_by_postcode
+from luthier.pii.addresses.extent import begin_of, extend_to_full_address, find_addresses_by_postcode
 from luthier.pii.addresses.number_first import (
-    FLAT,
     LONG_NUMBER,
-    PLACE,
-    UNIT,
-    YEAR,
     match_number_and_name,
     match_number_first_address,
 )
 from luthier.pii.span import CandidateSpan, Spans, TextMarks
 
-_OTHER_SCRIPT = re.compile(r"[\u0370-\u07ff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
-_REACH = 60
-_ENOUGH_IN_SMALL = 4
-_LINES_REACH = 110
-_LONG_NAME = 8
+_REACH, _LINES_REACH, _LONG_NAME, _ENOUGH_IN_SMALL = 60, 110, 8, 4
 _POSTCODE_GROUP = 3
-_NAME = rf"(?:{streets.PARTICLES} |[dl]['’]){{0,3}}[A-ZÀ-ÝŁŚŻ][\w'’.-]{{0,25}}"
-_TYPE_FIRST = re.compile(
-    rf"(?<![\w'’])(?:(?P<sure>(?i:{streets.FIRST}))|(?P<unsure>(?i:{streets.FIRST_AT_TIMES})))[ ]"
-    rf"{_NAME}(?: {_NAME}){{0,4}},?[ ]$"
+_NO_GERMAN = context.CALENDAR | context.NUMBERED
+_GERMAN_SMALL, _ENGLISH_TOO, _SHORT = (RULES.words(name) for name in ("german_small", "english_too", "short"))
+_ENDS, _ENDS_AT_TIMES, _ENDS_SELDOM, _NO_ENDS = (
+    tuple(RULES.words(name)) for name in ("ends", "ends_at_times", "ends_seldom", "no_ends")
 )
-_LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\w.’'-]{0,60} ){0,3}(?:[A-ZÄÖÜÅÆØ][\w.’'-]{0,60}-)?[^\W\d_][\w-]{1,40}\.? $")
-_BEFORE_LAST = re.compile(
-    rf"(?<![\w’'-])(?:\d{{1,3}}\. )?{CAP}[\w.’'-]{{0,25}}(?: (?:{CAP}[\w.’'-]{{0,25}}|de|la|bana|kralja|grada)){{0,3}}"
-    r" [^\W\d_]{1,12}\.?,? $"
-)
-"""A name before a word such as *utca*."""
-_GERMAN = re.compile(
-    r"(?<!\w)(?:Am|Im|Zum|Zur|Beim|(?:Unter|An|Auf|In|Hinter|Vor|Bei) de[rnm])(?: [A-ZÄÖÜ][\wäöüß-]{1,25}){1,2} $"
-)
-_NO_GERMAN = streets.CALENDAR | streets.NUMBERED
-_GERMAN_SMALL = frozenset(["am", "im", "zum", "zur", "beim", "den", "der", "dem"])
-_SQUARE = re.compile(r"(?<!\w)[A-Z]{2,4} $")
-_BLOCK = re.compile(r"\d{1,3},? (?:Bloco|Bl\.|Conjunto|Conj\.|Lote) [A-Z\d]\d?(?!\w)")
-"""Brasília has no streets: *SQS 308, Bloco C*."""
-_GRID_FIRST = re.compile(
-    r"(?<!\w)(?i:(?:av(?:enida|\.)? (?:calle|carrera)|calle|cll?|carrera|cra?|kra?|avenida|av|transversal|transv"
-    r"|tv|tr|diagonal"
-    r"|diag|dg|autopista|bulevar|boulevard)\.?) $"
-)
-_GRID = re.compile(
-    r"\d{1,3}[ªº]?[A-Z]{0,2}(?: ?(?:Bis|Sur|Norte|Este|Oeste|[A-Z])){0,2} ?(?:#|No\.?|N[°º]|Nro\.?) ?\d{1,4}[A-Z]{0,2}"
-    r"(?: ?[-–] ?\d{1,4}[A-Z]?)?(?: (?:Sur|Este|Norte|Oeste))?(?!\w)"
-)
-"""Streets that have numbers for names: *Calle 60 # 34-15*."""
-_SMALL_FIRST = re.compile(
-    rf"(?<![\w'’])(?:{streets.FIRST}|{streets.FIRST_AT_TIMES}) (?:{streets.PARTICLES} ){{0,2}}[a-zà-ÿ]{{2,20}}"
-    r"(?: [a-zà-ÿ]{2,20}){0,2},? $"
-)
-_SMALL_CODE = re.compile(
-    r"(?P<house>\d{1,4}[a-z]?)(?:, ?[\wº° ]{1,12})?,? (?:\d{5}|\d\d-\d{3}|\d{4}-\d{3}) [^\W\d_A-Z]{3}"
-)
-"""A street in small letters, and a post code that proves it."""
-_OTHERWISE = re.compile(r"\d{1,4}[A-Za-zªº]{0,2},? ?(?:\d|#|N|B|S|E|O|Conj|Lote|\w{1,3}[º° ]|[A-Z] )")
-"""What of all that begins so; asked first, since every number is asked."""
-_ROAD = re.compile(rf"(?i: {streets.ROADS}(?!\w))|,|\d\d")
-"""What a number with a name needs besides in small letters."""
-_SIGN = re.compile(r",? (?i:nr|no|num|número|n|br|č)[.:º°]{1,2} ?$|,? ?[#№] ?$")
-"""*No. 25*, *nr. 14*: what stands before the number of a house."""
+_SMALL_ENDS, _NO_STREET = RULES.words("small_ends"), RULES.words("no_street")
+_TELLING = FIRST_WORDS | SAID
+_LAST_TWO = frozenset(end[-2:] for end in (*_ENDS, *_ENDS_AT_TIMES, *_ENDS_SELDOM))
+"""Where no word is one of the first and the last ends in none of the second, no street is named."""
 _SIGN_ENDS = frozenset(".:º°#№")
-_SAID_FIRST = re.compile(rf"(?<=[:=] )(?:{_NAME} ?){{1,4}},? $|(?<=\bis )(?:{_NAME} ?){{1,4}},? $")
-_UNNUMBERED = re.compile(rf"(?<![\w'’])(?i:{streets.FIRST}) {_NAME}(?: {_NAME}){{0,2}}(?!\w)")
-_MARKS_BEFORE = '("“„«'
-_ALONE = re.compile(
-    rf"(?<!\S)[{_MARKS_BEFORE}]?(?P<all>(?:(?P<street>{streets.ALONE})|{streets.ALONE_TOLD})"
-    rf" {_NAME}(?: {_NAME}){{0,2}})(?!\w)"
-)
-_FRENCH_OF = re.compile(r"(?:rue|boulevard|chemin|impasse|ruelle) d(?:e|u|es|e la) ")
-_RUA_OF = re.compile(r"R\. d[ao]s? ")
-_NO_NUMBER = re.compile(r"[sS]/[nN](?!\w)")
-"""*Sem número*: the house has none."""
-_BOX = re.compile(
-    r"(?<!\w)(?i:p\. ?o\. ?box|po box|postfach|boîte postale|casella postale|apartado(?: de correos)?|postbus"
-    r"|postboks)"
-    rf" \d{{1,6}}(?: \d\d){{0,2}}{PLACE}"
-)
-_NUMBER = re.compile(
-    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}+(?:[/–-]\d{1,4})?½?"
-    r"(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|[nsew] |\d{1,3}[a-z]{2} "
-    r"|(?:[a-z]{2,20} ){1,3}(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct)[ ,.]))()"
-    r"|(?:(?<=[\w.,º°] \d)|(?<=[oO]: \d))\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)(?:[A-Z\d]? \d[A-Z]{2}"
-    r"|[A-Z] ?\d[A-Z]\d|[\dW] [A-Z]\w{3})(?!\w)()())"
-)
-"""A house number with words behind it (one empty group), with a word before it (none); a postcode's end (three)."""
-_UK_LINES = re.compile(
-    r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5}(?:,\s{1,3}|\n)){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
-)
-"""What stands before a postcode of the United Kingdom, Ireland or Canada: lines of an address."""
-_HOUSE = re.compile(
-    r"\d{1,4}(?:[-/]\d{1,4})? ?[a-zA-Z]?(?![\w/%-]|[.,]\d)"
-    rf"(?P<more>(?: \d{{3}}(?=[,;\n)]| ?/| [a-z]{{2}} |\.?$))?{UNIT}?"
-    r"(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?)"
-)
-
-
+_ALONE_WORDS, _MARKS_BEFORE = RULES.words("alone_words"), '("“„«'
+_APART = str.maketrans(dict.fromkeys('(;="<>|{[,', " "))
+"""Marks that part words, besides blanks."""
 _LONGEST_CUT = 4
 """Letters of a word that is cut short, such as *Blvd.* and *Pkwy.*"""
-_SHORT_WHOLE = frozenset({"road", "lane", "way", "row", "park", "walk", "hill", "view", "gate", "mews", "rise", "quay"})
-"""As short, and whole."""
+_SHORT_WHOLE = RULES.words("whole")
 
 
 def find_numbered_addresses(text: str, marks: TextMarks) -> Spans:
@@ -121,7 +47,7 @@ def find_numbered_addresses(text: str, marks: TextMarks) -> Spans:
     Each comes as wide as its address is and, should something else have a piece of that, as it was found.
     """
     if not text.isascii() and _has_other_script(text):
-        from luthier.pii.addresses.scripts import (
+        from luthier.pii.addresses.other_scripts import (
             find_non_latin_addresses,  # its patterns take long to compile, and few texts need them
         )
 
@@ -151,18 +77,15 @@ def _has_other_script(text: str) -> bool:
     try:
         text.encode("latin-1")
     except UnicodeEncodeError:
-        return _OTHER_SCRIPT.search(text) is not None
+        return PATTERNS["other_script"].search(text) is not None
     return False
 
 
 def _of_number(text: str, number: re.Match[str]) -> CandidateSpan | None:
     """The street that a house number belongs to, with the number."""
-    end, has_words = number.end(), number.lastindex
-    if has_words is None and text[end : end + 1].isdigit():
-        return None
-    at = number.start()
+    at, end, has_words = number.start(), number.end(), number.lastindex
     is_counted = at > 1 and text[at - 1] == " " and text[at - 2].isdigit()
-    if is_counted and not has_words:
+    if has_words is None and (is_counted or text[end : end + 1].isdigit()):
         return None
     if has_words and (found := match_number_first_address(text, at)):
         return found
@@ -180,9 +103,9 @@ def _in_small_letters(text: str, at: int) -> CandidateSpan | None:
         return None
     raised, start = evidence.capitalized_context(text, at)
     begin = at - start
-    number = _NUMBER.match(raised, begin)
+    number = PATTERNS["house_number"].match(raised, begin)
     found = match_number_first_address(raised, begin) if number and number.lastindex else None
-    found = found if found and _ROAD.search(raised[found.start : found.end]) else _behind_street(raised, begin)
+    found = found if found and PATTERNS["road_or_code"].search(raised, *found[:2]) else _behind_street(raised, begin)
     found = found if found and _is_where_in_small(raised, found) else None
     found = found or (weigh_address_at(raised, begin, number.end(), _ENOUGH_IN_SMALL) if number else None)
     if not found:
@@ -194,18 +117,16 @@ def _in_small_letters(text: str, at: int) -> CandidateSpan | None:
 def _is_where_in_small(raised: str, found: CandidateSpan) -> bool:
     """Whether a post code or a known town follows, or somebody lives or has something sent there."""
     tail = weigh_address_tail(raised[found.start : extend_to_full_address(raised, found).end])
-    is_said = scripts.is_preceded_by_address_label(raised, found.start) or scripts.is_location_phrase_before(
-        raised, found.start
-    )
-    return tail.has_code or tail.is_known or is_said or scripts.is_apart(raised, found.start, found.end)
+    is_said = context.is_labelled(raised, found.start) or context.is_said_before(raised, found.start)
+    return tail.has_code or tail.is_known or is_said or context.is_apart(raised, found.start, found.end)
 
 
 def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match[str]]:
-    """What `_NUMBER` finds in a text; it only matches where digits begin."""
+    """What the pattern of house numbers finds in a text; it only matches where digits begin."""
     if digits is None:
-        yield from _NUMBER.finditer(text)
+        yield from PATTERNS["house_number"].finditer(text)
         return
-    end, match = 0, _NUMBER.match
+    end, match = 0, PATTERNS["house_number"].match
     for at in digits:
         if at >= end and (found := match(text, at)):
             end = found.end()
@@ -214,7 +135,7 @@ def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match
 
 def _behind_lines(text: str, code: re.Match[str]) -> Spans:
     """An address that ends in a postcode, with or without its town."""
-    begin = _UK_LINES.search(text[max(0, code.start() - _LINES_REACH) : code.start()])
+    begin = PATTERNS["lines_before_uk"].search(text[max(0, code.start() - _LINES_REACH) : code.start()])
     if begin:
         found = CandidateSpan(begin_of(text, code.start(), begin[0]), code.end())
         yield extend_to_full_address(text, found)
@@ -223,62 +144,50 @@ def _behind_lines(text: str, code: re.Match[str]) -> Spans:
 
 def _behind_street(text: str, at: int) -> CandidateSpan | None:
     """A house number behind the name of its street."""
-    house = _HOUSE.match(text, at)
+    house = PATTERNS["house"].match(text, at)
     if house is None:
         return None
     before = text[max(0, at - _REACH) : at]
-    sign = _SIGN.search(before) if before[-2:-1] in _SIGN_ENDS or before[-1:] in _SIGN_ENDS else None
+    is_signed = before[-2:-1] in _SIGN_ENDS or before[-1:] in _SIGN_ENDS
+    sign = PATTERNS["number_sign"].search(before) if is_signed else None
     street, is_sure = _street_before(before[: sign.start()] + " " if sign else before)
     if not street:
-        return _otherwise(text, before, at) if _OTHERWISE.match(text, at) else None
+        grid = PATTERNS["grid"].match(text, at)
+        first = PATTERNS["grid_first"].search(before) if grid else None
+        return CandidateSpan(at - len(first[0]), grid.end()) if grid and first else None
     if sign:
         return CandidateSpan(sign.start() + at - len(before) + 1 - len(street), house.end())
-    start = at - len(street)
-    is_sure = is_sure and not YEAR.match(text, at)
-    is_apart = (street[1] != "." or _is_no_initial(street, house[0])) and scripts.is_apart(text, start, house.end())
-    if is_sure or house["more"] or is_apart or _is_where(text, start, house.end()):
-        return CandidateSpan(start, house.end())
+    start, end = at - len(street), house.end()
+    is_sure = (is_sure and not PATTERNS["year"].match(text, at)) or bool(house["more"])
+    is_initial = street[1] == "." and not (
+        PATTERNS["rua_of"].match(street) or len(re.findall(r"\d", house[0])) >= LONG_NUMBER
+    )
+    if is_sure or (not is_initial and context.is_apart(text, start, end)) or _is_where(text, start, end):
+        return CandidateSpan(start, end)
     return None
-
-
-def _otherwise(text: str, before: str, at: int) -> CandidateSpan | None:
-    """Streets in small letters before a post code, streets that have numbers for names, and squares without streets."""
-    if (grid := _GRID.match(text, at)) and (first := _GRID_FIRST.search(before)):
-        return CandidateSpan(at - len(first[0]), grid.end())
-    if (block := _BLOCK.match(text, at)) and (square := _SQUARE.search(before)):
-        return CandidateSpan(at - len(square[0]), block.end())
-    house = _SMALL_CODE.match(text, at)
-    if house and not streets.FIRST_WORDS.isdisjoint(before.split()):
-        small = _SMALL_FIRST.search(before)
-        return CandidateSpan(at - len(small[0]), at + len(house["house"])) if small else None
-    return None
-
-
-def _is_no_initial(street: str, house: str) -> bool:
-    """Whether *R.* is a *rua*: behind it stand small words of Portuguese, or a number too high for anybody's years."""
-    return _RUA_OF.match(street) is not None or len(re.findall(r"\d", house)) >= LONG_NUMBER
 
 
 def find_unnumbered_addresses(text: str, _marks: TextMarks) -> Spans:
     """Streets whose houses have none, and streets where somebody lives."""
     if "/N" in text or "/n" in text:
-        for none in _NO_NUMBER.finditer(text):
+        for none in PATTERNS["no_number"].finditer(text):
             street, _ = _street_before(text[max(0, none.start() - _REACH) : none.start()])
             if street:
                 yield CandidateSpan(none.start() - len(street), none.end())
     if _names_a_street(text):
-        for found in _UNNUMBERED.finditer(text):
+        for found in PATTERNS["unnumbered"].finditer(text):
             start, end = found.start(), found.end() - found[0].endswith(".")
-            if _is_where(text, start, end) or scripts.is_apart(text, start, end) or _FRENCH_OF.match(found[0]):
+            is_where = _is_where(text, start, end) or context.is_apart(text, start, end)
+            if is_where or PATTERNS["french_of"].match(found[0]):
                 yield CandidateSpan(start, end)
-    for found in _ALONE.finditer(text) if _names_one_alone(text) else ():
+    for found in PATTERNS["alone"].finditer(text) if _names_one_alone(text) else ():
         start, end = found.start("all"), found.end() - found[0].endswith(".")
-        is_near = found["street"] or scripts.is_location_cue_near(text, start)
-        if scripts.is_location_phrase_around(text, start, end) or (is_near and scripts.is_apart(text, start, end)):
+        is_near = found["street"] or context.is_cue_near(text, start)
+        if context.is_said_around(text, start, end) or (is_near and context.is_apart(text, start, end)):
             yield CandidateSpan(start, end)
     is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
     if is_likely and _names_a_box(text.lower()):
-        yield from (CandidateSpan(*one.span()) for one in _BOX.finditer(text))
+        yield from (CandidateSpan(*one.span()) for one in PATTERNS["box"].finditer(text))
 
 
 def _names_a_street(text: str) -> bool:
@@ -292,7 +201,7 @@ def _names_a_street(text: str) -> bool:
 
 def _names_one_alone(text: str) -> bool:
     """Whether a word is there that makes a street of a name, or a mark that may hide one from this look."""
-    return not streets.ALONE_WORDS.isdisjoint(text.split()) or any(mark in text for mark in _MARKS_BEFORE)
+    return not _ALONE_WORDS.isdisjoint(text.split()) or any(mark in text for mark in _MARKS_BEFORE)
 
 
 def _names_a_box(low: str) -> bool:
@@ -301,52 +210,29 @@ def _names_a_box(low: str) -> bool:
     return is_post or "box " in low or "apartado" in low
 
 
-_TELLING = streets.FIRST_WORDS | scripts.SAID
-_LAST_TWO = frozenset(end[-2:] for end in (*streets.ENDS, *streets.ENDS_AT_TIMES, *streets.ENDS_SELDOM))
-"""Where no word is one of the first and the last ends in none of the second, no street is named."""
-
-
-_APART = str.maketrans(dict.fromkeys('(;="<>|{[,', " "))
-"""Marks that part words, besides blanks."""
-
-
 def _street_before(before: str) -> tuple[str, bool]:
     """The name of a street that ends a text, and whether it can be little else."""
-    low = before.lower()
-    spoken = low.translate(_APART).split()
+    spoken = before.lower().translate(_APART).split()
     is_german = not _GERMAN_SMALL.isdisjoint(spoken[-3:-1]) and spoken[-1] not in _NO_GERMAN
-    if is_german and (german := _GERMAN.search(before)):
+    if is_german and (german := PATTERNS["german"].search(before)):
         return german[0], False
-    if not _TELLING.isdisjoint(spoken) or (
-        spoken and (spoken[-1][-2:] in _LAST_TWO or spoken[-1] in streets.LAST_WORDS)
+    if _TELLING.isdisjoint(spoken) and not (
+        spoken and (spoken[-1][-2:] in _LAST_TWO or spoken[-1] in context.LAST_WORDS)
     ):
-        return _street_named(before, spoken)
-    return "", False
-
-
-def _street_named(before: str, spoken: list[str]) -> tuple[str, bool]:
-    """The same; `split_words_and_marks` are the words of the text."""
-    first = None if streets.FIRST_WORDS.isdisjoint(spoken) else _TYPE_FIRST.search(before)
-    if first:
+        return "", False
+    if not FIRST_WORDS.isdisjoint(spoken) and (first := PATTERNS["type_first"].search(before)):
         kind = first["unsure"] or ""
-        is_short = kind in streets.SHORT and not before[: first.start()].endswith("et ")
-        return first[0], not kind or is_short or (kind[0].isupper() and kind.lower() not in streets.ENGLISH_TOO)
-    ended = _street_ended(before, spoken[-1] if spoken else "")
-    if ended[0]:
-        return ended
-    is_said = not scripts.SAID.isdisjoint(spoken) and not FLAT.search(before)
-    match = _SAID_FIRST.search(before) if is_said else None
-    if match and not scripts.SAID.isdisjoint(scripts.split_words_and_marks(before[: match.start()])[-3:]):
-        return match[0], False
-    return "", False
+        is_short = kind in _SHORT and not before[: first.start()].endswith("et ")
+        return first[0], not kind or is_short or (kind[0].isupper() and kind.lower() not in _ENGLISH_TOO)
+    return _street_ended(before, spoken[-1] if spoken else "")
 
 
 def _street_ended(before: str, end: str) -> tuple[str, bool]:
     """The same of a street that its last word tells, or how that ends."""
-    if end in streets.LAST_WORDS and (last := _BEFORE_LAST.search(before)):
-        return last[0], end in streets.LAST
-    is_sure, is_known = end.endswith(streets.ENDS), end.endswith(streets.ENDS_AT_TIMES)
-    last = _LAST_WORD.search(before) if is_sure or is_known or end.endswith(streets.ENDS_SELDOM) else None
+    if end in context.LAST_WORDS and (last := PATTERNS["before_last"].search(before)):
+        return last[0], end in context.LAST
+    is_sure, is_known = end.endswith(_ENDS), end.endswith(_ENDS_AT_TIMES)
+    last = PATTERNS["last_word"].search(before) if is_sure or is_known or end.endswith(_ENDS_SELDOM) else None
     if last is None or not (is_sure or _may_be_street(last[0])):
         return "", False
     return last[0], is_sure or (is_known and len(last[0]) > _LONG_NAME)
@@ -355,12 +241,12 @@ def _street_ended(before: str, end: str) -> tuple[str, bool]:
 def _may_be_street(name: str) -> bool:
     *names, word = name.split()
     low = word.lower()
-    if word in streets.SMALL_ENDS:
+    if word in _SMALL_ENDS:
         return bool(names) and names[-1].endswith("n")
-    if not word[0].isupper() or low in streets.NO_STREET or low.endswith(streets.NO_ENDS):
+    if not word[0].isupper() or low in _NO_STREET or low.endswith(_NO_ENDS):
         return False
-    return bool(names) or low not in streets.ENDS_AT_TIMES
+    return bool(names) or low not in _ENDS_AT_TIMES
 
 
 def _is_where(text: str, start: int, end: int) -> bool:
-    return scripts.is_at(text, start) or scripts.is_location_phrase_around(text, start, end)
+    return context.is_at(text, start) or context.is_said_around(text, start, end)
