@@ -22,21 +22,35 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from luthier.core.errors import LuthierError
 from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, without_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import Segment, SegmentLine, dumps, encode_line, list_segments, loads, make_folder
+from luthier.traces.segment import (
+    Segment,
+    SegmentLine,
+    dumps,
+    encode_line,
+    join_trace_line,
+    list_segments,
+    loads,
+    make_folder,
+)
 
+MOST_QUEUED = 32
+"""Traces whose words wait for the thread, at most, where no model looks for names: some milliseconds of its work."""
 _TICK_S = 1.0
 _WORDS = frozenset(("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment"))
+_WORDLESS_END = tuple(name for name in END_FIELDS if name not in _WORDS)
+_pick_wordless = itemgetter(*(END_FIELDS.index(name) for name in _WORDLESS_END))
 _FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "POLARS_MAX_THREADS": "1"}
 """Compaction has small tables at a time: memory goes back to the system, and no thread waits for each processor."""
 _LOG = logging.getLogger("luthier.traces")
@@ -47,28 +61,25 @@ def is_sampled(id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
 
 
-class _Start:
-    """The beginning of a request: redacted by the recorder's thread, or at the request's end if it comes before."""
+class _Start(NamedTuple):
+    """The beginning of a request."""
 
-    __slots__ = ("fields", "redacted", "redactor")
-
-    def __init__(self, fields: TraceStart, redactor: Redactor) -> None:
-        self.fields, self.redactor = dict(fields), redactor
-        self.redacted: dict[str, Any] | None = None
-
-    def redact(self) -> dict[str, Any]:
-        if self.redacted is None:
-            self.redacted = _redact(self.redactor, _to_json_value(self.fields))
-        return self.redacted
+    fields: dict[str, Any]
+    wordless: bytes
+    """Those of them that hold no personal data, as JSON."""
 
 
 class _Entry:
     """A line, and the segment that it stands in once it is written: that of the pending line which it follows."""
 
-    __slots__ = ("follows", "line", "segment")
+    __slots__ = ("follows", "line", "redact", "segment", "size")
 
-    def __init__(self, line: bytes, follows: _Entry | None = None) -> None:
+    def __init__(
+        self, line: bytes, *, follows: _Entry | None = None, redact: Callable[[], bytes] | None = None, size: int = 0
+    ) -> None:
         self.line, self.follows = line, follows
+        self.redact, self.size = redact, size
+        """What makes the line of the whole trace, which is to follow, and the room that is reserved for it."""
         self.segment: Segment | None = None
 
 
@@ -96,7 +107,7 @@ class TraceRecorder:
         self._finished = list[Path]()
         self._compaction: subprocess.Popen[bytes] | None = None
         self._refused, self._jobs = deque[_Entry](), SimpleQueue[Callable[[], object]]()
-        self._waiting_bytes, self._reported = 0, ""
+        self._queued, self._waiting_bytes, self._reported = 0, 0, ""
         self._thread: threading.Thread | None = None
 
     def change(self, keeping: RetentionPolicy) -> None:
@@ -112,71 +123,73 @@ class TraceRecorder:
         waits. None where the request is not in the sample."""
         if not is_sampled(start["id"], self.keeping.sample):
             return None
-        ready = _Start(start, self._redactor)
-        if not self._redactor.names:
-            self._jobs.put(ready.redact)
-        return ready
+        return _begin_trace(start)
 
     def end(self, ready: _Start | None, end: TraceEnd) -> None:
-        """Keep a request whose beginning was made ready; it neither raises nor waits, for the disk apart."""
+        """Keep a request whose beginning was made ready; it neither raises nor waits, for the disk apart.
+
+        A line without words is written at once, and the thread writes the whole one. Where as many wait for that as
+        may, the caller redacts, so that requests come no faster than they are written. Models that find names take too
+        long for that: words that find no room are lost.
+        """
         if ready is None:
             self.left_out += 1
             return
-        redactor, fields = self._redactor, _to_json_value(dict(zip(END_FIELDS, end, strict=True)))
+        redactor, wordless = self._redactor, _encode(dict(zip(_WORDLESS_END, _pick_wordless(end), strict=True)))
         if redactor.names:
-            self._write_pending({**_to_json_value(ready.fields), **fields}, redactor)
-            return
-        if ready.redactor is not redactor:
-            ready = _Start(ready.fields, redactor)
-        self._write(encode_line(SegmentLine("traces", ready.redact() | _redact(redactor, fields))))
+            whole = dumps(without_defaults(_to_json_value(_join(ready, end))))
+            has_room = self._waiting_bytes + len(whole) <= self.keeping.waiting_bytes
+            redact, size = partial(_redact_json, redactor, whole), len(whole)
+        else:
+            has_room = self._queued < MOST_QUEUED and not self._refused
+            redact, size = partial(_redact_parts, redactor, ready, end), 0
+        if has_room:
+            self._write(_Entry(join_trace_line(ready.wordless, wordless, pending=True), redact=redact, size=size))
+        elif redactor.names:
+            self._write(_Entry(join_trace_line(ready.wordless, wordless, pending=False)))
+            self._lose()
+        else:
+            self._write(_Entry(redact()))
 
     def record(self, record: Trace | Feedback) -> None:
-        """Keep a record. Names in feedback are looked for at once; those of a trace, by the recorder's thread."""
-        redactor = self._redactor
+        """Keep a record. Feedback is redacted at once; a trace, by the recorder's thread."""
         if isinstance(record, Feedback):
-            text = _redact(redactor, _to_json_value({name: getattr(record, name) for name in record.model_fields_set}))
-            self._write(encode_line(SegmentLine("feedback", text)))
+            fields = {name: getattr(record, name) for name in record.model_fields_set}
+            self._write(_Entry(encode_line(SegmentLine("feedback", _redact(self._redactor, _to_json_value(fields))))))
         elif not is_sampled(record.id, self.keeping.sample):
             self.left_out += 1
-        elif redactor.names:
-            self._write_pending(_to_json_value(record.__dict__), redactor)
         else:
-            self._write(encode_line(SegmentLine("traces", _redact(redactor, _to_json_value(record.__dict__)))))
+            fields = record.__dict__
+            start = {name: value for name, value in fields.items() if name not in END_FIELDS}
+            self.end(_begin_trace(start), tuple(fields[name] for name in END_FIELDS))
 
-    def _write_pending(self, trace: dict[str, Any], redactor: Redactor) -> None:
-        """Write a trace without its words, and let them follow when there is room to hold them until then."""
-        trace = without_defaults(trace)
-        whole = dumps(trace)
-        wordless = {name: value for name, value in trace.items() if name not in _WORDS}
-        has_room = self._waiting_bytes + len(whole) <= self.keeping.waiting_bytes
-        self._write(
-            encode_line(SegmentLine("traces", wordless, pending=has_room)), (whole, redactor) if has_room else None
-        )
-        if not has_room:
-            self._lose()
-
-    def _write(self, line: bytes, words: tuple[bytes, Redactor] | None = None) -> None:
-        """Append a line now, or once the disk takes it again; the trace whole, with its words, is to follow it."""
-        entry = _Entry(line)
+    def _write(self, entry: _Entry) -> None:
+        """Append a line now, or once the disk takes it again, and let the thread write what is to follow it."""
         with self._lock:
-            if self._closed or (self._refused and self._waiting_bytes + len(line) > self.keeping.waiting_bytes):
+            if self._closed or (self._refused and self._waiting_bytes + len(entry.line) > self.keeping.waiting_bytes):
                 self._lose()
                 return
             self._append(entry)
             self.recorded += 1
-            if words is not None:
-                self._waiting_bytes += len(words[0])
-                self._jobs.put(partial(self._follow, entry, *words))
+            if entry.redact is not None and entry.segment is None and not entry.size:  # refused: it waits whole
+                self._waiting_bytes -= len(entry.line)
+                entry.line = entry.redact()
+                self._waiting_bytes += len(entry.line)
+            elif entry.redact is not None:
+                self._queued += 1
+                self._waiting_bytes += entry.size
+                self._jobs.put(partial(self._follow, entry, entry.redact))
             if self._segment is not None and self._segment.size >= self.keeping.segment_bytes:
                 self._finish_segment()
             self._start_thread()
 
-    def _follow(self, pending: _Entry, whole: bytes, redactor: Redactor) -> None:
+    def _follow(self, pending: _Entry, redact: Callable[[], bytes]) -> None:
         """Write a trace whole, behind its pending line in the same segment."""
-        entry = _Entry(encode_line(SegmentLine("traces", _redact(redactor, loads(whole)))), pending)
+        entry = _Entry(redact(), follows=pending)
         with self._lock:
             self._append(entry)
-            self._waiting_bytes -= len(whole)
+            self._queued -= 1
+            self._waiting_bytes -= pending.size
 
     def _append(self, entry: _Entry) -> None:
         """Append a line behind those that were refused."""
@@ -286,9 +299,9 @@ class TraceRecorder:
         end = time.monotonic() + timeout_s
         if self._waiting_bytes:
             self._jobs.put(self._tend)
-        while self._waiting_bytes and time.monotonic() < end:
+        while (is_left := bool(self._queued or self._waiting_bytes)) and time.monotonic() < end:
             time.sleep(0.002)
-        return not self._waiting_bytes
+        return not is_left
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -337,6 +350,33 @@ def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:
             with suppress(PydanticSerializationError, ValueError, RecursionError):
                 found[name] = to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="null")
     return found
+
+
+def _begin_trace(start: TraceStart) -> _Start:
+    kept = without_defaults({name: value for name, value in start.items() if name not in _WORDS})
+    return _Start(dict(start), _encode(kept))
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    """Fields of a trace as JSON."""
+    try:
+        return to_json(fields, inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError):
+        return dumps(_to_json_value(fields))
+
+
+def _join(start: _Start, end: TraceEnd) -> dict[str, Any]:
+    return {**start.fields, **dict(zip(END_FIELDS, end, strict=True))}
+
+
+def _redact_parts(redactor: Redactor, start: _Start, end: TraceEnd) -> bytes:
+    """The line of a trace."""
+    return encode_line(SegmentLine("traces", _redact(redactor, _to_json_value(_join(start, end)))))
+
+
+def _redact_json(redactor: Redactor, whole: bytes) -> bytes:
+    """The line of a trace that waited as JSON."""
+    return encode_line(SegmentLine("traces", _redact(redactor, loads(whole))))
 
 
 def _redact(redactor: Redactor, record: dict[str, Any]) -> dict[str, Any]:

@@ -64,12 +64,12 @@ class Segment:
 
     def write(self, data: bytes) -> None:
         """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
-        with translate_write_errors(self.path):
-            try:
-                left = data
-                while left:
-                    left = left[os.write(self._file, left) :]
-            except OSError:
+        left = data
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            with translate_write_errors(self.path):
                 os.ftruncate(self._file, self.size)
                 raise
         self.size += len(data)
@@ -120,6 +120,11 @@ def encode_line(line: SegmentLine) -> bytes:
     """A line as a segment has it."""
     name = "trace" if line.table == "traces" else "feedback"
     return dumps({name: line.record, "pending": True} if line.pending else {name: line.record}) + b"\n"
+
+
+def join_trace_line(start: bytes, end: bytes, *, pending: bool) -> bytes:
+    """The line of a trace whose fields were encoded in two parts, each of them an object with something in it."""
+    return b'{"trace":%b,%b%b}\n' % (start[:-1], end[1:], b',"pending":true' if pending else b"")
 
 
 def encode_lines(lines: Iterable[SegmentLine]) -> bytes:
