@@ -352,7 +352,7 @@ def test_words_that_wait_are_written_at_the_end_and_once_a_disk_takes_them(tmp_p
 
 def test_words_that_find_no_room_until_their_names_are_found_are_lost_alone(tmp_path: Path) -> None:
     SlowNames.let.clear()
-    with TraceRecorder(tmp_path, RetentionPolicy(names=(SlowNames(),), waiting_bytes=500)) as recorder:
+    with TraceRecorder(tmp_path, RetentionPolicy(names=(SlowNames(),), waiting_bytes=250)) as recorder:
         for number in range(4):
             recorder.record(trace(number))
         SlowNames.let.set()

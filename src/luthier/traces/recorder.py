@@ -1,10 +1,9 @@
-"""Recording from within a process that serves: a record is redacted and appended to a segment before its call returns.
+"""Recording from within a process that serves: a record is appended to a segment before its call returns.
 
-One call of the system appends a whole line, so that a kill of the process loses nothing that was recorded. A thread
-does what may take longer: it redacts the beginning of a request while the model is at work, flushes to the disk, writes
-what a full disk refused, and begins new segments. Models that find names take too long for a request to wait: a trace
-then stands in its segment without its words, and follows whole once its names are found (see `segment`). Segments
-become Parquet in a process of its own, which ends when that is done.
+One call of the system appends a whole line, so that a kill of the process loses no record. A request does not wait for
+its redaction: its trace stands in its segment without its words at first, and they follow (see `segment`). A thread
+redacts them, flushes to the disk, writes what a full disk refused, and begins new segments. Segments become Parquet in
+a process of its own, which ends when that is done.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -49,8 +47,6 @@ MOST_QUEUED = 32
 """Traces whose words wait for the thread, at most, where no model looks for names: some milliseconds of its work."""
 _TICK_S = 1.0
 _WORDS = frozenset(("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment"))
-_WORDLESS_END = tuple(name for name in END_FIELDS if name not in _WORDS)
-_pick_wordless = itemgetter(*(END_FIELDS.index(name) for name in _WORDLESS_END))
 _FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "POLARS_MAX_THREADS": "1"}
 """Compaction has small tables at a time: memory goes back to the system, and no thread waits for each processor."""
 _LOG = logging.getLogger("luthier.traces")
@@ -64,23 +60,37 @@ def is_sampled(id: str, share: float) -> bool:
 class _Start(NamedTuple):
     """The beginning of a request."""
 
-    fields: dict[str, Any]
+    id: bytes
+    """`{"id": …}` as JSON."""
     wordless: bytes
-    """Those of them that hold no personal data, as JSON."""
+    """What holds no personal data, as JSON."""
+    words: dict[str, Any]
+    """All else."""
 
 
 class _Entry:
     """A line, and the segment that it stands in once it is written: that of the pending line which it follows."""
 
-    __slots__ = ("follows", "line", "redact", "segment", "size")
+    __slots__ = ("follows", "line", "segment")
 
-    def __init__(
-        self, line: bytes, *, follows: _Entry | None = None, redact: Callable[[], bytes] | None = None, size: int = 0
-    ) -> None:
+    def __init__(self, line: bytes, follows: _Entry | None = None) -> None:
         self.line, self.follows = line, follows
-        self.redact, self.size = redact, size
-        """What makes the line of the whole trace, which is to follow, and the room that is reserved for it."""
         self.segment: Segment | None = None
+
+
+class _PendingEntry(_Entry):
+    """The line of a trace whose words are to follow."""
+
+    __slots__ = ("id", "redact", "size")
+
+    def __init__(self, line: bytes, id: bytes, redact: Callable[[], bytes], size: int) -> None:
+        super().__init__(line)
+        self.id, self.redact, self.size = id, redact, size
+        """`redact` makes the words as JSON; `size` is the room that is reserved for them."""
+
+    def words(self) -> _Entry:
+        """What follows."""
+        return _Entry(join_trace_line(self.id, self.redact()), self)
 
 
 class TraceRecorder:
@@ -128,28 +138,28 @@ class TraceRecorder:
     def end(self, ready: _Start | None, end: TraceEnd) -> None:
         """Keep a request whose beginning was made ready; it neither raises nor waits, for the disk apart.
 
-        A line without words is written at once, and the thread writes the whole one. Where as many wait for that as
+        A line without words is written at once, and the thread lets the words follow. Where as many wait for that as
         may, the caller redacts, so that requests come no faster than they are written. Models that find names take too
         long for that: words that find no room are lost.
         """
         if ready is None:
             self.left_out += 1
             return
-        redactor, wordless = self._redactor, _encode(dict(zip(_WORDLESS_END, _pick_wordless(end), strict=True)))
+        redactor, wordless = self._redactor, (ready.wordless, _encode(_pick_wordless(end)))
         if redactor.names:
-            whole = dumps(without_defaults(_to_json_value(_join(ready, end))))
-            has_room = self._waiting_bytes + len(whole) <= self.keeping.waiting_bytes
-            redact, size = partial(_redact_json, redactor, whole), len(whole)
+            words = dumps(without_defaults(_to_json_value(_words(ready, end))))
+            has_room = self._waiting_bytes + len(words) <= self.keeping.waiting_bytes
+            redact, size = partial(_redact_json, redactor, words), len(words)
         else:
             has_room = self._queued < MOST_QUEUED and not self._refused
-            redact, size = partial(_redact_parts, redactor, ready, end), 0
+            redact, size = partial(_redact_words, redactor, ready, end), 0
         if has_room:
-            self._write(_Entry(join_trace_line(ready.wordless, wordless, pending=True), redact=redact, size=size))
+            self._write(_PendingEntry(join_trace_line(*wordless, pending=True), ready.id, redact, size))
         elif redactor.names:
-            self._write(_Entry(join_trace_line(ready.wordless, wordless, pending=False)))
+            self._write(_Entry(join_trace_line(*wordless)))
             self._lose()
         else:
-            self._write(_Entry(redact()))
+            self._write(_Entry(join_trace_line(*wordless, redact())))
 
     def record(self, record: Trace | Feedback) -> None:
         """Keep a record. Feedback is redacted at once; a trace, by the recorder's thread."""
@@ -171,21 +181,20 @@ class TraceRecorder:
                 return
             self._append(entry)
             self.recorded += 1
-            if entry.redact is not None and entry.segment is None and not entry.size:  # refused: it waits whole
-                self._waiting_bytes -= len(entry.line)
-                entry.line = entry.redact()
-                self._waiting_bytes += len(entry.line)
-            elif entry.redact is not None:
-                self._queued += 1
-                self._waiting_bytes += entry.size
-                self._jobs.put(partial(self._follow, entry, entry.redact))
+            if isinstance(entry, _PendingEntry):
+                if entry.segment is None and not entry.size:  # the disk refuses, and nothing else bounds what waits
+                    self._append(entry.words())
+                else:
+                    self._queued += 1
+                    self._waiting_bytes += entry.size
+                    self._jobs.put(partial(self._follow, entry))
             if self._segment is not None and self._segment.size >= self.keeping.segment_bytes:
                 self._finish_segment()
             self._start_thread()
 
-    def _follow(self, pending: _Entry, redact: Callable[[], bytes]) -> None:
-        """Write a trace whole, behind its pending line in the same segment."""
-        entry = _Entry(redact(), follows=pending)
+    def _follow(self, pending: _PendingEntry) -> None:
+        """Write the words of a trace, behind its pending line in the same segment."""
+        entry = pending.words()
         with self._lock:
             self._append(entry)
             self._queued -= 1
@@ -353,8 +362,21 @@ def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _begin_trace(start: TraceStart) -> _Start:
-    kept = without_defaults({name: value for name, value in start.items() if name not in _WORDS})
-    return _Start(dict(start), _encode(kept))
+    wordless = without_defaults({name: value for name, value in start.items() if name not in _WORDS})
+    words = {name: value for name, value in start.items() if name in _WORDS}
+    return _Start(_encode({"id": start["id"]}), _encode(wordless), words)
+
+
+def _pick_wordless(end: TraceEnd) -> dict[str, Any]:
+    """What holds no personal data of the end of a request."""
+    _, finish, status, _, prompt, cached, completion, latency_s, first_token_s, scores = end
+    kept = {"finish": finish, "status": status, "prompt_tokens": prompt, "completion_tokens": completion}
+    kept |= {"cached_tokens": cached, "latency_s": latency_s, "first_token_s": first_token_s}
+    return kept if scores is None else {**kept, "scores": scores}
+
+
+def _words(start: _Start, end: TraceEnd) -> dict[str, Any]:
+    return {**start.words, **{name: value for name, value in zip(END_FIELDS, end, strict=True) if name in _WORDS}}
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
@@ -365,18 +387,14 @@ def _encode(fields: dict[str, Any]) -> bytes:
         return dumps(_to_json_value(fields))
 
 
-def _join(start: _Start, end: TraceEnd) -> dict[str, Any]:
-    return {**start.fields, **dict(zip(END_FIELDS, end, strict=True))}
+def _redact_words(redactor: Redactor, start: _Start, end: TraceEnd) -> bytes:
+    """The words of a trace as JSON."""
+    return dumps(_redact(redactor, _to_json_value(_words(start, end))))
 
 
-def _redact_parts(redactor: Redactor, start: _Start, end: TraceEnd) -> bytes:
-    """The line of a trace."""
-    return encode_line(SegmentLine("traces", _redact(redactor, _to_json_value(_join(start, end)))))
-
-
-def _redact_json(redactor: Redactor, whole: bytes) -> bytes:
-    """The line of a trace that waited as JSON."""
-    return encode_line(SegmentLine("traces", _redact(redactor, loads(whole))))
+def _redact_json(redactor: Redactor, words: bytes) -> bytes:
+    """Words that waited as JSON."""
+    return dumps(_redact(redactor, loads(words)))
 
 
 def _redact(redactor: Redactor, record: dict[str, Any]) -> dict[str, Any]:
