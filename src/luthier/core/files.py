@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import xxhash
-from pydantic import Field
+from annotated_types import MinLen
 
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, SourceLocation, Unwritable
 
@@ -158,7 +158,7 @@ class EnvVarMarker:
     """Marks a field in which `$NAME` stands for an environment variable."""
 
 
-PathText = Annotated[str, Field(min_length=1), EnvVarMarker()]
+PathText = Annotated[str, MinLen(1), EnvVarMarker()]
 """A path; a relative one starts at the recipe's folder, and `~` and `$NAME` are understood."""
 
 
