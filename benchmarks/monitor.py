@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import platform
@@ -194,7 +195,7 @@ def ending(*, quick: bool) -> Iterator[Figure]:
     reading one takes time, too.
     """
     found, beside, page = asyncio.run(_ends(1_000 if quick else 5_000))
-    assert 'luthier_requests_total{arm="stable",asked="chat",model="m",status="200"}' in page
+    assert 'luthier_requests_total{arm="stable",model="m",operation="chat",status="200"}' in page
     said = {"ready": "us, the model at work", "ended": "us on the request's path", "counted": "us, its answer sent"}
     for (part, kind), times in found.items():
         times.sort()
@@ -265,14 +266,16 @@ async def _ends(count: int) -> tuple[Times, float, str]:
 
 
 def _sleeper() -> Any:
-    """A model that writes word by word, and whose last one comes a millisecond late."""
+    """A model that writes word by word, something new each time, and whose last word comes a millisecond late."""
     from luthier.serve.engine import ModelRunner
     from luthier.serve.request import OutputChunk, Query, Usage
+
+    numbers = itertools.count()
 
     class Sleeper(ModelRunner):
         async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
             await asyncio.sleep(0.001)
-            *words, last = _SAID.split(" ")
+            *words, last = f"{_SAID} ({next(numbers)})".split(" ")
             for word in words:
                 yield OutputChunk(text=f"{word} ")
             await asyncio.sleep(0.001)

@@ -24,7 +24,7 @@ from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiSpan
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import END_FIELDS, Trace
-from luthier.traces.recorder import TraceRecorder, is_sampled
+from luthier.traces.recorder import MOST_QUEUED, TraceRecorder, is_sampled
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.segment import list_segments
 from luthier.traces.store import read_feedback, read_traces
@@ -150,15 +150,16 @@ def test_a_sample_is_decided_by_the_id(tmp_path: Path) -> None:
     assert not is_sampled("anything", 0.0)
 
 
+def refuse(file: int, data: bytes) -> int:
+    """Write nothing, as on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A disk that takes no line until the patch is undone."""
-
-    def full(file: int, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "write", refuse)
         yield patch
 
 
@@ -304,9 +305,54 @@ def test_a_trace_waits_for_its_names_and_nobody_for_the_trace(tmp_path: Path) ->
     ]
 
 
+def test_requests_wait_for_no_redaction_until_as_many_wait_as_may(tmp_path: Path) -> None:
+    """A kill loses the words of those that wait, and no request; those above the bound are redacted by the caller."""
+    texts = [f"mail {number} to anna@example.org" for number in range(MOST_QUEUED + 3)]
+    asked = [trace(number, messages=(Message(role="user", content=text),)) for number, text in enumerate(texts)]
+    let = threading.Event()
+    with TraceRecorder(tmp_path / "traffic") as recorder:
+        recorder._jobs.put(let.wait)
+        for one in asked:
+            start, end = in_two(one)
+            recorder.end(recorder.ready(start), end)
+        assert [one.id for one in read_traces(tmp_path / "traffic")] == [one.id for one in asked[MOST_QUEUED:]]
+        assert not recorder.flush(timeout_s=0.05)
+        shutil.copytree(tmp_path / "traffic", tmp_path / "killed")
+        let.set()
+        assert recorder.flush()
+        (path,) = list_segments(tmp_path / "traffic")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    ids = [one.id for one in asked]
+    assert [one["trace"]["id"] for one in lines if "pending" in one] == ids[:MOST_QUEUED]
+    assert [one["trace"]["id"] for one in lines if "pending" not in one] == ids[MOST_QUEUED:] + ids[:MOST_QUEUED]
+    kept, killed = list(read_traces(tmp_path / "traffic")), list(read_traces(tmp_path / "killed"))
+    assert [one.messages[0].content for one in kept] == [text.replace("anna@example.org", "[EMAIL]") for text in texts]
+    assert [one.id for one in killed] == ids
+    assert [one.messages for one in killed] == [*((),) * MOST_QUEUED, *(one.messages for one in kept[-3:])]
+    assert [one.latency_s for one in killed] == [0.25] * len(asked)
+    assert b"anna" not in b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+    assert (recorder.recorded, recorder.lost) == (len(asked), 0)
+
+
+def test_words_that_wait_are_written_at_the_end_and_once_a_disk_takes_them(tmp_path: Path) -> None:
+    let = threading.Event()
+    with TraceRecorder(tmp_path) as recorder:
+        recorder._jobs.put(let.wait)
+        recorder.record(trace(1))
+        recorder.record(trace(2))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "write", refuse)
+            let.set()
+            assert not recorder.flush(timeout_s=0.1)
+            assert recorder.waiting_bytes > 0
+        recorder.record(trace(3))
+    assert list(read_traces(tmp_path)) == [trace(1), trace(2), trace(3)]
+    assert (recorder.recorded, recorder.lost, recorder.waiting_bytes) == (3, 0, 0)
+
+
 def test_words_that_find_no_room_until_their_names_are_found_are_lost_alone(tmp_path: Path) -> None:
     SlowNames.let.clear()
-    with TraceRecorder(tmp_path, RetentionPolicy(names=(SlowNames(),), waiting_bytes=500)) as recorder:
+    with TraceRecorder(tmp_path, RetentionPolicy(names=(SlowNames(),), waiting_bytes=250)) as recorder:
         for number in range(4):
             recorder.record(trace(number))
         SlowNames.let.set()
@@ -379,6 +425,7 @@ def test_an_old_segment_becomes_parquet_while_nothing_more_comes(tmp_path: Path)
             assert time.monotonic() < end
             time.sleep(0.05)
         recorder.record(trace(2))
+        assert recorder.flush()
         assert [one.id for one in read_traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2"]
 
 

@@ -13,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.models.packing.lanes import LANES, plan_parallel_packs
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import Pack, TokenRow, build_pack
-from luthier.models.packing.parallel import LANES, WorkerThreads, count_parallel_packs, plan_parallel_packs
+from luthier.models.packing.parallel import WorkerThreads, count_parallel_packs
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique

@@ -16,8 +16,9 @@ import pytest
 
 from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
+from luthier.models.packing.lanes import LANES
 from luthier.models.packing.pack import Pack
-from luthier.models.packing.parallel import LANES, WorkerThreads
+from luthier.models.packing.parallel import WorkerThreads
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import Objective
 from luthier.tune.steps.tune import Tune

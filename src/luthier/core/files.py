@@ -16,13 +16,13 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import xxhash
-from pydantic import Field
 
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, SourceLocation, Unwritable
 
@@ -158,7 +158,14 @@ class EnvVarMarker:
     """Marks a field in which `$NAME` stands for an environment variable."""
 
 
-PathText = Annotated[str, Field(min_length=1), EnvVarMarker()]
+class _NonEmpty:
+    """What pydantic's `Field(min_length=1)` says, without loading pydantic for whoever only writes files."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {**handler(source), "min_length": 1}
+
+
+PathText = Annotated[str, _NonEmpty(), EnvVarMarker()]
 """A path; a relative one starts at the recipe's folder, and `~` and `$NAME` are understood."""
 
 

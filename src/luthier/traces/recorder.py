@@ -1,10 +1,9 @@
-"""Recording from within a process that serves: a record is redacted and appended to a segment before its call returns.
+"""Recording from within a process that serves: a record is appended to a segment before its call returns.
 
-One call of the system appends a whole line, so that a kill of the process loses nothing that was recorded. A thread
-does what may take longer: it redacts the beginning of a request while the model is at work, flushes to the disk, writes
-what a full disk refused, and begins new segments. Models that find names take too long for a request to wait: a trace
-then stands in its segment without its words, and follows whole once its names are found (see `segment`). Segments
-become Parquet in a process of its own, which ends when that is done.
+One call of the system appends a whole line, so that a kill of the process loses no record. A request does not wait for
+its redaction: its trace stands in its segment without its words at first, and they follow (see `segment`). A thread
+redacts them, flushes to the disk, writes what a full disk refused, and begins new segments. Segments become Parquet in
+a process of its own, which ends when that is done.
 """
 
 from __future__ import annotations
@@ -24,17 +23,28 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from luthier.core.errors import LuthierError
 from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, without_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import Segment, SegmentLine, dumps, encode_line, list_segments, loads, make_folder
+from luthier.traces.segment import (
+    Segment,
+    SegmentLine,
+    dumps,
+    encode_line,
+    join_trace_line,
+    list_segments,
+    loads,
+    make_folder,
+)
 
+MOST_QUEUED = 32
+"""Traces whose words wait for the thread, at most, where no model looks for names: some milliseconds of its work."""
 _TICK_S = 1.0
 _WORDS = frozenset(("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment"))
 _FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "POLARS_MAX_THREADS": "1"}
@@ -47,19 +57,15 @@ def is_sampled(id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
 
 
-class _Start:
-    """The beginning of a request: redacted by the recorder's thread, or at the request's end if it comes before."""
+class _Start(NamedTuple):
+    """The beginning of a request."""
 
-    __slots__ = ("fields", "redacted", "redactor")
-
-    def __init__(self, fields: TraceStart, redactor: Redactor) -> None:
-        self.fields, self.redactor = dict(fields), redactor
-        self.redacted: dict[str, Any] | None = None
-
-    def redact(self) -> dict[str, Any]:
-        if self.redacted is None:
-            self.redacted = _redact(self.redactor, _to_json_value(self.fields))
-        return self.redacted
+    id: bytes
+    """`{"id": …}` as JSON."""
+    wordless: bytes
+    """What holds no personal data, as JSON."""
+    words: dict[str, Any]
+    """All else."""
 
 
 class _Entry:
@@ -70,6 +76,21 @@ class _Entry:
     def __init__(self, line: bytes, follows: _Entry | None = None) -> None:
         self.line, self.follows = line, follows
         self.segment: Segment | None = None
+
+
+class _PendingEntry(_Entry):
+    """The line of a trace whose words are to follow."""
+
+    __slots__ = ("id", "redact", "size")
+
+    def __init__(self, line: bytes, id: bytes, redact: Callable[[], bytes], size: int) -> None:
+        super().__init__(line)
+        self.id, self.redact, self.size = id, redact, size
+        """`redact` makes the words as JSON; `size` is the room that is reserved for them."""
+
+    def words(self) -> _Entry:
+        """What follows."""
+        return _Entry(join_trace_line(self.id, self.redact()), self)
 
 
 class TraceRecorder:
@@ -96,7 +117,7 @@ class TraceRecorder:
         self._finished = list[Path]()
         self._compaction: subprocess.Popen[bytes] | None = None
         self._refused, self._jobs = deque[_Entry](), SimpleQueue[Callable[[], object]]()
-        self._waiting_bytes, self._reported = 0, ""
+        self._queued, self._waiting_bytes, self._reported = 0, 0, ""
         self._thread: threading.Thread | None = None
 
     def change(self, keeping: RetentionPolicy) -> None:
@@ -112,71 +133,72 @@ class TraceRecorder:
         waits. None where the request is not in the sample."""
         if not is_sampled(start["id"], self.keeping.sample):
             return None
-        ready = _Start(start, self._redactor)
-        if not self._redactor.names:
-            self._jobs.put(ready.redact)
-        return ready
+        return _begin_trace(start)
 
     def end(self, ready: _Start | None, end: TraceEnd) -> None:
-        """Keep a request whose beginning was made ready; it neither raises nor waits, for the disk apart."""
+        """Keep a request whose beginning was made ready; it neither raises nor waits, for the disk apart.
+
+        A line without words is written at once, and the thread lets the words follow. Where as many wait for that as
+        may, the caller redacts, so that requests come no faster than they are written. Models that find names take too
+        long for that: words that find no room are lost.
+        """
         if ready is None:
             self.left_out += 1
             return
-        redactor, fields = self._redactor, _to_json_value(dict(zip(END_FIELDS, end, strict=True)))
+        redactor, wordless = self._redactor, (ready.wordless, _encode(_pick_wordless(end)))
         if redactor.names:
-            self._write_pending({**_to_json_value(ready.fields), **fields}, redactor)
-            return
-        if ready.redactor is not redactor:
-            ready = _Start(ready.fields, redactor)
-        self._write(encode_line(SegmentLine("traces", ready.redact() | _redact(redactor, fields))))
+            words = dumps(without_defaults(_to_json_value(_words(ready, end))))
+            has_room = self._waiting_bytes + len(words) <= self.keeping.waiting_bytes
+            redact, size = partial(_redact_json, redactor, words), len(words)
+        else:
+            has_room = self._queued < MOST_QUEUED and not self._refused
+            redact, size = partial(_redact_words, redactor, ready, end), 0
+        if has_room:
+            self._write(_PendingEntry(join_trace_line(*wordless, pending=True), ready.id, redact, size))
+        elif redactor.names:
+            self._write(_Entry(join_trace_line(*wordless)))
+            self._lose()
+        else:
+            self._write(_Entry(join_trace_line(*wordless, redact())))
 
     def record(self, record: Trace | Feedback) -> None:
-        """Keep a record. Names in feedback are looked for at once; those of a trace, by the recorder's thread."""
-        redactor = self._redactor
+        """Keep a record. Feedback is redacted at once; a trace, by the recorder's thread."""
         if isinstance(record, Feedback):
-            text = _redact(redactor, _to_json_value({name: getattr(record, name) for name in record.model_fields_set}))
-            self._write(encode_line(SegmentLine("feedback", text)))
+            fields = {name: getattr(record, name) for name in record.model_fields_set}
+            self._write(_Entry(encode_line(SegmentLine("feedback", _redact(self._redactor, _to_json_value(fields))))))
         elif not is_sampled(record.id, self.keeping.sample):
             self.left_out += 1
-        elif redactor.names:
-            self._write_pending(_to_json_value(record.__dict__), redactor)
         else:
-            self._write(encode_line(SegmentLine("traces", _redact(redactor, _to_json_value(record.__dict__)))))
+            fields = record.__dict__
+            start = {name: value for name, value in fields.items() if name not in END_FIELDS}
+            self.end(_begin_trace(start), tuple(fields[name] for name in END_FIELDS))
 
-    def _write_pending(self, trace: dict[str, Any], redactor: Redactor) -> None:
-        """Write a trace without its words, and let them follow when there is room to hold them until then."""
-        trace = without_defaults(trace)
-        whole = dumps(trace)
-        wordless = {name: value for name, value in trace.items() if name not in _WORDS}
-        has_room = self._waiting_bytes + len(whole) <= self.keeping.waiting_bytes
-        self._write(
-            encode_line(SegmentLine("traces", wordless, pending=has_room)), (whole, redactor) if has_room else None
-        )
-        if not has_room:
-            self._lose()
-
-    def _write(self, line: bytes, words: tuple[bytes, Redactor] | None = None) -> None:
-        """Append a line now, or once the disk takes it again; the trace whole, with its words, is to follow it."""
-        entry = _Entry(line)
+    def _write(self, entry: _Entry) -> None:
+        """Append a line now, or once the disk takes it again, and let the thread write what is to follow it."""
         with self._lock:
-            if self._closed or (self._refused and self._waiting_bytes + len(line) > self.keeping.waiting_bytes):
+            if self._closed or (self._refused and self._waiting_bytes + len(entry.line) > self.keeping.waiting_bytes):
                 self._lose()
                 return
             self._append(entry)
             self.recorded += 1
-            if words is not None:
-                self._waiting_bytes += len(words[0])
-                self._jobs.put(partial(self._follow, entry, *words))
+            if isinstance(entry, _PendingEntry):
+                if entry.segment is None and not entry.size:  # the disk refuses, and nothing else bounds what waits
+                    self._append(entry.words())
+                else:
+                    self._queued += 1
+                    self._waiting_bytes += entry.size
+                    self._jobs.put(partial(self._follow, entry))
             if self._segment is not None and self._segment.size >= self.keeping.segment_bytes:
                 self._finish_segment()
             self._start_thread()
 
-    def _follow(self, pending: _Entry, whole: bytes, redactor: Redactor) -> None:
-        """Write a trace whole, behind its pending line in the same segment."""
-        entry = _Entry(encode_line(SegmentLine("traces", _redact(redactor, loads(whole)))), pending)
+    def _follow(self, pending: _PendingEntry) -> None:
+        """Write the words of a trace, behind its pending line in the same segment."""
+        entry = pending.words()
         with self._lock:
             self._append(entry)
-            self._waiting_bytes -= len(whole)
+            self._queued -= 1
+            self._waiting_bytes -= pending.size
 
     def _append(self, entry: _Entry) -> None:
         """Append a line behind those that were refused."""
@@ -286,9 +308,9 @@ class TraceRecorder:
         end = time.monotonic() + timeout_s
         if self._waiting_bytes:
             self._jobs.put(self._tend)
-        while self._waiting_bytes and time.monotonic() < end:
+        while (is_left := bool(self._queued or self._waiting_bytes)) and time.monotonic() < end:
             time.sleep(0.002)
-        return not self._waiting_bytes
+        return not is_left
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -337,6 +359,42 @@ def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:
             with suppress(PydanticSerializationError, ValueError, RecursionError):
                 found[name] = to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="null")
     return found
+
+
+def _begin_trace(start: TraceStart) -> _Start:
+    wordless = without_defaults({name: value for name, value in start.items() if name not in _WORDS})
+    words = {name: value for name, value in start.items() if name in _WORDS}
+    return _Start(_encode({"id": start["id"]}), _encode(wordless), words)
+
+
+def _pick_wordless(end: TraceEnd) -> dict[str, Any]:
+    """What holds no personal data of the end of a request."""
+    _, finish, status, _, prompt, cached, completion, latency_s, first_token_s, scores = end
+    kept = {"finish": finish, "status": status, "prompt_tokens": prompt, "completion_tokens": completion}
+    kept |= {"cached_tokens": cached, "latency_s": latency_s, "first_token_s": first_token_s}
+    return kept if scores is None else {**kept, "scores": scores}
+
+
+def _words(start: _Start, end: TraceEnd) -> dict[str, Any]:
+    return {**start.words, **{name: value for name, value in zip(END_FIELDS, end, strict=True) if name in _WORDS}}
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    """Fields of a trace as JSON."""
+    try:
+        return to_json(fields, inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError):
+        return dumps(_to_json_value(fields))
+
+
+def _redact_words(redactor: Redactor, start: _Start, end: TraceEnd) -> bytes:
+    """The words of a trace as JSON."""
+    return dumps(_redact(redactor, _to_json_value(_words(start, end))))
+
+
+def _redact_json(redactor: Redactor, words: bytes) -> bytes:
+    """Words that waited as JSON."""
+    return dumps(_redact(redactor, loads(words)))
 
 
 def _redact(redactor: Redactor, record: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     FOLDER/segments/STREAM-TIME.jsonl     lines of {"trace": {…}}, {"feedback": {…}}, or {"trace": {…}, "pending": true}
 
 A line is appended whole, by one call of the system. A segment is locked by the process that writes it; the kernel drops
-the lock when that one dies. A trace is pending while a model looks for names in its words: it stands there without
-them, and a whole line with the same id follows. Of a segment that nobody writes any more, a pending trace counts as it
+the lock when that one dies. A trace is pending while personal data is looked for in its words: it stands there without
+them, and they follow in a line with the same id. Of a segment that nobody writes any more, a pending trace counts as it
 is, and a last line without its end is a broken one.
 """
 
@@ -64,12 +64,12 @@ class Segment:
 
     def write(self, data: bytes) -> None:
         """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
-        with translate_write_errors(self.path):
-            try:
-                left = data
-                while left:
-                    left = left[os.write(self._file, left) :]
-            except OSError:
+        left = data
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            with translate_write_errors(self.path):
                 os.ftruncate(self._file, self.size)
                 raise
         self.size += len(data)
@@ -122,6 +122,12 @@ def encode_line(line: SegmentLine) -> bytes:
     return dumps({name: line.record, "pending": True} if line.pending else {name: line.record}) + b"\n"
 
 
+def join_trace_line(*parts: bytes, pending: bool = False) -> bytes:
+    """The line of a trace whose fields were encoded in several objects."""
+    fields = b",".join([part[1:-1] for part in parts if part != b"{}"])
+    return b'{"trace":{%b}%b}\n' % (fields, b',"pending":true' if pending else b"")
+
+
 def encode_lines(lines: Iterable[SegmentLine]) -> bytes:
     """Lines as a segment has them."""
     return b"".join(map(encode_line, lines))
@@ -143,9 +149,8 @@ def read_lines(
         elif line.pending:
             pending[str(line.record.get("id"))] = line
         else:
-            if pending and line.table == "traces":
-                pending.pop(str(line.record.get("id")), None)
-            yield line
+            begun = pending.pop(str(line.record.get("id")), None) if line.table == "traces" else None
+            yield line if begun is None else line._replace(record=begun.record | line.record)
     if is_over:
         if torn:
             yield torn

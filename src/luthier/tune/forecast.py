@@ -27,6 +27,7 @@ from luthier.models.cost import (
 )
 from luthier.models.describe import ModelDescription
 from luthier.models.load import cpu_has_bf16, is_remote_input
+from luthier.models.packing.lanes import plan_parallel_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import (
     AT_ONCE,
@@ -162,8 +163,6 @@ def _packs(step: Tune, tokens: float, rows: RowEstimate) -> tuple[int, float]:
     most = MOST_TOKENS if step.max_tokens_per_microbatch == "auto" else step.max_tokens_per_microbatch
     if has_gpu():  # packs are as large as may be there
         return 1, min(most, tokens)
-    from luthier.models.packing.parallel import plan_parallel_packs
-
     return plan_parallel_packs(tokens, rows.shared, most, count_cores())
 
 

@@ -1,8 +1,7 @@
 """Read several packs at a time on threads, each with its own share of the CPU cores.
 
 Cores that share each small operation wait for one another and for other processes; cores with a pack of their own do
-not. Results come in the order of the packs, so no bit depends on which pack is ready first. The number of threads and
-of tokens at a time is computed without torch.
+not. Results come in the order of the packs, so no bit depends on which pack is ready first.
 """
 
 from __future__ import annotations
@@ -12,42 +11,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
-from math import ceil
 from typing import Any, TypeVar
 
 import torch
 
 from luthier.models.attention.prefix import get_active_prefix_kv
+from luthier.models.packing.lanes import LANES, LEAST_TOKENS, WORTH
 from luthier.models.packing.logprobs import detect_forward_mode
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, build_packs
 from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
-
-LANES = 2
-"""Packs that are read at once where a processor has the cores: what was measured."""
-LEAST_TOKENS = 256
-"""Rows with fewer tokens for each lane are read as one: Python itself takes turns, and fewer were not measured."""
-WORTH = 0.55
-"""Side by side pays when the lanes end within this share of what a step computes when it is read as one (a prefix that
-all rows share would be computed twice)."""
-ENOUGH = 2048
-"""Tokens from which a pack wins nothing more on a processor: a larger one only waits longer for the system to hand out
-its memory."""
-AGAIN = 1.03
-"""How much more may be computed, of a prefix that rows share, for packs of no more than enough."""
-
-
-def plan_parallel_packs(tokens: float, shared: float, most: int, cores: int) -> tuple[int, float]:
-    """Packs of a step that computes so many tokens when it is read as one, of which all rows share some; and the tokens
-    that are read at any moment, `most` at most."""
-    lanes = LANES if cores >= LANES and tokens >= LANES * LEAST_TOKENS else 1
-    if (tokens + (lanes - 1) * shared) / lanes > WORTH * tokens:
-        lanes = 1
-    room = most / lanes
-    count = lanes * max(1, ceil(tokens / (lanes * min(room, ENOUGH))))
-    if (count - 1) * shared > (AGAIN - 1) * tokens:
-        count = lanes * max(1, ceil(tokens / (lanes * room)))
-    return count, min(most, lanes * (tokens + (count - 1) * shared) / count)
-
 
 PackResult = TypeVar("PackResult")
 
