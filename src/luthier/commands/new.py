@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun
@@ -48,6 +48,14 @@ class NewRecipe:
     """How many rows were seen, and what their reader decided and left out."""
 
 
+class ProposalChoices(NamedTuple):
+    """What somebody who saw a proposal wants otherwise."""
+
+    without: tuple[str, ...] = ()
+    """Operators that are left out, by kind."""
+    technique: Literal["lora", "plain"] = "lora"
+
+
 class _Text(NamedTuple):
     """A recipe's text, and what is told of it."""
 
@@ -74,7 +82,7 @@ def require_single_source(sources: Sequence[str]) -> str | None:
 _ELSEWHERE = "name a folder elsewhere: `luthier new PATH/NAME`"
 
 
-def write_recipe(
+def write_recipe(  # noqa: PLR0913  # what a command is given
     name: str,
     source: Path | str | None,
     *,
@@ -84,6 +92,7 @@ def write_recipe(
     where: str | None = None,
     prompt: str | None = None,
     answer: str | None = None,
+    choices: ProposalChoices | None = None,
 ) -> NewRecipe:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
 
@@ -91,7 +100,7 @@ def write_recipe(
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
     recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
     named, or columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a
-    backslash and an n are a new line; else they are chosen.
+    backslash and an n are a new line; else they are chosen. `choices` change what is proposed for rows.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
@@ -103,7 +112,7 @@ def write_recipe(
         return _write_next(name, traffic, served, where)
     folder = _folder(name)
     path = folder / "recipe.yaml"
-    base = _Base(model or MODEL, folder)
+    base = _Base(model or MODEL, folder, choices or ProposalChoices())
     model = _from_there(model, folder)
     source = _as_url(source)
     is_url = isinstance(source, str) and ("://" in source or is_env_var(source))
@@ -113,6 +122,9 @@ def write_recipe(
     if where is not None and traffic is None:
         hint = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=SourceLocation(field="--where"), hint=hint)
+    if choices is not None and choices != ProposalChoices() and source is None:
+        hint = "leave them out, or give your data by --from"
+        raise InputError("--without and --technique change what is proposed for data", hint=hint)
     is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
@@ -289,10 +301,12 @@ def _from_template(template: str, name: str, model: str) -> str:
 
 
 class _Base(NamedTuple):
-    """The base model that is asked for, by the word that was given, and the folder of the recipe."""
+    """The base model that is asked for, by the word that was given, the folder of the recipe, and what else is wanted
+    otherwise than it is proposed."""
 
     word: str
     folder: Path
+    choices: ProposalChoices
 
     def fitting(self, profile: Profile) -> BaseModelChoice:
         """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
@@ -336,11 +350,18 @@ def _from_file(source: str, folder: Path, base: _Base, columns: _Columns) -> _Te
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
-    from luthier.data.suggest.propose import render_recipe
+    from luthier.data.suggest.propose import exclude_operators, render_recipe
 
     found = base.fitting(proposal.profile)
+    proposal = exclude_operators(proposal, base.choices.without)
+    proposal = proposal.model_copy(update={"technique": base.choices.technique})
+    left_out = {f"ops.{kind}" for kind in base.choices.without}
     text = render_recipe(proposal, base.folder.name, found)
-    reasons = {**proposal.reasons, **({"chat_template": found.why} if found.why else {})}
+    reasons = {path: why for path, why in proposal.reasons.items() if path not in left_out}
+    if base.choices.technique == "plain":
+        reasons.pop("technique", None)
+    elif found.why:
+        reasons["chat_template"] = found.why
     return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
 
 
