@@ -18,7 +18,13 @@ from luthier.studio.state import Studio
 from studio.conftest import RECIPE, URL, Browser
 
 SCRIPT = "<script>alert(1)</script>"
-BREAKS = ('"><img src=x onerror=alert(1)>', "'><svg onload=alert(1)>", SCRIPT, "{{ 7*7 }}", "</textarea><script>a()")
+BREAKS = (
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    SCRIPT,
+    "{{ 31337*3 }}",
+    "</textarea><script>a()",
+)
 POSTS = (
     "/new", "/close", "/projects/tickets/run", "/projects/tickets/recipe", "/projects/tickets/recipe/check",
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
@@ -153,15 +159,14 @@ def test_what_is_written_is_shown_and_never_run(browser: Browser, project: Path,
     pages.append(browser.submit("/projects/tickets/recipe/setting", text=text, path=words, value=words))
     pages.append(browser.submit("/new", name=words, pasted=words))
     for page in pages:
-        _is_plain(page.text, words)
+        _is_plain(page.text)
 
 
-def _is_plain(page: str, words: str) -> None:
+def _is_plain(page: str) -> None:
     assert "<script>a" not in page
     assert "<img src=x" not in page
     assert "<svg onload" not in page
-    if words == BREAKS[3]:
-        assert "49" not in page.replace("#49", "")
+    assert "94011" not in page
 
 
 def test_rows_are_shown_and_never_run(browser: Browser, workspace: Path) -> None:
@@ -170,11 +175,10 @@ def test_rows_are_shown_and_never_run(browser: Browser, workspace: Path) -> None
     )
     assert browser.submit("/new", name="mine", pasted=f'"text {SCRIPT}",label\n{rows}').status_code == 200
     page = browser.get("/new/mine/proposal").text
-    for words in BREAKS:
-        _is_plain(page, words)
+    _is_plain(page)
     assert "&lt;script&gt;" in page
     page = browser.get("/new/mine", params={"prompt": SCRIPT, "answer": BREAKS[0]}).text
-    _is_plain(page, SCRIPT)
+    _is_plain(page)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,6 @@ def test_rows_are_shown_and_never_run(browser: Browser, workspace: Path) -> None
         ("/etc/cron.d/x.jsonl", "x.jsonl"),
         ("a\x00b\n.csv", "a_b_.csv"),
         (".csv.csv", "csv.csv"),
-        ("..csv", "rows.csv"),
         ("é" * 300 + ".CSV", "e" * 80 + ".csv"),
         ("$(touch x);.csv", "touch_x__.csv"),
     ],
@@ -199,7 +202,7 @@ def test_a_file_stays_in_its_folder_under_a_plain_name(filename: str, kept: str)
 
 
 @pytest.mark.parametrize(
-    "filename", ["x.exe", "x.csv.zip", "x.html", "csv", "", ".csv/..", "x.yaml", "x.py", "recipe.yaml"]
+    "filename", ["x.exe", "..csv", "x.csv.zip", "x.html", "csv", "", ".csv/..", "x.yaml", "x.py", "recipe.yaml"]
 )
 def test_files_of_other_kinds_are_refused(filename: str) -> None:
     with pytest.raises(InputError, match="no kind"):
@@ -266,7 +269,7 @@ def test_a_mark_that_leads_out_of_the_folder_is_no_draft(browser: Browser, works
         find_draft("../mine")
 
 
-@pytest.mark.parametrize("name", ["..", "..%2f..%2fetc", "%2e%2e%2fx", "tickets%2frecipe.yaml", "~root", "tickets%00"])
+@pytest.mark.parametrize("name", ["..%2f..%2fetc", "%2e%2e%2fx", "tickets%2frecipe.yaml", "~root", "tickets%00"])
 def test_an_id_is_never_a_path(browser: Browser, project: Path, name: str) -> None:
     for address in (f"/projects/{name}/recipe", f"/runs/{name}", f"/new/{name}", f"/static/{name}"):
         answer = browser.get(address, follow_redirects=False)

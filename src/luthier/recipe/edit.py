@@ -150,15 +150,15 @@ def _comment_above(text: str, index: int, column: int) -> int:
     return index
 
 
-def _end(text: str, node: yaml.Node) -> int:
+def _end(text: str, node: Any) -> int:
     """Where a node's own text ends: the parser counts the blank lines and comments behind a block to it."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         if isinstance(last, tuple):
             name, value = last
-            return max(name.end_mark.index + 1, _end(text, value))
-        return max(node.start_mark.index, _end(text, last))
-    start, end = node.start_mark.index, node.end_mark.index
+            return max(int(name.end_mark.index) + 1, _end(text, value))
+        return _end(text, last)
+    start, end = int(node.start_mark.index), int(node.end_mark.index)
     return start + len(text[start:end].rstrip("\n")) if isinstance(node, yaml.ScalarNode) and node.style else end
 
 

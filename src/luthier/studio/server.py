@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvicorn
@@ -37,12 +40,13 @@ def run_studio(settings: ServerSettings, tell: Callable[[StudioAddress], None]) 
     store = workspace_store()
     try:
         with Ledger(ledger_url(store)) as ledger:
-            _serve(Studio(ledger=ledger, folder=store / "queue"), bound, tell)
+            serve_studio(Studio(ledger=ledger, folder=store / "queue"), bound, tell)
     finally:
         bound.close()
 
 
-def _serve(studio: Studio, bound: socket.socket, tell: Callable[[StudioAddress], None]) -> None:
+def serve_studio(studio: Studio, bound: socket.socket, tell: Callable[[StudioAddress], None]) -> None:
+    """Serve on a socket until told to stop; `tell` hears where, once requests are taken."""
     host, port = bound.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     config = uvicorn.Config(
@@ -51,4 +55,20 @@ def _serve(studio: Studio, bound: socket.socket, tell: Callable[[StudioAddress],
     )  # fmt: skip
     bound.listen()  # whoever follows the link at once waits a moment instead of being refused
     tell(StudioAddress(url=url, link=f"{url}/open?token={studio.sessions.create_link_token()}"))
-    uvicorn.Server(config).run(sockets=[bound])
+    _Server(config).run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, for which a signal to stop is no failure."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals as a wish to stop; nothing is raised again afterwards."""
+        loop = asyncio.get_running_loop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(one, self.handle_exit, one, None)
+        try:
+            yield
+        finally:
+            for one in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(one)

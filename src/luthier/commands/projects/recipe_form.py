@@ -93,8 +93,8 @@ def build_recipe_form(text: str, file: Path) -> RecipeForm:
     """The form of a recipe's text; without settings where the text is no YAML."""
     try:
         source = parse_yaml(text, str(file))
-    except RecipeError as error:
-        return RecipeForm(text=text, error=error)
+    except RecipeError as not_yaml:
+        return RecipeForm(text=text, error=not_yaml)
     recipe, error = _read(source, file)
     builder = _FormBuilder(source, error)
     return RecipeForm(
@@ -321,7 +321,7 @@ def _set(text: str, file: Path, key: Key, value: Any) -> str:
     data: Any = parse_yaml(text, str(file)).data
     member: type[BaseModel] | None = Recipe
     for depth, part in enumerate(key[:-1]):
-        inner = data.get(part) if isinstance(data, dict) else data[part] if isinstance(data, list) else None
+        inner = _child(data, part)
         if inner is None and member is not None and isinstance(part, str) and part in member.model_fields:
             default = member.model_fields[part].get_default(call_default_factory=True)
             if isinstance(default, Component):
@@ -332,6 +332,12 @@ def _set(text: str, file: Path, key: Key, value: Any) -> str:
         member = _member_at(key[: depth + 1], parse_yaml(text, str(file)).data)
         data = inner
     return set_value(text, str(file), key, value)
+
+
+def _child(data: Any, part: str | int) -> Any:
+    if isinstance(data, list) and isinstance(part, int):
+        return data[part]
+    return data.get(part) if isinstance(data, dict) else None
 
 
 def _member_at(key: Key, data: Any) -> type[BaseModel] | None:
