@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -210,9 +211,29 @@ def test_rows_are_searched_filtered_and_told(browser: Browser, made: Path) -> No
     assert browser.get("/projects/tickets/data", params={"page": 10**9}).status_code == 200
 
 
+def test_a_model_is_tried(browser: Browser, made: Path, studio: Studio) -> None:
+    assert "It has no base model" in browser.get("/projects/tickets/try").text
+    assert "no model is served" in browser.submit("/projects/tickets/try/ask", text="where is it?").text
+    assert browser.submit("/projects/tickets/try/start", step="nothing").status_code == 404
+    try:
+        assert "Loading the model" in browser.submit("/projects/tickets/try/start", step="tune").text
+        end = time.monotonic() + 240
+        while studio.trial.state == "starting" and time.monotonic() < end:
+            time.sleep(0.2)
+        assert studio.trial.state == "ready", studio.trial.message
+        assert "Ask it" in browser.get("/projects/tickets/try/state").text
+        answer = browser.submit("/projects/tickets/try/ask", text="where is my parcel <b>now</b>").text
+        assert "delivery" in answer
+        assert "&lt;b&gt;" in answer
+    finally:
+        stopped = browser.submit("/projects/tickets/try/stop").text
+    assert "Start it" in stopped
+
+
 def test_no_page_loads_torch(project: Path, workspace: Path) -> None:
     code = """
 import sys
+import time
 from pathlib import Path
 from studio.conftest import Browser, URL
 from luthier.core.db import Ledger

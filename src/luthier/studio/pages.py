@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -87,7 +86,7 @@ def _environment() -> Environment:
     environment.globals.update(static=_address, command=_command, curve=_curve)
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
-        thousands=lambda value: f"{value:,}", json=lambda value: json.dumps(value, ensure_ascii=False, indent=1),
+        thousands=lambda value: f"{value:,}",
     )  # fmt: skip
     return environment
 

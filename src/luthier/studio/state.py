@@ -19,6 +19,7 @@ from starlette.requests import Request
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
+from luthier.commands.projects.trial import TrialServer
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
 from luthier.recipe.planner import open_recipe_store
@@ -46,6 +47,7 @@ class Studio:
     def __post_init__(self) -> None:
         self.queue = RunQueue(self.ledger)
         self.sessions = BrowserSessions(self.ledger)
+        self.trial = TrialServer(self.folder / "trial")
 
     def watch(self, run: QueuedRun) -> RunLog | None:
         """What a run has said so far; None before it began. However many watch it, its log is read twice a second."""
@@ -64,9 +66,11 @@ class Studio:
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
-        """Work through the queue for as long as the server runs; runs that are under way outlive it."""
+        """Work through the queue for as long as the server runs; runs that are under way outlive it, a model that is
+        tried does not."""
         runner = QueueRunner(self.queue, self.folder)
-        task = asyncio.create_task(_again_and_again(runner))
+        self.trial.end_leftover()
+        task = asyncio.create_task(_again_and_again(runner, self.trial))
         try:
             yield
         finally:
@@ -74,14 +78,16 @@ class Studio:
             with suppress(asyncio.CancelledError):
                 await task
             runner.close()
+            await asyncio.to_thread(self.trial.stop)
 
 
-async def _again_and_again(runner: QueueRunner) -> None:
+async def _again_and_again(runner: QueueRunner, trial: TrialServer) -> None:
     """Look at the queue, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:
         try:
             await asyncio.to_thread(runner.advance)
+            await asyncio.to_thread(trial.end_when_idle)
             away = False
         except LuthierError as error:
             if not away:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.artifacts.dataset import list_splits
@@ -64,41 +66,69 @@ class RowsPage:
         return max(1, -(-self.found // PAGE))
 
 
+class _Tables(NamedTuple):
+    """Where the tables of a data set lie; what is in them never changes."""
+
+    folder: Path
+    splits: tuple[str, ...]
+    has_events: bool
+
+    def kept(self) -> dict[str, pl.LazyFrame]:
+        """The rows of each split."""
+        import polars as pl
+
+        return {split: pl.scan_parquet(self.folder / f"examples/{split}.parquet") for split in self.splits}
+
+
+class _Choices(NamedTuple):
+    """What can be chosen among the rows of a data set."""
+
+    splits: dict[str, int]
+    labels: list[str]
+    reasons: dict[str, int]
+
+
 def read_rows_page(dataset: Artifact, chosen: RowFilter) -> RowsPage:
     """One page of the rows that are meant, in source order; columns that it does not show are not read."""
-    import polars as pl
-
-    kept = {split: pl.scan_parquet(dataset.path(f"examples/{split}.parquet")) for split in list_splits(dataset)}
-    dropped = _dropped(dataset)
-    splits = {name: _count(frame) for name, frame in kept.items()}
-    reasons = _reasons(dropped)
-    frame = _meant(kept, dropped, chosen)
+    has_events = any(entry.path == EVENTS for entry in dataset.manifest.files)
+    tables = _Tables(dataset.folder.absolute(), tuple(list_splits(dataset)), has_events)
+    choices = _list_choices(tables)
+    frame = _meant(tables, chosen)
     found = _count(frame)
     page = max(1, min(chosen.page, -(-found // PAGE) or 1))
     rows = frame.slice((page - 1) * PAGE, PAGE).collect()
     return RowsPage(
         rows=[_row(values) for values in rows.iter_rows(named=True)],
         found=found,
-        total=sum(splits.values()) + sum(reasons.values()),
-        splits={**splits, **({"dropped": sum(reasons.values())} if reasons else {})},
-        labels=_labels(list(kept.values())),
-        reasons=reasons,
+        total=sum(choices.splits.values()),
+        splits=choices.splits,
+        labels=choices.labels,
+        reasons=choices.reasons,
         page=page,
     )
+
+
+@lru_cache(maxsize=16)
+def _list_choices(tables: _Tables) -> _Choices:
+    kept, reasons = tables.kept(), _reasons(_dropped(tables))
+    splits = {name: _count(frame) for name, frame in kept.items()}
+    dropped = {"dropped": sum(reasons.values())} if reasons else {}
+    return _Choices({**splits, **dropped}, _labels(list(kept.values())), reasons)
 
 
 _COLUMNS = ("id", "file", "line", "split", "label", "messages", "reason")
 
 
-def _meant(kept: dict[str, pl.LazyFrame], dropped: pl.LazyFrame | None, chosen: RowFilter) -> pl.LazyFrame:
+def _meant(tables: _Tables, chosen: RowFilter) -> pl.LazyFrame:
     """The rows that are meant, of whichever tables they lie in."""
     import polars as pl
 
+    dropped = _dropped(tables)
     frames = [
         frame.select(
             "id", "file", "line", pl.lit(split).alias("split"), "label", "messages", pl.lit("").alias("reason")
         )
-        for split, frame in kept.items()
+        for split, frame in tables.kept().items()
         if chosen.split in ("", split) and not chosen.reason
     ]
     if dropped is not None and (chosen.split in ("", "dropped")) and not chosen.label:
@@ -121,13 +151,13 @@ def _none() -> pl.LazyFrame:
     return pl.LazyFrame({name: pl.Series([], dtype=pl.String) for name in _COLUMNS})
 
 
-def _dropped(dataset: Artifact) -> pl.LazyFrame | None:
+def _dropped(tables: _Tables) -> pl.LazyFrame | None:
     """The rows that were left out, as far as their first words are known."""
     import polars as pl
 
-    if not any(entry.path == EVENTS for entry in dataset.manifest.files):
+    if not tables.has_events:
         return None
-    events = pl.scan_parquet(dataset.path(EVENTS))
+    events = pl.scan_parquet(tables.folder / EVENTS)
     text = pl.coalesce([name for name in ("text", "after") if name in events.collect_schema().names()])
     return events.filter(pl.col("action") == "drop").select(
         "id", "file", "line", pl.lit("dropped").alias("split"), pl.lit(None, dtype=pl.String).alias("label"),

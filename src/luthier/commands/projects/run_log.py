@@ -18,6 +18,8 @@ _POINTS = 2000
 """Points of a curve that are kept; half of them go when there are more."""
 _CURVES = ("train_loss", "loss", "eval_loss", "validation_loss", "learning_rate", "reward", "rows/s", "tokens/s")
 """Measures that are shown first, where a step has them."""
+_COUNTERS = frozenset({"step", "epoch", "pass"})
+"""Measures that only count."""
 
 
 class LogLine(NamedTuple):
@@ -67,7 +69,7 @@ class StepProgress:
     @property
     def shown_curves(self) -> dict[str, list[tuple[float, float]]]:
         """Its curves of more than one point, those that people look at first before the others; at most four."""
-        names = [name for name, points in self.curves.items() if len(points) > 1 and name not in ("step", "epoch")]
+        names = [name for name, points in self.curves.items() if len(points) > 1 and name not in _COUNTERS]
         names.sort(key=lambda name: (_CURVES.index(name) if name in _CURVES else len(_CURVES), name))
         return {name: self.curves[name] for name in names[:4]}
 

@@ -8,6 +8,7 @@ function scheme() {
   const label = () => { button.textContent = isDark() ? "Light" : "Dark"; };
   button.hidden = false;
   label();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
   button.addEventListener("click", () => {
     root.dataset.scheme = isDark() ? "light" : "dark";
     try { localStorage.setItem("luthier-scheme", root.dataset.scheme); } catch (refused) { /* storage may be switched off */ }
