@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from luthier.core.component import Component, components_by_kind, field_descriptions, roles_by_name
+from luthier.core.component import BasicMarker, Component, components_by_kind, field_descriptions, roles_by_name
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, UnknownName
 from luthier.core.step import Step
 from luthier.models.catalog import CATALOG
@@ -40,8 +40,14 @@ class FormField:
     hint: str = ""
     choices: tuple[str, ...] = ()
     required: bool = False
+    basic: bool = False
     written: bool = False
     error: str = ""
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether it is shown before the others: it is written, required, wrong, or one that most users want."""
+        return self.written or self.required or self.basic or bool(self.error)
 
     @property
     def is_long(self) -> bool:
@@ -62,7 +68,7 @@ class FormPart:
     about: str
     hint: str
     fields: tuple[FormField, ...]
-    """Settings that are written or required."""
+    """Settings that come first."""
     more: tuple[FormField, ...]
     """The others."""
     parts: tuple[FormPart, ...] = ()
@@ -148,8 +154,8 @@ class _FormBuilder:
             path=path, name=name, role=role.role, kind=kind,
             kinds={one: part.summary() for one, part in sorted(members.items())},
             about=member.summary() if member is not None else "", hint=hint,
-            fields=tuple(one for one in simple if one.written or one.required or one.error),
-            more=tuple(one for one in simple if not (one.written or one.required or one.error)),
+            fields=tuple(one for one in simple if one.comes_first),
+            more=tuple(one for one in simple if not one.comes_first),
             parts=tuple(parts), lists=lists, removable=removable,
             error=self._error(path) or self._error(f"{path}.kind"),
         )  # fmt: skip
@@ -200,6 +206,7 @@ class _FormBuilder:
         return FormField(
             path=path, name=name, widget=widget, value=_written(value), default=_written(default), hint=hint,
             choices=choices, required=info.is_required(), written=name in settings, error=self._error(path),
+            basic=any(isinstance(mark, BasicMarker) for mark in info.metadata),
         )  # fmt: skip
 
     def _makers(self, makes: str) -> Iterator[str]:
