@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_from_rows_to_a_report(page: Any, workspace: Path) -> None:
     page.get_by_role("link", name="Recipe", exact=True).click()
     page.locator("#seed").fill("11")
     page.locator("#seed").press("Tab")
-    page.wait_for_function("document.getElementById('text').value.includes('seed: 11')")
+    playwright.expect(page.locator("#text")).to_have_value(re.compile("seed: 11"), timeout=_PATIENCE_MS)
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Saved.").wait_for()
     page.get_by_role("link", name="See what it will take").click()
@@ -77,6 +78,7 @@ def test_from_rows_to_a_report(page: Any, workspace: Path) -> None:
     report.get_by_text("How it was made").first.wait_for()
     page.goto(page.url.partition("/runs/")[0] + "/projects/support-tickets/data")
     page.get_by_label("Search").fill("PARCEL")
-    page.wait_for_function("document.querySelector('#rows').textContent.includes('40 of 120')")
+    playwright.expect(page.locator("#rows")).to_contain_text("of 120 rows", timeout=_PATIENCE_MS)
+    playwright.expect(page.locator("#rows")).not_to_contain_text("120 of 120", timeout=_PATIENCE_MS)
     page.locator("#rows tbody a").first.click()
     page.get_by_text("Its story").wait_for()
