@@ -230,6 +230,17 @@ def test_a_model_is_tried(browser: Browser, made: Path, studio: Studio) -> None:
     assert "Start it" in stopped
 
 
+def test_what_an_earlier_run_made_is_shown_until_there_is_something_newer(browser: Browser, made: Path) -> None:
+    (made / "recipe.yaml").write_text(RECIPE.replace("0.2", "0.3"))
+    page = browser.get("/projects/tickets/data").text
+    assert "These are the rows of run" in page
+    row = re.search(r'href="(/projects/tickets/data/data/rows/[0-9a-f]+)"', page)
+    assert row
+    assert "Its story" in browser.get(row[1]).text
+    assert "an earlier run" in browser.get("/projects/tickets/try").text
+    assert browser.get("/projects/tickets/report/page").status_code == 200
+
+
 def test_no_page_loads_torch(project: Path, workspace: Path) -> None:
     code = """
 import sys

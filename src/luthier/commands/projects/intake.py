@@ -125,9 +125,9 @@ def _check_content(path: Path) -> None:
     where = SourceLocation(file=path.name)
     if not begin:
         raise DataError("is empty", where=where, hint="choose a file with rows")
-    wanted = _BEGINNINGS.get(path.suffix)
+    expected = _BEGINNINGS.get(path.suffix)
     packed = begin.startswith((_ZIP, _PARQUET, _OLE, b"\x1f\x8b", b"\x7fELF", b"%PDF"))
-    if (wanted is not None and not begin.startswith(wanted)) or (wanted is None and packed):
+    if (expected is not None and not begin.startswith(expected)) or (expected is None and packed):
         raise DataError(f"is no {path.suffix} file", where=where, hint="give it the ending of what it is")
 
 

@@ -57,7 +57,7 @@ class StepProgress:
         return min(1.0, self.done / self.total) if self.total else None
 
     @property
-    def told(self) -> str:
+    def measures_line(self) -> str:
         """Its measures in a line."""
         return format_measures(self.measures)
 

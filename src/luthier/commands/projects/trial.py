@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from luthier.commands.jobs.process import signal_process_group
-from luthier.commands.projects.workspace import load_plan
+from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, ModelError
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.system.process import process_name_of
@@ -43,13 +42,13 @@ class TrialAnswer(NamedTuple):
 
 def list_trial_models(file: Path) -> list[TrialModel]:
     """The tuned models of a recipe that are made, each with the base model that it can be compared with."""
-    plan = load_plan(file, costs=False)
+    plan, word = load_made_plan(file, "model")
     recipe = plan.recipe
     found = []
     for planned in plan:
         if planned.step.kind in ("tune", "merge") and planned.cached:
             base = recipe.references(planned.step).get("model") == "model" and "model" in recipe.all_steps()
-            words = [f"{file}:{planned.name}", *([f"{file}:model"] if base else [])]
+            words = [f"{word}:{planned.name}", *([f"{word}:model"] if base else [])]
             found.append(TrialModel(planned.name, words))
     return found
 
@@ -93,10 +92,10 @@ class TrialServer:
         serve = ["serve", *model.words, "--port", "0", "--json", "--no-traces", "--no-jobs"]
         with translate_write_errors(self._folder):
             self._folder.mkdir(0o700, parents=True, exist_ok=True)
-            with (self._folder / "said").open("wb") as said, (self._folder / "log").open("wb") as log:
+            with (self._folder / "output").open("wb") as output, (self._folder / "log").open("wb") as log:
                 self._process = subprocess.Popen(  # noqa: S603  # this very program
-                    [sys.executable, "-P", "-m", "luthier", *serve], stdin=subprocess.DEVNULL, stdout=said, stderr=log,
-                    env={**os.environ}, start_new_session=True,
+                    [sys.executable, "-P", "-m", "luthier", *serve], stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=log, start_new_session=True,
                 )  # fmt: skip
         write_atomically(self._mark, process_name_of(self._process.pid).encode())
         self.words, self._asked_at = model.words, time.monotonic()
@@ -119,12 +118,12 @@ class TrialServer:
         began = time.perf_counter()
         try:
             answer = httpx.post(f"{self._facts()['url']}/chat/completions", json=body, timeout=300, trust_env=False)
-            told = answer.json()
+            response = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise ModelError(f"{model} did not answer: {error}", hint="start it again") from error
         if answer.is_error:
-            raise ModelError(f"{model} did not answer: {told['error']['message']}", hint="write another question")
-        content = told["choices"][0]["message"].get("content") or ""
+            raise ModelError(f"{model} did not answer: {response['error']['message']}", hint="write another question")
+        content = response["choices"][0]["message"].get("content") or ""
         return TrialAnswer(model, str(content), time.perf_counter() - began)
 
     def end_when_idle(self) -> None:
@@ -159,7 +158,7 @@ class TrialServer:
     def _facts(self) -> dict[str, Any]:
         """What it printed once it was ready."""
         try:
-            first = (self._folder / "said").read_bytes().partition(b"\n")[0]
+            first = (self._folder / "output").read_bytes().partition(b"\n")[0]
             found = json.loads(first)
         except (OSError, ValueError):
             return {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.commands.projects.queue import QueuedRun, RunQueue
 from luthier.core.artifact import Artifact
@@ -156,6 +156,38 @@ def _seconds(moment: datetime | None) -> float:
 def load_plan(file: Path, overrides: Sequence[str] = (), *, costs: bool = True) -> RecipePlan:
     """The plan of a recipe, with what it costs; without, where only what is made is asked."""
     return build_recipe_plan(Recipe.load(file, overrides), costs_of=None if costs else ())
+
+
+class MadePlan(NamedTuple):
+    """A plan of which something is made, and what commands call it: the recipe's file, or an earlier run."""
+
+    plan: RecipePlan
+    word: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what the recipe means now."""
+        return self.plan.run is None
+
+
+def load_made_plan(file: Path, makes: str) -> MadePlan:
+    """The recipe's plan; where no such artifact of it is made, that of the latest run which has one: the recipe, its
+    data or Luthier changed since."""
+    current = MadePlan(load_plan(file, costs=False), str(file))
+    if _has_made(current.plan, makes):
+        return current
+    for run in _recorded(file.parent, current.plan.recipe.name):
+        try:
+            earlier = MadePlan(find_plan(run.id), run.id)
+        except LuthierError:
+            continue  # the recipe as it was cannot be read by this version
+        if _has_made(earlier.plan, makes):
+            return earlier
+    return current
+
+
+def _has_made(plan: RecipePlan, makes: str) -> bool:
+    return any(one.cached and one.step.makes == makes and not one.step.shared for one in plan)
 
 
 def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:

@@ -1,4 +1,4 @@
-"""A project's data: the rows of a prepared data set, and the story of each."""
+"""A project's data: the rows of a prepared data set, and the lineage of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from luthier.commands.lineage import trace_example
 from luthier.commands.projects.rows import RowFilter, read_rows_page
-from luthier.commands.projects.workspace import find_project_file, load_plan
+from luthier.commands.projects.workspace import find_project_file, load_made_plan
 from luthier.core.errors import UnknownName
 from luthier.recipe.locate import CommandTarget
 from luthier.studio.pages import render
@@ -23,7 +23,8 @@ def rows(
 ) -> Response:  # fmt: skip
     """The rows of a data set, a page at a time."""
     file = find_project_file(name)
-    plan = load_plan(file, costs=False)
+    made_plan = load_made_plan(file, "dataset")
+    plan = made_plan.plan
     steps = [planned.name for planned in plan if planned.step.makes == "dataset"]
     made = [one for one in steps if plan[one].cached]
     chosen = RowFilter(split=split, label=label, reason=reason, search=search.strip(), page=page)
@@ -32,7 +33,8 @@ def rows(
     step = step or next(iter(made), "")
     shown = read_rows_page(plan.artifact(step), chosen) if step in made else None
     return render(
-        request, "data.html.jinja", name=name, file=file, steps=steps, step=step, chosen=chosen, shown=shown
+        request, "data.html.jinja", name=name, file=file, steps=steps, step=step, chosen=chosen, shown=shown,
+        of=made_plan,
     )  # fmt: skip
 
 
@@ -40,5 +42,6 @@ def rows(
 def row(request: Request, name: str, step: str, row: str) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
     file = find_project_file(name)
-    story = trace_example(row, CommandTarget(str(file)))
-    return render(request, "row.html.jinja", name=name, file=file, step=step, story=story)
+    word = load_made_plan(file, "dataset").word
+    lineage = trace_example(row, CommandTarget(word))
+    return render(request, "row.html.jinja", name=name, file=file, step=step, lineage=lineage, word=word)

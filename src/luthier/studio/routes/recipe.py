@@ -28,8 +28,8 @@ def _page(request: Request, name: str, form: RecipeForm, *, status: int = 200, s
     return render(request, "recipe.html.jinja", status, name=name, file=file, form=form, saved=saved)
 
 
-def _panes(request: Request, name: str, form: RecipeForm, said: LuthierError | None = None) -> Response:
-    return render(request, "recipe_panes.html.jinja", name=name, form=form, said=said)
+def _panes(request: Request, name: str, form: RecipeForm, problem: LuthierError | None = None) -> Response:
+    return render(request, "recipe_panes.html.jinja", name=name, form=form, problem=problem)
 
 
 @router.post("/projects/{name}/recipe/check")
@@ -42,24 +42,24 @@ def check(request: Request, form: FormDep, name: str) -> Response:
 def setting(request: Request, form: FormDep, name: str) -> Response:
     """The text with one setting changed."""
     file, text = find_project_file(name), text_of(form, "text")
-    said: LuthierError | None = None
+    problem: LuthierError | None = None
     try:
         text = change_setting(text, file, text_of(form, "path"), text_of(form, "value"))
     except LuthierError as error:
-        said = error
-    return _panes(request, name, build_recipe_form(text, file), said)
+        problem = error
+    return _panes(request, name, build_recipe_form(text, file), problem)
 
 
 @router.post("/projects/{name}/recipe/part")
 def part(request: Request, form: FormDep, name: str) -> Response:
     """The text with another kind of part, one more, or one less."""
     file, text = find_project_file(name), text_of(form, "text")
-    said: LuthierError | None = None
+    problem: LuthierError | None = None
     try:
         text = change_part(text, file, text_of(form, "path"), text_of(form, "value"))
     except LuthierError as error:
-        said = error
-    return _panes(request, name, build_recipe_form(text, file), said)
+        problem = error
+    return _panes(request, name, build_recipe_form(text, file), problem)
 
 
 @router.post("/projects/{name}/recipe")
