@@ -157,6 +157,7 @@ def test_the_commands_of_a_page_work_one_after_another(
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(place))
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(place / ".luthier" / "traffic"))
     monkeypatch.setattr("luthier.commands.serve.serve", _served_a_moment)
+    monkeypatch.setattr("luthier.studio.server.serve_studio", lambda studio, bound, tell: None)
     for number, line in enumerate(commands()[page]):
         words = _typed(line)
         assert words[0] == "luthier", f"{page}: what is typed is Luthier's"

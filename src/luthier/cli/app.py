@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import artifacts, jobs, models, monitor, recipe, release, serve, traces
+from luthier.cli import artifacts, jobs, models, monitor, recipe, release, serve, studio, traces
 from luthier.cli.output import (
     discard_further_output,
     flush_output,
@@ -50,6 +50,7 @@ traces.add_to(app)
 release.add_to(app)
 jobs.add_to(app)
 monitor.add_to(app)
+studio.add_to(app)
 
 
 def _version(show_version: bool) -> None:

@@ -94,15 +94,24 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
             "traffic alone."
         ),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPERATOR", help="With --from: leave this operator out; may be repeated."),
+    ] = None,
+    technique: Annotated[
+        Literal["lora", "plain"],
+        typer.Option(help="With --from: an adapter of a base model, or a plain classifier of words (seconds)."),
+    ] = "lora",
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
-    from luthier.commands.new import require_single_source, write_followup_recipe, write_recipe
+    from luthier.commands.new import ProposalChoices, require_single_source, write_followup_recipe, write_recipe
 
+    choices = ProposalChoices(tuple(without or ()), technique)
     source = require_single_source(sources or ())
     if base_recipe is not None:
         written = write_followup_recipe(
-            current_workspace(), name, source, base_recipe, where=where, others=(template, model, table, prompt, answer)
+            current_workspace(), name, source, base_recipe, where=where, others=(template, model, table, prompt, answer, *(without or ()))
         )
     else:
         written = write_recipe(
@@ -115,6 +124,7 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
             where=where,
             prompt=prompt,
             answer=answer,
+            choices=choices,
         )
     if as_json:
         print_json({"recipe": str(written.path), "decisions": written.decisions, "notes": written.notes})

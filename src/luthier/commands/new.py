@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun
@@ -46,6 +46,14 @@ class NewRecipe:
     """Why, by dotted path within the step that prepares the data; or which option of another tool was not taken."""
     notes: tuple[str, ...] = ()
     """How many rows were seen, and what their reader decided and left out."""
+
+
+class ProposalChoices(NamedTuple):
+    """What somebody who saw a proposal wants otherwise."""
+
+    without: tuple[str, ...] = ()
+    """Operators that are left out, by kind."""
+    technique: Literal["lora", "plain"] = "lora"
 
 
 class _Text(NamedTuple):
@@ -85,6 +93,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     where: str | None = None,
     prompt: str | None = None,
     answer: str | None = None,
+    choices: ProposalChoices | None = None,
 ) -> NewRecipe:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
 
@@ -92,7 +101,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
     recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
     named, or columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a
-    backslash and an n are a new line; else they are chosen.
+    backslash and an n are a new line; else they are chosen. `choices` change what is proposed for rows.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
@@ -104,7 +113,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         return _write_next(name, traffic, served, where)
     folder = _folder(workspace, name)
     path = folder / "recipe.yaml"
-    base = _Base(workspace, model or MODEL, folder)
+    base = _Base(workspace, model or MODEL, folder, choices or ProposalChoices())
     model = _from_there(workspace, model, folder)
     source = _as_url(workspace, source)
     is_url = isinstance(source, str) and ("://" in source or is_env_var(source))
@@ -114,6 +123,9 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     if where is not None and traffic is None:
         hint = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=SourceLocation(field="--where"), hint=hint)
+    if choices is not None and choices != ProposalChoices() and source is None:
+        hint = "leave them out, or give your data by --from"
+        raise InputError("--without and --technique change what is proposed for data", hint=hint)
     is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
@@ -299,11 +311,13 @@ def _from_template(template: str, name: str, model: str) -> str:
 
 
 class _Base(NamedTuple):
-    """The base model that is asked for, by the word that was given, and the folder of the recipe."""
+    """The base model that is asked for, by the word that was given, the folder of the recipe, and what else is wanted
+    otherwise than it is proposed."""
 
     workspace: Workspace
     word: str
     folder: Path
+    choices: ProposalChoices
 
     def fitting(self, profile: Profile) -> BaseModelChoice:
         """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
@@ -349,11 +363,18 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
-    from luthier.data.suggest.propose import render_recipe
+    from luthier.data.suggest.propose import exclude_operators, render_recipe
 
     found = base.fitting(proposal.profile)
+    proposal = exclude_operators(proposal, base.choices.without)
+    proposal = proposal.model_copy(update={"technique": base.choices.technique})
+    left_out = {f"ops.{kind}" for kind in base.choices.without}
     text = render_recipe(proposal, base.folder.name, found)
-    reasons = {**proposal.reasons, **({"chat_template": found.why} if found.why else {})}
+    reasons = {path: why for path, why in proposal.reasons.items() if path not in left_out}
+    if base.choices.technique == "plain":
+        reasons.pop("technique", None)
+    elif found.why:
+        reasons["chat_template"] = found.why
     return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
 
 

@@ -28,7 +28,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -92,6 +92,11 @@ def _of_class(body: ast.ClassDef) -> dict[str, str]:
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
                 found[one.target.id] = inspect.cleandoc(text.value)
     return found
+
+
+@dataclass(frozen=True)
+class BasicMarker:
+    """Marks a setting that most users want to see: forms show it first."""
 
 
 Role = TypeVar("Role", bound="Component")

@@ -64,13 +64,13 @@ async def run_gateway(
     """Serve until told to stop (SIGTERM, Ctrl-C); False when requests were cut off, since they took too long or a
     second signal came."""
     await watch.read()
-    inside = _is_loopback(settings.host)
+    inside = is_loopback(settings.host)
     if not inside and not watch.ring.key_required:
         hint = "make a key first: `luthier keys add NAME`"
         raise InputError(
             f"{settings.host} can be reached from elsewhere", where=SourceLocation(field="--host"), hint=hint
         )
-    bound = _bind(settings)
+    bound = bind(settings)
     try:
         for model in models:
             await gateway.fleet.prepare(model)
@@ -160,11 +160,13 @@ class _Punctual(H11Protocol):
         self._look = self.loop.call_later(_HEAD_S, self._look_again, self.cycle if idle else self)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
     return host in ("127.0.0.1", "localhost", "::1")
 
 
-def _bind(settings: ServerSettings) -> socket.socket:
+def bind(settings: ServerSettings) -> socket.socket:
+    """A socket at the address; `InputError` where it is taken or not of this machine."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends at once on such sockets only
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from luthier.core.component import BasicMarker
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription
@@ -38,10 +39,10 @@ class LowRank(Technique):
         "lora_target_modules": "target_modules",
         "lora_target": "target_modules",
     }
-    r: int = Field(default=16, ge=1, le=1024)
+    r: Annotated[int, BasicMarker()] = Field(default=16, ge=1, le=1024)
     """Rank: how much an adapter can hold. 16 suffices for classification and style (Hu et al. saw little beyond 8;
     "LoRA Without Regret" sees none on small sets); 64 to 256 for much new knowledge."""
-    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_alpha: Annotated[float, BasicMarker()] = Field(default=32.0, gt=0)
     """Scale: the adapter's output is multiplied by alpha / r. 32 with r 16 is the literature's usual pair."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers that get an adapter, or all linear ones except the output head: adapters on the MLP layers

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,15 +38,16 @@ class JobProcess:
         self.folder, self.name, self._child = folder, name, child
 
     @classmethod
-    def start(cls, recipe: Path, store: str) -> JobProcess:
-        """Begin, or go on where an earlier run was."""
-        folder = recipe.parent.absolute()
-        words = _words("run", str(folder / recipe.name), "--json")
-        with translate_write_errors(folder), (folder / SAID).open("wb") as output, (folder / LOG).open("ab") as log:
-            child = subprocess.Popen(  # noqa: S603  # this very program
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=log, cwd=folder,
-                env={**os.environ, "LUTHIER_STORE": store}, start_new_session=True,
-            )  # fmt: skip
+    def start(cls, recipe: Path, store: str, *, folder: Path, overrides: Sequence[str] = ()) -> JobProcess:
+        """Begin, or go on where an earlier run was; what it prints goes into a folder."""
+        words = _words("run", str(recipe), *overrides, "--json")
+        with translate_write_errors(folder):
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+            with (folder / SAID).open("wb") as output, (folder / LOG).open("ab") as log:
+                child = subprocess.Popen(  # noqa: S603  # this very program
+                    words, stdin=subprocess.DEVNULL, stdout=output, stderr=log,
+                    env={**os.environ, "LUTHIER_STORE": store}, start_new_session=True,
+                )  # fmt: skip
         return cls(folder, process_name_of(child.pid), child)
 
     @property

@@ -218,7 +218,7 @@ class JobRunner:
         append_job_event(
             folder, "Fine-tuning job started" if job.state == "queued" else "The job goes on from its last checkpoint"
         )
-        running = JobProcess.start(folder / RECIPE, self._desk.store.location)
+        running = JobProcess.start(folder.absolute() / RECIPE, self._desk.store.location, folder=folder)
         if not book.change(job.id, "running", ("running",), process=running.name):
             running.tell(signal.SIGTERM)
         return running

@@ -188,6 +188,14 @@ class Ledger:
         with self.reading() as session:
             return Run.model_validate(_row(session, run))
 
+    def find_run_of_process(self, process: str) -> Run | None:
+        """The run that a process began; None before it has."""
+        from sqlalchemy import select
+
+        from luthier.core.db.tables.runs import RunRow
+
+        return next(iter(self._found(select(RunRow).where(RunRow.process == process).limit(1))), None)
+
     def find_runs(self, beginning: str) -> list[Run]:
         """The runs whose ids begin so, the latest first."""
         from sqlalchemy import select

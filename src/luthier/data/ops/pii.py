@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
-from luthier.core.component import digest_plugin_code
+from luthier.core.component import BasicMarker, digest_plugin_code
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.core.system.packages import is_installed
@@ -88,7 +88,7 @@ class Pii(RowOperator):
     writes: ClassVar[dict[str, Column]] = dict.fromkeys(KINDS, "count")
     is_private: ClassVar[bool] = True
 
-    action: Action = "redact"
+    action: Annotated[Action, BasicMarker()] = "redact"
     """`redact` puts the kind in its place (`[EMAIL]`), `mask` leaves the last four characters of numbers, `hash` puts a
     tag that is the same wherever the value is the same, `pseudonymise` another value of the same sort that belongs to
     nobody, `drop` leaves the row out, `flag` only counts, `keep` counts and lets the last look pass it."""

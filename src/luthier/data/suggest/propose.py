@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.findings import FEWEST_ROWS
 from luthier.core.component import add_field_descriptions, components_by_kind
+from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
 from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
@@ -66,12 +67,25 @@ class RecipeProposal(BaseModel):
     """Which assistant turns are trained on; `objective.train_on` in `reasons` says why where it is not the last."""
     left: int
     """About how many rows the operators leave."""
+    technique: Literal["lora", "plain"] = "lora"
+    """What is trained: an adapter of a base model, or a plain classifier of words."""
     profile: Profile
 
     def prepare(self) -> dict[str, Any]:
         """The settings of the step `prepare`."""
         ops = [one["kind"] if len(one) == 1 else one for one in self.ops]
         return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
+
+
+def exclude_operators(proposal: RecipeProposal, kinds: Collection[str]) -> RecipeProposal:
+    """The proposal without some of its operators; `UnknownName` for one that it does not have."""
+    proposed = [one["kind"] for one in proposal.ops]
+    for kind in kinds:
+        if kind not in proposed:
+            where, hint = SourceLocation(field="--without"), did_you_mean(kind, proposed)
+            raise UnknownName(f"the operator {kind!r} is not proposed for these rows", where=where, hint=hint)
+    ops = [one for one in proposal.ops if one["kind"] not in kinds]
+    return proposal.model_copy(update={"ops": ops, "left": _left(proposal.profile, ops)})
 
 
 def propose(
@@ -346,12 +360,23 @@ def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterat
     yield "luthier: 1"
     yield f"name: {_scalar(name)}"
     yield f"seed: {SEED}"
+    if proposal.technique == "plain":
+        yield "steps:"
+        yield from _data_lines(proposal)
+        yield from _plain_rest(proposal)
+        return
     yield f"model: {_scalar(base.model)}"
     if base.why:
         yield f"# {_one_line(base.why)}"
     if base.chat_template:
         yield f"chat_template: {_scalar(base.chat_template)}"
     yield "steps:"
+    yield from _data_lines(proposal)
+    yield from _rest(proposal)
+
+
+def _data_lines(proposal: RecipeProposal) -> Iterator[str]:
+    """The step that prepares the data."""
     yield "  data:"
     yield "    kind: prepare"
     yield from _source_lines(proposal)
@@ -360,7 +385,6 @@ def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterat
     for key, value in proposal.split.items():
         yield from _explained("      ", key, value, proposal.reasons.get(f"split.{key}"))
     yield from _explained("    ", "task", proposal.task, proposal.reasons["task"])
-    yield from _rest(proposal)
 
 
 def _source_lines(proposal: RecipeProposal) -> Iterator[str]:
@@ -406,14 +430,7 @@ def _rest(proposal: RecipeProposal) -> Iterator[str]:
     )
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
-    yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
-    for name in ("rows", "classes"):
-        if why := proposal.reasons.get(name):
-            yield f"  # {_one_line(why)}"
-    yield "  validate: {kind: validate, data: data}"
-    if why := proposal.reasons.get("unlabeled"):
-        yield f"  # {_one_line(why)}:"
-        yield "  # unlabeled: {kind: unlabeled, data: data}"
+    yield from _validation_lines(proposal)
     yield from _balancing(proposal.profile)
     yield from _plain_first(proposal)
     yield "  # A small adapter: the base model's weights stay as they are."
@@ -431,6 +448,33 @@ def _rest(proposal: RecipeProposal) -> Iterator[str]:
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]{turns}}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."
     yield f"  gate: {{kind: gate, evaluation: report, rules: [{rules}]}}"
+
+
+def _validation_lines(proposal: RecipeProposal) -> Iterator[str]:
+    """The step that looks for what is wrong with the rows."""
+    yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
+    for name in ("rows", "classes"):
+        if why := proposal.reasons.get(name):
+            yield f"  # {_one_line(why)}"
+    yield "  validate: {kind: validate, data: data}"
+    if why := proposal.reasons.get("unlabeled"):
+        yield f"  # {_one_line(why)}:"
+        yield "  # unlabeled: {kind: unlabeled, data: data}"
+
+
+def _plain_rest(proposal: RecipeProposal) -> Iterator[str]:
+    """The steps of a recipe that trains a plain classifier."""
+    if proposal.task != "label":
+        hint = "take lora, or name a column of classes by --answer"
+        where = SourceLocation(field="--technique")
+        raise InputError("plain chooses one of a few classes, and the answers are free text", where=where, hint=hint)
+    yield from _validation_lines(proposal)
+    yield "  # TF-IDF of words with logistic regression: no base model, seconds."
+    yield "  tune: {kind: tune, data: data, technique: plain}"
+    yield "  # On rows that were not trained on, beside plain baselines."
+    yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
+    yield "  # PASS only when it is clearly better than to name the most frequent class each time."
+    yield '  gate: {kind: gate, evaluation: report, rules: ["macro_f1 > majority"]}'
 
 
 def _plain_first(proposal: RecipeProposal) -> Iterator[str]:

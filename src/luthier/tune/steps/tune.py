@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
+from luthier.core.component import BasicMarker
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
@@ -105,19 +106,19 @@ class Tune(Step):
     without a network is made."""
     objective: Objective = Sft()
     """What is wanted of the model."""
-    epochs: float = Field(default=1.0, gt=0, le=1000)
+    epochs: Annotated[float, BasicMarker()] = Field(default=1.0, gt=0, le=1000)
     """How often each row is seen. One pass over fresh rows learns most for its time; two to four for small sets."""
     save_epochs: int = Field(default=0, ge=0)
     """After how many of the epochs before the last the weights are kept as well, those of the latest: the step `epoch`
     makes a model of each. Held-out rows are measured there, too."""
     max_train_samples: int | None = Field(default=None, ge=1)
     """How many training rows are used, drawn by the seed; all of them when not given."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: Annotated[int, BasicMarker()] = Field(default=32, ge=1)
     """Rows that each update averages over: 32 is small enough to learn from few rows (small batches generalise well and
     LoRA suffers from large ones, "LoRA Without Regret") and large enough to share long prefixes."""
     curriculum: Curriculum | None = None
     """Which rows come first; a drawn order in each pass when not given."""
-    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    learning_rate: Annotated[Annotated[float, Field(gt=0)] | Literal["auto"], BasicMarker()] = "auto"
     """Size of the updates at their height; `auto` follows the technique, the width of the model and the
     objective: preferences are learnt at a twentieth of the rate of answers, as by TRL's defaults."""
     optimizer: Optimizer = AdamW()

@@ -1,0 +1,225 @@
+"""The projects of a workspace: each recipe in a folder or just below it, its last run, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.commands.projects.queue import QueuedRun, RunQueue
+from luthier.core.artifact import Artifact
+from luthier.core.db import Ledger, Run, ledger_url
+from luthier.core.errors import LuthierError, UnknownName, did_you_mean
+from luthier.core.files import write_atomically
+from luthier.core.step import Forecast
+from luthier.recipe.locate import find_plan
+from luthier.recipe.planner import RecipePlan, build_recipe_plan, has_ledger, open_recipe_store
+from luthier.recipe.report import headline, report_text
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import recipes_here
+from luthier.recipe.yaml import read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectStep:
+    """One step of a project's recipe, and what is known of it."""
+
+    name: str
+    kind: str
+    makes: str
+    digest: str
+    made: bool
+    forecast: Forecast | None = None
+    timing: Mapping[str, Any] | None = None
+    """What it took and was expected to take, when it is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A recipe, and how it stands."""
+
+    id: str
+    file: Path
+    name: str
+    steps: tuple[tuple[str, str], ...]
+    """Name and kind of each step, as they are written."""
+    error: LuthierError | None = None
+    """Why the recipe cannot be read."""
+    queued: QueuedRun | None = None
+    """Its latest run that was asked for in the studio."""
+    run: Run | None = None
+    """Its latest run, from wherever it was started."""
+    results: tuple[str, ...] = ()
+    """What the latest run that came to its end says."""
+
+    @property
+    def folder(self) -> Path:
+        """The recipe's folder."""
+        return self.file.parent
+
+    @property
+    def state(self) -> str:
+        """How it stands, in a word."""
+        if self.error is not None:
+            return "broken"
+        if self.queued is not None and not self.queued.ended:
+            return self.queued.state
+        if self.queued is not None and (self.run is None or self.queued.requested_at > self.run.started_at):
+            return self.queued.state
+        return self.run.state if self.run is not None else "new"
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When something was done with it last."""
+        moments = [self.queued.requested_at if self.queued else None, self.run.started_at if self.run else None]
+        return max((moment for moment in moments if moment is not None), default=None)
+
+
+def list_projects(queue: RunQueue) -> list[Project]:
+    """The projects here, those with something new first."""
+    queued = queue.all()
+    found = [_project(name, file, queued) for name, file in _files().items()]
+    return sorted(found, key=lambda one: (one.changed_at is None, -_seconds(one.changed_at), one.id))
+
+
+def find_project(name: str, queue: RunQueue) -> Project:
+    """A project by its id. It is looked up among those that are here: an id is never a path."""
+    return _project(name, find_project_file(name), queue.all())
+
+
+def find_project_file(name: str) -> Path:
+    """The recipe of a project; `UnknownName` where there is none."""
+    files = _files()
+    if name not in files:
+        raise UnknownName(f"there is no project {name!r}", hint=did_you_mean(name, files))
+    return files[name]
+
+
+def _files() -> dict[str, Path]:
+    return {project_id(file): file for file in recipes_here()}
+
+
+def project_id(file: Path) -> str:
+    """What a recipe's file is called in addresses: its folder's name, or its own beside others."""
+    own = file.parent if file.name == "recipe.yaml" and file.parent != Path() else file
+    return own.as_posix().replace("/", "~")
+
+
+def _project(name: str, file: Path, queued: Sequence[QueuedRun]) -> Project:
+    runs = [run for run in queued if run.recipe_file == str(file)]
+    latest = max(runs, key=lambda run: run.requested_at, default=None)
+    try:
+        data = read_yaml(file).data
+    except LuthierError as error:
+        return Project(id=name, file=file, name=name, steps=(), error=error, queued=latest)
+    title, steps = str(data.get("name") or name), data.get("steps")
+    kinds = tuple((str(key), _kind(step)) for key, step in steps.items()) if isinstance(steps, dict) else ()
+    recorded = _recorded(file.parent, title)
+    run = recorded[0] if recorded else None
+    done = next((one for one in recorded if one.state == "done"), None)
+    results = _results(file.parent, done) if done else ()
+    return Project(id=name, file=file, name=title, steps=kinds, queued=latest, run=run, results=results)
+
+
+def _kind(step: Any) -> str:
+    return str(step.get("kind", "?")) if isinstance(step, dict) else str(step)
+
+
+def _recorded(folder: Path, recipe: str) -> list[Run]:
+    """The latest runs of a recipe; none where its ledger is away."""
+    try:
+        store = open_recipe_store(folder)
+        if not has_ledger(store):
+            return []
+        with Ledger(ledger_url(store.root)) as ledger:
+            return ledger.runs_of(recipe, str(folder.absolute()), limit=20)
+    except LuthierError:
+        return []
+
+
+def _results(folder: Path, run: Run) -> tuple[str, ...]:
+    """What a run found; what is no longer in the store says nothing."""
+    store = open_recipe_store(folder)
+    made: dict[str, Artifact] = {step.name: store.open(step.artifact) for step in run.steps if store.has(step.artifact)}
+    try:
+        return tuple(headline(made))
+    except LuthierError:
+        return ()
+
+
+def _seconds(moment: datetime | None) -> float:
+    return moment.timestamp() if moment is not None else 0.0
+
+
+def load_plan(file: Path, overrides: Sequence[str] = (), *, costs: bool = True) -> RecipePlan:
+    """The plan of a recipe, with what it costs; without, where only what is made is asked."""
+    return build_recipe_plan(Recipe.load(file, overrides), costs_of=None if costs else ())
+
+
+class MadePlan(NamedTuple):
+    """A plan of which something is made, and what commands call it: the recipe's file, or an earlier run."""
+
+    plan: RecipePlan
+    word: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what the recipe means now."""
+        return self.plan.run is None
+
+
+def load_made_plan(file: Path, makes: str) -> MadePlan:
+    """The recipe's plan; where no such artifact of it is made, that of the latest run which has one: the recipe, its
+    data or Luthier changed since."""
+    current = MadePlan(load_plan(file, costs=False), str(file))
+    if _has_made(current.plan, makes):
+        return current
+    for run in _recorded(file.parent, current.plan.recipe.name):
+        try:
+            earlier = MadePlan(find_plan(run.id), run.id)
+        except LuthierError:
+            continue  # the recipe as it was cannot be read by this version
+        if _has_made(earlier.plan, makes):
+            return earlier
+    return current
+
+
+def _has_made(plan: RecipePlan, makes: str) -> bool:
+    return any(one.cached and one.step.makes == makes and not one.step.shared for one in plan)
+
+
+def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:
+    """The steps of a plan: what is made and took how long, and what is to be made and will take how long."""
+    return [
+        ProjectStep(
+            name=one.name, kind=one.step.kind, makes=one.step.makes, digest=one.digest, made=one.cached,
+            forecast=one.forecast, timing=plan.store.open(one.digest).timing() if one.cached else None,
+        )
+        for one in plan
+    ]  # fmt: skip
+
+
+def read_report(word: str) -> str:
+    """The report of what a recipe, or a run by its id, made: as a page."""
+    return report_text(find_plan(word), "html")
+
+
+def save_recipe(file: Path, text: str) -> Recipe:
+    """Write a recipe's text once it is one; `RecipeError` else, with file and line, and nothing is written."""
+    recipe = check_recipe(file, text)
+    write_atomically(file, text.encode())
+    return recipe
+
+
+def check_recipe(file: Path, text: str) -> Recipe:
+    """The recipe that a text is; `RecipeError` with file and line where it is none."""
+    from luthier.recipe.yaml import parse_yaml
+
+    return Recipe.of(parse_yaml(text, str(file)), file.parent)
+
+
+def workspace_store() -> Path:
+    """Where the workspace keeps its queue: `.luthier` in its folder, or `LUTHIER_STORE`."""
+    return open_recipe_store(Path()).root

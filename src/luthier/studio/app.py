@@ -1,0 +1,62 @@
+"""The studio's application: its pages, what stands in front of them, and what is said when one fails."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from luthier.commands.projects.intake import MOST_BYTES
+from luthier.core.errors import LuthierError
+from luthier.studio.pages import render_closed, render_error
+from luthier.studio.routes import data, home, intake, recipe, runs, trial
+from luthier.studio.security import StudioGuard
+from luthier.studio.state import Studio
+
+_LOG = logging.getLogger("luthier.studio")
+
+
+def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
+    """The application over a workspace: the current folder."""
+    app = FastAPI(title="Luthier Studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=studio.running)
+    app.state.studio = studio
+    for module in (home, intake, recipe, runs, data, trial):
+        app.include_router(module.router)
+    app.add_exception_handler(LuthierError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_wrong)
+    app.add_exception_handler(Exception, _on_fault)
+    app.add_middleware(
+        StudioGuard,
+        sessions=studio.sessions,
+        upload_bytes=upload_bytes,
+        uploads=frozenset({"/new"}),
+        closed=render_closed,
+    )
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LuthierError), "it is registered for these"
+    return render_error(request, error)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "it is registered for these"
+    message = "There is no such page." if error.status_code == 404 else str(error.detail)
+    return render_error(request, LuthierError(message), error.status_code)
+
+
+async def _on_wrong(request: Request, error: Exception) -> Response:
+    return render_error(request, LuthierError("The address or the form is not as expected."), 400)
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    """A fault of the studio's own; the server's log has its traceback."""
+    _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    message = "A fault of the studio's own. The terminal that it was started from shows the details."
+    return render_error(request, LuthierError(message), 500)

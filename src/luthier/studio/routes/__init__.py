@@ -1,0 +1,1 @@
+"""The studio's pages, a module for each part of them."""

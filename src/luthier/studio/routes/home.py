@@ -1,0 +1,103 @@
+"""The workspace's own pages: its projects, one project, and the door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from luthier.commands.projects.intake import list_drafts
+from luthier.commands.projects.workspace import find_project, list_plan_steps, list_projects, load_plan, read_report
+from luthier.core.errors import LuthierError, UnknownName
+from luthier.studio.pages import render, static_file
+from luthier.studio.report_policy import report_headers
+from luthier.studio.sessions import COOKIE, LIFE
+from luthier.studio.state import FormDep, StudioDep
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> JSONResponse:
+    """The server runs."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/static/{name}")
+async def static(name: str) -> Response:
+    """One of the studio's own files."""
+    return static_file(name)
+
+
+@router.get("/open")
+def open_link(request: Request, studio: StudioDep, token: str = "") -> Response:
+    """The link that was printed: it makes this browser's session, once."""
+    if studio.sessions.is_open(request.state.cookie):
+        return RedirectResponse("/", 303)
+    cookie = studio.sessions.open(token)
+    if cookie is None:
+        raise HTTPException(403, "This link was used already. Start `luthier studio` again for a new one.")
+    answer = render(request, "opened.html.jinja")
+    answer.set_cookie(COOKIE, cookie, max_age=int(LIFE.total_seconds()), httponly=True, samesite="strict", path="/")
+    return answer
+
+
+@router.post("/close")
+def close(request: Request, studio: StudioDep, form: FormDep) -> Response:
+    """End this browser's session."""
+    studio.sessions.close(request.state.cookie)
+    answer = RedirectResponse("/", 303)
+    answer.delete_cookie(COOKIE, path="/")
+    return answer
+
+
+@router.get("/")
+def workspace(request: Request, studio: StudioDep) -> Response:
+    """The projects of the workspace."""
+    projects, drafts = list_projects(studio.queue), list_drafts()
+    waiting = studio.queue.all(("running", "queued"))
+    here = Path.cwd()
+    return render(request, "workspace.html.jinja", projects=projects, drafts=drafts, waiting=waiting, here=here)
+
+
+@router.get("/projects/{name}")
+def project(request: Request, studio: StudioDep, name: str) -> Response:
+    """One project: how it stands, what its steps cost, its runs."""
+    found = find_project(name, studio.queue)
+    runs = studio.queue.of(found.file)[:20]
+    return render(request, "project.html.jinja", project=found, runs=runs)
+
+
+@router.get("/projects/{name}/plan")
+def plan(request: Request, studio: StudioDep, name: str) -> Response:
+    """What a project's steps took, and what those that are to be made will take."""
+    found = find_project(name, studio.queue)
+    try:
+        made = load_plan(found.file)
+    except LuthierError as error:
+        return render(request, "plan.html.jinja", project=found, steps=[], error=error, notes=[])
+    steps = list_plan_steps(made)
+    return render(request, "plan.html.jinja", project=found, steps=steps, error=None, notes=made.notes)
+
+
+@router.get("/projects/{name}/report")
+def report(request: Request, studio: StudioDep, name: str) -> Response:
+    """The report of what a project's recipe made, in a frame of its own."""
+    found = find_project(name, studio.queue)
+    return render(request, "report.html.jinja", project=found, word=str(found.file), frame=f"{request.url.path}/page")
+
+
+@router.get("/projects/{name}/report/page")
+def report_page(studio: StudioDep, name: str) -> Response:
+    """The report itself."""
+    found = find_project(name, studio.queue)
+    try:
+        return report_headers(read_report(str(found.file)))
+    except UnknownName:
+        done = found.run is not None and found.run.state == "done"
+        if not done or found.run is None:
+            raise
+        return report_headers(read_report(found.run.id))

@@ -1,0 +1,73 @@
+"""A project's recipe: its text and its form, in step."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from luthier.commands.projects.recipe_form import RecipeForm, build_recipe_form, change_part, change_setting
+from luthier.commands.projects.workspace import find_project_file, save_recipe
+from luthier.core.errors import LuthierError
+from luthier.studio.pages import render
+from luthier.studio.state import FormDep, text_of
+
+router = APIRouter()
+
+
+@router.get("/projects/{name}/recipe")
+def recipe(request: Request, name: str, saved: bool = False) -> Response:
+    """The recipe as it is written."""
+    file = find_project_file(name)
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return _page(request, name, build_recipe_form(text, file), saved=saved)
+
+
+def _page(request: Request, name: str, form: RecipeForm, *, status: int = 200, saved: bool = False) -> Response:
+    file = find_project_file(name)
+    return render(request, "recipe.html.jinja", status, name=name, file=file, form=form, saved=saved)
+
+
+def _panes(request: Request, name: str, form: RecipeForm, problem: LuthierError | None = None) -> Response:
+    return render(request, "recipe_panes.html.jinja", name=name, form=form, problem=problem)
+
+
+@router.post("/projects/{name}/recipe/check")
+def check(request: Request, form: FormDep, name: str) -> Response:
+    """The form of a text that is being written."""
+    return _panes(request, name, build_recipe_form(text_of(form, "text"), find_project_file(name)))
+
+
+@router.post("/projects/{name}/recipe/setting")
+def setting(request: Request, form: FormDep, name: str) -> Response:
+    """The text with one setting changed."""
+    file, text = find_project_file(name), text_of(form, "text")
+    problem: LuthierError | None = None
+    try:
+        text = change_setting(text, file, text_of(form, "path"), text_of(form, "value"))
+    except LuthierError as error:
+        problem = error
+    return _panes(request, name, build_recipe_form(text, file), problem)
+
+
+@router.post("/projects/{name}/recipe/part")
+def part(request: Request, form: FormDep, name: str) -> Response:
+    """The text with another kind of part, one more, or one less."""
+    file, text = find_project_file(name), text_of(form, "text")
+    problem: LuthierError | None = None
+    try:
+        text = change_part(text, file, text_of(form, "path"), text_of(form, "value"))
+    except LuthierError as error:
+        problem = error
+    return _panes(request, name, build_recipe_form(text, file), problem)
+
+
+@router.post("/projects/{name}/recipe")
+def save(request: Request, form: FormDep, name: str) -> Response:
+    """Write the recipe once it is one."""
+    file, text = find_project_file(name), text_of(form, "text")
+    try:
+        save_recipe(file, text)
+    except LuthierError:
+        return _page(request, name, build_recipe_form(text, file), status=400)
+    return RedirectResponse(f"{request.url.path}?saved=true", 303)

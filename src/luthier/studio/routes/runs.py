@@ -1,0 +1,121 @@
+"""Runs: asked for, watched while they go on, stopped, gone on with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from luthier.commands.projects.workspace import find_project_file, project_id, read_report
+from luthier.core.errors import UnknownName
+from luthier.studio.pages import render
+from luthier.studio.report_policy import report_headers
+from luthier.studio.state import FormDep, Studio, StudioDep
+
+router = APIRouter()
+_EVERY_S = 1.0
+_QUIET_S = 15.0
+"""A watcher hears something at least so often, so that a connection that is gone is noticed."""
+
+
+@router.get("/runs")
+def runs(request: Request, studio: StudioDep) -> Response:
+    """The queue, and what is over."""
+    found = [(run, project_id(Path(run.recipe_file))) for run in studio.queue.all()]
+    return render(request, "runs.html.jinja", runs=found)
+
+
+@router.post("/projects/{name}/run")
+def start(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Ask for a run of a project's recipe."""
+    added = studio.queue.add(find_project_file(name))
+    return RedirectResponse(f"/runs/{added.id}", 303)
+
+
+@router.get("/runs/{run}")
+def show(request: Request, studio: StudioDep, run: str) -> Response:
+    """One run."""
+    found = studio.queue.get(run)
+    project = project_id(Path(found.recipe_file))
+    return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
+
+
+@router.get("/runs/{run}/progress")
+def progress(request: Request, studio: StudioDep, run: str) -> Response:
+    """How far a run is, without the page around it."""
+    found = studio.queue.get(run)
+    return render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+
+
+@router.get("/runs/{run}/events")
+async def events(request: Request, studio: StudioDep, run: str) -> Response:
+    """How far a run is, again and again until it is over (server-sent events)."""
+    await asyncio.to_thread(studio.queue.get, run)
+    return StreamingResponse(_follow(request, studio, run), media_type="text/event-stream")
+
+
+async def _follow(request: Request, studio: Studio, run: str) -> AsyncIterator[str]:
+    """The pieces of a page that changed; what did not is not sent again."""
+    before, quiet_s = "", 0.0
+    while True:
+        piece, over = await asyncio.to_thread(_piece, request, studio, run)
+        if piece != before:
+            before, quiet_s = piece, 0.0
+            yield _event("progress", piece)
+        elif (quiet_s := quiet_s + _EVERY_S) >= _QUIET_S:
+            quiet_s = 0.0
+            yield ": still here\n\n"
+        if over:
+            yield _event("over", "over")
+            return
+        await asyncio.sleep(_EVERY_S)
+
+
+def _piece(request: Request, studio: Studio, run: str) -> tuple[str, bool]:
+    found = studio.queue.get(run)
+    page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+    return bytes(page.body).decode(), found.ended
+
+
+def _event(name: str, text: str) -> str:
+    lines = "".join(f"data: {line}\n" for line in text.splitlines())
+    return f"event: {name}\n{lines}\n"
+
+
+@router.post("/runs/{run}/stop")
+def stop(studio: StudioDep, form: FormDep, run: str) -> Response:
+    """Stop a run, or take it out of the queue."""
+    return RedirectResponse(f"/runs/{studio.queue.stop(run).id}", 303)
+
+
+@router.post("/runs/{run}/again")
+def again(studio: StudioDep, form: FormDep, run: str) -> Response:
+    """Run it again: what was finished is kept."""
+    return RedirectResponse(f"/runs/{studio.queue.again(run).id}", 303)
+
+
+@router.post("/runs/{run}/up")
+def move_up(studio: StudioDep, form: FormDep, run: str) -> Response:
+    """Let it change places with the one before it."""
+    studio.queue.move_up(run)
+    return RedirectResponse("/runs", 303)
+
+
+@router.get("/runs/{run}/report")
+def report(request: Request, studio: StudioDep, run: str) -> Response:
+    """The report of what a run made, in a frame of its own."""
+    found = studio.queue.get(run)
+    return render(request, "report.html.jinja", project=None, word=found.run or "", frame=f"{request.url.path}/page")
+
+
+@router.get("/runs/{run}/report/page")
+def report_page(studio: StudioDep, run: str) -> Response:
+    """The report itself."""
+    found = studio.queue.get(run)
+    if found.run is None:
+        raise UnknownName("this run has not begun yet", hint="wait until it has made something")
+    return report_headers(read_report(found.run))

@@ -1,0 +1,111 @@
+"""What all pages of one server share: the queue of runs, sessions, and what was read of runs that are watched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, FastAPI
+from starlette.datastructures import FormData
+from starlette.requests import Request
+
+from luthier.commands.projects.intake import ProposalCache
+from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
+from luthier.commands.projects.run_log import RunLog
+from luthier.commands.projects.trial import TrialServer
+from luthier.core.db import Ledger
+from luthier.core.errors import LuthierError
+from luthier.recipe.planner import open_recipe_store
+from luthier.recipe.runner import run_log
+from luthier.studio.security import read_form
+from luthier.studio.sessions import BrowserSessions
+
+_EVERY_S = 0.5
+_LOG = logging.getLogger("luthier.studio")
+_WATCHED = 32
+
+
+@dataclass(kw_only=True)
+class Studio:
+    """A workspace's queue, sessions and caches."""
+
+    ledger: Ledger
+    folder: Path
+    """Where the queue keeps what its processes print."""
+    proposals: ProposalCache = field(default_factory=ProposalCache)
+    _logs: dict[str, RunLog] = field(default_factory=dict)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _looked: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.queue = RunQueue(self.ledger)
+        self.sessions = BrowserSessions(self.ledger)
+        self.trial = TrialServer(self.folder / "trial")
+
+    def watch(self, run: QueuedRun) -> RunLog | None:
+        """What a run has said so far; None before it began. However many watch it, its log is read twice a second."""
+        if run.run is None:
+            return None
+        with self._turn:
+            log = self._logs.get(run.run)
+            if log is None:
+                log = RunLog(run_log(open_recipe_store(Path(run.recipe_file).parent), run.run))
+                self._logs = dict([*self._logs.items(), (run.run, log)][-_WATCHED:])
+            now = time.monotonic()
+            if run.ended or now - self._looked.get(run.run, 0.0) > _EVERY_S:
+                self._looked[run.run] = now
+                log.advance()
+            return log
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        """Work through the queue for as long as the server runs; runs that are under way outlive it, a model that is
+        tried does not."""
+        runner = QueueRunner(self.queue, self.folder)
+        self.trial.end_leftover()
+        task = asyncio.create_task(_again_and_again(runner, self.trial))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            runner.close()
+            await asyncio.to_thread(self.trial.stop)
+
+
+async def _again_and_again(runner: QueueRunner, trial: TrialServer) -> None:
+    """Look at the queue, twice a second; while the ledger is away, wait for it."""
+    away = False
+    while True:
+        try:
+            await asyncio.to_thread(runner.advance)
+            await asyncio.to_thread(trial.end_when_idle)
+            away = False
+        except LuthierError as error:
+            if not away:
+                _LOG.warning("the queue waits: %s", error)
+            away = True
+        await asyncio.sleep(_EVERY_S)
+
+
+def _studio(request: Request) -> Studio:
+    studio: Studio = request.app.state.studio
+    return studio
+
+
+StudioDep = Annotated[Studio, Depends(_studio)]
+FormDep = Annotated[FormData, Depends(read_form)]
+
+
+def text_of(form: FormData, name: str) -> str:
+    """A field of a form as text; empty where it is not there, or is a file."""
+    value = form.get(name)
+    return value.replace("\r\n", "\n") if isinstance(value, str) else ""

@@ -1,0 +1,84 @@
+// The studio's own script: the light and the dark, commands to copy, live runs, dropped files, and lines of a recipe.
+const root = document.documentElement;
+
+function scheme() {
+  const button = document.getElementById("scheme");
+  if (!button) return;
+  const isDark = () => root.dataset.scheme ? root.dataset.scheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const label = () => { button.textContent = isDark() ? "Light" : "Dark"; };
+  button.hidden = false;
+  label();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
+  button.addEventListener("click", () => {
+    root.dataset.scheme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("luthier-scheme", root.dataset.scheme); } catch (refused) { /* storage may be switched off */ }
+    label();
+  });
+}
+
+async function copy(code) {
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    code.dataset.copied = "copied";
+  } catch (refused) {
+    getSelection().selectAllChildren(code);
+  }
+  setTimeout(() => { delete code.dataset.copied; }, 1500);
+}
+
+function watch() {
+  const place = document.querySelector("[data-events]");
+  if (!place) return;
+  const source = new EventSource(place.dataset.events);
+  source.addEventListener("progress", (event) => {
+    const log = document.getElementById("log");
+    const isOpen = !log || log.open;
+    const list = log && log.querySelector("ol");
+    const isAtEnd = !list || list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
+    const before = list ? list.scrollTop : 0;
+    place.innerHTML = event.data;  // written by the studio's templates, which escape whatever they show
+    const now = document.getElementById("log");
+    if (!now) return;
+    now.open = isOpen;
+    const lines = now.querySelector("ol");
+    lines.scrollTop = isAtEnd ? lines.scrollHeight : before;
+  });
+  source.addEventListener("over", () => source.close());
+}
+
+function drop() {
+  const place = document.getElementById("drop");
+  if (!place) return;
+  const input = place.querySelector("input[type=file]");
+  for (const kind of ["dragenter", "dragover"]) place.addEventListener(kind, (event) => { event.preventDefault(); place.classList.add("over"); });
+  for (const kind of ["dragleave", "drop"]) place.addEventListener(kind, () => place.classList.remove("over"));
+  place.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files.length) { input.files = event.dataTransfer.files; input.dispatchEvent(new Event("change")); }
+  });
+  input.addEventListener("change", () => {
+    const name = document.querySelector("input[name=name]");
+    if (input.files.length && name && !name.value) {
+      name.value = input.files[0].name.replace(/\.[^.]*$/, "").toLowerCase().replace(/[^a-z0-9_-]+/g, "-").replace(/^[-_]+|-+$/g, "").slice(0, 64);
+    }
+  });
+}
+
+function showLine(number) {
+  const text = document.getElementById("text");
+  const lines = text.value.split("\n");
+  const start = lines.slice(0, number - 1).join("\n").length + (number > 1 ? 1 : 0);
+  text.focus();
+  text.setSelectionRange(start, start + (lines[number - 1] || "").length);
+  text.scrollIntoView({ block: "center" });
+}
+
+document.addEventListener("click", (event) => {
+  const code = event.target.closest("[data-copy]");
+  if (code) copy(code);
+  const button = event.target.closest("[data-line]");
+  if (button) showLine(Number(button.dataset.line));
+});
+scheme();
+watch();
+drop();

@@ -1,0 +1,89 @@
+"""A workspace in a folder of its own, and a browser that has opened the studio's link."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from luthier.core.db import Ledger
+from luthier.studio.app import build_app
+from luthier.studio.sessions import form_token
+from luthier.studio.state import Studio
+
+URL = "http://127.0.0.1:8100"
+RECIPE = """\
+# what people ask
+luthier: 1
+name: tickets
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: rows.csv, prompt: text, answer: label}  # two columns
+    ops: [normalize, exact_dedup]
+    split: {test: 0.2}
+    task: label
+  tune: {kind: tune, data: data, technique: plain}
+  report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
+"""
+WORDS = {"delivery": "where is my parcel", "refund": "give me the money back", "account": "I cannot log in at all"}
+
+
+def write_rows(path: Path, rows: int = 60) -> None:
+    """A table of texts and labels, five of them twice."""
+    labels = [list(WORDS)[at % len(WORDS)] for at in range(rows - 5)]
+    lines = [f"{WORDS[label]} number {at},{label}" for at, label in enumerate(labels)]
+    lines += lines[:5]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+
+
+class Browser(TestClient):
+    """A browser: its forms carry the session's token and come from the studio's own pages."""
+
+    def submit(self, address: str, /, **fields: Any) -> Any:
+        """Send a form."""
+        files = fields.pop("files", None)
+        token = form_token(self.cookies.get("luthier_studio") or "")
+        return self.post(address, data={"token": token, **fields}, files=files, headers={"origin": URL})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with no project."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LUTHIER_STORE", "LUTHIER_LEDGER"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def project(workspace: Path) -> Path:
+    """A project in it."""
+    folder = workspace / "tickets"
+    folder.mkdir()
+    write_rows(folder / "rows.csv")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def studio(workspace: Path) -> Iterator[Studio]:
+    """What all pages share; nothing runs the queue."""
+    with Ledger(workspace / ".luthier/ledger.db") as ledger:
+        yield Studio(ledger=ledger, folder=workspace / ".luthier/queue")
+
+
+@pytest.fixture
+def stranger(studio: Studio) -> Browser:
+    """A browser without a session."""
+    return Browser(build_app(studio, upload_bytes=5 << 20), base_url=URL)
+
+
+@pytest.fixture
+def browser(studio: Studio, stranger: Browser) -> Browser:
+    """A browser that opened the link."""
+    assert stranger.get(f"/open?token={studio.sessions.create_link_token()}").status_code == 200
+    return stranger

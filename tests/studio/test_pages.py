@@ -1,0 +1,270 @@
+"""Every page: empty, with a project, failed; and what each form does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from luthier.commands.projects.queue import QueueRunner
+from luthier.recipe.schema import Recipe
+from luthier.studio.state import Studio
+from studio.conftest import RECIPE, Browser, write_rows
+
+PAGES = ["/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe"]
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was run, made once."""
+    folder = tmp_path_factory.mktemp("made") / "tickets"
+    folder.mkdir()
+    write_rows(folder / "rows.csv")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"], cwd=folder.parent, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def made(_made: Path, workspace: Path) -> Path:
+    """The project in this test's workspace, with all that it made."""
+    shutil.copytree(_made, workspace / "tickets")
+    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
+        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
+    ledger.close()
+    return workspace / "tickets"
+
+
+def test_an_empty_workspace_says_what_to_bring(browser: Browser) -> None:
+    page = browser.get("/")
+    assert page.status_code == 200
+    assert "nothing here yet" in page.text
+    assert "Nothing was run yet" in browser.get("/runs").text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_of_a_project_that_was_not_run(browser: Browser, project: Path, page: str) -> None:
+    found = browser.get(page)
+    assert found.status_code == 200
+    assert "luthier" in found.text
+
+
+def test_what_is_not_there_is_said_in_a_page(browser: Browser, project: Path) -> None:
+    for address in ("/nothing", "/projects/nothing", "/projects/tickets/report/page", "/runs/nothing", "/new/nothing"):
+        found = browser.get(address)
+        assert found.status_code == 404, address
+        assert 'role="alert"' in found.text
+    assert "No rows are prepared" in browser.get("/projects/tickets/data").text
+
+
+def test_a_recipe_with_a_mistake_is_shown_with_its_line(browser: Browser, project: Path) -> None:
+    (project / "recipe.yaml").write_text(RECIPE.replace("metrics: [accuracy]", "metrics: [acuracy]"))
+    page = browser.get("/projects/tickets/recipe").text
+    assert "Line 12" in page
+    assert "did you mean" in page
+    assert "cannot be planned" in browser.get("/projects/tickets/plan").text
+    (project / "recipe.yaml").write_text("luthier: 1\nsteps: [\n")
+    assert "recipe has a mistake" in browser.get("/").text
+    assert "Mend the recipe" in browser.get("/projects/tickets").text
+    assert "The form comes back" in browser.get("/projects/tickets/recipe").text
+
+
+def test_the_form_and_the_text_change_together(browser: Browser, project: Path) -> None:
+    text = (project / "recipe.yaml").read_text()
+    send = {"text": text, "path": "steps.data.split", "value": "{test: 0.3}"}
+    panes = browser.submit("/projects/tickets/recipe/setting", **send).text
+    assert "split: {test: 0.3}" in panes
+    assert "# two columns" in panes
+    panes = browser.submit("/projects/tickets/recipe/part", text=text, path="steps.data.ops.+", value="language").text
+    assert "ops: [normalize, exact_dedup, language]" in panes
+    panes = browser.submit("/projects/tickets/recipe/check", text=text.replace("plain", "plane")).text
+    assert "Line 11" in panes
+    assert (project / "recipe.yaml").read_text() == text, "nothing is written before it is saved"
+    for path in ("steps.data.nothing", "__class__", "steps.data.source.path.x", ""):
+        refused = browser.submit("/projects/tickets/recipe/setting", text=text, path=path, value="1").text
+        assert "no setting" in refused
+
+
+def test_a_recipe_is_saved_once_it_is_one(browser: Browser, project: Path) -> None:
+    wrong = browser.submit("/projects/tickets/recipe", text=RECIPE.replace("0.2", "two"))
+    assert wrong.status_code == 400
+    assert "test: two" in wrong.text, "what was written is not lost"
+    assert (project / "recipe.yaml").read_text() == RECIPE
+    saved = browser.submit("/projects/tickets/recipe", text=RECIPE.replace("0.2", "0.25").replace("\n", "\r\n"))
+    assert saved.status_code == 200
+    assert "Saved" in saved.text
+    assert (project / "recipe.yaml").read_text() == RECIPE.replace("0.2", "0.25")
+
+
+def test_from_a_dropped_file_to_a_recipe(browser: Browser, workspace: Path) -> None:
+    write_rows(workspace / "mine.csv")
+    file = ("My tickets (final).csv", (workspace / "mine.csv").read_bytes())
+    page = browser.submit("/new", name="support", files={"file": file})
+    assert page.url.path == "/new/support"
+    assert (workspace / "support/data/My_tickets__final_.csv").is_file()
+    assert "Begun, without a recipe yet" in browser.get("/").text
+    seen = browser.get("/new/support/proposal").text
+    for words in ("exact_dedup", "leaves out", "A plain classifier", "luthier new support --from"):
+        assert words in seen
+    shown = re.search(r'name="shown" value="([^"]+)"', seen)
+    assert shown
+    send = {"shown": shown[1].replace("&#34;", '"'), "op": ["exact_dedup"], "technique": "plain"}
+    command = browser.submit("/new/support/command", **send).text
+    assert "--without" in command
+    page = browser.submit("/new/support", **send)
+    assert page.url.path == "/projects/support"
+    recipe = Recipe.load(workspace / "support/recipe.yaml")
+    assert [op.kind for op in recipe.steps["data"].ops] == ["exact_dedup"]  # type: ignore[attr-defined]  # a step `prepare`
+    assert recipe.steps["tune"].technique.kind == "plain"  # type: ignore[attr-defined]  # a step `tune`
+    assert browser.get("/new/support").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("pasted", "ending"),
+    [("text,label\na b,x\n", "csv"), ('{"prompt": "a", "completion": "b"}\n', "jsonl"), ('[{"a": 1}]', "json")],
+)
+def test_rows_are_pasted_and_removed_again(browser: Browser, workspace: Path, pasted: str, ending: str) -> None:
+    assert browser.submit("/new", name="mine", pasted=pasted).url.path == "/new/mine"
+    assert (workspace / f"mine/data/pasted.{ending}").read_text() == pasted
+    assert browser.get("/new/mine/proposal").status_code == 200
+    browser.submit("/new/mine/discard")
+    assert not (workspace / "mine").exists()
+
+
+def test_rows_that_cannot_be_read_are_said(browser: Browser, workspace: Path) -> None:
+    browser.submit("/new", name="mine", pasted="{not json\n")
+    assert "cannot be read" in browser.get("/new/mine/proposal").text
+
+
+def test_a_run_is_queued_moved_and_cancelled(browser: Browser, project: Path, studio: Studio) -> None:
+    page = browser.submit("/projects/tickets/run")
+    assert "It waits for its turn" in page.text
+    run = studio.queue.all()[0]
+    other = studio.queue.add(Path("tickets/recipe.yaml"), ["seed=1"])
+    browser.submit(f"/runs/{other.id}/up")
+    assert [one.id for one in studio.queue.all()] == [other.id, run.id]
+    assert "waiting" in browser.get("/").text
+    assert "cancelled" in browser.submit(f"/runs/{run.id}/stop").text
+    again = browser.submit(f"/runs/{run.id}/again")
+    assert again.url.path != f"/runs/{run.id}"
+
+
+def test_a_run_from_the_button_to_the_report(browser: Browser, made: Path, studio: Studio) -> None:
+    """All steps are made already: the run only takes a moment."""
+    page = browser.submit("/projects/tickets/run")
+    run = page.url.path.removeprefix("/runs/")
+    runner = QueueRunner(studio.queue, studio.folder)
+    studio.folder.mkdir(parents=True, exist_ok=True)
+    while not studio.queue.get(run).ended:
+        runner.advance()
+    runner.close()
+    with browser.stream("GET", f"/runs/{run}/events") as events:
+        told = "".join(events.iter_text())
+    assert "event: progress" in told
+    assert told.rstrip().endswith("data: over")
+    page = browser.get(f"/runs/{run}").text
+    assert "Open the report" in page
+    assert "made already" in page
+    report = browser.get(f"/runs/{run}/report/page")
+    assert report.status_code == 200
+    assert "Luthier" in report.text
+    policy = report.headers["content-security-policy"]
+    assert "sandbox allow-scripts" in policy
+    assert "script-src 'sha256-" in policy
+    assert "unsafe" not in policy
+    assert 'sandbox="allow-scripts"' in browser.get(f"/runs/{run}/report").text
+
+
+def test_pages_of_a_project_that_was_made(browser: Browser, made: Path) -> None:
+    assert "accuracy" in browser.get("/").text
+    plan = browser.get("/projects/tickets/plan").text
+    assert "planned" in plan
+    assert "measured" in plan
+    assert browser.get("/projects/tickets/report/page").status_code == 200
+
+
+def test_rows_are_searched_filtered_and_told(browser: Browser, made: Path) -> None:
+    page = browser.get("/projects/tickets/data").text
+    assert "60 of 60 rows" in page
+    found = browser.get("/projects/tickets/data", params={"search": "PARCEL", "split": "train"}).text
+    assert "refund" not in re.sub(r"<select.*?</select>", "", found, flags=re.S)
+    dropped = browser.get("/projects/tickets/data", params={"split": "dropped"}).text
+    assert "exact duplicate" in dropped
+    row = re.search(r'href="(/projects/tickets/data/data/rows/[0-9a-f]+)"', dropped)
+    assert row
+    story = browser.get(row[1]).text
+    assert "Left out by exact_dedup" in story
+    assert "luthier lineage" in story
+    assert "No row is like that" in browser.get("/projects/tickets/data", params={"search": "zebra"}).text
+    assert browser.get("/projects/tickets/data", params={"step": "nothing"}).status_code == 404
+    assert browser.get("/projects/tickets/data", params={"page": 10**9}).status_code == 200
+
+
+def test_a_model_is_tried(browser: Browser, made: Path, studio: Studio) -> None:
+    assert "It has no base model" in browser.get("/projects/tickets/try").text
+    assert "no model is served" in browser.submit("/projects/tickets/try/ask", text="where is it?").text
+    assert browser.submit("/projects/tickets/try/start", step="nothing").status_code == 404
+    try:
+        assert "Loading the model" in browser.submit("/projects/tickets/try/start", step="tune").text
+        end = time.monotonic() + 240
+        while studio.trial.state == "starting" and time.monotonic() < end:
+            time.sleep(0.2)
+        assert studio.trial.state == "ready", studio.trial.message
+        assert "Ask it" in browser.get("/projects/tickets/try/state").text
+        answer = browser.submit("/projects/tickets/try/ask", text="where is my parcel <b>now</b>").text
+        assert "delivery" in answer
+        assert "&lt;b&gt;" in answer
+    finally:
+        stopped = browser.submit("/projects/tickets/try/stop").text
+    assert "Start it" in stopped
+
+
+def test_what_an_earlier_run_made_is_shown_until_there_is_something_newer(browser: Browser, made: Path) -> None:
+    (made / "recipe.yaml").write_text(RECIPE.replace("0.2", "0.3"))
+    page = browser.get("/projects/tickets/data").text
+    assert "These are the rows of run" in page
+    row = re.search(r'href="(/projects/tickets/data/data/rows/[0-9a-f]+)"', page)
+    assert row
+    assert "Its story" in browser.get(row[1]).text
+    assert "an earlier run" in browser.get("/projects/tickets/try").text
+    assert browser.get("/projects/tickets/report/page").status_code == 200
+
+
+def test_no_page_loads_torch(project: Path, workspace: Path) -> None:
+    code = """
+import sys
+import time
+from pathlib import Path
+from studio.conftest import Browser, URL
+from luthier.core.db import Ledger
+from luthier.studio.app import build_app
+from luthier.studio.state import Studio
+with Ledger(Path(".luthier/ledger.db")) as ledger:
+    studio = Studio(ledger=ledger, folder=Path(".luthier/queue"))
+    browser = Browser(build_app(studio), base_url=URL)
+    browser.get("/open?token=" + studio.sessions.create_link_token())
+    for page in sys.argv[1:]:
+        assert browser.get(page).status_code == 200, page
+    browser.submit("/new", name="mine", pasted="text,label\\n" + "a b,x\\nc d,y\\n" * 9)
+    assert browser.get("/new/mine/proposal").status_code == 200
+heavy = {"torch", "transformers", "peft", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    here = Path(__file__).parent.parent
+    path = os.pathsep.join([str(here), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *PAGES], env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
