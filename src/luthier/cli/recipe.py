@@ -111,7 +111,12 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
     source = require_single_source(sources or ())
     if base_recipe is not None:
         written = write_followup_recipe(
-            current_workspace(), name, source, base_recipe, where=where, others=(template, model, table, prompt, answer, *(without or ()))
+            current_workspace(),
+            name,
+            source,
+            base_recipe,
+            where=where,
+            others=(template, model, table, prompt, answer, *(without or ())),
         )
     else:
         written = write_recipe(

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Literal
 from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.recipe.errors import NAME_PATTERN
+from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
     from luthier.commands.new import NewRecipe
@@ -188,6 +189,7 @@ def write_draft_recipe(draft: Draft, choices: IntakeChoices) -> NewRecipe:
     from luthier.commands.new import ProposalChoices, write_recipe
 
     return write_recipe(
-        draft.name, str(draft.source), template=None, model=choices.model, prompt=choices.prompt,
+        Workspace.open_current(), draft.name,
+        str(draft.source), template=None, model=choices.model, prompt=choices.prompt,
         answer=choices.answer, choices=ProposalChoices(choices.without, choices.technique),
     )  # fmt: skip

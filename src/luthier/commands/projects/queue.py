@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from luthier.commands.jobs.process import JobProcess, read_log_tail, signal_process_group
-from luthier.core.db import Ledger, Run, ledger_url
+from luthier.core.db import Ledger, Run
 from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.core.files import translate_write_errors
-from luthier.recipe.planner import has_ledger, locate_store, open_recipe_store
+from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -189,7 +189,7 @@ class QueueRunner:
         recipe, now = Path(run.recipe_file), datetime.now(UTC)
         try:
             started = JobProcess.start(
-                recipe, locate_store(recipe.parent), folder=self._output(run), overrides=run.overrides
+                recipe, Workspace.open(recipe.parent).store_location, folder=self._output(run), overrides=run.overrides
             )
         except LuthierError as error:
             self._queue.update(run.id, state="failed", finished_at=now, error=error.as_json()["error"], exit_code=2)
@@ -233,10 +233,10 @@ class QueueRunner:
 
 def _recorded(run: QueuedRun) -> Run | None:
     """What the ledger of the recipe has of a run; None before it begins, or while that ledger is away."""
-    store = open_recipe_store(Path(run.recipe_file).parent)
+    workspace = Workspace.open(Path(run.recipe_file).parent)
     with suppress(LuthierError):
-        if run.process is not None and has_ledger(store):
-            with Ledger(ledger_url(store.root)) as ledger:
+        if run.process is not None and workspace.has_ledger():
+            with workspace.open_ledger() as ledger:
                 return ledger.find_run_of_process(run.process)
     return None
 

@@ -19,6 +19,7 @@ from luthier.core.step import Step
 from luthier.models.catalog import CATALOG
 from luthier.recipe.edit import remove_value, set_value
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import Key, LocatedYaml, parse_yaml
 
 Widget = Literal["text", "integer", "number", "switch", "choice", "yaml"]
@@ -110,7 +111,7 @@ def build_recipe_form(text: str, file: Path) -> RecipeForm:
 
 def _read(source: LocatedYaml, file: Path) -> tuple[Recipe | None, LuthierError | None]:
     try:
-        return Recipe.of(source, file.parent), None
+        return Recipe.of(source, Workspace.open(file.parent)), None
     except LuthierError as error:
         return None, error
 

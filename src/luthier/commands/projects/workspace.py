@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 
 from luthier.commands.projects.queue import QueuedRun, RunQueue
 from luthier.core.artifact import Artifact
-from luthier.core.db import Ledger, Run, ledger_url
+from luthier.core.db import Run
 from luthier.core.errors import LuthierError, UnknownName, did_you_mean
 from luthier.core.files import write_atomically
 from luthier.core.step import Forecast
-from luthier.recipe.locate import find_plan
-from luthier.recipe.planner import RecipePlan, build_recipe_plan, has_ledger, open_recipe_store
+from luthier.recipe.locate import CommandTarget, find_plan
+from luthier.recipe.planner import RecipePlan, build_recipe_plan
 from luthier.recipe.report import headline, report_text
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import recipes_here
+from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
 
 
@@ -98,7 +98,11 @@ def find_project_file(name: str) -> Path:
 
 
 def _files() -> dict[str, Path]:
-    return {project_id(file): file for file in recipes_here()}
+    return {project_id(file): file for file in _here().list_recipes()}
+
+
+def _here() -> Workspace:
+    return Workspace.open_current()
 
 
 def project_id(file: Path) -> str:
@@ -130,10 +134,10 @@ def _kind(step: Any) -> str:
 def _recorded(folder: Path, recipe: str) -> list[Run]:
     """The latest runs of a recipe; none where its ledger is away."""
     try:
-        store = open_recipe_store(folder)
-        if not has_ledger(store):
+        workspace = Workspace.open(folder)
+        if not workspace.has_ledger():
             return []
-        with Ledger(ledger_url(store.root)) as ledger:
+        with workspace.open_ledger() as ledger:
             return ledger.runs_of(recipe, str(folder.absolute()), limit=20)
     except LuthierError:
         return []
@@ -141,7 +145,7 @@ def _recorded(folder: Path, recipe: str) -> list[Run]:
 
 def _results(folder: Path, run: Run) -> tuple[str, ...]:
     """What a run found; what is no longer in the store says nothing."""
-    store = open_recipe_store(folder)
+    store = Workspace.open(folder).open_store()
     made: dict[str, Artifact] = {step.name: store.open(step.artifact) for step in run.steps if store.has(step.artifact)}
     try:
         return tuple(headline(made))
@@ -178,7 +182,7 @@ def load_made_plan(file: Path, makes: str) -> MadePlan:
         return current
     for run in _recorded(file.parent, current.plan.recipe.name):
         try:
-            earlier = MadePlan(find_plan(run.id), run.id)
+            earlier = MadePlan(find_plan(CommandTarget(_here(), run.id)), run.id)
         except LuthierError:
             continue  # the recipe as it was cannot be read by this version
         if _has_made(earlier.plan, makes):
@@ -203,7 +207,7 @@ def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:
 
 def read_report(word: str) -> str:
     """The report of what a recipe, or a run by its id, made: as a page."""
-    return report_text(find_plan(word), "html")
+    return report_text(find_plan(CommandTarget(_here(), word)), "html")
 
 
 def save_recipe(file: Path, text: str) -> Recipe:
@@ -217,9 +221,9 @@ def check_recipe(file: Path, text: str) -> Recipe:
     """The recipe that a text is; `RecipeError` with file and line where it is none."""
     from luthier.recipe.yaml import parse_yaml
 
-    return Recipe.of(parse_yaml(text, str(file)), file.parent)
+    return Recipe.of(parse_yaml(text, str(file)), Workspace.open(file.parent))
 
 
 def workspace_store() -> Path:
     """Where the workspace keeps its queue: `.luthier` in its folder, or `LUTHIER_STORE`."""
-    return open_recipe_store(Path()).root
+    return _here().open_store().root

@@ -11,6 +11,7 @@ from luthier.commands.projects.rows import RowFilter, read_rows_page
 from luthier.commands.projects.workspace import find_project_file, load_made_plan
 from luthier.core.errors import UnknownName
 from luthier.recipe.locate import CommandTarget
+from luthier.recipe.workspace import Workspace
 from luthier.studio.pages import render
 
 router = APIRouter()
@@ -43,5 +44,5 @@ def row(request: Request, name: str, step: str, row: str) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
     file = find_project_file(name)
     word = load_made_plan(file, "dataset").word
-    lineage = trace_example(row, CommandTarget(word))
+    lineage = trace_example(row, CommandTarget(Workspace.open_current(), word))
     return render(request, "row.html.jinja", name=name, file=file, step=step, lineage=lineage, word=word)
