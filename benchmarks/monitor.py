@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from luthier.chat.messages import Message
-from luthier.traces.otel import attributes
+from luthier.traces.otel import build_span_attributes
 from luthier.traces.record import Trace
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
@@ -77,7 +77,7 @@ def request(number: int) -> Trace:
     """A request as the gateway tells of it."""
     return Trace(
         id=f"chatcmpl-{number:032x}",
-        at=datetime.now(UTC),
+        timestamp=datetime.now(UTC),
         model="support@prod",
         release="d" * 32,
         messages=(
@@ -179,7 +179,7 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
     tracer = provider.get_tracer("peer")
 
     def span(trace: Trace) -> None:
-        tracer.start_span("chat", attributes=attributes(trace)).end()
+        tracer.start_span("chat", attributes=build_span_attributes(trace)).end()
 
     return span, provider.shutdown
 
@@ -268,12 +268,12 @@ async def _ends(count: int) -> tuple[Times, float, str]:
 def _sleeper() -> Any:
     """A model that writes word by word, something new each time, and whose last word comes a millisecond late."""
     from luthier.serve.engine import ModelRunner
-    from luthier.serve.request import OutputChunk, Query, Usage
+    from luthier.serve.request import EngineRequest, OutputChunk, Usage
 
     numbers = itertools.count()
 
     class Sleeper(ModelRunner):
-        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
             await asyncio.sleep(0.001)
             *words, last = f"{_SAID} ({next(numbers)})".split(" ")
             for word in words:
@@ -378,11 +378,11 @@ def gateway(kind: str) -> None:
     from luthier.serve.model_pool import ModelPool, OpenModel
     from luthier.serve.openai.request_state import RequestState
     from luthier.serve.openai.server import Gateway
-    from luthier.serve.request import OutputChunk, Query, Usage
+    from luthier.serve.request import EngineRequest, OutputChunk, Usage
     from luthier.serve.server import ServerSettings, run_gateway
 
     class AtOnce(ModelRunner):
-        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
             yield OutputChunk(text=_SAID, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
 
     class Unwatched(RequestState):
@@ -482,13 +482,13 @@ _SEGMENT = 10_000
 
 def _count_day(folder: Path, day: datetime, rows: int) -> None:
     """A day's counts, put together as the day goes on and once it is over."""
-    from luthier.traces.compact import merge_small_day_files, write_groups
-    from luthier.traces.store import rollup
+    from luthier.traces.compact import merge_small_day_files, write_row_groups
+    from luthier.traces.store import compute_rollup
 
     chance = np.random.default_rng(day.day)
     for place, begin in enumerate(range(0, rows, _SEGMENT)):
-        part = rollup(_columns(chance, day, begin, rows))
-        write_groups(folder / "rollup" / day.date().isoformat() / f"{begin:09d}.parquet", "rollup", [part])
+        part = compute_rollup(_columns(chance, day, begin, rows))
+        write_row_groups(folder / "rollup" / day.date().isoformat() / f"{begin:09d}.parquet", "rollup", [part])
         if place % 16 == 15:
             merge_small_day_files(folder, day.date())
     merge_small_day_files(folder, day.date() + timedelta(days=1))

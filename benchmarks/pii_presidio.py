@@ -115,7 +115,7 @@ def _rows(quick: bool) -> list[LabeledRow]:
     from benchmarks.postal_rows import none_postal, postal
     from benchmarks.postal_values import LATIN, WEST
 
-    from luthier.lang.detect import identify
+    from luthier.lang.detect import identify_languages
 
     each = 3 if quick else 15
     sets = {
@@ -126,7 +126,7 @@ def _rows(quick: bool) -> list[LabeledRow]:
     }
     found = []
     for name, some in sets.items():
-        guesses = identify([row.text for row in some], among=LANGUAGES, confidence=0.0)
+        guesses = identify_languages([row.text for row in some], among=LANGUAGES, confidence=0.0)
         found += [
             (index / len(some), LabeledRow(*row, name, guess.code))
             for index, (row, guess) in enumerate(zip(some, guesses, strict=True))

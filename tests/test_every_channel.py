@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from documented import undescribed
 from luthier.core.component import components_by_kind
 from luthier.core.context import RunContext
-from luthier.monitor.alerts import AlertMessage, TrafficSlice
+from luthier.monitor.alerts import AlertMessage, WorstTrafficSlice
 from luthier.monitor.channel import Channel, DeliveryError
 from watching import free_port
 
@@ -129,7 +129,7 @@ def message(**more: Any) -> AlertMessage:
         "high": 0.86,
         "events": 200,
         "limit": 0.9,
-        "worst": TrafficSlice(column="product", value="<app> & shop", reading=0.6, events=50),
+        "worst": WorstTrafficSlice(column="product", value="<app> & shop", reading=0.6, events=50),
         "examples": ("r1", "r2"),
         "act": "luthier monitor show recipe.yaml",
     }

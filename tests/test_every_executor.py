@@ -17,7 +17,7 @@ import pytest
 from documented import undescribed
 from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError
-from luthier.core.system.process import is_process_gone, process_name_of
+from luthier.core.system.process import is_process_gone, unique_process_name_of
 from luthier.recipe.executor import Executor, parse_executor
 from tests.workshop import own_cache
 
@@ -255,7 +255,7 @@ def _pid_of_step(folder: Path) -> int:
 def test_the_process_of_a_step_ends_with_the_run(tmp_path: Path, how: signal.Signals, code: int) -> None:
     site = Site(tmp_path)
     run = site.start(site.recipe("mine", "sleep"), "run", "--on", "process")
-    name = process_name_of(_pid_of_step(tmp_path / "mine"))
+    name = unique_process_name_of(_pid_of_step(tmp_path / "mine"))
     time.sleep(1.0)
     run.send_signal(how)
     run.communicate(timeout=120)

@@ -172,10 +172,10 @@ def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> Non
 
 def _look_back(state: Path, minutes: float) -> None:
     """As though the last look had been some minutes ago."""
-    from luthier.core.files import seal, unseal, write_atomically
+    from luthier.core.files import dump_json_with_checksum, load_json_with_checksum, write_atomically
 
-    kept = unseal(state.read_bytes(), state)
-    write_atomically(state, seal({**kept, "looked": kept["looked"] - 60 * minutes}))
+    kept = load_json_with_checksum(state.read_bytes(), state)
+    write_atomically(state, dump_json_with_checksum({**kept, "looked": kept["looked"] - 60 * minutes}))
 
 
 def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.system.process import is_process_gone, this_process_name
+from luthier.core.system.process import get_unique_process_name, is_process_gone
 
 SAY = """
 import sys
@@ -30,20 +30,22 @@ def test_a_process_lives_until_it_is_over() -> None:
 
 
 def test_this_process_is_not_gone_and_always_has_the_same_name() -> None:
-    assert this_process_name() == this_process_name()
-    assert not is_process_gone(this_process_name())
+    assert get_unique_process_name() == get_unique_process_name()
+    assert not is_process_gone(get_unique_process_name())
 
 
 def test_a_number_given_to_another_process_is_not_the_same_process() -> None:
-    host, boot, space, number, started = this_process_name().split("|")
+    host, boot, space, number, started = get_unique_process_name().split("|")
     assert is_process_gone("|".join((host, boot, space, number, f"{int(started) - 1}")))
 
 
 def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
-    host, _, space, number, started = this_process_name().split("|")
+    host, _, space, number, started = get_unique_process_name().split("|")
     assert is_process_gone("|".join((host, "an-earlier-boot", space, number, started)))
     assert not is_process_gone("|".join(("another-host", "boot", space, number, "1")))
-    assert not is_process_gone("|".join((host, this_process_name().split("|")[1], "another-container", "999999", "1")))
+    assert not is_process_gone(
+        "|".join((host, get_unique_process_name().split("|")[1], "another-container", "999999", "1"))
+    )
 
 
 HOLES = """

@@ -157,7 +157,9 @@ def _talk(number: int) -> list[Any]:
     """A request, and what its answer should have been."""
     asked = Message(role="user", content=f"Where is parcel number {number * 7919 % 1000} of anna{number}@example.org?")
     kept = trace(number, messages=(asked,), user=f"C-{number % 9}")
-    said = Feedback(trace=kept.id, at=kept.at, rating=-1, correction=f"It waits in depot {number * 31 % 97}.")
+    said = Feedback(
+        trace=kept.id, timestamp=kept.timestamp, rating=-1, correction=f"It waits in depot {number * 31 % 97}."
+    )
     return [kept, said]
 
 

@@ -76,7 +76,7 @@ def test_a_late_label_finds_its_request_and_a_lost_one_is_counted(tmp_path: Path
     for number in range(2, 300):
         watching.add(trace(number))
     watching.add(label(first, "billing", after_s=86_400))
-    watching.add(Feedback(trace="nobody", at=BEGIN, label="billing"))
+    watching.add(Feedback(trace="nobody", timestamp=BEGIN, label="billing"))
     reading = watching.reading("accuracy", Window(events=200), BEGIN.timestamp() + 90_000)
     assert reading is not None
     assert (reading.value, reading.events) == (0.0, 1)
@@ -294,7 +294,7 @@ def test_following_gives_each_event_once(tmp_path: Path) -> None:
     for count in (0, 5, 5, 33, 80):
         write_log(log, events[:count])
         got += following.fresh(BEGIN + timedelta(seconds=10 * count + 1))
-    names = [(type(one).__name__, one.at.astimezone(UTC)) for one in got]
+    names = [(type(one).__name__, one.timestamp.astimezone(UTC)) for one in got]
     assert len(names) == len(set(names)) == 80
 
 
@@ -310,7 +310,7 @@ def test_a_request_that_was_written_late_is_followed_too(tmp_path: Path) -> None
 
 def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.traces import stream
-    from luthier.traces.compact import compact
+    from luthier.traces.compact import compact_traffic_folder
     from luthier.traces.feedback import append_redacted_records
     from luthier.traces.retention import RetentionPolicy
     from luthier.traces.segment import list_segments
@@ -326,13 +326,13 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
     for begin in range(30, 120, 30):
         append_redacted_records(tmp_path, [log[place] for place in order[begin : begin + 30]])
         if begin == 60:
-            compact(tmp_path, RetentionPolicy(days=10_000), closed=list_segments(tmp_path), now=BEGIN)
+            compact_traffic_folder(tmp_path, RetentionPolicy(days=10_000), closed=list_segments(tmp_path), now=BEGIN)
         last = max(log[place].at for place in order[: begin + 30])
         got += following.fresh(last + timedelta(seconds=1))
         assert list(following.fresh(last + timedelta(seconds=1))) == []
     assert looks == [], "the folder was read from its beginning"
     assert len(got) == len(log) == 120
-    assert {(type(one), one.at) for one in got} == {(type(one), one.at) for one in log}
+    assert {(type(one), one.timestamp) for one in got} == {(type(one), one.at) for one in log}
 
 
 def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: py
     following = EventFollower(tmp_path, BEGIN)
     append_redacted_records(tmp_path, [trace(1), trace(100)])
     until = BEGIN + timedelta(seconds=60)
-    assert [one.at for one in following.fresh(until)] == [trace(1).at]
+    assert [one.timestamp for one in following.fresh(until)] == [trace(1).at]
     monkeypatch.setattr(stream, "GRACE_S", 0.0)
     append_redacted_records(tmp_path, [trace(50)])
-    assert [one.at for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]
+    assert [one.timestamp for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]

@@ -11,7 +11,7 @@ from eval.lm_eval.test_harness import exams, write
 from luthier.chat.plain_text import bos_or_eos_id
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, RollingRequest
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, RollingLoglikelihoodRequest
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import EndpointModelSource
@@ -48,7 +48,7 @@ def test_likelihoods_equal_those_of_the_model_itself(far: EndpointLM, near: Loca
 
 
 def test_whole_texts_and_continuations_equal_those_of_the_model_itself(far: EndpointLM, near: LocalLM) -> None:
-    asked = [RollingRequest(text=text) for text in TEXTS]
+    asked = [RollingLoglikelihoodRequest(text=text) for text in TEXTS]
     for one, other in zip(far.loglikelihood_rolling(asked), near.loglikelihood_rolling(asked), strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
         assert one.tokens == other.tokens

@@ -46,7 +46,7 @@ def in_two(whole: Trace) -> tuple[TraceStart, TraceEnd]:
 
 def opinion(number: int, **more: Any) -> Feedback:
     """What somebody says of a request, an hour later."""
-    return Feedback(trace=f"chatcmpl-{number}", at=DAY + timedelta(hours=1, minutes=number), **more)
+    return Feedback(trace=f"chatcmpl-{number}", timestamp=DAY + timedelta(hours=1, minutes=number), **more)
 
 
 Filled = Callable[..., Path]

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from luthier.traces.compact import compact
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.folder import read_folder_snapshot
 from luthier.traces.retention import RetentionPolicy
@@ -65,10 +65,10 @@ def test_counts_are_those_of_the_requests(tmp_path: Path) -> None:
     for begin in range(0, 600, 200):
         fill(tmp_path, begin, begin + 200)
         check(tmp_path)
-        compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
+        compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
         check(tmp_path)
     fill(tmp_path, 600, 700)
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert len(read_folder_snapshot(tmp_path).days["rollup"][DAY.date()]) == 1
     check(tmp_path)
     hours = read_dashboard_series(tmp_path, DAY + timedelta(hours=1), DAY + timedelta(hours=2))
@@ -77,11 +77,11 @@ def test_counts_are_those_of_the_requests(tmp_path: Path) -> None:
 
 def test_counts_stay_when_the_requests_are_gone(tmp_path: Path) -> None:
     fill(tmp_path, 0, 100)
-    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
     for path in tmp_path.glob("*/*/*.parquet"):
         os.utime(path, (DAY.timestamp(), DAY.timestamp()))
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=100))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=100))
     assert scan_table(tmp_path, "traces").collect().height == 0
     assert read_dashboard_series(tmp_path)["requests"].sum() == 100
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=500))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=500))
     assert read_dashboard_series(tmp_path).height == 0

@@ -27,7 +27,7 @@ _NOTES = 8
 """Notes on somebody's files that are printed; the recipe holds all."""
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(new)
     app.command()(plan)
@@ -191,12 +191,12 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run the steps that are not cached, then write the report."""
-    from luthier.core.render import choose
+    from luthier.core.render import choose_renderer
     from luthier.recipe.executor import parse_executor
     from luthier.recipe.runner import run_and_record
 
     loaded, executor = _load(recipe, overrides), parse_executor(on)
-    with choose(sys.stderr, json=False) as listener:
+    with choose_renderer(sys.stderr, json=False) as listener:
         outcome = run_and_record(loaded, listener, only or (), executor)
     if as_json:
         print_json(outcome.result.as_json())
@@ -227,7 +227,7 @@ def report(
 ) -> None:
     """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
     from luthier.recipe.locate import CommandTarget, find_plan
-    from luthier.recipe.report import describe_missing_steps, facts_as_json, report_text, write_report
+    from luthier.recipe.report import describe_missing_steps, facts_as_json, render_report, write_report
 
     workspace = current_workspace()
     what = find_plan(CommandTarget.read(workspace, recipe, overrides, "report {}"))
@@ -235,7 +235,7 @@ def report(
     if as_json:
         print_json(facts_as_json(what, others))
     elif to is None and form not in (None, "html"):
-        print_line(report_text(what, form, others).rstrip("\n"))
+        print_line(render_report(what, form, others).rstrip("\n"))
     else:
         print_line(str(write_report(what, to, form, others)))
         if lacks := describe_missing_steps(what):

@@ -11,7 +11,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.models.lm.base import GenerateRequest, LanguageModel
-from luthier.recipe.models import chooses_classes, find_model, get_training_system_message
+from luthier.recipe.models import find_model, get_training_system_message, is_classification_model
 
 if TYPE_CHECKING:
     from luthier.models.text_classifier import TextClassifier
@@ -22,7 +22,7 @@ SHOWN = 3
 
 
 class ChatBackend(Protocol):
-    """Whoever answers a conversation."""
+    """The interface of a model that answers chat messages."""
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
         """The answer, piece by piece as it is written."""
@@ -66,7 +66,7 @@ class ClassifierChatModel:
 
 @dataclass(kw_only=True)
 class ChatSession:
-    """Whoever answers, and what was said so far."""
+    """A chat backend with the history of the conversation."""
 
     name: str
     speaker: ChatBackend
@@ -109,7 +109,7 @@ def open_chat(target: CommandTarget, *, system: str | None, max_tokens: int, tem
     before = PromptPrefix.of(artifact)
     if system is not None:
         before = before.model_copy(update={"instruction": None})
-    chooses = chooses_classes(artifact)
+    chooses = is_classification_model(artifact)
     speaker = _speaker(artifact, before, max_tokens, 0.0 if chooses else temperature)
     session = ChatSession(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
     if chooses and temperature:

@@ -11,7 +11,7 @@ from luthier.artifacts.findings import format_file_location, read_flagged_rows
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
-from luthier.data.history.lineage import children, explain_example
+from luthier.data.history.lineage import explain_example, list_derived_rows
 from luthier.eval.predictions import find_example_answers
 from luthier.pii.keeper import TAG
 from luthier.recipe.locate import CommandTarget, find_plan
@@ -21,7 +21,7 @@ from luthier.recipe.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleLineage:
-    """The story of one example in one recipe."""
+    """The history of one example in one recipe: source, edits, split, models and answers."""
 
     lineage: dict[str, Any]
     """Origin, edits, split or reason of being dropped (see `luthier.data.history.lineage`)."""
@@ -151,7 +151,7 @@ def trace_example(example: str, target: CommandTarget) -> ExampleLineage:
     ]
     doubts = [{"step": name, **mark} for name, artifact in made for mark in _doubts(artifact, found["id"])]
     made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
-    born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
+    born = [{"step": name, **child} for name, artifact in made for child in list_derived_rows(artifact, found["id"])]
     later = list(_later(made, found["id"]))
     return ExampleLineage(
         lineage=found, doubts=doubts, trained_models=trained_models, answers=answered, children=born, later=later

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import is_env_var, translate_write_errors, write_atomically
-from luthier.core.system.net import find_plain_secret, is_database
+from luthier.core.system.net import find_plain_secret, is_database_url
 from luthier.models.catalog import CATALOG
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.schema import HEADER, SCHEMA_FILE, Recipe, recipe_schema
@@ -27,7 +27,7 @@ from luthier.recipe.yaml import parse_yaml
 if TYPE_CHECKING:
     from luthier.commands.next_recipe import ServedModel
     from luthier.commands.release import ReleasedRecipe
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
     from luthier.data.suggest.propose import BaseModelChoice, RecipeProposal
 
 MODEL = "smollm2-135m-instruct"
@@ -132,7 +132,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         made = _from_traces(traffic, where, base, columns, served if model is None else None)
     elif source is None:
         made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
-    elif is_url and (table is not None or is_database(str(source))):
+    elif is_url and (table is not None or is_database_url(str(source))):
         made = _from_database(str(source), table, base, columns)
     elif is_tool:
         made = _from_tool(workspace.resolve(source), folder, model)
@@ -159,10 +159,10 @@ def write_followup_recipe(
 
     `after` is the recipe, or one of its steps: `RECIPE:STEP`.
     """
-    from luthier.commands.next_recipe import served_models
-    from luthier.commands.release import find_only_alias, find_released_recipe
+    from luthier.commands.next_recipe import list_served_models
+    from luthier.commands.release import find_recipe_alias, find_released_recipe
     from luthier.commands.traces import require_traffic_folder, resolve_traffic_folder
-    from luthier.traces.retention import is_traffic
+    from luthier.traces.retention import has_traffic
 
     if source != "traces" or any(others):
         hint = "give --from traces, and leave --template, --model and --table out: all else is as in that recipe"
@@ -171,11 +171,11 @@ def write_followup_recipe(
         )
     file, step = _recipe_and_step(workspace, after)
     traffic = resolve_traffic_folder(workspace, file.absolute())
-    every = served_models(workspace, traffic) if is_traffic(traffic) else []
+    every = list_served_models(workspace, traffic) if has_traffic(traffic) else []
     served = [one for one in every if one.made and _is_meant(one.made, file, step)]
     if served:
         return _write_next(name, traffic, served[:1], where)
-    released = find_released_recipe(find_only_alias(file, workspace), file, workspace)
+    released = find_released_recipe(find_recipe_alias(file, workspace), file, workspace)
     explanation = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
     return _write_beside(
         name, released, require_traffic_folder(workspace, file.absolute()), where, {"compare_with": explanation}
@@ -319,7 +319,7 @@ class _Base(NamedTuple):
     folder: Path
     choices: ProposalChoices
 
-    def fitting(self, profile: Profile) -> BaseModelChoice:
+    def fitting(self, profile: SourceProfile) -> BaseModelChoice:
         """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
         have some and its own is known to have none."""
         from luthier.data.suggest.propose import BaseModelChoice
@@ -336,14 +336,14 @@ class _Base(NamedTuple):
             named, template, f"{lacks}; this one has, and takes its place wherever the model is read"
         )
 
-    def _lacking(self, profile: Profile) -> list[str | None]:
+    def _lacking(self, profile: SourceProfile) -> list[str | None]:
         """The templates that ship and fit, or None for none, where its own lacks a place; nothing where it has one or
         is not known yet."""
         from luthier.models.chat_template import list_fitting_templates
         from luthier.models.cost import get_planned_tool_support
-        from luthier.recipe.models import known_base
+        from luthier.recipe.models import predict_base_spec
 
-        expected = known_base(self.workspace, self.word)
+        expected = predict_base_spec(self.workspace, self.word)
         tool_slots = get_planned_tool_support(expected)
         if tool_slots is None or (
             (tool_slots.offers or not profile.with_tools) and (tool_slots.calls or not profile.called)
@@ -354,11 +354,11 @@ class _Base(NamedTuple):
 
 def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
-    from luthier.data.suggest.propose import propose
+    from luthier.data.suggest.propose import propose_recipe
 
     path = source if "://" in source else str(base.workspace.resolve(source))
     shown = _shown(base.workspace, source, base.folder)
-    return _proposed(propose(path, shown=shown, prompt=columns.prompt, answer=columns.answer), base)
+    return _proposed(propose_recipe(path, shown=shown, prompt=columns.prompt, answer=columns.answer), base)
 
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
@@ -380,22 +380,24 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
 
 def _from_database(url: str, table: str | None, base: _Base, columns: _Columns) -> _Text:
     from luthier.data.columns.layouts import Layout
-    from luthier.data.database.propose import propose_table
+    from luthier.data.database.propose import propose_table_recipe
 
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
-    return _proposed(propose_table(url, table, base.workspace.folder.absolute(), base.folder.absolute(), layout), base)
+    return _proposed(
+        propose_table_recipe(url, table, base.workspace.folder.absolute(), base.folder.absolute(), layout), base
+    )
 
 
 def _traffic(workspace: Workspace, source: Path | str | None) -> Path | None:
     """The folder of traffic that is meant: by the word `traces`, or by itself."""
     from luthier.commands.traces import require_traffic_folder
-    from luthier.traces.retention import is_traffic
+    from luthier.traces.retention import has_traffic
 
     if source is None or "://" in str(source):
         return None
     if str(source) == "traces" and not workspace.resolve("traces").exists():
         return require_traffic_folder(workspace)
-    return found if is_traffic(found := workspace.resolve(source)) else None
+    return found if has_traffic(found := workspace.resolve(source)) else None
 
 
 def _from_traces(
@@ -408,13 +410,13 @@ def _from_traces(
     """From the rows of traffic alone, over a base model; `served` are models that no recipe here makes, None where a
     base model was named."""
     from luthier.data.columns.layouts import Layout
-    from luthier.data.suggest.from_traces import propose_traces
+    from luthier.data.suggest.from_traces import propose_trace_recipe
     from luthier.traces.filter import TraceFilter
 
     if where is not None:
         TraceFilter(where)
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
-    proposal = propose_traces(
+    proposal = propose_trace_recipe(
         traffic, _shown(base.workspace, str(traffic.absolute()), base.folder), where, requested_layout=layout
     )
     made = _proposed(proposal, base)
@@ -439,9 +441,9 @@ def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
 
 def _served(workspace: Workspace, traffic: Path) -> list[ServedModel]:
     """Models that answered the requests of some traffic."""
-    from luthier.commands.next_recipe import served_models
+    from luthier.commands.next_recipe import list_served_models
 
-    return served_models(workspace, traffic)
+    return list_served_models(workspace, traffic)
 
 
 def _from_there(workspace: Workspace, model: str | None, folder: Path) -> str | None:

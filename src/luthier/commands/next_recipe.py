@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
-from luthier.commands.release import ReleasedRecipe, find_live_since
+from luthier.commands.release import ReleasedRecipe, find_live_start_time
 from luthier.core.errors import (
     DataError,
     InputError,
@@ -63,7 +63,7 @@ _ROUND = re.compile(r"(.+?)(?:-(\d+))?")
 
 
 class NumberedRecipeName(NamedTuple):
-    """Which recipe it is in a row of them: `desk` is the first, `desk-2` the second."""
+    """The name and number of a recipe in a series: `desk` is the first, `desk-2` the second."""
 
     root: str
     number: int
@@ -347,7 +347,7 @@ class _Asked(NamedTuple):
     last: datetime
 
 
-def served_models(workspace: Workspace, traffic: Path) -> list[ServedModel]:
+def list_served_models(workspace: Workspace, traffic: Path) -> list[ServedModel]:
     """All of them that have a digest, the one with the most recent request first."""
     plans = list(_plans(workspace, traffic))
     return [_found(workspace, one, plans) for one in _asked(traffic)]
@@ -402,7 +402,7 @@ def _found(workspace: Workspace, usage: _Asked, plans: list[RecipePlan]) -> Serv
     called = [one for one in tuned if words & set(_words(one[0].recipe, one[1].name))]
     made = None
     for what, step in (exact or called)[:1]:
-        since = find_live_since(changes) if changes else None
+        since = find_live_start_time(changes) if changes else None
         made = ReleasedRecipe(
             alias=usage.name, plan=what, step=step.name, digest=step.digest, since=since, ever=frozenset(ever)
         )

@@ -25,7 +25,7 @@ from luthier.traces.releases import Release, ReleasedModel
 
 
 def release_recipe_model(alias: str, target: CommandTarget, canary: str | None, *, shadow: bool) -> Release:
-    """Let a model answer to a name, or try it there: on a share of users, or unheard."""
+    """Release a model under an alias, or start it as a canary (on a share of users) or a shadow."""
     if canary is not None and shadow:
         hint = "leave one of them out; one after the other, both can be tried under one name"
         raise InputError("--canary and --shadow were both given", where=SourceLocation(field="--canary"), hint=hint)
@@ -34,7 +34,7 @@ def release_recipe_model(alias: str, target: CommandTarget, canary: str | None, 
     with target.workspace.find_alias(alias, [target.word or ""]).open_ledger() as ledger:
         if canary is None and not shadow:
             return releases.release(ledger, alias, model)
-        return releases.try_out(ledger, alias, model, share=share)
+        return releases.start_candidate(ledger, alias, model, share=share)
 
 
 def _share(text: str) -> float:
@@ -66,19 +66,19 @@ def history(workspace: Workspace, alias: str) -> list[Release]:
 
 
 def promote(workspace: Workspace, alias: str) -> Release:
-    """Let what is tried answer everybody."""
+    """Promote the canary or shadow of an alias to stable."""
     with workspace.find_alias(alias).open_ledger() as ledger:
         return releases.promote(ledger, alias)
 
 
 def roll_back(workspace: Workspace, alias: str) -> Release:
-    """Stop what is tried, or go back to the model before."""
+    """Stop the canary or shadow of an alias, or return to its previous stable model."""
     with workspace.find_alias(alias).open_ledger() as ledger:
         return releases.roll_back(ledger, alias)
 
 
 def compare_candidate(workspace: Workspace, alias: str) -> list[dict[str, Any]]:
-    """What is tried under a name, beside what answers to it."""
+    """Compare the canary or shadow of an alias with its stable model."""
     from luthier.commands.traces import require_traffic_folder
     from luthier.traces.release_comparison import compare_with_stable
 
@@ -136,7 +136,7 @@ def _called(model: ReleasedModel) -> str:
 
 
 def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
-    """What came back, for a person."""
+    """Format a comparison of candidate and stable model as lines for the terminal."""
     for one in found:
         requests = one["requests"]
         compared_with = f"{requests[1]} of the stable model" if one["arm"] == "canary" else "of both"
@@ -150,7 +150,8 @@ def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def released_digests(workspace: Workspace) -> set[str]:
-    """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
+    """List the digests of all models that an alias means or can be rolled back to, here or in an enclosing folder: no
+    store may delete them."""
     found: set[str] = set()
     for one in (*workspace.list_nearby(), *workspace.list_enclosing()):
         with one.open_ledger() as ledger:
@@ -163,7 +164,7 @@ def released_digests(workspace: Workspace) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedRecipe:
-    """The model that answers to a name, through the recipe that made it."""
+    """A released model with the recipe, plan and step that made it."""
 
     alias: str
     plan: RecipePlan
@@ -191,8 +192,8 @@ def _changes(alias: str, workspace: Workspace) -> list[Release]:
         return releases.history(ledger, alias)
 
 
-def find_live_since(changes: list[Release]) -> datetime | None:
-    """When the model that answers now began to; None when it is the first of its name."""
+def find_live_start_time(changes: list[Release]) -> datetime | None:
+    """Return the time since which the stable model of an alias has been live; None when it is the first of its name."""
     other = next((at for at, change in enumerate(changes) if change.stable.model != changes[0].stable.model), None)
     return None if other is None else changes[other - 1].at
 
@@ -201,7 +202,7 @@ def find_released_recipe(alias: str, recipe: Path, workspace: Workspace) -> Rele
     """The recipe, among that which is named and those beside it, that made what a name means now."""
     named = Recipe.load(recipe, (), workspace)
     changes = _changes(alias, named.workspace)
-    digest, since = changes[0].stable.digest, find_live_since(changes)
+    digest, since = changes[0].stable.digest, find_live_start_time(changes)
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
     for what in _plans(named):
         for step in what:
@@ -225,8 +226,8 @@ def _plans(named: Recipe) -> Iterator[RecipePlan]:
                 continue  # another recipe's fault is no matter of this name
 
 
-def find_only_alias(recipe: Path, workspace: Workspace) -> str:
-    """The one name by which a model of a recipe answers, or answered before others took its place."""
+def find_recipe_alias(recipe: Path, workspace: Workspace) -> str:
+    """Find the one alias under which a model of a recipe is or was released."""
     named = Recipe.load(recipe, (), workspace)
     made = {step.digest for step in build_recipe_plan(named, costs_of=()) if step.step.makes == "model"}
     with named.workspace.open_ledger() as ledger:

@@ -54,9 +54,9 @@ def collect_garbage(workspace: Workspace, *, dry_run: bool) -> tuple[list[str], 
         except InputError as error:
             hint = f"mend or remove {path} first: what it needs cannot be known"
             raise type(error)(error.message, where=error.where, hint=hint) from error
-    from luthier.commands.jobs.command import collect_job_digests
+    from luthier.commands.jobs.command import collect_active_job_digests
     from luthier.commands.release import released_digests
 
-    needed |= released_digests(workspace) | collect_job_digests(meant)
+    needed |= released_digests(workspace) | collect_active_job_digests(meant)
     found = store.gc(needed, dry_run=dry_run)
     return [*found.artifacts, *found.works], found.bytes

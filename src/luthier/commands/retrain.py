@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.commands.monitor import AlertEvaluation, MonitorConfig, find_recipe_monitor, watch_traffic
+from luthier.commands.monitor import AlertEvaluation, RecipeMonitor, find_recipe_monitor, watch_traffic
 from luthier.commands.next_recipe import NumberedRecipeName, write_next_recipe_files
-from luthier.commands.release import ReleasedRecipe, find_live_digest, find_only_alias, find_released_recipe
+from luthier.commands.release import ReleasedRecipe, find_live_digest, find_recipe_alias, find_released_recipe
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.recipe.runner import run_and_record
@@ -36,7 +36,8 @@ MORE = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainLoop:
-    """What is watched, and under which name what passes is released."""
+    """The settings of an automatic retraining loop: the recipe, the alerts that start it, and the alias that is
+    released to."""
 
     workspace: Workspace
     """The folder of the recipes, with its store and database."""
@@ -64,10 +65,10 @@ def build_retrain_loop(workspace: Workspace, recipe: Path, alias: str | None, al
     """The circle of a recipe, whose model answers to one name."""
     recipe = workspace.resolve(recipe)
     own = workspace.with_folder(recipe if recipe.is_dir() else recipe.parent)
-    return RetrainLoop(workspace=own, recipe=recipe, alias=alias or find_only_alias(recipe, own), alerts=alerts)
+    return RetrainLoop(workspace=own, recipe=recipe, alias=alias or find_recipe_alias(recipe, own), alerts=alerts)
 
 
-def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> MonitorConfig:
+def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> RecipeMonitor:
     """The monitor of what is released; `RecipeError` where the circle could never close."""
     recipe = released.recipe
     if not any(step.makes == "verdict" for step in recipe.steps.values()):
@@ -91,7 +92,7 @@ def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> Monit
 def run_retrain_loop(
     circle: RetrainLoop, folder: Path | None, *, say: Say, listener: Listener, once: bool = False
 ) -> Iterator[str]:
-    """Watch, and make a round whenever an alert asks for it; yields what came of it, line by line."""
+    """Watch traffic and retrain whenever one of the loop's alerts fires; yields progress lines."""
     while True:
         state = _recall(circle.memory)
         if state.get("round"):
@@ -189,7 +190,7 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
         why, lines = error.message, []
     yield from lines
     if why:
-        feedback_count = _said(folder or find_recipes_traffic(circle), until)
+        feedback_count = _said(folder or get_traffic_folder(circle), until)
         failed = {"alert": current_round["alert"], "said": feedback_count, "tries": current_round["tries"]}
         _keep(circle.memory, {"round": None, "failed": failed})
         yield f"not released: {why}; {_next_try(failed)}"
@@ -210,13 +211,13 @@ def _recipe(circle: RetrainLoop, path: Path, until: datetime, folder: Path | Non
         write_next_recipe_files(
             path.stem,
             find_released_recipe(circle.alias, circle.recipe, circle.workspace),
-            folder or find_recipes_traffic(circle),
+            folder or get_traffic_folder(circle),
             until,
         )
     return Recipe.load(path, (), circle.workspace)
 
 
-def find_recipes_traffic(circle: RetrainLoop) -> Path:
+def get_traffic_folder(circle: RetrainLoop) -> Path:
     """Where the traffic of the recipes' folder is kept."""
     from luthier.traces.retention import traffic_folder
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.context import RunContext
-from luthier.core.events import StepEvents
+from luthier.core.events import StepEventEmitter
 from luthier.core.scorer import Scorer
-from luthier.metrics.files import parse_component_spec, read_prediction_file, score_rows, with_scores
-from luthier.recipe.models import get_model
+from luthier.metrics.files import add_scorer_columns, parse_component_spec, read_prediction_file, score_predictions
+from luthier.recipe.models import download_model
 from luthier.recipe.workspace import Workspace
 
 
@@ -30,17 +30,20 @@ def score_file(
     if chosen:
         kept = path.parent / ".luthier-scores"
         kept.mkdir(exist_ok=True)
-        file = with_scores(
+        file = add_scorer_columns(
             file,
             chosen,
             RunContext(
-                base=workspace.folder, kept=kept, events=StepEvents.saying(say), models=partial(_folder, workspace)
+                base=workspace.folder,
+                kept=kept,
+                events=StepEventEmitter.saying(say),
+                models=partial(_folder, workspace),
             ),
         )
-    return score_rows(file, metrics)
+    return score_predictions(file, metrics)
 
 
 def _folder(workspace: Workspace, name: str) -> Path:
     """A model's folder: as it lies, or brought here."""
     there = workspace.resolve(name)
-    return there if (there / "config.json").is_file() else get_model(workspace, name)
+    return there if (there / "config.json").is_file() else download_model(workspace, name)

@@ -13,7 +13,7 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import translate_write_errors
 from luthier.recipe.workspace import Workspace
 from luthier.traces.record import Feedback
-from luthier.traces.retention import VARIABLE, is_traffic, traffic_folder
+from luthier.traces.retention import VARIABLE, has_traffic, traffic_folder
 
 if TYPE_CHECKING:
     from luthier.traces.store import TraceWithFeedback
@@ -24,7 +24,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 def resolve_traffic_folder(workspace: Workspace, location: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
-    if location is not None and is_traffic(workspace.resolve(location)):
+    if location is not None and has_traffic(workspace.resolve(location)):
         return workspace.resolve(location)
     if location is not None:
         recipe = workspace.find_recipe(location)
@@ -39,7 +39,7 @@ def resolve_traffic_folder(workspace: Workspace, location: Path | None = None) -
 def require_traffic_folder(workspace: Workspace, location: Path | None = None) -> Path:
     """The same; `InputError` when no traffic is kept there."""
     folder = resolve_traffic_folder(workspace, location)
-    if not is_traffic(folder):
+    if not has_traffic(folder):
         hint = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
         raise InputError("no traffic is kept here", where=SourceLocation(file=str(folder)), hint=hint)
     return folder
@@ -112,7 +112,11 @@ def format_trace_lines(entry: TraceWithFeedback) -> Iterator[str]:
     trace = entry.trace
     release = trace.release[:12] or "release unknown"
     yield f"{trace.id} · {trace.at:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.arm}, {release})"
-    numbers = [f"{trace.latency_s:.3f} s", f"{trace.prompt_tokens} + {trace.completion_tokens} tokens", trace.finish]
+    numbers = [
+        f"{trace.latency_s:.3f} s",
+        f"{trace.prompt_tokens} + {trace.completion_tokens} tokens",
+        trace.finish_reason,
+    ]
     yield " · ".join([*numbers, str(trace.status), *([f"user {trace.user}"] if trace.user else [])])
     for turn in (*trace.messages, *([trace.answer] if trace.answer else [])):
         yield f"\n{turn.role}: {turn.content}"
@@ -139,14 +143,16 @@ def format_feedback_summary(feedback: Sequence[Feedback]) -> str:
 def import_trace_log(workspace: Workspace, location: Path | None, file: Path, model: str) -> int:
     """Take in a log of another tool; returns how many records were new."""
     from luthier.traces.feedback import import_log_records
-    from luthier.traces.logs import digest, read_log_records
+    from luthier.traces.logs import hash_log_file, read_log_records
 
     file = workspace.resolve(file)
     if not file.is_file():
         raise InputError(
             "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
         )
-    return import_log_records(resolve_traffic_folder(workspace, location), digest(file), read_log_records(file, model))
+    return import_log_records(
+        resolve_traffic_folder(workspace, location), hash_log_file(file), read_log_records(file, model)
+    )
 
 
 def export_traces(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from luthier.core.events import RunEvents, StepEvents
+from luthier.core.events import RunEventEmitter, StepEventEmitter
 
 
 def _no_model(name: str) -> Path:
@@ -24,7 +24,7 @@ class RunContext:
     base: Path
     """The recipe's folder: relative paths in settings start here."""
     seed: int = 0
-    events: StepEvents = field(default_factory=lambda: RunEvents().of(""))
+    events: StepEventEmitter = field(default_factory=lambda: RunEventEmitter().of(""))
     """Hears of progress, notes and warnings; nobody hears them by default."""
     kept: Path | None = None
     """Kept from one run to the next, for what is found by all that decides it: whatever is missing is made anew."""

@@ -53,7 +53,7 @@ class WindowSpan(NamedTuple):
 
 
 class ReportRow(NamedTuple):
-    """A row of the release's own report, answered by the model that was measured."""
+    """A held-out row of the released model's evaluation: class probabilities, prediction and reference label."""
 
     probabilities: Mapping[str, float]
     """Of each class."""
@@ -94,7 +94,7 @@ class SignalState(Protocol):
 
 
 class Signal(Component):
-    """Something that is measured of traffic."""
+    """The base class of signals, which are measured on traffic."""
 
     role: ClassVar[str] = "signal"
     home: ClassVar[str] = "luthier.monitor.signals"

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import DataError, InputError, SourceLocation
-from luthier.core.events import RunEvents
-from luthier.core.step import Forecast
+from luthier.core.events import RunEventEmitter
+from luthier.core.step import StepCostEstimate
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
-from luthier.recipe.yaml import override, parse_yaml
+from luthier.recipe.yaml import apply_overrides, parse_yaml
 
 
 class Executor(Component):
@@ -32,7 +32,7 @@ class Executor(Component):
     home: ClassVar[str] = "luthier.recipe.executors"
 
     @abstractmethod
-    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEvents) -> Artifact:
+    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
         """Make the artifact of a step whose inputs are made and whose lock the caller holds; returns it.
 
         Events go to `events` as they happen, and what a listener answers to progress goes back to the step. Ctrl-C
@@ -58,7 +58,7 @@ class StepTask(BaseModel):
     step: str
     digest: str
     """The name of the artifact that is to be made."""
-    forecast: Forecast | None
+    forecast: StepCostEstimate | None
     """What the plan expects it to cost."""
 
     @classmethod
@@ -80,7 +80,7 @@ class StepTask(BaseModel):
     def open(self) -> tuple[RecipePlan, PlannedStep]:
         """The plan and the step; `DataError` where they have come to mean another artifact."""
         workspace = Workspace(self.folder, self.store, self.database)
-        recipe = Recipe.of(override(parse_yaml(self.text, self.file), self.overrides), workspace)
+        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), workspace)
         plan = build_recipe_plan(recipe, costs_of=())
         planned = replace(plan[self.step], forecast=self.forecast)
         if planned.digest != self.digest:

@@ -26,7 +26,7 @@ from luthier.core.errors import InputError, RecipeError, SourceLocation, Unknown
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
-from luthier.recipe.yaml import override, parse_yaml
+from luthier.recipe.yaml import apply_overrides, parse_yaml
 
 
 def list_runs(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[Run]:
@@ -55,7 +55,7 @@ def load_run_recipe(workspace: Workspace, run: Run) -> Recipe:
         raise UnknownName(what, where=SourceLocation(field=run.id), hint=hint)
     folder = Path(run.folder)
     shown = workspace.format_path(folder / (run.recipe_file or "recipe.yaml"))
-    source = override(parse_yaml(run.recipe_text, str(shown)), tuple(run.overrides or ()))
+    source = apply_overrides(parse_yaml(run.recipe_text, str(shown)), tuple(run.overrides or ()))
     return Recipe.of(source, workspace.with_folder(folder))
 
 
@@ -174,10 +174,10 @@ class ArtifactRef:
         """What to call it: `recipe:step` with its overrides, `run:step`, or the beginning of its digest."""
         if self.plan is None:
             return self.artifact.digest[:12]
-        return step_name(self.plan, str(self.step))
+        return format_step_name(self.plan, str(self.step))
 
 
-def step_name(what: RecipePlan, step: str) -> str:
+def format_step_name(what: RecipePlan, step: str) -> str:
     """What to call a step of a plan."""
     return " ".join([f"{what.run or what.recipe.name}:{step}", *(() if what.run else what.recipe.overrides)])
 

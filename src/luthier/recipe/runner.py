@@ -23,13 +23,13 @@ from luthier.core.errors import (
     Interrupted,
     LuthierError,
     ModelError,
+    SystemResourceError,
     UnknownName,
-    Unwritable,
     did_you_mean,
 )
-from luthier.core.events import Listener, RunEvent, RunEvents
+from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.hashing import digest_of
-from luthier.core.render import duration
+from luthier.core.render import format_elapsed_time
 from luthier.core.system.process import set_thread_wait_policy
 from luthier.recipe.executor import Executor
 from luthier.recipe.executors.local import LocalExecutor
@@ -47,7 +47,7 @@ EXIT_OF_VERDICT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a run has of one step."""
+    """The artifact of one step of a run, and whether it was cached."""
 
     artifact: Artifact
     cached: bool
@@ -116,15 +116,15 @@ class RunResult:
 
     def __str__(self) -> str:
         """A table of the steps, and what came of evaluations and gates."""
-        from luthier.recipe.report import headline
+        from luthier.recipe.report import summarize_artifacts
 
         rows = [("step", "kind", "state", "time", "artifact")]
         for name, step in self.steps.items():
-            state, took = ("cached", "") if step.cached else ("made", duration(step.seconds))
+            state, took = ("cached", "") if step.cached else ("made", format_elapsed_time(step.seconds))
             rows.append((name, step.artifact.manifest.kind, state, took, step.artifact.digest[:12]))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *headline({name: step.artifact for name, step in self.steps.items()})])
+        return "\n".join([*lines, *summarize_artifacts({name: step.artifact for name, step in self.steps.items()})])
 
     __repr__ = __str__
 
@@ -141,7 +141,7 @@ class RunResult:
 
 def run_recipe(
     recipe: Recipe,
-    events: RunEvents | None = None,
+    events: RunEventEmitter | None = None,
     only: Sequence[str] = (),
     *,
     executor: Executor | None = None,
@@ -152,7 +152,7 @@ def run_recipe(
     soon as its artifact is there."""
     set_thread_wait_policy()
     executor = executor or LocalExecutor()
-    events = events or RunEvents()
+    events = events or RunEventEmitter()
     needed = recipe.needed(only)
     _gather(recipe, needed, events)
     what = build_recipe_plan(recipe, costs_of=needed)
@@ -179,7 +179,7 @@ def run_recipe(
     )
 
 
-def _gather(recipe: Recipe, names: Collection[str], events: RunEvents) -> None:
+def _gather(recipe: Recipe, names: Collection[str], events: RunEventEmitter) -> None:
     """Bring here what steps read from afar: only then can their artifacts be named."""
     steps = recipe.all_steps()
     for name in names:
@@ -190,7 +190,7 @@ def _gather(recipe: Recipe, names: Collection[str], events: RunEvents) -> None:
             raise recipe.placed(error, name) from error
 
 
-def _download(requested: Sequence[PlannedStep], recipe: Recipe, events: RunEvents) -> None:
+def _download(requested: Sequence[PlannedStep], recipe: Recipe, events: RunEventEmitter) -> None:
     """Fetch what the steps that must be made work with, so that none ends for want of it when others are made."""
     for planned in requested:
         if not planned.cached:
@@ -205,14 +205,14 @@ def _is_ready(planned: PlannedStep, what: RecipePlan, done: Mapping[str, StepRes
     return all(other in done for other in what.recipe.references(planned.step).values())
 
 
-def _wait(planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: Executor) -> StepResult:
+def _wait(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter, executor: Executor) -> StepResult:
     result = _take(planned, what, events, executor, wait=True)
     assert result is not None, "a lock that was waited for is held"
     return result
 
 
 def _take(
-    planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: Executor, *, wait: bool
+    planned: PlannedStep, what: RecipePlan, events: RunEventEmitter, executor: Executor, *, wait: bool
 ) -> StepResult | None:
     """The step's artifact: found, or made under its lock; None when another process holds the lock."""
     store = what.store_of(planned)
@@ -226,12 +226,12 @@ def _take(
         return _make(planned, what, events, executor)
 
 
-def _found(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
+def _found(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> StepResult:
     events.emit(RunEvent(kind="cached", step=planned.name, text=planned.step.kind))
     return StepResult(artifact=what.store.open(planned.digest), cached=True, seconds=0.0)
 
 
-def _make(planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: Executor) -> StepResult:
+def _make(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter, executor: Executor) -> StepResult:
     events.emit(RunEvent(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
     with _refusals(planned, what, events):
@@ -242,7 +242,7 @@ def _make(planned: PlannedStep, what: RecipePlan, events: RunEvents, executor: E
 
 
 @contextmanager
-def _refusals(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Iterator[None]:
+def _refusals(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> Iterator[None]:
     """Say which step failed, with its place in the recipe."""
     try:
         yield
@@ -276,11 +276,11 @@ class RecordedRun:
 
     def lines(self) -> list[str]:
         """What to tell a person at the end."""
-        from luthier.recipe.report import headline
+        from luthier.recipe.report import summarize_artifacts
 
         steps = self.result.steps
         made = [name for name, step in steps.items() if not step.cached]
-        lines = headline({name: step.artifact for name, step in steps.items()})
+        lines = summarize_artifacts({name: step.artifact for name, step in steps.items()})
         lines.append(f"made {', '.join(made)}" if made else "nothing to make: every step was cached")
         return [*lines, f"report: {self.report}{self._without()}"] if self.report else lines
 
@@ -300,14 +300,14 @@ def run_and_record(
     store = recipe.workspace.open_store()
     with recipe.workspace.open_ledger() as ledger:
         record = _Record.begin(ledger, recipe)
-        with LogFileRenderer(run_log(store, record.run)) as log, record.failures(log):
-            result = run_recipe(recipe, RunEvents(listener, log), only, executor=executor, on_step=record.add)
+        with LogFileRenderer(get_run_log_path(store, record.run)) as log, record.failures(log):
+            result = run_recipe(recipe, RunEventEmitter(listener, log), only, executor=executor, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))
 
 
-def run_log(store: Store, run: str) -> Path:
-    """The log of a run: its events as JSON lines."""
+def get_run_log_path(store: Store, run: str) -> Path:
+    """Return the path of a run's log: its events as JSON lines."""
     return store.root / "runs" / f"{run}.jsonl"
 
 
@@ -367,5 +367,5 @@ class _Record:
 
 
 def _log_end(log: Listener, why: str, details: str = "") -> None:
-    with suppress(Unwritable):  # where the log cannot be written, that is often what ended the run
+    with suppress(SystemResourceError):  # where the log cannot be written, that is often what ended the run
         log(RunEvent(kind="failed", text=why, details=details))

@@ -35,10 +35,10 @@ from luthier.models.catalog import resolve_model_source
 from luthier.models.source import ModelSource
 from luthier.recipe.errors import NAME_PATTERN, add_indefinite_article, explain_validation_error
 from luthier.recipe.workspace import Workspace
-from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path, override, read_yaml
+from luthier.recipe.yaml import Key, LocatedYaml, apply_overrides, join_dotted_path, read_yaml
 
 if TYPE_CHECKING:
-    from luthier.core.events import RunEvents
+    from luthier.core.events import RunEventEmitter
     from luthier.recipe.executor import Executor
     from luthier.recipe.planner import RecipePlan
     from luthier.recipe.runner import RunResult
@@ -55,7 +55,7 @@ def _resolve_model(value: Any, info: ValidationInfo) -> Any:
 
 
 class Recipe(BaseModel):
-    """From raw data to a measured model, in one document."""
+    """A recipe: the data, model, tuning and evaluation steps in one document."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, validate_default=True
@@ -87,7 +87,7 @@ class Recipe(BaseModel):
         """
         path = Path(path)
         file = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path
-        source = override(read_yaml(file), tuple(overrides))
+        source = apply_overrides(read_yaml(file), tuple(overrides))
         return cls.of(source, (workspace or Workspace.open_current()).with_folder(file.parent))
 
     @classmethod
@@ -292,7 +292,7 @@ class Recipe(BaseModel):
         """
         source = self._source or LocatedYaml(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
         texts = tuple(f"{path}={_as_override(value)}" for path, value in values.items())
-        return type(self).of(override(source, texts), self._workspace)
+        return type(self).of(apply_overrides(source, texts), self._workspace)
 
     def plan(self) -> RecipePlan:
         """What is cached, what will be made, and what it will cost."""
@@ -302,7 +302,7 @@ class Recipe(BaseModel):
 
     def run(
         self,
-        events: RunEvents | None = None,
+        events: RunEventEmitter | None = None,
         only: Sequence[str] = (),
         *,
         on: Executor | str = "local",
@@ -313,16 +313,16 @@ class Recipe(BaseModel):
         `on` says where steps are made, as `luthier run --on` does. Progress goes to standard error, as of
         `luthier run`, unless `progress` is false or `events` hears it.
         """
-        from luthier.core.events import RunEvents
-        from luthier.core.render import choose
+        from luthier.core.events import RunEventEmitter
+        from luthier.core.render import choose_renderer
         from luthier.recipe.executor import parse_executor
         from luthier.recipe.runner import run_recipe
 
         executor = parse_executor(on) if isinstance(on, str) else on
         if events is not None or not progress:
             return run_recipe(self, events, only, executor=executor)
-        with choose() as listener:
-            return run_recipe(self, RunEvents(listener), only, executor=executor)
+        with choose_renderer() as listener:
+            return run_recipe(self, RunEventEmitter(listener), only, executor=executor)
 
 
 def _as_override(value: Any) -> str:

@@ -17,7 +17,7 @@ import time
 from typing import IO, Any
 
 from luthier.core.errors import Interrupted, LuthierError
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.system.process import request_stop, set_thread_wait_policy
 from luthier.recipe.executor import StepTask
 from luthier.recipe.executors.local import LocalExecutor
@@ -72,7 +72,7 @@ def main() -> int:
     pipe = _RunPipe()
     try:
         plan, planned = pipe.read_task().open()
-        LocalExecutor().make_artifact(plan, planned, RunEvents(pipe.hear))
+        LocalExecutor().make_artifact(plan, planned, RunEventEmitter(pipe.hear))
     except LuthierError as error:
         pipe.send(error.as_json())
         return error.exit_code

@@ -49,8 +49,8 @@ class FinishedRequest(Protocol):
         ...
 
 
-class ModelLoad(NamedTuple):
-    """How busy an open model is."""
+class ModelUtilization(NamedTuple):
+    """The numbers of waiting and running requests of an open model."""
 
     model: str
     waiting: int
@@ -92,11 +92,11 @@ class _Counts:
         self.seconds, self.first = _Times(), _Times()
 
 
-class Meter:
-    """Counts finished requests, on the event loop's thread. A name that is not served counts as `unknown`, so that
-    nobody can invent series."""
+class RequestMetrics:
+    """Counts finished requests for the Prometheus metrics; a name that is not served counts as `unknown`. A name that
+    is not served counts as `unknown`, so that nobody can invent series."""
 
-    def __init__(self, loads: Callable[[], Iterable[ModelLoad]], knows: Callable[[str], bool]) -> None:
+    def __init__(self, loads: Callable[[], Iterable[ModelUtilization]], knows: Callable[[str], bool]) -> None:
         self._found: dict[_Kind, _Counts] = {}
         self._over: list[FinishedRequest] = []
         self._loads, self._knows = loads, knows
@@ -181,7 +181,7 @@ def _histogram(name: str, about: str, found: dict[tuple[str, str], _Times]) -> H
 class _Loads(Collector):
     """Tells how busy the models are."""
 
-    def __init__(self, loads: Iterable[ModelLoad]) -> None:
+    def __init__(self, loads: Iterable[ModelUtilization]) -> None:
         self._loads = loads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from luthier.core.errors import LuthierError, UnknownName
-from luthier.core.render import duration
+from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _bytes(value: float | None) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else duration(seconds)
+    return "?" if seconds is None else format_elapsed_time(seconds)
 
 
 _WIDTH, _HEIGHT = 320.0, 90.0

@@ -22,7 +22,7 @@ from luthier.commands.projects.run_log import RunLog
 from luthier.commands.projects.trial import TrialServer
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
-from luthier.recipe.runner import run_log
+from luthier.recipe.runner import get_run_log_path
 from luthier.recipe.workspace import Workspace
 from luthier.studio.security import read_form
 from luthier.studio.sessions import BrowserSessions
@@ -56,7 +56,7 @@ class Studio:
         with self._turn:
             log = self._logs.get(run.run)
             if log is None:
-                log = RunLog(run_log(Workspace.open(Path(run.recipe_file).parent).open_store(), run.run))
+                log = RunLog(get_run_log_path(Workspace.open(Path(run.recipe_file).parent).open_store(), run.run))
                 self._logs = dict([*self._logs.items(), (run.run, log)][-_WATCHED:])
             now = time.monotonic()
             if run.ended or now - self._looked.get(run.run, 0.0) > _EVERY_S:

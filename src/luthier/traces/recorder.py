@@ -29,18 +29,18 @@ import xxhash
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from luthier.core.errors import LuthierError
-from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, without_defaults
+from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, strip_trace_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.segment import (
     Segment,
     SegmentLine,
+    create_traffic_folder,
     dumps,
     encode_line,
     join_trace_line,
     list_segments,
     loads,
-    make_folder,
 )
 
 MOST_QUEUED = 32
@@ -101,7 +101,7 @@ class TraceRecorder:
         self.keeping = keeping or RetentionPolicy()
         self.recorded = self.left_out = self.lost = 0
         """How many records were taken, were not in the sample, and were lost (of a trace, perhaps its words alone)."""
-        make_folder(folder)
+        create_traffic_folder(folder)
         self.keeping.remember(folder)
         self._begin()
         if list_segments(folder) or any(folder.glob("traces/*/*")):
@@ -147,7 +147,7 @@ class TraceRecorder:
             return
         redactor, wordless = self._redactor, (ready.wordless, _encode(_pick_wordless(end)))
         if redactor.names:
-            words = dumps(without_defaults(_to_json_value(_words(ready, end))))
+            words = dumps(strip_trace_defaults(_to_json_value(_words(ready, end))))
             has_room = self._waiting_bytes + len(words) <= self.keeping.waiting_bytes
             redact, size = partial(_redact_json, redactor, words), len(words)
         else:
@@ -362,7 +362,7 @@ def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _begin_trace(start: TraceStart) -> _Start:
-    wordless = without_defaults({name: value for name, value in start.items() if name not in _WORDS})
+    wordless = strip_trace_defaults({name: value for name, value in start.items() if name not in _WORDS})
     words = {name: value for name, value in start.items() if name in _WORDS}
     return _Start(_encode({"id": start["id"]}), _encode(wordless), words)
 
@@ -400,7 +400,7 @@ def _redact_json(redactor: Redactor, words: bytes) -> bytes:
 def _redact(redactor: Redactor, record: dict[str, Any]) -> dict[str, Any]:
     """A record without personal data and without defaults; one that cannot be looked through keeps no words."""
     try:
-        return redactor.record(without_defaults(record) if "trace" not in record else record)
+        return redactor.record(strip_trace_defaults(record) if "trace" not in record else record)
     except Exception as error:  # noqa: BLE001  # one record must not end all recording
         _LOG.warning("a record could not be redacted (%s); its words are not kept", type(error).__name__)
         return {name: value for name, value in record.items() if name not in _WORDS}

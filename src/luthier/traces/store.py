@@ -27,7 +27,7 @@ from luthier.traces.compact import day_of
 from luthier.traces.folder import current_location_of, read_folder_snapshot
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines
-from luthier.traces.tables import SCHEMAS, as_feedback, as_traces, records_to_table
+from luthier.traces.tables import SCHEMAS, records_to_table, rows_to_feedback, rows_to_traces
 
 if TYPE_CHECKING:
     from luthier.traces.filter import TraceFilter
@@ -53,13 +53,13 @@ class _Group(NamedTuple):
 def read_traces(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Trace]:
     """Every request from `since` on and before `until`, in order of time."""
     for rows in _pieces(folder, "traces", since, until):
-        yield from as_traces(rows)
+        yield from rows_to_traces(rows)
 
 
 def read_feedback(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Feedback]:
     """All feedback in order of time."""
     for rows in _pieces(folder, "feedback", since, until):
-        yield from as_feedback(rows)
+        yield from rows_to_feedback(rows)
 
 
 def read_latest_feedback(
@@ -93,7 +93,7 @@ def read_traces_with_feedback(
     about = read_latest_feedback(folder, since, feedback_until)
     opinions = feedback_to_frame(about)
     for rows in _pieces(folder, "traces", since, until, where.expression(opinions) if where else None):
-        for trace in as_traces(rows):
+        for trace in rows_to_traces(rows):
             yield TraceWithFeedback(trace, about.get(trace.id, ()))
 
 
@@ -107,7 +107,7 @@ def feedback_to_frame(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
 def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
     ratings = [one.rating for one in every if one.rating is not None]
     mean = sum(ratings) / len(ratings) if ratings else None
-    ordered = sorted(every, key=lambda one: one.at)
+    ordered = sorted(every, key=lambda one: one.timestamp)
     texts = (
         [getattr(one, name) for one in ordered if getattr(one, name)] for name in ("label", "correction", "comment")
     )
@@ -118,8 +118,8 @@ def read_trace_by_id(folder: Path, id: str) -> TraceWithFeedback:
     """One request by its id, looked for from the latest day back; `InputError` when it is not kept."""
     for begin, end in list_days(folder):
         for rows in _pieces(folder, "traces", begin, end, pl.col("id") == id):
-            for trace in as_traces(rows):
-                return TraceWithFeedback(trace, read_latest_feedback(folder, trace.at).get(id, ()))
+            for trace in rows_to_traces(rows):
+                return TraceWithFeedback(trace, read_latest_feedback(folder, trace.timestamp).get(id, ()))
     raise InputError(
         f"no trace {id!r} is kept", where=SourceLocation(file=str(folder)), hint="`luthier traces list` shows some"
     )
@@ -276,7 +276,7 @@ def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
     found = (line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine))
     if name == "rollup":
         records = _records(found, "traces")
-        return rollup(
+        return compute_rollup(
             records_to_table("traces", ({one: record[one] for one in READS & record.keys()} for record in records))
         )
     return records_to_table(name, _records(found, name))
@@ -295,8 +295,8 @@ READS = frozenset((*_BY, "status", *TIMES, *_SUMS))
 """The columns of requests that are counted."""
 
 
-def rollup(traces: pa.Table) -> pa.Table:
-    """The counts of some requests."""
+def compute_rollup(traces: pa.Table) -> pa.Table:
+    """Aggregate traces into counts by time, model, status and latency bucket."""
     rows = pl.DataFrame(traces).lazy().with_columns(pl.col("at").dt.truncate(EVERY))
     parts = [_counted(rows, "status", pl.col("status"))]
     for name in TIMES:
@@ -324,7 +324,7 @@ def _counted(rows: pl.LazyFrame, measure: str, bucket: pl.Expr) -> pl.LazyFrame:
 def read_dashboard_series(
     folder: Path, since: datetime | None = None, until: datetime | None = None, every: str = "1h"
 ) -> pl.DataFrame:
-    """Requests, errors, tokens and quantiles of times, by a stretch of time, name, release and arm."""
+    """Read time series of requests, errors, tokens and latency quantiles, by interval, alias, release and variant."""
 
     rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("at").dt.truncate(every))
     added = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()

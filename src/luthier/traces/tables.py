@@ -107,12 +107,12 @@ def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def as_traces(rows: Iterable[Mapping[str, Any]]) -> list[Trace]:
+def rows_to_traces(rows: Iterable[Mapping[str, Any]]) -> list[Trace]:
     """Rows of the table `traces` as records."""
     return [Trace.model_validate(_deep(row, Trace.model_fields)) for row in rows]
 
 
-def as_feedback(rows: Iterable[Mapping[str, Any]]) -> list[Feedback]:
+def rows_to_feedback(rows: Iterable[Mapping[str, Any]]) -> list[Feedback]:
     """Rows of the table `feedback` as records; what was not said is not set."""
     return [Feedback.model_validate({name: value for name, value in row.items() if value is not None}) for row in rows]
 

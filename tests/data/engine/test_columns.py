@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.engine.columns import bytes_in, index_array, int64_column_to_numpy, mask, to_arrow_column
+from luthier.data.engine.columns import (
+    int64_column_to_numpy,
+    measure_byte_lengths,
+    to_arrow_column,
+    to_arrow_indices,
+    to_arrow_mask,
+)
 
 GAP = st.none()
 WHOLE = st.integers(-(2**63), 2**63 - 1)
@@ -49,8 +55,8 @@ def test_a_column_is_what_pyarrow_makes_of_the_same_values(kind: pa.DataType, va
 def test_a_mask_filters_and_places_take_what_lists_would(wanted: list[bool]) -> None:
     numbers = pa.array(range(len(wanted)), pa.int64())
     chosen = [place for place, want in enumerate(wanted) if want]
-    assert numbers.filter(mask(np.array(wanted, dtype=bool))).to_pylist() == chosen
-    assert numbers.take(index_array(np.array(chosen, dtype=np.int64))).to_pylist() == chosen
+    assert numbers.filter(to_arrow_mask(np.array(wanted, dtype=bool))).to_pylist() == chosen
+    assert numbers.take(to_arrow_indices(np.array(chosen, dtype=np.int64))).to_pylist() == chosen
 
 
 @settings(deadline=None)
@@ -60,8 +66,8 @@ def test_bytes_are_counted_as_pyarrow_counts_them_in_any_part(values: list[str |
         part = whole[start : max(start, len(whole) - end)]
         for texts in (pa.chunked_array([part]), pa.chunked_array([part, whole, part])):
             expected = [0 if text is None else len(text.encode()) for text in texts.to_pylist()]
-            assert bytes_in(texts).tolist() == expected
-    assert bytes_in(pa.chunked_array([], pa.string())).tolist() == []
+            assert measure_byte_lengths(texts).tolist() == expected
+    assert measure_byte_lengths(pa.chunked_array([], pa.string())).tolist() == []
 
 
 @settings(deadline=None)

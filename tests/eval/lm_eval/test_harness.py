@@ -15,7 +15,7 @@ from luthier.core.errors import InputError, MissingExtra
 from luthier.eval.evaluator import EvaluationResults
 from luthier.eval.task import AskModel, BenchmarkTask, TaskContext, TaskResult
 from luthier.eval.tasks.lm_eval import LmEvalTask
-from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingLoglikelihoodRequest
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (`lm-eval`)")
 
@@ -305,7 +305,7 @@ def test_texts_are_read(tmp_path: Path) -> None:
     (exam,) = exams(
         write(tmp_path, output_type="loglikelihood_rolling", doc_to_choice=None, doc_to_target="q"), limit=2
     )
-    assert exam.questions[0] == RollingRequest(text=ROWS[0]["q"])
+    assert exam.questions[0] == RollingLoglikelihoodRequest(text=ROWS[0]["q"])
     found = answered(exam, [Response(logprob=-7.0), Response(logprob=-14.0)])
     assert found.columns["word_perplexity"].measured(1).value == pytest.approx(math.exp(21 / 12))
 

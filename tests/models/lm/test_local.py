@@ -15,7 +15,7 @@ from luthier.models.lm.base import (
     GenerateRequest,
     LoglikelihoodRequest,
     Request,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
     find_ability,
     truncate_at_stop,
 )
@@ -94,7 +94,7 @@ def test_a_model_answers_every_kind(lm: LocalLM) -> None:
         LoglikelihoodRequest(prompt="where is my", continuation=" parcel"),
         LoglikelihoodRequest(prompt=CHAT, continuation="delivery"),
         LoglikelihoodRequest(prompt=CHAT, continuation="billing", greedy=True),
-        RollingRequest(text="where is my parcel " * 40),
+        RollingLoglikelihoodRequest(text="where is my parcel " * 40),
         GenerateRequest(prompt="where is my", max_tokens=5),
         GenerateRequest(prompt=CHAT, max_tokens=7, stop=("e",)),
         GenerateRequest(prompt="where is my", max_tokens=5),
@@ -136,7 +136,7 @@ def test_the_end_of_an_answer_counts_unless_it_is_left_out(lm: LocalLM) -> None:
 def test_what_a_request_needs() -> None:
     text, begun = "where is", (*CHAT, Message(role="assistant", content="at"))
     needed = {
-        "loglikelihood_rolling": RollingRequest(text=text),
+        "loglikelihood_rolling": RollingLoglikelihoodRequest(text=text),
         "loglikelihood_text": LoglikelihoodRequest(prompt=text, continuation=" it"),
         "loglikelihood": LoglikelihoodRequest(prompt=CHAT, continuation="here"),
         "complete": GenerateRequest(prompt=text, max_tokens=1),

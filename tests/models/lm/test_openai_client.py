@@ -18,7 +18,13 @@ from luthier.chat.messages import Message
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
 from luthier.models.lm import openai_client
-from luthier.models.lm.base import NO_LABEL, ChoiceRequest, GenerateRequest, LoglikelihoodRequest, RollingRequest
+from luthier.models.lm.base import (
+    NO_LABEL,
+    ChoiceRequest,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    RollingLoglikelihoodRequest,
+)
 from luthier.models.lm.openai_client import EndpointLM, match_option, score_options_by_first_token
 from luthier.models.load import is_endpoint, load_model
 from luthier.models.sources.endpoint import EndpointModelSource
@@ -245,7 +251,10 @@ def test_likelihoods_of_servers_whose_tokenizer_puts_a_token_before_a_text(serve
     asked = [LoglikelihoodRequest(prompt=before, continuation=after) for before, after in (("a ", "b c"), ("", "b"))]
     found = lm.loglikelihood(asked)
     assert [(one.logprob, one.tokens, one.is_greedy) for one in found] == [(-3.0, 2, False), (-1.5, 1, False)]
-    assert [one.logprob for one in lm.loglikelihood_rolling([RollingRequest(text=text) for text in ("a b c", "")])] == [
+    assert [
+        one.logprob
+        for one in lm.loglikelihood_rolling([RollingLoglikelihoodRequest(text=text) for text in ("a b c", "")])
+    ] == [
         -4.5,
         0.0,
     ]
@@ -267,7 +276,7 @@ def test_likelihoods_of_servers_whose_tokenizer_puts_a_token_before_a_text(serve
 def test_servers_that_give_no_likelihoods_say_so(server: Server, tmp_path: Path, reply: Reply, says: str) -> None:
     server.answer = lambda body: reply
     with pytest.raises(ModelError, match=says) as caught:
-        client(server, tmp_path, echo=True).loglikelihood_rolling([RollingRequest(text="a b")])
+        client(server, tmp_path, echo=True).loglikelihood_rolling([RollingLoglikelihoodRequest(text="a b")])
     assert caught.value.hint
     with pytest.raises(ModelError, match="cannot give the log-likelihood"):
-        client(server, tmp_path).loglikelihood_rolling([RollingRequest(text="a b")])
+        client(server, tmp_path).loglikelihood_rolling([RollingLoglikelihoodRequest(text="a b")])

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from luthier.core.context import RunContext
 from luthier.core.errors import ModelError
-from luthier.core.events import StepEvents
+from luthier.core.events import StepEventEmitter
 from luthier.core.scorer import ScorerRow
 from luthier.models.scorers.judge import JudgeScorer
 from tests.endpoint import Reply, serving
@@ -23,7 +23,10 @@ ROWS = [
 
 def desk(folder: Path, heard: list[str] | None = None) -> RunContext:
     return RunContext(
-        base=folder, kept=folder, events=StepEvents.saying((heard if heard is not None else []).append), models=Path
+        base=folder,
+        kept=folder,
+        events=StepEventEmitter.saying((heard if heard is not None else []).append),
+        models=Path,
     )
 
 

@@ -42,8 +42,8 @@ def cancel_job(workspace: Workspace, job: str) -> dict[str, Any]:
         return _row(service.cancel(service.book.any(job)))
 
 
-def collect_job_digests(workspace: Workspace) -> set[str]:
-    """What jobs that go on will make or read: their checkpoints may not be lost."""
+def collect_active_job_digests(workspace: Workspace) -> set[str]:
+    """List the digests of artifacts that unfinished jobs will read or make, so that garbage collection keeps them."""
     store = workspace.open_store()
     with workspace.open_ledger() as ledger:
         service = JobService(ledger, store)
@@ -59,7 +59,7 @@ def collect_job_digests(workspace: Workspace) -> set[str]:
 
 
 def format_job_lines(found: dict[str, Any]) -> Iterator[str]:
-    """A job as it is read on a terminal."""
+    """Format a job as lines for the terminal."""
     yield f"{found['id']} · {found['status']} · {found['method']} of {found['model']} · {found['made']}"
     yield ", ".join(f"{name} {value}" for name, value in found["hyperparameters"].items()) + f", seed {found['seed']}"
     if found["recipe"]:

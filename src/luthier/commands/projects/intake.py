@@ -173,13 +173,13 @@ class ProposalCache:
 
     def propose(self, draft: Draft, choices: IntakeChoices) -> RecipeProposal:
         """What is proposed for the rows, with the columns that are chosen; `DataError` where they cannot be read."""
-        from luthier.data.suggest.propose import propose
+        from luthier.data.suggest.propose import propose_recipe
 
         about = draft.source.stat()
         key = (draft.source, about.st_mtime_ns, about.st_size, choices.prompt, choices.answer)
         if key not in self._kept:
             shown = draft.source.relative_to(draft.name).as_posix()
-            made = propose(str(draft.source), shown=shown, prompt=choices.prompt, answer=choices.answer)
+            made = propose_recipe(str(draft.source), shown=shown, prompt=choices.prompt, answer=choices.answer)
             self._kept = dict([*self._kept.items(), (key, made)][-self.most :])
         return self._kept[key]
 

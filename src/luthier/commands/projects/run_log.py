@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from luthier.core.events import RunEvent, ThroughputMeter
-from luthier.core.render import duration, format_event, format_measures
+from luthier.core.render import format_elapsed_time, format_event, format_measures
 
 StepState = Literal["running", "done", "cached", "failed"]
 _LINES = 400
@@ -64,7 +64,7 @@ class StepProgress:
     @property
     def took(self) -> str:
         """How long it took."""
-        return duration(self.seconds) if self.seconds is not None else ""
+        return format_elapsed_time(self.seconds) if self.seconds is not None else ""
 
     @property
     def shown_curves(self) -> dict[str, list[tuple[float, float]]]:
@@ -127,7 +127,7 @@ class RunLog:
         meter.mark(event.at, event.done)
         left = meter.left(event.total) if event.total else None
         step.done, step.total, step.unit = event.done, event.total, event.unit
-        step.measures, step.left = dict(event.measures), duration(left) if left else ""
+        step.measures, step.left = dict(event.measures), format_elapsed_time(left) if left else ""
         for name, value in event.measures.items():
             if isinstance(value, (int, float)):
                 points = step.curves.setdefault(name, [])

@@ -15,7 +15,7 @@ from luthier.commands.jobs.process import signal_process_group
 from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, ModelError
 from luthier.core.files import translate_write_errors, write_atomically
-from luthier.core.system.process import process_name_of
+from luthier.core.system.process import unique_process_name_of
 
 TrialState = Literal["off", "starting", "ready", "failed"]
 _IDLE_S = 900.0
@@ -97,7 +97,7 @@ class TrialServer:
                     [sys.executable, "-P", "-m", "luthier", *serve], stdin=subprocess.DEVNULL, stdout=output,
                     stderr=log, start_new_session=True,
                 )  # fmt: skip
-        write_atomically(self._mark, process_name_of(self._process.pid).encode())
+        write_atomically(self._mark, unique_process_name_of(self._process.pid).encode())
         self.words, self._asked_at = model.words, time.monotonic()
 
     def ask(self, text: str) -> list[TrialAnswer]:

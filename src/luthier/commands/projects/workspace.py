@@ -13,10 +13,10 @@ from luthier.core.artifact import Artifact
 from luthier.core.db import Run
 from luthier.core.errors import LuthierError, UnknownName, did_you_mean
 from luthier.core.files import write_atomically
-from luthier.core.step import Forecast
+from luthier.core.step import StepCostEstimate
 from luthier.recipe.locate import CommandTarget, find_plan
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
-from luthier.recipe.report import headline, report_text
+from luthier.recipe.report import render_report, summarize_artifacts
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
@@ -31,7 +31,7 @@ class ProjectStep:
     makes: str
     digest: str
     made: bool
-    forecast: Forecast | None = None
+    forecast: StepCostEstimate | None = None
     timing: Mapping[str, Any] | None = None
     """What it took and was expected to take, when it is made."""
 
@@ -148,7 +148,7 @@ def _results(folder: Path, run: Run) -> tuple[str, ...]:
     store = Workspace.open(folder).open_store()
     made: dict[str, Artifact] = {step.name: store.open(step.artifact) for step in run.steps if store.has(step.artifact)}
     try:
-        return tuple(headline(made))
+        return tuple(summarize_artifacts(made))
     except LuthierError:
         return ()
 
@@ -207,7 +207,7 @@ def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:
 
 def read_report(word: str) -> str:
     """The report of what a recipe, or a run by its id, made: as a page."""
-    return report_text(find_plan(CommandTarget(_here(), word)), "html")
+    return render_report(find_plan(CommandTarget(_here(), word)), "html")
 
 
 def save_recipe(file: Path, text: str) -> Recipe:

@@ -11,7 +11,7 @@ from lm_eval.api.model import LM
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import canonical_json
-from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingLoglikelihoodRequest
 
 MAX_TOKENS = 256
 """Longest answer where a task does not say."""
@@ -84,7 +84,7 @@ def to_request(instance: Instance, *, greedy: bool, draw: int = 0) -> Request:
     """
     before = instance.args[0]
     if instance.request_type == "loglikelihood_rolling":
-        return RollingRequest(text=before)
+        return RollingLoglikelihoodRequest(text=before)
     starts_answer = isinstance(before, ChatPrompt) and before.starts_answer
     prompt = before.messages if isinstance(before, ChatPrompt) else before
     if instance.request_type == "loglikelihood":

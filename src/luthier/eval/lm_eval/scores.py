@@ -11,7 +11,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.registry import aggregation_registry
 from lm_eval.api.task import Task
 
-from luthier.metrics.columns import CorpusScores, How, TaskScores, WeightedColumn, influence_from_jackknife
+from luthier.metrics.columns import CorpusScores, How, RowScores, WeightedColumn, influence_from_jackknife
 from luthier.metrics.kinds.labels import Mcc
 from luthier.metrics.kinds.one_label import F1
 from luthier.metrics.kinds.translation import Bleu, Chrf, Ter
@@ -28,7 +28,7 @@ _PAIRS: Mapping[str, tuple[Callable[[], Metric], type]] = {
 _SUMS: Mapping[str, How] = {"weighted_perplexity": "perplexity", "bits_per_byte": "bits"}
 
 
-def build_column(task: Task, metric: str, values: Sequence[Any]) -> TaskScores:
+def build_column(task: Task, metric: str, values: Sequence[Any]) -> RowScores:
     """A metric's values as the task's own code gave them, None for rows that it left out."""
     aggregate = task.aggregation().get(metric, mean)
     name = next((key for key, verb in aggregation_registry.items() if verb is aggregate), "")

@@ -17,7 +17,7 @@ from luthier.eval.lm_eval.load import LoadedTask, TaskSource, run_library
 from luthier.eval.lm_eval.model import HarnessLM, to_request
 from luthier.eval.lm_eval.scores import build_column
 from luthier.eval.task import AskModel, BenchmarkTask, TaskItem, TaskResult
-from luthier.metrics.columns import TaskScores
+from luthier.metrics.columns import RowScores
 
 Rows = tuple[tuple[Instance, ...], ...]
 
@@ -49,7 +49,7 @@ class HarnessTask(BenchmarkTask):
             predictions = [_prediction(self.task, row) for row in self.rows]
         return TaskResult(columns=columns, predictions=predictions, cut=len(lm.truncated))
 
-    def _columns(self, filters: Sequence[str]) -> dict[str, TaskScores]:
+    def _columns(self, filters: Sequence[str]) -> dict[str, RowScores]:
         columns = {}
         for name in filters:
             scores = [

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedConfig
 
-from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.backends import AttentionParams, dense_pack_attention
 from luthier.models.attention.cpu import AttentionPlan
 from luthier.models.attention.prefix import PackPrefixKV
 from luthier.models.attention.select import run_attention_backend
@@ -80,13 +80,13 @@ Cached = Sequence[tuple[Tensor, Tensor]]
 """By layer: keys and values (1, key heads, tokens, d)."""
 
 
-class UnpackableAttention(Exception):
-    """This attention asks for something that packs cannot give; rows are padded instead."""
+class UnpackableAttentionError(Exception):
+    """The model's attention needs something that packed sequences do not support; rows are padded instead."""
 
 
 @dataclass
-class AttentionPass:
-    """One reading of one pack by one model."""
+class PackAttentionState:
+    """The state of one forward pass of a model over one pack, shared by its attention layers."""
 
     plan: AttentionPlan
     quick: bool
@@ -101,7 +101,7 @@ class AttentionPass:
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         scaling: float | None, kwargs: dict[str, Any],
     ) -> Tensor:  # fmt: skip
-        """Attend along the pack's ancestry; `UnpackableAttention` where the layer asks for something else."""
+        """Attend along the pack's ancestry; `UnpackableAttentionError` where the layer asks for something else."""
         _refuse(module, mask, kwargs)
         params = build_attention_params(query, scaling, kwargs)
         self.windows.append(params.window)
@@ -110,26 +110,27 @@ class AttentionPass:
         count = query.shape[2]
         if self.prefix_kv is not None:
             query, key, value = self.prefix_kv.whole(int(module.layer_idx), query, key, value, self.plan.pack.tokens)  # type: ignore[arg-type]
-        path = run_attention_backend if self.quick else plain_attention
+        path = run_attention_backend if self.quick else dense_pack_attention
         return path(query, key, value, self.plan, params)[:, -count:]
 
 
 @contextmanager
 def use_pack_attention(
     pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PackPrefixKV | None = None
-) -> Iterator[AttentionPass]:
+) -> Iterator[PackAttentionState]:
     """Let attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
     known of `prefix_kv` is not computed at all.
     """
-    now = AttentionPass(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
+    now = PackAttentionState(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
     with use_attention(now):
         yield now
 
 
 def build_attention_params(query: Tensor, scaling: float | None, kwargs: dict[str, Any]) -> AttentionParams:
-    """What the registry is told of an architecture's attention."""
+    """Build the attention parameters (scaling, window, softcap, sinks) from what transformers passes to the registered
+    function."""
     return AttentionParams(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=kwargs.get("sliding_window"),
@@ -148,8 +149,8 @@ def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Ten
 
 def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> None:
     if attention_mask is not None:
-        raise UnpackableAttention("its layers make attention masks of their own")
+        raise UnpackableAttentionError("its layers make attention masks of their own")
     if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
-        raise UnpackableAttention("its attention is not causal")
+        raise UnpackableAttentionError("its attention is not causal")
     if kwargs.get("position_bias") is not None:
-        raise UnpackableAttention("its attention adds a bias by position")
+        raise UnpackableAttentionError("its attention adds a bias by position")

@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from luthier.models.attention import build_attention_params
 from luthier.models.attention.backends import AttentionParams
 from luthier.models.kernels import linear_ops
-from luthier.models.kernels.linear_ops import RowKernels, rows_kernels
+from luthier.models.kernels.linear_ops import RowKernels, get_row_kernels
 
 BLOCK = 16
 """Tokens of a block."""
@@ -33,7 +33,7 @@ BLOCK = 16
 
 @dataclass(eq=False)
 class CachedBlock:
-    """A full block that can be found again: the tokens in it follow those of its parent."""
+    """A full block of the KV cache that later sequences with the same prefix can reuse."""
 
     key: tuple[object, ...]
     block: int
@@ -44,7 +44,7 @@ class CachedBlock:
 
 @dataclass(eq=False)
 class SequenceBlocks:
-    """The blocks of one line: found or made full ones that are known, then its own."""
+    """The block table of one sequence: shared prefix blocks, then its own."""
 
     root: Hashable
     known: list[CachedBlock] = field(default_factory=list)
@@ -156,7 +156,7 @@ class BlockAllocator:
 
 
 class ForwardBatchPart(NamedTuple):
-    """What one line adds to a visit."""
+    """One sequence's share of a forward batch: cached tokens, new tokens and its block table."""
 
     read: int
     """How many of its tokens were read before."""
@@ -203,7 +203,8 @@ class ForwardBatch:
 
 
 class KVCache:
-    """Keys and values of every layer: (blocks, key heads, d, BLOCK) and (blocks, key heads, BLOCK, d' or more)."""
+    """The paged KV cache of every layer: keys (blocks, key heads, d, BLOCK) and values (blocks, key heads, BLOCK, d' or
+    more)."""
 
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
@@ -238,8 +239,8 @@ class KVCacheAttention(NamedTuple):
         layer: int = module.layer_idx  # type: ignore[assignment]
         params = self.past.manners[layer] = build_attention_params(query, scaling, kwargs)
         new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
-        kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
-        look = attend_with_torch if kernels is None else build_kernel_attention(kernels)
+        kernels = get_row_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
+        look = kv_cache_attention_torch if kernels is None else build_kernel_attention(kernels)
         return look(new, self.past, layer, self.visit, params)[None].to(query.dtype)
 
 
@@ -248,7 +249,7 @@ New = tuple[Tensor, Tensor, Tensor]
 
 
 def build_kernel_attention(kernels: RowKernels) -> Callable[[New, KVCache, int, ForwardBatch, AttentionParams], Tensor]:
-    """Writes new keys and values down and looks back, by the kernels: (T, heads, d')."""
+    """Build the attention over the paged KV cache that uses the compiled CPU kernels: (T, heads, d')."""
 
     def look(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
         query, key, value = (one.float().contiguous() for one in new)
@@ -268,8 +269,10 @@ def build_kernel_attention(kernels: RowKernels) -> Callable[[New, KVCache, int, 
     return look
 
 
-def attend_with_torch(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
-    """The same by torch, line by line."""
+def kv_cache_attention_torch(
+    new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams
+) -> Tensor:
+    """Compute attention over the paged KV cache in torch, sequence by sequence."""
     query, key, value = new
     keys, values = past.of(layer, key, value)
     offsets = visit.positions % BLOCK

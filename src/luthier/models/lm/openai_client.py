@@ -31,9 +31,9 @@ from luthier.models.lm.base import (
     LanguageModel,
     LoglikelihoodRequest,
     Response,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
 )
-from luthier.models.load import ENDPOINT, origin_artifact
+from luthier.models.load import ENDPOINT, find_origin_artifact
 from luthier.models.options import Normalize
 from luthier.models.sources.endpoint import EndpointModelSource
 
@@ -134,7 +134,7 @@ class EndpointLM(LanguageModel):
             for before, after in parted
         ]
 
-    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+    def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each text that the server reads at once."""
         echoes = self._echoes_alone([one.text for one in requests if one.text])
         return [echoes[one.text].response() if one.text else Response(logprob=0.0, tokens=0) for one in requests]
@@ -335,7 +335,7 @@ class EndpointLM(LanguageModel):
 
 def read_endpoint(artifact: Artifact) -> EndpointModelSource:
     """How the endpoint of a model artifact is reached."""
-    return EndpointModelSource.model_validate(origin_artifact(artifact).read_json(ENDPOINT))
+    return EndpointModelSource.model_validate(find_origin_artifact(artifact).read_json(ENDPOINT))
 
 
 def match_option(text: str, options: Sequence[str]) -> int | None:

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from luthier.pii.addresses import context, evidence
 from luthier.pii.addresses.context import FIRST_WORDS, PATTERNS, RULES, SAID
 from luthier.pii.addresses.evidence import weigh_address_at, weigh_address_tail
-from luthier.pii.addresses.extent import begin_of, extend_to_full_address, find_addresses_by_postcode
+from luthier.pii.addresses.extent import extend_to_full_address, find_address_start, find_addresses_by_postcode
 from luthier.pii.addresses.number_first import (
     LONG_NUMBER,
     match_number_and_name,
     match_number_first_address,
 )
-from luthier.pii.span import CandidateSpan, Spans, TextMarks
+from luthier.pii.span import CandidateSpan, Spans, TextPrescan
 
 _REACH, _LINES_REACH, _LONG_NAME, _ENOUGH_IN_SMALL = 60, 110, 8, 4
 _POSTCODE_GROUP = 3
@@ -41,7 +41,7 @@ _LONGEST_CUT = 4
 _SHORT_WHOLE = RULES.words("whole")
 
 
-def find_numbered_addresses(text: str, marks: TextMarks) -> Spans:
+def find_numbered_addresses(text: str, marks: TextPrescan) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use.
 
     Each comes as wide as its address is and, should something else have a piece of that, as it was found.
@@ -137,7 +137,7 @@ def _behind_lines(text: str, code: re.Match[str]) -> Spans:
     """An address that ends in a postcode, with or without its town."""
     begin = PATTERNS["lines_before_uk"].search(text[max(0, code.start() - _LINES_REACH) : code.start()])
     if begin:
-        found = CandidateSpan(begin_of(text, code.start(), begin[0]), code.end())
+        found = CandidateSpan(find_address_start(text, code.start(), begin[0]), code.end())
         yield extend_to_full_address(text, found)
         yield found
 
@@ -167,7 +167,7 @@ def _behind_street(text: str, at: int) -> CandidateSpan | None:
     return None
 
 
-def find_unnumbered_addresses(text: str, _marks: TextMarks) -> Spans:
+def find_unnumbered_addresses(text: str, _marks: TextPrescan) -> Spans:
     """Streets whose houses have none, and streets where somebody lives."""
     if "/N" in text or "/n" in text:
         for none in PATTERNS["no_number"].finditer(text):

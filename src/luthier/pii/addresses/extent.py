@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from luthier.pii.addresses import context
 from luthier.pii.addresses.context import CALENDAR, FIRST_WORDS, PATTERNS, PLACES, RULES
-from luthier.pii.span import CandidateSpan, Spans, TextMarks
+from luthier.pii.span import CandidateSpan, Spans, TextPrescan
 
 _MOST_PARTS = 9
 _LEFT_REACH, _REACH = 80, 110
@@ -84,7 +84,7 @@ def _known_town(text: str, at: int) -> re.Match[str] | None:
     return found if found and not PLACES.isdisjoint(found[0].lower().split()) else None
 
 
-def find_addresses_by_postcode(text: str, marks: TextMarks) -> Spans:
+def find_addresses_by_postcode(text: str, marks: TextPrescan) -> Spans:
     """Addresses before a post code with its town."""
     for code in _codes(text, marks):
         start = _begin_of_lines(text, text[max(0, code.start() - _REACH) : code.start()], code)
@@ -92,7 +92,7 @@ def find_addresses_by_postcode(text: str, marks: TextMarks) -> Spans:
             yield CandidateSpan(start, code.end())
 
 
-def _codes(text: str, marks: TextMarks) -> Iterator[re.Match[str]]:
+def _codes(text: str, marks: TextPrescan) -> Iterator[re.Match[str]]:
     """What may be a code with its town; it only begins where digits do."""
     pattern = PATTERNS["code_with_town"]
     if marks.digits is None:
@@ -106,7 +106,7 @@ def _begin_of_lines(text: str, before: str, code: re.Match[str]) -> int | None:
     begin = PATTERNS["line_before_code"].search(before)
     if begin is None or _counts(begin, code[0]):
         return None
-    start = begin_of(text, code.start(), begin[0])
+    start = find_address_start(text, code.start(), begin[0])
     is_told = (begin["sign"] is None and code["short"] is None) or context.is_cue_near(text, code.start())
     is_code = begin["sign"] is None and not PATTERNS["year"].match(code[0])
     return start if is_told or (is_code and context.is_apart(text, start, code.end())) else None
@@ -120,7 +120,7 @@ def _counts(begin: re.Match[str], code: str) -> bool:
     return is_which or (not _MONTHS.isdisjoint(last) and PATTERNS["year"].match(code) is not None)
 
 
-def begin_of(text: str, end: int, line: str) -> int:
+def find_address_start(text: str, end: int, line: str) -> int:
     """Where an address begins that ends in this line: not with the sentence it is in, and with what its street is."""
     start = end - len(line)
     start += _of_sentence(line) or max((found.end() for found in PATTERNS["goes_to"].finditer(line)), default=0)

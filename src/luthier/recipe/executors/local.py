@@ -10,14 +10,14 @@ from typing import Any, Literal
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.component import iter_components
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.files import translate_write_errors
-from luthier.core.render import duration
-from luthier.core.step import Forecast, StepContext
+from luthier.core.render import format_elapsed_time
+from luthier.core.step import StepContext, StepCostEstimate
 from luthier.core.system.process import resident_bytes
 from luthier.core.timings import LEAST_S, record_timing
 from luthier.recipe.executor import Executor
-from luthier.recipe.planner import PlannedStep, RecipePlan, peak_bytes, reset_peak
+from luthier.recipe.planner import PlannedStep, RecipePlan, get_peak_memory, reset_peak_memory
 
 
 class LocalExecutor(Executor):
@@ -25,10 +25,10 @@ class LocalExecutor(Executor):
 
     kind: Literal["local"] = "local"
 
-    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEvents) -> Artifact:
+    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
         store, started = plan.store_of(planned), time.perf_counter()
         with translate_write_errors(store.root):
-            reset_peak()
+            reset_peak_memory()
             expected = _expect(planned, plan, events)
             folder, scratch = store.begin(planned.digest)
             work = StepContext(
@@ -74,7 +74,7 @@ def _manifest(planned: PlannedStep, plan: RecipePlan) -> Manifest:
     )
 
 
-def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEvents) -> Forecast:
+def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEventEmitter) -> StepCostEstimate:
     """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
     now = plan.estimate_cost(planned).add_held_bytes(resident_bytes())
     if now.seconds is not None:
@@ -84,17 +84,19 @@ def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEvents) -> Foreca
     return now
 
 
-def _format_cost(forecast: Forecast) -> str:
+def _format_cost(forecast: StepCostEstimate) -> str:
     memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
-    return f"{duration(forecast.seconds or 0)}{memory}"
+    return f"{format_elapsed_time(forecast.seconds or 0)}{memory}"
 
 
-def _timing(planned: PlannedStep, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _timing(
+    planned: PlannedStep, expected: StepCostEstimate, measures: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
     """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
     planned_cost = planned.forecast or expected
     return {
         "seconds": seconds,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": get_peak_memory(),
         "measures": dict(measures),
         "predicted": asdict(expected),
         **({"planned": asdict(planned_cost)} if expected.is_far_from(planned_cost) else {}),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.system.process import raise_pending_stop
 from luthier.recipe.executor import Executor, StepTask
 from luthier.recipe.planner import PlannedStep, RecipePlan
@@ -39,7 +39,7 @@ class ProcessExecutor(Executor):
 
     kind: Literal["process"] = "process"
 
-    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEvents) -> Artifact:
+    def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
         child = _StepProcess(StepTask.of(plan, planned), plan.recipe.workspace.environment, events)
         child.run()
         return plan.store.open(planned.digest)
@@ -48,7 +48,7 @@ class ProcessExecutor(Executor):
 class _StepProcess:
     """The process of a step, seen from the run: lines of JSON come, and answers to progress go back."""
 
-    def __init__(self, task: StepTask, environment: dict[str, str], events: RunEvents) -> None:
+    def __init__(self, task: StepTask, environment: dict[str, str], events: RunEventEmitter) -> None:
         self._task, self._events = task, events
         self._log = deque[str](maxlen=_TAIL)
         self._child = subprocess.Popen(  # noqa: S603  # this very program

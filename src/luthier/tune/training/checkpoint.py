@@ -37,7 +37,7 @@ _MEMORY = Path("/proc/meminfo")
 
 
 class TrainingState(NamedTuple):
-    """A training between two steps."""
+    """The full state of a training between two steps."""
 
     step: int
     """Optimizer steps that are done."""
